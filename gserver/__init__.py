@@ -1,0 +1,1 @@
+"""gserver: the application server for raw TCP in Python."""

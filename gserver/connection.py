@@ -1,0 +1,269 @@
+"""One socket's life: its state, its counters, its send path and its end.
+
+    OPEN ──close()/drain──> DRAINING ──everything owed is sent──> CLOSED(reason)
+      └──────────── broken or killed ─────────────────────────────────^
+
+A connection costs an idle peer a few hundred bytes and no greenlet: what is only needed while something happens (the
+replies of a turn, the outbox of a slow reader) exists only then. Only this file writes a connection's state.
+
+Sending. A frame is appended whole, in order, whoever sends it. What the kernel does not take waits in the outbox, which
+a WRITE watcher empties; a greenlet that leaves more than HIGH_WATER there waits until it is sent.
+"""
+
+from __future__ import annotations
+
+import _socket
+import enum
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gevent import get_hub
+from gevent.event import Event
+
+from gserver.errors import CloseReason, ConnectionClosed
+
+if TYPE_CHECKING:
+    from gserver.framing import Codec
+
+__all__ = ["Address", "Connection", "State"]
+
+log = logging.getLogger("gserver.connection")
+
+READ, WRITE = 1, 2  # libev's EV_READ and EV_WRITE
+HIGH_WATER = 64 * 1024
+
+#: As accept() returns it: (host, port), the four fields of IPv6, or a path.
+Address = tuple[Any, ...] | str | bytes
+
+
+class State(enum.Enum):
+    OPEN = "open"
+    DRAINING = "draining"  # no further turn begins; what is owed is still sent
+    CLOSED = "closed"
+
+
+class Owner(Protocol):
+    """Who keeps count of a connection: it hears of the end once, and closes the socket."""
+
+    def connection_closed(self, conn: Connection) -> None: ...
+
+
+class Connection:
+    """One accepted socket, as handlers see it.
+
+    Attributes:
+        peer: the peer's address.
+        session: whatever a service wants to keep about this connection; None at first. Never read by gserver.
+        state, close_reason: where its life stands; close_reason is None until it is decided.
+        received_bytes, sent_bytes: so far; sent is what the kernel took.
+    """
+
+    __slots__ = (
+        "_outbox",
+        "_owner",
+        "close_reason",
+        "codec",
+        "peer",
+        "received_bytes",
+        "runner",
+        "sent_bytes",
+        "session",
+        "sock",
+        "state",
+        "turn_replies",
+        "watcher",
+    )
+
+    def __init__(self, sock: _socket.socket, peer: Address, codec: Codec, owner: Owner) -> None:
+        self.sock = sock
+        self.peer = peer
+        self.codec = codec
+        self.session: Any = None
+        self.state = State.OPEN
+        self.close_reason: CloseReason | None = None
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        self.watcher: Any = None  # the engine's READ watcher
+        self.runner: Any = None  # the greenlet whose turn on this connection is blocked, if one is
+        self._owner = owner
+        self._outbox: Outbox | None = None
+        self.turn_replies: list[bytes] | None = None  # what the turn that runs has answered and not yet sent
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {format_address(self.peer)} {self.state.value}>"
+
+    @property
+    def is_draining(self) -> bool:
+        """The server is stopping, or close() was called: no further message will be handed over."""
+        return self.state is not State.OPEN
+
+    # Sending
+
+    def send(self, message: Any) -> None:
+        """Encode `message` and send it, as a whole and in order, from any greenlet.
+
+        Blocks the calling greenlet while more than 64 KiB wait to be sent. Raises ConnectionClosed if the connection
+        is closed or closes meanwhile, and what the codec's encode() raises for a message that it cannot carry.
+        """
+        self.write(self.codec.encode(message))
+
+    def write(self, data: bytes) -> None:
+        """Send bytes that are already encoded; otherwise like send()."""
+        if self.close_reason is not None:
+            raise ConnectionClosed(f"{self!r} is closed", self.close_reason)
+        self.flush_replies()
+        self._push(data)
+        self.wait_for_room()
+
+    def append_reply(self, data: bytes) -> None:
+        """Send encoded bytes with the replies of the turn that runs, or at once outside a turn."""
+        if self.turn_replies is None:
+            self._push(data)
+        else:
+            self.turn_replies.append(data)
+
+    def flush_replies(self) -> None:
+        """Hand the turn's replies so far to the kernel or the outbox. Never blocks."""
+        replies = self.turn_replies
+        if replies:
+            data = replies[0] if len(replies) == 1 else b"".join(replies)
+            replies.clear()
+            self._push(data)
+
+    def _push(self, data: bytes) -> None:
+        if self._outbox is not None:
+            self._outbox.append(data)
+            return
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.abort(CloseReason.PEER_RESET)
+            return
+        self.sent_bytes += sent
+        if sent < len(data):
+            self._outbox = Outbox(self, memoryview(data)[sent:])
+
+    def wait_for_room(self) -> None:
+        """Block the calling greenlet while the outbox holds more than HIGH_WATER; ConnectionClosed if that ends it."""
+        outbox = self._outbox
+        if outbox is not None and outbox.size > HIGH_WATER:
+            outbox.emptied.wait()
+            if self.state is State.CLOSED and outbox.size:
+                raise ConnectionClosed(f"{self!r} closed with {outbox.size} bytes unsent", self.close_reason)
+
+    def outbox_emptied(self) -> None:
+        """Called by the outbox, in the hub, when the kernel has taken everything."""
+        self._outbox = None
+        if self.state is State.DRAINING:
+            self._finish()
+
+    # Ending
+
+    def start_draining(self) -> None:
+        """No further message will be handed over; the turn that runs, and what is owed, is still completed."""
+        if self.state is State.OPEN:
+            self.state = State.DRAINING
+
+    def close(self, reason: CloseReason = CloseReason.FINISHED) -> None:
+        """Stop reading, send what is owed, then close in an orderly way. Never blocks; the first reason stays."""
+        if self.close_reason is not None:
+            return
+        self.close_reason = reason
+        self.state = State.DRAINING
+        self._stop_watching()
+        self.flush_replies()
+        if self._outbox is None and self.state is not State.CLOSED:
+            self._finish()
+
+    def abort(self, reason: CloseReason) -> None:
+        """Close at once; what the kernel has not taken is lost."""
+        if self.state is State.CLOSED:
+            return
+        if self.close_reason is None or reason is CloseReason.KILLED:
+            self.close_reason = reason
+        self._stop_watching()
+        self._finish()
+
+    def _finish(self) -> None:
+        self.state = State.CLOSED
+        self.turn_replies = None
+        outbox, self._outbox = self._outbox, None
+        if outbox is not None:
+            outbox.stop()
+        log.debug(
+            "closed %s reason=%s received=%d sent=%d",
+            self.peer,
+            self.close_reason.value if self.close_reason else None,
+            self.received_bytes,
+            self.sent_bytes,
+        )
+        self._owner.connection_closed(self)
+
+    # Watching
+
+    def pause(self) -> None:
+        """Stop watching for input until the engine watches again."""
+        if self.watcher is not None:
+            self.watcher.stop()
+
+    @property
+    def is_paused(self) -> bool:
+        return self.state is State.OPEN and not self.watcher.active
+
+    def _stop_watching(self) -> None:
+        if self.watcher is not None:
+            self.watcher.stop()
+            self.watcher.close()
+            self.watcher = None
+
+
+class Outbox:
+    """What the kernel would not take yet, and the WRITE watcher that offers it again."""
+
+    __slots__ = ("_chunks", "_conn", "_watcher", "emptied", "size")
+
+    def __init__(self, conn: Connection, rest: memoryview) -> None:
+        self._conn = conn
+        self._chunks: deque[memoryview] = deque([rest])
+        self.size = len(rest)
+        self.emptied = Event()  # set when everything is sent, or never will be
+        self._watcher = get_hub().loop.io(conn.sock.fileno(), WRITE)
+        self._watcher.start(self._writable)
+
+    def append(self, data: bytes) -> None:
+        self._chunks.append(memoryview(data))
+        self.size += len(data)
+
+    def _writable(self) -> None:
+        chunk = self._chunks.popleft()
+        try:
+            sent = self._conn.sock.send(chunk)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._conn.abort(CloseReason.PEER_RESET)
+            return
+        self._conn.sent_bytes += sent
+        self.size -= sent
+        if sent < len(chunk):
+            self._chunks.appendleft(chunk[sent:])
+        elif not self._chunks:
+            self.stop()
+            self._conn.outbox_emptied()
+
+    def stop(self) -> None:
+        self._watcher.stop()
+        self._watcher.close()
+        self.emptied.set()
+
+
+def format_address(address: Address) -> str:
+    """host:port, [v6]:port, or unix:path."""
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    path = address.decode(errors="backslashreplace") if isinstance(address, bytes) else address
+    return f"unix:{path}"

@@ -1,0 +1,206 @@
+"""The engine: which greenlet serves which connection.
+
+Pooled (the default): a connection has one READ watcher, started once, whose callback only queues it. A check watcher of
+low priority runs after the I/O callbacks of a loop turn and switches to a *runner*, a greenlet that serves connections
+off the queue: a whole loop turn's work costs one greenlet switch, and an idle connection holds no greenlet. A handler
+that blocks keeps its runner, and the rest of the queue goes to another one.
+
+Dedicated: each connection has a runner of its own for life, which its READ watcher switches to.
+
+In both, the hub regains control from a runner either with the runner parked or in the middle of a turn. In the middle
+means that a handler blocked: the connection is marked with its runner, the replies that are ready are sent, and should
+it become readable meanwhile, its watcher is stopped until the turn is over (back-pressure, and no spinning).
+Fairness: a turn receives a bounded number of bytes; what remains fires the watcher again, behind the others.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+import gevent
+from gevent import get_hub
+from greenlet import getcurrent, greenlet
+
+from gserver.connection import READ, Connection, State
+from gserver.errors import CloseReason
+from gserver.turn import Turn
+
+__all__ = ["DedicatedEngine", "Engine", "PooledEngine"]
+
+# Runners kept for the next turn; a burst of blocked handlers beyond it makes runners that are let go afterwards.
+IDLE_RUNNERS = 64
+
+
+class Engine(Protocol):
+    """Where connections are served."""
+
+    def add(self, conn: Connection) -> None:
+        """Serve `conn` from now on."""
+
+    def drain(self, conn: Connection) -> None:
+        """Answer what `conn` has sent by now, then close it. Never blocks."""
+
+    def kill(self, conn: Connection) -> None:
+        """Close `conn` at once, interrupting its handler. Never blocks."""
+
+    def forget(self, conn: Connection) -> None:
+        """`conn` is closed."""
+
+    def close(self) -> None:
+        """Let go of everything; the connections are closed already."""
+
+
+class Runner(greenlet):
+    """A greenlet that serves connections. `conn` is the one whose turn it is in, None while parked."""
+
+    conn: Connection | None = None
+    home: Connection | None = None  # the only one it ever serves, in the dedicated shape
+
+
+def _current_runner() -> Runner:
+    runner = getcurrent()
+    assert isinstance(runner, Runner)
+    return runner
+
+
+def _enter(runner: Runner) -> None:
+    """Switch to a parked runner, from the hub; where a handler blocked, mark its connection and send what is ready."""
+    runner.switch()
+    conn = runner.conn
+    if conn is not None:
+        conn.runner = runner
+        conn.flush_replies()
+
+
+class _TurnEngine:
+    """What both shapes share: turns that block, the last turn of a drain, and interruption."""
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self._hub = get_hub()
+
+    def _watch(self, conn: Connection) -> None:
+        raise NotImplementedError
+
+    def _resume(self, conn: Connection) -> None:
+        """The turn that blocked is over: go on as before, or with the drain that was asked for meanwhile."""
+        if conn.state is State.DRAINING:
+            self._turn.serve_last(conn)
+        conn.runner = None
+        if conn.is_paused:
+            self._watch(conn)
+
+    def drain(self, conn: Connection) -> None:
+        conn.start_draining()
+        if conn.runner is None:
+            conn.runner = gevent.spawn(self._turn.serve_last, conn)
+
+    def kill(self, conn: Connection) -> None:
+        runner = conn.runner
+        if runner is None:
+            conn.abort(CloseReason.KILLED)
+        else:
+            gevent.kill(runner)
+
+
+class PooledEngine(_TurnEngine):
+    """A greenlet for every connection that has work."""
+
+    def __init__(self, turn: Turn) -> None:
+        super().__init__(turn)
+        self._ready: deque[Connection] = deque()
+        self._idle: list[Runner] = []
+        self._check = self._hub.loop.check(ref=False, priority=self._hub.loop.MINPRI)
+        self._check.start(self._dispatch)
+
+    def add(self, conn: Connection) -> None:
+        conn.watcher = self._hub.loop.io(conn.sock.fileno(), READ)
+        self._watch(conn)
+
+    def _watch(self, conn: Connection) -> None:
+        conn.watcher.start(self._ready.append, conn)
+
+    def forget(self, conn: Connection) -> None:
+        """Nothing: only a turn holds on to a connection here."""
+
+    def close(self) -> None:
+        self._check.stop()
+        self._check.close()
+        for runner in self._idle:
+            self._hub.loop.run_callback(runner.throw)
+        self._idle.clear()
+
+    def _dispatch(self) -> None:
+        ready, idle = self._ready, self._idle
+        while ready:
+            _enter(idle.pop() if idle else Runner(self._run, self._hub))
+
+    def _run(self) -> None:
+        runner = _current_runner()
+        ready, serve, park = self._ready, self._turn.serve, self._hub.switch
+        while True:
+            while ready:
+                conn = ready.popleft()
+                if conn.runner is not None:
+                    conn.pause()  # _resume() lets it go on
+                    continue
+                if conn.state is not State.OPEN:
+                    continue
+                runner.conn = conn
+                serve(conn)
+                runner.conn = None
+                if conn.runner is not None:
+                    # It blocked, so another runner has the queue and the hub is not waiting for this one.
+                    self._resume(conn)
+                    break
+            if len(self._idle) >= IDLE_RUNNERS:
+                return
+            self._idle.append(runner)
+            park()
+
+
+class DedicatedEngine(_TurnEngine):
+    """A greenlet for every connection, for life."""
+
+    def __init__(self, turn: Turn) -> None:
+        super().__init__(turn)
+        self._runners: dict[Connection, Runner] = {}
+
+    def add(self, conn: Connection) -> None:
+        runner = Runner(self._run, self._hub)
+        runner.home = conn
+        self._runners[conn] = runner
+        conn.watcher = self._hub.loop.io(conn.sock.fileno(), READ)
+        self._watch(conn)
+
+    def _watch(self, conn: Connection) -> None:
+        conn.watcher.start(self._wake, conn, self._runners[conn])
+
+    def _wake(self, conn: Connection, runner: Runner) -> None:
+        if conn.runner is None:
+            _enter(runner)
+        else:
+            conn.pause()
+
+    def _run(self) -> None:
+        runner = _current_runner()
+        conn = runner.home
+        assert conn is not None
+        serve, park = self._turn.serve, self._hub.switch
+        while conn.state is State.OPEN:
+            runner.conn = conn
+            serve(conn)
+            runner.conn = None
+            if conn.runner is not None:
+                self._resume(conn)
+            if conn.state is State.OPEN:
+                park()
+
+    def forget(self, conn: Connection) -> None:
+        runner = self._runners.pop(conn, None)
+        if runner and runner.conn is None:  # parked, or never entered: nothing will wake it any more
+            self._hub.loop.run_callback(runner.throw)
+
+    def close(self) -> None:
+        """Nothing: every runner ends with its connection."""

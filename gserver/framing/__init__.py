@@ -1,0 +1,57 @@
+"""Codecs: bytes in, messages out, and no I/O anywhere.
+
+The contract. One codec object serves one connection in both directions:
+
+    receive(data)   takes the next bytes of the peer, cut anywhere
+    messages()      iterates over every message that is complete by now, once; take all of them before the next
+                    receive(). Raises a ProtocolError where the bytes cannot be a message, after the good ones before it
+    encode(message) returns the bytes that carry one message; TypeError or ValueError for what cannot be carried
+    eof()           the peer will send no more: returns between messages, raises IncompleteMessage inside one
+
+After a ProtocolError the codec stays in error: receive(), messages() and eof() raise the same error again. Where framing
+survives (text that is not JSON on a line that is a line) the message is delivered as a `Malformed`. Cost is linear in the
+bytes, however they are cut. An idle codec holds no buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from gserver.errors import ConfigError
+from gserver.framing.json_lines import JsonLines
+from gserver.framing.length import LengthPrefixed
+from gserver.framing.lines import Lines
+from gserver.framing.malformed import Malformed
+from gserver.framing.raw import Raw
+
+__all__ = ["CODECS", "Codec", "JsonLines", "LengthPrefixed", "Lines", "Malformed", "Raw", "codec_named"]
+
+
+class Codec(Protocol):
+    """What a connection needs of a codec; see this module's contract."""
+
+    def receive(self, data: bytes) -> None: ...
+
+    def messages(self) -> Iterable[Any]: ...
+
+    def encode(self, message: Any) -> bytes: ...
+
+    def eof(self) -> None: ...
+
+
+#: The codecs by the names that settings and command lines use.
+CODECS: dict[str, Callable[[], Codec]] = {
+    "raw": Raw,
+    "lines": Lines,
+    "length": LengthPrefixed,
+    "json_lines": JsonLines,
+}
+
+
+def codec_named(name: str) -> Callable[[], Codec]:
+    """Return the factory of the codec `name`; ConfigError names the codecs there are."""
+    try:
+        return CODECS[name]
+    except KeyError:
+        raise ConfigError(f"unknown codec {name!r}: expected one of {', '.join(CODECS)}") from None

@@ -1,0 +1,26 @@
+"""echo: send back exactly the bytes received."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gserver.framing import Raw
+from gserver.service import Service
+
+if TYPE_CHECKING:
+    from gserver.connection import Connection
+
+__all__ = ["echo"]
+
+
+def echo(prefix: str | bytes = b"") -> Service:
+    """Return a service that sends back every chunk it receives, each behind `prefix` (text is sent as UTF-8)."""
+    head = prefix.encode() if isinstance(prefix, str) else prefix
+
+    def repeat(data: bytes, conn: Connection) -> bytes:
+        return data
+
+    def repeat_with_prefix(data: bytes, conn: Connection) -> bytes:
+        return head + data
+
+    return Service(repeat_with_prefix if head else repeat, Raw)

@@ -1,0 +1,107 @@
+"""Lingering close: let the peer read the last reply to its end.
+
+A socket closed with unread input makes the kernel send a reset, and the reset throws away what the peer has not read
+yet (RFC 1122, 4.2.2.13; seen here: 8 error replies of 8 lost). So the sending side is shut down, input is thrown away
+until the peer finishes too, and time and bytes are bounded. No greenlet is held, and one timer serves all sockets.
+"""
+
+from __future__ import annotations
+
+import _socket
+from collections.abc import Callable
+from typing import Any
+
+from gevent import get_hub
+
+__all__ = ["Linger"]
+
+DISCARD_BYTES = 64 * 1024
+# What a peer may still send before it is cut off: what a fast one has in flight, and no free ride.
+MAX_DISCARDED_BYTES = 16 * 1024 * 1024
+
+
+class Linger:
+    """The sockets that wait for their peer's end.
+
+    Args:
+        timeout_s: how long a socket may stay, in seconds.
+        on_empty: called whenever the last one has gone.
+
+    Closes: every socket it takes.
+    """
+
+    def __init__(self, timeout_s: float, on_empty: Callable[[], None]) -> None:
+        self._timeout_s = timeout_s
+        self._on_empty = on_empty
+        self._loop = get_hub().loop
+        self._timer: Any = None
+        # In order of their deadlines, for the timeout is the same for all.
+        self._waiting: dict[_socket.socket, _Wait] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def take(self, sock: _socket.socket) -> None:
+        """Finish sending on `sock`, which nobody else may use any more, and close it once its peer has finished."""
+        try:
+            sock.shutdown(_socket.SHUT_WR)
+        except OSError:  # the peer is gone already
+            sock.close()
+            return
+        wait = self._waiting[sock] = _Wait(self._loop, sock, self._loop.now() + self._timeout_s)
+        wait.watcher.start(self._discard, sock, wait)
+        if self._timer is None:
+            self._start_timer(self._timeout_s)
+
+    def close(self) -> None:
+        """Close what is left."""
+        for sock in list(self._waiting):
+            self._drop(sock)
+        self._stop_timer()
+
+    def _discard(self, sock: _socket.socket, wait: _Wait) -> None:
+        try:
+            data = sock.recv(DISCARD_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        wait.discarded_bytes += len(data)
+        if not data or wait.discarded_bytes > MAX_DISCARDED_BYTES:
+            self._drop(sock)
+
+    def _drop(self, sock: _socket.socket) -> None:
+        watcher = self._waiting.pop(sock).watcher
+        watcher.stop()
+        watcher.close()
+        sock.close()
+        if not self._waiting:
+            self._on_empty()
+
+    def _start_timer(self, after_s: float) -> None:
+        self._timer = self._loop.timer(after_s, ref=False)
+        self._timer.start(self._expire)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
+
+    def _expire(self) -> None:
+        self._stop_timer()
+        for sock, wait in list(self._waiting.items()):
+            # A millisecond of grace: timers and now() round differently.
+            if wait.deadline > self._loop.now() + 0.001:
+                self._start_timer(wait.deadline - self._loop.now())
+                return
+            self._drop(sock)
+
+
+class _Wait:
+    __slots__ = ("deadline", "discarded_bytes", "watcher")
+
+    def __init__(self, loop: Any, sock: _socket.socket, deadline: float) -> None:
+        self.watcher = loop.io(sock.fileno(), 1)
+        self.deadline = deadline
+        self.discarded_bytes = 0

@@ -1,0 +1,270 @@
+"""TcpServer: gevent's StreamServer, with services, an orderly end and a ledger.
+
+    accept -> Connection -> engine (a service), or a greenlet of gevent's own (a bare handle(socket, address))
+
+It is a StreamServer in every respect, and in the bare shape it is nothing more but counted. What a service adds: raw
+non-blocking sockets instead of gevent's wrapped ones, which cost a page each, and drain().
+"""
+
+from __future__ import annotations
+
+import _socket
+import functools
+import logging
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import gevent
+from gevent.event import Event
+from gevent.pool import Group
+from gevent.server import StreamServer
+from greenlet import GreenletExit, getcurrent
+
+from gserver.connection import Address, Connection, State
+from gserver.engine import DedicatedEngine, Engine, PooledEngine
+from gserver.errors import CloseReason, ConfigError
+from gserver.ledger import Ledger
+from gserver.linger import Linger
+from gserver.service import Service, StreamService
+from gserver.stream import StreamConnection, StreamEngine
+from gserver.turn import Turn
+
+__all__ = ["Handle", "TcpServer"]
+
+log = logging.getLogger("gserver.server")
+
+#: What a server serves: a service, or gevent's classic handler.
+Handle = Service | StreamService | Callable[[Any, Any], Any]
+
+LINGER_S = 2.0
+# How long a handler that was killed may take to notice.
+KILL_GRACE_S = 0.5
+# Ends after which the peer may still be sending, so that its last reply is only safe with a lingering close.
+_LINGERING = {
+    CloseReason.PROTOCOL_ERROR,
+    CloseReason.HANDLER_ERROR,
+    CloseReason.FINISHED,
+    CloseReason.DRAINED,
+}
+
+
+class TcpServer(StreamServer):
+    """Serve `handle` on `listener`.
+
+    Args:
+        listener: an address, as gevent takes it, or a socket that listens; the server closes it.
+        handle: a Service, a @stream function, or a bare handle(socket, address).
+        backlog, spawn, ssl arguments: gevent's; spawn and ssl apply to a bare handle only.
+        greenlets: "pooled" (default) or "dedicated": how a Service's connections are served; see gserver.engine.
+        linger_s: how long a socket may stay, in seconds, after the last reply was sent; default 2.
+
+    start(), serve_forever(), stop() and `with` are gevent's; stop(timeout) drains, for a second by default.
+    """
+
+    backlog = 2048
+
+    def __init__(
+        self,
+        listener: Any,
+        handle: Handle | None = None,
+        backlog: int | None = None,
+        spawn: Any = "default",
+        *,
+        greenlets: Literal["pooled", "dedicated"] = "pooled",
+        linger_s: float = LINGER_S,
+        **ssl_args: Any,
+    ) -> None:
+        self.ledger = Ledger()
+        self._connections: set[Connection] = set()
+        self._bare: set[Any] = set()  # the greenlets of bare handlers
+        self._callbacks = Group()  # on_open and on_close while they run
+        self._quiet = Event()
+        self._linger = Linger(linger_s, self._check_quiet)
+        self._service = handle if isinstance(handle, Service | StreamService) else None
+        if self._service is not None and ssl_args:
+            raise ConfigError(f"TLS is not available for services yet, only for bare handlers: {', '.join(ssl_args)}")
+        self._engine = None if self._service is None else _make_engine(self._service, greenlets)
+        super().__init__(listener, handle, backlog, spawn, **ssl_args)
+
+    # Accepting
+
+    def init_socket(self) -> None:
+        super().init_socket()
+        if self.socket.family in (socket.AF_INET, socket.AF_INET6):
+            # Inherited by every accepted socket, where it would cost a system call each.
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._service is None:
+            self._handle = functools.partial(self._run_bare, self._handle)
+
+    def do_read(self) -> tuple[Any, Address] | None:
+        if self._service is None:
+            accepted: tuple[Any, Address] | None = super().do_read()
+            return accepted
+        listener = self.socket
+        try:
+            fd, address = listener._accept()
+        except BlockingIOError:
+            return None
+        sock = _socket.socket(listener.family, listener.type, listener.proto, fd)
+        sock.setblocking(False)
+        return sock, address
+
+    def do_handle(self, sock: Any, address: Address) -> None:
+        self.ledger.opened()
+        if self._service is None:
+            super().do_handle(sock, address)
+        else:
+            self._adopt(self._service, sock, address)
+
+    def _adopt(self, service: Service | StreamService, sock: _socket.socket, address: Address) -> None:
+        kind = StreamConnection if isinstance(service, StreamService) else Connection
+        conn = kind(sock, address, service.codec(), self)
+        self._connections.add(conn)
+        log.debug("accepted %s", address)
+        on_open = service.on_open if isinstance(service, Service) else None
+        if on_open is None:
+            self._begin(conn)
+        else:
+            conn.runner = self._callbacks.spawn(self._open, conn, on_open)
+
+    def _open(self, conn: Connection, on_open: Callable[[Connection], None]) -> None:
+        try:
+            on_open(conn)
+        except GreenletExit:
+            conn.abort(CloseReason.KILLED)
+        except (Exception, gevent.Timeout):
+            log.exception("on_open failed for %s", conn)
+            conn.close(CloseReason.HANDLER_ERROR)
+        conn.runner = None
+        if conn.state is State.OPEN:
+            self._begin(conn)
+        elif conn.state is State.DRAINING and conn.close_reason is None:
+            self._drain_one(conn)
+
+    def _begin(self, conn: Connection) -> None:
+        assert self._engine is not None
+        self._engine.add(conn)
+
+    # Ending
+
+    def connection_closed(self, conn: Connection) -> None:
+        """The connection says that it has ended; close its socket, tell the service, keep the books."""
+        reason = conn.close_reason
+        assert reason is not None and self._engine is not None
+        self._connections.discard(conn)
+        self._engine.forget(conn)
+        if reason in _LINGERING:
+            self._linger.take(conn.sock)
+        else:
+            conn.sock.close()
+        on_close = self._service.on_close if isinstance(self._service, Service) else None
+        if on_close is not None:
+            self._callbacks.spawn(self._tell_closed, conn, reason, on_close)
+        self.ledger.ended(reason)
+        self._check_quiet()
+
+    def _tell_closed(
+        self, conn: Connection, reason: CloseReason, on_close: Callable[[Connection, CloseReason], None]
+    ) -> None:
+        try:
+            on_close(conn, reason)
+        except (Exception, gevent.Timeout):
+            log.exception("on_close failed for %s", conn)
+
+    def _run_bare(self, handle: Callable[[Any, Any], Any], sock: Any, address: Address) -> None:
+        """gevent's handler, counted; its exceptions go where gevent sends them."""
+        greenlet = getcurrent()
+        self._bare.add(greenlet)
+        reason = CloseReason.HANDLER_ERROR
+        try:
+            handle(sock, address)
+            reason = CloseReason.FINISHED
+        except GreenletExit:
+            reason = CloseReason.KILLED
+            raise
+        finally:
+            self._bare.discard(greenlet)
+            self.ledger.ended(reason)
+            self._check_quiet()
+
+    def _check_quiet(self) -> None:
+        if not self._connections and not self._bare and not self._linger:
+            self._quiet.set()
+
+    def drain(self, timeout: float | None = None) -> int:
+        """Stop accepting, answer what was received by now, close everything; return how many had to be killed.
+
+        Connections that the kernel has queued are accepted first, so that none is reset. A handler in the middle of a
+        message finishes it. What is not done after `timeout` seconds (default: wait for ever) is killed.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self.closed:
+            self._accept_queued()
+            self.close()
+        for conn in list(self._connections):
+            self._drain_one(conn)
+        self._wait_quiet(deadline)
+        killed = self._kill_rest()
+        self._callbacks.join(_remaining(deadline))
+        self._callbacks.kill(timeout=KILL_GRACE_S)
+        if self._engine is not None:
+            self._engine.close()
+        log.debug("connections: %s", self.ledger)
+        return killed
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Stop at once for whoever has nothing to say, after `timeout` seconds (default: stop_timeout, 1) for all."""
+        if self._service is None:
+            super().stop(timeout)
+        else:
+            self.close()
+            self.drain(self.stop_timeout if timeout is None else timeout)
+
+    def _accept_queued(self) -> None:
+        for _ in range(self.backlog):
+            accepted = self.do_read()
+            if accepted is None:
+                return
+            self.do_handle(*accepted)
+
+    def _drain_one(self, conn: Connection) -> None:
+        assert self._engine is not None
+        if conn.watcher is None:  # on_open still runs: it drains the connection when it is done
+            conn.start_draining()
+        else:
+            self._engine.drain(conn)
+
+    def _wait_quiet(self, deadline: float | None) -> None:
+        self._quiet.clear()
+        self._check_quiet()
+        self._quiet.wait(_remaining(deadline))
+
+    def _kill_rest(self) -> int:
+        rest = list(self._connections)
+        for conn in rest:
+            assert self._engine is not None
+            self._engine.kill(conn)
+        bare = list(self._bare)
+        for greenlet in bare:
+            gevent.kill(greenlet)
+        self._wait_quiet(time.monotonic() + KILL_GRACE_S)
+        for conn in list(self._connections):  # their handlers swallowed the exception
+            conn.abort(CloseReason.KILLED)
+        self._linger.close()
+        return len(rest) + len(bare)
+
+
+def _remaining(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _make_engine(service: Service | StreamService, greenlets: str) -> Engine:
+    if isinstance(service, StreamService):
+        return StreamEngine(service)
+    if greenlets == "pooled":
+        return PooledEngine(Turn(service))
+    if greenlets == "dedicated":
+        return DedicatedEngine(Turn(service))
+    raise ConfigError(f"greenlets is {greenlets!r}, must be 'pooled' or 'dedicated'")

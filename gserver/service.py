@@ -1,0 +1,166 @@
+"""What a user declares: which codec, and what to do with a message. No I/O happens here.
+
+    Service     one function for every message
+    JsonService newline-framed JSON, one function for each value of the field "type"
+    @stream     a function that owns the connection and reads it by itself
+    bare        any other function: handle(socket, address), as gevent's StreamServer takes it; not wrapped at all
+
+Handlers may block in gevent's way; their connection waits for them, no other does. The messages of one connection are
+handled in order, one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import msgspec
+
+from gserver.errors import CloseReason, ProtocolError
+from gserver.framing import Codec, JsonLines, Malformed, Raw
+
+if TYPE_CHECKING:
+    from gserver.connection import Connection
+    from gserver.stream import StreamConnection
+
+__all__ = ["Fault", "JsonService", "Service", "StreamService", "stream"]
+
+OnMessage = Callable[[Any, "Connection"], Any]
+#: What on_error is told about: broken framing, content that is not valid, or the exception of a handler.
+Fault = ProtocolError | Malformed | Exception
+OnError = Callable[[Fault, "Connection"], Any]
+StreamHandler = Callable[["StreamConnection"], None]
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+class Service:
+    """A function for messages, and the codec that makes them.
+
+    Args:
+        on_message: called as on_message(message, conn); what it returns is encoded and sent, None sends nothing.
+        codec: called without arguments for each connection; a codec class, or functools.partial of one.
+        on_open: called as on_open(conn) before the first message.
+        on_close: called as on_close(conn, reason) once, after the last message.
+        on_error: called as on_error(fault, conn) for a ProtocolError, a Malformed or a handler's exception; what it
+            returns is encoded and sent to the peer. Default: nothing is said. A connection outlives a Malformed or a
+            handler's exception only if there was something to say; a ProtocolError always ends it.
+    """
+
+    def __init__(
+        self,
+        on_message: OnMessage,
+        codec: Callable[[], Codec] = Raw,
+        *,
+        on_open: Callable[[Connection], None] | None = None,
+        on_close: Callable[[Connection, CloseReason], None] | None = None,
+        on_error: OnError | None = None,
+    ) -> None:
+        self.on_message = on_message
+        self.codec = codec
+        self.on_open = on_open
+        self.on_close = on_close
+        self.on_error: OnError = on_error or _say_nothing
+
+
+def _say_nothing(fault: Fault, conn: Connection) -> None:
+    return None
+
+
+class StreamService:
+    """A function that owns a connection for as long as it runs; made by @stream."""
+
+    def __init__(self, handle: StreamHandler, codec: Callable[[], Codec] = Raw) -> None:
+        self.handle = handle
+        self.codec = codec
+
+
+@overload
+def stream(handle: StreamHandler, /) -> StreamService: ...
+@overload
+def stream(*, codec: Callable[[], Codec]) -> Callable[[StreamHandler], StreamService]: ...
+def stream(handle: StreamHandler | None = None, /, *, codec: Callable[[], Codec] = Raw) -> Any:
+    """Mark `def handle(conn)` as a service: it reads conn by itself, and the connection closes when it returns.
+
+    Used bare, or as @stream(codec=Lines), which decides what `for message in conn` yields.
+    """
+    if handle is not None:
+        return StreamService(handle, codec)
+    return lambda handle: StreamService(handle, codec)
+
+
+class JsonService(Service):
+    """Newline-framed JSON objects, routed by their field "type".
+
+        api = JsonService()
+
+        class Sum(msgspec.Struct):
+            a: float
+            b: float
+
+        @api.on("SUM", Sum)
+        def add(message, conn):
+            return {"status": "OK", "result": message.a + message.b}
+
+    What is wrong is answered with {"status":"ERROR","message":...}: text that is not JSON, an unknown type, a field that
+    is missing or of the wrong type, a handler that raised, a line over the maximum (which also closes).
+
+    Args: codec, on_open and on_close as for Service; the codec must carry dicts.
+    """
+
+    def __init__(
+        self,
+        codec: Callable[[], Codec] = JsonLines,
+        *,
+        on_open: Callable[[Connection], None] | None = None,
+        on_close: Callable[[Connection, CloseReason], None] | None = None,
+    ) -> None:
+        self._routes: dict[Any, OnMessage] = {}
+        super().__init__(self._route, codec, on_open=on_open, on_close=on_close, on_error=_error_reply)
+
+    def on(self, type_: str, shape: type[Any] | None = None) -> Callable[[Handler], Handler]:
+        """Register the decorated function, handler(message, conn) -> reply or None, for messages of `type_`.
+
+        With `shape` (a msgspec.Struct, a dataclass, a TypedDict) the message is checked against it, converted to it and
+        refused with the name of the field that is wrong; without, the handler gets the dict as it came.
+        ValueError if the type has a handler already.
+        """
+
+        def register(handler: Handler) -> Handler:
+            if type_ in self._routes:
+                raise ValueError(f"type {type_!r} already has a handler: {self._routes[type_]!r}")
+            self._routes[type_] = handler if shape is None else _converting(handler, shape)
+            return handler
+
+        return register
+
+    def _route(self, message: Any, conn: Connection) -> Any:
+        try:
+            handler = self._routes[message["type"]]
+        except (KeyError, TypeError):  # no such type, no type at all, or a type that no dict can look up
+            return _error("Unknown type")
+        return handler(message, conn)
+
+
+def _converting(handler: OnMessage, shape: type[Any]) -> OnMessage:
+    convert = msgspec.convert
+
+    def handle(message: Any, conn: Connection) -> Any:
+        try:
+            checked = convert(message, shape)
+        except msgspec.ValidationError as error:
+            return _error(str(error))
+        return handler(checked, conn)
+
+    return handle
+
+
+def _error(message: str) -> dict[str, str]:
+    return {"status": "ERROR", "message": message}
+
+
+def _error_reply(fault: Fault, conn: Connection) -> dict[str, str]:
+    if isinstance(fault, Malformed):
+        return _error(fault.message)
+    if isinstance(fault, ProtocolError):
+        return _error(str(fault))
+    return _error("Internal error")

@@ -1,0 +1,151 @@
+"""@stream handlers: a greenlet for every connection, which reads it by itself.
+
+Two ways to read, of which a handler uses one: bytes (`recv`, `read_exactly`) or the codec's messages (`for message in
+conn`). Both end when the peer has finished, and when the server drains: then with what had been received by then.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+from gevent import get_hub
+from greenlet import GreenletExit, getcurrent
+
+from gserver.connection import READ, Connection
+from gserver.errors import CloseReason, ConnectionClosed, IncompleteMessage, ProtocolError
+from gserver.service import StreamService
+
+__all__ = ["StreamConnection", "StreamEngine"]
+
+log = logging.getLogger("gserver.stream")
+
+RECEIVE_BYTES = 64 * 1024
+
+
+class StreamConnection(Connection):
+    """A connection as a @stream handler sees it: a Connection that can be read."""
+
+    __slots__ = ("_at_end", "_reader", "_unread")
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._unread = b""
+        self._at_end = False  # the peer has finished
+        self._reader: Any = None  # the greenlet that waits for input
+
+    def recv(self, max_bytes: int = RECEIVE_BYTES) -> bytes:
+        """Return up to `max_bytes` bytes as soon as there are any; b"" when there will be no more.
+
+        Raises ConnectionClosed when the connection broke.
+        """
+        if self._unread:
+            data, self._unread = self._unread[:max_bytes], self._unread[max_bytes:]
+            return data
+        while not self._at_end:
+            try:
+                data = self.sock.recv(max_bytes)
+            except BlockingIOError:
+                if self.is_draining:
+                    return b""
+                self._wait_readable()
+                continue
+            except OSError as error:
+                self.abort(CloseReason.PEER_RESET)
+                raise ConnectionClosed(f"{self!r} broke: {error}", self.close_reason) from error
+            self.received_bytes += len(data)
+            self._at_end = not data
+            return data
+        return b""
+
+    def read_exactly(self, size: int) -> bytes:
+        """Return exactly `size` bytes. Raises IncompleteMessage if the peer finishes before, ConnectionClosed as recv()."""
+        chunks, missing = [], size
+        while missing > 0:
+            data = self.recv(min(missing, RECEIVE_BYTES))
+            if not data:
+                raise IncompleteMessage(f"the peer stopped {size - missing} bytes into {size}")
+            chunks.append(data)
+            missing -= len(data)
+        return b"".join(chunks)
+
+    def __iter__(self) -> Iterator[Any]:
+        """The codec's messages, a Malformed among them where the content was not valid; raises its ProtocolErrors."""
+        while data := self.recv():
+            self.codec.receive(data)
+            yield from self.codec.messages()
+        if self._at_end:
+            self.codec.eof()
+
+    @property
+    def peer_finished(self) -> bool:
+        return self._at_end
+
+    def _wait_readable(self) -> None:
+        self._reader = getcurrent()
+        if not self.watcher.active:
+            self.watcher.start(self._readable)
+        try:
+            get_hub().switch()
+        finally:
+            self._reader = None
+
+    def _readable(self) -> None:
+        if self._reader is not None:
+            self._reader.switch()
+        else:
+            self.pause()
+
+    def start_draining(self) -> None:
+        super().start_draining()
+        if self._reader is not None:
+            get_hub().loop.run_callback(self._readable)
+
+
+class StreamEngine:
+    """A gevent greenlet for every connection; `runner` is that greenlet."""
+
+    def __init__(self, service: StreamService) -> None:
+        self._handle = service.handle
+
+    def add(self, conn: StreamConnection) -> None:
+        conn.watcher = get_hub().loop.io(conn.sock.fileno(), READ)
+        conn.runner = gevent.spawn(self._run, conn)
+
+    def drain(self, conn: StreamConnection) -> None:
+        conn.start_draining()
+
+    def kill(self, conn: StreamConnection) -> None:
+        gevent.kill(conn.runner)
+
+    def forget(self, conn: StreamConnection) -> None:
+        """Nothing: a handler that still runs finds its connection closed."""
+
+    def close(self) -> None:
+        """Nothing: every greenlet ends with its connection."""
+
+    def _run(self, conn: StreamConnection) -> None:
+        try:
+            self._handle(conn)
+        except GreenletExit:
+            conn.abort(CloseReason.KILLED)
+        except ProtocolError as error:
+            log.debug("%s: %s", conn, error)
+            conn.close(error.close_reason)
+        except ConnectionClosed as error:
+            log.debug("%s", error)
+            conn.close(CloseReason.HANDLER_ERROR)
+        except (Exception, gevent.Timeout):
+            log.exception("stream handler failed for %s", conn)
+            conn.close(CloseReason.HANDLER_ERROR)
+        else:
+            conn.close(_natural_end(conn))
+
+
+def _natural_end(conn: StreamConnection) -> CloseReason:
+    """Why a handler that returned did so."""
+    if conn.peer_finished:
+        return CloseReason.PEER_EOF
+    return CloseReason.DRAINED if conn.is_draining else CloseReason.FINISHED

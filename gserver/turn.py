@@ -1,0 +1,146 @@
+"""One turn of a connection: receive once, decode all that is complete, call the service for each, send once.
+
+This is the path of every message. What it does not do is as deliberate as what it does: no timer, no lock, no state
+change for a connection whose handler does not block, and one send for all replies (16 pipelined JSON messages cost a
+quarter of 16 single ones).
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from fcntl import ioctl
+from termios import FIONREAD
+
+import gevent
+from greenlet import GreenletExit, getcurrent
+
+from gserver.connection import Connection, State
+from gserver.errors import CloseReason, ConnectionClosed, ProtocolError
+from gserver.framing import Malformed
+from gserver.service import Fault, Service
+
+__all__ = ["Turn"]
+
+log = logging.getLogger("gserver.turn")
+
+# The most that one turn receives; what remains waits for the next turn, behind the other connections.
+RECEIVE_BYTES = 64 * 1024
+
+
+class Turn:
+    """What a turn does, for one service. No method raises but GreenletExit, when the greenlet is killed."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._on_message = service.on_message
+
+    def serve(self, conn: Connection) -> None:
+        """Answer every message that is complete after receiving once."""
+        try:
+            data = conn.sock.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            conn.abort(CloseReason.PEER_RESET)
+            return
+        if data:
+            conn.received_bytes += len(data)
+            try:
+                self._answer(conn, data)
+                conn.wait_for_room()  # a peer that does not read its replies is not read from
+            except ConnectionClosed:
+                pass  # recorded where it happened
+            except GreenletExit:
+                conn.abort(CloseReason.KILLED)
+                raise
+            except BaseException:
+                conn.abort(CloseReason.HANDLER_ERROR)
+                raise
+        else:
+            self._end(conn)
+
+    def serve_last(self, conn: Connection) -> None:
+        """Answer what the peer has sent by now, then close: the last turn of a drain."""
+        conn.runner = getcurrent()
+        owed = received_by_kernel(conn)
+        while owed > 0 and conn.close_reason is None:
+            before = conn.received_bytes
+            self.serve(conn)
+            owed -= conn.received_bytes - before
+            if conn.received_bytes == before:
+                break
+        conn.close(CloseReason.DRAINED)
+        conn.runner = None
+
+    def _answer(self, conn: Connection, data: bytes) -> None:
+        replies: list[bytes] = []
+        conn.turn_replies = replies
+        codec = conn.codec
+        encode = codec.encode
+        on_message = self._on_message
+        try:
+            codec.receive(data)
+            for message in codec.messages():
+                try:
+                    if message.__class__ is Malformed:
+                        self._malformed(conn, message)
+                    else:
+                        reply = on_message(message, conn)
+                        if reply is not None:
+                            replies.append(encode(reply))
+                except (Exception, gevent.Timeout) as error:
+                    self._handler_failed(conn, error)
+                if conn.runner is not None:  # this turn has blocked: let no reply wait for the next message
+                    conn.flush_replies()
+                if conn.close_reason is not None:
+                    return
+        except ProtocolError as error:
+            self._protocol_broken(conn, error)
+        conn.flush_replies()
+        conn.turn_replies = None
+
+    def _end(self, conn: Connection) -> None:
+        """The peer will send no more; everything before this has been answered."""
+        try:
+            conn.codec.eof()
+        except ProtocolError as error:
+            self._protocol_broken(conn, error)
+        else:
+            conn.close(CloseReason.PEER_EOF)
+
+    def _malformed(self, conn: Connection, message: Malformed) -> None:
+        log.debug("%s: %s: %s", conn, message.message, message.detail)
+        if not self._say(conn, message):
+            conn.close(CloseReason.PROTOCOL_ERROR)
+
+    def _protocol_broken(self, conn: Connection, error: ProtocolError) -> None:
+        log.debug("%s: %s", conn, error)
+        self._say(conn, error)
+        conn.close(error.close_reason)
+
+    def _handler_failed(self, conn: Connection, error: BaseException) -> None:
+        if conn.state is State.CLOSED:  # it failed because its peer is gone, which is recorded already
+            return
+        log.error("handler failed for %s", conn, exc_info=error)
+        if not self._say(conn, error):
+            conn.close(CloseReason.HANDLER_ERROR)
+
+    def _say(self, conn: Connection, fault: Fault | BaseException) -> bool:
+        """Answer with what the service wants to say about `fault`; whether there was anything."""
+        try:
+            reply = self._service.on_error(fault, conn)
+            if reply is not None:
+                conn.append_reply(conn.codec.encode(reply))
+        except Exception:
+            log.exception("on_error failed for %s", conn)
+            return False
+        return reply is not None
+
+
+def received_by_kernel(conn: Connection) -> int:
+    """Bytes that have arrived and were not received yet (FIONREAD, tcp(7) and unix(7))."""
+    try:
+        return int(struct.unpack("i", ioctl(conn.sock.fileno(), FIONREAD, b"\0\0\0\0"))[0])
+    except OSError:
+        return 0
