@@ -1,1 +1,60 @@
-"""gserver: the application server for raw TCP in Python."""
+"""gserver: the application server for raw TCP in Python.
+
+The public names. They are imported when first used, so that the arbiter and the command line stay free of gevent.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gserver.client import Client
+    from gserver.connection import Connection
+    from gserver.errors import CloseReason, ConfigError, ConnectionClosed, GServerError, ProtocolError
+    from gserver.framing import JsonLines, LengthPrefixed, Lines, Malformed, Raw
+    from gserver.server import TcpServer
+    from gserver.service import JsonService, Service, stream
+    from gserver.stream import StreamConnection
+
+__all__ = [
+    "Client",
+    "CloseReason",
+    "ConfigError",
+    "Connection",
+    "ConnectionClosed",
+    "GServerError",
+    "JsonLines",
+    "JsonService",
+    "LengthPrefixed",
+    "Lines",
+    "Malformed",
+    "ProtocolError",
+    "Raw",
+    "Service",
+    "StreamConnection",
+    "TcpServer",
+    "__version__",
+    "stream",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "gserver.client": ["Client"],
+    "gserver.connection": ["Connection"],
+    "gserver.errors": ["CloseReason", "ConfigError", "ConnectionClosed", "GServerError", "ProtocolError"],
+    "gserver.framing": ["JsonLines", "LengthPrefixed", "Lines", "Malformed", "Raw"],
+    "gserver.server": ["TcpServer"],
+    "gserver.service": ["JsonService", "Service", "stream"],
+    "gserver.stream": ["StreamConnection"],
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _HOME_OF[name]
+    except KeyError:
+        raise AttributeError(f"module 'gserver' has no attribute {name!r}") from None
+    return getattr(importlib.import_module(home), name)

@@ -60,10 +60,10 @@ class Connection:
     """
 
     __slots__ = (
-        "_outbox",
         "_owner",
         "close_reason",
         "codec",
+        "outbox",
         "peer",
         "received_bytes",
         "runner",
@@ -87,11 +87,14 @@ class Connection:
         self.watcher: Any = None  # the engine's READ watcher
         self.runner: Any = None  # the greenlet whose turn on this connection is blocked, if one is
         self._owner = owner
-        self._outbox: Outbox | None = None
+        self.outbox: Outbox | None = None
         self.turn_replies: list[bytes] | None = None  # what the turn that runs has answered and not yet sent
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {format_address(self.peer)} {self.state.value}>"
+        return f"<{type(self).__name__} {self} {self.state.value}>"
+
+    def __str__(self) -> str:
+        return format_address(self.peer)
 
     @property
     def is_draining(self) -> bool:
@@ -113,13 +116,13 @@ class Connection:
         if self.close_reason is not None:
             raise ConnectionClosed(f"{self!r} is closed", self.close_reason)
         self.flush_replies()
-        self._push(data)
+        self.push(data)
         self.wait_for_room()
 
     def append_reply(self, data: bytes) -> None:
         """Send encoded bytes with the replies of the turn that runs, or at once outside a turn."""
         if self.turn_replies is None:
-            self._push(data)
+            self.push(data)
         else:
             self.turn_replies.append(data)
 
@@ -129,11 +132,12 @@ class Connection:
         if replies:
             data = replies[0] if len(replies) == 1 else b"".join(replies)
             replies.clear()
-            self._push(data)
+            self.push(data)
 
-    def _push(self, data: bytes) -> None:
-        if self._outbox is not None:
-            self._outbox.append(data)
+    def push(self, data: bytes) -> None:
+        """Give bytes to the kernel, and what it does not take to the outbox. Never blocks, never raises."""
+        if self.outbox is not None:
+            self.outbox.append(data)
             return
         try:
             sent = self.sock.send(data)
@@ -144,11 +148,11 @@ class Connection:
             return
         self.sent_bytes += sent
         if sent < len(data):
-            self._outbox = Outbox(self, memoryview(data)[sent:])
+            self.outbox = Outbox(self, memoryview(data)[sent:])
 
     def wait_for_room(self) -> None:
         """Block the calling greenlet while the outbox holds more than HIGH_WATER; ConnectionClosed if that ends it."""
-        outbox = self._outbox
+        outbox = self.outbox
         if outbox is not None and outbox.size > HIGH_WATER:
             outbox.emptied.wait()
             if self.state is State.CLOSED and outbox.size:
@@ -156,8 +160,8 @@ class Connection:
 
     def outbox_emptied(self) -> None:
         """Called by the outbox, in the hub, when the kernel has taken everything."""
-        self._outbox = None
-        if self.state is State.DRAINING:
+        self.outbox = None
+        if self.close_reason is not None:
             self._finish()
 
     # Ending
@@ -168,14 +172,21 @@ class Connection:
             self.state = State.DRAINING
 
     def close(self, reason: CloseReason = CloseReason.FINISHED) -> None:
-        """Stop reading, send what is owed, then close in an orderly way. Never blocks; the first reason stays."""
+        """Stop reading, send what is owed, then close in an orderly way. Never blocks; the first reason stays.
+
+        Called while a handler runs, it takes effect when that handler has returned: its reply is still sent.
+        """
         if self.close_reason is not None:
             return
         self.close_reason = reason
         self.state = State.DRAINING
         self._stop_watching()
-        self.flush_replies()
-        if self._outbox is None and self.state is not State.CLOSED:
+        if self.turn_replies is None:
+            self.finish_closing()
+
+    def finish_closing(self) -> None:
+        """The second half of close(): nothing more will be sent than what the outbox holds."""
+        if self.outbox is None and self.state is not State.CLOSED:
             self._finish()
 
     def abort(self, reason: CloseReason) -> None:
@@ -190,12 +201,12 @@ class Connection:
     def _finish(self) -> None:
         self.state = State.CLOSED
         self.turn_replies = None
-        outbox, self._outbox = self._outbox, None
+        outbox, self.outbox = self.outbox, None
         if outbox is not None:
             outbox.stop()
         log.debug(
             "closed %s reason=%s received=%d sent=%d",
-            self.peer,
+            self,
             self.close_reason.value if self.close_reason else None,
             self.received_bytes,
             self.sent_bytes,

@@ -16,7 +16,7 @@ Fairness: a turn receives a bounded number of bytes; what remains fires the watc
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import gevent
 from gevent import get_hub
@@ -32,19 +32,22 @@ __all__ = ["DedicatedEngine", "Engine", "PooledEngine"]
 IDLE_RUNNERS = 64
 
 
-class Engine(Protocol):
+ConnectionKind = TypeVar("ConnectionKind", bound=Connection, contravariant=True)
+
+
+class Engine(Protocol[ConnectionKind]):
     """Where connections are served."""
 
-    def add(self, conn: Connection) -> None:
+    def add(self, conn: ConnectionKind) -> None:
         """Serve `conn` from now on."""
 
-    def drain(self, conn: Connection) -> None:
+    def drain(self, conn: ConnectionKind) -> None:
         """Answer what `conn` has sent by now, then close it. Never blocks."""
 
-    def kill(self, conn: Connection) -> None:
+    def kill(self, conn: ConnectionKind) -> None:
         """Close `conn` at once, interrupting its handler. Never blocks."""
 
-    def forget(self, conn: Connection) -> None:
+    def forget(self, conn: ConnectionKind) -> None:
         """`conn` is closed."""
 
     def close(self) -> None:
@@ -78,7 +81,7 @@ class _TurnEngine:
 
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
-        self._hub = get_hub()
+        self._hub: Any = get_hub()
 
     def _watch(self, conn: Connection) -> None:
         raise NotImplementedError
@@ -150,7 +153,7 @@ class PooledEngine(_TurnEngine):
                 runner.conn = conn
                 serve(conn)
                 runner.conn = None
-                if conn.runner is not None:
+                if conn.runner is runner:
                     # It blocked, so another runner has the queue and the hub is not waiting for this one.
                     self._resume(conn)
                     break

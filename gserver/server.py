@@ -22,7 +22,7 @@ from gevent.pool import Group
 from gevent.server import StreamServer
 from greenlet import GreenletExit, getcurrent
 
-from gserver.connection import Address, Connection, State
+from gserver.connection import Address, Connection
 from gserver.engine import DedicatedEngine, Engine, PooledEngine
 from gserver.errors import CloseReason, ConfigError
 from gserver.ledger import Ledger
@@ -78,31 +78,34 @@ class TcpServer(StreamServer):
     ) -> None:
         self.ledger = Ledger()
         self._connections: set[Connection] = set()
-        self._bare: set[Any] = set()  # the greenlets of bare handlers
+        self._bare: dict[Any, Any] = {}  # the sockets of bare handlers, and their greenlets once they run
         self._callbacks = Group()  # on_open and on_close while they run
         self._quiet = Event()
+        self._drained: Event | None = None  # there once a drain has begun, set when it is over
+        self._handle: Any = None  # gevent's: what it calls for an accepted socket
         self._linger = Linger(linger_s, self._check_quiet)
         self._service = handle if isinstance(handle, Service | StreamService) else None
         if self._service is not None and ssl_args:
             raise ConfigError(f"TLS is not available for services yet, only for bare handlers: {', '.join(ssl_args)}")
         self._engine = None if self._service is None else _make_engine(self._service, greenlets)
-        super().__init__(listener, handle, backlog, spawn, **ssl_args)
+        bare: Any = handle  # a service is never called: gevent only keeps it
+        super().__init__(listener, bare, backlog, spawn, **ssl_args)
 
     # Accepting
 
     def init_socket(self) -> None:
         super().init_socket()
+        self.socket.setblocking(False)  # one from the standard library may block, and the whole hub with it
         if self.socket.family in (socket.AF_INET, socket.AF_INET6):
             # Inherited by every accepted socket, where it would cost a system call each.
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._service is None:
             self._handle = functools.partial(self._run_bare, self._handle)
 
-    def do_read(self) -> tuple[Any, Address] | None:
+    def do_read(self) -> tuple[Any, Any] | None:  # type: ignore[override]  # None: nobody there, as in gevent's own
         if self._service is None:
-            accepted: tuple[Any, Address] | None = super().do_read()
-            return accepted
-        listener = self.socket
+            return super().do_read()
+        listener: Any = self.socket  # the C socket: gevent has unwrapped it
         try:
             fd, address = listener._accept()
         except BlockingIOError:
@@ -112,17 +115,28 @@ class TcpServer(StreamServer):
         return sock, address
 
     def do_handle(self, sock: Any, address: Address) -> None:
-        self.ledger.opened()
-        if self._service is None:
-            super().do_handle(sock, address)
-        else:
+        if self._service is not None:
             self._adopt(self._service, sock, address)
+            return
+        self.ledger.opened()
+        self._bare[sock] = None
+        super().do_handle(sock, address)
+
+    def do_close(self, sock: Any, *args: Any) -> None:
+        """gevent's end of a bare handler, whether it ran or could not be started."""
+        super().do_close(sock, *args)
+        self._bare_ended(sock, CloseReason.HANDLER_ERROR)
 
     def _adopt(self, service: Service | StreamService, sock: _socket.socket, address: Address) -> None:
         kind = StreamConnection if isinstance(service, StreamService) else Connection
-        conn = kind(sock, address, service.codec(), self)
+        try:
+            conn = kind(sock, address, service.codec(), self)
+        except BaseException:
+            sock.close()
+            raise
+        self.ledger.opened()
         self._connections.add(conn)
-        log.debug("accepted %s", address)
+        log.debug("accepted %s", conn)
         on_open = service.on_open if isinstance(service, Service) else None
         if on_open is None:
             self._begin(conn)
@@ -138,21 +152,22 @@ class TcpServer(StreamServer):
             log.exception("on_open failed for %s", conn)
             conn.close(CloseReason.HANDLER_ERROR)
         conn.runner = None
-        if conn.state is State.OPEN:
+        if conn.close_reason is None:
             self._begin(conn)
-        elif conn.state is State.DRAINING and conn.close_reason is None:
-            self._drain_one(conn)
 
     def _begin(self, conn: Connection) -> None:
         assert self._engine is not None
         self._engine.add(conn)
+        if conn.is_draining:  # the drain began while on_open ran
+            self._engine.drain(conn)
 
     # Ending
 
     def connection_closed(self, conn: Connection) -> None:
         """The connection says that it has ended; close its socket, tell the service, keep the books."""
         reason = conn.close_reason
-        assert reason is not None and self._engine is not None
+        assert reason is not None
+        assert self._engine is not None
         self._connections.discard(conn)
         self._engine.forget(conn)
         if reason in _LINGERING:
@@ -175,8 +190,8 @@ class TcpServer(StreamServer):
 
     def _run_bare(self, handle: Callable[[Any, Any], Any], sock: Any, address: Address) -> None:
         """gevent's handler, counted; its exceptions go where gevent sends them."""
-        greenlet = getcurrent()
-        self._bare.add(greenlet)
+        if sock in self._bare:
+            self._bare[sock] = getcurrent()
         reason = CloseReason.HANDLER_ERROR
         try:
             handle(sock, address)
@@ -185,7 +200,11 @@ class TcpServer(StreamServer):
             reason = CloseReason.KILLED
             raise
         finally:
-            self._bare.discard(greenlet)
+            self._bare_ended(sock, reason)
+
+    def _bare_ended(self, sock: Any, reason: CloseReason) -> None:
+        if sock in self._bare:
+            del self._bare[sock]
             self.ledger.ended(reason)
             self._check_quiet()
 
@@ -200,23 +219,32 @@ class TcpServer(StreamServer):
         message finishes it. What is not done after `timeout` seconds (default: wait for ever) is killed.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        if not self.closed:
-            self._accept_queued()
-            self.close()
-        for conn in list(self._connections):
-            self._drain_one(conn)
-        self._wait_quiet(deadline)
-        killed = self._kill_rest()
-        self._callbacks.join(_remaining(deadline))
-        self._callbacks.kill(timeout=KILL_GRACE_S)
-        if self._engine is not None:
-            self._engine.close()
+        self._drained = Event()
+        try:
+            if not self.closed:
+                self._accept_queued()
+                self.close()
+            for conn in list(self._connections):
+                self._drain_one(conn)
+            self._wait_quiet(deadline)
+            killed = self._kill_rest()
+            self._callbacks.join(_remaining(deadline))
+            self._callbacks.kill(timeout=KILL_GRACE_S)
+            if self._engine is not None:
+                self._engine.close()
+        finally:
+            self._drained.set()
         log.debug("connections: %s", self.ledger)
         return killed
 
     def stop(self, timeout: float | None = None) -> None:
-        """Stop at once for whoever has nothing to say, after `timeout` seconds (default: stop_timeout, 1) for all."""
-        if self._service is None:
+        """Stop accepting, then drain() for `timeout` seconds (default: stop_timeout, 1); a drain that runs is awaited.
+
+        A bare handler without a pool goes on until it is done, as gevent has it.
+        """
+        if self._drained is not None:
+            self._drained.wait()
+        elif self._service is None:
             super().stop(timeout)
         else:
             self.close()
@@ -224,7 +252,13 @@ class TcpServer(StreamServer):
 
     def _accept_queued(self) -> None:
         for _ in range(self.backlog):
-            accepted = self.do_read()
+            if self.full():
+                return
+            try:
+                accepted = self.do_read()
+            except OSError as error:
+                log.error("cannot accept what is queued: %s", error)
+                return
             if accepted is None:
                 return
             self.do_handle(*accepted)
@@ -246,12 +280,17 @@ class TcpServer(StreamServer):
         for conn in rest:
             assert self._engine is not None
             self._engine.kill(conn)
-        bare = list(self._bare)
-        for greenlet in bare:
-            gevent.kill(greenlet)
-        self._wait_quiet(time.monotonic() + KILL_GRACE_S)
+        bare = list(self._bare.items())
+        for _, greenlet in bare:
+            if greenlet is not None:
+                gevent.kill(greenlet)
+        if rest or bare:
+            self._wait_quiet(time.monotonic() + KILL_GRACE_S)
         for conn in list(self._connections):  # their handlers swallowed the exception
             conn.abort(CloseReason.KILLED)
+        for sock in list(self._bare):
+            sock.close()
+            self._bare_ended(sock, CloseReason.KILLED)
         self._linger.close()
         return len(rest) + len(bare)
 
@@ -260,7 +299,7 @@ def _remaining(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
-def _make_engine(service: Service | StreamService, greenlets: str) -> Engine:
+def _make_engine(service: Service | StreamService, greenlets: str) -> Engine[Any]:
     if isinstance(service, StreamService):
         return StreamEngine(service)
     if greenlets == "pooled":

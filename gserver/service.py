@@ -27,7 +27,7 @@ __all__ = ["Fault", "JsonService", "Service", "StreamService", "stream"]
 
 OnMessage = Callable[[Any, "Connection"], Any]
 #: What on_error is told about: broken framing, content that is not valid, or the exception of a handler.
-Fault = ProtocolError | Malformed | Exception
+Fault = Malformed | BaseException
 OnError = Callable[[Fault, "Connection"], Any]
 StreamHandler = Callable[["StreamConnection"], None]
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -101,8 +101,8 @@ class JsonService(Service):
         def add(message, conn):
             return {"status": "OK", "result": message.a + message.b}
 
-    What is wrong is answered with {"status":"ERROR","message":...}: text that is not JSON, an unknown type, a field that
-    is missing or of the wrong type, a handler that raised, a line over the maximum (which also closes).
+    What is wrong is answered with {"status":"ERROR","message":...}: text that is not JSON, an unknown type, a field
+    that is missing or of the wrong type, a handler that raised, a line over the maximum (which also closes).
 
     Args: codec, on_open and on_close as for Service; the codec must carry dicts.
     """

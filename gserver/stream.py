@@ -28,23 +28,26 @@ RECEIVE_BYTES = 64 * 1024
 class StreamConnection(Connection):
     """A connection as a @stream handler sees it: a Connection that can be read."""
 
-    __slots__ = ("_at_end", "_reader", "_unread")
+    __slots__ = ("_at_end", "_messages", "_reader", "_unread")
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._unread = b""
         self._at_end = False  # the peer has finished
         self._reader: Any = None  # the greenlet that waits for input
+        self._messages: Iterator[Any] = iter(())  # decoded, and not handed over yet
 
     def recv(self, max_bytes: int = RECEIVE_BYTES) -> bytes:
         """Return up to `max_bytes` bytes as soon as there are any; b"" when there will be no more.
 
-        Raises ConnectionClosed when the connection broke.
+        Raises ConnectionClosed when the connection broke, or was closed on this side.
         """
         if self._unread:
             data, self._unread = self._unread[:max_bytes], self._unread[max_bytes:]
             return data
         while not self._at_end:
+            if self.close_reason is not None:
+                raise ConnectionClosed(f"{self!r} is closed", self.close_reason)
             try:
                 data = self.sock.recv(max_bytes)
             except BlockingIOError:
@@ -61,23 +64,42 @@ class StreamConnection(Connection):
         return b""
 
     def read_exactly(self, size: int) -> bytes:
-        """Return exactly `size` bytes. Raises IncompleteMessage if the peer finishes before, ConnectionClosed as recv()."""
-        chunks, missing = [], size
+        """Return exactly `size` bytes.
+
+        Raises ConnectionClosed as recv() does, and when there will be no more bytes at all; IncompleteMessage when
+        there were some and the peer finished.
+        """
+        chunks: list[bytes] = []
+        missing = size
         while missing > 0:
             data = self.recv(min(missing, RECEIVE_BYTES))
-            if not data:
+            if not data and self._at_end and chunks:
                 raise IncompleteMessage(f"the peer stopped {size - missing} bytes into {size}")
+            if not data:
+                raise ConnectionClosed(f"{self!r} has no more to read")
             chunks.append(data)
             missing -= len(data)
         return b"".join(chunks)
 
-    def __iter__(self) -> Iterator[Any]:
-        """The codec's messages, a Malformed among them where the content was not valid; raises its ProtocolErrors."""
-        while data := self.recv():
+    def __iter__(self) -> StreamConnection:
+        """The codec's messages, a Malformed among them where the content was not valid; raises its ProtocolErrors.
+
+        There is one iteration: a loop that was left, or a next(), goes on where it stood.
+        """
+        return self
+
+    def __next__(self) -> Any:
+        while True:
+            for message in self._messages:
+                return message
+            data = self.recv()
+            if not data:
+                break
             self.codec.receive(data)
-            yield from self.codec.messages()
+            self._messages = iter(self.codec.messages())
         if self._at_end:
             self.codec.eof()
+        raise StopIteration
 
     @property
     def peer_finished(self) -> bool:
@@ -100,6 +122,13 @@ class StreamConnection(Connection):
 
     def start_draining(self) -> None:
         super().start_draining()
+        self._wake_reader()
+
+    def _stop_watching(self) -> None:
+        super()._stop_watching()
+        self._wake_reader()
+
+    def _wake_reader(self) -> None:
         if self._reader is not None:
             get_hub().loop.run_callback(self._readable)
 
@@ -134,10 +163,10 @@ class StreamEngine:
         except ProtocolError as error:
             log.debug("%s: %s", conn, error)
             conn.close(error.close_reason)
-        except ConnectionClosed as error:
-            log.debug("%s", error)
-            conn.close(CloseReason.HANDLER_ERROR)
-        except (Exception, gevent.Timeout):
+        except (Exception, gevent.Timeout) as error:
+            if isinstance(error, ConnectionClosed) and (conn.peer_finished or conn.is_draining):
+                conn.close(_natural_end(conn))
+                return
             log.exception("stream handler failed for %s", conn)
             conn.close(CloseReason.HANDLER_ERROR)
         else:

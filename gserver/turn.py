@@ -15,7 +15,7 @@ from termios import FIONREAD
 import gevent
 from greenlet import GreenletExit, getcurrent
 
-from gserver.connection import Connection, State
+from gserver.connection import HIGH_WATER, Connection, State
 from gserver.errors import CloseReason, ConnectionClosed, ProtocolError
 from gserver.framing import Malformed
 from gserver.service import Fault, Service
@@ -48,7 +48,8 @@ class Turn:
             conn.received_bytes += len(data)
             try:
                 self._answer(conn, data)
-                conn.wait_for_room()  # a peer that does not read its replies is not read from
+                if conn.outbox is not None:
+                    conn.wait_for_room()  # a peer that does not read its replies is not read from
             except ConnectionClosed:
                 pass  # recorded where it happened
             except GreenletExit:
@@ -62,6 +63,8 @@ class Turn:
 
     def serve_last(self, conn: Connection) -> None:
         """Answer what the peer has sent by now, then close: the last turn of a drain."""
+        if conn.state is State.CLOSED:
+            return
         conn.runner = getcurrent()
         owed = received_by_kernel(conn)
         while owed > 0 and conn.close_reason is None:
@@ -75,6 +78,7 @@ class Turn:
 
     def _answer(self, conn: Connection, data: bytes) -> None:
         replies: list[bytes] = []
+        size = 0
         conn.turn_replies = replies
         codec = conn.codec
         encode = codec.encode
@@ -88,17 +92,26 @@ class Turn:
                     else:
                         reply = on_message(message, conn)
                         if reply is not None:
-                            replies.append(encode(reply))
+                            data = encode(reply)
+                            replies.append(data)
+                            size += len(data)
                 except (Exception, gevent.Timeout) as error:
                     self._handler_failed(conn, error)
-                if conn.runner is not None:  # this turn has blocked: let no reply wait for the next message
+                if size > HIGH_WATER:
+                    size = 0
+                    conn.flush_replies()
+                    conn.wait_for_room()
+                elif conn.runner is not None:  # this turn has blocked: let no reply wait for the next message
                     conn.flush_replies()
                 if conn.close_reason is not None:
-                    return
+                    break
         except ProtocolError as error:
             self._protocol_broken(conn, error)
-        conn.flush_replies()
         conn.turn_replies = None
+        if replies:
+            conn.push(replies[0] if len(replies) == 1 else b"".join(replies))
+        if conn.close_reason is not None:
+            conn.finish_closing()
 
     def _end(self, conn: Connection) -> None:
         """The peer will send no more; everything before this has been answered."""
@@ -126,7 +139,7 @@ class Turn:
         if not self._say(conn, error):
             conn.close(CloseReason.HANDLER_ERROR)
 
-    def _say(self, conn: Connection, fault: Fault | BaseException) -> bool:
+    def _say(self, conn: Connection, fault: Fault) -> bool:
         """Answer with what the service wants to say about `fault`; whether there was anything."""
         try:
             reply = self._service.on_error(fault, conn)

@@ -8,9 +8,9 @@ The contract. One codec object serves one connection in both directions:
     encode(message) returns the bytes that carry one message; TypeError or ValueError for what cannot be carried
     eof()           the peer will send no more: returns between messages, raises IncompleteMessage inside one
 
-After a ProtocolError the codec stays in error: receive(), messages() and eof() raise the same error again. Where framing
-survives (text that is not JSON on a line that is a line) the message is delivered as a `Malformed`. Cost is linear in the
-bytes, however they are cut. An idle codec holds no buffer.
+After a ProtocolError the codec stays in error: receive(), messages() and eof() raise the same error again. Where the
+framing survives (text that is not JSON, on a line that is a line) the message is delivered as a `Malformed`. Cost is
+linear in the bytes, however they are cut. An idle codec holds no buffer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Lines: a message is the bytes up to LF or CRLF; the terminator is not part of it.
 
-Bytes without a terminator are kept in one growing bytearray and searched once, when they arrive, so that a line that comes
-byte by byte costs no more than one that comes whole.
+Bytes without a terminator are kept in one growing bytearray and searched once, when they arrive, so that a line that
+comes byte by byte costs no more than one that comes whole.
 """
 
 from __future__ import annotations

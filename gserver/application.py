@@ -1,0 +1,116 @@
+"""From the APP of the command line to what a TcpServer serves.
+
+    echo, json               a built-in service
+    MODULE:NAME              an object of a module: a service, a bare handler, or a factory
+    MODULE:FACTORY(ARGS)     a factory with literal arguments, as in gunicorn
+
+A callable that takes two positional arguments is a bare handle(socket, address); one that takes none is a factory.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gserver.errors import ConfigError
+from gserver.service import Service, StreamService
+
+__all__ = ["Application", "parse_application"]
+
+_SHORT_NAMES = ("echo", "json")
+_EXPECTED = "expected MODULE:NAME, MODULE:FACTORY(ARGS) or one of " + ", ".join(_SHORT_NAMES)
+
+
+@dataclass(frozen=True)
+class Application:
+    """Where an application is, and how it is made."""
+
+    text: str  # as the user wrote it
+    module: str
+    name: str
+    arguments: tuple[Any, ...] | None  # of the call; None where the text has no call
+    keywords: dict[str, Any]
+
+    def load(self) -> Service | StreamService | Callable[..., Any]:
+        """Import it; ConfigError if it is not there or is nothing that can be served. What it raises is its own."""
+        found = self._find()
+        if self.arguments is not None:
+            found = self._call(found, self.arguments, self.keywords)
+        elif not isinstance(found, Service | StreamService) and not _accepts(found, 2) and _accepts(found, 0):
+            found = self._call(found, (), {})
+        if isinstance(found, Service | StreamService) or _accepts(found, 2):
+            served: Service | StreamService | Callable[..., Any] = found
+            return served
+        raise ConfigError(
+            f"{self.text!r} is {found!r}: expected a Service, a @stream function, a function handle(socket, address), "
+            "or a factory of one of them"
+        )
+
+    def _find(self) -> Any:
+        try:
+            found: Any = importlib.import_module(self.module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{self.module}.".startswith(f"{error.name}."):
+                raise  # an import inside the user's module failed: the traceback is what helps
+            raise ConfigError(f"no module named {error.name!r}, in {self.text!r}") from None
+        for part in self.name.split("."):
+            try:
+                found = getattr(found, part)
+            except AttributeError:
+                raise ConfigError(f"module {self.module!r} has no {self.name!r}, in {self.text!r}") from None
+        return found
+
+    def _call(self, factory: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        try:
+            inspect.signature(factory).bind(*arguments, **keywords)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{self.text!r} cannot be called: {error}") from None
+        return factory(*arguments, **keywords)
+
+
+def _accepts(thing: Any, count: int) -> bool:
+    """Whether `thing` can be called with `count` positional arguments."""
+    try:
+        inspect.signature(thing).bind(*range(count))
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def parse_application(text: str) -> Application:
+    """Return the Application that `text` names, without importing it; ConfigError says what is wrong with the text."""
+    head = text.partition("(")[0]
+    module, colon, expression = ("gserver.handlers", ":", text) if head in _SHORT_NAMES else text.partition(":")
+    if not colon or not module:
+        raise ConfigError(f"application {text!r}: {_EXPECTED}")
+    try:
+        node = ast.parse(expression, mode="eval").body
+    except SyntaxError:
+        raise ConfigError(f"application {text!r}: {expression!r} is neither a name nor a call") from None
+    if isinstance(node, ast.Call):
+        arguments, keywords = _literals(text, node)
+        return Application(text, module, _dotted(text, node.func), arguments, keywords)
+    return Application(text, module, _dotted(text, node), None, {})
+
+
+def _dotted(text: str, node: ast.expr) -> str:
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return f"{_dotted(text, node.value)}.{node.attr}"
+    raise ConfigError(f"application {text!r}: {ast.unparse(node)!r} is not a name")
+
+
+def _literals(text: str, call: ast.Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    try:
+        keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        arguments = tuple(ast.literal_eval(argument) for argument in call.args)
+    except ValueError:
+        raise ConfigError(f"application {text!r}: the arguments must be literals") from None
+    if None in keywords:
+        raise ConfigError(f"application {text!r}: ** is not allowed")
+    return arguments, {name: value for name, value in keywords.items() if name is not None}

@@ -1,0 +1,215 @@
+"""A small blocking client on the same codecs, and a command that speaks to a server from the terminal.
+
+    with Client(("127.0.0.1", 3000), JsonLines()) as client:
+        reply = client.call({"type": "SUM", "a": 10, "b": 20})
+
+It is made of a plain socket: in a process that gevent has patched it blocks its greenlet only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, BinaryIO, NoReturn
+
+import msgspec
+
+from gserver.bind import TcpBind, UnixBind, parse_bind
+from gserver.errors import ConnectionClosed, GServerError
+from gserver.framing import CODECS, Codec, JsonLines, Malformed, Raw, codec_named
+
+__all__ = ["Client", "main"]
+
+RECEIVE_BYTES = 64 * 1024
+DEFAULT_TIMEOUT_S = 10.0
+
+
+class Client:
+    """One connection to a server.
+
+    Args:
+        address: (host, port), or the path of a unix socket.
+        codec: a codec object of this connection's own; default Raw().
+        timeout_s: how long connecting, sending or one recv() may take, in seconds; None waits for ever. May be changed.
+
+    Every method raises TimeoutError when its time is up (the connection is then of no further use), ConnectionClosed
+    when the peer ended it, ProtocolError when the peer broke the framing, and OSError as sockets do.
+    Closes: close(), or leaving the `with`, closes the socket.
+    """
+
+    def __init__(
+        self, address: tuple[str, int] | str, codec: Codec | None = None, timeout_s: float | None = DEFAULT_TIMEOUT_S
+    ) -> None:
+        self.codec: Codec = Raw() if codec is None else codec
+        self.timeout_s = timeout_s
+        self._received: deque[Any] = deque()
+        self._socket = _connect(address, timeout_s)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def send(self, message: Any) -> None:
+        """Send one message."""
+        self.send_bytes(self.codec.encode(message))
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send bytes as they are, behind the codec's back: part of a message, or several."""
+        self._socket.settimeout(self.timeout_s)
+        try:
+            self._socket.sendall(data)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise ConnectionClosed(f"the server closed the connection: {error}") from error
+
+    def recv(self) -> Any:
+        """Return the next message. What a codec could delimit and not decode is returned as a Malformed."""
+        deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
+        while not self._received:
+            data = self._receive(deadline)
+            if not data:
+                self.codec.eof()
+                raise ConnectionClosed("the server closed the connection")
+            self.codec.receive(data)
+            self._received.extend(self.codec.messages())
+        return self._received.popleft()
+
+    def _receive(self, deadline: float | None) -> bytes:
+        if deadline is not None:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError(f"no answer within {self.timeout_s:g} s")
+            self._socket.settimeout(left_s)
+        try:
+            return self._socket.recv(RECEIVE_BYTES)
+        except TimeoutError:
+            raise TimeoutError(f"no answer within {self.timeout_s:g} s") from None
+        except ConnectionResetError as error:
+            raise ConnectionClosed(f"the server reset the connection: {error}") from error
+
+    def call(self, message: Any) -> Any:
+        """Send one message and return the next one that arrives."""
+        self.send(message)
+        return self.recv()
+
+    def __iter__(self) -> Iterator[Any]:
+        """The messages until the server closes the connection."""
+        while True:
+            try:
+                message = self.recv()
+            except ConnectionClosed:
+                return
+            yield message
+
+    def finish(self) -> None:
+        """Send no more (a half-close); what the server still answers can be received."""
+        self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _connect(address: tuple[str, int] | str, timeout_s: float | None) -> socket.socket:
+    if isinstance(address, tuple):
+        sock = socket.create_connection(address, timeout_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout_s)
+        sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+# The command
+
+
+def main(argv: Sequence[str]) -> int:
+    """Send each line of standard input as a message and print every answer; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gserver.client",
+        description="Send each line of standard input as a message, half-close, and print the answers.",
+    )
+    parser.add_argument("address", metavar="HOST:PORT", help="or [V6]:PORT, or unix:PATH")
+    parser.add_argument("--codec", default="lines", metavar="NAME", help=f"{', '.join(CODECS)} (default lines)")
+    parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="SECONDS", help="(default 10)")
+    arguments = parser.parse_args(argv)
+    try:
+        codec = codec_named(arguments.codec)()
+        with Client(_address(arguments.address), codec, arguments.timeout) as client:
+            return _converse(client, sys.stdin.buffer, sys.stdout.buffer)
+    except (GServerError, OSError, ValueError) as error:
+        print(f"gserver.client: {arguments.address}: {error}", file=sys.stderr)
+        return 1
+
+
+def _address(text: str) -> tuple[str, int] | str:
+    bind = parse_bind(text)
+    if isinstance(bind, UnixBind):
+        return bind.path
+    assert isinstance(bind, TcpBind)
+    return (bind.host or "127.0.0.1", bind.port)
+
+
+def _converse(client: Client, questions: BinaryIO, answers: BinaryIO) -> int:
+    """Ask and print at the same time: a person sees each answer, and a server that waits for us to read can go on."""
+    failures: list[Exception] = []
+    patience_s, client.timeout_s = client.timeout_s, None  # whoever types decides how long it takes
+    printer = threading.Thread(target=_print_answers, args=(client, answers, failures), daemon=True)
+    printer.start()
+    for line in questions:
+        client.send(_message(client.codec, line))
+    client.finish()
+    printer.join(patience_s)
+    if printer.is_alive():
+        raise TimeoutError(f"the server did not finish within {patience_s:g} s")
+    if failures:
+        raise failures[0]
+    return 0
+
+
+def _print_answers(client: Client, answers: BinaryIO, failures: list[Exception]) -> None:
+    try:
+        for answer in client:
+            answers.write(_text(answer))
+            answers.flush()
+    except (GServerError, OSError, ValueError) as error:
+        failures.append(error)
+
+
+def _message(codec: Codec, line: bytes) -> Any:
+    """What a line of input stands for: JSON for a JSON codec, its bytes for the others."""
+    if isinstance(codec, JsonLines):
+        try:
+            return msgspec.json.decode(line)
+        except msgspec.DecodeError as error:
+            raise ValueError(f"{line!r} is not JSON: {error}") from None
+    return line if isinstance(codec, Raw) else line.rstrip(b"\r\n")
+
+
+def _text(answer: Any) -> bytes:
+    if isinstance(answer, Malformed):
+        raise ValueError(f"the server answered what is not valid: {answer.detail}")
+    if isinstance(answer, bytes):
+        return answer if answer.endswith(b"\n") else answer + b"\n"
+    return msgspec.json.encode(answer) + b"\n"
+
+
+def entry_point() -> NoReturn:
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    entry_point()

@@ -1,0 +1,40 @@
+"""gserver-tcp: the packages gserver and loadtests. Tool settings are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "gserver/__init__.py").read_text(), re.M)[1]
+
+LOADTESTS = ["locust>=2.43.4", "psutil>=5.9", "hdrhistogram>=0.10.3"]
+TEST = [*LOADTESTS, "pytest>=8", "hypothesis>=6", "mypy>=1.13", "ruff>=0.8", "types-psutil", "types-gevent"]
+
+setup(
+    name="gserver-tcp",
+    version=VERSION,
+    description="The application server for raw TCP in Python, with the load tests that prove it",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=["gserver", "gserver.*", "loadtests", "loadtests.*"]),
+    package_data={"gserver": ["py.typed"], "loadtests": ["py.typed"]},
+    install_requires=["gevent>=26.4", "msgspec>=0.19"],
+    extras_require={"loadtests": LOADTESTS, "test": TEST},
+    entry_points={
+        "console_scripts": [
+            "gserver = gserver.cli:entry_point",
+            "loadtests = loadtests.cli:entry_point",
+        ]
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Operating System :: POSIX :: Linux",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 15)),
+        "Topic :: Internet",
+        "Topic :: Software Development :: Testing :: Traffic Generation",
+    ],
+)
