@@ -153,7 +153,7 @@ class PooledEngine(_TurnEngine):
                 runner.conn = conn
                 serve(conn)
                 runner.conn = None
-                if conn.runner is runner:
+                if conn.runner is runner:  # type: ignore[unreachable]  # _enter() set it meanwhile
                     # It blocked, so another runner has the queue and the hub is not waiting for this one.
                     self._resume(conn)
                     break
