@@ -1,6 +1,7 @@
 """gserver: the application server for raw TCP in Python.
 
-The public names. They are imported when first used, so that the arbiter and the command line stay free of gevent.
+The public names. They are imported when first used, so that the arbiter and the command line stay free of gevent. No
+submodule may have the name of one of them: importing it would hide the name.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from gserver.framing import JsonLines, LengthPrefixed, Lines, Malformed, Raw
     from gserver.server import TcpServer
     from gserver.service import JsonService, Service, stream
-    from gserver.stream import StreamConnection
+    from gserver.streams import StreamConnection
 
 __all__ = [
     "Client",
@@ -47,7 +48,7 @@ _HOMES = {
     "gserver.framing": ["JsonLines", "LengthPrefixed", "Lines", "Malformed", "Raw"],
     "gserver.server": ["TcpServer"],
     "gserver.service": ["JsonService", "Service", "stream"],
-    "gserver.stream": ["StreamConnection"],
+    "gserver.streams": ["StreamConnection"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -153,9 +153,9 @@ class PooledEngine(_TurnEngine):
                 runner.conn = conn
                 serve(conn)
                 runner.conn = None
-                if conn.runner is runner:  # type: ignore[unreachable]  # _enter() set it meanwhile
+                if conn.runner is runner:
                     # It blocked, so another runner has the queue and the hub is not waiting for this one.
-                    self._resume(conn)
+                    self._resume(conn)  # type: ignore[unreachable]  # mypy cannot know that serve() switched
                     break
             if len(self._idle) >= IDLE_RUNNERS:
                 return

@@ -28,7 +28,7 @@ from gserver.errors import CloseReason, ConfigError
 from gserver.ledger import Ledger
 from gserver.linger import Linger
 from gserver.service import Service, StreamService
-from gserver.stream import StreamConnection, StreamEngine
+from gserver.streams import StreamConnection, StreamEngine
 from gserver.turn import Turn
 
 __all__ = ["Handle", "TcpServer"]

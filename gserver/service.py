@@ -21,7 +21,7 @@ from gserver.framing import Codec, JsonLines, Malformed, Raw
 
 if TYPE_CHECKING:
     from gserver.connection import Connection
-    from gserver.stream import StreamConnection
+    from gserver.streams import StreamConnection
 
 __all__ = ["Fault", "JsonService", "Service", "StreamService", "stream"]
 

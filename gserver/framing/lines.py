@@ -92,6 +92,8 @@ class Lines:
     def encode(self, message: bytes) -> bytes:
         if b"\n" in message:
             raise ValueError("a line cannot contain a newline")
+        if not self._crlf and message.endswith(b"\r"):
+            raise ValueError("a line cannot end with a carriage return: before LF it reads as part of the terminator")
         return message + (b"\r\n" if self._crlf else b"\n")
 
     def eof(self) -> None:

@@ -20,7 +20,7 @@ from gserver.service import StreamService
 
 __all__ = ["StreamConnection", "StreamEngine"]
 
-log = logging.getLogger("gserver.stream")
+log = logging.getLogger("gserver.streams")
 
 RECEIVE_BYTES = 64 * 1024
 

@@ -1,0 +1,115 @@
+"""The real executable, started and stopped: what end-to-end tests hold on to."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+__all__ = ["GserverProcess", "run_gserver", "wait_for"]
+
+PATIENCE_S = 20.0
+
+
+def wait_for(fact: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
+    """Poll until `fact` holds; AssertionError names what did not happen in time."""
+    deadline = time.monotonic() + patience_s
+    while not fact():
+        assert time.monotonic() < deadline, f"did not happen within {patience_s:g} s: {what}"
+        time.sleep(0.01)
+
+
+def run_gserver(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `gserver` to its end; for what ends by itself."""
+    command = [sys.executable, "-m", "gserver", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=cwd, check=False)
+
+
+class GserverProcess:
+    """A gserver that listens; in `with`, it has stopped cleanly at the end and nothing of it is left.
+
+    Its log goes to a file in `folder`, which is also where it runs.
+    """
+
+    def __init__(self, folder: Path, *arguments: str, bind: str = "127.0.0.1:0", workers: int = 1) -> None:
+        self._log = folder / f"gserver-{time.monotonic_ns()}.log"
+        self._workers = workers
+        command = [sys.executable, "-m", "gserver", "-b", bind, "-w", str(workers), *arguments]
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder)
+
+    def __enter__(self) -> GserverProcess:
+        try:
+            self.wait_for_log(r"Worker ready", self._workers)
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        tree = self.tree()
+        try:
+            if self.process.poll() is None:
+                self.process.send_signal(signal.SIGTERM)
+            self.process.wait(PATIENCE_S)
+            if error is None:
+                assert all(not one.is_running() or one.status() == psutil.STATUS_ZOMBIE for one in tree), self.log
+        finally:
+            for one in tree:
+                if one.is_running():
+                    one.kill()
+            self.process.wait(PATIENCE_S)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        found = re.search(r"Listening at: (?:\[(.+?)\]|([\d.]+)):(\d+)", self.log)
+        assert found, self.log
+        return found[1] or found[2], int(found[3])
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self.address, timeout=PATIENCE_S)
+
+    def tree(self) -> list[psutil.Process]:
+        """The arbiter and its workers, as far as they still live."""
+        try:
+            arbiter = psutil.Process(self.process.pid)
+            return [arbiter, *arbiter.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def workers(self) -> list[psutil.Process]:
+        return self.tree()[1:]
+
+    def wait_for_log(self, pattern: str, count: int = 1) -> None:
+        """Wait until `pattern` stands in the log `count` times; fail at once if the server has ended."""
+
+        def seen() -> bool:
+            if len(re.findall(pattern, self.log)) >= count:
+                return True
+            assert self.process.poll() is None, self.log
+            return False
+
+        wait_for(seen, f"{pattern!r} {count} times in the log:\n{self.log}")
+
+    def signal(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    def wait(self) -> int:
+        """Wait for the end; the exit status."""
+        return self.process.wait(PATIENCE_S)

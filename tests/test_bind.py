@@ -1,0 +1,34 @@
+"""Addresses as text."""
+
+from __future__ import annotations
+
+import pytest
+
+from gserver.bind import Bind, TcpBind, UnixBind, parse_bind
+
+
+@pytest.mark.parametrize(
+    ("text", "bind"),
+    [
+        ("127.0.0.1:3000", TcpBind("127.0.0.1", 3000)),
+        ("localhost:0", TcpBind("localhost", 0)),
+        ("[::1]:65535", TcpBind("::1", 65535)),
+        (":80", TcpBind("", 80)),
+        ("*:80", TcpBind("", 80)),
+        ("unix:/run/x.sock", UnixBind("/run/x.sock")),
+    ],
+)
+def test_an_address_is_read(text: str, bind: Bind) -> None:
+    assert parse_bind(text) == bind
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:3000", "[::1]:1", "unix:/a b"])
+def test_an_address_is_written_as_it_is_read(text: str) -> None:
+    assert str(parse_bind(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "3000", "host", "host:", "host:http", "host:-1", "host:65536", "::1:80", "unix:"])
+def test_a_wrong_address_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match="expected") as caught:
+        parse_bind(text)
+    assert repr(text) in str(caught.value)

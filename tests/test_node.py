@@ -1,0 +1,92 @@
+"""Real Node clients get the same bytes from gserver as from a Node server written for the same protocol."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.processes import GserverProcess
+
+NODE = Path(__file__).parent / "node"
+PATIENCE_S = 20
+
+pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+
+GREETING = b'{"type":"GREETING","name":"Alice"}\n'
+SUM = b'{"type":"SUM","a":10,"b":20}\n'
+UMLAUTS = '{"type":"GREETING","name":"Žoë 🎈"}\n'.encode()
+
+
+def bytewise(data: bytes) -> list[bytes]:
+    return [data[at : at + 1] for at in range(len(data))]
+
+
+CONVERSATIONS = {
+    "greeting": [GREETING],
+    "sum": [SUM],
+    "both in one segment": [GREETING + SUM],
+    "spaces and another order": [b' { "name" : "Bob" , "type" : "GREETING" } \n'],
+    "escapes": [b'{"type":"GREETING","name":"\\u00e9 \\"quoted\\" \\\\ \\n"}\n'],
+    "crlf": [GREETING.replace(b"\n", b"\r\n") + SUM],
+    "numbers": [b'{"type":"SUM","a":0.1,"b":0.2}\n{"type":"SUM","a":-5,"b":5}\n{"type":"SUM","a":1.5,"b":2.25}\n'],
+    "unknown type": [b'{"type":"DANCE"}\n'],
+    "no type": [b"{}\n[]\n3\ntrue\n" + b'"text"\n'],
+    "type of another kind": [b'{"type":3}\n{"type":[1]}\n{"type":null}\n'],
+    "malformed": [b"hello\n", b"{'type':1}\n", b'{"type":"SUM"\n', b"{}}\n", b"\n", SUM],
+    "malformed between good ones": [GREETING + b"oops\n" + SUM],
+    "cut in the middle": [SUM[:7], SUM[7:]],
+    "cut at the newline": [SUM[:-1], b"\n"],
+    "cut inside a character": [UMLAUTS[:29], UMLAUTS[29:30], UMLAUTS[30:]],
+    "byte by byte": bytewise(UMLAUTS + SUM),
+    "one and a half, then the rest": [GREETING + SUM[:11], SUM[11:] + GREETING],
+    "end inside a line that was never finished": [GREETING, b""],
+}
+
+
+@pytest.fixture(scope="module")
+def gserver_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with GserverProcess(tmp_path_factory.mktemp("json"), "json") as server:
+        yield server.address[1]
+
+
+@pytest.fixture(scope="module")
+def node_port() -> Iterator[int]:
+    with subprocess.Popen(["node", str(NODE / "json_server.js")], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
+        process.kill()
+
+
+def ask(port: int, chunks: list[bytes]) -> bytes:
+    """What a Node client reads from the server at `port`, to its end."""
+    pause_ms = 2 if len(chunks) > 5 else 20
+    command = ["node", str(NODE / "client.js"), str(port), str(pause_ms), *(chunk.hex() for chunk in chunks)]
+    ended = subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_gserver_answers_as_node_does(gserver_port: int, node_port: int, name: str) -> None:
+    chunks = CONVERSATIONS[name]
+    expected = ask(node_port, chunks)
+
+    assert expected
+    assert ask(gserver_port, chunks) == expected
+
+
+def test_a_node_client_gets_its_echo(tmp_path: Path) -> None:
+    """The line that is said comes back, and the half-close is answered with one."""
+    with GserverProcess(tmp_path, "echo") as server:
+        assert ask(server.address[1], [b"Hello, server!\n", bytes(range(256))]) == b"Hello, server!\n" + bytes(
+            range(256)
+        )
+
+
+def test_a_prefix_is_put_before_each_chunk(tmp_path: Path) -> None:
+    with GserverProcess(tmp_path, "echo(prefix='Echo: ')") as server:
+        assert ask(server.address[1], [b"Hello", b"again"]) == b"Echo: HelloEcho: again"
