@@ -47,7 +47,7 @@ def test_it_serves_and_stops_with_status_0(tmp_path: Path, stop: int) -> None:
         assert_answers(server)
         server.signal(stop)
 
-        assert server.wait() == 0
+        assert server.wait() == 0, server.log
         assert "Stopped" in server.log
 
 

@@ -79,7 +79,7 @@ class Arbiter:
         for key, _ in self._selector.select(None if wakes_at is None else max(0.0, wakes_at - now)):
             if key.fileobj is self._signals:
                 self._obey(self._signals.read())
-            else:
+            elif key.data in self._channels:  # else its worker was reaped a moment ago, in this very loop
                 self._hear(key.data)
 
     def _kill_overdue(self) -> None:
