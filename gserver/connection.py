@@ -15,7 +15,10 @@ from __future__ import annotations
 import _socket
 import enum
 import logging
+import struct
 from collections import deque
+from fcntl import ioctl
+from termios import FIONREAD
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gevent import get_hub
@@ -161,7 +164,7 @@ class Connection:
     def outbox_emptied(self) -> None:
         """Called by the outbox, in the hub, when the kernel has taken everything."""
         self.outbox = None
-        if self.close_reason is not None:
+        if self.close_reason is not None and self.turn_replies is None:
             self._finish()
 
     # Ending
@@ -214,6 +217,13 @@ class Connection:
         self._owner.connection_closed(self)
 
     # Watching
+
+    def unread_bytes(self) -> int:
+        """Bytes that the kernel has received and nobody has read yet (FIONREAD, tcp(7) and unix(7))."""
+        try:
+            return int(struct.unpack("i", ioctl(self.sock.fileno(), FIONREAD, bytes(4)))[0])
+        except (OSError, ValueError):  # broken or closed
+            return 0
 
     def pause(self) -> None:
         """Stop watching for input until the engine watches again."""

@@ -96,7 +96,7 @@ class _TurnEngine:
 
     def drain(self, conn: Connection) -> None:
         conn.start_draining()
-        if conn.runner is None:
+        if conn.runner is None and conn.turn_replies is None:  # in a turn, that turn goes on with it: see _resume()
             conn.runner = gevent.spawn(self._turn.serve_last, conn)
 
     def kill(self, conn: Connection) -> None:
@@ -114,6 +114,7 @@ class PooledEngine(_TurnEngine):
         super().__init__(turn)
         self._ready: deque[Connection] = deque()
         self._idle: list[Runner] = []
+        self._is_closed = False
         self._check = self._hub.loop.check(ref=False, priority=self._hub.loop.MINPRI)
         self._check.start(self._dispatch)
 
@@ -128,6 +129,7 @@ class PooledEngine(_TurnEngine):
         """Nothing: only a turn holds on to a connection here."""
 
     def close(self) -> None:
+        self._is_closed = True
         self._check.stop()
         self._check.close()
         for runner in self._idle:
@@ -142,13 +144,14 @@ class PooledEngine(_TurnEngine):
     def _run(self) -> None:
         runner = _current_runner()
         ready, serve, park = self._ready, self._turn.serve, self._hub.switch
+        is_open = State.OPEN  # a member looked up on its class costs as much as a call on Python 3.11
         while True:
             while ready:
                 conn = ready.popleft()
                 if conn.runner is not None:
                     conn.pause()  # _resume() lets it go on
                     continue
-                if conn.state is not State.OPEN:
+                if conn.state is not is_open:
                     continue
                 runner.conn = conn
                 serve(conn)
@@ -157,7 +160,7 @@ class PooledEngine(_TurnEngine):
                     # It blocked, so another runner has the queue and the hub is not waiting for this one.
                     self._resume(conn)  # type: ignore[unreachable]  # mypy cannot know that serve() switched
                     break
-            if len(self._idle) >= IDLE_RUNNERS:
+            if len(self._idle) >= IDLE_RUNNERS or self._is_closed:
                 return
             self._idle.append(runner)
             park()

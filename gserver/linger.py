@@ -48,6 +48,7 @@ class Linger:
         except OSError:  # the peer is gone already
             sock.close()
             return
+        self._loop.update_now()  # its clock is as old as the loop turn, which a handler may have made long
         wait = self._waiting[sock] = _Wait(self._loop, sock, self._loop.now() + self._timeout_s)
         wait.watcher.start(self._discard, sock, wait)
         if self._timer is None:

@@ -28,12 +28,13 @@ RECEIVE_BYTES = 64 * 1024
 class StreamConnection(Connection):
     """A connection as a @stream handler sees it: a Connection that can be read."""
 
-    __slots__ = ("_at_end", "_messages", "_reader", "_unread")
+    __slots__ = ("_at_end", "_messages", "_owed_bytes", "_reader", "_unread")
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._unread = b""
         self._at_end = False  # the peer has finished
+        self._owed_bytes = 0  # once draining: what had been received by then and not been read
         self._reader: Any = None  # the greenlet that waits for input
         self._messages: Iterator[Any] = iter(())  # decoded, and not handed over yet
 
@@ -48,17 +49,18 @@ class StreamConnection(Connection):
         while not self._at_end:
             if self.close_reason is not None:
                 raise ConnectionClosed(f"{self!r} is closed", self.close_reason)
+            if self.is_draining and self._owed_bytes <= 0:
+                return b""
             try:
                 data = self.sock.recv(max_bytes)
             except BlockingIOError:
-                if self.is_draining:
-                    return b""
                 self._wait_readable()
                 continue
             except OSError as error:
                 self.abort(CloseReason.PEER_RESET)
                 raise ConnectionClosed(f"{self!r} broke: {error}", self.close_reason) from error
             self.received_bytes += len(data)
+            self._owed_bytes -= len(data)
             self._at_end = not data
             return data
         return b""
@@ -121,6 +123,8 @@ class StreamConnection(Connection):
             self.pause()
 
     def start_draining(self) -> None:
+        if not self.is_draining:
+            self._owed_bytes = self.unread_bytes()
         super().start_draining()
         self._wake_reader()
 

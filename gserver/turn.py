@@ -8,9 +8,6 @@ quarter of 16 single ones).
 from __future__ import annotations
 
 import logging
-import struct
-from fcntl import ioctl
-from termios import FIONREAD
 
 import gevent
 from greenlet import GreenletExit, getcurrent
@@ -66,7 +63,7 @@ class Turn:
         if conn.state is State.CLOSED:
             return
         conn.runner = getcurrent()
-        owed = received_by_kernel(conn)
+        owed = conn.unread_bytes()
         while owed > 0 and conn.close_reason is None:
             before = conn.received_bytes
             self.serve(conn)
@@ -149,11 +146,3 @@ class Turn:
             log.exception("on_error failed for %s", conn)
             return False
         return reply is not None
-
-
-def received_by_kernel(conn: Connection) -> int:
-    """Bytes that have arrived and were not received yet (FIONREAD, tcp(7) and unix(7))."""
-    try:
-        return int(struct.unpack("i", ioctl(conn.sock.fileno(), FIONREAD, b"\0\0\0\0"))[0])
-    except OSError:
-        return 0
