@@ -1,0 +1,109 @@
+"""The folder of a run: everything a report or a comparison needs, and nothing that has to be read out of text.
+
+    run.json        what ran, where, and its figures; written last, so that a folder that has one is whole
+    client.json     what the swarm saw: a histogram and the outcomes for each series and second
+    samples.jsonl   what the server cost: a line for each sample of its process tree
+    server.log, locust.log, report.md
+
+run.json history: schema 1, the first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loadtests.figures import Figure
+from loadtests.recording import Recording
+
+__all__ = ["ResultError", "Run", "load_recording", "load_run", "load_samples", "save_run"]
+
+SCHEMA_VERSION = 1
+KIND = "gserver load test run"
+
+
+class ResultError(Exception):
+    """A folder that cannot be used as a run; the text is one line for a person."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, as run.json keeps it."""
+
+    name: str
+    label: str
+    started_at: str  # UTC, ISO 8601
+    workload: dict[str, Any]
+    workload_hash: str
+    server: dict[str, Any]  # command, workers and address; what is known of one that ran already
+    environment: dict[str, Any]
+    figures: list[Figure]
+    errors: dict[str, int]  # "series: class" -> count
+    warnings: list[str] = field(default_factory=list)
+    path: Path = field(default=Path(), compare=False)
+
+    def figure(self, name: str) -> Figure | None:
+        return next((figure for figure in self.figures if figure.name == name), None)
+
+
+def save_run(folder: Path, run: Run) -> None:
+    """Write run.json, whole or not at all."""
+    values = dataclasses.asdict(run)
+    del values["path"]
+    write_whole(folder / "run.json", json.dumps({"kind": KIND, "schema_version": SCHEMA_VERSION, **values}, indent=1))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that nobody ever reads half of it."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
+def load_run(folder: Path) -> Run:
+    """The run in `folder`; ResultError says in one line why it is none."""
+    data = _read_json(folder / "run.json", "not the folder of a run")
+    if not isinstance(data, dict) or data.pop("kind", None) != KIND:
+        raise ResultError(f"{folder}: run.json is not of a gserver load test")
+    version = data.pop("schema_version", None)
+    if version != SCHEMA_VERSION:
+        raise ResultError(f"{folder}: run.json has schema version {version!r}, this loadtests reads {SCHEMA_VERSION}")
+    try:
+        data["figures"] = [Figure(**figure) for figure in data["figures"]]
+        return Run(**data, path=folder)
+    except (TypeError, KeyError) as error:
+        raise ResultError(f"{folder}: run.json is damaged: {error}") from None
+
+
+def load_recording(path: Path) -> Recording:
+    """What the swarm saw; ResultError if the file is missing or damaged."""
+    data = _read_json(path, "the swarm left no recording")
+    try:
+        return Recording.from_json(data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ResultError(f"{path} is damaged: {error}") from None
+
+
+def load_samples(path: Path) -> list[dict[str, Any]]:
+    """The samples of the server, none if there is no file. A last line that was cut by a crash is left out."""
+    if not path.exists():
+        return []
+    samples = []
+    for line in path.read_text().splitlines():
+        try:
+            samples.append(json.loads(line))
+        except ValueError:
+            break
+    return samples
+
+
+def _read_json(path: Path, otherwise: str) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ResultError(f"{path.parent}: {otherwise} (there is no {path.name})") from None
+    except (OSError, ValueError) as error:
+        raise ResultError(f"{path} cannot be read: {error}") from None

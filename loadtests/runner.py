@@ -1,0 +1,228 @@
+"""`loadtests run`: a server, a sampler beside it, a swarm on it, and the folder of the run.
+
+    start the server -> probe it -> sample it -> swarm -> stop all -> figures, run.json, report.md
+
+Ctrl-C ends the swarm early; what was measured by then is kept and reported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import shlex
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loadtests import environment, results
+from loadtests.figures import figures_of
+from loadtests.processes import NotAnswering, free_port, probe, python_module, running
+from loadtests.profiles import Profile
+from loadtests.progress import Progress
+from loadtests.recording import CUT_OFF, OK, Recording
+from loadtests.report import render_markdown
+
+__all__ = ["Target", "execute"]
+
+LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+# What an exchange in flight may take at the end before it is cut off, in seconds.
+STOP_TIMEOUT_S = 5
+# After its duration: for the last exchanges, its last reports, and a busy machine.
+SWARM_PATIENCE_S = 60.0
+POLL_S = 0.2
+
+
+@dataclass
+class Target:
+    """The server under test.
+
+    Attributes:
+        address: (host, port).
+        command: how the run starts it; None for one that runs already.
+        pid: the root of its process tree, if that is known.
+    """
+
+    address: tuple[str, int]
+    command: list[str] | None = None
+    pid: int | None = None
+
+    @property
+    def url(self) -> str:
+        host, port = self.address
+        return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+@dataclass
+class Swarm:
+    """What is being run, and what came of it."""
+
+    profile: Profile
+    folder: Path
+    target: Target
+    warnings: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+
+def local_target(profile: Profile) -> Target:
+    """The profile's application on a gserver of this installation, on a free port."""
+    port = free_port()
+    bind = ("-b", f"127.0.0.1:{port}", "-w", str(profile.workers), "--backlog", "4096")
+    return Target(("127.0.0.1", port), python_module("gserver", profile.app, *bind))
+
+
+def execute(profile: Profile, target: Target | None, results_folder: Path, label: str) -> tuple[results.Run, bool]:
+    """Carry out a run; return it, and whether it was interrupted.
+
+    NotAnswering if there is no server to test, ResultError if the swarm left nothing, OSError for a folder that cannot
+    be written. Whatever happens, no process of the run is left behind.
+    """
+    started_at = datetime.datetime.now(datetime.timezone.utc)
+    folder = _new_folder(results_folder, f"{started_at:%Y%m%dT%H%M%SZ}-{profile.name}")
+    swarm = Swarm(_fitted(profile), folder, target or local_target(profile))
+    if swarm.profile.sockets < profile.sockets:
+        swarm.warnings.append(
+            f"the limit of open files allows {swarm.profile.sockets:,} of {profile.sockets:,} sockets"
+        )
+    with contextlib.ExitStack() as stack:
+        _start_server(swarm, stack)
+        _start_sampler(swarm, stack)
+        _run_swarm(swarm)
+    recording = results.load_recording(folder / "client.json")
+    run = _describe(swarm, recording, started_at.isoformat(timespec="seconds"), label)
+    results.write_whole(folder / "report.md", render_markdown(run))
+    results.save_run(folder, run)
+    return run, swarm.interrupted
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    """A folder that nobody else has, even if several runs begin in the same second."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for folder in [parent / name, *(parent / f"{name}-{number}" for number in range(2, 100))]:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise FileExistsError(f"{parent / name}: a hundred runs began in this second")
+
+
+def _fitted(profile: Profile) -> Profile:
+    limit = environment.raise_nofile_limit()
+    return dataclasses.replace(profile, sockets=environment.sockets_within(limit, profile.sockets))
+
+
+def _start_server(swarm: Swarm, stack: contextlib.ExitStack) -> None:
+    target = swarm.target
+    if target.command is None:
+        probe(target.address, swarm.profile.user)
+        return
+    server = stack.enter_context(running(target.command, swarm.folder / "server.log"))
+    target.pid = server.pid
+    try:
+        probe(target.address, swarm.profile.user, lambda: server.poll() is not None)
+    except NotAnswering as error:
+        raise NotAnswering(f"{error}; its log is {swarm.folder / 'server.log'}") from None
+
+
+def _start_sampler(swarm: Swarm, stack: contextlib.ExitStack) -> None:
+    if swarm.target.pid is None:
+        swarm.warnings.append("the server was not sampled: --server-pid was not given")
+        return
+    output = swarm.folder / "samples.jsonl"
+    command = python_module("loadtests.sampler", "--pid", str(swarm.target.pid), "--output", str(output))
+    sampler = stack.enter_context(running(command, swarm.folder / "sampler.log"))
+    deadline = time.monotonic() + 10
+    while not (output.exists() and output.stat().st_size) and sampler.poll() is None:  # one sample before any socket
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+
+
+def _locust_command(swarm: Swarm) -> list[str]:
+    profile = swarm.profile
+    options = {
+        "-f": LOCUSTFILE,
+        "--host": swarm.target.url,
+        "--users": profile.sockets,
+        "--spawn-rate": profile.connects_per_s,
+        "--run-time": f"{profile.duration_s:g}s",
+        "--stop-timeout": STOP_TIMEOUT_S,
+        "--rate": f"{profile.rate:g}",
+        "--payload": profile.payload_bytes,
+        "--recording": swarm.folder / "client.json",
+        "--progress": swarm.folder / "progress.jsonl",
+        "--exit-code-on-error": 0,
+    }
+    words = [str(word) for option in options.items() for word in option]
+    return python_module("locust", "--headless", "--only-summary", *words, profile.user)
+
+
+def _run_swarm(swarm: Swarm) -> None:
+    deadline = time.monotonic() + swarm.profile.duration_s + SWARM_PATIENCE_S
+    with running(_locust_command(swarm), swarm.folder / "locust.log") as process, Progress(swarm.profile) as progress:
+        while process.poll() is None:
+            try:
+                progress.show(_lines(swarm.folder / "progress.jsonl"))
+                if time.monotonic() > deadline:
+                    swarm.warnings.append("the swarm did not end in time, and was stopped")
+                    return
+                time.sleep(POLL_S)
+            except KeyboardInterrupt:
+                _interrupt(swarm, process)
+        if process.returncode not in (0, -signal.SIGTERM):
+            swarm.warnings.append(f"Locust ended with status {process.returncode}: see locust.log")
+
+
+def _interrupt(swarm: Swarm, process: subprocess.Popen[bytes]) -> None:
+    """The first Ctrl-C lets the swarm finish what is in flight; the second one is the user's last word."""
+    if swarm.interrupted:
+        raise KeyboardInterrupt
+    swarm.interrupted = True
+    swarm.warnings.append("interrupted before its time")
+    process.send_signal(signal.SIGTERM)
+
+
+def _lines(path: Path) -> list[dict[str, float]]:
+    """The whole lines of the progress file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _describe(swarm: Swarm, recording: Recording, started_at: str, label: str) -> results.Run:
+    profile, target = swarm.profile, swarm.target
+    (swarm.folder / "progress.jsonl").unlink(missing_ok=True)
+    samples = results.load_samples(swarm.folder / "samples.jsonl")
+    command = shlex.join(["gserver", *target.command[3:]]) if target.command else "was running already"
+    return results.Run(
+        name=profile.name,
+        label=label,
+        started_at=started_at,
+        workload=dict(profile.workload),
+        workload_hash=profile.workload_hash,
+        server={"address": target.url, "command": _without_port(command)},
+        environment=dict(environment.describe()),
+        figures=figures_of(recording, samples),
+        errors=_errors(recording),
+        warnings=swarm.warnings,
+        path=swarm.folder,
+    )
+
+
+def _without_port(command: str) -> str:
+    """The command as it would be typed again: the port was only what happened to be free."""
+    words = command.split()
+    if "-b" in words:
+        words[words.index("-b") + 1] = "127.0.0.1:0"
+    return " ".join(words)
+
+
+def _errors(recording: Recording) -> dict[str, int]:
+    return {
+        f"{series}: {outcome}": count
+        for series in sorted(recording.cells)
+        for outcome, count in sorted(recording.total([series]).outcomes.items())
+        if outcome not in (OK, CUT_OFF)
+    }

@@ -1,0 +1,62 @@
+"""Figures as a person reads them, and tables of them, for terminals and Markdown alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["human", "render_table", "title_of"]
+
+_TITLES = {
+    "sockets_peak": "sockets held at once",
+    "connects_ok": "connects",
+    "connects_failed": "connects that failed",
+    "exchanges_ok": "exchanges",
+    "exchanges_failed": "exchanges that failed",
+    "exchanges_cut_off": "exchanges cut off by the end",
+    "steady_s": "steady window",
+    "throughput": "throughput",
+    "generator_cpu": "generator: processor",
+    "generator_lag_max": "generator: worst lateness",
+    "server_rss_peak": "server: memory, peak",
+    "server_rss_per_socket": "server: memory per connection",
+    "server_cpu": "server: processor",
+    "server_cpu_per_exchange": "server: processor time per exchange",
+    "server_processes": "server: processes",
+    "server_descriptors": "server: descriptors",
+    "server_sockets": "server: sockets",
+    "server_switches": "server: context switches",
+}
+
+
+def title_of(figure: str) -> str:
+    """What a figure is called in a report."""
+    if figure in _TITLES:
+        return _TITLES[figure]
+    name, _, quantile = figure.rpartition("_")
+    if name == "connect":
+        return f"connect {quantile}"
+    series = name.removeprefix("latency").removeprefix("_")
+    return f"latency {quantile}" + (f", {series}" if series else "")
+
+
+def human(value: float, unit: str) -> str:
+    """A figure with three significant digits, thousands grouped, and its unit."""
+    if value == int(value) or abs(value) >= 1000:
+        number = f"{value:,.0f}"
+    else:
+        decimals = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+        number = f"{value:.{decimals}f}"
+    return f"{number}{'' if unit.startswith('%') else ' '}{unit}"
+
+
+def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, aligned so that it also reads well as plain text; all columns but the first to the right."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        first = cells[0].ljust(widths[0])
+        rest = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
+        return "| " + " | ".join([first, *rest]) + " |"
+
+    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
+    return "\n".join([line(header), rule, *map(line, rows)])
