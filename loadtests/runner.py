@@ -14,6 +14,7 @@ import json
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,9 +85,9 @@ def execute(profile: Profile, target: Target | None, results_folder: Path, label
     folder = _new_folder(results_folder, f"{started_at:%Y%m%dT%H%M%SZ}-{profile.name}")
     swarm = Swarm(_fitted(profile), folder, target or local_target(profile))
     if swarm.profile.sockets < profile.sockets:
-        swarm.warnings.append(
-            f"the limit of open files allows {swarm.profile.sockets:,} of {profile.sockets:,} sockets"
-        )
+        held = f"the limit of open files allows {swarm.profile.sockets:,} of {profile.sockets:,} sockets"
+        print(f"loadtests: {held}: going on with those", file=sys.stderr)
+        swarm.warnings.append(held)
     with contextlib.ExitStack() as stack:
         _start_server(swarm, stack)
         _start_sampler(swarm, stack)
