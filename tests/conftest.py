@@ -1,0 +1,48 @@
+"""Every test is bounded in time and leaves no descriptor, child process or greenlet behind."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import gevent
+import pytest
+from hypothesis import settings
+
+from tests.helpers.leaks import assert_no_leaks, take_stock
+from tests.helpers.serving import Serving
+
+#: What a test that serves may take, at the very most, in seconds.
+TEST_TIMEOUT_S = 30.0
+
+settings.register_profile("gserver", deadline=None, database=None, max_examples=60)
+settings.load_profile("gserver")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm() -> None:
+    """The hub opens its descriptors once, which is no leak of the first test; and what is imported by now is frozen,
+    for the search for leaks goes through all objects that are not."""
+    gevent.sleep(0.001)
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = take_stock(greenlets="serving" in request.fixturenames)
+    yield
+    assert_no_leaks(before)
+
+
+@pytest.fixture
+def serving() -> Iterator[Serving]:
+    """Start servers and clients in this process; afterwards all are closed, and each server's ledger is checked."""
+    with gevent.Timeout(TEST_TIMEOUT_S), Serving() as serving:
+        yield serving
+
+
+@pytest.fixture(params=["pooled", "dedicated"])
+def greenlets(request: pytest.FixtureRequest) -> str:
+    """Both shapes of the engine, which serve alike."""
+    return str(request.param)

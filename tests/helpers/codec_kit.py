@@ -1,0 +1,251 @@
+"""The battery that every codec passes: check_codec() for a codec and some pairs of wire bytes and messages.
+
+Each law is a function of its own, so that a test of one law can call it alone; check_garbage() takes any bytes at all
+and serves as a fuzz target. A codec "frames" if the cuts of the wire are not the cuts of the messages: all do but Raw,
+for which only the concatenation of the messages is compared.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from gserver.errors import FrameTooLarge, IncompleteMessage, ProtocolError
+from gserver.framing import Codec, Malformed
+
+__all__ = ["Limit", "check_codec", "check_garbage", "check_limit", "check_linear_cost", "decode", "feed"]
+
+MakeCodec = Callable[[], Codec]
+#: The bytes of whole messages, and the messages.
+Pair = tuple[bytes, Sequence[Any]]
+
+# A linear cost grows by this factor too, a quadratic one by its square.
+GROWTH = 8
+MOST_GROWTH = 13.0
+COST_BYTES = 32 * 1024
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How to reach a codec's maximum: `wire(n)` carries a message of n bytes, `unfinished(n)` is as much of it as shows
+    that it will have n bytes at least, and not its end."""
+
+    codec: Callable[[int], Codec]
+    wire: Callable[[int], bytes]
+    unfinished: Callable[[int], bytes]
+
+
+def comparable(message: Any) -> Any:
+    """A Malformed has no equality of its own: compare what it may tell the peer."""
+    return ("Malformed", message.message) if isinstance(message, Malformed) else message
+
+
+def feed(codec: Codec, pieces: Iterable[bytes]) -> list[Any]:
+    """Return the messages of the pieces, received one after the other."""
+    messages: list[Any] = []
+    for piece in pieces:
+        codec.receive(piece)
+        messages.extend(comparable(message) for message in codec.messages())
+    return messages
+
+
+def decode(make: MakeCodec, wire: bytes) -> list[Any]:
+    """Return the messages of `wire`, received whole, which must not end inside one."""
+    codec = make()
+    messages = feed(codec, [wire])
+    codec.eof()
+    return messages
+
+
+def check_codec(make: MakeCodec, pairs: Sequence[Pair], *, frames: bool = True, limit: Limit | None = None) -> None:
+    """Hold a codec to every law of the contract in gserver.framing."""
+    for wire, messages in pairs:
+        expected = [comparable(message) for message in messages]
+        check_whole(make, wire, expected)
+        check_every_split(make, wire, expected, frames)
+        check_bytewise(make, wire, expected, frames)
+        check_eof_at_every_point(make, wire, frames)
+        check_garbage(make, wire + wire[:-1], frames)
+        if not any(isinstance(message, Malformed) for message in messages):
+            check_identity(make, messages, frames)
+    check_one_segment(make, pairs, frames)
+    if limit is not None:
+        check_limit(limit)
+        check_linear_cost(lambda: limit.codec(2 * GROWTH * COST_BYTES), limit.wire)
+
+
+def check_whole(make: MakeCodec, wire: bytes, expected: list[Any]) -> None:
+    """The wire as a whole gives the messages, once, and nothing is left."""
+    codec = make()
+
+    assert list(codec.messages()) == []
+    assert feed(codec, [wire]) == expected
+    assert list(codec.messages()) == []
+    codec.eof()
+    codec.eof()
+
+
+def check_bytewise(make: MakeCodec, wire: bytes, expected: list[Any], frames: bool) -> None:
+    """Byte by byte, the messages come in order, and none before its last byte."""
+    codec = make()
+    messages: list[Any] = []
+    for position in range(len(wire)):
+        codec.receive(wire[position : position + 1])
+        new = [comparable(message) for message in codec.messages()]
+        if frames:
+            assert len(new) <= 1, (wire, position)
+            assert len(messages) + len(new) == len(complete_in(make, wire[: position + 1])), (wire, position)
+        messages.extend(new)
+    assert_same(messages, expected, frames)
+    codec.eof()
+
+
+def complete_in(make: MakeCodec, wire: bytes) -> list[Any]:
+    return feed(make(), [wire])
+
+
+def check_every_split(make: MakeCodec, wire: bytes, expected: list[Any], frames: bool) -> None:
+    """Cut in two anywhere, the messages are the same."""
+    for cut in range(len(wire) + 1):
+        assert_same(feed(make(), [wire[:cut], wire[cut:]]), expected, frames)
+
+
+def check_one_segment(make: MakeCodec, pairs: Sequence[Pair], frames: bool) -> None:
+    """Messages that arrive together are all there; the beginning of another one is kept until the rest comes."""
+    for wire, messages in pairs:
+        expected = [comparable(message) for message in messages]
+        for cut in range(1, len(wire)):
+            codec = make()
+            first = feed(codec, [wire + wire + wire[:cut]])
+            rest = feed(codec, [wire[cut:]])
+            assert_same(first + rest, expected * 3, frames)
+            if frames:
+                assert first[: 2 * len(expected)] == expected * 2
+
+
+def check_identity(make: MakeCodec, messages: Sequence[Any], frames: bool = True) -> None:
+    """What is encoded decodes to the same messages."""
+    codec = make()
+    assert_same(decode(make, b"".join(map(codec.encode, messages))), list(messages), frames)
+
+
+def check_eof_at_every_point(make: MakeCodec, wire: bytes, frames: bool) -> None:
+    """After whole messages EOF is clean; inside one it is an IncompleteMessage, for good."""
+    if not frames:
+        for cut in range(len(wire) + 1):
+            codec = make()
+            feed(codec, [wire[:cut]])
+            codec.eof()
+        return
+    boundaries = ends_of_messages(make, wire)
+    for cut in range(len(wire) + 1):
+        codec = make()
+        feed(codec, [wire[:cut]])
+        if cut in boundaries:
+            codec.eof()
+        else:
+            assert_fails(codec, IncompleteMessage)
+
+
+def ends_of_messages(make: MakeCodec, wire: bytes) -> set[int]:
+    """The positions in `wire` at which a message has just ended, and 0."""
+    codec, ends = make(), {0}
+    for position in range(len(wire)):
+        if feed(codec, [wire[position : position + 1]]):
+            ends.add(position + 1)
+    return ends
+
+
+def check_limit(limit: Limit, max_bytes: int = 100) -> None:
+    """Exactly the maximum passes, one byte more does not: whole, cut anywhere, alone or after a good message."""
+    good, long = limit.wire(max_bytes), limit.wire(max_bytes + 1)
+    for cut in range(len(good) + 1):
+        assert len(feed(limit.codec(max_bytes), [good[:cut], good[cut:], good + good])) == 3
+    for cut in range(len(long) + 1):
+        codec = limit.codec(max_bytes)
+        assert_refuses(codec, [long[:cut], long[cut:]], 0)
+    assert_refuses(limit.codec(max_bytes), [good + good + long + good], 2)
+    assert_refuses(limit.codec(max_bytes), [limit.unfinished(max_bytes + 1)], 0)
+    assert_refuses(limit.codec(max_bytes), [good + limit.unfinished(max_bytes + 1)], 1)
+    assert_refuses(limit.codec(max_bytes), [bytes([byte]) for byte in good + long], 1)
+
+
+def assert_refuses(codec: Codec, pieces: Iterable[bytes], good: int) -> None:
+    """The codec delivers `good` messages, then raises FrameTooLarge, for good."""
+    messages, error = outcome(codec, pieces)
+
+    assert error is FrameTooLarge
+    assert len(messages) == good
+
+
+def assert_fails(codec: Codec, kind: type[ProtocolError]) -> None:
+    """Every call raises an error of this kind, and from the first on the very same one."""
+    with pytest.raises(kind) as first:
+        codec.eof()
+    for call in (codec.eof, lambda: codec.receive(b"a\n"), lambda: list(codec.messages()), codec.eof):
+        with pytest.raises(kind) as again:
+            call()
+        assert again.value is first.value
+
+
+def check_garbage(make: MakeCodec, data: bytes, frames: bool = True) -> None:
+    """Any bytes give messages or a ProtocolError and nothing else, and the same ones whole and byte by byte."""
+    whole, whole_error = outcome(make(), [data])
+    bytewise, bytewise_error = outcome(make(), [data[position : position + 1] for position in range(len(data))])
+
+    assert_same(bytewise, whole, frames)
+    assert bytewise_error is whole_error
+
+
+def outcome(codec: Codec, pieces: Iterable[bytes]) -> tuple[list[Any], type[ProtocolError] | None]:
+    """The messages, and the kind of the error that ended them."""
+    messages: list[Any] = []
+    try:
+        for piece in pieces:
+            codec.receive(piece)
+            for message in codec.messages():
+                messages.append(comparable(message))
+        codec.eof()
+    except ProtocolError as error:
+        assert_fails(codec, type(error))
+        return messages, type(error)
+    return messages, None
+
+
+def assert_same(messages: list[Any], expected: list[Any], frames: bool) -> None:
+    if frames:
+        assert messages == expected
+    else:
+        assert b"".join(messages) == b"".join(expected)
+
+
+def check_linear_cost(make: MakeCodec, wire: Callable[[int], bytes]) -> None:
+    """One message that comes byte by byte costs in proportion to its bytes.
+
+    Eight times the bytes cost about eight times as much; searching or copying again what was kept costs up to 64 times.
+    Processor time is the honest measure, for the copies happen in C; the best of some tries is free of disturbance.
+    """
+    small = list(map(bytes, zip(wire(COST_BYTES), strict=False)))
+    large = list(map(bytes, zip(wire(GROWTH * COST_BYTES), strict=False)))
+    tries: list[float] = []
+    while len(tries) < 5:
+        tries.append(processor_seconds(make(), large) / processor_seconds(make(), small))
+        if tries[-1] < MOST_GROWTH:
+            return
+    raise AssertionError(f"{GROWTH} times the bytes cost {min(tries):.1f} times as much")
+
+
+def processor_seconds(codec: Codec, pieces: Sequence[bytes]) -> float:
+    messages = 0
+    started = time.thread_time()
+    for piece in pieces:
+        codec.receive(piece)
+        messages += sum(1 for _ in codec.messages())
+    spent = time.thread_time() - started
+
+    assert messages == 1
+    return spent

@@ -1,0 +1,171 @@
+"""Servers and clients on real sockets, in one process and one hub.
+
+with Serving() as serving:
+    server = serving.start(service)
+    peer = serving.connect(server)
+    peer.send(b"hello\\n")
+    peer.read_line()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket as plain
+import struct
+from types import TracebackType
+from typing import Any
+
+from gevent import socket
+
+from gserver.errors import CloseReason
+from gserver.server import TcpServer
+from tests.helpers.waiting import PATIENCE_S, wait_until
+
+__all__ = ["Peer", "Serving", "assert_closed", "closed_reasons"]
+
+
+#: Buffers this small make the server's outbox fill with very little.
+NARROW_BYTES = 8192
+
+
+class Peer:
+    """A client that reads and writes bytes, and waits no longer than its patience."""
+
+    def __init__(self, address: Any, narrow: bool = False) -> None:
+        self.sock: Any = socket.socket(address_family(address))
+        self.sock.settimeout(PATIENCE_S)
+        if narrow:
+            self.sock.setsockopt(plain.SOL_SOCKET, plain.SO_RCVBUF, NARROW_BYTES)
+        self.sock.connect(address)
+        self.unread = b""
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def read(self) -> bytes:
+        """Whatever comes next; b"" at the end."""
+        if self.unread:
+            data, self.unread = self.unread, b""
+            return data
+        return bytes(self.sock.recv(1 << 20))
+
+    def read_exactly(self, size: int) -> bytes:
+        chunks, missing = [], size
+        while missing:
+            data = self.read()
+            assert data, f"the connection ended {missing} bytes before {size}"
+            self.unread = data[missing:]
+            chunks.append(data[:missing])
+            missing -= len(chunks[-1])
+        return b"".join(chunks)
+
+    def read_line(self) -> bytes:
+        data = b""
+        while b"\n" not in data:
+            more = self.read()
+            assert more, f"the connection ended after {data!r}"
+            data += more
+        line, _, self.unread = data.partition(b"\n")
+        return line
+
+    def read_to_end(self) -> bytes:
+        data = bytearray()
+        while more := self.read():
+            data += more
+        return bytes(data)
+
+    def ask(self, line: bytes) -> bytes:
+        self.send(line + b"\n")
+        return self.read_line()
+
+    def is_reset(self) -> bool:
+        """Whether the connection ends with a reset."""
+        try:
+            self.read_to_end()
+        except ConnectionResetError:
+            return True
+        return False
+
+    def finish(self) -> None:
+        """Send no more, and go on reading."""
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        """Break the connection: the other side gets RST."""
+        self.sock.setsockopt(plain.SOL_SOCKET, plain.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+class Serving:
+    """Starts servers and connects peers; closes them all at the end, and checks every server's books."""
+
+    def __init__(self) -> None:
+        self._servers: list[TcpServer] = []
+        self._peers: list[Peer] = []
+
+    def start(
+        self, handle: Any, listener: Any = ("127.0.0.1", 0), *, narrow: bool = False, **options: Any
+    ) -> TcpServer:
+        """Return a server that accepts. If `narrow`, the kernel takes a few KB for each connection and no more."""
+        server = TcpServer(listener, handle, **options)
+        self._servers.append(server)
+        server.start()
+        if narrow:
+            server.socket.setsockopt(plain.SOL_SOCKET, plain.SO_SNDBUF, NARROW_BYTES)
+        return server
+
+    def connect(self, server: TcpServer, narrow: bool = False) -> Peer:
+        """Return a peer that the kernel has connected; whether the server has accepted it is another matter."""
+        peer = Peer(server.address, narrow)
+        self._peers.append(peer)
+        return peer
+
+    def meet(self, server: TcpServer, narrow: bool = False) -> Peer:
+        """Return a peer that the server has accepted."""
+        before = server.ledger.accepted
+        peer = self.connect(server, narrow)
+        wait_until(lambda: server.ledger.accepted > before)
+        return peer
+
+    def __enter__(self) -> Serving:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for peer in self._peers:
+            peer.close()
+        for server in self._servers:
+            server.drain(0.5)
+            if kind is None:
+                assert_books_closed(server)
+
+
+def assert_books_closed(server: TcpServer) -> None:
+    """Every connection was counted once coming and once going."""
+    wait_until(lambda: server.ledger.open == 0, 1.0)
+    server.ledger.check()
+
+    assert server.ledger.accepted == server.ledger.closed.total()
+
+
+def closed_reasons(server: TcpServer) -> dict[CloseReason, int]:
+    return dict(server.ledger.closed)
+
+
+def assert_closed(server: TcpServer, reason: CloseReason, count: int = 1) -> None:
+    """So many connections, and no others, have ended by now or do so soon, all for this reason."""
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: server.ledger.closed.total() >= count)
+
+    assert closed_reasons(server) == {reason: count}
+    server.ledger.check()
+
+
+def address_family(address: Any) -> int:
+    if isinstance(address, tuple):
+        return int(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    return int(socket.AF_UNIX)

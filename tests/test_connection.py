@@ -1,0 +1,410 @@
+"""One connection's life: sending from anywhere, the outbox, and the ways to end."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import gevent
+import pytest
+
+from gserver.connection import HIGH_WATER, Connection, State, format_address
+from gserver.errors import CloseReason, ConnectionClosed
+from gserver.framing import LengthPrefixed, Lines
+from gserver.service import Service
+from tests.helpers.services import Gate, Keeper, make_lines
+from tests.helpers.serving import Peer, Serving, assert_closed
+from tests.helpers.waiting import assert_never, wait_until
+
+BIG = 1_000_000
+
+
+def keep(serving: Serving, greenlets: str, narrow: bool = False) -> tuple[Keeper, Peer]:
+    """A service that keeps its connections, and one peer whose connection it has."""
+    keeper = Keeper()
+    server = serving.start(keeper.service(), greenlets=greenlets, narrow=narrow)
+    peer = serving.connect(server, narrow)
+    wait_until(lambda: keeper.conns)
+    return keeper, peer
+
+
+# Sending
+
+
+def test_frames_of_several_senders_never_mix(serving: Serving, greenlets: str) -> None:
+    """Big frames, five senders, a slow reader: every frame arrives whole, and each sender's in its order."""
+    conns: list[Connection] = []
+    service = Service(lambda message, conn: b"R" + message, LengthPrefixed, on_open=conns.append)
+    peer = serving.connect(serving.start(service, greenlets=greenlets, narrow=True), narrow=True)
+    wait_until(lambda: conns)
+
+    def send_all(sender: int) -> None:
+        for number in range(8):
+            conns[0].send(bytes([sender, number]) * (30_000 + 7 * sender))
+
+    senders = [gevent.spawn(send_all, sender) for sender in range(5)]
+    peer.send(b"".join(LengthPrefixed().encode(b"%d" % number) for number in range(8)))
+    frames = [read_frame(peer) for _ in range(5 * 8 + 8)]
+    gevent.joinall(senders, raise_error=True)
+
+    pushed = [(frame[0], frame[1]) for frame in frames if frame[:1] != b"R"]
+    assert sorted(pushed) == [(sender, number) for sender in range(5) for number in range(8)]
+    for sender in range(5):
+        assert [number for who, number in pushed if who == sender] == list(range(8))
+    for frame in frames:
+        assert frame[:1] == b"R" or frame == frame[:2] * (30_000 + 7 * frame[0])
+    assert [frame for frame in frames if frame[:1] == b"R"] == [b"R%d" % number for number in range(8)]
+
+
+def read_frame(peer: Peer) -> bytes:
+    (length,) = struct.unpack(">I", peer.read_exactly(4))
+    return peer.read_exactly(length)
+
+
+def test_what_a_handler_sends_keeps_its_place_among_the_replies(serving: Serving, greenlets: str) -> None:
+    def announce(line: bytes, conn: Connection) -> bytes:
+        conn.send(b"first " + line)
+        if line == b"2":
+            gevent.sleep(0.001)
+        conn.send(b"second " + line)
+        return b"reply " + line
+
+    peer = serving.connect(serving.start(make_lines(announce), greenlets=greenlets))
+    peer.send(b"1\n2\n3\n")
+
+    assert [peer.read_line() for _ in range(9)] == [
+        prefix + b" " + number for number in (b"1", b"2", b"3") for prefix in (b"first", b"second", b"reply")
+    ]
+
+
+def test_what_is_pushed_while_a_handler_blocks_comes_after_the_replies_before_it(
+    serving: Serving, greenlets: str
+) -> None:
+    gate, conns = Gate(), list[Connection]()
+    server = serving.start(gate.service(on_open=conns.append), greenlets=greenlets)
+    peer = serving.connect(server)
+    peer.send(b"1\nwait\n2\n")
+    wait_until(lambda: gate.waiting)
+    conns[0].send(b"pushed")
+    gate.opened.set()
+
+    assert [peer.read_line() for _ in range(4)] == [b"did 1", b"pushed", b"did wait", b"did 2"]
+
+
+def test_send_waits_while_much_is_unsent(serving: Serving, greenlets: str) -> None:
+    keeper, peer = keep(serving, greenlets, narrow=True)
+    sent: list[int] = []
+
+    def push() -> None:
+        for number in range(60):
+            keeper.conn.send(b"x" * (HIGH_WATER - 1))
+            sent.append(number)
+
+    pusher = gevent.spawn(push)
+    wait_until(lambda: sent)
+    settle(sent)
+    stuck = len(sent)
+
+    assert stuck < 60
+    outbox = keeper.conn.outbox
+    assert outbox is not None
+    assert outbox.size <= 3 * HIGH_WATER
+    assert len(peer.read_exactly(60 * HIGH_WATER)) == 60 * HIGH_WATER
+    pusher.get()
+    wait_until(lambda: keeper.conn.outbox is None)
+
+
+def settle(growing: list[int]) -> None:
+    """Wait until the list does not grow any more."""
+    length = -1
+    while len(growing) != length:
+        length = len(growing)
+        gevent.sleep(0.05)
+
+
+def test_send_does_not_wait_for_little(serving: Serving, greenlets: str) -> None:
+    """Below the high-water mark send() returns at once, though the peer does not read."""
+    keeper, peer = keep(serving, greenlets, narrow=True)
+    sent = 0
+    while keeper.conn.outbox is None or keeper.conn.outbox.size < HIGH_WATER // 2:
+        keeper.conn.push(b"y" * 1000)
+        sent += 1000
+    with gevent.Timeout(0.5):
+        keeper.conn.send(b"z" * 99)
+
+    assert keeper.conn.outbox is not None
+    assert peer.read_exactly(sent + 100) == b"y" * sent + b"z" * 99 + b"\n"
+
+
+class CountingSocket:
+    """A socket that counts how often something is sent."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self.sends = 0
+
+    def send(self, data: bytes) -> int:
+        self.sends += 1
+        return int(self._sock.send(data))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+def test_small_frames_that_wait_are_sent_together(serving: Serving, greenlets: str) -> None:
+    """A broadcast of small messages to a slow reader costs no system call, and no turn of the loop, for each."""
+    keeper, peer = keep(serving, greenlets, narrow=True)
+    conn: Any = keeper.conn
+    conn.push(b"x" * BIG)
+    counting = conn.sock = CountingSocket(conn.sock)
+    for _ in range(10_000):
+        conn.push(b"y" * 20)
+
+    assert peer.read_exactly(BIG + 200_000) == b"x" * BIG + b"y" * 200_000
+    wait_until(lambda: conn.outbox is None)
+    before_the_small = BIG // 1000
+    assert counting.sends < before_the_small + 2_000
+
+
+def test_bytes_are_counted_as_they_pass(serving: Serving, greenlets: str) -> None:
+    keeper, peer = keep(serving, greenlets)
+    peer.send(b"hello\nhel")
+    wait_until(lambda: keeper.conn.received_bytes == 9)
+
+    assert peer.read_line() == b"hello"
+    assert keeper.conn.sent_bytes == 6
+    keeper.conn.push(b"x" * BIG)
+    peer.read_exactly(BIG)
+    wait_until(lambda: keeper.conn.sent_bytes == BIG + 6)
+
+
+def test_what_the_codec_cannot_carry_is_the_callers_error(serving: Serving, greenlets: str) -> None:
+    keeper, peer = keep(serving, greenlets)
+    with pytest.raises(ValueError, match="newline"):
+        keeper.conn.send(b"two\nlines")
+
+    assert peer.ask(b"still here") == b"still here"
+
+
+def test_the_session_belongs_to_the_service(serving: Serving, greenlets: str) -> None:
+    def count(line: bytes, conn: Connection) -> bytes:
+        conn.session = (conn.session or 0) + 1
+        return b"%d" % conn.session
+
+    server = serving.start(make_lines(count), greenlets=greenlets)
+    one, two = serving.connect(server), serving.connect(server)
+
+    assert [one.ask(b""), one.ask(b""), two.ask(b"")] == [b"1", b"2", b"1"]
+
+
+# Ending
+
+
+def test_close_sends_what_is_owed_first(serving: Serving, greenlets: str) -> None:
+    keeper, peer = keep(serving, greenlets, narrow=True)
+    keeper.conn.push(b"x" * BIG)
+    keeper.conn.close()
+
+    assert keeper.conn.state is State.DRAINING
+    assert peer.read_to_end() == b"x" * BIG
+    assert keeper.conn.state is State.CLOSED
+    wait_until(lambda: keeper.gone)
+    assert keeper.gone == [CloseReason.FINISHED]
+
+
+def test_close_in_a_handler_answers_that_message_and_no_later_one(serving: Serving, greenlets: str) -> None:
+    handled: list[bytes] = []
+
+    def leave(line: bytes, conn: Connection) -> bytes:
+        handled.append(line)
+        if line == b"quit":
+            conn.close()
+        return b"did " + line
+
+    server = serving.start(make_lines(leave), greenlets=greenlets)
+    peer = serving.connect(server)
+    peer.send(b"1\nquit\n2\n")
+
+    assert peer.read_to_end() == b"did 1\ndid quit\n"
+    assert handled == [b"1", b"quit"]
+    assert_closed(server, CloseReason.FINISHED)
+
+
+def test_close_from_another_greenlet_lets_the_handler_answer(serving: Serving, greenlets: str) -> None:
+    gate, conns = Gate(), list[Connection]()
+    server = serving.start(gate.service(on_open=conns.append), greenlets=greenlets)
+    peer = serving.connect(server)
+    peer.send(b"wait\nnever\n")
+    wait_until(lambda: gate.waiting)
+    conns[0].close()
+    gate.opened.set()
+
+    assert peer.read_to_end() == b"did wait\n"
+    assert_closed(server, CloseReason.FINISHED)
+
+
+def test_close_lets_the_handler_answer_though_all_before_is_sent_meanwhile(serving: Serving, greenlets: str) -> None:
+    """An outbox that empties while a handler runs is not the end of a connection that is to close after it."""
+    gate, conns = Gate(), list[Connection]()
+
+    def on_message(line: bytes, conn: Connection) -> bytes:
+        if line == b"wait":
+            conn.push(b"x" * BIG + b"\n")
+            gate.block()
+        return b"did " + line
+
+    server = serving.start(make_lines(on_message, on_open=conns.append), greenlets=greenlets, narrow=True)
+    peer = serving.connect(server, narrow=True)
+    peer.send(b"wait\n")
+    wait_until(lambda: gate.waiting)
+    conns[0].close()
+    assert peer.read_exactly(BIG + 1) == b"x" * BIG + b"\n"
+    gate.opened.set()
+
+    assert peer.read_to_end() == b"did wait\n"
+    assert_closed(server, CloseReason.FINISHED)
+
+
+def test_send_after_close_says_that_it_is_closed(serving: Serving, greenlets: str) -> None:
+    keeper, peer = keep(serving, greenlets)
+    keeper.conn.close()
+    with pytest.raises(ConnectionClosed) as caught:
+        keeper.conn.send(b"too late")
+
+    assert caught.value.reason is CloseReason.FINISHED
+    assert peer.read_to_end() == b""
+
+
+def test_send_after_close_in_a_handler_says_that_it_is_closed(serving: Serving, greenlets: str) -> None:
+    caught: list[ConnectionClosed] = []
+
+    def leave(line: bytes, conn: Connection) -> None:
+        conn.close()
+        try:
+            conn.send(b"too late")
+        except ConnectionClosed as error:
+            caught.append(error)
+
+    server = serving.start(make_lines(leave), greenlets=greenlets)
+    peer = serving.connect(server)
+    peer.send(b"quit\n")
+
+    assert peer.read_to_end() == b""
+    assert [error.reason for error in caught] == [CloseReason.FINISHED]
+
+
+def test_the_first_reason_stays(serving: Serving, greenlets: str) -> None:
+    keeper, peer = keep(serving, greenlets)
+    keeper.conn.close(CloseReason.FINISHED)
+    keeper.conn.close(CloseReason.HANDLER_ERROR)
+    keeper.conn.abort(CloseReason.PEER_RESET)
+
+    assert keeper.conn.close_reason is CloseReason.FINISHED
+    assert peer.read_to_end() == b""
+    wait_until(lambda: keeper.gone)
+    assert_never(lambda: len(keeper.gone) > 1, 0.02)
+
+
+def test_abort_wakes_whoever_waits_to_send(serving: Serving, greenlets: str) -> None:
+    keeper, peer = keep(serving, greenlets, narrow=True)
+    senders = [gevent.spawn(keeper.conn.send, b"x" * BIG * 5) for _ in range(3)]
+    wait_until(lambda: keeper.conn.outbox is not None)
+    keeper.conn.abort(CloseReason.KILLED)
+    gevent.joinall(senders, timeout=1)
+
+    assert all(isinstance(sender.exception, ConnectionClosed) for sender in senders)
+    peer.close()
+
+
+def test_a_peer_that_breaks_wakes_whoever_waits_to_send(serving: Serving, greenlets: str) -> None:
+    keeper, peer = keep(serving, greenlets, narrow=True)
+    sender = gevent.spawn(keeper.conn.send, b"x" * BIG * 5)
+    wait_until(lambda: keeper.conn.outbox is not None)
+    peer.reset()
+    sender.join(1)
+
+    assert isinstance(sender.exception, ConnectionClosed)
+    assert sender.exception.reason is CloseReason.PEER_RESET
+    wait_until(lambda: keeper.gone)
+    assert keeper.gone == [CloseReason.PEER_RESET]
+
+
+def test_a_reset_in_the_middle_of_the_replies_is_noticed(serving: Serving, greenlets: str) -> None:
+    server = serving.start(make_lines(lambda line, conn: b"x" * BIG), greenlets=greenlets, narrow=True)
+    peer = serving.connect(server, narrow=True)
+    peer.send(b"\n" * 50)
+    peer.read()
+    peer.reset()
+
+    assert_closed(server, CloseReason.PEER_RESET)
+
+
+def test_a_reset_while_the_handler_is_busy_is_noticed_when_it_answers(
+    serving: Serving, greenlets: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate()
+    server = serving.start(gate.service(), greenlets=greenlets)
+    peer = serving.connect(server)
+    peer.send(b"wait\nwait\n")
+    wait_until(lambda: gate.waiting)
+    peer.reset()
+    gate.opened.set()
+
+    assert_closed(server, CloseReason.PEER_RESET)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_a_reset_of_an_idle_connection_is_noticed(serving: Serving, greenlets: str) -> None:
+    keeper, peer = keep(serving, greenlets)
+    peer.reset()
+    wait_until(lambda: keeper.gone)
+
+    assert keeper.gone == [CloseReason.PEER_RESET]
+
+
+def test_an_orderly_end_is_peer_eof(serving: Serving, greenlets: str) -> None:
+    keeper, peer = keep(serving, greenlets)
+    assert peer.ask(b"hello") == b"hello"
+    peer.close()
+    wait_until(lambda: keeper.gone)
+
+    assert keeper.gone == [CloseReason.PEER_EOF]
+    assert keeper.conn.is_draining
+
+
+# What is shown
+
+
+def test_a_connection_shows_its_peer_and_state(serving: Serving, greenlets: str) -> None:
+    keeper, peer = keep(serving, greenlets)
+    host, port = peer.sock.getsockname()
+
+    assert repr(keeper.conn) == f"<Connection {host}:{port} open>"
+    keeper.conn.close()
+    assert repr(keeper.conn) == f"<Connection {host}:{port} closed>"
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        (("127.0.0.1", 80), "127.0.0.1:80"),
+        (("::1", 80, 0, 0), "[::1]:80"),
+        ("/run/app.sock", "unix:/run/app.sock"),
+        (b"\0abstract\xff", "unix:\0abstract\\xff"),
+        ("", "unix:"),
+    ],
+)
+def test_addresses_are_written_for_people(address: Any, text: str) -> None:
+    assert format_address(address) == text
+
+
+def test_an_idle_connection_holds_no_buffer(serving: Serving) -> None:
+    """After its work, a connection keeps nothing of it: no reply, no outbox, no bytes in the codec."""
+    keeper, peer = keep(serving, "pooled")
+    assert peer.ask(b"x" * 60_000) == b"x" * 60_000
+    wait_until(lambda: keeper.conn.outbox is None)
+    codec = keeper.conn.codec
+    assert isinstance(codec, Lines)
+
+    assert keeper.conn.turn_replies is None
+    assert sum(len(getattr(codec, slot)) for slot in ("_partial", "_complete")) == 0

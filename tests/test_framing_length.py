@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gserver.errors import FrameTooLarge, IncompleteMessage, InvalidHeader
+from gserver.framing import LengthPrefixed
+from tests.helpers.codec_kit import (
+    Limit,
+    assert_fails,
+    check_codec,
+    check_garbage,
+    check_limit,
+    check_linear_cost,
+    feed,
+)
+from tests.helpers.cuts import cut_anywhere
+
+Order = Literal["big", "little"]
+SHAPES = list(itertools.product((1, 2, 4, 8), ("big", "little"), (False, True)))
+SHAPE = st.sampled_from(SHAPES)
+
+
+def make_wire(body: bytes, header_bytes: int, byteorder: Order, includes_header: bool) -> bytes:
+    length = len(body) + (header_bytes if includes_header else 0)
+    return length.to_bytes(header_bytes, byteorder) + body
+
+
+def make_limit(header_bytes: int, byteorder: Order, includes_header: bool) -> Limit:
+    def wire(size: int) -> bytes:
+        return make_wire(bytes(size), header_bytes, byteorder, includes_header)
+
+    return Limit(
+        codec=lambda size: LengthPrefixed(header_bytes, byteorder, max_bytes=size, includes_header=includes_header),
+        wire=wire,
+        unfinished=lambda size: wire(size)[:header_bytes],
+    )
+
+
+@pytest.mark.parametrize(("header_bytes", "byteorder", "includes_header"), SHAPES)
+def test_every_shape_passes_the_battery(header_bytes: int, byteorder: Order, includes_header: bool) -> None:
+    make = functools.partial(LengthPrefixed, header_bytes, byteorder, includes_header=includes_header)
+    wire = functools.partial(make_wire, header_bytes=header_bytes, byteorder=byteorder, includes_header=includes_header)
+    pairs = [
+        (wire(b"hello"), [b"hello"]),
+        (wire(b""), [b""]),
+        (wire(b"") + wire(b"\x00\xff" * 9) + wire(b"\n"), [b"", b"\x00\xff" * 9, b"\n"]),
+    ]
+    check_codec(make, pairs)
+
+
+@pytest.mark.parametrize(("header_bytes", "byteorder", "includes_header"), SHAPES)
+def test_the_maximum_holds_in_every_shape(header_bytes: int, byteorder: Order, includes_header: bool) -> None:
+    check_limit(make_limit(header_bytes, byteorder, includes_header))
+
+
+def test_a_message_that_comes_byte_by_byte_costs_no_more_per_byte() -> None:
+    limit = make_limit(4, "big", False)
+    check_linear_cost(lambda: limit.codec(1 << 20), limit.wire)
+
+
+def test_a_length_over_the_maximum_is_refused_with_its_header() -> None:
+    codec = LengthPrefixed(max_bytes=1000)
+    with pytest.raises(FrameTooLarge) as caught:
+        feed(codec, [b"\x7f\xff\xff\xff"])
+
+    assert str(caught.value) == "message of 2147483647 bytes, the limit is 1000"
+    assert_fails(codec, FrameTooLarge)
+
+
+def test_the_largest_length_of_eight_bytes_is_only_too_large() -> None:
+    with pytest.raises(FrameTooLarge):
+        feed(LengthPrefixed(8), [b"\xff" * 8])
+
+
+@pytest.mark.parametrize("announced", range(4))
+def test_a_length_shorter_than_its_header_is_invalid(announced: int) -> None:
+    codec = LengthPrefixed(4, includes_header=True)
+    with pytest.raises(InvalidHeader) as caught:
+        feed(codec, [announced.to_bytes(4, "big")])
+
+    assert str(caught.value) == f"length {announced} is less than the 4 bytes of its own header"
+    assert_fails(codec, InvalidHeader)
+
+
+def test_eof_in_a_message_names_how_much_of_it_came() -> None:
+    codec = LengthPrefixed(2)
+    feed(codec, [b"\x00\x01a\x00\x05abc"])
+    with pytest.raises(IncompleteMessage) as caught:
+        codec.eof()
+
+    assert str(caught.value) == "the peer stopped 5 bytes into a message"
+
+
+def test_messages_that_came_before_an_error_are_delivered() -> None:
+    codec = LengthPrefixed(1, max_bytes=3)
+    codec.receive(b"\x01a\x02bc\x04")
+    messages = iter(codec.messages())
+
+    assert next(messages) == b"a"
+    assert next(messages) == b"bc"
+    with pytest.raises(FrameTooLarge):
+        next(messages)
+
+
+def test_a_message_that_does_not_fit_its_length_field_cannot_be_encoded() -> None:
+    assert LengthPrefixed(1).encode(bytes(255))[:1] == b"\xff"
+    with pytest.raises(ValueError, match=r"^message of 256 bytes does not fit a 1-byte length field$"):
+        LengthPrefixed(1).encode(bytes(256))
+    with pytest.raises(ValueError, match=r"^message of 255 bytes does not fit a 1-byte length field$"):
+        LengthPrefixed(1, includes_header=True).encode(bytes(255))
+
+
+@pytest.mark.parametrize("header_bytes", [0, 3, 16, -1])
+def test_other_widths_are_refused(header_bytes: int) -> None:
+    with pytest.raises(ValueError, match="must be one of 1, 2, 4, 8"):
+        LengthPrefixed(header_bytes)
+
+
+def test_other_byte_orders_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^byteorder is 'network', must be 'big' or 'little'$"):
+        LengthPrefixed(4, "network")  # type: ignore[arg-type]
+
+
+def test_a_negative_maximum_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^max_bytes is -1, must not be negative$"):
+        LengthPrefixed(max_bytes=-1)
+
+
+def test_messages_are_bytes_that_nobody_changes_later() -> None:
+    """A message is not a view of the buffer, whichever way it came."""
+    codec = LengthPrefixed(1)
+    messages = feed(codec, [b"\x03a", b"bc\x03", b"def\x03ghi"])
+
+    assert messages == [b"abc", b"def", b"ghi"]
+    assert {type(message) for message in messages} == {bytes}
+
+
+@given(SHAPE, st.lists(st.binary(max_size=40)), st.data())
+def test_any_messages_cut_anywhere_are_the_same_messages(
+    shape: tuple[int, Order, bool], messages: list[bytes], data: st.DataObject
+) -> None:
+    codec = LengthPrefixed(shape[0], shape[1], includes_header=shape[2])
+    wire = b"".join(map(codec.encode, messages))
+
+    assert feed(codec, cut_anywhere(data, wire)) == messages
+    codec.eof()
+
+
+@given(SHAPE, st.lists(st.sampled_from([b"\x00", b"\x01", b"\x05", b"\x09", b"\xff"])).map(b"".join))
+def test_garbage_gives_messages_or_a_protocol_error(shape: tuple[int, Order, bool], data: bytes) -> None:
+    check_garbage(functools.partial(LengthPrefixed, shape[0], shape[1], max_bytes=8, includes_header=shape[2]), data)

@@ -1,0 +1,237 @@
+"""The architecture, held by parsing imports: who may know of whom, what stays pure, and how large things may grow."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("gserver", "loadtests", "tests")
+#: From left to right; nobody imports from the right. Modules of one place may know each other.
+LAYERS = [
+    {"gserver.errors"},
+    {"gserver.framing"},
+    {"gserver.service"},
+    {"gserver.connection"},
+    {"gserver.turn", "gserver.engine", "gserver.streams"},
+    {"gserver.server"},
+    {"gserver.arbiter"},
+    {"gserver.cli"},
+]
+PURE = [
+    "gserver/framing/*.py",
+    "gserver/errors.py",
+    "gserver/ledger.py",
+    "gserver/settings.py",
+    "gserver/arbiter/children.py",
+    *(f"loadtests/{name}.py" for name in ("pacing", "histogram", "results", "compare", "profiles")),
+]
+IMPURE = {"gevent", "locust", "socket", "_socket"}
+VAGUE = {"util", "utils", "common", "base", "helper", "misc"}
+MAX_FILE_LINES = 500
+MAX_FUNCTION_LINES = 60
+
+
+def python_files(*patterns: str) -> list[Path]:
+    return sorted(path for pattern in patterns for path in ROOT.glob(pattern))
+
+
+def all_files() -> list[Path]:
+    return python_files(*(f"{package}/**/*.py" for package in PACKAGES))
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"), str(path))
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_for_types_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def imports(node: ast.AST, in_functions: bool = True) -> Iterator[str]:
+    """The dotted names that a tree imports when it runs: modules, and what is taken from them."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, f"line {child.lineno}: a relative import"
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+        elif is_for_types_only(child):
+            assert isinstance(child, ast.If)
+            yield from imports(ast.Module(child.orelse, []), in_functions)
+        elif in_functions or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from imports(child, in_functions)
+
+
+def layer_of(name: str) -> int | None:
+    """The layer of a module, of a module of its package, or of something in it."""
+    for layer, modules in enumerate(LAYERS):
+        if any(name == module or name.startswith(module + ".") for module in modules):
+            return layer
+    return None
+
+
+def ids(paths: list[Path]) -> list[str]:
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+def each(paths: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=ids(paths))
+
+
+@each(python_files("gserver/**/*.py"))
+def test_no_module_imports_from_a_layer_above(path: Path) -> None:
+    own = layer_of(name_of(path))
+    if own is None:
+        return
+    above = {name for name in imports(parse(path)) if (layer_of(name) or 0) > own}
+
+    assert above == set()
+
+
+def test_every_layer_has_its_modules() -> None:
+    """A module that was renamed would else be free of all laws."""
+    names = {name_of(path) for path in python_files("gserver/**/*.py")}
+
+    assert {module for layer in LAYERS for module in layer} <= names
+
+
+@each(python_files(*PURE))
+def test_what_is_pure_does_no_io(path: Path) -> None:
+    assert {name.partition(".")[0] for name in imports(parse(path))} & IMPURE == set()
+
+
+@each([path for path in python_files("gserver/arbiter/**/*.py") if path.name != "worker.py"])
+def test_the_arbiter_knows_nothing_of_gevent(path: Path) -> None:
+    assert {name for name in imports(parse(path)) if name.partition(".")[0] == "gevent"} == set()
+
+
+def test_a_worker_imports_gevent_only_after_the_fork() -> None:
+    tree = parse(ROOT / "gserver/arbiter/worker.py")
+
+    assert not any(name.partition(".")[0] == "gevent" for name in imports(tree, in_functions=False))
+    assert any(name.partition(".")[0] == "gevent" for name in imports(tree))
+
+
+@each(python_files("gserver/**/*.py"))
+def test_the_server_knows_nothing_of_the_load_tests(path: Path) -> None:
+    assert {name for name in imports(parse(path)) if name.partition(".")[0] in ("loadtests", "locust")} == set()
+
+
+@pytest.mark.parametrize(
+    "module", ["gserver", "gserver.cli", "gserver.framing", "gserver.settings", "gserver.arbiter.arbiter"]
+)
+def test_importing_it_does_not_import_gevent(module: str) -> None:
+    program = f"import sys, {module}; print(sorted(name for name in sys.modules if name.startswith('gevent')))"
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, cwd=ROOT, check=False
+    )
+
+    assert (finished.stdout, finished.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("module", ["gserver.server", "gserver.client", "gserver.handlers"])
+def test_importing_it_patches_nothing(module: str) -> None:
+    program = f"import socket, time, {module}; print(socket.socket.__module__, time.sleep.__module__)"
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, cwd=ROOT, check=False
+    )
+
+    assert (finished.stdout, finished.stderr) == ("socket time\n", "")
+
+
+def test_every_public_name_can_be_imported_and_is_hidden_by_no_module() -> None:
+    program = "import gserver; print(all(getattr(gserver, name) is not None for name in gserver.__all__))"
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, cwd=ROOT, check=False
+    )
+    assert (finished.stdout, finished.stderr) == ("True\n", "")
+    tree = parse(ROOT / "gserver/__init__.py")
+    (public,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    )
+
+    assert {path.stem for path in python_files("gserver/*.py", "gserver/*/__init__.py")} & set(public) == set()
+
+
+def test_no_module_has_a_vague_name() -> None:
+    assert {path for path in all_files() if path.stem.strip("_") in VAGUE} == set()
+
+
+@each(all_files())
+def test_files_and_functions_stay_small(path: Path) -> None:
+    lines = len(path.read_text("utf-8").splitlines())
+    long = {
+        node.name: node.end_lineno - node.lineno + 1
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno >= MAX_FUNCTION_LINES
+    }
+
+    assert lines < MAX_FILE_LINES
+    assert long == {}
+
+
+@each(all_files())
+def test_modules_say_what_they_are_for(path: Path) -> None:
+    """A docstring above the imports; test files may leave it to the names of their tests."""
+    if not path.name.startswith("test_"):
+        assert ast.get_docstring(parse(path))
+
+
+@each(python_files("gserver/**/*.py"))
+def test_every_function_is_annotated(path: Path) -> None:
+    bare = [
+        f"{node.name}:{node.lineno}"
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.returns is None or any(missing_annotation(node)))
+    ]
+
+    assert bare == []
+
+
+def missing_annotation(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[bool]:
+    arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    for argument in arguments:
+        yield argument.annotation is None and argument.arg not in ("self", "cls")
+
+
+class TestTheParser:
+    """The laws above are worth what the parser sees."""
+
+    def parse_text(self, text: str, in_functions: bool = True) -> set[str]:
+        return set(imports(ast.parse(text), in_functions))
+
+    def test_all_forms_of_import_are_seen(self) -> None:
+        text = "import a.b, c\nfrom d.e import f as g\ntry:\n    import h\nexcept ImportError:\n    pass\n"
+
+        assert self.parse_text(text) == {"a.b", "c", "d.e.f", "h"}
+
+    def test_imports_in_functions_are_seen_if_asked(self) -> None:
+        text = "def f():\n    import a\nclass B:\n    import c\n    def m(self):\n        from d import e\n"
+
+        assert self.parse_text(text) == {"a", "c", "d.e"}
+        assert self.parse_text(text, in_functions=False) == {"c"}
+
+    def test_imports_for_types_are_not_imports(self) -> None:
+        assert self.parse_text("if TYPE_CHECKING:\n    import a\nelse:\n    import b\n") == {"b"}
+
+    def test_layers_are_found_by_whole_names(self) -> None:
+        assert layer_of("gserver.errors.CloseReason") == 0
+        assert layer_of("gserver.framing.lines") == 1
+        assert layer_of("gserver.serverless") is None
+        assert layer_of("gserver") is None

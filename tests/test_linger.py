@@ -1,0 +1,202 @@
+"""Lingering close: the last reply is readable to its end, and nobody lingers for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import socket as plain
+import threading
+import time
+from typing import Any
+
+import gevent
+import pytest
+
+from gserver import linger
+from gserver.errors import CloseReason
+from gserver.handlers import json
+from gserver.linger import Linger
+from tests.helpers.serving import Serving, assert_closed
+from tests.helpers.waiting import assert_never, wait_until
+
+REPLY = b'"message":"line of at least '
+
+
+class PushyClient(threading.Thread):
+    """A client in a thread of its own, which sends on while it is told that its line is too long."""
+
+    def __init__(self, address: Any) -> None:
+        super().__init__(daemon=True)
+        self.address = address
+        self.reply = b""
+        self.error: OSError | None = None
+
+    def run(self) -> None:
+        with plain.create_connection(self.address, timeout=10) as sock:
+            sender = threading.Thread(target=self.send, args=(sock,), daemon=True)
+            sender.start()
+            try:
+                while data := sock.recv(65536):
+                    time.sleep(0.005)  # slow to read, so that a reset would overtake the reply
+                    self.reply += data
+            except OSError as error:
+                self.error = error
+            sender.join()
+
+    def send(self, sock: plain.socket) -> None:
+        with contextlib.suppress(OSError):
+            for _ in range(60):
+                sock.sendall(b"x" * 32768)
+
+
+def test_the_last_reply_is_readable_though_the_client_sends_on(serving: Serving, greenlets: str) -> None:
+    """Twenty of twenty clients read the error to its end, and none sees a reset before."""
+    server = serving.start(json(), greenlets=greenlets)
+    clients = [PushyClient(server.address) for _ in range(20)]
+    for client in clients:
+        client.start()
+    wait_until(lambda: not any(client.is_alive() for client in clients), 15)
+
+    assert [client.error for client in clients] == [None] * 20
+    assert [client.reply.count(REPLY) for client in clients] == [1] * 20
+    assert_closed(server, CloseReason.PROTOCOL_ERROR, 20)
+
+
+@contextlib.contextmanager
+def make_linger(timeout_s: float, emptied: list[bool]) -> Any:
+    lingering = Linger(timeout_s, lambda: emptied.append(True))
+    try:
+        yield lingering
+    finally:
+        lingering.close()
+
+
+def make_pair() -> tuple[Any, plain.socket]:
+    """The two ends of a connection: a C socket as the server has it, and a non-blocking one for the test."""
+    ours, theirs = plain.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    return ours, theirs
+
+
+def is_closed(sock: Any) -> bool:
+    return bool(sock.fileno() == -1)
+
+
+def test_the_peer_sees_the_end_at_once_and_the_socket_stays_until_it_ends_too() -> None:
+    emptied: list[bool] = []
+    ours, theirs = make_pair()
+    with make_linger(5, emptied) as lingering, theirs:
+        lingering.take(ours)
+        assert theirs.recv(10) == b""
+        theirs.send(b"still talking")
+        assert_never(lambda: is_closed(ours), 0.03)
+        assert len(lingering) == 1
+        theirs.close()
+        wait_until(lambda: is_closed(ours))
+
+    assert emptied == [True]
+    assert len(lingering) == 0
+
+
+def test_a_peer_that_stays_is_cut_off_in_time() -> None:
+    """The time counts from the close, not from when the loop last looked at its clock before a busy handler."""
+    emptied: list[bool] = []
+    ours, theirs = make_pair()
+    with make_linger(0.05, emptied) as lingering, theirs:
+        gevent.sleep(0.001)
+        time.sleep(0.06)
+        started = time.monotonic()
+        lingering.take(ours)
+        wait_until(lambda: is_closed(ours), 2)
+        assert time.monotonic() - started >= 0.04
+
+    assert emptied == [True]
+
+
+def test_each_socket_has_its_own_deadline() -> None:
+    emptied: list[bool] = []
+    pairs = [make_pair() for _ in range(3)]
+    gone: list[float] = []
+    with make_linger(0.1, emptied) as lingering:
+        for ours, _ in pairs:
+            lingering.take(ours)
+            gevent.sleep(0.03)
+        for ours, theirs in pairs:
+            wait_until(functools.partial(is_closed, ours), 2)
+            gone.append(time.monotonic())
+            theirs.close()
+
+    assert gone[1] - gone[0] >= 0.01
+    assert gone[2] - gone[1] >= 0.01
+    assert emptied == [True]
+
+
+def test_a_peer_that_sends_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linger, "MAX_DISCARDED_BYTES", 200_000)
+    ours, theirs = make_pair()
+    sent = 0
+    with make_linger(5, []) as lingering, theirs:
+        lingering.take(ours)
+        while not is_closed(ours) and sent < 10_000_000:
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):
+                sent += theirs.send(b"x" * 10_000)
+            gevent.sleep(0)
+
+    assert 200_000 < sent < 1_000_000
+
+
+def test_a_peer_that_breaks_is_let_go() -> None:
+    emptied: list[bool] = []
+    with make_linger(5, emptied) as lingering, plain.create_server(("127.0.0.1", 0)) as listener:
+        theirs = plain.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+        ours.setblocking(False)
+        lingering.take(ours)
+        theirs.setsockopt(plain.SOL_SOCKET, plain.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        theirs.close()
+        wait_until(lambda: is_closed(ours))
+
+    assert emptied == [True]
+
+
+def test_a_socket_that_is_broken_already_is_closed_at_once() -> None:
+    with make_linger(5, []) as lingering:
+        sock = plain.socket()
+        lingering.take(sock)
+
+        assert is_closed(sock)
+        assert len(lingering) == 0
+
+
+def test_close_lets_go_of_everything() -> None:
+    pairs = [make_pair() for _ in range(3)]
+    with make_linger(60, []) as lingering:
+        for ours, _ in pairs:
+            lingering.take(ours)
+        lingering.close()
+        assert all(is_closed(ours) for ours, _ in pairs)
+    for _, theirs in pairs:
+        theirs.close()
+
+
+def test_lingering_holds_no_greenlet(serving: Serving) -> None:
+    server = serving.start(json(), linger_s=5.0)
+    peers = [serving.connect(server) for _ in range(20)]
+    for peer in peers:
+        peer.send(b"x" * 70_000)
+    wait_until(lambda: server.ledger.closed[CloseReason.PROTOCOL_ERROR] == 20)
+    gc.collect()
+
+    assert sum(isinstance(each, gevent.Greenlet) and not each.dead for each in gc.get_objects()) == 0
+    assert all(REPLY in peer.read_to_end() for peer in peers)
+
+
+def test_the_time_to_linger_is_the_servers_to_choose(serving: Serving) -> None:
+    server = serving.start(json(), linger_s=0.03)
+    peer = serving.connect(server)
+    peer.send(b"x" * 70_000)
+    assert REPLY in peer.read_to_end()
+
+    wait_until(lambda: not server._linger, 1)

@@ -1,0 +1,206 @@
+"""Ways to stop a TcpServer other than drain(): stop(), `with`, serve_forever(); and all close reasons at once."""
+
+from __future__ import annotations
+
+import time
+
+import gevent
+
+from gserver.connection import Connection
+from gserver.errors import CloseReason
+from gserver.framing import Lines
+from gserver.server import TcpServer
+from gserver.service import Service
+from tests.helpers.services import Gate, make_echo_lines, make_lines
+from tests.helpers.serving import Serving, assert_closed
+from tests.helpers.waiting import is_soon, wait_until
+
+
+def test_stop_closes_idle_connections_and_does_not_wait_long(serving: Serving, greenlets: str) -> None:
+    server = serving.start(make_echo_lines(), greenlets=greenlets)
+    peer = serving.connect(server)
+    assert peer.ask(b"hello") == b"hello"
+    started = time.monotonic()
+    server.stop(0)
+
+    assert time.monotonic() - started < 1
+    assert peer.read_to_end() == b""
+    assert_closed(server, CloseReason.DRAINED)
+
+
+def test_stop_lets_handlers_finish_for_as_long_as_it_is_told(serving: Serving, greenlets: str) -> None:
+    gate = Gate()
+    server = serving.start(gate.service(), greenlets=greenlets, linger_s=0.05)
+    quick, slow = serving.connect(server), serving.connect(server)
+    for peer in (quick, slow):
+        peer.send(b"wait\n")
+    wait_until(lambda: gate.waiting == 2)
+    gevent.spawn_later(0.02, gate.opened.set)
+    server.stop(2)
+
+    assert quick.read_to_end() == slow.read_to_end() == b"did wait\n"
+    assert_closed(server, CloseReason.DRAINED, 2)
+
+
+def test_stop_kills_what_takes_longer(serving: Serving, greenlets: str) -> None:
+    gate = Gate()
+    server = serving.start(gate.service(), greenlets=greenlets)
+    serving.connect(server).send(b"wait\n")
+    wait_until(lambda: gate.waiting)
+    server.stop(0.02)
+
+    assert gate.waiting == 0
+    assert_closed(server, CloseReason.KILLED)
+
+
+def test_a_server_is_a_context_manager(serving: Serving, greenlets: str) -> None:
+    with serving.start(make_echo_lines(), greenlets=greenlets) as server:
+        peer = serving.connect(server)
+        assert peer.ask(b"hello") == b"hello"
+        peer.close()
+
+    assert server.closed
+    assert server.ledger.open == 0
+
+
+def test_serve_forever_serves_until_it_is_stopped(serving: Serving, greenlets: str) -> None:
+    server = serving.start(make_echo_lines(), greenlets=greenlets)
+    forever = gevent.spawn(server.serve_forever)
+    assert serving.connect(server).ask(b"hello") == b"hello"
+    server.stop(0.05)
+    forever.join(2)
+
+    assert forever.successful()
+
+
+def test_a_drain_under_serve_forever_keeps_its_own_timeout(serving: Serving, greenlets: str) -> None:
+    """gevent's serve_forever() stops the server once it is closed, and must not cut short the drain that closed it."""
+    gate = Gate()
+    server = serving.start(gate.service(), greenlets=greenlets)
+    server.stop_timeout = 0.05
+    forever = gevent.spawn(server.serve_forever)
+    peer = serving.connect(server)
+    peer.send(b"wait\n")
+    wait_until(lambda: gate.waiting)
+    drain = gevent.spawn(server.drain, 5)
+    gevent.spawn_later(0.3, gate.opened.set)
+
+    assert peer.read_to_end() == b"did wait\n"
+    peer.close()
+    assert drain.get() == 0
+    forever.join(2)
+    assert forever.ready()
+
+
+def test_a_server_that_never_started_can_be_stopped() -> None:
+    server = TcpServer(("127.0.0.1", 0), make_echo_lines())
+    server.stop(0)
+
+    assert server.ledger.accepted == 0
+
+
+def test_a_connection_that_cannot_be_made_does_not_stop_a_drain(serving: Serving, greenlets: str) -> None:
+    """The codec of the connection that waits in the queue cannot be made; the others are drained all the same."""
+    made: list[Lines] = []
+
+    def make_codec() -> Lines:
+        if made:
+            raise ValueError("one is enough")
+        made.append(Lines())
+        return made[0]
+
+    server = serving.start(Service(lambda line, conn: line, make_codec), greenlets=greenlets)
+    peer = serving.connect(server)
+    assert peer.ask(b"hello") == b"hello"
+    server.stop_accepting()
+    serving.connect(server)
+    drain = gevent.spawn(server.drain, 2)
+
+    assert peer.read_to_end() == b""
+    peer.close()
+    assert drain.get() == 0
+    assert server.closed
+
+
+def test_on_close_comes_after_the_last_message_though_the_connection_broke_before(
+    serving: Serving, greenlets: str
+) -> None:
+    """A failed send of another greenlet ends the connection while a handler runs; on_close waits for the handler."""
+    told: list[str] = []
+    conns: list[Connection] = []
+    gate = Gate()
+
+    def on_message(line: bytes, conn: Connection) -> None:
+        gate.block()
+        told.append("handled")
+
+    service = make_lines(on_message, on_open=conns.append, on_close=lambda conn, reason: told.append("closed"))
+    server = serving.start(service, greenlets=greenlets)
+    peer = serving.connect(server)
+    peer.send(b"hello\n")
+    wait_until(lambda: gate.waiting)
+    peer.reset()
+    conns[0].push(b"x")
+    conns[0].push(b"x")
+    assert_closed(server, CloseReason.PEER_RESET)
+    is_soon(lambda: told, 0.02)  # on_close would come now, if it did not wait
+    gate.opened.set()
+    wait_until(lambda: len(told) == 2)
+
+    assert told == ["handled", "closed"]
+
+
+def test_a_drain_waits_for_a_handler_whose_connection_has_ended(serving: Serving, greenlets: str) -> None:
+    """The peer is gone, and what the handler does is not done yet: a server that stops lets it finish."""
+    gate = Gate()
+    done: list[bytes] = []
+    conns: list[Connection] = []
+
+    def on_message(line: bytes, conn: Connection) -> None:
+        gate.block()
+        done.append(line)
+
+    server = serving.start(make_lines(on_message, on_open=conns.append), greenlets=greenlets)
+    peer = serving.connect(server)
+    peer.send(b"hello\n")
+    wait_until(lambda: gate.waiting)
+    conns[0].abort(CloseReason.PEER_RESET)
+    gevent.spawn_later(0.03, gate.opened.set)
+    server.drain(2)
+    finished = list(done)
+    wait_until(lambda: done)
+
+    assert finished == [b"hello"]
+
+
+def test_every_close_reason_is_reached_and_counted(serving: Serving, greenlets: str) -> None:
+    gate = Gate()
+
+    def on_message(line: bytes, conn: object) -> bytes:
+        if line == b"fail":
+            raise RuntimeError("the handler failed")
+        return gate.on_message(line, conn)  # type: ignore[arg-type]
+
+    service = make_echo_lines()
+    service.on_message = on_message
+    server = serving.start(service, greenlets=greenlets)
+    peers = [serving.connect(server) for _ in range(7)]
+    eof, reset, half, long, fail, wait, idle = peers
+    eof.finish()
+    reset.send(b"hello\n")
+    reset.read_line()
+    reset.reset()
+    half.send(b"half")
+    half.finish()
+    long.send(b"x" * 70_000)
+    fail.send(b"fail\n")
+    wait.send(b"wait\n")
+    wait_until(lambda: gate.waiting == 1 and server.ledger.open == 2)
+    idle.ask(b"hello")
+    refused = serving.connect(server)
+    refused.ask(b"hello")
+    next(conn for conn in server._connections if conn.peer == refused.sock.getsockname()).close()
+    server.drain(0.1)
+
+    assert server.ledger.closed == dict.fromkeys(CloseReason, 1)
+    server.ledger.check()
