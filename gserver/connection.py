@@ -35,6 +35,7 @@ log = logging.getLogger("gserver.connection")
 
 READ, WRITE = 1, 2  # libev's EV_READ and EV_WRITE
 HIGH_WATER = 64 * 1024
+SEND_BYTES = 64 * 1024
 
 #: As accept() returns it: (host, port), the four fields of IPv6, or a path.
 Address = tuple[Any, ...] | str | bytes
@@ -47,9 +48,13 @@ class State(enum.Enum):
 
 
 class Owner(Protocol):
-    """Who keeps count of a connection: it hears of the end once, and closes the socket."""
+    """Who keeps count of a connection: it closes the socket."""
 
-    def connection_closed(self, conn: Connection) -> None: ...
+    def connection_closed(self, conn: Connection) -> None:
+        """Nothing more goes over its socket."""
+
+    def connection_left(self, conn: Connection) -> None:
+        """Nor does any handler hold on to it: comes once, after connection_closed()."""
 
 
 class Connection:
@@ -164,7 +169,7 @@ class Connection:
     def outbox_emptied(self) -> None:
         """Called by the outbox, in the hub, when the kernel has taken everything."""
         self.outbox = None
-        if self.close_reason is not None and self.turn_replies is None:
+        if self.close_reason is not None and not self.is_busy:
             self._finish()
 
     # Ending
@@ -184,13 +189,24 @@ class Connection:
         self.close_reason = reason
         self.state = State.DRAINING
         self._stop_watching()
-        if self.turn_replies is None:
-            self.finish_closing()
+        if not self.is_busy:
+            self._finish_if_sent()
 
-    def finish_closing(self) -> None:
-        """The second half of close(): nothing more will be sent than what the outbox holds."""
+    def turn_over(self) -> None:
+        """The handler has returned, and the connection was closed meanwhile: do what had to wait for that."""
+        if self.state is State.CLOSED:
+            self._owner.connection_left(self)
+        else:
+            self._finish_if_sent()
+
+    def _finish_if_sent(self) -> None:
         if self.outbox is None and self.state is not State.CLOSED:
             self._finish()
+
+    @property
+    def is_busy(self) -> bool:
+        """A handler is at work on this connection."""
+        return self.turn_replies is not None
 
     def abort(self, reason: CloseReason) -> None:
         """Close at once; what the kernel has not taken is lost."""
@@ -203,7 +219,6 @@ class Connection:
 
     def _finish(self) -> None:
         self.state = State.CLOSED
-        self.turn_replies = None
         outbox, self.outbox = self.outbox, None
         if outbox is not None:
             outbox.stop()
@@ -215,6 +230,8 @@ class Connection:
             self.sent_bytes,
         )
         self._owner.connection_closed(self)
+        if not self.is_busy:
+            self._owner.connection_left(self)
 
     # Watching
 
@@ -258,8 +275,19 @@ class Outbox:
         self._chunks.append(memoryview(data))
         self.size += len(data)
 
-    def _writable(self) -> None:
+    def _next_chunk(self) -> memoryview:
+        """The first chunk, and with it the small ones behind it: they cost one system call together."""
         chunk = self._chunks.popleft()
+        if len(chunk) >= SEND_BYTES or not self._chunks:
+            return chunk
+        together, size = [chunk], len(chunk)
+        while self._chunks and size < SEND_BYTES:
+            together.append(self._chunks.popleft())
+            size += len(together[-1])
+        return memoryview(b"".join(together))
+
+    def _writable(self) -> None:
+        chunk = self._next_chunk()
         try:
             sent = self._conn.sock.send(chunk)
         except BlockingIOError:

@@ -15,6 +15,7 @@ Fairness: a turn receives a bounded number of bytes; what remains fires the watc
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from typing import Any, Protocol, TypeVar
 
@@ -27,6 +28,8 @@ from gserver.errors import CloseReason
 from gserver.turn import Turn
 
 __all__ = ["DedicatedEngine", "Engine", "PooledEngine"]
+
+log = logging.getLogger("gserver.engine")
 
 # Runners kept for the next turn; a burst of blocked handlers beyond it makes runners that are let go afterwards.
 IDLE_RUNNERS = 64
@@ -193,6 +196,13 @@ class DedicatedEngine(_TurnEngine):
         runner = _current_runner()
         conn = runner.home
         assert conn is not None
+        try:
+            self._serve_for_life(runner, conn)
+        except (Exception, gevent.Timeout):
+            log.exception("something a handler left behind ended %s", conn)
+            conn.abort(CloseReason.HANDLER_ERROR)
+
+    def _serve_for_life(self, runner: Runner, conn: Connection) -> None:
         serve, park = self._turn.serve, self._hub.switch
         while conn.state is State.OPEN:
             runner.conn = conn

@@ -144,6 +144,8 @@ class TcpServer(StreamServer):
             conn.runner = self._callbacks.spawn(self._open, conn, on_open)
 
     def _open(self, conn: Connection, on_open: Callable[[Connection], None]) -> None:
+        replies: list[bytes] = []
+        conn.turn_replies = replies
         try:
             on_open(conn)
         except GreenletExit:
@@ -151,9 +153,11 @@ class TcpServer(StreamServer):
         except (Exception, gevent.Timeout):
             log.exception("on_open failed for %s", conn)
             conn.close(CloseReason.HANDLER_ERROR)
-        conn.runner = None
+        conn.runner = conn.turn_replies = None
         if conn.close_reason is None:
             self._begin(conn)
+        else:
+            conn.turn_over()
 
     def _begin(self, conn: Connection) -> None:
         assert self._engine is not None
@@ -164,20 +168,24 @@ class TcpServer(StreamServer):
     # Ending
 
     def connection_closed(self, conn: Connection) -> None:
-        """The connection says that it has ended; close its socket, tell the service, keep the books."""
+        """The connection says that nothing more goes over it: close its socket, keep the books."""
         reason = conn.close_reason
         assert reason is not None
         assert self._engine is not None
-        self._connections.discard(conn)
         self._engine.forget(conn)
         if reason in _LINGERING:
             self._linger.take(conn.sock)
         else:
             conn.sock.close()
+        self.ledger.ended(reason)
+
+    def connection_left(self, conn: Connection) -> None:
+        """Nor does any handler hold on to it: tell the service."""
+        self._connections.discard(conn)
         on_close = self._service.on_close if isinstance(self._service, Service) else None
         if on_close is not None:
-            self._callbacks.spawn(self._tell_closed, conn, reason, on_close)
-        self.ledger.ended(reason)
+            assert conn.close_reason is not None
+            self._callbacks.spawn(self._tell_closed, conn, conn.close_reason, on_close)
         self._check_quiet()
 
     def _tell_closed(
@@ -261,7 +269,10 @@ class TcpServer(StreamServer):
                 return
             if accepted is None:
                 return
-            self.do_handle(*accepted)
+            try:
+                self.do_handle(*accepted)
+            except Exception:
+                log.exception("cannot serve a connection that was queued")
 
     def _drain_one(self, conn: Connection) -> None:
         assert self._engine is not None

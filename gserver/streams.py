@@ -28,13 +28,13 @@ RECEIVE_BYTES = 64 * 1024
 class StreamConnection(Connection):
     """A connection as a @stream handler sees it: a Connection that can be read."""
 
-    __slots__ = ("_at_end", "_messages", "_owed_bytes", "_reader", "_unread")
+    __slots__ = ("_at_end", "_is_handled", "_messages", "_owed_bytes", "_reader")
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._unread = b""
         self._at_end = False  # the peer has finished
         self._owed_bytes = 0  # once draining: what had been received by then and not been read
+        self._is_handled = True
         self._reader: Any = None  # the greenlet that waits for input
         self._messages: Iterator[Any] = iter(())  # decoded, and not handed over yet
 
@@ -43,10 +43,7 @@ class StreamConnection(Connection):
 
         Raises ConnectionClosed when the connection broke, or was closed on this side.
         """
-        if self._unread:
-            data, self._unread = self._unread[:max_bytes], self._unread[max_bytes:]
-            return data
-        while not self._at_end:
+        while max_bytes > 0 and not self._at_end:
             if self.close_reason is not None:
                 raise ConnectionClosed(f"{self!r} is closed", self.close_reason)
             if self.is_draining and self._owed_bytes <= 0:
@@ -102,6 +99,20 @@ class StreamConnection(Connection):
         if self._at_end:
             self.codec.eof()
         raise StopIteration
+
+    @property
+    def is_busy(self) -> bool:
+        return self._is_handled
+
+    def close(self, reason: CloseReason = CloseReason.FINISHED) -> None:
+        """As Connection's, but at once: there is no reply to wait for."""
+        super().close(reason)
+        self._finish_if_sent()
+
+    def handler_returned(self) -> None:
+        self._is_handled = False
+        if self.close_reason is not None:
+            self.turn_over()
 
     @property
     def peer_finished(self) -> bool:
@@ -160,6 +171,12 @@ class StreamEngine:
         """Nothing: every greenlet ends with its connection."""
 
     def _run(self, conn: StreamConnection) -> None:
+        try:
+            self._serve(conn)
+        finally:
+            conn.handler_returned()
+
+    def _serve(self, conn: StreamConnection) -> None:
         try:
             self._handle(conn)
         except GreenletExit:

@@ -41,22 +41,28 @@ class Turn:
         except OSError:
             conn.abort(CloseReason.PEER_RESET)
             return
-        if data:
-            conn.received_bytes += len(data)
-            try:
-                self._answer(conn, data)
-                if conn.outbox is not None:
-                    conn.wait_for_room()  # a peer that does not read its replies is not read from
-            except ConnectionClosed:
-                pass  # recorded where it happened
-            except GreenletExit:
-                conn.abort(CloseReason.KILLED)
-                raise
-            except BaseException:
-                conn.abort(CloseReason.HANDLER_ERROR)
-                raise
-        else:
+        if not data:
             self._end(conn)
+            return
+        conn.received_bytes += len(data)
+        replies: list[bytes] = []
+        conn.turn_replies = replies
+        try:
+            self._answer(conn, data, replies)
+            if conn.outbox is not None:
+                conn.wait_for_room()  # a peer that does not read its replies is not read from
+        except ConnectionClosed:
+            pass  # recorded where it happened
+        except GreenletExit:
+            conn.abort(CloseReason.KILLED)
+            raise
+        except BaseException:
+            conn.abort(CloseReason.HANDLER_ERROR)
+            raise
+        finally:
+            conn.turn_replies = None
+            if conn.close_reason is not None:
+                conn.turn_over()
 
     def serve_last(self, conn: Connection) -> None:
         """Answer what the peer has sent by now, then close: the last turn of a drain."""
@@ -73,10 +79,8 @@ class Turn:
         conn.close(CloseReason.DRAINED)
         conn.runner = None
 
-    def _answer(self, conn: Connection, data: bytes) -> None:
-        replies: list[bytes] = []
+    def _answer(self, conn: Connection, data: bytes, replies: list[bytes]) -> None:
         size = 0
-        conn.turn_replies = replies
         codec = conn.codec
         encode = codec.encode
         on_message = self._on_message
@@ -104,11 +108,9 @@ class Turn:
                     break
         except ProtocolError as error:
             self._protocol_broken(conn, error)
-        conn.turn_replies = None
         if replies:
             conn.push(replies[0] if len(replies) == 1 else b"".join(replies))
-        if conn.close_reason is not None:
-            conn.finish_closing()
+            replies.clear()
 
     def _end(self, conn: Connection) -> None:
         """The peer will send no more; everything before this has been answered."""
