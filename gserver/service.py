@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Fault", "JsonService", "Service", "StreamService", "stream"]
 
+_convert = msgspec.convert
+
 OnMessage = Callable[[Any, "Connection"], Any]
 #: What on_error is told about: broken framing, content that is not valid, or the exception of a handler.
 Fault = Malformed | BaseException
@@ -114,7 +116,7 @@ class JsonService(Service):
         on_open: Callable[[Connection], None] | None = None,
         on_close: Callable[[Connection, CloseReason], None] | None = None,
     ) -> None:
-        self._routes: dict[Any, OnMessage] = {}
+        self._routes: dict[Any, tuple[OnMessage, type[Any] | None]] = {}
         super().__init__(self._route, codec, on_open=on_open, on_close=on_close, on_error=_error_reply)
 
     def on(self, type_: str, shape: type[Any] | None = None) -> Callable[[Handler], Handler]:
@@ -127,31 +129,23 @@ class JsonService(Service):
 
         def register(handler: Handler) -> Handler:
             if type_ in self._routes:
-                raise ValueError(f"type {type_!r} already has a handler: {self._routes[type_]!r}")
-            self._routes[type_] = handler if shape is None else _converting(handler, shape)
+                raise ValueError(f"type {type_!r} already has a handler: {self._routes[type_][0]!r}")
+            self._routes[type_] = (handler, shape)
             return handler
 
         return register
 
     def _route(self, message: Any, conn: Connection) -> Any:
         try:
-            handler = self._routes[message["type"]]
+            handler, shape = self._routes[message["type"]]
         except (KeyError, TypeError):  # no such type, no type at all, or a type that no dict can look up
             return _error("Unknown type")
+        if shape is not None:
+            try:
+                message = _convert(message, shape)
+            except msgspec.ValidationError as error:
+                return _error(str(error))
         return handler(message, conn)
-
-
-def _converting(handler: OnMessage, shape: type[Any]) -> OnMessage:
-    convert = msgspec.convert
-
-    def handle(message: Any, conn: Connection) -> Any:
-        try:
-            checked = convert(message, shape)
-        except msgspec.ValidationError as error:
-            return _error(str(error))
-        return handler(checked, conn)
-
-    return handle
 
 
 def _error(message: str) -> dict[str, str]:

@@ -45,10 +45,8 @@ class Turn:
             self._end(conn)
             return
         conn.received_bytes += len(data)
-        replies: list[bytes] = []
-        conn.turn_replies = replies
         try:
-            self._answer(conn, data, replies)
+            self._answer(conn, data)
             if conn.outbox is not None:
                 conn.wait_for_room()  # a peer that does not read its replies is not read from
         except ConnectionClosed:
@@ -79,7 +77,8 @@ class Turn:
         conn.close(CloseReason.DRAINED)
         conn.runner = None
 
-    def _answer(self, conn: Connection, data: bytes, replies: list[bytes]) -> None:
+    def _answer(self, conn: Connection, data: bytes) -> None:
+        conn.turn_replies = replies = []
         size = 0
         codec = conn.codec
         encode = codec.encode
