@@ -9,7 +9,16 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "gserver/__init__.py").read_text(), re.M)[1]
 
 LOADTESTS = ["locust>=2.43.4", "psutil>=5.9", "hdrhistogram>=0.10.3"]
-TEST = [*LOADTESTS, "pytest>=8", "hypothesis>=6", "mypy>=1.13", "ruff>=0.8", "types-psutil", "types-gevent"]
+TEST = [
+    *LOADTESTS,
+    "pytest>=8",
+    "hypothesis>=6",
+    "selenium>=4.20",
+    "mypy>=1.13",
+    "ruff>=0.8",
+    "types-psutil",
+    "types-gevent",
+]
 
 setup(
     name="gserver-tcp",

@@ -22,6 +22,7 @@ HEADLINES = [
     "server_rss_peak",
     "exchanges_failed",
 ]
+SHOWN = 0.0005  # a tenth of a percent, rounded
 CAVEAT = "One run on each side proves nothing: run each several times, in turns, before you believe a difference."
 
 
@@ -42,8 +43,8 @@ class Difference:
 
     @property
     def direction(self) -> str:
-        """ "better", "worse", or "" where b is neither."""
-        if self.a is None or self.b is None or self.a.value == self.b.value or not self.a.better:
+        """Whether b looks "better" or "worse"; "" where it does not differ by as much as a report shows."""
+        if self.a is None or self.b is None or not self.a.better or abs(self.relative or 0.0) < SHOWN:
             return ""
         return "better" if (self.b.value > self.a.value) == (self.a.better == "higher") else "worse"
 
