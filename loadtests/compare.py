@@ -44,7 +44,9 @@ class Difference:
     @property
     def direction(self) -> str:
         """Whether b looks "better" or "worse"; "" where it does not differ by as much as a report shows."""
-        if self.a is None or self.b is None or not self.a.better or abs(self.relative or 0.0) < SHOWN:
+        if self.a is None or self.b is None or self.a.value == self.b.value or not self.a.better:
+            return ""
+        if self.relative is not None and abs(self.relative) < SHOWN:
             return ""
         return "better" if (self.b.value > self.a.value) == (self.a.better == "higher") else "worse"
 

@@ -1,0 +1,96 @@
+"""The command line of loadtests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from loadtests.cli import main
+from loadtests.profiles import PROFILES
+from loadtests.results import save_run
+from tests.helpers.loadtests_runs import make_run
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[str, str]:
+    for name, scale in (("a", 1.0), ("b", 1.5)):
+        (tmp_path / name).mkdir()
+        save_run(tmp_path / name, make_run(scale=scale))
+    return str(tmp_path / "a"), str(tmp_path / "b")
+
+
+def test_list_names_and_explains_every_profile(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out
+    for profile in PROFILES.values():
+        assert profile.name in shown
+        assert profile.description in shown
+
+
+def test_compare_shows_the_differences(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", *runs]) == 0
+    assert "+50.0% worse" in capsys.readouterr().out
+
+
+def test_report_is_shown_and_written_again(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", runs[0]]) == 0
+    assert "36,000 exchanges" in capsys.readouterr().out
+    assert (Path(runs[0]) / "report.md").read_text().startswith("# json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["run", "nothing"], 2, "there is no profile 'nothing': expected one of smoke, echo, json, c2k"),
+        (["run", "smoke", "--host", "127.0.0.1:1"], 2, "--host is '127.0.0.1:1', expected tcp://HOST:PORT"),
+        (["run", "smoke", "--host", "tcp://127.0.0.1"], 2, "--host is 'tcp://127.0.0.1', expected tcp://HOST:PORT"),
+        (["run", "smoke", "--host", "tcp://h:99999"], 2, "--host is 'tcp://h:99999', expected tcp://HOST:PORT"),
+        (
+            ["run", "smoke", "--server-pid", "1"],
+            2,
+            "--server-pid says which process to sample at --host, and there is no",
+        ),
+        (["report", "nowhere"], 1, "nowhere: not the folder of a run (there is no run.json)"),
+        (["compare", "nowhere", "nothing"], 1, "nowhere: not the folder of a run (there is no run.json)"),
+        (["run", "smoke", "--results", "/dev/null/x"], 1, "[Errno 20] Not a directory"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(
+    arguments: list[str], status: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == status
+    error = capsys.readouterr().err
+    assert error.startswith(f"loadtests: {says}")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["dance"],
+        ["run"],
+        ["run", "smoke", "--users", "0"],
+        ["run", "smoke", "--users", "many"],
+        ["run", "smoke", "--rate", "-1"],
+        ["run", "smoke", "--duration", "inf"],
+        ["compare", "one"],
+    ],
+)
+def test_wrong_usage_is_status_2_and_no_traceback(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "loadtests", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+
+    assert ended.returncode == 2
+    assert "usage: loadtests" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_command_line_does_not_import_locust() -> None:
+    code = "import sys, loadtests.cli; print('locust' in sys.modules, 'gevent' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
+
+    assert ended.stdout == "False False\n"

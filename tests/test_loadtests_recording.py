@@ -1,0 +1,76 @@
+"""What a swarm saw: counting, merging, keeping."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+
+from loadtests.recording import CUT_OFF, OK, Recording
+
+S = 10**9
+
+
+def make_recording() -> Recording:
+    recording = Recording()
+    recording.succeeded("connect", 9 * S, 1_000_000)
+    for second in (10, 10, 11):
+        recording.succeeded("SUM", second * S + 5, 200_000 + second)
+    recording.ended("SUM", 11 * S, "reset")
+    recording.ended("SUM", 12 * S, CUT_OFF)
+    recording.health["a"] = {10: {"sockets": 3, "cpu_s": 0.5, "lag_ns": 9}}
+    return recording
+
+
+def test_failures_and_cut_off_exchanges_are_in_no_latency() -> None:
+    total = make_recording().total(["SUM"])
+
+    assert total.outcomes == {OK: 3, "reset": 1, CUT_OFF: 1}
+    assert total.latency.total == 3
+
+
+def test_a_total_holds_its_seconds_and_no_others() -> None:
+    recording = make_recording()
+
+    assert recording.total(["SUM"], 10, 11).outcomes == {OK: 2}
+    assert recording.total(["SUM"], 11).outcomes == {OK: 1, "reset": 1, CUT_OFF: 1}
+    assert recording.total().outcomes[OK] == 4
+    assert recording.total(["nothing"]).outcomes == {}
+
+
+def test_what_processes_hand_over_merges_exactly() -> None:
+    """Through msgpack, as Locust carries it."""
+    master = Recording()
+    for process in ("a", "b"):
+        worker = make_recording()
+        worker.health = {process: {10: {"sockets": 3, "cpu_s": 0.5, "lag_ns": 9}}}
+        master.merge(msgspec.msgpack.decode(msgspec.msgpack.encode(worker.take()), strict=False))
+
+        assert worker.cells == {}
+
+    assert master.total(["SUM"]).outcomes == {OK: 6, "reset": 2, CUT_OFF: 2}
+    assert master.total(["SUM"]).latency.counts == {
+        k: 2 * v for k, v in make_recording().total(["SUM"]).latency.counts.items()
+    }
+    assert master.sockets() == {10: 6}
+
+
+def test_a_process_that_says_nothing_in_a_second_counts_as_before() -> None:
+    recording = Recording()
+    recording.health = {
+        "a": {1: {"sockets": 5}, 2: {"sockets": 6}, 4: {"sockets": 7}},
+        "b": {2: {"sockets": 10}},
+    }
+
+    assert recording.sockets() == {1: 5, 2: 16, 3: 16, 4: 17}
+    assert Recording().sockets() == {}
+
+
+def test_what_is_kept_is_what_was_recorded() -> None:
+    recording = make_recording()
+    kept = Recording.from_json(json.loads(json.dumps(recording.to_json())))
+
+    assert kept.to_json() == recording.to_json()
+    assert kept.total().outcomes == recording.total().outcomes
+    assert kept.total().latency.counts == recording.total().latency.counts
+    assert kept.sockets() == recording.sockets()

@@ -1,0 +1,100 @@
+"""The folder of a run: whole, or one clear line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtests.recording import Recording
+from loadtests.results import ResultError, load_recording, load_run, load_samples, save_run, write_whole
+from tests.helpers.loadtests_runs import make_run
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    run = make_run(label="x", errors={"SUM: reset": 1}, warnings=["w"])
+    save_run(tmp_path, run)
+
+    assert load_run(tmp_path) == run
+    assert load_run(tmp_path).path == tmp_path
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.json"
+    write_whole(path, "old")
+
+    def full(self: Path, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(path, "new")
+
+    assert path.read_bytes() == b"old"
+
+
+def broken(**changes: Any) -> str:
+    """The text of a run.json of which something was changed; None takes it out."""
+    values = {"kind": "gserver load test run", "schema_version": 1, "name": "x"} | changes
+    return json.dumps({key: value for key, value in values.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "not the folder of a run (there is no run.json)"),
+        ("", "cannot be read"),
+        ('{"kind": "gserver load', "cannot be read"),
+        ("[]", "run.json is not of a gserver load test"),
+        (broken(kind="another"), "run.json is not of a gserver load test"),
+        (broken(schema_version=2), "run.json has schema version 2, this loadtests reads 1"),
+        (broken(schema_version=None), "run.json has schema version None"),
+        (broken(), "run.json is damaged"),
+        (broken(figures=3), "run.json is damaged"),
+        (broken(figures=[{"nom": 1}]), "run.json is damaged"),
+    ],
+)
+def test_a_broken_folder_is_one_clear_line(tmp_path: Path, text: str | None, says: str) -> None:
+    if text is not None:
+        (tmp_path / "run.json").write_text(text)
+
+    with pytest.raises(ResultError) as caught:
+        load_run(tmp_path)
+    assert says in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"cells": {"SUM": {"1": {}}}, "health": {}}', '{"cells": 1, "health": 2}']
+)
+def test_a_broken_recording_is_one_clear_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "client.json"
+    path.write_text(text)
+
+    with pytest.raises(ResultError, match=r"client\.json"):
+        load_recording(path)
+
+
+def test_a_missing_recording_is_the_swarms_fault(tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match="the swarm left no recording"):
+        load_recording(tmp_path / "client.json")
+
+
+def test_a_recording_is_read_back(tmp_path: Path) -> None:
+    recording = Recording()
+    recording.succeeded("SUM", 10**9, 5)
+    (tmp_path / "client.json").write_text(json.dumps(recording.to_json()))
+
+    assert load_recording(tmp_path / "client.json").to_json() == recording.to_json()
+
+
+def test_samples_end_where_a_crash_cut_them(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    path.write_text('{"time_s": 1}\n{"time_s": 2}\n{"time_')
+
+    assert load_samples(path) == [{"time_s": 1}, {"time_s": 2}]
+    assert load_samples(tmp_path / "nothing.jsonl") == []
