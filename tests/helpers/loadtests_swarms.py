@@ -1,0 +1,134 @@
+"""Swarms of the real Locust, in processes of their own, and peers that treat them badly."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+from loadtests.recording import Recording
+from loadtests.results import load_recording
+
+__all__ = ["LOCUSTFILE", "Peer", "Swarm", "reserved_port", "reset"]
+
+LOCUSTFILE = Path(__file__).parents[2] / "loadtests" / "locustfile.py"
+SWARM_PATIENCE_S = 60.0
+
+
+class Swarm:
+    """A headless Locust that was started; finish() waits for its end."""
+
+    def __init__(self, folder: Path, address: tuple[str, int], *arguments: str, file: Path = LOCUSTFILE) -> None:
+        self._folder = folder
+        folder.mkdir()
+        host = "tcp://{}:{}".format(*address)
+        records = ["--recording", "client.json", "--progress", "progress.jsonl", "--csv", "locust"]
+        command = [sys.executable, "-m", "locust", "--headless", "--only-summary", "-f", str(file), "--host", host]
+        with (folder / "locust.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, *records, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder
+            )
+
+    @property
+    def log(self) -> str:
+        return (self._folder / "locust.log").read_text()
+
+    @property
+    def progress(self) -> str:
+        path = self._folder / "progress.jsonl"
+        return path.read_text() if path.exists() else ""
+
+    def finish(self) -> Swarm:
+        """Wait for the end; kill it, and fail, if that does not come."""
+        try:
+            self.process.wait(SWARM_PATIENCE_S)
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+        return self
+
+    @property
+    def recording(self) -> Recording:
+        return load_recording(self._folder / "client.json")
+
+    @property
+    def outcomes(self) -> dict[str, dict[str, int]]:
+        """What the recording counted: series -> outcome -> count."""
+        recording = self.recording
+        return {series: dict(recording.total([series]).outcomes) for series in recording.cells}
+
+    @property
+    def exchanges(self) -> dict[str, int]:
+        """Outcomes of all exchanges, connects left out."""
+        recording = self.recording
+        return dict(recording.total([series for series in recording.cells if series != "connect"]).outcomes)
+
+    @property
+    def locust_counts(self) -> dict[str, tuple[int, int]]:
+        """Locust's own statistics: name -> (requests, failures among them)."""
+        with (self._folder / "locust_stats.csv").open() as file:
+            rows = [row for row in csv.DictReader(file) if row["Name"] != "Aggregated"]
+        return {row["Name"]: (int(row["Request Count"]), int(row["Failure Count"])) for row in rows}
+
+
+class Peer:
+    """A server of plain sockets and threads; `behave` has each connection to itself, which is closed after it."""
+
+    def __init__(self, behave: Callable[[socket.socket], None]) -> None:
+        self._behave = behave
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+        self.address: tuple[str, int] = self._listener.getsockname()
+        self._connections: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()
+        for connection in self._connections:
+            with contextlib.suppress(OSError):  # it has ended by itself
+                connection.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads[1:]:
+            thread.join()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:  # shut down
+                return
+            self._connections.append(connection)
+            self._threads.append(threading.Thread(target=self._serve, args=(connection,)))
+            self._threads[-1].start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):  # the swarm has gone
+            self._behave(connection)
+
+
+def reset(connection: socket.socket) -> None:
+    """Close with a RST."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+@contextlib.contextmanager
+def reserved_port() -> Iterator[socket.socket]:
+    """A bound socket that does not listen: who connects to it is refused, and nobody else can take the port."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held

@@ -1,0 +1,161 @@
+"""`loadtests run`, as a person runs it: with a server of its own, on one that runs, and when things go wrong."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loadtests.figures import figures_of
+from loadtests.processes import free_port
+from loadtests.results import load_recording, load_run, load_samples
+from tests.helpers.processes import GserverProcess, wait_for
+
+pytestmark = pytest.mark.slow
+
+PATIENCE_S = 60
+
+
+def start(results: Path, *arguments: str, limit: int | None = None) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "loadtests", "run", *arguments, "--results", str(results)]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit // 2, limit)),
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, out, err
+
+
+def only_run(results: Path) -> Path:
+    (folder,) = results.iterdir()
+    return folder
+
+
+def assert_nothing_left(results: Path) -> None:
+    """No process of a run under `results` lives on."""
+
+    def left() -> list[psutil.Process]:
+        return [process for process in psutil.process_iter(["cmdline"]) if mentions(process, results)]
+
+    wait_for(lambda: not left(), f"the end of {left()}")
+
+
+def mentions(process: psutil.Process, results: Path) -> bool:
+    return any(str(results) in word for word in process.info["cmdline"] or [])
+
+
+def test_a_run_leaves_a_folder_that_says_all(tmp_path: Path) -> None:
+    status, out, err = finish(start(tmp_path, "smoke", "--duration", "4", "--label", "a label", "--workers", "2"))
+    folder = only_run(tmp_path)
+    run = load_run(folder)
+
+    assert status == 0, err
+    assert {path.name for path in folder.iterdir()} >= {
+        "run.json",
+        "client.json",
+        "samples.jsonl",
+        "report.md",
+        "server.log",
+        "locust.log",
+    }
+    assert "no errors" in out
+    assert str(folder / "report.md") in out
+    assert "of 50 sockets" in err
+    assert (run.label, run.errors, run.warnings) == ("a label", {}, [])
+    assert run.server["command"] == "gserver json -b 127.0.0.1:0 -w 2 --backlog 4096"
+    assert run.figures == figures_of(load_recording(folder / "client.json"), load_samples(folder / "samples.jsonl"))
+    figures = {figure.name: figure.value for figure in run.figures}
+    assert figures["sockets_peak"] == 50
+    assert figures["connects_ok"] == 50
+    assert figures["exchanges_ok"] > 500
+    assert figures["server_processes"] == 3
+    assert 1 < figures["server_cpu_per_exchange"] < 5000
+    assert 0 < figures["latency_p50"] <= figures["latency_p99"] <= figures["latency_max"]
+    assert_nothing_left(tmp_path)
+
+
+def test_a_server_that_runs_is_tested_and_sampled_by_its_pid(tmp_path: Path) -> None:
+    with GserverProcess(tmp_path, "echo") as server:
+        host = "tcp://{}:{}".format(*server.address)
+        common = ("echo", "--users", "10", "--duration", "4", "--host", host)
+        sampled = start(tmp_path / "sampled", *common, "--server-pid", str(server.process.pid))
+        blind = start(tmp_path / "blind", *common)
+        ended = finish(sampled), finish(blind)
+
+    assert [status for status, _, _ in ended] == [0, 0]
+    assert "per exchange" in ended[0][1]
+    assert "per exchange" not in ended[1][1]
+    assert load_run(only_run(tmp_path / "blind")).warnings == ["the server was not sampled: --server-pid was not given"]
+
+
+def test_a_server_that_dies_in_the_middle_is_a_readable_run(tmp_path: Path) -> None:
+    with GserverProcess(tmp_path, "json") as server:
+        host = "tcp://{}:{}".format(*server.address)
+        common = ("smoke", "--users", "10", "--duration", "6", "--host", host)
+        process = start(tmp_path / "runs", *common, "--server-pid", str(server.process.pid))
+        wait_for_sockets(process)
+        for one in server.tree():
+            one.kill()
+        server.wait()
+        status, out, err = finish(process)
+
+    run = load_run(only_run(tmp_path / "runs"))
+    assert status == 1
+    assert "Traceback" not in out + err
+    assert run.errors["connect: refused"] > 0
+    assert "ERROR connect: refused" in out
+
+
+def wait_for_sockets(process: subprocess.Popen[str]) -> None:
+    """Read the progress until it tells of sockets."""
+    assert process.stderr is not None
+    while line := process.stderr.readline():
+        if "sockets" in line:
+            return
+    raise AssertionError("the run ended without progress")
+
+
+def test_an_interrupt_keeps_what_was_measured(tmp_path: Path) -> None:
+    process = start(tmp_path, "smoke", "--duration", "60")
+    wait_for_sockets(process)
+    os.kill(process.pid, signal.SIGINT)
+    status, out, err = finish(process)
+
+    run = load_run(only_run(tmp_path))
+    assert status == 130, err
+    assert run.warnings == ["interrupted before its time"]
+    assert run.figure("exchanges_ok")
+    assert "interrupted before its time" in out
+    assert_nothing_left(tmp_path)
+
+
+def test_nobody_there_is_one_line(tmp_path: Path) -> None:
+    port = free_port()
+    status, _, err = finish(start(tmp_path, "smoke", "--host", f"tcp://127.0.0.1:{port}"))
+
+    assert status == 1
+    assert err.startswith(f"loadtests: the server at 127.0.0.1:{port} does not answer: ")
+    assert err.count("\n") == 1
+
+
+def test_what_the_file_limit_cannot_hold_is_said_and_fitted(tmp_path: Path) -> None:
+    """The soft limit is raised to the hard one, which allows 300 - 200 sockets."""
+    status, _, err = finish(start(tmp_path, "json", "--users", "150", "--duration", "4", limit=300))
+    run = load_run(only_run(tmp_path))
+
+    assert status == 0, err
+    assert "loadtests: the limit of open files allows 100 of 150 sockets: going on with those\n" in err
+    assert run.warnings == ["the limit of open files allows 100 of 150 sockets"]
+    assert [figure.value for figure in run.figures if figure.name == "sockets_peak"] == [100]
