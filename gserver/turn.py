@@ -87,7 +87,7 @@ class Turn:
             codec.receive(data)
             for message in codec.messages():
                 try:
-                    if message.__class__ is Malformed:
+                    if type(message) is Malformed:
                         self._malformed(conn, message)
                     else:
                         reply = on_message(message, conn)

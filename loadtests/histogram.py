@@ -2,13 +2,16 @@
 
 Recording goes into a dict from bucket to count, which was measured five times as fast as HdrHistogram.record_value()
 (0.28 against 1.31 microseconds) and takes what its entries take, where an HdrHistogram takes 270 KB at once, for every
-series and second. The buckets are the same, so folding one into the other loses nothing. Percentiles, and the encoding
-in which runs are kept and which HdrHistogram's own tools read, are the library's.
+series and second. The buckets are the same, so folding one into the other loses nothing. Percentiles are counted off
+the dict by the library's rule, with the library's results: there they take 14 ms of a process that is busy measuring,
+here less than one. The encoding, in which runs are kept and which HdrHistogram's own tools read, is the library's.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
+from itertools import accumulate
 
 from hdrh.histogram import HdrHistogram
 
@@ -62,16 +65,26 @@ class Histogram:
             hdr = HdrHistogram.decode(text.encode("ascii"))
         except Exception as error:  # the library raises whatever struct, zlib and base64 raise
             raise ValueError(f"not an encoded histogram: {error}") from error
-        for item in hdr.get_recorded_iterator():
-            histogram.counts[hdr.get_lowest_equivalent_value(item.value_iterated_to)] = item.count_at_value_iterated_to
+        # Not get_recorded_iterator(): it takes 150 ms to walk the buckets, and a run has a histogram a second.
+        for index in range(hdr.counts_len):
+            count = hdr.get_count_at_index(index)
+            if count:
+                histogram.counts[hdr.get_value_from_index(index)] = count
         return histogram
 
     def percentiles(self, quantiles: Iterable[float]) -> dict[float, int]:
         """Latency in nanoseconds at each quantile in percent; 100 is the maximum. Empty if nothing was recorded."""
         if not self.counts:
             return {}
-        hdr = _folded(self.counts.items())
-        return {quantile: int(hdr.get_value_at_percentile(quantile)) for quantile in quantiles}
+        buckets = sorted(self.counts)
+        ranks = list(accumulate(self.counts[bucket] for bucket in buckets))
+        found = {quantile: bisect_left(ranks, max(1, int(quantile * ranks[-1] / 100 + 0.5))) for quantile in quantiles}
+        return {quantile: _highest_in(buckets[place]) for quantile, place in found.items()}
+
+
+def _highest_in(bucket: int) -> int:
+    """The highest latency that falls into a bucket."""
+    return bucket + (1 << max(0, bucket.bit_length() - _BUCKET_BITS)) - 1
 
 
 def _folded(counts: Iterable[tuple[int, int]]) -> HdrHistogram:

@@ -17,7 +17,7 @@ from gserver.client import Client
 from gserver.errors import GServerError
 from gserver.framing import Codec, JsonLines, Raw
 
-__all__ = ["NotAnswering", "free_port", "probe", "running", "stop"]
+__all__ = ["START_PATIENCE_S", "NotAnswering", "free_port", "probe", "running", "stop"]
 
 START_PATIENCE_S = 20.0
 STOP_PATIENCE_S = 15.0
@@ -60,9 +60,11 @@ def stop(process: subprocess.Popen[Any]) -> None:
         process.wait()
 
 
-def probe(address: tuple[str, int], user: str, has_ended: Callable[[], bool] = lambda: False) -> None:
-    """Wait until the server answers an exchange of `user`'s protocol; NotAnswering if it does not in 20 seconds."""
-    deadline = time.monotonic() + START_PATIENCE_S
+def probe(
+    address: tuple[str, int], user: str, patience_s: float, has_ended: Callable[[], bool] = lambda: False
+) -> None:
+    """Wait until the server answers an exchange of `user`'s protocol; NotAnswering if it does not in `patience_s`."""
+    deadline = time.monotonic() + patience_s
     while True:
         try:
             return _exchange(address, user)

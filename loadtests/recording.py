@@ -74,6 +74,14 @@ class Recording:
                     total.add(cell)
         return total
 
+    def outcomes(self) -> Counter[str]:
+        """Everything counted so far, without touching a latency: cheap enough to ask for while the swarm runs."""
+        outcomes: Counter[str] = Counter()
+        for seconds in self.cells.values():
+            for cell in seconds.values():
+                outcomes.update(cell.outcomes)
+        return outcomes
+
     def sockets(self) -> dict[int, int]:
         """Open sockets by second, over all processes; a process that says nothing in a second counts as before."""
         seconds = {second for process in self.health.values() for second in process}

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from loadtests import environment, results
 from loadtests.figures import figures_of
-from loadtests.processes import NotAnswering, free_port, probe, python_module, running
+from loadtests.processes import START_PATIENCE_S, NotAnswering, free_port, probe, python_module, running
 from loadtests.profiles import Profile
 from loadtests.progress import Progress
 from loadtests.recording import CUT_OFF, OK, Recording
@@ -35,6 +35,8 @@ STOP_TIMEOUT_S = 5
 # After its duration: for the last exchanges, its last reports, and a busy machine.
 SWARM_PATIENCE_S = 60.0
 POLL_S = 0.2
+# A server that is said to run already may be slow, but not starting.
+RUNNING_PATIENCE_S = 3.0
 
 
 @dataclass
@@ -117,12 +119,12 @@ def _fitted(profile: Profile) -> Profile:
 def _start_server(swarm: Swarm, stack: contextlib.ExitStack) -> None:
     target = swarm.target
     if target.command is None:
-        probe(target.address, swarm.profile.user)
+        probe(target.address, swarm.profile.user, RUNNING_PATIENCE_S)
         return
     server = stack.enter_context(running(target.command, swarm.folder / "server.log"))
     target.pid = server.pid
     try:
-        probe(target.address, swarm.profile.user, lambda: server.poll() is not None)
+        probe(target.address, swarm.profile.user, START_PATIENCE_S, lambda: server.poll() is not None)
     except NotAnswering as error:
         raise NotAnswering(f"{error}; its log is {swarm.folder / 'server.log'}") from None
 

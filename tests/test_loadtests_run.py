@@ -103,7 +103,7 @@ def test_a_server_that_runs_is_tested_and_sampled_by_its_pid(tmp_path: Path) -> 
 def test_a_server_that_dies_in_the_middle_is_a_readable_run(tmp_path: Path) -> None:
     with GserverProcess(tmp_path, "json") as server:
         host = "tcp://{}:{}".format(*server.address)
-        common = ("smoke", "--users", "10", "--duration", "6", "--host", host)
+        common = ("smoke", "--users", "10", "--duration", "5", "--host", host)
         process = start(tmp_path / "runs", *common, "--server-pid", str(server.process.pid))
         wait_for_sockets(process)
         for one in server.tree():

@@ -1,164 +1,231 @@
-"""TcpUser, EchoUser and JsonUser in real swarms: on gserver, and on servers that do each thing wrong."""
+"""The Locust users, on good servers and on bad ones; each swarm is a Locust of its own, and they all run at once."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from loadtests.processes import free_port
 from loadtests.recording import CUT_OFF, OK
-from tests.helpers.processes import GserverProcess
-from tests.helpers.swarms import Swarm, misbehaving, reset
+from tests.helpers.loadtests_swarms import JsonServer, Peer, Swarm, bound_socket, reset
+from tests.helpers.processes import GserverProcess, wait_for
 
 pytestmark = pytest.mark.slow
 
-FIVE_USERS = ("-u", "5", "-r", "5", "--rate", "5")
-
-# JsonUser with less patience.
+USERS = 4
+BRIEFLY = ("--users", str(USERS), "--spawn-rate", "100", "--run-time", "3s", "--stop-timeout", "20", "--rate", "10")
 IMPATIENT = """
-from locust import task
-import loadtests.users
+from loadtests.users import JsonUser
 
-class Impatient(loadtests.users.JsonUser):
-    reply_timeout_s = 0.2
-    connect_attempts = 2
+class Impatient(JsonUser):
+    connect_timeout_s = 0.3
+    reply_timeout_s = 0.3
+    connect_attempts = 1
 """
 
 
-def answer(line: bytes) -> Callable[[socket.socket], None]:
-    """Answer whatever comes with `line`."""
+def after_a_request(answer: Callable[[socket.socket], object]) -> Callable[[socket.socket], None]:
+    """Answer each request by something else than it asks for."""
 
-    def behave(client: socket.socket) -> None:
-        while client.recv(65536):
-            client.sendall(line)
+    def behave(connection: socket.socket) -> None:
+        while connection.recv(65536):
+            answer(connection)
 
     return behave
 
 
-def read_and_close(client: socket.socket) -> None:
-    client.recv(65536)
+def send(data: bytes) -> Callable[[socket.socket], None]:
+    return after_a_request(lambda connection: connection.sendall(data))
 
 
-def stop_inside_a_line(client: socket.socket) -> None:
-    client.recv(65536)
-    client.sendall(b'{"status":')
+def close_after(data: bytes) -> Callable[[socket.socket], None]:
+    def behave(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(data)
+
+    return behave
 
 
-def say_nothing(client: socket.socket) -> None:
-    while client.recv(65536):
-        pass
+@dataclass
+class Hostility:
+    """What a server does to a swarm, and how every exchange with it is to be counted."""
+
+    behave: Callable[[socket.socket], None]
+    outcome: str
+    user: str = "JsonUser"
 
 
-MISBEHAVIOUR = {
-    "reset": (reset, "reset"),
-    "closes": (read_and_close, "eof"),
-    "stops inside a line": (stop_inside_a_line, "eof"),
-    "wrong": (answer(b'{"status":"OK","result":-1}\n'), "mismatch"),
-    "not json": (answer(b"hello\n"), "mismatch"),
-    "too long": (answer(b"x" * 70_000), "protocol"),
-    "silent": (say_nothing, "timeout"),
+HOSTILE = {
+    "resets": Hostility(after_a_request(reset), "reset"),
+    "closes": Hostility(close_after(b""), "eof"),
+    "closes-in-a-reply": Hostility(close_after(b'{"status": "O'), "eof"),
+    "closes-in-an-echo": Hostility(close_after(b"x"), "eof", "EchoUser"),
+    "answers-something-else": Hostility(send(b'{"status": "OK", "result": "3"}\n'), "mismatch"),
+    "answers-no-json": Hostility(send(b"not JSON\n"), "mismatch"),
+    "echoes-other-bytes": Hostility(send(b"x" * 64), "mismatch", "EchoUser"),
+    "answers-without-end": Hostility(send(b"x" * 100_000), "protocol"),
+    "says-nothing": Hostility(after_a_request(lambda connection: None), "timeout", "Impatient"),
 }
 
 
-def test_each_misbehaviour_has_its_class_and_is_no_success(tmp_path: Path) -> None:
-    locustfile = tmp_path / "impatient.py"
-    locustfile.write_text(IMPATIENT)
+@dataclass
+class Swarms:
+    """What came of all the swarms of this module."""
+
+    by_name: dict[str, Swarm]
+    counting: JsonServer
+    recovery: JsonServer
+
+    def __getitem__(self, name: str) -> Swarm:
+        return self.by_name[name]
+
+
+@pytest.fixture(scope="module")
+def swarms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarms]:
+    folder = tmp_path_factory.mktemp("swarms")
+    impatient = folder / "impatient.py"
+    impatient.write_text(IMPATIENT)
+    counting, recovery, begun = JsonServer(), JsonServer(), dict[str, Swarm]()
     with contextlib.ExitStack() as stack:
-        swarms = {}
-        for name, (behave, _) in MISBEHAVIOUR.items():
-            host = stack.enter_context(misbehaving(behave))
-            swarms[name] = Swarm(tmp_path / name, host, "-t", "3s", *FIVE_USERS, locustfile=locustfile)
-        nobody = f"tcp://127.0.0.1:{free_port()}"
-        refused = Swarm(tmp_path / "refused", nobody, "-t", "3s", *FIVE_USERS, locustfile=locustfile)
-        recordings = {name: swarm.finish() for name, swarm in swarms.items()}
+        stack.callback(lambda: [swarm.process.kill() for swarm in begun.values()])
 
-    for name, (_, outcome) in MISBEHAVIOUR.items():
-        total = recordings[name].total(["GREETING", "SUM"])
-        assert total.outcomes.keys() - {CUT_OFF} == {outcome}, name
-        assert total.latency.total == 0
-        assert recordings[name].total(["connect"]).outcomes[OK] >= 5
-        assert swarms[name].process.returncode == 1
-    recording = refused.finish()
-    assert recording.total(["connect"]).outcomes["refused"] >= 10
-    assert set(recording.cells) == {"connect"}
+        def begin(name: str, address: tuple[str, int], *arguments: str, **options: Path) -> None:
+            begun[name] = Swarm(folder / name, address, *BRIEFLY, *arguments, **options)
 
+        def peer(behave: Callable[[socket.socket], None]) -> tuple[str, int]:
+            return stack.enter_context(Peer(behave)).address
 
-def test_every_exchange_of_a_good_server_is_counted_once(tmp_path: Path) -> None:
-    """JsonUser is what runs if nobody is named; EchoUser by name; Locust's own count is the same."""
-    with GserverProcess(tmp_path, "json") as json, GserverProcess(tmp_path, "echo") as echo:
-        by_default = Swarm(tmp_path / "json", "tcp://{}:{}".format(*json.address), "-t", "3s", *FIVE_USERS)
-        by_name = Swarm(
-            tmp_path / "echo",
-            "tcp://{}:{}".format(*echo.address),
-            *("-t", "3s", *FIVE_USERS, "--payload", "100000", "EchoUser"),
-        )
-        recordings = by_default.finish(), by_name.finish()
+        absent = stack.enter_context(bound_socket())
+        begin("recovers", absent.getsockname(), "--run-time", "60s", "JsonUser")
+        json_server = stack.enter_context(GserverProcess(folder, "json")).address
+        echo_server = stack.enter_context(GserverProcess(folder, "echo")).address
+        begin("json", json_server)
+        begin("echo", echo_server, "--payload", "100000", "EchoUser")
+        begin("as-fast-as-it-can", echo_server, "--rate", "0", "--payload", "1", "EchoUser")
+        begin("processes", peer(counting), "--processes", "2", "--rate", "20", "JsonUser")
+        begin("patient", peer(HOSTILE["says-nothing"].behave), "--stop-timeout", "1", "JsonUser")
+        begin("nobody-listens", stack.enter_context(bound_socket()).getsockname(), "Impatient", file=impatient)
+        begin("nobody-accepts", stack.enter_context(full_listener()).getsockname(), "Impatient", file=impatient)
+        for name, hostility in HOSTILE.items():
+            options = {"file": impatient} if hostility.user == "Impatient" else {}
+            begin(name, peer(hostility.behave), hostility.user, **options)
 
-    assert set(recordings[0].cells) == {"connect", "GREETING", "SUM"}
-    assert set(recordings[1].cells) == {"connect", "echo"}
-    for swarm, recording in zip((by_default, by_name), recordings, strict=True):
-        outcomes = recording.total().outcomes
-        assert outcomes.keys() <= {OK, CUT_OFF}
-        assert outcomes[OK] > 20
-        assert f"Aggregated {outcomes[OK]} " in " ".join(swarm.log.split())
-        assert swarm.process.returncode == 0
+        wait_for(lambda: said(begun["recovers"], "failures"), "refused connects", 60)
+        stack.enter_context(Peer(recovery, absent))
+        wait_for(lambda: said(begun["recovers"], "exchanges"), "exchanges at last", 60)
+        begun["recovers"].process.terminate()
+        for swarm in begun.values():
+            swarm.finish()
+        yield Swarms(begun, counting, recovery)
 
 
-def test_processes_merge_to_what_the_server_answered(tmp_path: Path) -> None:
-    answered = [0]
-    lock = threading.Lock()
-
-    def echo(client: socket.socket) -> None:
-        while data := client.recv(65536):
-            client.sendall(data)
-            with lock:
-                answered[0] += data.count(b"\n")
-
-    with misbehaving(echo) as host:
-        swarm = Swarm(
-            tmp_path, host, "--processes", "2", "-t", "4s", "-u", "10", "-r", "10", "--rate", "10", "EchoUser"
-        )
-        recording = swarm.finish()
-
-    outcomes = recording.total(["echo"]).outcomes
-    workers = [health for health in recording.health.values() if any(second["sockets"] for second in health.values())]
-    assert recording.total(["connect"]).outcomes == {OK: 10}
-    assert outcomes[OK] <= answered[0] <= outcomes[OK] + outcomes[CUT_OFF]
-    assert answered[0] > 100
-    assert len(workers) == 2
-    assert max(recording.sockets().values()) == 10
+@contextlib.contextmanager
+def full_listener() -> Iterator[socket.socket]:
+    """A listener whose queue is full: the kernel drops who connects."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        waiting = [socket.create_connection(listener.getsockname())]
+        yield listener
+        for each in waiting:
+            each.close()
 
 
-def test_what_is_in_flight_at_the_end_is_cut_off(tmp_path: Path) -> None:
-    """The server takes longer than the test has: neither a success nor a failure."""
-    with misbehaving(lambda client: (client.recv(100), time.sleep(30))) as host:
-        recording = Swarm(tmp_path, host, "-t", "2s", "--stop-timeout", "0", *FIVE_USERS).finish()
-
-    outcomes = recording.total(["GREETING", "SUM"]).outcomes
-    assert outcomes == {CUT_OFF: 5}
+def said(swarm: Swarm, key: str) -> bool:
+    """Whether a progress line of the swarm has counted any of `key`."""
+    assert swarm.process.poll() is None, swarm.log
+    return any(json.loads(line)[key] for line in swarm.progress.splitlines(keepends=True) if line.endswith("\n"))
 
 
-def test_users_recover_when_the_server_comes_late(tmp_path: Path) -> None:
-    port = free_port()
-    swarm = Swarm(tmp_path / "swarm", f"tcp://127.0.0.1:{port}", "-t", "6s", *FIVE_USERS)
-    time.sleep(1.5)  # the server is late, which is what this is about
-    with GserverProcess(tmp_path, "json", bind=f"127.0.0.1:{port}"):
-        recording = swarm.finish()
-
-    assert recording.total(["connect"]).outcomes.keys() == {OK, "refused"}
-    assert recording.total(["connect"]).outcomes[OK] == 5
-    assert recording.total(["GREETING", "SUM"]).outcomes[OK] > 20
+ALL = ["json", "echo", "as-fast-as-it-can", "processes", "recovers", "nobody-listens", "nobody-accepts", *HOSTILE]
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:3000", "http://127.0.0.1:3000", "tcp://127.0.0.1"])
-def test_a_wrong_host_is_named(tmp_path: Path, host: str) -> None:
-    swarm = Swarm(tmp_path, host, "-t", "1s", *FIVE_USERS)
-    swarm.process.wait(40)
+@pytest.mark.parametrize("name", ALL)
+def test_the_recording_and_locust_count_alike(swarms: Swarms, name: str) -> None:
+    swarm = swarms[name]
+    recorded = {}
+    for series, outcomes in swarm.outcomes.items():
+        requests = sum(count for outcome, count in outcomes.items() if outcome != CUT_OFF)
+        recorded[series] = (requests, requests - outcomes.get(OK, 0))
 
-    assert f"host is {host!r}, expected tcp://HOST:PORT" in swarm.log
+    assert swarm.locust_counts == {series: counts for series, counts in recorded.items() if counts[0]}
+    assert "Traceback" not in swarm.log
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_only_successes_have_latencies(swarms: Swarms, name: str) -> None:
+    recording = swarms[name].recording
+
+    for series in recording.cells:
+        total = recording.total([series])
+        assert total.latency.total == total.outcomes[OK]
+
+
+@pytest.mark.parametrize(("name", "series"), [("json", {"GREETING", "SUM"}), ("echo", {"echo"})])
+def test_a_good_server_answers_every_exchange_on_one_connection_each(
+    swarms: Swarms, name: str, series: set[str]
+) -> None:
+    """Without a class name it is JsonUser alone, for no server speaks both protocols."""
+    outcomes = swarms[name].outcomes
+
+    assert outcomes.keys() == {"connect", *series}
+    assert outcomes["connect"] == {OK: USERS}
+    assert all(set(each) == {OK} for each in outcomes.values())
+    assert max(swarms[name].recording.sockets().values()) == USERS
+    assert swarms[name].process.returncode == 0
+
+
+def test_a_rate_of_0_is_as_fast_as_the_server_answers(swarms: Swarms) -> None:
+    """At a rate of 10, four users make 120 exchanges in 3 seconds."""
+    assert swarms["as-fast-as-it-can"].exchanges[OK] > 500
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_server_is_counted_by_what_it_does(swarms: Swarms, name: str) -> None:
+    outcomes = swarms[name].outcomes
+
+    assert set(outcomes["connect"]) == {OK}
+    assert set(swarms[name].exchanges) == {HOSTILE[name].outcome}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_failure_costs_the_connection_and_the_next_exchange_opens_another(swarms: Swarms, name: str) -> None:
+    """All users end without one, or with one that was not used yet."""
+    failures = swarms[name].exchanges[HOSTILE[name].outcome]
+
+    assert failures > USERS
+    assert failures <= swarms[name].outcomes["connect"][OK] <= failures + USERS
+
+
+@pytest.mark.parametrize(("name", "outcome"), [("nobody-listens", "refused"), ("nobody-accepts", "timeout")])
+def test_a_connect_that_fails_is_a_request_of_its_own_and_no_exchange(swarms: Swarms, name: str, outcome: str) -> None:
+    outcomes = swarms[name].outcomes
+
+    assert outcomes.keys() == {"connect"}
+    assert set(outcomes["connect"]) == {outcome}
+    assert outcomes["connect"][outcome] > USERS
+
+
+def test_users_recover_when_the_server_comes_up(swarms: Swarms) -> None:
+    outcomes = swarms["recovers"].outcomes
+
+    assert outcomes["connect"]["refused"] > 0
+    assert 0 < outcomes["connect"][OK] <= USERS
+    assert swarms["recovers"].exchanges == {OK: swarms.recovery.answered}
+
+
+def test_an_exchange_that_the_end_cuts_off_is_neither_success_nor_failure(swarms: Swarms) -> None:
+    assert swarms["patient"].exchanges == {CUT_OFF: USERS}
+    assert swarms["patient"].locust_counts == {"connect": (USERS, 0)}
+
+
+def test_processes_merge_to_what_the_server_answered(swarms: Swarms) -> None:
+    recording = swarms["processes"].recording
+
+    assert swarms["processes"].exchanges == {OK: swarms.counting.answered}
+    assert swarms["processes"].outcomes["connect"] == {OK: USERS}
+    assert max(recording.sockets().values()) == USERS
+    assert len(recording.health) == 3, "the master and two workers"

@@ -34,8 +34,14 @@ class JsonLines(Lines):
     def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         super().__init__(max_bytes)
 
-    def messages(self) -> Iterator[Any]:
-        return _decoded(super().messages())
+    def messages(self) -> Iterable[Any]:
+        lines = super().messages()
+        if isinstance(lines, list):
+            try:
+                return list(map(_decode, lines))  # no frame for each line: the usual case, where all of them are JSON
+            except _NOT_JSON:
+                pass
+        return _decoded(lines)
 
     def encode(self, message: Any) -> bytes:
         """Return one line. TypeError for what JSON cannot carry; NaN and the infinities become null, as in Node."""

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import json
 import socket
 import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from loadtests.recording import Recording
 from loadtests.results import load_recording
 
-__all__ = ["LOCUSTFILE", "Peer", "Swarm", "reserved_port", "reset"]
+__all__ = ["LOCUSTFILE", "JsonServer", "Peer", "Swarm", "bound_socket", "reset"]
 
 LOCUSTFILE = Path(__file__).parents[2] / "loadtests" / "locustfile.py"
 SWARM_PATIENCE_S = 60.0
@@ -82,9 +84,10 @@ class Swarm:
 class Peer:
     """A server of plain sockets and threads; `behave` has each connection to itself, which is closed after it."""
 
-    def __init__(self, behave: Callable[[socket.socket], None]) -> None:
+    def __init__(self, behave: Callable[[socket.socket], None], bound: socket.socket | None = None) -> None:
         self._behave = behave
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+        self._listener = bound or bound_socket()
+        self._listener.listen(100)
         self.address: tuple[str, int] = self._listener.getsockname()
         self._connections: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept)]
@@ -126,9 +129,29 @@ def reset(connection: socket.socket) -> None:
     connection.close()
 
 
-@contextlib.contextmanager
-def reserved_port() -> Iterator[socket.socket]:
-    """A bound socket that does not listen: who connects to it is refused, and nobody else can take the port."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        yield held
+def bound_socket() -> socket.socket:
+    """It does not listen yet: who connects to it is refused, and nobody else can take the port."""
+    held = socket.socket()
+    held.bind(("127.0.0.1", 0))
+    return held
+
+
+class JsonServer:
+    """GREETING and SUM, as a behaviour of a Peer; counts its replies."""
+
+    def __init__(self) -> None:
+        self.answered = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, connection: socket.socket) -> None:
+        with connection.makefile("rwb") as file:
+            for line in file:
+                file.write(json.dumps(self._reply(json.loads(line))).encode() + b"\n")
+                file.flush()
+                with self._lock:
+                    self.answered += 1
+
+    def _reply(self, message: dict[str, Any]) -> dict[str, Any]:
+        if message["type"] == "SUM":
+            return {"status": "OK", "result": message["a"] + message["b"]}
+        return {"status": "OK", "reply": f"Hello, {message['name']}!"}
