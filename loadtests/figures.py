@@ -104,16 +104,15 @@ def _latencies(name: str, recording: Recording, series: Iterable[str], window: W
 def _generator(recording: Recording, window: Window) -> list[Figure]:
     if not window.length_s:
         return []
-    cpu_s, lag_ns = 0.0, 0.0
+    cores, lags_ns = [], []
     for health in recording.health.values():
-        inside = [values for second, values in sorted(health.items()) if window.start <= second < window.end]
-        if inside:
-            cpu_s += inside[-1]["cpu_s"] - inside[0]["cpu_s"]
-            lag_ns = max(lag_ns, *(values["lag_ns"] for values in inside))
-    return [
-        Figure("generator_cpu", 100 * cpu_s / max(1, window.length_s - 1), "% of a core", "lower"),
-        Figure("generator_lag_max", lag_ns / 1e6, "ms", "lower"),
-    ]
+        inside = {second: values for second, values in health.items() if window.start <= second < window.end}
+        lags_ns += [values["lag_ns"] for values in inside.values()]
+        if len(inside) > 1:  # what it used is known between two readings
+            first, last = min(inside), max(inside)
+            cores.append((inside[last]["cpu_s"] - inside[first]["cpu_s"]) / (last - first))
+    figures = [Figure("generator_cpu", 100 * sum(cores), "% of a core", "lower")] if cores else []
+    return figures + ([Figure("generator_lag_max", max(lags_ns) / 1e6, "ms", "lower")] if lags_ns else [])
 
 
 def _server(recording: Recording, exchanges: list[str], window: Window, samples: Sequence[Sample]) -> list[Figure]:

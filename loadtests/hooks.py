@@ -105,7 +105,7 @@ def progress_of(recording: Recording, second: int) -> dict[str, float]:
     """One second, as a progress line tells it; failures are those so far."""
     exchanges = [series for series in recording.cells if series != "connect"]
     cell = recording.total(exchanges, second, second + 1)
-    outcomes = recording.total().outcomes
+    outcomes = recording.outcomes()
     return {
         "second": second,
         "sockets": sum(list(health.values())[-1]["sockets"] for health in recording.health.values()),

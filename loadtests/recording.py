@@ -79,7 +79,8 @@ class Recording:
         outcomes: Counter[str] = Counter()
         for seconds in self.cells.values():
             for cell in seconds.values():
-                outcomes.update(cell.outcomes)
+                for outcome, count in cell.outcomes.items():
+                    outcomes[outcome] += count
         return outcomes
 
     def sockets(self) -> dict[int, int]:

@@ -35,13 +35,19 @@ def _summary_rows(run: Run) -> list[tuple[str, str]]:
     rows = [
         ("sockets held at once", f"{_shown(run, 'sockets_peak')} of {run.workload['sockets']:,} wanted"),
         ("connect", _quantiles(run, "connect", ("p50", "p99", "max"))),
-        ("throughput", f"{_shown(run, 'throughput')} over {_shown(run, 'steady_s')} with all sockets connected"),
+        ("throughput", _throughput(run)),
         ("latency", _quantiles(run, "latency", _QUANTILES)),
         ("server processor", _joined(run, ("server_cpu", "server_cpu_per_exchange"), ("", "per exchange"))),
         ("server memory", _joined(run, ("server_rss_peak", "server_rss_per_socket"), ("peak", "per connection"))),
         ("generator", _joined(run, ("generator_cpu", "generator_lag_max"), ("", "worst lateness"))),
     ]
     return [(title, value) for title, value in rows if value]
+
+
+def _throughput(run: Run) -> str:
+    if not run.figure("throughput"):
+        return "nothing: there was no whole second with all sockets connected"
+    return f"{_shown(run, 'throughput')} over {_shown(run, 'steady_s')} with all sockets connected"
 
 
 def _quantiles(run: Run, name: str, quantiles: tuple[str, ...]) -> str:

@@ -125,8 +125,18 @@ def _start_server(swarm: Swarm, stack: contextlib.ExitStack) -> None:
     target.pid = server.pid
     try:
         probe(target.address, swarm.profile.user, START_PATIENCE_S, lambda: server.poll() is not None)
+        _await_workers(swarm)
     except NotAnswering as error:
         raise NotAnswering(f"{error}; its log is {swarm.folder / 'server.log'}") from None
+
+
+def _await_workers(swarm: Swarm) -> None:
+    """Until the last worker is ready: one that still imports would be taken for memory that connections cost."""
+    deadline = time.monotonic() + START_PATIENCE_S
+    while (swarm.folder / "server.log").read_text().count("Worker ready") < swarm.profile.workers:
+        if time.monotonic() > deadline:
+            raise NotAnswering(f"not all of the {swarm.profile.workers} workers are ready")
+        time.sleep(0.05)
 
 
 def _start_sampler(swarm: Swarm, stack: contextlib.ExitStack) -> None:
