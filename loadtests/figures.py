@@ -134,13 +134,11 @@ def _server(recording: Recording, exchanges: list[str], window: Window, samples:
 
 
 def _memory(recording: Recording, samples: Sequence[Sample], inside: Sequence[Sample]) -> list[Figure]:
-    """What a connection costs: memory with all of them, less memory before the first, for each."""
-    connects = recording.cells.get(CONNECT)
-    before = [sample for sample in samples if connects and sample["time_s"] < min(connects)]
+    """What a connection costs: memory with all of them, less that of the first sample, which a run takes before."""
     sockets = max(recording.sockets().values(), default=0)
-    if not before or not sockets:
+    if not sockets or samples[0]["time_s"] >= inside[0]["time_s"]:
         return []
-    held = sorted(_rss(sample) for sample in inside)[len(inside) // 2] - _rss(before[-1])
+    held = sorted(_rss(sample) for sample in inside)[len(inside) // 2] - _rss(samples[0])
     return [Figure("server_rss_per_socket", held / 1024 / sockets, "KiB", "lower")]
 
 

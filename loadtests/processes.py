@@ -17,11 +17,24 @@ from gserver.client import Client
 from gserver.errors import GServerError
 from gserver.framing import Codec, JsonLines, Raw
 
-__all__ = ["START_PATIENCE_S", "NotAnswering", "free_port", "probe", "running", "stop"]
+__all__ = [
+    "START_PATIENCE_S",
+    "NotAnswering",
+    "free_port",
+    "probe",
+    "python_module",
+    "running",
+    "stop",
+    "terminated_as_interrupted",
+]
 
 START_PATIENCE_S = 20.0
 STOP_PATIENCE_S = 15.0
-_SUM = {"type": "SUM", "a": 1, "b": 2}
+#: User class -> codec, a message, and the reply to it.
+_PROBES: dict[str, tuple[Callable[[], Codec], Any, Any]] = {
+    "EchoUser": (Raw, b"ready?\n", b"ready?\n"),
+    "JsonUser": (JsonLines, {"type": "SUM", "a": 1, "b": 2}, {"status": "OK", "result": 3}),
+}
 
 
 class NotAnswering(Exception):
@@ -50,20 +63,39 @@ def running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byte
 
 
 def stop(process: subprocess.Popen[Any]) -> None:
-    """End a process by TERM, and with all of its session by KILL if it has not ended in 15 seconds."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
+    """End a process by TERM; by KILL what is left of its session after that, at the latest after 15 seconds."""
     try:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
         process.wait(STOP_PATIENCE_S)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        pass
+    finally:  # also when somebody presses Ctrl-C again, and will not wait
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # as it should be: nothing is left
         process.wait()
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Within it TERM and HUP are a KeyboardInterrupt, as Ctrl-C is: they too must leave no process behind."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:  # as nohup wants it
+                signal.signal(number, signal.default_int_handler)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def probe(
     address: tuple[str, int], user: str, patience_s: float, has_ended: Callable[[], bool] = lambda: False
 ) -> None:
-    """Wait until the server answers an exchange of `user`'s protocol; NotAnswering if it does not in `patience_s`."""
+    """Wait until the server answers an exchange of `user`'s protocol rightly; NotAnswering if it does not in `patience_s`."""
     deadline = time.monotonic() + patience_s
     while True:
         try:
@@ -78,10 +110,12 @@ def probe(
 
 
 def _exchange(address: tuple[str, int], user: str) -> None:
-    codec: Codec = Raw() if user == "EchoUser" else JsonLines()
-    message: Any = b"ready?\n" if user == "EchoUser" else _SUM
-    with Client(address, codec, timeout_s=2) as client:
-        client.call(message)
+    codec, message, expected = _PROBES[user]
+    with Client(address, codec(), timeout_s=2) as client:
+        reply = client.call(message)
+    if reply != expected:
+        shown = f"{address[0]}:{address[1]}"
+        raise NotAnswering(f"the server at {shown} does not speak as {user} does: it answered {reply!r}"[:300])
 
 
 def python_module(module: str, *arguments: str) -> list[str]:

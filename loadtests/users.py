@@ -83,7 +83,6 @@ class TcpUser(User):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self._address = parse_host(environment.host or self.host)
         self._socket: socket.socket | None = None
         self._codec: Codec = type(self).codec()
         self._replies: deque[Any] = deque()
@@ -180,11 +179,11 @@ class TcpUser(User):
     def _connect(self) -> None:
         start_ns = time.monotonic_ns()
         try:
-            sock = socket.create_connection(self._address, self.connect_timeout_s)
+            sock = socket.create_connection(parse_host(self.environment.host or self.host), self.connect_timeout_s)
         except GreenletExit:
             RECORDER.recording.ended("connect", time.monotonic_ns(), CUT_OFF)
             raise
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a host that cannot be one
             self._record("connect", start_ns, error, None)
             return
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
