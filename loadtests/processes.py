@@ -95,7 +95,7 @@ def terminated_as_interrupted() -> Iterator[None]:
 def probe(
     address: tuple[str, int], user: str, patience_s: float, has_ended: Callable[[], bool] = lambda: False
 ) -> None:
-    """Wait until the server answers an exchange of `user`'s protocol rightly; NotAnswering if it does not in `patience_s`."""
+    """Wait until the server answers an exchange as `user` expects it; NotAnswering if not in `patience_s` seconds."""
     deadline = time.monotonic() + patience_s
     while True:
         try:

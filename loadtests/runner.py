@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import datetime
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -18,13 +19,16 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from loadtests import environment, results
-from loadtests.figures import figures_of
+from loadtests.figures import CONNECT, figures_of
 from loadtests.processes import START_PATIENCE_S, NotAnswering, free_port, probe, python_module, running
 from loadtests.profiles import Profile
 from loadtests.progress import Progress
-from loadtests.recording import CUT_OFF, OK, Recording
+from loadtests.recording import CUT_OFF, OK, Cell, Recording
 from loadtests.report import render_markdown
 
 __all__ = ["Target", "execute"]
@@ -35,6 +39,8 @@ STOP_TIMEOUT_S = 5
 # After its duration: for the last exchanges, its last reports, and a busy machine.
 SWARM_PATIENCE_S = 60.0
 POLL_S = 0.2
+# How much is read of a file that grows: more than a second of samples.
+NEWEST_BYTES = 64 * 1024
 # A server that is said to run already may be slow, but not starting.
 RUNNING_PATIENCE_S = 3.0
 
@@ -66,8 +72,11 @@ class Swarm:
     profile: Profile
     folder: Path
     target: Target
+    server: subprocess.Popen[bytes] | None = None  # one that the run started
+    sampler: subprocess.Popen[bytes] | None = None
     warnings: list[str] = field(default_factory=list)
     interrupted: bool = False
+    server_ended: bool = False
 
 
 def local_target(profile: Profile) -> Target:
@@ -81,8 +90,11 @@ def execute(profile: Profile, target: Target | None, results_folder: Path, label
     """Carry out a run; return it, and whether it was interrupted.
 
     NotAnswering if there is no server to test, ResultError if the swarm left nothing, OSError for a folder that cannot
-    be written. Whatever happens, no process of the run is left behind.
+    be written, ValueError for a process to sample that is none, KeyboardInterrupt if nothing had been measured by then.
+    Ctrl-C, TERM and HUP all end the swarm; whatever happens, no process of the run is left behind.
     """
+    if target and target.pid is not None and not psutil.pid_exists(target.pid):
+        raise ValueError(f"--server-pid is {target.pid}, and there is no such process")
     started_at = datetime.datetime.now(datetime.timezone.utc)
     folder = _new_folder(results_folder, f"{started_at:%Y%m%dT%H%M%SZ}-{profile.name}")
     swarm = Swarm(_fitted(profile), folder, target or local_target(profile))
@@ -90,15 +102,30 @@ def execute(profile: Profile, target: Target | None, results_folder: Path, label
         held = f"the limit of open files allows {swarm.profile.sockets:,} of {profile.sockets:,} sockets"
         print(f"loadtests: {held}: going on with those", file=sys.stderr)
         swarm.warnings.append(held)
-    with contextlib.ExitStack() as stack:
-        _start_server(swarm, stack)
-        _start_sampler(swarm, stack)
-        _run_swarm(swarm)
-    recording = results.load_recording(folder / "client.json")
+    try:
+        with terminated_as_interrupted(), contextlib.ExitStack() as stack:
+            _start_server(swarm, stack)
+            _start_sampler(swarm, stack)
+            _run_swarm(swarm)
+    finally:
+        with contextlib.suppress(OSError):  # not if there is anything in it, which may say what went wrong
+            folder.rmdir()
+    recording = _recording(swarm)
     run = _describe(swarm, recording, started_at.isoformat(timespec="seconds"), label)
     results.write_whole(folder / "report.md", render_markdown(run))
     results.save_run(folder, run)
     return run, swarm.interrupted
+
+
+def _recording(swarm: Swarm) -> Recording:
+    path = swarm.folder / "client.json"
+    if not path.exists():
+        if swarm.interrupted:
+            raise KeyboardInterrupt
+        log = (swarm.folder / "locust.log").read_text(errors="replace").split("\n")
+        said = next((line.strip() for line in reversed(log) if line.strip()), "nothing")
+        raise results.ResultError(f"{swarm.folder}: the swarm left no recording; the last it said in locust.log: {said}")
+    return results.load_recording(path)
 
 
 def _new_folder(parent: Path, name: str) -> Path:
@@ -122,7 +149,7 @@ def _start_server(swarm: Swarm, stack: contextlib.ExitStack) -> None:
         probe(target.address, swarm.profile.user, RUNNING_PATIENCE_S)
         return
     server = stack.enter_context(running(target.command, swarm.folder / "server.log"))
-    target.pid = server.pid
+    swarm.server, target.pid = server, server.pid
     try:
         probe(target.address, swarm.profile.user, START_PATIENCE_S, lambda: server.poll() is not None)
         _await_workers(swarm)
@@ -145,7 +172,7 @@ def _start_sampler(swarm: Swarm, stack: contextlib.ExitStack) -> None:
         return
     output = swarm.folder / "samples.jsonl"
     command = python_module("loadtests.sampler", "--pid", str(swarm.target.pid), "--output", str(output))
-    sampler = stack.enter_context(running(command, swarm.folder / "sampler.log"))
+    sampler = swarm.sampler = stack.enter_context(running(command, swarm.folder / "sampler.log"))
     deadline = time.monotonic() + 10
     while not (output.exists() and output.stat().st_size) and sampler.poll() is None:  # one sample before any socket
         if time.monotonic() > deadline:
@@ -177,7 +204,8 @@ def _run_swarm(swarm: Swarm) -> None:
     with running(_locust_command(swarm), swarm.folder / "locust.log") as process, Progress(swarm.profile) as progress:
         while process.poll() is None:
             try:
-                progress.show(_lines(swarm.folder / "progress.jsonl"))
+                progress.show(_newest(swarm.folder / "progress.jsonl"), _newest(swarm.folder / "samples.jsonl"))
+                _watch_server(swarm, process)
                 if time.monotonic() > deadline:
                     swarm.warnings.append("the swarm did not end in time, and was stopped")
                     return
@@ -197,17 +225,38 @@ def _interrupt(swarm: Swarm, process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGTERM)
 
 
-def _lines(path: Path) -> list[dict[str, float]]:
-    """The whole lines of the progress file."""
+def _watch_server(swarm: Swarm, process: subprocess.Popen[bytes]) -> None:
+    """Say so, once, if the server is no more; a swarm on a server of its own is then ended."""
+    if swarm.server_ended:
+        return
+    if swarm.server and swarm.server.poll() is not None:
+        said = f"the server ended with status {swarm.server.returncode} in the middle of the run: see server.log"
+        process.send_signal(signal.SIGTERM)
+    elif swarm.sampler and swarm.sampler.poll() is not None and not swarm.server:
+        said = f"the server, process {swarm.target.pid}, has ended or can no longer be sampled"
+    else:
+        return
+    swarm.server_ended = True
+    swarm.warnings.append(said)
+    print(f"\nloadtests: {said}", file=sys.stderr)
+
+
+def _newest(path: Path) -> list[dict[str, Any]]:
+    """The last whole lines of a file of JSON lines that is being written."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    with path.open("rb") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - NEWEST_BYTES)
+        file.seek(start)
+        lines = file.read().split(b"\n")
+    return [json.loads(line) for line in lines[1 if start else 0 : -1]]
 
 
 def _describe(swarm: Swarm, recording: Recording, started_at: str, label: str) -> results.Run:
     profile, target = swarm.profile, swarm.target
     (swarm.folder / "progress.jsonl").unlink(missing_ok=True)
     samples = results.load_samples(swarm.folder / "samples.jsonl")
+    warnings = [*swarm.warnings, *_doubts(swarm, recording, samples)]
     command = shlex.join(["gserver", *target.command[3:]]) if target.command else "was running already"
     return results.Run(
         name=profile.name,
@@ -218,8 +267,8 @@ def _describe(swarm: Swarm, recording: Recording, started_at: str, label: str) -
         server={"address": target.url, "command": _without_port(command)},
         environment=dict(environment.describe()),
         figures=figures_of(recording, samples),
-        errors=_errors(recording),
-        warnings=swarm.warnings,
+        errors=_errors(swarm, recording),
+        warnings=warnings,
         path=swarm.folder,
     )
 
@@ -232,8 +281,23 @@ def _without_port(command: str) -> str:
     return " ".join(words)
 
 
-def _errors(recording: Recording) -> dict[str, int]:
-    return {
+def _doubts(swarm: Swarm, recording: Recording, samples: list[dict[str, Any]]) -> list[str]:
+    """What the figures do not say by themselves."""
+    doubts = []
+    if not sum(cell.outcomes[OK] for cell in _exchanges(recording)):
+        doubts.append("no exchange succeeded")
+    if swarm.target.pid is not None and not samples:
+        doubts.append("the server could not be sampled: see sampler.log")
+    return doubts
+
+
+def _exchanges(recording: Recording) -> list[Cell]:
+    return [recording.total([series]) for series in recording.cells if series != CONNECT]
+
+
+def _errors(swarm: Swarm, recording: Recording) -> dict[str, int]:
+    ended = {"server: ended in the middle": 1} if swarm.server_ended and swarm.server else {}
+    return ended | {
         f"{series}: {outcome}": count
         for series in sorted(recording.cells)
         for outcome, count in sorted(recording.total([series]).outcomes.items())

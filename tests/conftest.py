@@ -19,6 +19,11 @@ settings.register_profile("gserver", deadline=None, database=None, max_examples=
 settings.load_profile("gserver")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Swarms and browsers come last, so that a mistake is seen early."""
+    items.sort(key=lambda item: "slow" in item.keywords)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _warm() -> None:
     """The hub opens its descriptors once, which is no leak of the first test; and what is imported by now is frozen,

@@ -29,7 +29,8 @@ PURE = [
     "gserver/ledger.py",
     "gserver/settings.py",
     "gserver/arbiter/children.py",
-    *(f"loadtests/{name}.py" for name in ("pacing", "histogram", "results", "compare", "profiles")),
+    *(f"loadtests/{name}.py" for name in ("pacing", "histogram", "recording", "figures", "results")),
+    *(f"loadtests/{name}.py" for name in ("compare", "report", "text", "profiles", "progress")),
 ]
 IMPURE = {"gevent", "locust", "socket", "_socket"}
 VAGUE = {"util", "utils", "common", "base", "helper", "misc"}
