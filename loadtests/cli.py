@@ -103,7 +103,8 @@ def _run(arguments: argparse.Namespace) -> int:
     print(f"\n{render_summary(run)}\n\n  run     {run.path}\n  report  {run.path / 'report.md'}")
     if interrupted:
         return EXIT_INTERRUPTED
-    return EXIT_FAILURES if run.errors else 0
+    exchanges = run.figure("exchanges_ok")
+    return EXIT_FAILURES if run.errors or not exchanges or not exchanges.value else 0
 
 
 def _profile(arguments: argparse.Namespace) -> Profile:

@@ -12,7 +12,7 @@ from typing import Any
 
 from loadtests.recording import CUT_OFF, OK, Recording
 
-__all__ = ["QUANTILES", "Figure", "Window", "figures_of", "steady_window"]
+__all__ = ["CONNECT", "QUANTILES", "Figure", "Window", "figures_of", "server_cpu", "steady_window"]
 
 CONNECT = "connect"
 QUANTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
@@ -115,6 +115,12 @@ def _generator(recording: Recording, window: Window) -> list[Figure]:
     return figures + ([Figure("generator_lag_max", max(lags_ns) / 1e6, "ms", "lower")] if lags_ns else [])
 
 
+def server_cpu(first: Sample, last: Sample) -> float:
+    """Processor use of the server's tree between two samples, in percent of one core."""
+    elapsed_s = last["time_s"] - first["time_s"]
+    return 100 * (_cpu(last) - _cpu(first)) / elapsed_s if elapsed_s > 0 else 0.0
+
+
 def _server(recording: Recording, exchanges: list[str], window: Window, samples: Sequence[Sample]) -> list[Figure]:
     if not samples:
         return []
@@ -123,13 +129,12 @@ def _server(recording: Recording, exchanges: list[str], window: Window, samples:
     inside = [sample for sample in samples if window.start <= sample["time_s"] < window.end]
     if len(inside) < 2:
         return figures
-    cpu_s = _cpu(inside[-1]) - _cpu(inside[0])
-    elapsed_s = inside[-1]["time_s"] - inside[0]["time_s"]
-    figures.append(Figure("server_cpu", 100 * cpu_s / elapsed_s, "% of a core", "lower"))
+    cpu_percent = server_cpu(inside[0], inside[-1])
+    figures.append(Figure("server_cpu", cpu_percent, "% of a core", "lower"))
     done = recording.total(exchanges, window.start, window.end).outcomes[OK]
     if done:
         per_s = done / window.length_s
-        figures.append(Figure("server_cpu_per_exchange", 1e6 * cpu_s / elapsed_s / per_s, "us", "lower"))
+        figures.append(Figure("server_cpu_per_exchange", 1e4 * cpu_percent / per_s, "us", "lower"))
     return [*figures, *_memory(recording, samples, inside), *_tree(inside)]
 
 

@@ -25,7 +25,15 @@ import psutil
 
 from loadtests import environment, results
 from loadtests.figures import CONNECT, figures_of
-from loadtests.processes import START_PATIENCE_S, NotAnswering, free_port, probe, python_module, running
+from loadtests.processes import (
+    START_PATIENCE_S,
+    NotAnswering,
+    free_port,
+    probe,
+    python_module,
+    running,
+    terminated_as_interrupted,
+)
 from loadtests.profiles import Profile
 from loadtests.progress import Progress
 from loadtests.recording import CUT_OFF, OK, Cell, Recording
@@ -124,7 +132,9 @@ def _recording(swarm: Swarm) -> Recording:
             raise KeyboardInterrupt
         log = (swarm.folder / "locust.log").read_text(errors="replace").split("\n")
         said = next((line.strip() for line in reversed(log) if line.strip()), "nothing")
-        raise results.ResultError(f"{swarm.folder}: the swarm left no recording; the last it said in locust.log: {said}")
+        raise results.ResultError(
+            f"{swarm.folder}: the swarm left no recording; the last it said in locust.log: {said}"
+        )
     return results.load_recording(path)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
+import re
 import socket
 import struct
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -27,12 +28,12 @@ SWARM_PATIENCE_S = 60.0
 class Swarm:
     """A headless Locust that was started; finish() waits for its end."""
 
-    def __init__(self, folder: Path, address: tuple[str, int], *arguments: str, file: Path = LOCUSTFILE) -> None:
+    def __init__(self, folder: Path, host: tuple[str, int] | str, *arguments: str, file: Path = LOCUSTFILE) -> None:
         self._folder = folder
         folder.mkdir()
-        host = "tcp://{}:{}".format(*address)
-        records = ["--recording", "client.json", "--progress", "progress.jsonl", "--csv", "locust"]
-        command = [sys.executable, "-m", "locust", "--headless", "--only-summary", "-f", str(file), "--host", host]
+        url = host if isinstance(host, str) else "tcp://{}:{}".format(*host)
+        records = ["--recording", "client.json", "--progress", "progress.jsonl"]
+        command = [sys.executable, "-m", "locust", "--headless", "--only-summary", "-f", str(file), "--host", url]
         with (folder / "locust.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, *records, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder
@@ -46,6 +47,11 @@ class Swarm:
     def progress(self) -> str:
         path = self._folder / "progress.jsonl"
         return path.read_text() if path.exists() else ""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether Locust has been imported, which takes a second of a processor."""
+        return "Starting Locust" in self.log or self.process.poll() is not None
 
     def finish(self) -> Swarm:
         """Wait for the end; kill it, and fail, if that does not come."""
@@ -62,23 +68,22 @@ class Swarm:
         return load_recording(self._folder / "client.json")
 
     @property
-    def outcomes(self) -> dict[str, dict[str, int]]:
+    def outcomes(self) -> dict[str, Counter[str]]:
         """What the recording counted: series -> outcome -> count."""
         recording = self.recording
-        return {series: dict(recording.total([series]).outcomes) for series in recording.cells}
+        return {series: recording.total([series]).outcomes for series in recording.cells}
 
     @property
-    def exchanges(self) -> dict[str, int]:
+    def exchanges(self) -> Counter[str]:
         """Outcomes of all exchanges, connects left out."""
         recording = self.recording
-        return dict(recording.total([series for series in recording.cells if series != "connect"]).outcomes)
+        return recording.total([series for series in recording.cells if series != "connect"]).outcomes
 
     @property
     def locust_counts(self) -> dict[str, tuple[int, int]]:
-        """Locust's own statistics: name -> (requests, failures among them)."""
-        with (self._folder / "locust_stats.csv").open() as file:
-            rows = [row for row in csv.DictReader(file) if row["Name"] != "Aggregated"]
-        return {row["Name"]: (int(row["Request Count"]), int(row["Failure Count"])) for row in rows}
+        """Locust's own statistics, as it shows them: name -> (requests, failures among them)."""
+        rows = re.findall(r"^TCP +(\S+) +(\d+) +(\d+)\(", self.log, re.MULTILINE)
+        return {name: (int(requests), int(failures)) for name, requests, failures in rows}
 
 
 class Peer:
