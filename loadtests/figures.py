@@ -118,7 +118,7 @@ def _generator(recording: Recording, window: Window) -> list[Figure]:
 def server_cpu(first: Sample, last: Sample) -> float:
     """Processor use of the server's tree between two samples, in percent of one core."""
     elapsed_s = last["time_s"] - first["time_s"]
-    return 100 * (_cpu(last) - _cpu(first)) / elapsed_s if elapsed_s > 0 else 0.0
+    return 100 * _grown(first, last, "cpu_user_s", "cpu_system_s") / elapsed_s if elapsed_s > 0 else 0.0
 
 
 def _server(recording: Recording, exchanges: list[str], window: Window, samples: Sequence[Sample]) -> list[Figure]:
@@ -150,7 +150,7 @@ def _memory(recording: Recording, samples: Sequence[Sample], inside: Sequence[Sa
 def _tree(inside: Sequence[Sample]) -> list[Figure]:
     first, last = inside[0], inside[-1]
     elapsed_s = last["time_s"] - first["time_s"]
-    switches = _total(last, "switches_voluntary") - _total(first, "switches_voluntary")
+    switches = _grown(first, last, "switches_voluntary")
     figures = [
         Figure("server_processes", len(last["processes"]), "processes"),
         Figure("server_descriptors", max(_total(sample, "descriptors") for sample in inside), "descriptors"),
@@ -170,5 +170,9 @@ def _rss(sample: Sample) -> float:
     return _total(sample, "rss_bytes")
 
 
-def _cpu(sample: Sample) -> float:
-    return _total(sample, "cpu_user_s") + _total(sample, "cpu_system_s")
+def _grown(first: Sample, last: Sample, *keys: str) -> float:
+    """What the processes of `last` used since `first`, each by itself: one that was replaced takes nothing back."""
+    before = {process["pid"]: process for process in first["processes"]}
+    return float(
+        sum(process[key] - before.get(process["pid"], {}).get(key, 0) for process in last["processes"] for key in keys)
+    )

@@ -60,7 +60,7 @@ def render_progress(
     """One line: time, sockets, rate, latency, failures, and the server's processor use if it is sampled."""
     server = "" if server_cpu_percent is None else f"  server {human(server_cpu_percent, '% of a core')}"
     return (
-        f"{elapsed_s:3.0f} of {profile.duration_s:.0f} s  "
+        f"{min(elapsed_s, profile.duration_s):3.0f} of {profile.duration_s:.0f} s  "
         f"{line['sockets']:,.0f} of {profile.sockets:,} sockets  "
         f"{line['exchanges']:,.0f} exchanges/s  "
         f"p99 {human(line['p99_ns'] / 1000, 'us') if line['exchanges'] else '-'}  "

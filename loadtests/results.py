@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from loadtests.figures import Figure
 from loadtests.recording import Recording
 
@@ -72,10 +74,12 @@ def load_run(folder: Path) -> Run:
     if version != SCHEMA_VERSION:
         raise ResultError(f"{folder}: run.json has schema version {version!r}, this loadtests reads {SCHEMA_VERSION}")
     try:
-        data["figures"] = [Figure(**figure) for figure in data["figures"]]
-        return Run(**data, path=folder)
-    except (TypeError, KeyError) as error:
+        run = dataclasses.replace(msgspec.convert(data, Run), path=folder)
+    except msgspec.ValidationError as error:
         raise ResultError(f"{folder}: run.json is damaged: {error}") from None
+    if not isinstance(run.workload.get("sockets"), int):
+        raise ResultError(f"{folder}: run.json is damaged: its workload says no number of sockets")
+    return run
 
 
 def load_recording(path: Path) -> Recording:
@@ -102,8 +106,8 @@ def load_samples(path: Path) -> list[dict[str, Any]]:
 
 def _read_json(path: Path, otherwise: str) -> Any:
     try:
-        return json.loads(path.read_text())
+        return msgspec.json.decode(path.read_bytes())  # unlike the standard library's it lets no infinity pass
     except FileNotFoundError:
         raise ResultError(f"{path.parent}: {otherwise} (there is no {path.name})") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, msgspec.DecodeError) as error:
         raise ResultError(f"{path} cannot be read: {error}") from None

@@ -108,3 +108,34 @@ def test_a_server_that_died_at_once_is_no_division_by_zero() -> None:
     dead = [{"time_s": 104.0, "processes": []}, {"time_s": 104.25, "processes": []}]
 
     assert figures_of(make_recording(), dead)
+
+
+def test_a_generator_that_was_read_once_in_the_window_has_no_processor_use() -> None:
+    """Not 0: what it used is known only between two readings."""
+    recording = make_recording()
+    recording.health["a"] = {second: values for second, values in recording.health["a"].items() if second in (102, 104)}
+    recording.health["a"][105] = {"sockets": 10, "cpu_s": 60.0, "lag_ns": MS}
+    names = {figure.name for figure in figures_of(recording, [])}
+
+    assert steady_window(recording) == Window(103, 105)
+    assert "generator_cpu" not in names
+    assert "generator_lag_max" in names
+
+
+def test_a_gap_in_the_readings_does_not_change_the_processor_use() -> None:
+    recording = make_recording()
+    del recording.health["a"][103]
+
+    assert {f.name: f.value for f in figures_of(recording, [])}["generator_cpu"] == pytest.approx(50)
+
+
+def test_a_worker_that_was_replaced_takes_back_nothing_that_was_used() -> None:
+    """Process 2 ends at 105, and 3 begins there: of the window's processor time 2 s x 0.1 are not known any more."""
+    samples = make_samples()
+    for sample in samples:
+        if sample["time_s"] >= 105:
+            sample["processes"][1] |= {"pid": 3, "cpu_user_s": 0.1 * (sample["time_s"] - 105), "cpu_system_s": 0.0}
+    figures = {figure.name: figure.value for figure in figures_of(make_recording(), samples)}
+
+    elapsed_s = 3.75  # from the first sample of the window to its last
+    assert figures["server_cpu"] == pytest.approx(100 * (0.1 * elapsed_s + 0.1 * (elapsed_s - 2)) / elapsed_s)

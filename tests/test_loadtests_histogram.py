@@ -6,6 +6,7 @@ import math
 import random
 
 import pytest
+from hdrh.histogram import HdrHistogram
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,3 +69,19 @@ def test_nothing_recorded_has_no_percentiles() -> None:
 def test_what_is_no_histogram_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="histogram"):
         Histogram.decode(text)
+
+
+@given(LATENCIES, st.floats(0.01, 100))
+def test_percentiles_are_those_of_hdrhistogram(latencies: list[int], quantile: float) -> None:
+    histogram = make_histogram(latencies)
+    library = HdrHistogram.decode(histogram.encode().encode())
+
+    assert histogram.percentiles([quantile])[quantile] == library.get_value_at_percentile(quantile)
+
+
+def test_ranks_are_rounded_as_hdrhistogram_rounds_them() -> None:
+    histogram = make_histogram(list(range(1, 101)))
+    library = HdrHistogram.decode(histogram.encode().encode())
+    quantiles = [tenths / 10 for tenths in range(1, 1001)]
+
+    assert histogram.percentiles(quantiles) == {each: library.get_value_at_percentile(each) for each in quantiles}

@@ -74,3 +74,12 @@ def test_what_is_kept_is_what_was_recorded() -> None:
     assert kept.total().outcomes == recording.total().outcomes
     assert kept.total().latency.counts == recording.total().latency.counts
     assert kept.sockets() == recording.sockets()
+
+
+def test_the_outcomes_so_far_are_those_of_the_total() -> None:
+    recording = Recording()
+    for second in range(3):
+        recording.succeeded("SUM", second * 10**9, 1000)
+        recording.ended("connect", second * 10**9, "refused")
+
+    assert recording.outcomes() == recording.total().outcomes == {"ok": 3, "refused": 3}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,8 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 
 def broken(**changes: Any) -> str:
     """The text of a run.json of which something was changed; None takes it out."""
-    values = {"kind": "gserver load test run", "schema_version": 1, "name": "x"} | changes
-    return json.dumps({key: value for key, value in values.items() if value is not None})
+    values = dataclasses.asdict(make_run()) | {"kind": "gserver load test run", "schema_version": 1} | changes
+    return json.dumps({key: value for key, value in values.items() if value is not None and key != "path"})
 
 
 @pytest.mark.parametrize(
@@ -52,9 +53,16 @@ def broken(**changes: Any) -> str:
         (broken(kind="another"), "run.json is not of a gserver load test"),
         (broken(schema_version=2), "run.json has schema version 2, this loadtests reads 1"),
         (broken(schema_version=None), "run.json has schema version None"),
-        (broken(), "run.json is damaged"),
+        (broken(label=None), "missing required field `label`"),
         (broken(figures=3), "run.json is damaged"),
         (broken(figures=[{"nom": 1}]), "run.json is damaged"),
+        (broken(figures=[{"name": "x", "value": "1", "unit": "us"}]), "`$.figures[0].value`"),
+        (broken(figures=[{"name": "x", "value": float("inf"), "unit": "us"}]), "cannot be read"),
+        (broken(workload=3), "`$.workload`"),
+        (broken(workload={}), "its workload says no number of sockets"),
+        (broken(environment=[]), "`$.environment`"),
+        (broken(errors={"connect: refused": "many"}), "`$.errors[...]`"),
+        (broken(warnings=3), "`$.warnings`"),
     ],
 )
 def test_a_broken_folder_is_one_clear_line(tmp_path: Path, text: str | None, says: str) -> None:

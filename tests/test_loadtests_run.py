@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from loadtests.figures import figures_of
-from loadtests.processes import free_port
 from loadtests.results import load_recording, load_run, load_samples
+from tests.helpers.loadtests_swarms import bound_socket
 from tests.helpers.processes import GserverProcess, wait_for
 
 pytestmark = pytest.mark.slow
@@ -22,15 +22,28 @@ pytestmark = pytest.mark.slow
 PATIENCE_S = 60
 
 
-def start(results: Path, *arguments: str, limit: int | None = None) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "loadtests", "run", *arguments, "--results", str(results)]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit // 2, limit)),
-    )
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start `loadtests run`; what a failing test leaves running is interrupted, and so ends its own processes."""
+    begun = []
+
+    def start(results: Path, *arguments: str, limit: int | None = None) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "loadtests", "run", *arguments, "--results", str(results)]
+        limits = None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit // 2, limit))
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limits
+        )
+        begun.append(process)
+        return process
+
+    yield start
+    for process in begun:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        process.communicate(timeout=PATIENCE_S)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -56,7 +69,7 @@ def mentions(process: psutil.Process, results: Path) -> bool:
     return any(str(results) in word for word in process.info["cmdline"] or [])
 
 
-def test_a_run_leaves_a_folder_that_says_all(tmp_path: Path) -> None:
+def test_a_run_leaves_a_folder_that_says_all(tmp_path: Path, start: Start) -> None:
     status, out, err = finish(start(tmp_path, "smoke", "--duration", "4", "--label", "a label", "--workers", "2"))
     folder = only_run(tmp_path)
     run = load_run(folder)
@@ -86,7 +99,7 @@ def test_a_run_leaves_a_folder_that_says_all(tmp_path: Path) -> None:
     assert_nothing_left(tmp_path)
 
 
-def test_a_server_that_runs_is_tested_and_sampled_by_its_pid(tmp_path: Path) -> None:
+def test_a_server_that_runs_is_tested_and_sampled_by_its_pid(tmp_path: Path, start: Start) -> None:
     with GserverProcess(tmp_path, "echo") as server:
         host = "tcp://{}:{}".format(*server.address)
         common = ("echo", "--users", "10", "--duration", "4", "--host", host)
@@ -100,7 +113,7 @@ def test_a_server_that_runs_is_tested_and_sampled_by_its_pid(tmp_path: Path) -> 
     assert load_run(only_run(tmp_path / "blind")).warnings == ["the server was not sampled: --server-pid was not given"]
 
 
-def test_a_server_that_dies_in_the_middle_is_a_readable_run(tmp_path: Path) -> None:
+def test_a_server_that_dies_in_the_middle_is_a_readable_run(tmp_path: Path, start: Start) -> None:
     with GserverProcess(tmp_path, "json") as server:
         host = "tcp://{}:{}".format(*server.address)
         common = ("smoke", "--users", "10", "--duration", "5", "--host", host)
@@ -127,30 +140,7 @@ def wait_for_sockets(process: subprocess.Popen[str]) -> None:
     raise AssertionError("the run ended without progress")
 
 
-def test_an_interrupt_keeps_what_was_measured(tmp_path: Path) -> None:
-    process = start(tmp_path, "smoke", "--duration", "60")
-    wait_for_sockets(process)
-    os.kill(process.pid, signal.SIGINT)
-    status, out, err = finish(process)
-
-    run = load_run(only_run(tmp_path))
-    assert status == 130, err
-    assert run.warnings == ["interrupted before its time"]
-    assert run.figure("exchanges_ok")
-    assert "interrupted before its time" in out
-    assert_nothing_left(tmp_path)
-
-
-def test_nobody_there_is_one_line(tmp_path: Path) -> None:
-    port = free_port()
-    status, _, err = finish(start(tmp_path, "smoke", "--host", f"tcp://127.0.0.1:{port}"))
-
-    assert status == 1
-    assert err.startswith(f"loadtests: the server at 127.0.0.1:{port} does not answer: ")
-    assert err.count("\n") == 1
-
-
-def test_what_the_file_limit_cannot_hold_is_said_and_fitted(tmp_path: Path) -> None:
+def test_what_the_file_limit_cannot_hold_is_said_and_fitted(tmp_path: Path, start: Start) -> None:
     """The soft limit is raised to the hard one, which allows 300 - 200 sockets."""
     status, _, err = finish(start(tmp_path, "json", "--users", "150", "--duration", "4", limit=300))
     run = load_run(only_run(tmp_path))
@@ -159,3 +149,75 @@ def test_what_the_file_limit_cannot_hold_is_said_and_fitted(tmp_path: Path) -> N
     assert "loadtests: the limit of open files allows 100 of 150 sockets: going on with those\n" in err
     assert run.warnings == ["the limit of open files allows 100 of 150 sockets"]
     assert [figure.value for figure in run.figures if figure.name == "sockets_peak"] == [100]
+
+
+def test_a_server_of_its_own_that_dies_ends_the_run_which_is_kept(tmp_path: Path, start: Start) -> None:
+    process = start(tmp_path, "smoke", "--duration", "60", "--workers", "2")
+    wait_for_sockets(process)
+    arbiter = next(child for child in psutil.Process(process.pid).children() if "gserver" in child.cmdline())
+    arbiter.kill()
+    status, out, err = finish(process)
+
+    run = load_run(only_run(tmp_path))
+    assert status == 1
+    assert "Traceback" not in out + err
+    assert run.errors["server: ended in the middle"] == 1
+    assert "the server ended with status -9 in the middle of the run: see server.log" in err
+    assert_nothing_left(tmp_path)
+    wait_for(lambda: not cmdlines_with(run.server["address"]), "the workers' end")
+
+
+def cmdlines_with(url: str) -> list[str]:
+    """The command lines that name the port of `url`."""
+    port = url.rpartition(":")[2]
+    lines = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    return [line for line in lines if f"127.0.0.1:{port}" in line]
+
+
+def test_ctrl_c_term_and_hup_keep_what_was_measured_and_leave_no_process(tmp_path: Path, start: Start) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    begun = {number: start(tmp_path / str(number), "smoke", "--duration", "60") for number in numbers}
+    for number, process in begun.items():
+        wait_for_sockets(process)
+        process.send_signal(number)
+    for number, process in begun.items():
+        status, out, err = finish(process)
+        run = load_run(only_run(tmp_path / str(number)))
+
+        assert status == 130, err
+        assert run.warnings == ["interrupted before its time"]
+        assert run.figure("exchanges_ok")
+        assert "interrupted before its time" in out
+        assert "Traceback" not in out + err
+        assert cmdlines_with(run.server["address"]) == []
+    assert_nothing_left(tmp_path)
+
+
+def test_an_interrupt_before_anything_was_measured_is_one_line(tmp_path: Path, start: Start) -> None:
+    process = start(tmp_path, "smoke", "--duration", "60")
+    wait_for(lambda: any(tmp_path.glob("*/server.log")), "the server's start")
+    process.send_signal(signal.SIGINT)
+    status, out, err = finish(process)
+
+    assert status == 130
+    assert err.splitlines()[-1] == "loadtests: interrupted"
+    assert "Traceback" not in out + err
+    assert_nothing_left(tmp_path)
+
+
+def test_what_cannot_be_tested_is_one_line_and_leaves_no_folder(tmp_path: Path, start: Start) -> None:
+    with GserverProcess(tmp_path, "echo") as server, bound_socket() as nobody:
+        echo, refused = ("tcp://{}:{}".format(*address) for address in (server.address, nobody.getsockname()))
+        begun = {
+            "there is no such process": (2, start(tmp_path / "a", "echo", "--host", echo, "--server-pid", "4194305")),
+            "does not speak as JsonUser does": (1, start(tmp_path / "b", "json", "--host", echo)),
+            "does not answer: [Errno 111] Connection refused": (1, start(tmp_path / "c", "smoke", "--host", refused)),
+        }
+        for says, (expected, process) in begun.items():
+            status, out, err = finish(process)
+
+            assert status == expected
+            assert says in err
+            assert (out, err.count("\n")) == ("", 1)
+
+    assert not [path for name in "abc" for path in (tmp_path / name).glob("*")]

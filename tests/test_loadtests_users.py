@@ -106,7 +106,7 @@ def swarms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarms]:
     slow_import.write_text(SLOW_IMPORT)
     counting, recovery, begun = JsonServer(), JsonServer(), dict[str, Swarm]()
     with contextlib.ExitStack() as stack:
-        stack.callback(lambda: [swarm.process.kill() for swarm in begun.values()])
+        stack.callback(lambda: [swarm.kill() for swarm in begun.values()])
 
         def begin(name: str, host: tuple[str, int] | str, *arguments: str, **options: Path) -> None:
             begun[name] = Swarm(folder / name.replace("/", "-"), host, *BRIEFLY, *arguments, **options)
@@ -124,6 +124,7 @@ def swarms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarms]:
         begin("echo", echo_server, "--payload", "100000", "EchoUser")
         begin("as-fast-as-it-can", echo_server, "--rate", "0", "--payload", "1", "EchoUser")
         begin("processes", peer(counting), "--processes", "2", "--rate", "20", "JsonUser")
+        begin("unasked", peer(JsonServer(times=3)), "JsonUser")
         begin("patient", peer(HOSTILE["says-nothing"].behave), "--stop-timeout", "1", "JsonUser")
         begin("nobody-listens", stack.enter_context(bound_socket()).getsockname(), "Impatient", file=impatient)
         begin("nobody-accepts", stack.enter_context(full_listener()).getsockname(), "Impatient", file=impatient)
@@ -169,7 +170,17 @@ def was_answered(swarm: Swarm, answered: int) -> bool:
     return kinds(exchanges) == {OK} and exchanges[OK] <= answered <= exchanges[OK] + exchanges[CUT_OFF]
 
 
-ALL = ["json", "echo", "as-fast-as-it-can", "processes", "recovers", "nobody-listens", "nobody-accepts", *HOSTILE]
+ALL = [
+    "json",
+    "echo",
+    "as-fast-as-it-can",
+    "processes",
+    "recovers",
+    "unasked",
+    "nobody-listens",
+    "nobody-accepts",
+    *HOSTILE,
+]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -241,6 +252,14 @@ def test_a_connect_that_fails_is_a_request_of_its_own_and_no_exchange(swarms: Sw
     assert outcomes.keys() == {"connect"}
     assert kinds(outcomes["connect"]) == {outcome}
     assert outcomes["connect"][outcome] > USERS
+
+
+def test_replies_that_nobody_asked_for_fail_one_exchange_and_die_with_their_connection(swarms: Swarms) -> None:
+    """On each connection one exchange is answered, and the second finds what is left of the first."""
+    exchanges = swarms["unasked"].exchanges
+
+    assert kinds(exchanges) == {OK, "mismatch"}
+    assert abs(exchanges[OK] - exchanges["mismatch"]) <= USERS < exchanges["mismatch"]
 
 
 def test_users_recover_when_the_server_comes_up(swarms: Swarms) -> None:

@@ -58,9 +58,13 @@ class Swarm:
         try:
             self.process.wait(SWARM_PATIENCE_S)
         finally:
-            if self.process.poll() is None:
-                self.process.kill()
-                self.process.wait()
+            self.kill()
+        return self
+
+    def kill(self) -> Swarm:
+        """Whatever it is doing; no harm to one that has ended."""
+        self.process.kill()
+        self.process.wait()
         return self
 
     @property
@@ -142,16 +146,17 @@ def bound_socket() -> socket.socket:
 
 
 class JsonServer:
-    """GREETING and SUM, as a behaviour of a Peer; counts its replies."""
+    """GREETING and SUM, as a behaviour of a Peer; counts its replies, each of which it sends `times` times at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, times: int = 1) -> None:
         self.answered = 0
+        self._times = times
         self._lock = threading.Lock()
 
     def __call__(self, connection: socket.socket) -> None:
         with connection.makefile("rwb") as file:
             for line in file:
-                file.write(json.dumps(self._reply(json.loads(line))).encode() + b"\n")
+                file.write(self._times * (json.dumps(self._reply(json.loads(line))).encode() + b"\n"))
                 file.flush()
                 with self._lock:
                     self.answered += 1

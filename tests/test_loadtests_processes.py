@@ -1,0 +1,136 @@
+"""The processes of a run: each ends, whoever is in its way, and a server counts as one only if it answers rightly."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loadtests.processes import NotAnswering, probe, running, stop, terminated_as_interrupted
+from tests.helpers.loadtests_swarms import Peer
+from tests.helpers.processes import GserverProcess, wait_for
+
+PATIENCE_S = 20.0
+#: Has a child that ignores TERM and outlives it; prints the child's pid.
+WITH_STRAGGLER = """
+import signal, subprocess, sys
+child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+straggler = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE)
+straggler.stdout.readline()
+print(straggler.pid, flush=True)
+signal.pause()
+"""
+
+
+def start_python(program: str, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        return subprocess.Popen([sys.executable, "-c", program], stdout=output, start_new_session=True)
+
+
+def first_line(log: Path) -> str:
+    wait_for(lambda: "\n" in log.read_text(), "a line of the process")
+    return log.read_text().splitlines()[0]
+
+
+def is_gone(pid: int) -> bool:
+    """A zombie that its new parent has yet to reap is gone too."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_what_a_stopped_process_leaves_in_its_session_is_killed(tmp_path: Path) -> None:
+    process = start_python(WITH_STRAGGLER, tmp_path / "log")
+    straggler = int(first_line(tmp_path / "log"))
+
+    stop(process)
+
+    assert process.returncode == -signal.SIGTERM
+    wait_for(lambda: is_gone(straggler), "the end of the straggler")
+
+
+def test_a_process_that_ignores_term_is_killed_by_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while it is being waited for: nobody waits any longer, and still it ends."""
+    program = (
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint(1, flush=True)\nwhile 1: signal.pause()"
+    )
+    process = start_python(program, tmp_path / "log")
+    first_line(tmp_path / "log")
+    real_wait = process.wait
+
+    def impatient(timeout: float | None = None) -> int:
+        if timeout is not None:
+            raise KeyboardInterrupt
+        return real_wait(PATIENCE_S)
+
+    monkeypatch.setattr(process, "wait", impatient)
+    with pytest.raises(KeyboardInterrupt):
+        stop(process)
+
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_process_that_has_ended_is_stopped_in_peace(tmp_path: Path) -> None:
+    process = start_python("raise SystemExit(3)", tmp_path / "log")
+    process.wait(PATIENCE_S)
+
+    stop(process)
+
+    assert process.returncode == 3
+
+
+def test_a_process_runs_only_inside_the_with(tmp_path: Path) -> None:
+    with running([sys.executable, "-c", "print('here', flush=True); input()"], tmp_path / "log") as process:
+        first_line(tmp_path / "log")
+
+    assert process.returncode is not None
+    assert (tmp_path / "log").read_text().startswith("here")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_term_and_hup_interrupt_as_a_ctrl_c_does_and_only_within(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+
+    with pytest.raises(KeyboardInterrupt), terminated_as_interrupted():
+        signal.raise_signal(number)
+
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    """Under nohup a run outlives its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with terminated_as_interrupted():
+            signal.raise_signal(signal.SIGHUP)
+    except KeyboardInterrupt:
+        pytest.fail("it was not ignored")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("app", "user"), [("echo", "EchoUser"), ("json", "JsonUser")])
+def test_a_server_that_answers_is_probed_in_the_users_protocol(tmp_path: Path, app: str, user: str) -> None:
+    with GserverProcess(tmp_path, app) as server:
+        probe(server.address, user, PATIENCE_S)
+
+
+@pytest.mark.parametrize(("app", "user"), [("json", "EchoUser"), ("echo", "JsonUser")])
+def test_a_server_of_another_protocol_is_refused_at_once(tmp_path: Path, app: str, user: str) -> None:
+    with GserverProcess(tmp_path, app) as server, pytest.raises(NotAnswering, match=f"does not speak as {user} does"):
+        probe(server.address, user, PATIENCE_S)
+
+
+def test_a_server_that_ended_is_not_waited_for() -> None:
+    with Peer(lambda connection: None) as peer, pytest.raises(NotAnswering, match="ended before it answered"):
+        probe(peer.address, "JsonUser", PATIENCE_S, lambda: True)
+
+
+def test_a_server_that_never_answers_is_given_up() -> None:
+    with Peer(lambda connection: None) as peer, pytest.raises(NotAnswering, match="does not answer"):
+        probe(peer.address, "JsonUser", 0.0)
