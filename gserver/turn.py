@@ -45,8 +45,14 @@ class Turn:
             self._end(conn)
             return
         conn.received_bytes += len(data)
+        replies: list[bytes] = []
+        conn.turn_replies = replies
         try:
-            self._answer(conn, data)
+            self._answer(conn, data, replies)
+            if replies:
+                data = replies[0] if len(replies) == 1 else b"".join(replies)
+                replies.clear()
+                conn.push(data)
             if conn.outbox is not None:
                 conn.wait_for_room()  # a peer that does not read its replies is not read from
         except ConnectionClosed:
@@ -77,39 +83,35 @@ class Turn:
         conn.close(CloseReason.DRAINED)
         conn.runner = None
 
-    def _answer(self, conn: Connection, data: bytes) -> None:
-        conn.turn_replies = replies = []
-        size = 0
-        codec = conn.codec
-        encode = codec.encode
-        on_message = self._on_message
+    def _answer(self, conn: Connection, data: bytes, replies: list[bytes]) -> None:
+        codec, on_message, size = conn.codec, self._on_message, 0
         try:
             codec.receive(data)
             for message in codec.messages():
+                if replies:  # those of the messages before this one
+                    size += len(replies[-1])
+                    if size > HIGH_WATER or conn.runner is not None:
+                        size = self._send_early(conn, size)
+                if conn.close_reason is not None:
+                    break
                 try:
                     if type(message) is Malformed:
                         self._malformed(conn, message)
                     else:
                         reply = on_message(message, conn)
                         if reply is not None:
-                            data = encode(reply)
-                            replies.append(data)
-                            size += len(data)
+                            replies.append(codec.encode(reply))
                 except (Exception, gevent.Timeout) as error:
                     self._handler_failed(conn, error)
-                if size > HIGH_WATER:
-                    size = 0
-                    conn.flush_replies()
-                    conn.wait_for_room()
-                elif conn.runner is not None:  # this turn has blocked: let no reply wait for the next message
-                    conn.flush_replies()
-                if conn.close_reason is not None:
-                    break
         except ProtocolError as error:
             self._protocol_broken(conn, error)
-        if replies:
-            conn.push(replies[0] if len(replies) == 1 else b"".join(replies))
-            replies.clear()
+
+    def _send_early(self, conn: Connection, size: int) -> int:
+        """Send before the turn is over: much is waiting, or a handler blocks and no reply shall wait for the next."""
+        conn.flush_replies()
+        if size > HIGH_WATER:
+            conn.wait_for_room()
+        return 0
 
     def _end(self, conn: Connection) -> None:
         """The peer will send no more; everything before this has been answered."""
