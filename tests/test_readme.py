@@ -57,7 +57,7 @@ class Reader:
         elif words[0] == "locust":
             self._run(f"{command} --headless -u 5 -r 5 -t 2s".replace("loadtests/", f"{ROOT}/loadtests/"))
         elif words[:2] == ["loadtests", "run"]:
-            assert "no errors" in self._run(f"{command} --duration 4")
+            assert "no errors" in self._run(f"{command} --duration 6")
         elif words[:2] == ["loadtests", "compare"]:
             self._compare(shown)
         else:
@@ -88,7 +88,6 @@ class Reader:
         return ended.stdout
 
     def _compare(self, shown: str) -> None:
-        self._run("loadtests run json --duration 4 --users 20")
         runs = sorted((self.folder / "results").iterdir())
         output = self._run(f"loadtests compare results/{runs[0].name} results/{runs[1].name}")
         for line in re.findall(r"^\| ((?:latency|throughput|server:)[\w :.]*?) +\|", shown, re.M):
