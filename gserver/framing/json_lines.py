@@ -1,7 +1,8 @@
 """JsonLines: one JSON value a line (https://jsonlines.org, RFC 8259), in UTF-8, compact when encoded.
 
 A line that is not JSON is delivered as a Malformed, for the framing survives it; a line over the maximum is a
-FrameTooLarge. JSON itself is msgspec's: it decodes a SUM in 0.20 microseconds where the standard library takes 2.0, and is strict.
+FrameTooLarge. JSON itself is msgspec's: strict, and it decodes a SUM in 0.20 microseconds where the standard library
+takes 2.0.
 """
 
 from __future__ import annotations
