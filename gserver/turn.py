@@ -45,10 +45,31 @@ class Turn:
             self._end(conn)
             return
         conn.received_bytes += len(data)
+        codec, on_message, size = conn.codec, self._on_message, 0
         replies: list[bytes] = []
         conn.turn_replies = replies
         try:
-            self._answer(conn, data, replies)
+            # Not a method of its own: a call less for every message is 1 % of an echo.
+            try:
+                codec.receive(data)
+                for message in codec.messages():
+                    if replies:  # those of the messages before this one
+                        size += len(replies[-1])
+                        if size > HIGH_WATER or conn.runner is not None:
+                            size = self._send_early(conn, size)
+                    if conn.close_reason is not None:
+                        break
+                    try:
+                        if type(message) is Malformed:
+                            self._malformed(conn, message)
+                        else:
+                            reply = on_message(message, conn)
+                            if reply is not None:
+                                replies.append(codec.encode(reply))
+                    except (Exception, gevent.Timeout) as error:
+                        self._handler_failed(conn, error)
+            except ProtocolError as error:
+                self._protocol_broken(conn, error)
             if replies:
                 data = replies[0] if len(replies) == 1 else b"".join(replies)
                 replies.clear()
@@ -82,29 +103,6 @@ class Turn:
                 break
         conn.close(CloseReason.DRAINED)
         conn.runner = None
-
-    def _answer(self, conn: Connection, data: bytes, replies: list[bytes]) -> None:
-        codec, on_message, size = conn.codec, self._on_message, 0
-        try:
-            codec.receive(data)
-            for message in codec.messages():
-                if replies:  # those of the messages before this one
-                    size += len(replies[-1])
-                    if size > HIGH_WATER or conn.runner is not None:
-                        size = self._send_early(conn, size)
-                if conn.close_reason is not None:
-                    break
-                try:
-                    if type(message) is Malformed:
-                        self._malformed(conn, message)
-                    else:
-                        reply = on_message(message, conn)
-                        if reply is not None:
-                            replies.append(codec.encode(reply))
-                except (Exception, gevent.Timeout) as error:
-                    self._handler_failed(conn, error)
-        except ProtocolError as error:
-            self._protocol_broken(conn, error)
 
     def _send_early(self, conn: Connection, size: int) -> int:
         """Send before the turn is over: much is waiting, or a handler blocks and no reply shall wait for the next."""
