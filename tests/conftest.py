@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Iterator
 
 import gevent
@@ -17,6 +18,12 @@ TEST_TIMEOUT_S = 30.0
 
 settings.register_profile("gserver", deadline=None, database=None, max_examples=60)
 settings.load_profile("gserver")
+
+
+def pytest_configure() -> None:
+    """A suite that was started in the background is deaf to INT and HUP, and so would be every process under test."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
