@@ -144,8 +144,7 @@ class TcpServer(StreamServer):
             conn.runner = self._callbacks.spawn(self._open, conn, on_open)
 
     def _open(self, conn: Connection, on_open: Callable[[Connection], None]) -> None:
-        replies: list[bytes] = []
-        conn.turn_replies = replies
+        conn.turn_replies = []  # what close() does meanwhile waits for the end of on_open
         try:
             on_open(conn)
         except GreenletExit:

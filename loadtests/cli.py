@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
+from loadtests.address import parse_host
 from loadtests.compare import compare, render_comparison
 from loadtests.processes import NotAnswering
 from loadtests.profiles import PROFILES, Profile
@@ -96,7 +96,7 @@ def _run(arguments: argparse.Namespace) -> int:
     profile = _profile(arguments)
     target = None
     if arguments.host:
-        target = Target(_address(arguments.host), pid=arguments.server_pid)
+        target = Target(parse_host(arguments.host), pid=arguments.server_pid)
     elif arguments.server_pid:
         raise ValueError("--server-pid says which process to sample at --host, and there is no --host")
     run, interrupted = execute(profile, target, arguments.results, arguments.label)
@@ -119,17 +119,6 @@ def _profile(arguments: argparse.Namespace) -> Profile:
     }
     changes = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(PROFILES[arguments.profile], **changes)
-
-
-def _address(url: str) -> tuple[str, int]:
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if parts.scheme != "tcp" or not parts.hostname or port is None:
-        raise ValueError(f"--host is {url!r}, expected tcp://HOST:PORT")
-    return parts.hostname, port
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ from locust.runners import WorkerRunner
 
 from loadtests.environment import raise_nofile_limit
 from loadtests.recording import CUT_OFF, OK, Recording
+from loadtests.results import write_whole
 
 __all__ = ["RECORDER", "Recorder"]
 
@@ -138,6 +139,4 @@ def _write_at_the_end(environment: Environment, **_: Any) -> None:
 
 
 def _write(path: Path) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(RECORDER.collect().to_json()))
-    unfinished.replace(path)
+    write_whole(path, json.dumps(RECORDER.collect().to_json()))

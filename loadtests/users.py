@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import gevent
 from gevent import GreenletExit
@@ -23,6 +22,7 @@ from locust.env import Environment
 
 from gserver.errors import IncompleteMessage, ProtocolError
 from gserver.framing import Codec, JsonLines, Malformed, Raw
+from loadtests.address import parse_host
 from loadtests.hooks import RECORDER
 from loadtests.pacing import Schedule
 from loadtests.recording import CUT_OFF
@@ -52,18 +52,6 @@ def outcome_of(error: BaseException) -> str:
         (OSError, "os_error"),
     ]
     return next((name for kind, name in kinds if isinstance(error, kind)), "error")
-
-
-def parse_host(host: str | None) -> tuple[str, int]:
-    """(address, port) of tcp://HOST:PORT; ValueError names what is wrong."""
-    parts = urlsplit(host or "")
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if parts.scheme != "tcp" or not parts.hostname or port is None:
-        raise ValueError(f"host is {host!r}, expected tcp://HOST:PORT")
-    return parts.hostname, port
 
 
 class TcpUser(User):

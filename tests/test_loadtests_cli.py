@@ -45,9 +45,9 @@ def test_report_is_shown_and_written_again(runs: tuple[str, str], capsys: pytest
     ("arguments", "status", "says"),
     [
         (["run", "nothing"], 2, "there is no profile 'nothing': expected one of smoke, echo, json, c2k"),
-        (["run", "smoke", "--host", "127.0.0.1:1"], 2, "--host is '127.0.0.1:1', expected tcp://HOST:PORT"),
-        (["run", "smoke", "--host", "tcp://127.0.0.1"], 2, "--host is 'tcp://127.0.0.1', expected tcp://HOST:PORT"),
-        (["run", "smoke", "--host", "tcp://h:99999"], 2, "--host is 'tcp://h:99999', expected tcp://HOST:PORT"),
+        (["run", "smoke", "--host", "127.0.0.1:1"], 2, "host is '127.0.0.1:1', expected tcp://HOST:PORT"),
+        (["run", "smoke", "--host", "tcp://127.0.0.1"], 2, "host is 'tcp://127.0.0.1', expected tcp://HOST:PORT"),
+        (["run", "smoke", "--host", "tcp://h:99999"], 2, "host is 'tcp://h:99999', expected tcp://HOST:PORT"),
         (
             ["run", "smoke", "--server-pid", "1"],
             2,
