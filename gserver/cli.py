@@ -8,16 +8,23 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 import gserver
 from gserver import logs
-from gserver.application import parse_application
+from gserver.application import Application, parse_application
 from gserver.arbiter.arbiter import Arbiter
-from gserver.arbiter.worker import run_worker
+from gserver.arbiter.askers import ask_for_reload
+from gserver.arbiter.daemon import Daemon
+from gserver.arbiter.succession import Command, Succession, take_inheritance
+from gserver.arbiter.systemd import take_sockets
+from gserver.configuration import CONFIG_FILE, Configuration, add_arguments, as_text, parse_environment
 from gserver.errors import ConfigError
-from gserver.settings import Settings, add_arguments, read_config_file
+from gserver.settings import Settings, declared
+from gserver.titles import set_title
+from gserver.worker.worker import load, run_worker
 
 __all__ = ["entry_point", "main"]
 
@@ -27,7 +34,7 @@ log = logging.getLogger("gserver")
 def main(argv: Sequence[str]) -> int:
     """Run the server that `argv` describes, until it is told to stop; return the exit status."""
     try:
-        return _serve(_parser().parse_args(argv))
+        return _run(_parser(), argv)
     except ConfigError as error:
         print(f"gserver: {error}", file=sys.stderr)
         return 1
@@ -45,20 +52,87 @@ def _parser() -> argparse.ArgumentParser:
         prog="gserver",
         usage="gserver [OPTIONS] APP",
         description="Serve raw TCP: APP is MODULE:NAME, MODULE:FACTORY(ARGS), or a built-in service: echo, json.",
+        epilog="Settings may also stand in a Python file (-c) and in the variable GSERVER_CMD_ARGS, as flags.",
     )
-    parser.add_argument("app", metavar="APP", help="the application to serve")
-    parser.add_argument("-c", "--config", metavar="FILE", help="a Python file whose names are settings")
+    parser.add_argument("app", metavar="APP", nargs="?", help="the application to serve")
+    parser.add_argument(
+        "-c", "--config", metavar="FILE", help=f"a Python file whose names are settings (default ./{CONFIG_FILE})"
+    )
     parser.add_argument("-v", "--version", action="version", version=f"gserver {gserver.__version__}")
+    parser.add_argument("--check-config", action="store_true", help="check settings and application, and exit")
+    parser.add_argument("--print-config", action="store_true", help="print all settings as they would be, and exit")
+    parser.add_argument(
+        "--reload-pid",
+        metavar="PIDFILE",
+        help="make the server with this pid file reload, wait for it, and exit with 0 if it worked",
+    )
     add_arguments(parser)
     return parser
 
 
-def _serve(arguments: argparse.Namespace) -> int:
-    values = vars(arguments)
-    app, config = values.pop("app"), values.pop("config")
-    settings = Settings.checked({**(read_config_file(config) if config else {}), **values})
+def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    arguments = vars(parser.parse_args(argv))
+    app, config, check, show, pidfile = [
+        arguments.pop(name) for name in ("app", "config", "check_config", "print_config", "reload_pid")
+    ]
+    if pidfile is not None:
+        return _reload(pidfile)
+    inheritance = take_inheritance(os.environ)
+    sockets = inheritance.activated or take_sockets(os.environ, os.getpid())
+    if config is None and os.path.exists(CONFIG_FILE):
+        config = CONFIG_FILE
+    configuration = Configuration(
+        config and os.path.abspath(config), parse_environment(os.environ), arguments, tuple(sockets)
+    )
+    settings = configuration.read()
+    if show:
+        return _print_config(settings)
+    if app is None:
+        parser.error("the following arguments are required: APP")
     application = parse_application(app)
+    if check:
+        return _check_config(settings, application)
+    succession = Succession(Command.of_this_process(), inheritance)
+    daemon = Daemon.detach() if settings.daemon and not succession.has_predecessor else None
     os.chdir(settings.chdir)
-    logs.configure(settings.loglevel)
+    if settings.umask is not None:
+        os.umask(settings.umask)
+    logs.configure(settings)
+    if settings.capture_output:
+        logs.capture_output()
+    set_title("arbiter", settings.proc_name or application.text)
     log.info("Starting gserver %s", gserver.__version__)
-    return Arbiter(settings, functools.partial(run_worker, settings, application)).run()
+    serve = functools.partial(run_worker, application)
+    return Arbiter(configuration, settings, serve, succession, daemon).run()
+
+
+def _reload(pidfile: str) -> int:
+    failure = ask_for_reload(pidfile)
+    if failure is not None:
+        print(f"gserver: the reload failed: {failure}", file=sys.stderr)
+    return 0 if failure is None else 1
+
+
+def _print_config(settings: Settings) -> int:
+    for setting in declared():
+        value = getattr(settings, setting.name)
+        print(f"{setting.name} = {'None' if value is None else as_text(value)}")
+    return 0
+
+
+def _check_config(settings: Settings, application: Application) -> int:
+    """Import the application as a worker would; ConfigError is one line that says where it fails."""
+    try:
+        load(settings, application)
+    except ConfigError:
+        raise
+    except BaseException as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{place.filename}:{place.lineno}"
+        if isinstance(error, SyntaxError):
+            where = f"{error.filename}:{error.lineno}"
+        raise ConfigError(
+            f"{application.text!r} cannot be imported: {type(error).__name__}: {error} ({where})"
+        ) from None
+    print(f"gserver: {application.text} can be served")
+    return 0

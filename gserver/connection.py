@@ -16,6 +16,7 @@ import _socket
 import enum
 import logging
 import struct
+import time
 from collections import deque
 from fcntl import ioctl
 from termios import FIONREAD
@@ -65,12 +66,16 @@ class Connection:
         session: whatever a service wants to keep about this connection; None at first. Never read by gserver.
         state, close_reason: where its life stands; close_reason is None until it is decided.
         received_bytes, sent_bytes: so far; sent is what the kernel took.
+        messages: handled so far; 0 for a @stream handler that reads bytes.
+        opened_at: when it was accepted, on time.monotonic()'s clock.
     """
 
     __slots__ = (
         "_owner",
         "close_reason",
         "codec",
+        "messages",
+        "opened_at",
         "outbox",
         "peer",
         "received_bytes",
@@ -92,6 +97,8 @@ class Connection:
         self.close_reason: CloseReason | None = None
         self.received_bytes = 0
         self.sent_bytes = 0
+        self.messages = 0
+        self.opened_at = time.monotonic()
         self.watcher: Any = None  # the engine's READ watcher
         self.runner: Any = None  # the greenlet whose turn on this connection is blocked, if one is
         self._owner = owner

@@ -39,6 +39,7 @@ class CloseReason(enum.Enum):
     FINISHED = "finished"  # the service closed it, or its stream handler returned
     DRAINED = "drained"  # the server is stopping and owed this peer nothing more
     KILLED = "killed"  # still busy when the server's patience ended
+    WORKER_DIED = "worker_died"  # its process ended under it; only the arbiter, which survives, counts these
 
 
 class GServerError(Exception):

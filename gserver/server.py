@@ -11,6 +11,7 @@ from __future__ import annotations
 import _socket
 import functools
 import logging
+import random
 import socket
 import time
 from collections.abc import Callable
@@ -41,6 +42,8 @@ Handle = Service | StreamService | Callable[[Any, Any], Any]
 LINGER_S = 2.0
 # How long a handler that was killed may take to notice.
 KILL_GRACE_S = 0.5
+# A drain that is spread out sleeps at least so long, and closes what is due meanwhile.
+SPREAD_STEP_S = 0.005
 # Ends after which the peer may still be sending, so that its last reply is only safe with a lingering close.
 _LINGERING = {
     CloseReason.PROTOCOL_ERROR,
@@ -59,6 +62,7 @@ class TcpServer(StreamServer):
         backlog, spawn, ssl arguments: gevent's; spawn and ssl apply to a bare handle only.
         greenlets: "pooled" (default) or "dedicated": how a Service's connections are served; see gserver.engine.
         linger_s: how long a socket may stay, in seconds, after the last reply was sent; default 2.
+        ledger: where to count; default: one of its own.
 
     start(), serve_forever(), stop() and `with` are gevent's; stop(timeout) drains, for a second by default.
     """
@@ -74,9 +78,10 @@ class TcpServer(StreamServer):
         *,
         greenlets: Literal["pooled", "dedicated"] = "pooled",
         linger_s: float = LINGER_S,
+        ledger: Ledger | None = None,
         **ssl_args: Any,
     ) -> None:
-        self.ledger = Ledger()
+        self.ledger = ledger or Ledger()
         self._connections: set[Connection] = set()
         self._bare: dict[Any, Any] = {}  # the sockets of bare handlers, and their greenlets once they run
         self._callbacks = Group()  # on_open and on_close while they run
@@ -87,7 +92,7 @@ class TcpServer(StreamServer):
         self._service = handle if isinstance(handle, Service | StreamService) else None
         if self._service is not None and ssl_args:
             raise ConfigError(f"TLS is not available for services yet, only for bare handlers: {', '.join(ssl_args)}")
-        self._engine = None if self._service is None else _make_engine(self._service, greenlets)
+        self._engine = None if self._service is None else _make_engine(self._service, greenlets, self.ledger)
         bare: Any = handle  # a service is never called: gevent only keeps it
         super().__init__(listener, bare, backlog, spawn, **ssl_args)
 
@@ -116,7 +121,7 @@ class TcpServer(StreamServer):
 
     def do_handle(self, sock: Any, address: Address) -> None:
         if self._service is not None:
-            self._adopt(self._service, sock, address)
+            self.adopt(sock, address)
             return
         self.ledger.opened()
         self._bare[sock] = None
@@ -127,7 +132,10 @@ class TcpServer(StreamServer):
         super().do_close(sock, *args)
         self._bare_ended(sock, CloseReason.HANDLER_ERROR)
 
-    def _adopt(self, service: Service | StreamService, sock: _socket.socket, address: Address) -> None:
+    def adopt(self, sock: _socket.socket, address: Address) -> Connection:
+        """Serve a connected, non-blocking socket as one that was accepted from `address`. Takes over the socket."""
+        service = self._service
+        assert service is not None
         kind = StreamConnection if isinstance(service, StreamService) else Connection
         try:
             conn = kind(sock, address, service.codec(), self)
@@ -142,6 +150,7 @@ class TcpServer(StreamServer):
             self._begin(conn)
         else:
             conn.runner = self._callbacks.spawn(self._open, conn, on_open)
+        return conn
 
     def _open(self, conn: Connection, on_open: Callable[[Connection], None]) -> None:
         conn.turn_replies = []  # what close() does meanwhile waits for the end of on_open
@@ -176,7 +185,7 @@ class TcpServer(StreamServer):
             self._linger.take(conn.sock)
         else:
             conn.sock.close()
-        self.ledger.ended(reason)
+        self.ledger.ended(reason, conn.received_bytes, conn.sent_bytes)
 
     def connection_left(self, conn: Connection) -> None:
         """Nor does any handler hold on to it: tell the service."""
@@ -219,20 +228,27 @@ class TcpServer(StreamServer):
         if not self._connections and not self._bare and not self._linger:
             self._quiet.set()
 
-    def drain(self, timeout: float | None = None) -> int:
+    @property
+    def connections(self) -> frozenset[Connection]:
+        """Those of its service that are open, or that a handler still holds on to."""
+        return frozenset(self._connections)
+
+    def drain(self, timeout: float | None = None, *, spread_s: float = 0.0, accept_queued: bool = True) -> int:
         """Stop accepting, answer what was received by now, close everything; return how many had to be killed.
 
-        Connections that the kernel has queued are accepted first, so that none is reset. A handler in the middle of a
-        message finishes it. What is not done after `timeout` seconds (default: wait for ever) is killed.
+        Connections that the kernel has queued are accepted first, so that none is reset; not so without accept_queued,
+        for somebody else will. Each connection is served until its moment, at random within `spread_s` seconds, so that
+        not all peers come back at once. A handler in the middle of a message finishes it. What is not done `timeout`
+        seconds after that (default: wait for ever) is killed.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + spread_s + timeout
         self._drained = Event()
         try:
             if not self.closed:
-                self._accept_queued()
+                if accept_queued:
+                    self._accept_queued()
                 self.close()
-            for conn in list(self._connections):
-                self._drain_one(conn)
+            self._drain_all(spread_s)
             self._wait_quiet(deadline)
             killed = self._kill_rest()
             self._callbacks.join(_remaining(deadline))
@@ -273,6 +289,18 @@ class TcpServer(StreamServer):
             except Exception:
                 log.exception("cannot serve a connection that was queued")
 
+    def _drain_all(self, spread_s: float) -> None:
+        """Each of n connections at a random moment of its n-th part of the time."""
+        began = time.monotonic()
+        connections = list(self._connections)
+        random.shuffle(connections)
+        for number, conn in enumerate(connections):
+            pause = began + spread_s * (number + random.random()) / len(connections) - time.monotonic()
+            if pause > SPREAD_STEP_S:
+                gevent.sleep(pause)
+            if conn in self._connections:
+                self._drain_one(conn)
+
     def _drain_one(self, conn: Connection) -> None:
         assert self._engine is not None
         if conn.watcher is None:  # on_open still runs: it drains the connection when it is done
@@ -309,11 +337,11 @@ def _remaining(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
-def _make_engine(service: Service | StreamService, greenlets: str) -> Engine[Any]:
+def _make_engine(service: Service | StreamService, greenlets: str, ledger: Ledger) -> Engine[Any]:
     if isinstance(service, StreamService):
-        return StreamEngine(service)
+        return StreamEngine(service, ledger)
     if greenlets == "pooled":
-        return PooledEngine(Turn(service))
+        return PooledEngine(Turn(service, ledger))
     if greenlets == "dedicated":
-        return DedicatedEngine(Turn(service))
+        return DedicatedEngine(Turn(service, ledger))
     raise ConfigError(f"greenlets is {greenlets!r}, must be 'pooled' or 'dedicated'")

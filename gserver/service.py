@@ -31,8 +31,11 @@ OnMessage = Callable[[Any, "Connection"], Any]
 #: What on_error is told about: broken framing, content that is not valid, or the exception of a handler.
 Fault = Malformed | BaseException
 OnError = Callable[[Fault, "Connection"], Any]
+Ready = Callable[[], Any]
 StreamHandler = Callable[["StreamConnection"], None]
 Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+PROBE = {"type": "gserver.probe"}
 
 
 class Service:
@@ -46,6 +49,10 @@ class Service:
         on_error: called as on_error(fault, conn) for a ProtocolError, a Malformed or a handler's exception; what it
             returns is encoded and sent to the peer. Default: nothing is said. A connection outlives a Malformed or a
             handler's exception only if there was something to say; a ProtocolError always ends it.
+        ready: called without arguments in every new worker, after the application is imported and before it takes
+            connections; a worker in which it raises never takes any.
+        probe: a message that every new worker must answer, with one message and without an error, before it takes
+            connections. It comes over a connection of its own, whose peer is "probe". None: no probe.
     """
 
     def __init__(
@@ -56,12 +63,16 @@ class Service:
         on_open: Callable[[Connection], None] | None = None,
         on_close: Callable[[Connection, CloseReason], None] | None = None,
         on_error: OnError | None = None,
+        ready: Ready | None = None,
+        probe: Any = None,
     ) -> None:
         self.on_message = on_message
         self.codec = codec
         self.on_open = on_open
         self.on_close = on_close
         self.on_error: OnError = on_error or _say_nothing
+        self.ready = ready
+        self.probe = probe
 
 
 def _say_nothing(fault: Fault, conn: Connection) -> None:
@@ -69,25 +80,36 @@ def _say_nothing(fault: Fault, conn: Connection) -> None:
 
 
 class StreamService:
-    """A function that owns a connection for as long as it runs; made by @stream."""
+    """A function that owns a connection for as long as it runs; made by @stream. ready and probe: as Service's."""
 
-    def __init__(self, handle: StreamHandler, codec: Callable[[], Codec] = Raw) -> None:
+    def __init__(
+        self,
+        handle: StreamHandler,
+        codec: Callable[[], Codec] = Raw,
+        *,
+        ready: Ready | None = None,
+        probe: Any = None,
+    ) -> None:
         self.handle = handle
         self.codec = codec
+        self.ready = ready
+        self.probe = probe
 
 
 @overload
 def stream(handle: StreamHandler, /) -> StreamService: ...
 @overload
-def stream(*, codec: Callable[[], Codec]) -> Callable[[StreamHandler], StreamService]: ...
-def stream(handle: StreamHandler | None = None, /, *, codec: Callable[[], Codec] = Raw) -> Any:
+def stream(
+    *, codec: Callable[[], Codec] = ..., ready: Ready | None = ..., probe: Any = ...
+) -> Callable[[StreamHandler], StreamService]: ...
+def stream(handle: StreamHandler | None = None, /, **options: Any) -> Any:
     """Mark `def handle(conn)` as a service: it reads conn by itself, and the connection closes when it returns.
 
     Used bare, or as @stream(codec=Lines), which decides what `for message in conn` yields.
     """
     if handle is not None:
-        return StreamService(handle, codec)
-    return lambda handle: StreamService(handle, codec)
+        return StreamService(handle)
+    return lambda handle: StreamService(handle, **options)
 
 
 class JsonService(Service):
@@ -106,7 +128,8 @@ class JsonService(Service):
     What is wrong is answered with {"status":"ERROR","message":...}: text that is not JSON, an unknown type, a field
     that is missing or of the wrong type, a handler that raised, a line over the maximum (which also closes).
 
-    Args: codec, on_open and on_close as for Service; the codec must carry dicts.
+    Args: codec, on_open, on_close, ready and probe as for Service; the codec must carry dicts. The default probe has a
+        type of gserver's own, and is answered as an unknown one.
     """
 
     def __init__(
@@ -115,9 +138,19 @@ class JsonService(Service):
         *,
         on_open: Callable[[Connection], None] | None = None,
         on_close: Callable[[Connection, CloseReason], None] | None = None,
+        ready: Ready | None = None,
+        probe: Any = PROBE,
     ) -> None:
         self._routes: dict[Any, tuple[OnMessage, type[Any] | None]] = {}
-        super().__init__(self._route, codec, on_open=on_open, on_close=on_close, on_error=_error_reply)
+        super().__init__(
+            self._route,
+            codec,
+            on_open=on_open,
+            on_close=on_close,
+            on_error=_error_reply,
+            ready=ready,
+            probe=probe,
+        )
 
     def on(self, type_: str, shape: type[Any] | None = None) -> Callable[[Handler], Handler]:
         """Register the decorated function, handler(message, conn) -> reply or None, for messages of `type_`.

@@ -16,6 +16,7 @@ from greenlet import GreenletExit, getcurrent
 
 from gserver.connection import READ, Connection
 from gserver.errors import CloseReason, ConnectionClosed, IncompleteMessage, ProtocolError
+from gserver.ledger import MESSAGES, Ledger
 from gserver.service import StreamService
 
 __all__ = ["StreamConnection", "StreamEngine"]
@@ -28,10 +29,11 @@ RECEIVE_BYTES = 64 * 1024
 class StreamConnection(Connection):
     """A connection as a @stream handler sees it: a Connection that can be read."""
 
-    __slots__ = ("_at_end", "_is_handled", "_messages", "_owed_bytes", "_reader")
+    __slots__ = ("_at_end", "_is_handled", "_messages", "_owed_bytes", "_reader", "ledger")
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self.ledger: Ledger  # where its messages are counted; the engine's
         self._at_end = False  # the peer has finished
         self._owed_bytes = 0  # once draining: what had been received by then and not been read
         self._is_handled = True
@@ -90,6 +92,8 @@ class StreamConnection(Connection):
     def __next__(self) -> Any:
         while True:
             for message in self._messages:
+                self.messages += 1
+                self.ledger.cells[MESSAGES] += 1
                 return message
             data = self.recv()
             if not data:
@@ -151,10 +155,12 @@ class StreamConnection(Connection):
 class StreamEngine:
     """A gevent greenlet for every connection; `runner` is that greenlet."""
 
-    def __init__(self, service: StreamService) -> None:
+    def __init__(self, service: StreamService, ledger: Ledger) -> None:
         self._handle = service.handle
+        self._ledger = ledger
 
     def add(self, conn: StreamConnection) -> None:
+        conn.ledger = self._ledger
         conn.watcher = get_hub().loop.io(conn.sock.fileno(), READ)
         conn.runner = gevent.spawn(self._run, conn)
 
@@ -182,12 +188,14 @@ class StreamEngine:
         except GreenletExit:
             conn.abort(CloseReason.KILLED)
         except ProtocolError as error:
+            self._ledger.failed()
             log.debug("%s: %s", conn, error)
             conn.close(error.close_reason)
         except (Exception, gevent.Timeout) as error:
             if isinstance(error, ConnectionClosed) and (conn.peer_finished or conn.is_draining):
                 conn.close(_natural_end(conn))
                 return
+            self._ledger.failed()
             log.exception("stream handler failed for %s", conn)
             conn.close(CloseReason.HANDLER_ERROR)
         else:

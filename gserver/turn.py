@@ -15,6 +15,7 @@ from greenlet import GreenletExit, getcurrent
 from gserver.connection import HIGH_WATER, Connection, State
 from gserver.errors import CloseReason, ConnectionClosed, ProtocolError
 from gserver.framing import Malformed
+from gserver.ledger import MESSAGES, Ledger
 from gserver.service import Fault, Service
 
 __all__ = ["Turn"]
@@ -26,10 +27,15 @@ RECEIVE_BYTES = 64 * 1024
 
 
 class Turn:
-    """What a turn does, for one service. No method raises but GreenletExit, when the greenlet is killed."""
+    """What a turn does, for one service. No method raises but GreenletExit, when the greenlet is killed.
 
-    def __init__(self, service: Service) -> None:
+    The messages of a turn are counted in the ledger together, before its last replies are sent.
+    """
+
+    def __init__(self, service: Service, ledger: Ledger) -> None:
         self._service = service
+        self._ledger = ledger
+        self._cells = ledger.cells
         self._on_message = service.on_message
 
     def serve(self, conn: Connection) -> None:
@@ -45,7 +51,7 @@ class Turn:
             self._end(conn)
             return
         conn.received_bytes += len(data)
-        codec, on_message, size = conn.codec, self._on_message, 0
+        codec, on_message, size, handled = conn.codec, self._on_message, 0, 0
         replies: list[bytes] = []
         conn.turn_replies = replies
         try:
@@ -59,6 +65,7 @@ class Turn:
                             size = self._send_early(conn, size)
                     if conn.close_reason is not None:
                         break
+                    handled += 1
                     try:
                         if type(message) is Malformed:
                             self._malformed(conn, message)
@@ -70,6 +77,10 @@ class Turn:
                         self._handler_failed(conn, error)
             except ProtocolError as error:
                 self._protocol_broken(conn, error)
+            if handled:
+                conn.messages += handled
+                self._cells[MESSAGES] += handled
+                handled = 0
             if replies:
                 data = replies[0] if len(replies) == 1 else b"".join(replies)
                 replies.clear()
@@ -85,6 +96,9 @@ class Turn:
             conn.abort(CloseReason.HANDLER_ERROR)
             raise
         finally:
+            if handled:  # it was interrupted
+                conn.messages += handled
+                self._cells[MESSAGES] += handled
             conn.turn_replies = None
             if conn.close_reason is not None:
                 conn.turn_over()
@@ -121,11 +135,13 @@ class Turn:
             conn.close(CloseReason.PEER_EOF)
 
     def _malformed(self, conn: Connection, message: Malformed) -> None:
+        self._ledger.failed()
         log.debug("%s: %s: %s", conn, message.message, message.detail)
         if not self._say(conn, message):
             conn.close(CloseReason.PROTOCOL_ERROR)
 
     def _protocol_broken(self, conn: Connection, error: ProtocolError) -> None:
+        self._ledger.failed()
         log.debug("%s: %s", conn, error)
         self._say(conn, error)
         conn.close(error.close_reason)
@@ -133,6 +149,7 @@ class Turn:
     def _handler_failed(self, conn: Connection, error: BaseException) -> None:
         if conn.state is State.CLOSED:  # it failed because its peer is gone, which is recorded already
             return
+        self._ledger.failed()
         log.error("handler failed for %s", conn, exc_info=error)
         if not self._say(conn, error):
             conn.close(CloseReason.HANDLER_ERROR)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from gserver.errors import CloseReason
-from gserver.ledger import Ledger
+from gserver.ledger import OPEN, Ledger
 from tests.helpers.services import make_echo_lines
 from tests.helpers.serving import Serving
 from tests.helpers.waiting import wait_until
@@ -33,7 +33,7 @@ def test_a_connection_that_was_never_accepted_is_noticed() -> None:
 
 def test_a_connection_that_was_lost_is_noticed() -> None:
     ledger = make_ledger(2, CloseReason.PEER_EOF)
-    ledger.open -= 1
+    ledger.cells[OPEN] -= 1
     with pytest.raises(AssertionError):
         ledger.check()
 

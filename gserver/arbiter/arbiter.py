@@ -1,9 +1,10 @@
-"""The arbiter: binds, forks workers, keeps their number, and ends them in an orderly way. It never serves.
+"""The arbiter: binds, forks workers, keeps their number, replaces them, and ends them orderly. It never serves.
 
-One loop, which sleeps until a signal, a word from a worker or a deadline. Each worker has a socket pair with the
-arbiter: the worker says READY on it once, and end-of-file on it tells a worker that its arbiter is gone.
+One loop, which sleeps until a signal, a word from a worker or a deadline; without any of them it wakes up once in a
+worker's timeout. What is to be done is decided in children.py, which is pure; this does it, and owns the processes'
+surroundings: listeners, pid file, log files, the service manager, a successor.
 
-Closes: run() closes the listeners, the socket pairs and the signal queue, and leaves no worker behind.
+Closes: run() closes the listeners, the channels and the signal queue, and leaves no worker behind.
 """
 
 from __future__ import annotations
@@ -12,125 +13,198 @@ import logging
 import os
 import selectors
 import signal
-import socket
 import sys
 import time
-from collections.abc import Callable
-from typing import NoReturn
 
-from gserver.arbiter import listeners as listening
-from gserver.arbiter.children import Child, Children
+from gserver import logs
+from gserver.arbiter.askers import Askers
+from gserver.arbiter.channel import DRAIN, LISTEN, READY, WORN
+from gserver.arbiter.children import (
+    Action,
+    Child,
+    Children,
+    Drain,
+    Go,
+    Policy,
+    ReloadDone,
+    ReloadFailed,
+    Spawn,
+    Stage,
+    Strike,
+    Stroke,
+)
+from gserver.arbiter.crew import EXIT_CANNOT_START, Crew, RunWorker
+from gserver.arbiter.daemon import Daemon
+from gserver.arbiter.listeners import Listeners
+from gserver.arbiter.pidfile import Pidfile
 from gserver.arbiter.signals import Request, SignalQueue
+from gserver.arbiter.succession import Succession
+from gserver.arbiter.systemd import Notifier
+from gserver.configuration import Configuration
+from gserver.errors import ConfigError
 from gserver.settings import Settings
 
-__all__ = ["EXIT_CANNOT_START", "READY", "Arbiter", "RunWorker"]
+__all__ = ["Arbiter"]
 
 log = logging.getLogger("gserver.arbiter")
 
-READY = b"R"
-EXIT_CANNOT_START = 3
-# After the graceful timeout, or after QUIT: what a worker gets to notice before SIGKILL.
+# After the graceful timeout: what a worker gets to notice before SIGKILL.
 KILL_GRACE_S = 2.0
-
-#: The worker's part: called in the child with the listeners and the channel to the arbiter; returns the exit status.
-RunWorker = Callable[[list[socket.socket], socket.socket], int]
+# What QUIT leaves the workers for the replies that they owe.
+QUICK_S = 1.0
 
 
 class Arbiter:
-    """Supervise workers that each call `run_worker`, until told to stop."""
+    """Supervise workers until told to stop.
 
-    def __init__(self, settings: Settings, run_worker: RunWorker) -> None:
-        self._settings = settings
-        self._run_worker = run_worker
-        self._children = Children(settings.workers)
-        self._channels: dict[int, socket.socket] = {}
-        self._listeners: list[socket.socket] = []
-        self._selector = selectors.DefaultSelector()
-        self._stopping: Request | None = None
-        self._deadline: float | None = None  # when the workers are killed
+    Args:
+        configuration: read again at every reload. settings: what it said at the start.
+        run_worker: the worker's part, called in every child.
+        succession: the arbiter before this one, if there is one, and the one after it.
+        daemon: whom to tell that the server is ready.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        settings: Settings,
+        run_worker: RunWorker,
+        succession: Succession,
+        daemon: Daemon | None = None,
+    ) -> None:
+        self.settings = settings
+        self.pid = os.getpid()
+        self.log = log
+        self._configuration = configuration
+        self._before_reload = settings  # those to go back to if a reload fails
+        self._succession = succession
+        self._daemon = daemon
+        self._hooks = settings.hooks
+        self._age = 0
+        self._is_ready = False  # every worker was serving once
         self._exit_status = 0
+        self._children = Children(settings.workers, _policy(settings))
+        self._listeners = Listeners(settings.backlog, settings.reuse_port, (settings.user, settings.group))
+        self._pidfile = Pidfile(settings.pidfile)
+        self._askers = Askers()
+        self._notifier = Notifier(os.environ, self.pid)
+        self._selector = selectors.DefaultSelector()
+        self._run_worker = run_worker
 
     def run(self) -> int:
-        """Serve until told to stop; return the exit status. ConfigError if an address cannot be had."""
-        self._listeners = listening.bind_all(self._settings.bind, self._settings.backlog)
+        """Serve until told to stop; return the exit status. ConfigError if it cannot begin."""
+        self._hooks.call("on_starting", self)
+        self._listeners.adopt(self._succession.inherited)
+        self._listeners.open(self.settings.bind)
+        self._listeners.keep(self.settings.bind)
         self._signals = SignalQueue()
-        self._selector.register(self._signals, selectors.EVENT_READ)
-        log.info("Listening at: %s (%d)", ", ".join(map(listening.describe, self._listeners)), os.getpid())
         try:
-            while self._stopping is None or self._children:
-                self._spawn_missing()
+            self._begin()
+            while not self._children.is_stopping or self._children:
                 self._wait()
-                self._kill_overdue()
+                self._act()
         finally:
             self._close()
+        self._hooks.call("on_exit", self)
         log.info("Stopped")
         return self._exit_status
 
-    # One turn of the loop
+    def _begin(self) -> None:
+        self._write_pidfile()
+        self._selector.register(self._signals, selectors.EVENT_READ)
+        if self._succession.has_predecessor:
+            self._selector.register(self._succession, selectors.EVENT_READ)
+        self._crew = Crew(self._run_worker, self._selector, self._signals, self._forget_in_child)
+        log.info("Listening at: %s (%d)", self._listeners.describe(), self.pid)
+        self._act()
 
-    def _spawn_missing(self) -> None:
-        if self._stopping is None:
-            for _ in range(self._children.to_spawn(time.monotonic())):
-                self._spawn()
+    # One turn of the loop
 
     def _wait(self) -> None:
         now = time.monotonic()
-        wakes_at = self._deadline if self._stopping else self._children.wakes_at(now)
+        times = [self._children.wakes_at(now, self._crew.deadlines()), self._notifier.pings_at]
+        wakes_at = min((each for each in times if each is not None), default=None)
         for key, _ in self._selector.select(None if wakes_at is None else max(0.0, wakes_at - now)):
             if key.fileobj is self._signals:
-                self._obey(self._signals.read())
-            elif key.data in self._channels:  # else its worker was reaped a moment ago, in this very loop
+                for request in self._signals.read():
+                    self._obey(request)
+            elif key.fileobj is self._succession:
+                self._take_over()
+            else:
                 self._hear(key.data)
+        self._notifier.ping(time.monotonic())
 
-    def _kill_overdue(self) -> None:
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            for pid in self._children.pids:
-                log.warning("Killing worker that did not stop in time (pid: %d)", pid)
-                os.kill(pid, signal.SIGKILL)
-            self._deadline = None
+    def _hear(self, pid: int) -> None:
+        for message in self._crew.hear(pid):
+            if message.word == READY:
+                log.info("Worker ready (pid: %d)", pid)
+                self._children.became_ready(pid, time.monotonic())
+            elif message.word == WORN:
+                self._children.is_worn(pid)
+
+    def _act(self) -> None:
+        """Do what the book says until it has nothing more to say: what is done may change what is to be done."""
+        while actions := self._children.decide(time.monotonic(), self._crew.deadlines()):
+            for action in actions:
+                self._do(action)
+        if not self._is_ready and self._children.is_complete and not self._children.is_stopping:
+            self._became_ready()
+
+    def _do(self, action: Action) -> None:
+        if isinstance(action, Spawn):
+            self._spawn()
+        elif isinstance(action, Go):
+            lanes = self._listeners.lanes_for(action.child.pid, self.settings.bind)
+            self._crew.tell(action.child.pid, LISTEN, lanes=lanes)
+        elif isinstance(action, Drain):
+            self._drain(action.child)
+        elif isinstance(action, Strike):
+            self._strike(action.child, action.stroke)
+        elif isinstance(action, ReloadDone):
+            self._reload_done()
+        else:
+            self._reload_failed(action)
+
+    def _became_ready(self) -> None:
+        self._is_ready = True
+        self._hooks.call("when_ready", self)
+        self._notifier.ready(f"{self._children.target} workers")
+        if self._daemon is not None:
+            self._daemon.ready()
 
     # Workers
 
     def _spawn(self) -> None:
-        ours, theirs = socket.socketpair()
-        with self._signals.held():
-            pid = os.fork()
-            if pid == 0:
-                ours.close()
-                self._become_worker(theirs)
-        theirs.close()
-        self._channels[pid] = ours
-        self._selector.register(ours, selectors.EVENT_READ, pid)
-        self._children.spawned(pid, time.monotonic())
-
-    def _become_worker(self, channel: socket.socket) -> NoReturn:
-        """In the child: drop what is the arbiter's, run, and never return into the arbiter's code."""
-        status = 1
+        self._age += 1
+        child = Child(0, self._children.generation, time.monotonic(), age=self._age)
+        self._hooks.call("pre_fork", self, child)
         try:
-            self._signals.leave_to_child()
-            self._selector.close()
-            for other in self._channels.values():
-                other.close()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
-            status = self._run_worker(self._listeners, channel)
-        except BaseException:
-            log.exception("Worker failed")
-        finally:
-            logging.shutdown()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-
-    def _hear(self, pid: int) -> None:
-        """A worker said that it is ready, or closed its end because it is ending."""
-        channel = self._channels[pid]
-        if channel.recv(1) == READY:
-            log.info("Worker ready (pid: %d)", pid)
-            self._children.became_ready(pid)
+            pid = self._crew.fork(self, self.settings, self._age)
+        except OSError as error:
+            log.error("Cannot fork a worker: %s", error.strerror)
+            self._children.could_not_spawn(time.monotonic())
         else:
-            self._selector.unregister(channel)
-            channel.close()
-            del self._channels[pid]
+            self._children.spawned(pid, time.monotonic(), age=self._age)
+
+    def _drain(self, child: Child) -> None:
+        """A worker that is not needed any more: what it accepts from goes to the others, its connections end."""
+        others = [each.pid for each in self._children if each.stage is Stage.SERVING]
+        heir = self._listeners.hand_over(child.pid, others, self.settings.bind)
+        if heir is not None:
+            self._crew.tell(heir[0], LISTEN, lanes=heir[1])
+        # Addresses that a reload has given up end with the last worker that serves them.
+        given_up = [bind for bind in self._before_reload.bind if bind not in self.settings.bind]
+        if all(each.generation == self._children.generation for each in self._children if each.pid in others):
+            self._listeners.keep(self.settings.bind)
+        self._crew.tell(child.pid, DRAIN, [str(bind) for bind in given_up])
+
+    def _strike(self, child: Child, stroke: Stroke) -> None:
+        if stroke is Stroke.DUMP:
+            what = "did not become ready" if child.stage is Stage.BOOTING else "was not heard of"
+            log.critical("Worker %s in time (pid: %d)", what, child.pid)
+        elif child.stage is not Stage.DRAINING or self._children.is_stopping:
+            log.warning("Worker gets %s (pid: %d)", stroke.name, child.pid)
+        self._crew.strike(child.pid, stroke)
 
     def _reap(self) -> None:
         while True:
@@ -140,55 +214,218 @@ class Arbiter:
                 return
             if pid == 0:
                 return
-            # A worker that said it was ready and died at once has still proven that the application loads.
-            if pid in self._channels:
-                self._hear_last_words(pid)
-            child = self._children.exited(pid, time.monotonic())
-            if child is not None:
-                self._report_exit(child, os.waitstatus_to_exitcode(status))
+            code = os.waitstatus_to_exitcode(status)
+            if pid in self._children:
+                self._hear(
+                    pid
+                )  # what it said last may matter: one that was ready has proven that the application loads
+                self._bury(pid, code)
+            elif self._succession.lost(pid):
+                log.error("The new arbiter ended with status %d; this one goes on", code)
 
-    def _hear_last_words(self, pid: int) -> None:
-        while pid in self._channels:
-            self._hear(pid)
-
-    def _report_exit(self, child: Child, code: int) -> None:
+    def _bury(self, pid: int, code: int) -> None:
+        asked = self._children[pid].stage is Stage.DRAINING
+        child = self._children.exited(pid, time.monotonic())
+        assert child is not None
+        self._listeners.gone(pid)
+        self._crew.gone(pid)
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
-        level = logging.INFO if self._stopping else logging.ERROR
-        log.log(level, "Worker exited with %s (pid: %d)", how, child.pid)
-        if self._children.cannot_start and self._stopping is None:
-            log.error("The application cannot be served; stopping")
-            self._exit_status = EXIT_CANNOT_START
-            self._stopping = Request.QUIT
+        log.log(logging.INFO if asked else logging.ERROR, "Worker exited with %s (pid: %d)", how, pid)
+        self._hooks.call("child_exit", self, child)
+        if self._children.cannot_start and not self._children.is_stopping:
+            self._cannot_start()
+        elif not asked and self._children.pause_s:
+            log.error("Workers end before they serve: the next one is forked in %g s", self._children.pause_s)
+
+    def _cannot_start(self) -> None:
+        if self.settings.reload:
+            log.error("The application cannot be served; waiting for a change")
+            self._children.wait_for_reload()
+            return
+        log.error("The application cannot be served; stopping")
+        self._exit_status = EXIT_CANNOT_START
+        self._stop(Request.QUIT)
+
+    # Requests
+
+    def _obey(self, request: Request) -> None:
+        if request is Request.REAP:
+            self._reap()
+        elif request is Request.REOPEN:
+            self._reopen_logs()
+        elif request in (Request.STOP, Request.QUIT):
+            self._stop(request)
+        elif not self._children.is_stopping:
+            self._change(request)
+
+    def _change(self, request: Request) -> None:
+        if request is Request.RELOAD:
+            self._reload()
+        elif request is Request.MORE:
+            self._set_target(self._children.target + 1)
+        elif request is Request.FEWER:
+            self._set_target(max(1, self._children.target - 1))
+        elif request is Request.DISMISS:
+            self._dismiss()
+        else:
+            self._start_successor()
+
+    def _reopen_logs(self) -> None:
+        logs.reopen()
+        for child in self._children:
+            if child.stage is not Stage.BOOTING:
+                os.kill(child.pid, signal.SIGUSR1)
+
+    def _set_target(self, target: int) -> None:
+        before, self._children.target = self._children.target, target
+        if before != target:
+            log.info("Workers: %d instead of %d", target, before)
+            self._hooks.call("nworkers_changed", self, target, before)
+
+    def _dismiss(self) -> None:
+        if _is_in_foreground():
+            log.debug("WINCH comes from the terminal; ignored")
+        else:
+            self._set_target(0)
+
+    # Reloading
+
+    def _reload(self) -> None:
+        log.info("Reloading")
+        self._askers.collect(self._pidfile.path)
+        self._notifier.reloading()
+        if not self._children.is_reloading:
+            self._before_reload = self.settings
+        try:
+            settings, fixed = self._configuration.read().with_fixed_of(self.settings)
+            self._listeners.open(settings.bind, patient=False)
+        except ConfigError as error:
+            self._reload_failed(ReloadFailed(str(error)))
+            return
+        for name in fixed:
+            log.warning("Setting %s cannot be changed by a reload: the next start will", name)
+        self._use(settings)
+        self._hooks.call("on_reload", self)
+        self._children.begin_reload(settings.workers, time.monotonic())
+
+    def _use(self, settings: Settings) -> None:
+        self.settings = settings
+        self._hooks = settings.hooks
+        self._children.policy = _policy(settings)
+
+    def _reload_done(self) -> None:
+        try:
+            logs.configure(self.settings)
+        except ConfigError as error:
+            log.error("%s", error)
+        self._listeners.keep(self.settings.bind)
+        self._before_reload = self.settings
+        log.info("Reloaded; listening at: %s", self._listeners.describe())
+        self._answer(None)
+
+    def _reload_failed(self, failed: ReloadFailed) -> None:
+        log.error("Reload failed, the workers from before go on: %s", failed.why)
+        if not self._children.is_reloading:
+            self._use(self._before_reload)
+            self._listeners.keep(self.settings.bind)
+        self._answer(failed.why)
+
+    def _answer(self, failure: str | None) -> None:
+        self._askers.answer(failure)
+        if not self._children.is_stopping:
+            self._notifier.ready("reloaded" if failure is None else f"reload failed: {failure}")
+
+    # Predecessor and successor: USR2
+
+    def _start_successor(self) -> None:
+        if self._succession.is_under_way:
+            log.warning("An upgrade is under way already")
+            return
+        self._hooks.call("pre_exec", self)
+        pid = self._succession.begin(self._signals, self._listeners.descriptors, self._configuration.sockets)
+        log.info("Started a new arbiter (pid: %d); TERM to %d when it serves", pid, self.pid)
+
+    def _take_over(self) -> None:
+        """The arbiter before this one is gone."""
+        self._selector.unregister(self._succession)
+        self._succession.predecessor_ended()
+        log.info("The arbiter before this one has ended")
+        self._pidfile.rename(self.settings.pidfile)
+        self._notifier.took_over(self.pid)
+
+    def _write_pidfile(self) -> None:
+        """While the arbiter before this one has the file, this one's name has .2 behind it, as in gunicorn."""
+        if self._succession.has_predecessor and self.settings.pidfile is not None:
+            self._pidfile = Pidfile(self.settings.pidfile + ".2")
+        self._pidfile.write()
 
     # Stopping
 
-    def _obey(self, requests: list[Request]) -> None:
-        for request in requests:
-            if request is Request.REAP:
-                self._reap()
-            elif request is Request.QUIT or self._stopping is not None:
-                self._stop(Request.QUIT)  # asked twice to drain means at once
-            else:
-                self._stop(Request.DRAIN)
-
     def _stop(self, request: Request) -> None:
-        drain = request is Request.DRAIN
-        log.info("Stopping: %s", "replying to what was received" if drain else "at once")
-        self._stopping = request
+        is_at_once = self._children.is_stopping and request is Request.QUIT
+        if self._children.is_stopping and not is_at_once:
+            return
+        now = time.monotonic()
+        if is_at_once or self._exit_status:
+            log.info("Stopping: now")
+            for child in self._children:
+                os.kill(child.pid, signal.SIGQUIT)
+            self._children.stop(now, KILL_GRACE_S)
+            return
+        quick = request is Request.QUIT
+        log.info("Stopping: replying to what was received")
+        self._notifier.stopping()
+        addresses = [] if self._succession.is_under_way else [str(bind) for bind in self.settings.bind]
         # The workers still have the listeners, and accept what the kernel has queued; nobody new gets in after them.
-        listening.close_all(self._listeners)
-        for pid in self._children.pids:
-            os.kill(pid, signal.SIGTERM if drain else signal.SIGQUIT)
-        patience = self._settings.graceful_timeout if drain else 0.0
-        self._deadline = time.monotonic() + patience + KILL_GRACE_S
+        self._close_listeners()
+        for child in self._children:
+            if child.stage is Stage.SERVING:
+                self._crew.tell(child.pid, DRAIN, addresses)
+            elif child.stage is not Stage.DRAINING:
+                os.kill(child.pid, signal.SIGKILL)
+        patience = QUICK_S if quick else self.settings.graceful_timeout + self.settings.drain_spread + KILL_GRACE_S
+        self._children.stop(now, patience)
+
+    def _close_listeners(self) -> None:
+        if self._succession.is_under_way:
+            self._listeners.leave_to_successor()
+        else:
+            self._listeners.close()
+
+    def _forget_in_child(self) -> None:
+        """In a worker: what only the arbiter may hold on to."""
+        self._selector.close()
+        self._listeners.leave_to_successor()
+        self._succession.leave_to_worker()
+        if self._daemon is not None:
+            self._daemon.leave_to_child()
 
     def _close(self) -> None:
-        for pid in self._children.pids:  # only after an exception in the loop itself
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        listening.close_all(self._listeners)
-        for channel in self._channels.values():
-            channel.close()
-        self._channels.clear()
+        for child in self._children:  # only after an exception in the loop itself
+            os.kill(child.pid, signal.SIGKILL)
+            os.waitpid(child.pid, 0)
+        self._close_listeners()
+        self._pidfile.remove()
+        self._askers.answer("the server has stopped")
+        if hasattr(self, "_crew"):
+            self._crew.close()
         self._selector.close()
         self._signals.close()
+        self._succession.close()
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(
+        settings.reload_surge,
+        0.0 if settings.reload else settings.reload_settle,
+        settings.ready_timeout,
+        settings.graceful_timeout + settings.drain_spread + KILL_GRACE_S,
+    )
+
+
+def _is_in_foreground() -> bool:
+    """Whether a terminal sends this process its signals."""
+    try:
+        return os.tcgetpgrp(sys.stderr.fileno()) == os.getpgrp()
+    except (OSError, ValueError):
+        return False

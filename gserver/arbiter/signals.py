@@ -1,4 +1,4 @@
-"""The arbiter's signals: what each one asks for, and a queue of those that came.
+"""Signals: what each one asks for, in one table, and a queue of those that came.
 
 Signal handlers do nothing: the interpreter writes the number of each signal into a socket pair (signal.set_wakeup_fd),
 which the arbiter selects on beside everything else.
@@ -13,31 +13,54 @@ import socket
 from collections.abc import Iterator
 from types import FrameType
 
-__all__ = ["MEANING", "Request", "SignalQueue"]
+__all__ = ["SIGNALS", "WORKER_SIGNALS", "Request", "SignalQueue", "markdown_table"]
 
 
 class Request(enum.Enum):
-    DRAIN = "drain"  # finish what was received, within the graceful timeout
-    QUIT = "quit"  # stop at once
-    REAP = "reap"  # a worker has ended
+    """What a signal asks the arbiter for."""
+
+    STOP = "drain all workers, within the graceful timeout, and stop"
+    QUIT = "stop: a second for the replies that are owed, then the end; during a drain: stop now"
+    RELOAD = "read the configuration again, and replace the workers, one after the other, with ones that work"
+    MORE = "one worker more"
+    FEWER = "one worker fewer, down to one"
+    REOPEN = "open the log files again"
+    UPGRADE = "start a new arbiter, with the code as it is now, on the same sockets; this one stays until told to go"
+    DISMISS = "drain all workers, and go on without any; not when it comes from a terminal that changes its size"
+    REAP = "a child has ended"
 
 
-MEANING = {
-    signal.SIGTERM: Request.DRAIN,
-    signal.SIGINT: Request.DRAIN,
+SIGNALS = {
+    signal.SIGTERM: Request.STOP,
+    signal.SIGINT: Request.QUIT,
     signal.SIGQUIT: Request.QUIT,
+    signal.SIGHUP: Request.RELOAD,
+    signal.SIGTTIN: Request.MORE,
+    signal.SIGTTOU: Request.FEWER,
+    signal.SIGUSR1: Request.REOPEN,
+    signal.SIGUSR2: Request.UPGRADE,
+    signal.SIGWINCH: Request.DISMISS,
     signal.SIGCHLD: Request.REAP,
+}
+
+#: What a worker does with a signal of its own; the others are the arbiter's affair, and ignored.
+WORKER_SIGNALS = {
+    signal.SIGTERM: "drain, and end; the arbiter replaces it",
+    signal.SIGQUIT: "end at once",
+    signal.SIGUSR1: "open the log files again",
+    signal.SIGUSR2: "log the stack of every greenlet with the connection that it serves",
+    signal.SIGABRT: "end with a core dump, where that is enabled; sent to a worker that missed its deadline",
 }
 
 
 class SignalQueue:
-    """Takes over the signals of MEANING. Closes: close() gives them back and closes the socket pair."""
+    """Takes over the signals of SIGNALS. Closes: close() gives them back and closes the socket pair."""
 
     def __init__(self) -> None:
         self._receiver, self._sender = socket.socketpair()
         self._receiver.setblocking(False)
         self._sender.setblocking(False)
-        self._previous = {number: signal.signal(number, _ignore) for number in MEANING}
+        self._previous = {number: signal.signal(number, _ignore) for number in SIGNALS}
         signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
 
     def fileno(self) -> int:
@@ -50,22 +73,27 @@ class SignalQueue:
             numbers = self._receiver.recv(4096)
         except BlockingIOError:
             return []
-        return [MEANING[number] for byte in numbers if (number := _signal(byte)) in MEANING]
+        return [SIGNALS[number] for byte in numbers if (number := _signal(byte)) in SIGNALS]
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Hold the signals back for a while: for a fork, whose child must not feed this queue."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, MEANING)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             yield
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, MEANING)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def leave_to_child(self) -> None:
-        """In a child, with the signals held: stop feeding the arbiter's queue. INT is the arbiter's to pass on."""
+        """In a child, with the signals held: stop feeding the arbiter's queue.
+
+        What ends a process ends it again, and children are its own again; all else is the arbiter's, INT too, which a
+        terminal sends to everybody.
+        """
         signal.set_wakeup_fd(-1)
-        for number in MEANING:
-            signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
+        for number in SIGNALS:
+            is_default = number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD)
+            signal.signal(number, signal.SIG_DFL if is_default else signal.SIG_IGN)
         self._receiver.close()
         self._sender.close()
 
@@ -86,3 +114,13 @@ def _signal(number: int) -> signal.Signals | None:
 
 def _ignore(number: int, frame: FrameType | None) -> None:
     """The wakeup descriptor has told the arbiter already."""
+
+
+def markdown_table() -> str:
+    """Both tables, as docs/signals.md has them."""
+    arbiter = [f"| `{number.name[3:]}` | {request.value} |" for number, request in SIGNALS.items()]
+    worker = [f"| `{number.name[3:]}` | {meaning} |" for number, meaning in WORKER_SIGNALS.items()]
+    head = "| signal | meaning |\n|---|---|\n"
+    return (
+        f"## To the arbiter\n\n{head}" + "\n".join(arbiter) + f"\n\n## To a worker\n\n{head}" + "\n".join(worker) + "\n"
+    )

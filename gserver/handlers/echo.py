@@ -23,4 +23,4 @@ def echo(prefix: str | bytes = b"") -> Service:
     def repeat_with_prefix(data: bytes, conn: Connection) -> bytes:
         return head + data
 
-    return Service(repeat_with_prefix if head else repeat, Raw)
+    return Service(repeat_with_prefix if head else repeat, Raw, probe=b"probe")

@@ -1,0 +1,108 @@
+"""Who asked for a reload, and is told how it went.
+
+`gserver --reload-pid FILE` binds a datagram socket beside the pid file, sends HUP, and waits there. An arbiter that
+begins a reload looks who waits, and tells them when it is over. So an answer is never that of a reload which had begun
+before it was asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import signal
+import socket
+from collections.abc import Iterator
+
+from gserver.arbiter.pidfile import read_pid
+from gserver.errors import ConfigError
+
+__all__ = ["Askers", "ask_for_reload"]
+
+SUFFIX = ".asks"
+DONE = "done"
+# How often it is checked that the arbiter still lives.
+LOOK_S = 0.5
+MAX_ANSWER_BYTES = 4096
+
+
+class Askers:
+    """The arbiter's side; without a pid file nobody can ask."""
+
+    def __init__(self) -> None:
+        self._paths: list[str] = []
+
+    def collect(self, pidfile: str | None) -> None:
+        """A reload begins: it answers those who wait now, and those who waited for one that was given up."""
+        if pidfile is not None:
+            self._paths = sorted({*self._paths, *glob.glob(glob.escape(pidfile) + ".*" + SUFFIX)})
+
+    def answer(self, failure: str | None) -> None:
+        """Tell them how it went."""
+        for path in self._paths:
+            _send(path, DONE if failure is None else f"failed: {failure}")
+        self._paths.clear()
+
+
+def _send(path: str, text: str) -> None:
+    with (
+        contextlib.suppress(OSError),
+        _short(path) as address,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+    ):
+        sender.setblocking(False)
+        try:
+            sender.sendto(text.encode()[:MAX_ANSWER_BYTES], address)
+        except ConnectionRefusedError:  # it was killed while it waited
+            os.unlink(path)
+
+
+@contextlib.contextmanager
+def _short(path: str) -> Iterator[str]:
+    """A path of few bytes to the same place: a socket's address holds only 107 (unix(7))."""
+    folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{os.path.basename(path)}"
+    finally:
+        os.close(folder)
+
+
+def ask_for_reload(pidfile: str) -> str | None:
+    """Make the arbiter of `pidfile` reload, and wait for the end of it; return why it failed, or None.
+
+    ConfigError if there is no such arbiter or it may not be asked.
+    """
+    pid = read_pid(pidfile)
+    if pid is None:
+        raise ConfigError(f"there is no process id in {pidfile!r}")
+    path = f"{os.path.abspath(pidfile)}.{os.getpid()}{SUFFIX}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        try:
+            with _short(path) as address:
+                receiver.bind(address)
+        except OSError as error:
+            raise ConfigError(f"cannot wait for an answer beside {pidfile!r}: {error.strerror}") from error
+        try:
+            return _ask(receiver, pid)
+        finally:
+            os.unlink(path)
+
+
+def _ask(receiver: socket.socket, pid: int) -> str | None:
+    receiver.settimeout(LOOK_S)
+    number = signal.SIGHUP
+    while True:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            if number is signal.SIGHUP:
+                raise ConfigError(f"there is no process {pid}") from None
+            return "the server has ended"
+        except PermissionError:
+            raise ConfigError(f"process {pid} is another user's") from None
+        number = 0  # type: ignore[assignment]  # from now on, only whether it lives
+        try:
+            answer = receiver.recv(MAX_ANSWER_BYTES).decode()
+        except TimeoutError:
+            continue
+        return None if answer == DONE else answer.removeprefix("failed: ")

@@ -1,0 +1,70 @@
+"""What the arbiter and a worker say to each other: short messages over a socket pair, descriptors among them.
+
+    worker -> arbiter   READY, WORN
+    arbiter -> worker   LISTEN with the listeners to accept from; DRAIN with the addresses nobody will serve after it
+
+End-of-file tells either side that the other is gone. SOCK_SEQPACKET keeps messages apart (unix(7)).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["DRAIN", "LISTEN", "READY", "WORN", "Channel", "Message"]
+
+READY = "ready"  # it would accept connections
+WORN = "worn"  # it wants to be replaced
+LISTEN = "listen"
+DRAIN = "drain"
+
+MAX_BYTES = 64 * 1024
+# What one message may carry (SCM_MAX_FD, unix(7)).
+MAX_DESCRIPTORS = 253
+
+
+@dataclass(frozen=True)
+class Message:
+    word: str
+    addresses: tuple[str, ...] = ()
+    descriptors: tuple[int, ...] = ()  # the receiver's to close
+
+
+class Channel:
+    """One end. Never blocks. Closes: close(), and descriptors that were received are their receiver's."""
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        self._end = end
+
+    @classmethod
+    def pair(cls) -> tuple[Channel, Channel]:
+        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(one), cls(other)
+
+    def fileno(self) -> int:
+        return self._end.fileno()
+
+    def send(self, word: str, addresses: Sequence[str] = (), descriptors: Sequence[int] = ()) -> bool:
+        """Whether it could be said: not to somebody who is gone, or who has not listened for hundreds of messages."""
+        text = "\n".join([word, *addresses]).encode()
+        try:
+            socket.send_fds(self._end, [text], descriptors)
+        except OSError:
+            return False
+        return True
+
+    def receive(self) -> Message | None:
+        """The next message; None when the other side is gone. BlockingIOError when there is nothing yet."""
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._end, MAX_BYTES, MAX_DESCRIPTORS)
+        except ConnectionResetError:
+            return None
+        if not data:
+            return None
+        word, *addresses = data.decode().split("\n")
+        return Message(word, tuple(addresses), tuple(descriptors))
+
+    def close(self) -> None:
+        self._end.close()

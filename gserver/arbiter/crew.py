@@ -1,0 +1,162 @@
+"""The worker processes themselves: forking them, talking with them, and their places on the scoreboard.
+
+What should happen to whom is decided in children.py; this does it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import signal
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from gserver.arbiter.channel import Channel, Message
+from gserver.arbiter.children import Stroke
+from gserver.arbiter.listeners import Lane
+from gserver.arbiter.scoreboard import Place, Scoreboard
+from gserver.arbiter.signals import SignalQueue
+from gserver.settings import MAX_WORKERS, Settings
+
+if TYPE_CHECKING:
+    from gserver.arbiter.arbiter import Arbiter
+
+__all__ = ["EXIT_CANNOT_START", "Crew", "Post", "RunWorker"]
+
+log = logging.getLogger("gserver.arbiter")
+
+# The status of a worker that never came to serve, and of an arbiter whose application never did.
+EXIT_CANNOT_START = 3
+
+_STROKE_SIGNALS = {Stroke.DUMP: signal.SIGUSR2, Stroke.ABORT: signal.SIGABRT, Stroke.KILL: signal.SIGKILL}
+
+
+@dataclass
+class Post:
+    """What a worker is given by its arbiter."""
+
+    settings: Settings
+    age: int
+    place: Place
+    scoreboard: Scoreboard
+    channel: Channel
+    server: Arbiter  # as the hooks know it; in the worker, a copy of what it was at the fork
+    served: Any = None  # the application, where it was loaded before
+
+
+#: The worker's part: called in the child, returns the exit status.
+RunWorker = Callable[[Post], int]
+
+
+class Crew:
+    """Forks workers and keeps their channels and places.
+
+    Args:
+        run_worker: called in every child.
+        selector: told of every channel; data is the worker's pid.
+        forget: called in every child, to drop what is the arbiter's.
+
+    Closes: channels, when their worker closes its end, and close().
+    """
+
+    def __init__(
+        self,
+        run_worker: RunWorker,
+        selector: selectors.BaseSelector,
+        signals: SignalQueue,
+        forget: Callable[[], None],
+    ) -> None:
+        self.scoreboard = Scoreboard(2 * MAX_WORKERS)
+        self._run_worker = run_worker
+        self._selector = selector
+        self._signals = signals
+        self._forget = forget
+        self._channels: dict[int, Channel] = {}
+        self._places: dict[int, Place] = {}
+
+    def fork(self, server: Arbiter, settings: Settings, age: int) -> int:
+        """Return the pid of a new worker; OSError if the system has no room for one."""
+        ours, theirs = Channel.pair()
+        place = self.scoreboard.free_place()
+        try:
+            with self._signals.held():
+                place.take(age)  # its counts are the worker's from the fork on
+                pid = os.fork()
+                if pid == 0:
+                    self._become_worker(ours, Post(settings, age, place, self.scoreboard, theirs, server))
+        except OSError:
+            place.leave()
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        place.belongs_to(pid)
+        self._channels[pid], self._places[pid] = ours, place
+        self._selector.register(ours, selectors.EVENT_READ, pid)
+        return pid
+
+    def _become_worker(self, ours: Channel, post: Post) -> NoReturn:
+        """In the child: drop what is the arbiter's, run, and never return into the arbiter's code."""
+        status = 1
+        try:
+            ours.close()
+            self._signals.leave_to_child()
+            for channel in self._channels.values():
+                channel.close()
+            self._forget()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+            status = self._run_worker(post)
+        except BaseException:
+            log.exception("Worker failed")
+        finally:
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def deadlines(self) -> dict[int, float]:
+        """By pid, when each worker must have been heard of again."""
+        return {pid: deadline for pid, place in self._places.items() if (deadline := place.deadline) is not None}
+
+    def tell(self, pid: int, word: str, addresses: Sequence[str] = (), lanes: Iterable[Lane] = ()) -> None:
+        """Say something to a worker; to one that does not listen any more, nothing."""
+        channel = self._channels.get(pid)
+        if channel is None:
+            return
+        listeners = [(str(bind), listener.fileno()) for lane in lanes for bind, listener in lane.items()]
+        channel.send(word, [*addresses, *(address for address, _ in listeners)], [fd for _, fd in listeners])
+
+    def hear(self, pid: int) -> list[Message]:
+        """What a worker has said. Never blocks."""
+        heard = []
+        while pid in self._channels:
+            try:
+                message = self._channels[pid].receive()
+            except BlockingIOError:
+                break
+            if message is None:
+                self._hang_up(pid)
+            else:
+                heard.append(message)
+        return heard
+
+    def strike(self, pid: int, stroke: Stroke) -> None:
+        os.kill(pid, _STROKE_SIGNALS[stroke])
+
+    def gone(self, pid: int) -> None:
+        """A worker has been reaped."""
+        if pid in self._channels:
+            self._hang_up(pid)
+        self.scoreboard.vacate(self._places.pop(pid))
+
+    def _hang_up(self, pid: int) -> None:
+        channel = self._channels.pop(pid)
+        self._selector.unregister(channel)
+        channel.close()
+
+    def close(self) -> None:
+        for pid in list(self._channels):
+            self._hang_up(pid)

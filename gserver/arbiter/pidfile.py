@@ -1,0 +1,64 @@
+"""The file that holds the arbiter's process id."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+
+from gserver.errors import ConfigError
+
+__all__ = ["Pidfile", "read_pid"]
+
+
+class Pidfile:
+    """A pid file at `path`; with None, nothing. Closes: remove() takes the file away, if it is still this process's."""
+
+    def __init__(self, path: str | None) -> None:
+        self.path = None if path is None else os.path.abspath(path)
+
+    def write(self) -> None:
+        """ConfigError if another process that lives has its id there, or it cannot be written."""
+        if self.path is None:
+            return
+        other = read_pid(self.path)
+        if other not in (None, os.getpid()) and _lives(other):
+            raise ConfigError(f"pid file {self.path!r} belongs to process {other}, which runs")
+        try:
+            descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(self.path))
+            with open(descriptor, "w") as file:
+                file.write(f"{os.getpid()}\n")
+            os.chmod(temporary, 0o644)
+            os.rename(temporary, self.path)
+        except OSError as error:
+            raise ConfigError(f"pid file {self.path!r} cannot be written: {error.strerror}") from error
+
+    def rename(self, path: str | None) -> None:
+        """Stand at another path from now on."""
+        old, self.path = self.path, None if path is None else os.path.abspath(path)
+        if old is not None and self.path is not None and read_pid(old) == os.getpid():
+            os.rename(old, self.path)
+
+    def remove(self) -> None:
+        if self.path is not None and read_pid(self.path) == os.getpid():
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+
+
+def read_pid(path: str) -> int | None:
+    """The id in a pid file; None if there is no such file, or no id in it."""
+    try:
+        with open(path) as file:
+            return int(file.read(32))
+    except (OSError, ValueError):
+        return None
+
+
+def _lives(pid: int | None) -> bool:
+    try:
+        os.kill(pid or 0, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,53 @@
+"""Whom a process runs as: names to numbers, and giving up root for good."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+
+from gserver.errors import ConfigError
+
+__all__ = ["drop_privileges", "gid_of", "uid_of"]
+
+
+def uid_of(user: str | None) -> int | None:
+    """The number of a user given by name or number; ConfigError if there is none."""
+    if user is None:
+        return None
+    try:
+        return int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise ConfigError(f"there is no user {user!r}") from None
+
+
+def gid_of(group: str | None) -> int | None:
+    """The number of a group given by name or number; ConfigError if there is none."""
+    if group is None:
+        return None
+    try:
+        return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ConfigError(f"there is no group {group!r}") from None
+
+
+def drop_privileges(user: str | None, group: str | None, initgroups: bool) -> None:
+    """Become `user` and `group`; without a group, that of the user stays as it is. ConfigError if it is not allowed.
+
+    Further groups are those of the user with initgroups, and else none but `group`.
+    """
+    uid, gid = uid_of(user), gid_of(group)
+    if uid in (None, os.geteuid()) and gid in (None, os.getegid()):
+        return
+    try:
+        if initgroups and uid is not None:
+            os.initgroups(pwd.getpwuid(uid).pw_name, os.getegid() if gid is None else gid)
+        elif gid is not None or uid is not None:
+            os.setgroups([] if gid is None else [gid])
+        if gid is not None:
+            os.setgid(gid)
+        if uid is not None:
+            os.setuid(uid)
+    except (OSError, KeyError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot become user {user or '-'}, group {group or '-'}: {reason}") from error

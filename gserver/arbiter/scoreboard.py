@@ -1,0 +1,119 @@
+"""The scoreboard: one piece of memory that the arbiter and all its workers share, a place for each worker.
+
+A place has a head (pid and age: the arbiter writes them; state and deadline: the worker does) and the cells of the
+worker's ledger. Each cell has one writer and is one aligned word, so nothing is locked. When a worker is gone the
+arbiter adds its counts to the totals: counters survive their worker, and connections that ended with it are counted.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+
+from gserver.errors import CloseReason
+from gserver.ledger import CELLS, OPEN, closed_cell
+
+__all__ = ["SERVING", "Place", "Scoreboard"]
+
+_PID, _AGE, _STATE, _DEADLINE = range(4)
+_HEAD = 4
+_WORDS = _HEAD + CELLS
+_WORD_BYTES = 8
+NANOSECONDS = 1_000_000_000
+
+_UNBORN = 2**32
+#: The state of a worker that accepts connections; 0 for everybody else.
+SERVING = 1
+
+
+class Place:
+    """One worker's part of the scoreboard."""
+
+    def __init__(self, words: memoryview, index: int) -> None:
+        self._words = words[index * _WORDS : (index + 1) * _WORDS]
+        self.index = index
+        self.cells = self._words[_HEAD:]  # for its Ledger
+
+    @property
+    def pid(self) -> int:
+        """0 when nobody has this place."""
+        return self._words[_PID]
+
+    @property
+    def is_serving(self) -> bool:
+        return self._words[_STATE] == SERVING
+
+    @is_serving.setter
+    def is_serving(self, value: bool) -> None:
+        self._words[_STATE] = SERVING if value else 0
+
+    @property
+    def deadline(self) -> float | None:
+        """When the worker must have been heard of again, on time.monotonic()'s clock; None: it has not begun."""
+        return self._words[_DEADLINE] / NANOSECONDS or None
+
+    @deadline.setter
+    def deadline(self, value: float) -> None:
+        self._words[_DEADLINE] = int(value * NANOSECONDS)
+
+    def take(self, age: int) -> None:
+        """Keep this place for a worker that is about to be forked."""
+        for word in range(_WORDS):
+            self._words[word] = 0
+        self._words[_AGE] = age
+        self._words[_PID] = _UNBORN
+
+    def belongs_to(self, pid: int) -> None:
+        self._words[_PID] = pid
+
+    def leave(self) -> None:
+        self._words[_PID] = self._words[_STATE] = 0
+
+
+class Scoreboard:
+    """Places for `size` workers, and the totals of those that are gone. Anonymous memory: it ends with its processes.
+
+    Workers must be forked from the process that made it.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._words = memoryview(mmap.mmap(-1, ((size + 1) * _WORDS + 1) * _WORD_BYTES)).cast("Q")
+        self._used_word = (size + 1) * _WORDS  # holds where the words of the places end that were ever taken
+        # The last place is nobody's: what the workers that are gone had counted.
+        self._gone = Place(self._words, size)
+        self._places = [Place(self._words, index) for index in range(size)]
+
+    def place(self, index: int) -> Place:
+        return self._places[index]
+
+    def free_place(self) -> Place:
+        """The first that nobody has; IndexError if there is none."""
+        for place in self._places:
+            if not place.pid:
+                self._words[self._used_word] = max(self._words[self._used_word], (place.index + 1) * _WORDS)
+                return place
+        raise IndexError("every place of the scoreboard is taken")
+
+    def vacate(self, place: Place) -> None:
+        """Its worker is gone: keep what it had counted."""
+        cells = place.cells
+        cells[closed_cell(CloseReason.WORKER_DIED)] += cells[OPEN]
+        cells[OPEN] = 0
+        for cell in range(CELLS):
+            self._gone.cells[cell] += cells[cell]
+            cells[cell] = 0
+        place.leave()
+
+    def taken(self) -> Iterator[Place]:
+        return (place for place in self._places if place.pid)
+
+    def totals(self) -> list[int]:
+        """The cells of a ledger over all workers that there are and ever were."""
+        places = [self._gone, *self.taken()]
+        return [sum(place.cells[cell] for place in places) for cell in range(CELLS)]
+
+    def fewest_open(self) -> int | None:
+        """How many connections the worker holds that serves the fewest; None if none serves. Once for every accept."""
+        words = self._words
+        places = range(0, words[self._used_word], _WORDS)
+        return min((words[at + _HEAD + OPEN] for at in places if words[at + _STATE] == SERVING), default=None)

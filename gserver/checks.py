@@ -1,0 +1,184 @@
+"""What the value of a setting may be: from what a user wrote to what the program uses, or a refusal that says why.
+
+Every check takes text as well as the value itself, for flags are text and config files are Python.
+"""
+
+from __future__ import annotations
+
+import grp
+import inspect
+import math
+import os
+import pwd
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gserver.bind import Bind, parse_bind
+
+__all__ = [
+    "Check",
+    "binds",
+    "directory",
+    "file_mask",
+    "function_of",
+    "group_name",
+    "log_configuration",
+    "one_of",
+    "optional_text",
+    "seconds",
+    "size",
+    "switch",
+    "texts",
+    "user_name",
+    "variables",
+    "whole",
+]
+
+LARGEST_WHOLE = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Check:
+    """Calling it converts a value; ValueError, worded to follow "setting NAME is ", where that cannot be done."""
+
+    allowed: str  # follows "must be"
+    convert: Callable[[Any], Any]  # raises ValueError, TypeError or LookupError for what is not allowed
+
+    def __call__(self, value: Any) -> Any:
+        try:
+            return self.convert(value)
+        except _Reworded:
+            raise
+        except (ValueError, TypeError, LookupError):
+            raise ValueError(f"{value!r}, must be {self.allowed}") from None
+
+
+class _Reworded(ValueError):
+    """A refusal that says more than what is allowed."""
+
+
+def _require(fact: bool) -> None:
+    if not fact:
+        raise ValueError
+
+
+def whole(minimum: int, maximum: int = LARGEST_WHOLE) -> Check:
+    def convert(value: Any) -> int:
+        number = int(value) if isinstance(value, str) else value
+        _require(isinstance(number, int) and not isinstance(number, bool) and minimum <= number <= maximum)
+        return int(number)
+
+    bounds = f"of at least {minimum}" if maximum == LARGEST_WHOLE else f"from {minimum} to {maximum}"
+    return Check(f"a whole number {bounds}", convert)
+
+
+def _seconds(value: Any) -> float:
+    _require(not isinstance(value, bool))
+    number = float(value)
+    _require(0 <= number < math.inf)
+    return number
+
+
+def _switch(value: Any) -> bool:
+    _require(isinstance(value, bool))
+    return bool(value)
+
+
+def _size(value: Any) -> int:
+    unit = 1
+    if isinstance(value, str) and value[-1:].upper() in tuple("KMG"):
+        unit = 1024 ** ("KMG".index(value[-1].upper()) + 1)
+        value = value[:-1]
+    number = int(value) if isinstance(value, str) else value
+    _require(isinstance(number, int) and not isinstance(number, bool) and number >= 0)
+    return int(number * unit)
+
+
+def _directory(value: Any) -> str:
+    _require(isinstance(value, str) and os.path.isdir(value))
+    return str(os.path.abspath(value))
+
+
+def _optional_text(value: Any) -> str | None:
+    _require(value is None or (isinstance(value, str) and value != ""))
+    return None if value is None else str(value)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    listed = [value] if isinstance(value, str) else value
+    _require(isinstance(listed, list | tuple) and all(isinstance(text, str) for text in listed))
+    return tuple(listed)
+
+
+def _variables(value: Any) -> tuple[str, ...]:
+    listed = _texts(value)
+    _require(all(text.partition("=")[0] and "=" in text for text in listed))
+    return listed
+
+
+def _file_mask(value: Any) -> int | None:
+    if value is None:
+        return None
+    number = int(value, 8) if isinstance(value, str) else value
+    _require(isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= 0o777)
+    return int(number)
+
+
+def _account(find_name: Callable[[str], Any], find_number: Callable[[int], Any]) -> Callable[[Any], str | None]:
+    def convert(value: Any) -> str | None:
+        if value is None:
+            return None
+        _require(isinstance(value, str | int) and not isinstance(value, bool))
+        text = str(value)
+        find_number(int(text)) if text.isdigit() else find_name(text)
+        return text
+
+    return convert
+
+
+def _log_configuration(value: Any) -> Mapping[str, Any] | None:
+    _require(value is None or isinstance(value, Mapping))
+    return None if value is None else dict(value)
+
+
+def one_of(*allowed: str) -> Check:
+    def convert(value: Any) -> str:
+        _require(value in allowed)
+        return str(value)
+
+    return Check("one of " + ", ".join(allowed), convert)
+
+
+def _binds(value: Any) -> tuple[Bind, ...]:
+    listed = _texts(value)
+    _require(bool(listed))
+    try:
+        return tuple(parse_bind(text) for text in listed)
+    except ValueError as error:
+        raise _Reworded(str(error)) from None
+
+
+def function_of(*parameters: str) -> Check:
+    """A hook: None, or something that can be called with these arguments."""
+
+    def convert(value: Any) -> Any:
+        if value is not None:
+            inspect.signature(value).bind(*parameters)
+        return value
+
+    return Check(f"a function of ({', '.join(parameters)})", convert)
+
+
+seconds = Check("a number of seconds, 0 or more", _seconds)
+switch = Check("True or False", _switch)
+size = Check("a number of bytes, with K, M or G behind it if you like", _size)
+directory = Check("a directory", _directory)
+optional_text = Check("text, or None", _optional_text)
+texts = Check("text, or a list of texts", _texts)
+variables = Check("NAME=VALUE, or a list of them", _variables)
+file_mask = Check("an octal number from 0 to 777, or None", _file_mask)
+user_name = Check("the name or the number of a user of this machine", _account(pwd.getpwnam, pwd.getpwuid))
+group_name = Check("the name or the number of a group of this machine", _account(grp.getgrnam, grp.getgrgid))
+log_configuration = Check("a dictionary, as logging.config.dictConfig() takes it", _log_configuration)
+binds = Check("an address or a list of addresses", _binds)

@@ -1,0 +1,138 @@
+"""Where settings come from, and how they are shown.
+
+    default < config file (-c FILE, else ./gserver.conf.py) < GSERVER_CMD_ARGS < command line < systemd's sockets
+
+A config file is Python: its module-level names are settings; functions other than hooks, classes, modules and names
+that start with an underscore or an upper-case letter are its own affair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field
+from typing import Any, NoReturn
+
+from gserver.bind import Bind
+from gserver.errors import ConfigError
+from gserver.hooks import HOOKS
+from gserver.settings import Settings, declared
+
+__all__ = ["Configuration", "add_arguments", "as_text", "markdown_table", "parse_environment", "read_config_file"]
+
+CONFIG_FILE = "gserver.conf.py"
+ENVIRONMENT = "GSERVER_CMD_ARGS"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The sources of one server's settings, to be read at the start and at every reload."""
+
+    file: str | None = None  # absolute, for the server changes its directory
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    command_line: Mapping[str, Any] = field(default_factory=dict)
+    sockets: tuple[Bind, ...] = ()  # that systemd passed, if it did
+
+    def read(self) -> Settings:
+        """Return the settings as they stand now; ConfigError is one line about what is wrong."""
+        values = {**(read_config_file(self.file) if self.file else {}), **self.environment, **self.command_line}
+        if self.sockets:
+            values["bind"] = [str(bind) for bind in self.sockets]
+        return Settings.checked(values)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` a flag for every setting that has one; a flag that is not used leaves no attribute behind."""
+    groups: dict[str, Any] = {}
+    for setting in declared():
+        if not setting.metadata["flags"]:
+            continue
+        name = setting.metadata["group"]
+        group = groups.get(name) or groups.setdefault(name, parser.add_argument_group(name))
+        group.add_argument(
+            *setting.metadata["flags"],
+            dest=setting.name,
+            default=argparse.SUPPRESS,
+            help=setting.metadata["help"] + _default_help(setting),
+            **setting.metadata["argument"],
+        )
+
+
+def _default_help(setting: Field[Any]) -> str:
+    if setting.default in (None, ()) or isinstance(setting.default, bool):
+        return ""
+    return f" (default {_default_text(setting)})".replace("%(", "%%(")
+
+
+def _default_text(setting: Field[Any]) -> str:
+    return "." if setting.name == "chdir" else as_text(setting.default)
+
+
+def as_text(value: Any) -> str:
+    """A setting's value as a user would write it."""
+    if isinstance(value, tuple):
+        return " ".join(str(part) for part in value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return getattr(value, "__name__", str(value))
+
+
+def markdown_table() -> str:
+    """All settings, a table for each group."""
+    groups: dict[str, list[str]] = {}
+    for setting in declared():
+        groups.setdefault(setting.metadata["group"], []).append(_row(setting))
+    head = "| setting | flags | default | meaning |\n|---|---|---|---|\n"
+    return "\n\n".join(f"## {name}\n\n{head}" + "\n".join(rows) for name, rows in groups.items()) + "\n"
+
+
+def _row(setting: Field[Any]) -> str:
+    flags = " ".join(f"`{flag}`" for flag in setting.metadata["flags"])
+    parameters = HOOKS[setting.name][0] if setting.name in HOOKS else ()
+    name = f"{setting.name}({', '.join(parameters)})" if parameters else setting.name
+    default = "" if setting.default in (None, ()) else f"`{_default_text(setting)}`"
+    meaning = setting.metadata["help"].replace("%%", "%") + (" *(fixed)*" if setting.metadata["fixed"] else "")
+    return f"| `{name}` | {flags} | {default} | {meaning}; {setting.metadata['check'].allowed} |"
+
+
+def read_config_file(path: str) -> dict[str, Any]:
+    """Run the Python file at `path` and return the settings that it makes, unchecked; ConfigError if it cannot run."""
+    names: dict[str, Any] = {"__file__": os.path.abspath(path)}
+    try:
+        with open(path, "rb") as file:
+            exec(compile(file.read(), path, "exec"), names)
+    except Exception as error:
+        raise ConfigError(f"config file {path!r} cannot be used: {type(error).__name__}: {error}") from error
+    return {name: value for name, value in names.items() if _is_setting(path, name, value)}
+
+
+def _is_setting(path: str, name: str, value: Any) -> bool:
+    if name in HOOKS:
+        return True
+    if not name[0].islower() or inspect.ismodule(value) or inspect.isclass(value):
+        return False
+    if not inspect.isroutine(value):
+        return True
+    near = difflib.get_close_matches(name, HOOKS, 1, 0.85)
+    if near:
+        raise ConfigError(f"config file {path!r} has the function {name!r}: did you mean the hook {near[0]!r}?")
+    return False
+
+
+class _EnvironmentParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{ENVIRONMENT}: {message}")
+
+
+def parse_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The settings in the variable GSERVER_CMD_ARGS, written as on a command line, unchecked."""
+    parser = _EnvironmentParser(add_help=False)
+    add_arguments(parser)
+    try:
+        return vars(parser.parse_args(shlex.split(environ.get(ENVIRONMENT, ""))))
+    except ValueError as error:  # an open quote
+        raise ConfigError(f"{ENVIRONMENT}: {error}") from None

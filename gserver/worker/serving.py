@@ -1,0 +1,91 @@
+"""A TcpServer as workers run it: it takes its turn among other workers, and tells the hooks and the access log."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from gserver.arbiter.scoreboard import Scoreboard
+from gserver.connection import Address, Connection
+from gserver.ledger import Ledger
+from gserver.logs import access_line
+from gserver.server import Handle, TcpServer
+from gserver.settings import Settings
+from gserver.worker.gate import LONGEST_PAUSE_S, pause_before_accept
+
+__all__ = ["WorkerServer"]
+
+access_log = logging.getLogger("gserver.access")
+
+# A connection that is accepted so soon after a pause was there all the time: the others did not come for it.
+STILL_THERE_S = 0.005
+
+
+class WorkerServer(TcpServer):
+    """Serve one of the arbiter's listeners.
+
+    Args:
+        worker: what the hooks are told is the worker.
+        scoreboard: where to look how many connections the others hold; None: there are no others at this listener.
+    """
+
+    def __init__(
+        self,
+        listener: Any,
+        served: Handle,
+        settings: Settings,
+        ledger: Ledger,
+        scoreboard: Scoreboard | None,
+        worker: Any,
+    ) -> None:
+        super().__init__(listener, served, greenlets=settings.greenlets, ledger=ledger)
+        self._scoreboard = scoreboard
+        self._most = settings.worker_connections
+        self._came_back_at = 0.0  # from the last pause
+        self._hooks = settings.hooks
+        self._worker = worker
+        self._access_format = settings.access_log_format if settings.accesslog else None
+        # Only what somebody wants to hear costs something.
+        self._tells_opening = "connection_open" in self._hooks
+        self._tells_closing = "connection_close" in self._hooks
+        if scoreboard is not None:
+            self.max_accept = 1  # else one worker takes a whole burst, and the others idle (gunicorn #2266)
+
+    def do_read(self) -> tuple[Any, Any] | None:  # type: ignore[override]  # None: not now
+        pause = self._pause()
+        if pause:
+            self.stop_accepting()
+            self._timer = self.loop.timer(pause)  # gevent's own, for after an error: it stops with the server
+            self._timer.start(self._come_back)
+            return None
+        return super().do_read()
+
+    def _pause(self) -> float:
+        own = self.ledger.open
+        if own >= self._most:
+            return LONGEST_PAUSE_S
+        if self._scoreboard is None or time.monotonic() - self._came_back_at < STILL_THERE_S:
+            self._came_back_at = 0.0
+            return 0.0
+        return pause_before_accept(own, self._scoreboard.fewest_open())
+
+    def _come_back(self) -> None:
+        self._came_back_at = time.monotonic()
+        if self.started:
+            self.start_accepting()
+
+    def adopt(self, sock: Any, address: Address) -> Connection:
+        conn = super().adopt(sock, address)
+        if self._tells_opening:
+            self._hooks.call("connection_open", self._worker, conn)
+        return conn
+
+    def connection_closed(self, conn: Connection) -> None:
+        super().connection_closed(conn)
+        reason = conn.close_reason
+        assert reason is not None
+        if self._access_format is not None:
+            access_log.info("%s", access_line(self._access_format, conn, reason))
+        if self._tells_closing:
+            self._hooks.call("connection_close", self._worker, conn, reason)

@@ -1,0 +1,47 @@
+"""Every greenlet's stack, with the connection that it serves: what a worker writes before it is aborted."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from collections.abc import Iterable
+from types import FrameType
+
+from greenlet import getcurrent, greenlet
+
+from gserver.connection import Connection
+from gserver.engine import Runner
+
+__all__ = ["describe_stacks"]
+
+MAX_GREENLETS = 1000
+
+
+def describe_stacks(connections: Iterable[Connection], running: FrameType | None) -> str:
+    """Return the stacks of the greenlet that runs (`running`) and of those that wait, as text.
+
+    Of greenlets with no work, such as parked runners, only the number is told; of more than 1,000 the first ones.
+    """
+    serves = {id(conn.runner): conn for conn in connections if conn.runner is not None}
+    return "\n".join(_stacks(serves, getcurrent(), running))
+
+
+def _stacks(serves: dict[int, Connection], current: greenlet | None, running: FrameType | None) -> Iterable[str]:
+    yield f"Greenlet that runs{_connection_of(current, serves)}:\n{_format(running)}"
+    waiting = [
+        each for each in gc.get_objects() if isinstance(each, greenlet) and each.gr_frame and each is not current
+    ]
+    parked = {each for each in waiting if isinstance(each, Runner) and each.conn is None}
+    busy = [each for each in waiting if each not in parked]
+    for each in busy[:MAX_GREENLETS]:
+        yield f"Greenlet that waits{_connection_of(each, serves)}:\n{_format(each.gr_frame)}"
+    yield f"{len(parked)} greenlets without work, {max(0, len(busy) - MAX_GREENLETS)} more that wait"
+
+
+def _connection_of(one: greenlet | None, serves: dict[int, Connection]) -> str:
+    conn = one.conn if isinstance(one, Runner) and one.conn is not None else serves.get(id(one))
+    return "" if conn is None else f" for {conn!r}, {conn.messages} messages handled"
+
+
+def _format(frame: FrameType | None) -> str:
+    return "".join(traceback.format_stack(frame)) if frame else "  (no Python frame)\n"

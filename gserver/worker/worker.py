@@ -1,0 +1,240 @@
+"""The life of a worker.
+
+    hooks, privileges, patch -> import the application -> its ready() -> probe -> READY -> LISTEN: serve -> DRAIN -> end
+
+Between READY and LISTEN it holds no listener: a worker that dies there has cost no client anything. It ends when the
+arbiter says so, on TERM, or when the arbiter is gone.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from gserver import logs
+from gserver.application import Application
+from gserver.arbiter.channel import DRAIN, LISTEN, READY, WORN, Message
+from gserver.arbiter.crew import EXIT_CANNOT_START, Post
+from gserver.arbiter.privileges import drop_privileges
+from gserver.errors import ConfigError
+from gserver.ledger import Ledger
+from gserver.settings import Settings
+from gserver.titles import set_title
+from gserver.worker.wear import Wear
+
+if TYPE_CHECKING:
+    from gserver.server import TcpServer
+
+__all__ = ["Worker", "run_worker"]
+
+log = logging.getLogger("gserver.worker")
+
+HEARTBEAT_S = 1.0
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def run_worker(application: Application, post: Post) -> int:
+    """Serve at `post` until told to stop; return the exit status of the process."""
+    worker = Worker(application, post)
+    try:
+        served = worker.prepare()
+    except ConfigError as error:
+        log.error("%s", error)
+        return EXIT_CANNOT_START
+    except BaseException:
+        log.exception("%r cannot be imported", application.text)
+        return EXIT_CANNOT_START
+    return worker.serve(served)
+
+
+class Worker:
+    """One worker, as hooks see it too.
+
+    Attributes: pid; age, the how-manyeth worker of its arbiter; settings; log.
+    """
+
+    def __init__(self, application: Application, post: Post) -> None:
+        self.pid = os.getpid()
+        self.age = post.age
+        self.settings: Settings = post.settings
+        self.log = log
+        self._application = application
+        self._post = post
+        self._hooks = post.settings.hooks
+        self._ledger = Ledger(post.place.cells)
+        self._wear = Wear.of(post.settings, random.Random(self.pid))
+        self._began_at = time.monotonic()
+        self._servers: list[tuple[str, TcpServer]] = []  # with the address of each
+        self._finish: tuple[str, ...] | None = None  # told to drain: the addresses that nobody will serve after it
+        self._asked_to_be_replaced = False
+
+    # Getting ready
+
+    def prepare(self) -> Any:
+        """Return what is to be served, ready and probed. ConfigError, or whatever the application raises."""
+        settings = self.settings
+        log.info("Booting worker (pid: %d)", self.pid)
+        self._hooks.call("post_fork", self._post.server, self)
+        set_title("worker", settings.proc_name or self._application.text)
+        drop_privileges(settings.user, settings.group, settings.initgroups)
+        signal.signal(signal.SIGABRT, self._abort)
+        signal.signal(signal.SIGUSR2, self._dump)
+        faulthandler.register(signal.SIGUSR2, chain=True)  # even a worker that is stuck in C says where
+        served = self._post.served if self._post.served is not None else load(settings, self._application)
+        self._hooks.call("post_worker_init", self)
+        ready = getattr(served, "ready", None)
+        if ready is not None:
+            ready()
+        self._probe(served)
+        return served
+
+    def _probe(self, served: Any) -> None:
+        from gserver.service import Service, StreamService
+        from gserver.worker.probe import probe
+
+        if isinstance(served, Service | StreamService):
+            probe(served, self._ledger, self.settings.ready_timeout or None)
+
+    # Serving
+
+    def serve(self, served: Any) -> int:
+        """Serve until told to stop; return the exit status."""
+        import gevent
+        from gevent.event import Event
+
+        self._stop = Event()
+        self._served = served
+        loop = gevent.get_hub().loop
+        gevent.signal_handler(signal.SIGTERM, self._drain)
+        gevent.signal_handler(signal.SIGQUIT, self._quit)
+        gevent.signal_handler(signal.SIGUSR1, logs.reopen)
+        ear = loop.io(self._post.channel.fileno(), 1)
+        ear.start(self._hear)
+        heart = loop.timer(0.0, HEARTBEAT_S)
+        heart.start(self._beat)
+        # What was made so far lives as long as the process: no collection need look at it again.
+        gc.collect()
+        gc.freeze()
+        self._post.channel.send(READY)
+        self._stop.wait()
+        killed = self._end()
+        self._beat()
+        if killed:
+            log.warning("Killed %d connections that were still busy (pid: %d)", killed, self.pid)
+        self._hooks.call("worker_exit", self._post.server, self)
+        for watcher in (ear, heart):
+            watcher.stop()
+            watcher.close()
+        return 0
+
+    def _hear(self) -> None:
+        """The arbiter has said something, or is gone."""
+        try:
+            message = self._post.channel.receive()
+        except BlockingIOError:
+            return
+        if message is None:
+            self._drain(tuple(address for address, _ in self._servers))
+        elif message.word == LISTEN:
+            self._listen(message)
+        elif message.word == DRAIN:
+            self._drain(message.addresses)
+
+    def _listen(self, message: Message) -> None:
+        from gserver.worker.serving import WorkerServer
+
+        scoreboard = None if self.settings.reuse_port else self._post.scoreboard
+        for address, descriptor in zip(message.addresses, message.descriptors, strict=True):
+            listener = socket.socket(fileno=descriptor)
+            server = WorkerServer(listener, self._served, self.settings, self._ledger, scoreboard, self)
+            server.start()
+            self._servers.append((address, server))
+        self._post.place.is_serving = True
+
+    def _drain(self, finish: tuple[str, ...] = ()) -> None:
+        if self._finish is None:
+            self._post.place.is_serving = False
+            self._finish = finish
+            self._stop.set()
+
+    def _end(self) -> int:
+        """Drain all servers together; return how many connections had to be killed."""
+        import gevent
+
+        assert self._finish is not None
+        drains = [
+            gevent.spawn(
+                server.drain,
+                self.settings.graceful_timeout,
+                spread_s=self.settings.drain_spread,
+                accept_queued=address in self._finish,
+            )
+            for address, server in self._servers
+        ]
+        return sum(drain.get() for drain in drains)
+
+    # Once a second
+
+    def _beat(self) -> None:
+        """Say that the hub turns, bring the counts up to date, and ask for a successor when it is time."""
+        now = time.monotonic()
+        if self.settings.timeout:
+            self._post.place.deadline = now + self.settings.timeout
+        self._ledger.enter_bytes(conn for _, server in self._servers for conn in server.connections)
+        if not self._asked_to_be_replaced and self._servers:
+            rss = _rss_bytes() if self._wear.minds_memory else 0
+            reason = self._wear.reason(self._ledger.messages, now - self._began_at, rss)
+            if reason is not None:
+                self._asked_to_be_replaced = True
+                log.info("Worker asks to be replaced: %s (pid: %d)", reason, self.pid)
+                self._post.channel.send(WORN)
+
+    # Ending at once
+
+    def _quit(self) -> None:
+        self._hooks.call("worker_int", self)
+        logging.shutdown()
+        os._exit(0)
+
+    def _dump(self, number: int, frame: FrameType | None) -> None:
+        """USR2: write where every greenlet stands."""
+        from gserver.worker.stacks import describe_stacks
+
+        connections = [conn for _, server in self._servers for conn in server.connections]
+        log.critical("Worker was not heard of in time (pid: %d)\n%s", self.pid, describe_stacks(connections, frame))
+
+    def _abort(self, number: int, frame: FrameType | None) -> None:
+        """ABRT: the arbiter has waited long enough."""
+        self._hooks.call("worker_abort", self)
+        logging.shutdown()
+        signal.signal(signal.SIGABRT, signal.SIG_DFL)
+        os.abort()
+
+
+def load(settings: Settings, application: Application) -> Any:
+    """Patch, and import the application. ConfigError, or whatever it raises."""
+    if settings.patch:
+        from gevent import monkey
+
+        monkey.patch_all()
+    for variable in settings.raw_env:
+        name, _, value = variable.partition("=")
+        os.environ[name] = value
+    os.chdir(settings.chdir)
+    if settings.chdir not in sys.path:
+        sys.path.insert(0, settings.chdir)
+    return application.load()
+
+
+def _rss_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * _PAGE_BYTES
