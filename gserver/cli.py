@@ -24,6 +24,7 @@ from gserver.configuration import CONFIG_FILE, Configuration, add_arguments, as_
 from gserver.errors import ConfigError
 from gserver.settings import Settings, declared
 from gserver.titles import set_title
+from gserver.worker.mold import run_mold
 from gserver.worker.worker import load, run_worker
 
 __all__ = ["entry_point", "main"]
@@ -102,8 +103,8 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         logs.capture_output()
     set_title("arbiter", settings.proc_name or application.text)
     log.info("Starting gserver %s", gserver.__version__)
-    serve = functools.partial(run_worker, application)
-    return Arbiter(configuration, settings, serve, succession, daemon).run()
+    serve, mold = functools.partial(run_worker, application), functools.partial(run_mold, application)
+    return Arbiter(configuration, settings, serve, mold, succession, daemon).run()
 
 
 def _reload(pidfile: str) -> int:

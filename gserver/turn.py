@@ -87,21 +87,21 @@ class Turn:
                 conn.push(data)
             if conn.outbox is not None:
                 conn.wait_for_room()  # a peer that does not read its replies is not read from
-        except ConnectionClosed:
-            pass  # recorded where it happened
-        except GreenletExit:
-            conn.abort(CloseReason.KILLED)
-            raise
-        except BaseException:
-            conn.abort(CloseReason.HANDLER_ERROR)
+        except ConnectionClosed:  # recorded where it happened
+            self._count(conn, handled)
+        except BaseException as error:
+            self._count(conn, handled)
+            conn.abort(CloseReason.KILLED if isinstance(error, GreenletExit) else CloseReason.HANDLER_ERROR)
             raise
         finally:
-            if handled:  # it was interrupted
-                conn.messages += handled
-                self._cells[MESSAGES] += handled
             conn.turn_replies = None
             if conn.close_reason is not None:
                 conn.turn_over()
+
+    def _count(self, conn: Connection, handled: int) -> None:
+        """What a turn that was interrupted has handled."""
+        conn.messages += handled
+        self._cells[MESSAGES] += handled
 
     def serve_last(self, conn: Connection) -> None:
         """Answer what the peer has sent by now, then close: the last turn of a drain."""

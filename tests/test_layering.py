@@ -21,6 +21,7 @@ LAYERS = [
     {"gserver.turn", "gserver.engine", "gserver.streams"},
     {"gserver.server"},
     {"gserver.arbiter"},
+    {"gserver.worker"},
     {"gserver.cli"},
 ]
 PURE = [
@@ -28,7 +29,10 @@ PURE = [
     "gserver/errors.py",
     "gserver/ledger.py",
     "gserver/settings.py",
+    "gserver/hooks.py",
     "gserver/arbiter/children.py",
+    "gserver/worker/gate.py",
+    "gserver/worker/wear.py",
     *(f"loadtests/{name}.py" for name in ("pacing", "histogram", "recording", "figures", "results")),
     *(f"loadtests/{name}.py" for name in ("compare", "report", "text", "profiles", "progress")),
 ]
@@ -112,13 +116,13 @@ def test_what_is_pure_does_no_io(path: Path) -> None:
     assert {name.partition(".")[0] for name in imports(parse(path))} & IMPURE == set()
 
 
-@each([path for path in python_files("gserver/arbiter/**/*.py") if path.name != "worker.py"])
+@each(python_files("gserver/arbiter/**/*.py"))
 def test_the_arbiter_knows_nothing_of_gevent(path: Path) -> None:
     assert {name for name in imports(parse(path)) if name.partition(".")[0] == "gevent"} == set()
 
 
 def test_a_worker_imports_gevent_only_after_the_fork() -> None:
-    tree = parse(ROOT / "gserver/arbiter/worker.py")
+    tree = parse(ROOT / "gserver/worker/worker.py")
 
     assert not any(name.partition(".")[0] == "gevent" for name in imports(tree, in_functions=False))
     assert any(name.partition(".")[0] == "gevent" for name in imports(tree))

@@ -9,6 +9,7 @@ Closes: run() closes the listeners, the channels and the signal queue, and leave
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import selectors
@@ -18,7 +19,7 @@ import time
 
 from gserver import logs
 from gserver.arbiter.askers import Askers
-from gserver.arbiter.channel import DRAIN, LISTEN, READY, WORN
+from gserver.arbiter.channel import DRAIN, LISTEN, MOLDED, READY, WORN
 from gserver.arbiter.children import (
     Action,
     Child,
@@ -33,9 +34,11 @@ from gserver.arbiter.children import (
     Strike,
     Stroke,
 )
+from gserver.arbiter.code_watch import Watched, watch_code
 from gserver.arbiter.crew import EXIT_CANNOT_START, Crew, RunWorker
 from gserver.arbiter.daemon import Daemon
 from gserver.arbiter.listeners import Listeners
+from gserver.arbiter.mold import MoldBroken, adopt_orphans
 from gserver.arbiter.pidfile import Pidfile
 from gserver.arbiter.signals import Request, SignalQueue
 from gserver.arbiter.succession import Succession
@@ -59,7 +62,7 @@ class Arbiter:
 
     Args:
         configuration: read again at every reload. settings: what it said at the start.
-        run_worker: the worker's part, called in every child.
+        run_worker, run_mold: the children's part.
         succession: the arbiter before this one, if there is one, and the one after it.
         daemon: whom to tell that the server is ready.
     """
@@ -69,6 +72,7 @@ class Arbiter:
         configuration: Configuration,
         settings: Settings,
         run_worker: RunWorker,
+        run_mold: RunWorker,
         succession: Succession,
         daemon: Daemon | None = None,
     ) -> None:
@@ -89,7 +93,8 @@ class Arbiter:
         self._askers = Askers()
         self._notifier = Notifier(os.environ, self.pid)
         self._selector = selectors.DefaultSelector()
-        self._run_worker = run_worker
+        self._run_worker, self._run_mold = run_worker, run_mold
+        self._code_watch: int | None = None  # the pid of the process that watches files
 
     def run(self) -> int:
         """Serve until told to stop; return the exit status. ConfigError if it cannot begin."""
@@ -114,9 +119,19 @@ class Arbiter:
         self._selector.register(self._signals, selectors.EVENT_READ)
         if self._succession.has_predecessor:
             self._selector.register(self._succession, selectors.EVENT_READ)
-        self._crew = Crew(self._run_worker, self._selector, self._signals, self._forget_in_child)
+        self._crew = Crew(self._run_worker, self._run_mold, self._selector, self._signals, self._forget_in_child)
         log.info("Listening at: %s (%d)", self._listeners.describe(), self.pid)
+        if self.settings.preload_app:
+            adopt_orphans()
+        if self.settings.reload:
+            self._watch_code()
         self._act()
+
+    def _watch_code(self) -> None:
+        watched = Watched(self.settings.chdir, self._configuration.file, self.settings.reload_extra_files)
+        self._code_watch = self._crew.fork_helper(
+            functools.partial(watch_code, watched, self.settings.reload_engine, self.pid)
+        )
 
     # One turn of the loop
 
@@ -141,6 +156,8 @@ class Arbiter:
                 self._children.became_ready(pid, time.monotonic())
             elif message.word == WORN:
                 self._children.is_worn(pid)
+            elif message.word == MOLDED:
+                self._molded(pid)
 
     def _act(self) -> None:
         """Do what the book says until it has nothing more to say: what is done may change what is to be done."""
@@ -180,11 +197,18 @@ class Arbiter:
         self._hooks.call("pre_fork", self, child)
         try:
             pid = self._crew.fork(self, self.settings, self._age)
-        except OSError as error:
-            log.error("Cannot fork a worker: %s", error.strerror)
+        except (OSError, MoldBroken) as error:
+            log.error("Cannot fork a worker: %s", error)
             self._children.could_not_spawn(time.monotonic())
         else:
             self._children.spawned(pid, time.monotonic(), age=self._age)
+
+    def _molded(self, mold: int) -> None:
+        """The mold has imported the application: its first worker takes its place in the book."""
+        try:
+            self._children.renamed(mold, self._crew.molded(self, self.settings, self._children[mold].age))
+        except (OSError, MoldBroken, KeyError) as error:  # KeyError: struck meanwhile, because it took too long
+            log.error("Cannot fork from the mold %d: %s", mold, error)
 
     def _drain(self, child: Child) -> None:
         """A worker that is not needed any more: what it accepts from goes to the others, its connections end."""
@@ -220,6 +244,11 @@ class Arbiter:
                     pid
                 )  # what it said last may matter: one that was ready has proven that the application loads
                 self._bury(pid, code)
+            elif self._crew.molds.lost(pid):
+                log.log(logging.INFO if code == 0 else logging.ERROR, "Mold ended with status %d (pid: %d)", code, pid)
+            elif pid == self._code_watch:
+                log.error("Files are watched no longer (status %d)", code)
+                self._code_watch = None
             elif self._succession.lost(pid):
                 log.error("The new arbiter ended with status %d; this one goes on", code)
 
@@ -306,6 +335,7 @@ class Arbiter:
             log.warning("Setting %s cannot be changed by a reload: the next start will", name)
         self._use(settings)
         self._hooks.call("on_reload", self)
+        self._crew.molds.begin_reload()
         self._children.begin_reload(settings.workers, time.monotonic())
 
     def _use(self, settings: Settings) -> None:
@@ -319,6 +349,7 @@ class Arbiter:
         except ConfigError as error:
             log.error("%s", error)
         self._listeners.keep(self.settings.bind)
+        self._crew.molds.end_reload(succeeded=True)
         self._before_reload = self.settings
         log.info("Reloaded; listening at: %s", self._listeners.describe())
         self._answer(None)
@@ -326,6 +357,7 @@ class Arbiter:
     def _reload_failed(self, failed: ReloadFailed) -> None:
         log.error("Reload failed, the workers from before go on: %s", failed.why)
         if not self._children.is_reloading:
+            self._crew.molds.end_reload(succeeded=False)
             self._use(self._before_reload)
             self._listeners.keep(self.settings.bind)
         self._answer(failed.why)
@@ -412,6 +444,9 @@ class Arbiter:
         self._selector.close()
         self._signals.close()
         self._succession.close()
+        if self._code_watch is not None:
+            os.kill(self._code_watch, signal.SIGKILL)
+            os.waitpid(self._code_watch, 0)
 
 
 def _policy(settings: Settings) -> Policy:

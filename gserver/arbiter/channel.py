@@ -2,6 +2,8 @@
 
     worker -> arbiter   READY, WORN
     arbiter -> worker   LISTEN with the listeners to accept from; DRAIN with the addresses nobody will serve after it
+    mold -> arbiter     MOLDED; FORKED with a pid
+    arbiter -> mold     FORK with a place, an age and the worker's end of its channel
 
 End-of-file tells either side that the other is gone. SOCK_SEQPACKET keeps messages apart (unix(7)).
 """
@@ -12,12 +14,15 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["DRAIN", "LISTEN", "READY", "WORN", "Channel", "Message"]
+__all__ = ["DRAIN", "FORK", "FORKED", "LISTEN", "MOLDED", "READY", "WORN", "Channel", "Message"]
 
 READY = "ready"  # it would accept connections
 WORN = "worn"  # it wants to be replaced
 LISTEN = "listen"
 DRAIN = "drain"
+MOLDED = "molded"  # it has imported the application
+FORK = "fork"
+FORKED = "forked"
 
 MAX_BYTES = 64 * 1024
 # What one message may carry (SCM_MAX_FD, unix(7)).

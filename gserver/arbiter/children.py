@@ -168,6 +168,12 @@ class Children:
         self._children[pid] = child
         return child
 
+    def renamed(self, pid: int, to: int) -> None:
+        """What boots goes on as another process."""
+        child = self._children.pop(pid)
+        child.pid = to
+        self._children[to] = child
+
     def became_ready(self, pid: int, now: float) -> None:
         child = self._children.get(pid)
         if child is not None and child.stage is Stage.BOOTING:

@@ -5,6 +5,7 @@ What should happen to whom is decided in children.py; this does it.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import selectors
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from gserver.arbiter.channel import Channel, Message
 from gserver.arbiter.children import Stroke
 from gserver.arbiter.listeners import Lane
+from gserver.arbiter.mold import Mold, MoldBroken, Molds
 from gserver.arbiter.scoreboard import Place, Scoreboard
 from gserver.arbiter.signals import SignalQueue
 from gserver.settings import MAX_WORKERS, Settings
@@ -55,7 +57,7 @@ class Crew:
     """Forks workers and keeps their channels and places.
 
     Args:
-        run_worker: called in every child.
+        run_worker, run_mold: called in every child.
         selector: told of every channel; data is the worker's pid.
         forget: called in every child, to drop what is the arbiter's.
 
@@ -65,12 +67,15 @@ class Crew:
     def __init__(
         self,
         run_worker: RunWorker,
+        run_mold: RunWorker,
         selector: selectors.BaseSelector,
         signals: SignalQueue,
         forget: Callable[[], None],
     ) -> None:
         self.scoreboard = Scoreboard(2 * MAX_WORKERS)
         self._run_worker = run_worker
+        self._run_mold = run_mold
+        self.molds = Molds(self._hang_up)
         self._selector = selector
         self._signals = signals
         self._forget = forget
@@ -78,39 +83,64 @@ class Crew:
         self._places: dict[int, Place] = {}
 
     def fork(self, server: Arbiter, settings: Settings, age: int) -> int:
-        """Return the pid of a new worker; OSError if the system has no room for one."""
+        """Return the pid of a new worker, or of a mold that will be one; OSError or MoldBroken if there can be none."""
         ours, theirs = Channel.pair()
         place = self.scoreboard.free_place()
+        place.take(age)  # its counts are the worker's from the fork on
+        post = Post(settings, age, place, self.scoreboard, theirs, server)
         try:
-            with self._signals.held():
-                place.take(age)  # its counts are the worker's from the fork on
-                pid = os.fork()
-                if pid == 0:
-                    self._become_worker(ours, Post(settings, age, place, self.scoreboard, theirs, server))
-        except OSError:
+            if not settings.preload_app:
+                pid = self._fork(functools.partial(self._run_worker, post), ours)
+            elif self.molds.current is None:
+                pid = self._fork(functools.partial(self._run_mold, post), ours)
+                self.molds.current = Mold(pid, ours)
+            else:
+                pid = self.molds.current.fork(place.index, age, theirs)
+        except (OSError, MoldBroken):
             place.leave()
             ours.close()
             raise
         finally:
             theirs.close()
-        place.belongs_to(pid)
-        self._channels[pid], self._places[pid] = ours, place
-        self._selector.register(ours, selectors.EVENT_READ, pid)
+        self._know(pid, ours, place)
         return pid
 
-    def _become_worker(self, ours: Channel, post: Post) -> NoReturn:
+    def _know(self, pid: int, channel: Channel, place: Place) -> None:
+        place.belongs_to(pid)
+        self._channels[pid], self._places[pid] = channel, place
+        self._selector.register(channel, selectors.EVENT_READ, pid)
+
+    def fork_helper(self, run: Callable[[], int]) -> int:
+        """Return the pid of a child that is no worker; it gets no place and no channel."""
+        return self._fork(run)
+
+    def _fork(self, run: Callable[[], int], *not_its: Channel) -> int:
+        with self._signals.held():
+            pid = os.fork()
+            if pid == 0:
+                self._become(run, not_its)
+        return pid
+
+    def molded(self, server: Arbiter, settings: Settings, age: int) -> int:
+        """The newest mold is ready: have it fork the worker in whose place it stood; return its pid."""
+        mold = self.molds.current
+        assert mold is not None
+        mold.is_ready = True
+        self._places.pop(mold.pid).leave()
+        return self.fork(server, settings, age)
+
+    def _become(self, run: Callable[[], int], not_its: Sequence[Channel]) -> NoReturn:
         """In the child: drop what is the arbiter's, run, and never return into the arbiter's code."""
         status = 1
         try:
-            ours.close()
             self._signals.leave_to_child()
-            for channel in self._channels.values():
+            for channel in [*not_its, *self._channels.values()]:
                 channel.close()
             self._forget()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
-            status = self._run_worker(post)
+            status = run()
         except BaseException:
-            log.exception("Worker failed")
+            log.exception("A child failed")
         finally:
             logging.shutdown()
             sys.stdout.flush()
@@ -148,14 +178,15 @@ class Crew:
 
     def gone(self, pid: int) -> None:
         """A worker has been reaped."""
-        if pid in self._channels:
-            self._hang_up(pid)
-        self.scoreboard.vacate(self._places.pop(pid))
+        self._hang_up(pid)
+        if pid in self._places:
+            self.scoreboard.vacate(self._places.pop(pid))
 
     def _hang_up(self, pid: int) -> None:
-        channel = self._channels.pop(pid)
-        self._selector.unregister(channel)
-        channel.close()
+        channel = self._channels.pop(pid, None)
+        if channel is not None:
+            self._selector.unregister(channel)
+            channel.close()
 
     def close(self) -> None:
         for pid in list(self._channels):

@@ -1,0 +1,128 @@
+"""--reload: a process that watches files and sends HUP to the arbiter when one of them has changed.
+
+What is watched: Python files under a folder, but those of hidden folders, caches and virtual environments; the config
+file; and whatever the extra patterns match. The arbiter itself has no thread and no timer for it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import importlib.util
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+__all__ = ["Watched", "watch_code"]
+
+log = logging.getLogger("gserver.arbiter")
+
+POLL_S = 0.5
+# How often the watcher looks whether its arbiter still lives, where nothing changes.
+LOOK_MS = 1000
+_SKIPPED_FOLDERS = {"__pycache__", "site-packages", "node_modules"}
+
+Snapshot = dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Which files."""
+
+    folder: str
+    config_file: str | None = None
+    patterns: Sequence[str] = ()
+
+    def __contains__(self, path: str) -> bool:
+        if path == self.config_file or any(fnmatch.fnmatch(path, os.path.abspath(each)) for each in self.patterns):
+            return True
+        inside = os.path.relpath(path, self.folder).split(os.sep)
+        return path.endswith(".py") and not any(_is_skipped(part) for part in inside[:-1])
+
+    @property
+    def roots(self) -> list[str]:
+        """The folders and files in which all of them are."""
+        extra = [os.path.dirname(found) for pattern in self.patterns for found in glob.glob(os.path.abspath(pattern))]
+        config = [os.path.dirname(self.config_file)] if self.config_file else []
+        return sorted({self.folder, *extra, *config})
+
+    def snapshot(self) -> Snapshot:
+        """When each file was last written, and how large it is."""
+        found: Snapshot = {}
+        for path in self._files():
+            try:
+                status = os.stat(path)
+            except OSError:
+                continue
+            found[path] = (status.st_mtime_ns, status.st_size)
+        return found
+
+    def _files(self) -> Iterator[str]:
+        for folder, folders, names in os.walk(self.folder):
+            folders[:] = [name for name in folders if not _is_skipped(name) and not _is_environment(folder, name)]
+            yield from (os.path.join(folder, name) for name in names if name.endswith(".py"))
+        if self.config_file:
+            yield self.config_file
+        for pattern in self.patterns:
+            yield from glob.glob(os.path.abspath(pattern), recursive=True)
+
+
+def _is_skipped(name: str) -> bool:
+    return name in _SKIPPED_FOLDERS or (name.startswith(".") and name != "..")
+
+
+def _is_environment(folder: str, name: str) -> bool:
+    return os.path.exists(os.path.join(folder, name, "pyvenv.cfg"))
+
+
+def has_watchfiles() -> bool:
+    return importlib.util.find_spec("watchfiles") is not None
+
+
+def watch_code(watched: Watched, engine: str, arbiter: int) -> int:
+    """Watch until the arbiter is gone, and send it HUP for every change; return an exit status."""
+    by_polling = engine == "poll" or not has_watchfiles()
+    for _ in _changes_by_polling(watched, arbiter) if by_polling else _changes_by_notification(watched, arbiter):
+        os.kill(arbiter, signal.SIGHUP)
+    return 0
+
+
+def _changes_by_polling(watched: Watched, arbiter: int) -> Iterator[None]:
+    before = watched.snapshot()
+    while os.getppid() == arbiter:
+        time.sleep(POLL_S)
+        now = watched.snapshot()
+        if now != before:
+            _log(sorted(path for path in now.keys() | before.keys() if now.get(path) != before.get(path)))
+            before = now
+            yield
+
+
+def _changes_by_notification(watched: Watched, arbiter: int) -> Iterator[None]:
+    import watchfiles
+
+    def is_watched(change: watchfiles.Change, path: str) -> bool:
+        return path in watched
+
+    changes = watchfiles.watch(
+        *watched.roots,
+        watch_filter=is_watched,
+        debounce=200,
+        step=50,
+        rust_timeout=LOOK_MS,
+        yield_on_timeout=True,
+        raise_interrupt=False,
+    )
+    for changed in changes:
+        if os.getppid() != arbiter:
+            return
+        if changed:
+            _log(sorted({path for _, path in changed}))
+            yield
+
+
+def _log(paths: Sequence[str]) -> None:
+    log.info("Changed: %s", ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else ""))

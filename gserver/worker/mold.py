@@ -1,0 +1,83 @@
+"""The mold's own part: import the application, then fork a worker whenever the arbiter says so."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import sys
+from typing import Any, NoReturn
+
+from gserver.application import Application
+from gserver.arbiter.channel import FORK, FORKED, MOLDED, Channel, Message
+from gserver.arbiter.crew import EXIT_CANNOT_START, Post
+from gserver.arbiter.privileges import drop_privileges
+from gserver.errors import ConfigError
+from gserver.titles import set_title
+from gserver.worker.worker import load, run_worker
+
+__all__ = ["run_mold"]
+
+log = logging.getLogger("gserver.worker")
+
+
+def run_mold(application: Application, post: Post) -> int:
+    """Fork workers until the arbiter is gone; return the exit status of the process."""
+    settings = post.settings
+    # As they are before the application is imported and patches them.
+    fork, waitpid, poll = os.fork, os.waitpid, select.poll()
+    log.info("Preloading (pid: %d)", os.getpid())
+    set_title("mold", settings.proc_name or application.text)
+    try:
+        drop_privileges(settings.user, settings.group, settings.initgroups)
+        served = load(settings, application)
+    except ConfigError as error:
+        log.error("%s", error)
+        return EXIT_CANNOT_START
+    except BaseException:
+        log.exception("%r cannot be imported", application.text)
+        return EXIT_CANNOT_START
+    poll.register(post.channel.fileno(), select.POLLIN)
+    post.channel.send(MOLDED)
+    while True:
+        poll.poll()
+        message = post.channel.receive()
+        if message is None:
+            return 0
+        if message.word == FORK:
+            between = fork()
+            if between == 0:
+                _fork_again(fork, application, post, message, served)
+            waitpid(between, 0)
+            os.close(message.descriptors[0])
+
+
+def _fork_again(fork: Any, application: Application, post: Post, message: Message, served: Any) -> NoReturn:
+    """In the process between: fork the worker, tell who it is, and leave it to the arbiter."""
+    pid = fork()
+    if pid:
+        post.channel.send(FORKED, [str(pid)])
+        os._exit(0)
+    status = 1
+    try:
+        post.channel.close()
+        slot, age = map(int, message.addresses)
+        channel = Channel(socket.socket(fileno=message.descriptors[0]))
+        place = post.scoreboard.place(slot)
+        status = _work(application, Post(post.settings, age, place, post.scoreboard, channel, post.server, served))
+    except BaseException:
+        log.exception("Worker failed")
+    finally:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _work(application: Application, post: Post) -> int:
+    if "gevent" in sys.modules:
+        import gevent
+
+        gevent.reinit()  # the event loop of the mold is not this process's
+    return run_worker(application, post)
