@@ -17,6 +17,7 @@ from gserver import logs
 from gserver.application import Application, parse_application
 from gserver.arbiter.arbiter import Arbiter
 from gserver.arbiter.askers import ask_for_reload
+from gserver.arbiter.code_watch import check_engine
 from gserver.arbiter.daemon import Daemon
 from gserver.arbiter.succession import Command, Succession, take_inheritance
 from gserver.arbiter.systemd import take_sockets
@@ -88,6 +89,7 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     settings = configuration.read()
     if show:
         return _print_config(settings)
+    check_engine(settings.reload_engine)
     if app is None:
         parser.error("the following arguments are required: APP")
     application = parse_application(app)

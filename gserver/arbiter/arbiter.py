@@ -45,6 +45,7 @@ from gserver.arbiter.succession import Succession
 from gserver.arbiter.systemd import Notifier
 from gserver.configuration import Configuration
 from gserver.errors import ConfigError
+from gserver.ledger import Ledger
 from gserver.settings import Settings
 
 __all__ = ["Arbiter"]
@@ -111,6 +112,8 @@ class Arbiter:
         finally:
             self._close()
         self._hooks.call("on_exit", self)
+        totals = Ledger(self._crew.scoreboard.totals())
+        log.info("Totals: messages %d, errors %d, %s", totals.messages, totals.errors, totals)
         log.info("Stopped")
         return self._exit_status
 

@@ -4,8 +4,9 @@
 
 The first worker of a generation starts alone and proves that the application can be served; in a reload it must also
 stay alive for a while before it takes connections. Replacing works the same for a reload and for a worker that asks for
-it: a new one is serving before an old one drains. Whoever dies young is followed after a pause that doubles, so that a
-broken application is not forked in a storm. Times are seconds on one clock of the caller's.
+it: a new one is serving before an old one drains. Whoever dies before it serves is followed after a pause that doubles,
+so that a broken application is not forked in a storm; whoever dies young while it serves, after the shortest pause.
+Times are seconds on one clock of the caller's.
 """
 
 from __future__ import annotations
@@ -344,11 +345,14 @@ class Children:
     # What goes wrong
 
     def _slow_down(self, child: Child, now: float) -> None:
-        """Somebody ended without being asked to: whoever comes next waits, if that one was young."""
-        if child.stage is Stage.SERVING and now - child.spawned_at >= YOUNG_S:
-            self.pause_s = 0.0
-        else:
+        """Somebody ended without being asked to: whoever comes next waits, if that one was young or never served."""
+        if child.stage is not Stage.SERVING:
             self._pause(now)
+        elif now - child.since < YOUNG_S:
+            self.pause_s = 0.0  # the application works
+            self._pause(now)
+        else:
+            self.pause_s = 0.0
 
     def _pause(self, now: float) -> None:
         self.pause_s = min(LONGEST_PAUSE_S, self.pause_s * 2 or FIRST_PAUSE_S)

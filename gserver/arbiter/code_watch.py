@@ -16,7 +16,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Watched", "watch_code"]
+from gserver.errors import ConfigError
+
+__all__ = ["Watched", "check_engine", "watch_code"]
 
 log = logging.getLogger("gserver.arbiter")
 
@@ -80,6 +82,12 @@ def _is_environment(folder: str, name: str) -> bool:
 
 def has_watchfiles() -> bool:
     return importlib.util.find_spec("watchfiles") is not None
+
+
+def check_engine(engine: str) -> None:
+    """ConfigError if it is asked for and not installed."""
+    if engine == "watchfiles" and not has_watchfiles():
+        raise ConfigError("setting reload_engine is 'watchfiles', which is not installed: pip install watchfiles")
 
 
 def watch_code(watched: Watched, engine: str, arbiter: int) -> int:

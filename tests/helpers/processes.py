@@ -15,7 +15,7 @@ from types import TracebackType
 
 import psutil
 
-__all__ = ["GserverProcess", "run_gserver", "wait_for"]
+__all__ = ["GserverProcess", "is_alive", "run_gserver", "wait_for"]
 
 PATIENCE_S = 20.0
 
@@ -34,16 +34,25 @@ def run_gserver(*arguments: str, cwd: Path | None = None) -> subprocess.Complete
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=cwd, check=False)
 
 
+def is_alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
 class GserverProcess:
     """A gserver that listens; in `with`, it has stopped cleanly at the end and nothing of it is left.
 
     Its log goes to a file in `folder`, which is also where it runs.
     """
 
-    def __init__(self, folder: Path, *arguments: str, bind: str = "127.0.0.1:0", workers: int = 1) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, bind: str | None = "127.0.0.1:0", workers: int | None = 1
+    ) -> None:
+        """With None, bind and workers are a config file's affair."""
         self._log = folder / f"gserver-{time.monotonic_ns()}.log"
-        self._workers = workers
-        command = [sys.executable, "-m", "gserver", "-b", bind, "-w", str(workers), *arguments]
+        self._workers = workers or 1
+        command = [sys.executable, "-m", "gserver", *arguments]
+        command += ["-b", bind] if bind is not None else []
+        command += ["-w", str(workers)] if workers is not None else []
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder)
 
@@ -93,6 +102,17 @@ class GserverProcess:
         except psutil.NoSuchProcess:
             return []
 
+    @property
+    def arbiter(self) -> psutil.Process:
+        """The arbiter that the pid file names, if there is one: after an upgrade, another process."""
+        pidfile = self._log.parent / "gserver.pid"
+        return psutil.Process(int(pidfile.read_text()) if pidfile.exists() else self.process.pid)
+
+    def serving_pids(self) -> list[int]:
+        """The workers that this arbiter has, and that have said that they are ready."""
+        ready = {int(pid) for pid in re.findall(r"Worker ready \(pid: (\d+)\)", self.log)}
+        return [worker.pid for worker in self.arbiter.children() if worker.pid in ready and is_alive(worker)]
+
     def workers(self) -> list[psutil.Process]:
         return self.tree()[1:]
 
@@ -106,6 +126,12 @@ class GserverProcess:
             return False
 
         wait_for(seen, f"{pattern!r} {count} times in the log:\n{self.log}")
+
+    def kill_worker(self, pid: int) -> None:
+        """SIGKILL, and wait until another is ready."""
+        ready = len(re.findall("Worker ready", self.log))
+        os.kill(pid, signal.SIGKILL)
+        self.wait_for_log("Worker ready", ready + 1)
 
     def signal(self, number: int) -> None:
         os.kill(self.process.pid, number)

@@ -1,0 +1,102 @@
+"""Chaos: reloads, kills, more and fewer workers and an upgrade under a verifying swarm, and nobody may notice.
+
+Whoever is connected to a worker that is killed loses that connection. Nobody else loses anything: no connect is refused,
+every reply is right, what got no reply before an orderly end was never handled, and both sides count the same.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.helpers.processes import GserverProcess, is_alive, run_gserver, wait_for
+from tests.helpers.swarm import LINE_APP, Swarm
+
+OPTIONS = ("--reload-settle", "0.1", "--drain-spread", "0.3", "--graceful-timeout", "5", "--pid", "gserver.pid")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1])
+def test_chaos_loses_nobody(tmp_path: Path, seed: int) -> None:
+    play(tmp_path, random.Random(seed), reloads=20, kills=20)
+
+
+@pytest.mark.longhaul
+@pytest.mark.parametrize("seed", range(2, 7))
+def test_chaos_loses_nobody_for_long(tmp_path: Path, seed: int) -> None:
+    play(tmp_path, random.Random(seed), reloads=60, kills=60)
+
+
+@pytest.mark.slow
+def test_chaos_loses_nobody_with_a_listener_for_each_worker(tmp_path: Path) -> None:
+    play(tmp_path, random.Random(7), reloads=5, kills=5, options=("--reuse-port",))
+
+
+def play(folder: Path, dice: random.Random, reloads: int, kills: int, options: tuple[str, ...] = ()) -> None:
+    (folder / "app.py").write_text(LINE_APP)
+    acts = ["reload"] * reloads + ["kill"] * kills + ["more", "fewer"] * 2 + ["upgrade"]
+    dice.shuffle(acts)
+    with GserverProcess(folder, "app:app", *OPTIONS, *options, workers=3) as server:
+        everybody = [server.arbiter]
+        with Swarm(server.address, long=30, short=4) as swarm:
+            for act in acts:
+                perform(act, folder, server, swarm, dice)
+            everybody.append(server.arbiter)
+        end(server, everybody)
+    print(f"\n{swarm.tally}")
+    assert swarm.tally.faults == []
+    assert_accounts_agree(server.log, swarm)
+
+
+def perform(act: str, folder: Path, server: GserverProcess, swarm: Swarm, dice: random.Random) -> None:
+    verified = swarm.tally.verified
+    if act == "reload":
+        ended = run_gserver("--reload-pid", "gserver.pid", cwd=folder)
+        assert (ended.returncode, ended.stderr) == (0, ""), server.log
+    elif act == "kill":
+        wait_for(lambda: bool(server.serving_pids()), "there is a worker to kill")
+        victim = dice.choice(server.serving_pids())
+        swarm.killed(victim)
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: victim not in server.serving_pids(), "the killed worker is gone")
+    elif act == "upgrade":
+        upgrade(server)
+    else:
+        server.arbiter.send_signal(signal.SIGTTIN if act == "more" else signal.SIGTTOU)
+    wait_for(lambda: swarm.tally.verified > verified, f"exchanges go on after: {act}")
+
+
+def upgrade(server: GserverProcess) -> None:
+    old = server.arbiter
+    ready = len(re.findall("Worker ready", server.log))
+    old.send_signal(signal.SIGUSR2)
+    wait_for(lambda: len(re.findall("Worker ready", server.log)) >= ready + 3, "the new arbiter's workers are ready")
+    old.send_signal(signal.SIGTERM)
+    wait_for(lambda: "The arbiter before this one has ended" in server.log, "the new arbiter has taken over")
+    server.process.wait()
+    wait_for(lambda: server.arbiter.pid != old.pid, "the pid file names the new arbiter")
+
+
+def end(server: GserverProcess, everybody: list[psutil.Process]) -> None:
+    tree = [server.arbiter, *server.arbiter.children(recursive=True)]
+    server.arbiter.send_signal(signal.SIGTERM)
+    wait_for(lambda: not any(is_alive(one) for one in [*tree, *everybody]), "every process has ended")
+
+
+def assert_accounts_agree(log: str, swarm: Swarm) -> None:
+    """What both arbiters counted is what the clients saw."""
+    tally, server = swarm.tally, Counter[str]()
+    for line in re.findall(r"Totals: (.*)", log):
+        server.update({name: int(number) for name, number in re.findall(r"(\w+) (\d+)", line)})
+    assert server["open"] == 0
+    assert server["accepted"] == tally.connected
+    # A reply that was on its way when its worker was killed was counted, and not seen.
+    assert tally.verified <= server["messages"] <= tally.verified + tally.lost_with_worker
+    assert server["errors"] == 0
