@@ -78,19 +78,12 @@ def test_replies_to_what_was_received_before_a_term_are_delivered(tmp_path: Path
         client.send_bytes(b"0\n")
         pid = client.recv()
         client.send_bytes(b"0.5\n")
-        wait_for(lambda: unread_bytes(server) == 0, "the first message is in its handler")
+        wait_for(lambda: server.unread_bytes() == 0, "the first message is in its handler")
         client.send_bytes(b"0\n" * 100)
         server.signal(signal.SIGTERM)
 
         assert list(client) == [pid] * 101
         assert server.wait() == 0
-
-
-def unread_bytes(server: GserverProcess) -> int:
-    """What the kernel holds for the server, over its connections."""
-    port = f":{server.address[1]:04X}"
-    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(int(row[4].split(":")[1], 16) for row in rows if row[1].endswith(port) and row[3] == "01")
 
 
 def test_a_connection_the_kernel_had_queued_before_a_term_is_answered(tmp_path: Path) -> None:
@@ -115,7 +108,7 @@ def test_a_handler_that_outlives_the_graceful_timeout_is_killed(tmp_path: Path, 
     ):
         client.call(b"0")
         client.send(b"60")
-        wait_for(lambda: unread_bytes(server) == 0, "the message is in its handler")
+        wait_for(lambda: server.unread_bytes() == 0, "the message is in its handler")
         server.signal(signal.SIGTERM)
 
         assert server.wait() == 0
@@ -127,7 +120,7 @@ def test_a_second_interrupt_means_now(tmp_path: Path, slow_app: str) -> None:
     with GserverProcess(tmp_path, slow_app) as server, Client(server.address, Lines()) as client:
         client.call(b"0")
         client.send(b"60")
-        wait_for(lambda: unread_bytes(server) == 0, "the message is in its handler")
+        wait_for(lambda: server.unread_bytes() == 0, "the message is in its handler")
         server.signal(signal.SIGINT)
         server.wait_for_log("Stopping: replying")
         server.signal(signal.SIGINT)
@@ -163,7 +156,7 @@ def test_a_blocking_handler_delays_only_its_own_connection(tmp_path: Path, slow_
         Client(server.address, Lines()) as fast,
     ):
         slow.send(b"60")
-        wait_for(lambda: unread_bytes(server) == 0, "the slow message is in its handler")
+        wait_for(lambda: server.unread_bytes() == 0, "the slow message is in its handler")
 
         assert fast.call(b"0") == b"%d" % server.workers()[0].pid
         slow.close()

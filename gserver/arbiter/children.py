@@ -251,7 +251,7 @@ class Children:
     def _times_of(self, child: Child, deadlines: Mapping[int, float]) -> Iterator[float]:
         if child.strikes_at is not None:
             yield child.strikes_at
-        elif (overdue_at := self._overdue_at(child, deadlines)) is not None:
+        if not child.strokes and (overdue_at := self._overdue_at(child, deadlines)) is not None:
             yield max(overdue_at, self._amnesty_until)
         if child.stage is Stage.READY:
             yield self._goes_at(child)
@@ -276,16 +276,15 @@ class Children:
 
     def _strike(self, child: Child, now: float, deadlines: Mapping[int, float]) -> Iterator[Action]:
         """The next stroke on a worker that is overdue, or that was struck already; none during an amnesty."""
-        if child.strikes_at is None:
-            overdue_at = self._overdue_at(child, deadlines)
-            if overdue_at is None or now < max(overdue_at, self._amnesty_until):
-                return
-            if self._reload and child.generation == self.generation:
-                self._fail_reload(f"the new worker {child.pid} was not heard of in time", now, spare=child)
-        elif now < child.strikes_at:
+        overdue_at = self._overdue_at(child, deadlines)
+        is_overdue = overdue_at is not None and now >= max(overdue_at, self._amnesty_until)
+        if child.strikes_at is not None and now >= child.strikes_at:
+            if not child.strokes:
+                child.strokes = len(_STROKES) - 1  # it was heard of, and only takes too long to drain
+        elif child.strokes or not is_overdue:
             return
-        elif child.stage is Stage.DRAINING and not child.strokes:
-            child.strokes = len(_STROKES) - 1  # it was heard of, and only took too long
+        elif self._reload and child.generation == self.generation:
+            self._fail_reload(f"the new worker {child.pid} was not heard of in time", now, spare=child)
         yield Strike(child, _STROKES[child.strokes])
         child.strokes += 1
         child.strikes_at = now + STROKE_S if child.strokes < len(_STROKES) else math.inf

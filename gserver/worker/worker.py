@@ -124,6 +124,7 @@ class Worker:
         # What was made so far lives as long as the process: no collection need look at it again.
         gc.collect()
         gc.freeze()
+        self._beat()  # before anybody counts on it
         self._post.channel.send(READY)
         self._stop.wait()
         killed = self._end()

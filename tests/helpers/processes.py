@@ -127,6 +127,12 @@ class GserverProcess:
 
         wait_for(seen, f"{pattern!r} {count} times in the log:\n{self.log}")
 
+    def unread_bytes(self) -> int:
+        """What the kernel holds for the server, over its connections."""
+        port = f":{self.address[1]:04X}"
+        rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return sum(int(row[4].split(":")[1], 16) for row in rows if row[1].endswith(port) and row[3] == "01")
+
     def kill_worker(self, pid: int) -> None:
         """SIGKILL, and wait until another is ready."""
         ready = len(re.findall("Worker ready", self.log))
