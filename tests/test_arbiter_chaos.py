@@ -1,7 +1,7 @@
 """Chaos: reloads, kills, more and fewer workers and an upgrade under a verifying swarm, and nobody may notice.
 
-Whoever is connected to a worker that is killed loses that connection. Nobody else loses anything: no connect is refused,
-every reply is right, what got no reply before an orderly end was never handled, and both sides count the same.
+Whoever is connected to a worker that is killed loses that connection. Nobody else loses anything: no connect is
+refused, every reply is right, what got no reply before an orderly end was never handled, and both sides count the same.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def test_a_worker_that_spins_says_where_and_for_whom_and_is_replaced(tmp_path: P
         waits.call(b"?")
         waits.send(b"wait")
         wait_for(lambda: server.unread_bytes() == 0, "the first message is in its handler")
-        address = "%s:%d" % spins._socket.getsockname()[:2]
+        host, port = spins._socket.getsockname()
         spins.send(b"spin")
         server.wait_for_log("Worker exited with signal SIGABRT")
         server.wait_for_log("Worker ready", 2)
@@ -61,7 +61,7 @@ def test_a_worker_that_spins_says_where_and_for_whom_and_is_replaced(tmp_path: P
         with Client(server.address, Lines()) as other:
             assert int(other.call(b"?")) != worker.pid
     assert f"Worker was not heard of in time (pid: {worker.pid})" in server.log
-    assert re.search(rf"Greenlet that runs for <Connection {address} open>", server.log)
+    assert re.search(rf"Greenlet that runs for <Connection {host}:{port} open>", server.log)
     assert "while True:" in server.log
     assert re.search(r"Greenlet that waits for <Connection [\d.:]+ open>", server.log)
     assert "gevent.sleep(3600)" in server.log

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 
-__all__ = ["Daemon"]
+__all__ = ["Daemon", "leave_terminal"]
 
 _READY = b"ready"
 
@@ -47,13 +48,19 @@ class Daemon:
         os.write(self._starter, _READY)
         os.close(self._starter)
         self._starter = None
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(nothing, descriptor)
-        os.close(nothing)
+        leave_terminal()
 
     def leave_to_child(self) -> None:
         """In a worker: only the arbiter may say that the server is ready."""
         if self._starter is not None:
             os.close(self._starter)
             self._starter = None
+
+
+def leave_terminal() -> None:
+    """Let standard input, output and error be nothing, but what goes to a log file already."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.dup2(nothing, descriptor)
+    os.close(nothing)

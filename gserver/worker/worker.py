@@ -24,6 +24,7 @@ from gserver import logs
 from gserver.application import Application
 from gserver.arbiter.channel import DRAIN, LISTEN, READY, WORN, Message
 from gserver.arbiter.crew import EXIT_CANNOT_START, Post
+from gserver.arbiter.daemon import leave_terminal
 from gserver.arbiter.privileges import drop_privileges
 from gserver.errors import ConfigError
 from gserver.ledger import Ledger
@@ -153,6 +154,8 @@ class Worker:
     def _listen(self, message: Message) -> None:
         from gserver.worker.serving import WorkerServer
 
+        if self.settings.daemon:
+            leave_terminal()  # what can go wrong at a start was said there
         scoreboard = None if self.settings.reuse_port else self._post.scoreboard
         for address, descriptor in zip(message.addresses, message.descriptors, strict=True):
             listener = socket.socket(fileno=descriptor)

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -45,20 +45,42 @@ class GserverProcess:
     """
 
     def __init__(
-        self, folder: Path, *arguments: str, bind: str | None = "127.0.0.1:0", workers: int | None = 1
+        self,
+        folder: Path,
+        *arguments: str,
+        bind: str | None = "127.0.0.1:0",
+        workers: int | None = 1,
+        command: Sequence[str] | None = None,
+        ready: str = "Worker ready",
+        log: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
-        """With None, bind and workers are a config file's affair."""
-        self._log = folder / f"gserver-{time.monotonic_ns()}.log"
-        self._workers = workers or 1
-        command = [sys.executable, "-m", "gserver", *arguments]
-        command += ["-b", bind] if bind is not None else []
-        command += ["-w", str(workers)] if workers is not None else []
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder)
+        """With None, bind and workers are a config file's affair.
+
+        command: instead of gserver itself. ready: what stands in the log when it can be used; for each worker, or once
+        where it is something else. log: where the server itself logs.
+        """
+        output = folder / f"gserver-{time.monotonic_ns()}.log"
+        self._log = log or output
+        self._ready = (ready, (workers or 1) if ready == "Worker ready" else 1)
+        own = [sys.executable, "-m", "gserver", *arguments]
+        own += ["-b", bind] if bind is not None else []
+        own += ["-w", str(workers)] if workers is not None else []
+        with output.open("wb") as file:
+            self.process = subprocess.Popen(
+                command or own,
+                stdout=file,
+                stderr=file,
+                stdin=subprocess.DEVNULL,
+                cwd=folder,
+                env={**os.environ, **(environment or {})},
+                pass_fds=pass_fds,
+            )
 
     def __enter__(self) -> GserverProcess:
         try:
-            self.wait_for_log(r"Worker ready", self._workers)
+            self.wait_for_log(*self._ready)
         except BaseException:
             self.process.kill()
             self.process.wait()
@@ -83,11 +105,11 @@ class GserverProcess:
 
     @property
     def log(self) -> str:
-        return self._log.read_text()
+        return self._log.read_text() if self._log.exists() else ""
 
     @property
     def address(self) -> tuple[str, int]:
-        found = re.search(r"Listening at: (?:\[(.+?)\]|([\d.]+)):(\d+)", self.log)
+        found = re.search(r"Listening at: .*?(?:\[(.+?)\]|([\d.]+)):(\d+)", self.log)
         assert found, self.log
         return found[1] or found[2], int(found[3])
 
