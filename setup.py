@@ -9,8 +9,11 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "gserver/__init__.py").read_text(), re.M)[1]
 
 LOADTESTS = ["locust>=2.43.4", "psutil>=5.9", "hdrhistogram>=0.10.3"]
+# What the server uses if it is there: names in ps, and changed files as soon as they change.
+EXTRAS = ["setproctitle>=1.3", "watchfiles>=0.21"]
 TEST = [
     *LOADTESTS,
+    *EXTRAS,
     "pytest>=8",
     "hypothesis>=6",
     "selenium>=4.20",
@@ -31,7 +34,7 @@ setup(
     packages=find_packages(include=["gserver", "gserver.*", "loadtests", "loadtests.*"]),
     package_data={"gserver": ["py.typed"], "loadtests": ["py.typed"]},
     install_requires=["gevent>=26.4", "msgspec>=0.19"],
-    extras_require={"loadtests": LOADTESTS, "test": TEST},
+    extras_require={"extras": EXTRAS, "loadtests": LOADTESTS, "test": TEST},
     entry_points={
         "console_scripts": [
             "gserver = gserver.cli:entry_point",

@@ -86,7 +86,7 @@ def markdown_table() -> str:
     groups: dict[str, list[str]] = {}
     for setting in declared():
         groups.setdefault(setting.metadata["group"], []).append(_row(setting))
-    head = "| setting | flags | default | meaning |\n|---|---|---|---|\n"
+    head = "| setting | flags | default | meaning | allowed |\n|---|---|---|---|---|\n"
     return "\n\n".join(f"## {name}\n\n{head}" + "\n".join(rows) for name, rows in groups.items()) + "\n"
 
 
@@ -96,7 +96,7 @@ def _row(setting: Field[Any]) -> str:
     name = f"{setting.name}({', '.join(parameters)})" if parameters else setting.name
     default = "" if setting.default in (None, ()) else f"`{_default_text(setting)}`"
     meaning = setting.metadata["help"].replace("%%", "%") + (" *(fixed)*" if setting.metadata["fixed"] else "")
-    return f"| `{name}` | {flags} | {default} | {meaning}; {setting.metadata['check'].allowed} |"
+    return f"| `{name}` | {flags} | {default} | {meaning} | {setting.metadata['check'].allowed} |"
 
 
 def read_config_file(path: str) -> dict[str, Any]:
