@@ -56,8 +56,10 @@ def _route(logger: logging.Logger, where: str | None, stream: TextIO, formatter:
     logger.handlers = [handler]
 
 
-def reopen() -> None:
+def reopen(settings: Settings) -> None:
     """Open the files again that somebody has moved away (USR1)."""
+    if settings.capture_output:
+        capture_output()
     for logger in (_errors, _access):
         for handler in logger.handlers:
             if isinstance(handler, logging.FileHandler):

@@ -15,10 +15,10 @@ _SETTINGS = f"""\
 <!-- Made by `python -m gserver.manual` from gserver/settings.py. -->
 
 A setting's value comes from the last of these that has it: its default; the config file (`-c FILE`, else
-`./gserver.conf.py`), a Python file whose names are settings; the variable `GSERVER_CMD_ARGS`, written like a command line;
-the command line. Sockets that systemd passes take the place of `bind`. `gserver --print-config` prints what holds,
-`gserver --check-config APP` checks it and imports the application. A reload (HUP) reads the config file again; what is marked
-*fixed* changes only with a new start, or an upgrade (USR2). Times are seconds.
+`./gserver.conf.py`), a Python file whose names are settings; the variable `GSERVER_CMD_ARGS`, written like a command
+line; the command line. Sockets that systemd passes take the place of `bind`. `gserver --print-config` prints what holds,
+`gserver --check-config APP` checks it and imports the application. A reload (HUP) reads the config file again; what is
+marked *fixed* changes only with a new start, or an upgrade (USR2). Times are seconds.
 
 {markdown_table()}"""
 
@@ -27,12 +27,12 @@ _SIGNALS = f"""\
 
 <!-- Made by `python -m gserver.manual` from gserver/arbiter/signals.py. -->
 
-`gserver --reload-pid FILE` sends HUP to the server with that pid file, waits until the reload is over, and ends with status
-0 if it worked; if not, it says why in one line, and the workers from before go on serving.
+`gserver --reload-pid FILE` sends HUP to the server with that pid file, waits until the reload is over, and ends with
+status 0 if it worked; if not, it says why in one line, and the workers from before go on serving.
 
 {signals.markdown_table()}
-To upgrade the interpreter, gserver itself or a fixed setting without a pause: USR2 to the old arbiter; look at the new one,
-whose pid file has `.2` behind its name; TERM to the old one, or to the new one if it is not good.
+To upgrade the interpreter, gserver itself or a fixed setting without a pause: USR2 to the old arbiter; look at the new
+one, whose pid file has `.2` behind its name; TERM to the old one, or to the new one if it is not good.
 """
 
 #: File name in docs/ -> text.

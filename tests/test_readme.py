@@ -52,7 +52,7 @@ class Reader:
         if words[0] == "make":
             return
         command = re.sub(r"127\.0\.0\.1:(\d+)", self._free, command)
-        if words[0] == "gserver":
+        if words[0] == "gserver" and "-b" in words:
             self._serve(command)
         elif words[0] == "locust":
             self._run(f"{command} --headless -u 5 -r 5 -t 2s".replace("loadtests/", f"{ROOT}/loadtests/"))

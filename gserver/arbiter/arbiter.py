@@ -19,7 +19,7 @@ import time
 
 from gserver import logs
 from gserver.arbiter.askers import Askers
-from gserver.arbiter.channel import DRAIN, LISTEN, MOLDED, READY, WORN
+from gserver.arbiter.channel import DRAIN, DRAIN_AT_ONCE, LISTEN, MOLDED, READY, WORN
 from gserver.arbiter.children import (
     Action,
     Child,
@@ -46,7 +46,7 @@ from gserver.arbiter.systemd import Notifier
 from gserver.configuration import Configuration
 from gserver.errors import ConfigError
 from gserver.ledger import Ledger
-from gserver.settings import Settings
+from gserver.settings import MAX_WORKERS, Settings
 
 __all__ = ["Arbiter"]
 
@@ -174,7 +174,7 @@ class Arbiter:
         if isinstance(action, Spawn):
             self._spawn()
         elif isinstance(action, Go):
-            lanes = self._listeners.lanes_for(action.child.pid, self.settings.bind)
+            lanes = self._listeners.lanes_for(action.child.pid, self.settings.bind, self._children.target)
             self._crew.tell(action.child.pid, LISTEN, lanes=lanes)
         elif isinstance(action, Drain):
             self._drain(action.child)
@@ -294,7 +294,7 @@ class Arbiter:
         if request is Request.RELOAD:
             self._reload()
         elif request is Request.MORE:
-            self._set_target(self._children.target + 1)
+            self._set_target(min(MAX_WORKERS, self._children.target + 1))
         elif request is Request.FEWER:
             self._set_target(max(1, self._children.target - 1))
         elif request is Request.DISMISS:
@@ -303,7 +303,7 @@ class Arbiter:
             self._start_successor()
 
     def _reopen_logs(self) -> None:
-        logs.reopen()
+        logs.reopen(self.settings)
         for child in self._children:
             if child.stage is not Stage.BOOTING:
                 os.kill(child.pid, signal.SIGUSR1)
@@ -415,7 +415,7 @@ class Arbiter:
         self._close_listeners()
         for child in self._children:
             if child.stage is Stage.SERVING:
-                self._crew.tell(child.pid, DRAIN, addresses)
+                self._crew.tell(child.pid, DRAIN_AT_ONCE if quick else DRAIN, addresses)
             elif child.stage is not Stage.DRAINING:
                 os.kill(child.pid, signal.SIGKILL)
         patience = QUICK_S if quick else self.settings.graceful_timeout + self.settings.drain_spread + KILL_GRACE_S

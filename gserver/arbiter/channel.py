@@ -1,7 +1,8 @@
 """What the arbiter and a worker say to each other: short messages over a socket pair, descriptors among them.
 
     worker -> arbiter   READY, WORN
-    arbiter -> worker   LISTEN with the listeners to accept from; DRAIN with the addresses nobody will serve after it
+    arbiter -> worker   LISTEN with the listeners to accept from; DRAIN, over drain_spread, or DRAIN_AT_ONCE, with the
+                        addresses that nobody will serve after it
     mold -> arbiter     MOLDED; FORKED with a pid
     arbiter -> mold     FORK with a place, an age and the worker's end of its channel
 
@@ -14,12 +15,13 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["DRAIN", "FORK", "FORKED", "LISTEN", "MOLDED", "READY", "WORN", "Channel", "Message"]
+__all__ = ["DRAIN", "DRAIN_AT_ONCE", "FORK", "FORKED", "LISTEN", "MOLDED", "READY", "WORN", "Channel", "Message"]
 
 READY = "ready"  # it would accept connections
 WORN = "worn"  # it wants to be replaced
 LISTEN = "listen"
 DRAIN = "drain"
+DRAIN_AT_ONCE = "drain at once"
 MOLDED = "molded"  # it has imported the application
 FORK = "fork"
 FORKED = "forked"

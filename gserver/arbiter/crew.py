@@ -5,6 +5,7 @@ What should happen to whom is decided in children.py; this does it.
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import os
@@ -13,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from gserver.arbiter.channel import Channel, Message
 from gserver.arbiter.children import Stroke
@@ -22,9 +23,6 @@ from gserver.arbiter.mold import Mold, MoldBroken, Molds
 from gserver.arbiter.scoreboard import Place, Scoreboard
 from gserver.arbiter.signals import SignalQueue
 from gserver.settings import MAX_WORKERS, Settings
-
-if TYPE_CHECKING:
-    from gserver.arbiter.arbiter import Arbiter
 
 __all__ = ["EXIT_CANNOT_START", "Crew", "Post", "RunWorker"]
 
@@ -45,7 +43,7 @@ class Post:
     place: Place
     scoreboard: Scoreboard
     channel: Channel
-    server: Arbiter  # as the hooks know it; in the worker, a copy of what it was at the fork
+    server: Any  # the Arbiter, for the hooks; in the worker, a copy of what it was at the fork
     served: Any = None  # the application, where it was loaded before
 
 
@@ -82,10 +80,13 @@ class Crew:
         self._channels: dict[int, Channel] = {}
         self._places: dict[int, Place] = {}
 
-    def fork(self, server: Arbiter, settings: Settings, age: int) -> int:
+    def fork(self, server: Any, settings: Settings, age: int) -> int:
         """Return the pid of a new worker, or of a mold that will be one; OSError or MoldBroken if there can be none."""
+        try:
+            place = self.scoreboard.free_place()
+        except IndexError:
+            raise OSError(errno.EAGAIN, "there are too many workers, those that drain included") from None
         ours, theirs = Channel.pair()
-        place = self.scoreboard.free_place()
         place.take(age)  # its counts are the worker's from the fork on
         post = Post(settings, age, place, self.scoreboard, theirs, server)
         try:
@@ -121,7 +122,7 @@ class Crew:
                 self._become(run, not_its)
         return pid
 
-    def molded(self, server: Arbiter, settings: Settings, age: int) -> int:
+    def molded(self, server: Any, settings: Settings, age: int) -> int:
         """The newest mold is ready: have it fork the worker in whose place it stood; return its pid."""
         mold = self.molds.current
         assert mold is not None
@@ -191,3 +192,4 @@ class Crew:
     def close(self) -> None:
         for pid in list(self._channels):
             self._hang_up(pid)
+        self.molds.kill()

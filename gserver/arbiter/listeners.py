@@ -111,12 +111,18 @@ class Listeners:
 
     # Lanes
 
-    def lanes_for(self, pid: int, binds: Sequence[Bind]) -> list[Lane]:
-        """What a worker that begins shall accept from: with reuse_port the lanes that nobody has, else the one."""
+    def lanes_for(self, pid: int, binds: Sequence[Bind], wanted: int) -> list[Lane]:
+        """What a worker that begins shall accept from: with reuse_port the lanes that nobody has, else the one.
+
+        `wanted`: how many lanes there may be. Where all are held, it gets those of the worker that it replaces, when
+        that is told to drain.
+        """
         if not self._reuse_port:
             return [_only(self._lanes[0], binds)]
         held = {lane for lanes in self._holders.values() for lane in lanes}
-        free = [lane for lane in range(len(self._lanes)) if lane not in held] or [len(self._lanes)]
+        free = [lane for lane in range(len(self._lanes)) if lane not in held]
+        if not free and len(self._lanes) < wanted:
+            free = [len(self._lanes)]
         self._holders[pid] = free
         return [self._complete(lane, binds) for lane in free]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import selectors
+import signal
 from collections.abc import Callable
 
 from gserver.arbiter.channel import FORK, FORKED, Channel
@@ -88,6 +89,13 @@ class Molds:
         else:
             return False
         return True
+
+    def kill(self) -> None:
+        """End them all, and wait for it."""
+        molds = {mold.pid for mold in (self.current, self._former) if mold is not None}
+        for pid in molds | self._ending:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
     def _dismiss(self, mold: Mold | None) -> None:
         if mold is not None:

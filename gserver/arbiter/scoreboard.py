@@ -79,19 +79,19 @@ class Scoreboard:
     def __init__(self, size: int) -> None:
         self._words = memoryview(mmap.mmap(-1, ((size + 1) * _WORDS + 1) * _WORD_BYTES)).cast("Q")
         self._used_word = (size + 1) * _WORDS  # holds where the words of the places end that were ever taken
+        self._size = size
         # The last place is nobody's: what the workers that are gone had counted.
-        self._gone = Place(self._words, size)
-        self._places = [Place(self._words, index) for index in range(size)]
+        self._gone = self.place(size)
 
     def place(self, index: int) -> Place:
-        return self._places[index]
+        return Place(self._words, index)
 
     def free_place(self) -> Place:
         """The first that nobody has; IndexError if there is none."""
-        for place in self._places:
-            if not place.pid:
-                self._words[self._used_word] = max(self._words[self._used_word], (place.index + 1) * _WORDS)
-                return place
+        for index in range(self._size):
+            if not self._words[index * _WORDS + _PID]:
+                self._words[self._used_word] = max(self._words[self._used_word], (index + 1) * _WORDS)
+                return self.place(index)
         raise IndexError("every place of the scoreboard is taken")
 
     def vacate(self, place: Place) -> None:
@@ -105,7 +105,8 @@ class Scoreboard:
         place.leave()
 
     def taken(self) -> Iterator[Place]:
-        return (place for place in self._places if place.pid)
+        used = self._words[self._used_word] // _WORDS
+        return (place for place in map(self.place, range(used)) if place.pid)
 
     def totals(self) -> list[int]:
         """The cells of a ledger over all workers that there are and ever were."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from gserver import logs
 from gserver.application import Application
-from gserver.arbiter.channel import DRAIN, LISTEN, READY, WORN, Message
+from gserver.arbiter.channel import DRAIN, DRAIN_AT_ONCE, LISTEN, READY, WORN, Message
 from gserver.arbiter.crew import EXIT_CANNOT_START, Post
 from gserver.arbiter.daemon import leave_terminal
 from gserver.arbiter.privileges import drop_privileges
@@ -76,6 +76,7 @@ class Worker:
         self._began_at = time.monotonic()
         self._servers: list[tuple[str, TcpServer]] = []  # with the address of each
         self._finish: tuple[str, ...] | None = None  # told to drain: the addresses that nobody will serve after it
+        self._spread_s = post.settings.drain_spread
         self._asked_to_be_replaced = False
 
     # Getting ready
@@ -117,7 +118,7 @@ class Worker:
         loop = gevent.get_hub().loop
         gevent.signal_handler(signal.SIGTERM, self._drain)
         gevent.signal_handler(signal.SIGQUIT, self._quit)
-        gevent.signal_handler(signal.SIGUSR1, logs.reopen)
+        gevent.signal_handler(signal.SIGUSR1, logs.reopen, self.settings)
         ear = loop.io(self._post.channel.fileno(), 1)
         ear.start(self._hear)
         heart = loop.timer(0.0, HEARTBEAT_S)
@@ -148,7 +149,8 @@ class Worker:
             self._drain(tuple(address for address, _ in self._servers))
         elif message.word == LISTEN:
             self._listen(message)
-        elif message.word == DRAIN:
+        elif message.word in (DRAIN, DRAIN_AT_ONCE):
+            self._spread_s = self.settings.drain_spread if message.word == DRAIN else 0.0
             self._drain(message.addresses)
 
     def _listen(self, message: Message) -> None:
@@ -179,7 +181,7 @@ class Worker:
             gevent.spawn(
                 server.drain,
                 self.settings.graceful_timeout,
-                spread_s=self.settings.drain_spread,
+                spread_s=self._spread_s,
                 accept_queued=address in self._finish,
             )
             for address, server in self._servers

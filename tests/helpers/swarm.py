@@ -1,4 +1,4 @@
-"""A verifying swarm: clients that check every reply, and can say of each connection how it ended and whose fault it was.
+"""A verifying swarm: clients that check every reply, and can say of each connection how it ended, and why.
 
 It talks to LINE_APP: the server names its process on every new connection, then answers each line with "PID LINE". Long
 connections ask without end; short ones ask once and close. Everything runs in one thread with its own event loop.
