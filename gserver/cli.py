@@ -18,13 +18,13 @@ from gserver.application import Application, parse_application
 from gserver.arbiter.arbiter import Arbiter
 from gserver.arbiter.askers import ask_for_reload
 from gserver.arbiter.code_watch import check_engine
-from gserver.arbiter.daemon import Daemon
 from gserver.arbiter.succession import Command, Succession, take_inheritance
-from gserver.arbiter.systemd import take_sockets
 from gserver.configuration import CONFIG_FILE, Configuration, add_arguments, as_text, parse_environment
 from gserver.errors import ConfigError
+from gserver.process.daemon import Daemon
+from gserver.process.systemd import take_sockets
+from gserver.process.titles import set_title
 from gserver.settings import Settings, declared
-from gserver.titles import set_title
 from gserver.worker.mold import run_mold
 from gserver.worker.worker import load, run_worker
 

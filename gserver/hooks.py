@@ -34,8 +34,8 @@ HOOKS: dict[str, tuple[tuple[str, ...], str]] = {
     "on_reload": (("server",), "when a reload begins, with the new settings"),
     "pre_exec": (("server",), "before a new arbiter is executed (USR2)"),
     "on_exit": (("server",), "when the last worker is gone"),
-    "connection_open": (("worker", "conn"), "for an accepted connection"),
-    "connection_close": (("worker", "conn", "reason"), "for a connection that is closed; reason is a CloseReason"),
+    "connection_open": (("worker", "conn"), "for each connection of a service"),
+    "connection_close": (("worker", "conn", "reason"), "for each of them that is closed; reason is a CloseReason"),
 }
 _FAILS_THE_START = {"on_starting", "post_fork", "post_worker_init"}
 

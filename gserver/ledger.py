@@ -76,8 +76,9 @@ class Ledger:
         self.cells[OPEN] += 1
 
     def ended(self, reason: CloseReason, received_bytes: int = 0, sent_bytes: int = 0) -> None:
+        cell = _REASONS[reason]
         self.cells[OPEN] -= 1
-        self.cells[_REASONS[reason]] += 1
+        self.cells[cell] += 1
         self._received += received_bytes
         self._sent += sent_bytes
 

@@ -1,81 +1,13 @@
-"""The book of workers, without any process."""
+"""The book of workers, without any process: starting, crashing, more and fewer, and workers that are worn."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
 import pytest
 
-from gserver.arbiter.children import (
-    AMNESTY_S,
-    FIRST_PAUSE_S,
-    JUMP_S,
-    LONGEST_PAUSE_S,
-    STROKE_S,
-    YOUNG_S,
-    Action,
-    Children,
-    Drain,
-    Go,
-    Policy,
-    ReloadDone,
-    Spawn,
-    Stage,
-    Strike,
-)
+from gserver.arbiter.children import FIRST_PAUSE_S, LONGEST_PAUSE_S, STROKE_S, YOUNG_S, Children, Policy, Spawn, Stage
+from tests.helpers.book import LATER, act, make_serving, serving
 
-#: When workers that began at 0 have long lived.
-LATER = YOUNG_S * 100
 PATIENCE_S = 30.0
-
-
-def act(
-    children: Children, now: float, forks: Iterable[int] = (), deadlines: Mapping[int, float] | None = None
-) -> list[str]:
-    """Decide, and do it: the workers to be forked get the pids `forks`, all of them. What was done, in words."""
-    pids = iter(forks)
-    deadlines = deadlines or {}
-    words = []
-    for action in children.decide(now, deadlines):
-        pid = next(pids, None) if isinstance(action, Spawn) else None
-        if pid is not None:
-            children.spawned(pid, now, age=pid)
-        words.append(f"fork {pid}" if isinstance(action, Spawn) else describe(action))
-    assert next(pids, None) is None, words
-    assert children.decide(now, deadlines) == [] or "fork None" in words
-    return words
-
-
-def describe(action: Action) -> str:
-    if isinstance(action, Strike):
-        return f"{action.stroke.value} {action.child.pid}"
-    if isinstance(action, Go | Drain):
-        return f"{type(action).__name__.lower()} {action.child.pid}"
-    return "reloaded" if isinstance(action, ReloadDone) else "failed"
-
-
-def make_serving(target: int, policy: Policy | None = None) -> Children:
-    """Children whose workers 1..target serve since 0."""
-    children = Children(target, policy or Policy())
-    act(children, 0.0, [1])
-    children.became_ready(1, 0.0)
-    act(children, 0.0, range(2, target + 1))
-    for pid in range(2, target + 1):
-        children.became_ready(pid, 0.0)
-    act(children, 0.0)
-    return children
-
-
-def make_reloading(target: int, policy: Policy | None = None) -> Children:
-    """Children whose workers 1..target serve since 0; at LATER, the first of their followers was forked."""
-    children = make_serving(target, policy)
-    children.begin_reload(target, LATER)
-    act(children, LATER, [target + 1])
-    return children
-
-
-def serving(children: Children) -> list[int]:
-    return sorted(child.pid for child in children if child.stage is Stage.SERVING)
 
 
 # Starting
@@ -254,7 +186,7 @@ def test_the_pause_begins_anew_after(ends: str) -> None:
 def test_a_fork_that_failed_is_tried_again_after_a_pause() -> None:
     children = make_serving(1)
     children.target = 2
-    act(children, 0.0)
+    assert children.decide(0.0, {}) == [Spawn(0)]
     children.could_not_spawn(0.0)
 
     assert act(children, 0.0) == []
@@ -313,7 +245,7 @@ def test_a_worn_worker_goes_before_an_older_one() -> None:
     children.is_worn(2)
     children.target = 2
 
-    assert act(children, 0.0, [4])[0] == "drain 2" or serving(children) == [1, 3]
+    assert act(children, 0.0) == ["drain 2"]
 
 
 def test_more_workers_wait_for_the_first() -> None:
@@ -414,30 +346,3 @@ def test_a_worn_worker_stays_until_a_follower_serves_even_if_some_die() -> None:
     assert children.wakes_at(LATER, {}) == LATER + FIRST_PAUSE_S
     assert act(children, LATER + FIRST_PAUSE_S, [3]) == ["fork 3"]
     assert serving(children) == [1]
-
-
-# Waking
-
-
-def test_who_is_complete_sleeps_until_the_first_heartbeat_is_due() -> None:
-    children = make_serving(3)
-
-    assert children.wakes_at(0.0, {}) is None
-    assert children.wakes_at(0.0, {1: 12.0, 2: 11.0, 3: 13.0, 99: 1.0}) == 11.0
-
-
-def test_after_an_unplanned_sleep_everybody_gets_time_to_be_heard_of() -> None:
-    children = make_serving(1)
-    children.wakes_at(0.0, {1: 10.0})
-    woke_at = 10.0 + JUMP_S + 1.0
-
-    assert act(children, woke_at, deadlines={1: 10.0}) == []
-    assert children.wakes_at(woke_at, {1: 10.0}) == woke_at + AMNESTY_S
-    assert act(children, woke_at + AMNESTY_S, deadlines={1: 10.0}) == ["dump 1"]
-
-
-def test_a_small_delay_is_no_amnesty() -> None:
-    children = make_serving(1)
-    children.wakes_at(0.0, {1: 10.0})
-
-    assert act(children, 10.0 + JUMP_S, deadlines={1: 10.0}) == ["dump 1"]

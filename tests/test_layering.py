@@ -20,7 +20,7 @@ LAYERS = [
     {"gserver.connection"},
     {"gserver.turn", "gserver.engine", "gserver.streams"},
     {"gserver.server"},
-    {"gserver.arbiter"},
+    {"gserver.process", "gserver.arbiter"},
     {"gserver.worker"},
     {"gserver.cli"},
 ]

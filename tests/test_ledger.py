@@ -1,12 +1,30 @@
+"""The ledger: accepted == open + sum(closed by reason), and what else is counted."""
+
 from __future__ import annotations
 
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gserver.errors import CloseReason
-from gserver.ledger import OPEN, Ledger
+from gserver.ledger import ACCEPTED, CELLS, ERRORS, MESSAGES, OPEN, RECEIVED, SENT, Cells, Ledger, closed_cell
 from tests.helpers.services import make_echo_lines
 from tests.helpers.serving import Serving
 from tests.helpers.waiting import wait_until
+
+
+@dataclass
+class Carrier:
+    received_bytes: int = 0
+    sent_bytes: int = 0
+
+
+def make_cells() -> Cells:
+    return memoryview(bytearray(8 * CELLS)).cast("Q")
 
 
 def make_ledger(accepted: int, *reasons: CloseReason) -> Ledger:
@@ -43,6 +61,167 @@ def test_the_ledger_reads_as_a_line() -> None:
     assert str(make_ledger(4, CloseReason.KILLED, CloseReason.PEER_EOF, CloseReason.PEER_EOF)) == (
         "accepted 4, open 1, closed: peer_eof 2, killed 1"
     )
+
+
+@pytest.mark.parametrize("make", [lambda: [0] * CELLS, lambda: array("Q", [0] * CELLS), make_cells])
+def test_any_cells_will_do(make: Callable[[], Cells]) -> None:
+    cells = make()
+    ledger = Ledger(cells)
+    ledger.opened()
+    ledger.opened()
+    ledger.ended(CloseReason.DRAINED, 10, 20)
+    ledger.failed()
+    ledger.enter_bytes([Carrier(1, 2)])
+
+    assert ledger.cells is cells
+    assert (cells[ACCEPTED], cells[OPEN], cells[ERRORS], cells[RECEIVED], cells[SENT]) == (2, 1, 1, 11, 22)
+    assert cells[closed_cell(CloseReason.DRAINED)] == 1
+    ledger.check()
+
+
+def test_every_cell_has_one_meaning() -> None:
+    cells = [ACCEPTED, OPEN, MESSAGES, ERRORS, RECEIVED, SENT, *map(closed_cell, CloseReason)]
+
+    assert sorted(cells) == list(range(CELLS))
+
+
+def test_two_ledgers_on_the_same_cells_read_the_same() -> None:
+    cells = make_cells()
+    writer, reader = Ledger(cells), Ledger(cells)
+    writer.opened()
+    writer.opened()
+    writer.ended(CloseReason.KILLED)
+
+    assert (reader.accepted, reader.open, reader.closed) == (2, 1, {CloseReason.KILLED: 1})
+    assert str(reader) == str(writer)
+
+
+def test_ledgers_share_nothing_unless_told_to() -> None:
+    make_ledger(3, CloseReason.KILLED)
+
+    assert Ledger().accepted == 0
+
+
+@pytest.mark.parametrize("reason", CloseReason)
+def test_each_reason_is_counted_as_itself(reason: CloseReason) -> None:
+    assert make_ledger(2, reason, reason).closed == {reason: 2}
+
+
+def test_reasons_that_did_not_occur_are_not_listed() -> None:
+    assert list(make_ledger(1, CloseReason.FINISHED).closed) == [CloseReason.FINISHED]
+
+
+def test_a_connection_that_never_came_cannot_end_where_numbers_have_no_sign() -> None:
+    with pytest.raises((ValueError, OverflowError)):
+        Ledger(make_cells()).ended(CloseReason.KILLED)
+
+
+@pytest.mark.parametrize("reason", ["peer_eof", None, 0])
+def test_what_is_no_reason_is_not_counted(reason: object) -> None:
+    ledger = make_ledger(1)
+
+    with pytest.raises(KeyError):
+        ledger.ended(reason)  # type: ignore[arg-type]
+    ledger.check()
+
+
+def test_errors_are_counted_apart_from_connections() -> None:
+    ledger = make_ledger(1)
+    ledger.failed()
+    ledger.failed()
+
+    assert (ledger.errors, ledger.open) == (2, 1)
+    ledger.check()
+
+
+def test_messages_are_those_that_were_entered() -> None:
+    ledger = Ledger()
+    ledger.cells[MESSAGES] += 3
+
+    assert ledger.messages == 3
+
+
+# Bytes
+
+
+def test_bytes_are_those_of_closed_and_of_open_connections() -> None:
+    ledger = make_ledger(3)
+    ledger.ended(CloseReason.PEER_EOF, 100, 200)
+    ledger.enter_bytes([Carrier(1, 2), Carrier(10, 20)])
+
+    assert (ledger.cells[RECEIVED], ledger.cells[SENT]) == (111, 222)
+
+
+def test_bytes_are_not_counted_again_when_they_are_entered_again() -> None:
+    ledger = make_ledger(2)
+    ledger.ended(CloseReason.PEER_EOF, 100, 200)
+    conn = Carrier(1, 2)
+    for _ in range(3):
+        ledger.enter_bytes([conn])
+    conn.received_bytes = 5
+
+    ledger.enter_bytes([conn])
+
+    assert (ledger.cells[RECEIVED], ledger.cells[SENT]) == (105, 202)
+
+
+def test_a_connection_that_closes_keeps_its_bytes() -> None:
+    ledger = make_ledger(1)
+    conn = Carrier(7, 8)
+    ledger.enter_bytes([conn])
+    ledger.ended(CloseReason.PEER_EOF, conn.received_bytes, conn.sent_bytes)
+    ledger.enter_bytes([])
+
+    assert (ledger.cells[RECEIVED], ledger.cells[SENT]) == (7, 8)
+
+
+def test_bytes_may_come_from_anything_that_can_be_gone_through_once() -> None:
+    ledger = make_ledger(2)
+    ledger.enter_bytes(Carrier(number, 0) for number in range(4))
+
+    assert ledger.cells[RECEIVED] == 6
+
+
+# Beginning again
+
+
+def test_a_cleared_ledger_begins_at_nothing() -> None:
+    ledger = make_ledger(1)
+    ledger.failed()
+    ledger.ended(CloseReason.PEER_EOF, 100, 200)
+    ledger.enter_bytes([])
+    ledger.clear()
+    ledger.enter_bytes([])
+
+    assert list(ledger.cells) == [0] * CELLS  # type: ignore[call-overload]
+    assert str(ledger) == "accepted 0, open 0, closed: none"
+
+
+def test_a_ledger_with_an_open_connection_cannot_be_cleared() -> None:
+    ledger = make_ledger(2, CloseReason.PEER_EOF)
+
+    with pytest.raises(AssertionError):
+        ledger.clear()
+    assert (ledger.accepted, ledger.open) == (2, 1)
+
+
+# The law
+
+
+@given(st.lists(st.none() | st.sampled_from(CloseReason), max_size=80))
+def test_the_books_balance_after_every_entry(entries: list[CloseReason | None]) -> None:
+    ledger, expected = Ledger(make_cells()), 0
+    for reason in entries:
+        if reason is None:
+            ledger.opened()
+            expected += 1
+        elif expected:
+            ledger.ended(reason)
+            expected -= 1
+        ledger.check()
+
+    assert ledger.open == expected
+    assert ledger.accepted == entries.count(None)
 
 
 def test_the_law_holds_at_every_moment(serving: Serving, greenlets: str) -> None:

@@ -19,7 +19,7 @@ import time
 
 from gserver import logs
 from gserver.arbiter.askers import Askers
-from gserver.arbiter.channel import DRAIN, DRAIN_AT_ONCE, LISTEN, MOLDED, READY, WORN
+from gserver.arbiter.channel import DEAF, DRAIN, DRAIN_AT_ONCE, LISTEN, MOLDED, READY, WORN
 from gserver.arbiter.children import (
     Action,
     Child,
@@ -36,16 +36,16 @@ from gserver.arbiter.children import (
 )
 from gserver.arbiter.code_watch import Watched, watch_code
 from gserver.arbiter.crew import EXIT_CANNOT_START, Crew, RunWorker
-from gserver.arbiter.daemon import Daemon
 from gserver.arbiter.listeners import Listeners
 from gserver.arbiter.mold import MoldBroken, adopt_orphans
-from gserver.arbiter.pidfile import Pidfile
 from gserver.arbiter.signals import Request, SignalQueue
 from gserver.arbiter.succession import Succession
-from gserver.arbiter.systemd import Notifier
 from gserver.configuration import Configuration
 from gserver.errors import ConfigError
 from gserver.ledger import Ledger
+from gserver.process.daemon import Daemon
+from gserver.process.pidfile import Pidfile
+from gserver.process.systemd import Notifier
 from gserver.settings import MAX_WORKERS, Settings
 
 __all__ = ["Arbiter"]
@@ -159,6 +159,8 @@ class Arbiter:
                 self._children.became_ready(pid, time.monotonic())
             elif message.word == WORN:
                 self._children.is_worn(pid)
+            elif message.word == DEAF:
+                self._children.is_deaf(pid)
             elif message.word == MOLDED:
                 self._molded(pid)
 
@@ -309,7 +311,8 @@ class Arbiter:
                 os.kill(child.pid, signal.SIGUSR1)
 
     def _set_target(self, target: int) -> None:
-        before, self._children.target = self._children.target, target
+        before = self._children.target
+        self._children.resize(target)
         if before != target:
             log.info("Workers: %d instead of %d", target, before)
             self._hooks.call("nworkers_changed", self, target, before)
@@ -323,6 +326,7 @@ class Arbiter:
     # Reloading
 
     def _reload(self) -> None:
+        self._act()  # a reload may have failed a moment ago, and this one goes back to where that one does
         log.info("Reloading")
         self._askers.collect(self._pidfile.path)
         self._notifier.reloading()

@@ -14,8 +14,8 @@ import signal
 import socket
 from collections.abc import Iterator
 
-from gserver.arbiter.pidfile import read_pid
 from gserver.errors import ConfigError
+from gserver.process.pidfile import read_pid
 
 __all__ = ["Askers", "ask_for_reload"]
 

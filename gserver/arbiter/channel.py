@@ -1,6 +1,6 @@
 """What the arbiter and a worker say to each other: short messages over a socket pair, descriptors among them.
 
-    worker -> arbiter   READY, WORN
+    worker -> arbiter   READY, WORN; DEAF when it is draining, and accepts no more
     arbiter -> worker   LISTEN with the listeners to accept from; DRAIN, over drain_spread, or DRAIN_AT_ONCE, with the
                         addresses that nobody will serve after it
     mold -> arbiter     MOLDED; FORKED with a pid
@@ -15,10 +15,23 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["DRAIN", "DRAIN_AT_ONCE", "FORK", "FORKED", "LISTEN", "MOLDED", "READY", "WORN", "Channel", "Message"]
+__all__ = [
+    "DEAF",
+    "DRAIN",
+    "DRAIN_AT_ONCE",
+    "FORK",
+    "FORKED",
+    "LISTEN",
+    "MOLDED",
+    "READY",
+    "WORN",
+    "Channel",
+    "Message",
+]
 
 READY = "ready"  # it would accept connections
 WORN = "worn"  # it wants to be replaced
+DEAF = "deaf"
 LISTEN = "listen"
 DRAIN = "drain"
 DRAIN_AT_ONCE = "drain at once"

@@ -36,6 +36,8 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 # Between the dump of a worker's stacks, its abortion and its end.
 STROKE_S = 1.0
+# What a worker that is told to drain gets to stop accepting, before a reload is called done without its word.
+DEAF_S = 1.0
 # Waking so much later than planned means that time stood still for everybody (a paused machine, a stopped group).
 JUMP_S = 2.0
 # What workers then get to show that they are alive: two of their heartbeats.
@@ -72,6 +74,7 @@ class Child:
     stage: Stage = Stage.BOOTING
     since: float = 0.0  # when it came to its stage
     is_worn: bool = False  # it asked to be replaced
+    is_deaf: bool = False  # it accepts no more
     strokes: int = 0
     strikes_at: float | None = None  # when the next stroke comes, once the first has, or the end of a drain's patience
 
@@ -143,7 +146,10 @@ class Children:
         self._children: dict[int, Child] = {}
         self._reload: _Reload | None = None
         self._proven = -1  # the newest generation that has served
+        self._failed = -1  # the newest generation whose reload has failed
         self._was_ever_ready = False
+        self._has_died_booting = False
+        self._waits_for_reload = False
         self.pause_s = 0.0  # before the next fork, after the last death
         self._not_before = -math.inf
         self._amnesty_until = -math.inf
@@ -186,11 +192,17 @@ class Children:
         if pid in self._children:
             self._children[pid].is_worn = True
 
+    def is_deaf(self, pid: int) -> None:
+        """A worker that drains accepts no more connections."""
+        if pid in self._children:
+            self._children[pid].is_deaf = True
+
     def exited(self, pid: int, now: float) -> Child | None:
         """Forget a worker that has ended; None for a process that is none of ours."""
         child = self._children.pop(pid, None)
         if child is None:
             return None
+        self._has_died_booting |= child.stage is Stage.BOOTING
         if child.stage is not Stage.DRAINING:
             self._slow_down(child, now)
             if self._reload and child.generation == self.generation:
@@ -209,10 +221,17 @@ class Children:
         self._reload = _Reload(previous)
         self.target = target
         self.pause_s, self._not_before = 0.0, -math.inf
+        self._waits_for_reload = False
 
     def wait_for_reload(self) -> None:
         """Fork nobody before the next reload."""
-        self._not_before = math.inf
+        self._waits_for_reload = True
+
+    def resize(self, target: int) -> None:
+        """Keep so many workers from now on, whatever becomes of a reload that is under way."""
+        self.target = target
+        if self._reload:
+            self._reload.previous_target = target
 
     def stop(self, now: float, patience_s: float) -> None:
         """Everybody drains; whoever is there after `patience_s` is killed."""
@@ -221,15 +240,14 @@ class Children:
             self._reload = None
             self._news.append(ReloadFailed("the server is stopping"))
         for child in self:
-            if not (child.stage is Stage.DRAINING and child.strokes):
-                child.stage, child.strikes_at = Stage.DRAINING, now + patience_s
+            self._begin_drain(child, now, patience_s)
 
     # Questions
 
     @property
     def cannot_start(self) -> bool:
         """The first worker ended before it was ready: the application cannot be served."""
-        return not self._was_ever_ready and not self._children and self.pause_s > 0
+        return not self._was_ever_ready and not self._children and self._has_died_booting
 
     @property
     def is_complete(self) -> bool:
@@ -241,7 +259,9 @@ class Children:
 
     def wakes_at(self, now: float, deadlines: Mapping[int, float]) -> float | None:
         """When decide() will have more to say than now, if only time has to pass. `deadlines`: as for decide()."""
-        times = [self._not_before] if now < self._not_before and self._vacancies() > 0 else []
+        times = [self._not_before] if now < self._not_before and not self.is_stopping and self._wanted() > 0 else []
+        if self._reload:
+            times += [time for child in self._listening_still() if (time := child.since + DEAF_S) > now]
         for child in self:
             times += self._times_of(child, deadlines)
         finite = [time for time in times if time < math.inf]
@@ -253,7 +273,7 @@ class Children:
             yield child.strikes_at
         if not child.strokes and (overdue_at := self._overdue_at(child, deadlines)) is not None:
             yield max(overdue_at, self._amnesty_until)
-        if child.stage is Stage.READY:
+        if child.stage is Stage.READY and not child.strokes:
             yield self._goes_at(child)
 
     # Decisions
@@ -268,11 +288,9 @@ class Children:
             actions += self._promote(now)
             actions += self._dismiss(now)
             actions += self._hire(now)
-            if self._reload and not self._starting() and not self._replaceable() and self.is_complete:
-                self._reload = None
-                actions.append(ReloadDone())
+            actions += self._complete(now)
         news, self._news = self._news, []
-        return news + actions
+        return [each for each in news if not (isinstance(each, Strike) and each.child.pid not in self)] + actions
 
     def _strike(self, child: Child, now: float, deadlines: Mapping[int, float]) -> Iterator[Action]:
         """The next stroke on a worker that is overdue, or that was struck already; none during an amnesty."""
@@ -296,8 +314,9 @@ class Children:
 
     def _promote(self, now: float) -> Iterator[Action]:
         for child in self._in(Stage.READY):
-            if child.strikes_at is None and now >= self._goes_at(child):
+            if not child.strokes and now >= self._goes_at(child):
                 child.stage, child.since = Stage.SERVING, now
+                self.pause_s = 0.0  # the application works
                 self._proven = max(self._proven, child.generation)
                 yield Go(child)
 
@@ -306,34 +325,64 @@ class Children:
         return child.since + (self.policy.settle_s if is_first else 0.0)
 
     def _dismiss(self, now: float) -> Iterator[Action]:
-        serving = sorted(self._in(Stage.SERVING), key=lambda child: (not self._is_replaceable(child), child.age))
+        """Drain who is too many, but nobody for a reload that has not proven itself."""
+        is_unproven = self._reload is not None and self._proven < self.generation
+        serving = [] if is_unproven else sorted(self._in(Stage.SERVING), key=self._dispensability)
         for child in serving[: max(0, len(serving) - self.target)]:
-            child.stage, child.since = Stage.DRAINING, now
-            child.strikes_at = now + self.policy.drain_patience_s
+            self._begin_drain(child, now, self.policy.drain_patience_s)
             yield Drain(child)
         starting = self._starting()
         wanted = max(0, self.target - len(self._in(Stage.SERVING))) + min(self.policy.surge, len(self._replaceable()))
         for child in starting[max(0, wanted) :]:
             yield self._kill(child)
 
-    def _hire(self, now: float) -> list[Action]:
-        if now < self._not_before:
-            return []
-        starting = len(self._starting())
-        wanted = max(self._vacancies(), min(self.policy.surge, len(self._replaceable())) - starting)
-        if self._proven < self.generation:
-            wanted = min(wanted, 1 - starting)
-        return [Spawn(self.generation)] * max(0, wanted)
+    def _complete(self, now: float) -> Iterator[Action]:
+        """A reload is done when the new workers serve and no old one accepts any more, or has had time to stop."""
+        if self._reload is None or self._starting() or self._replaceable() or not self.is_complete:
+            return
+        if all(now >= child.since + DEAF_S for child in self._listening_still()):
+            self._reload = None
+            yield ReloadDone()
 
-    def _vacancies(self) -> int:
-        return self.target - len(self._in(Stage.SERVING)) - len(self._starting())
+    def _listening_still(self) -> list[Child]:
+        """Old workers that drain, and have not said that they accept no more."""
+        return [child for child in self._in(Stage.DRAINING) if not (child.is_deaf or child.strokes)]
+
+    def _dispensability(self, child: Child) -> tuple[bool, bool, bool, int]:
+        """Who goes first: those under strokes, to be replaced, left over from a reload that failed; the oldest."""
+        is_left_over = self._reload is None and child.generation == self._failed
+        return not child.strokes, not self._is_replaceable(child), not is_left_over, child.age
+
+    def _begin_drain(self, child: Child, now: float, patience_s: float) -> None:
+        """Strokes that have begun go on as they would."""
+        child.stage, child.since = Stage.DRAINING, now
+        if not child.strokes:
+            child.strikes_at = now + patience_s
+
+    def _hire(self, now: float) -> list[Action]:
+        return [Spawn(self.generation)] * max(0, self._wanted() if now >= self._not_before else 0)
+
+    def _wanted(self) -> int:
+        """How many workers to fork, as soon as it may be done."""
+        if self._waits_for_reload:
+            return 0
+        starting = len(self._starting())
+        vacancies = self.target - len(self._in(Stage.SERVING)) - starting
+        wanted = max(vacancies, min(self.policy.surge, len(self._replaceable())) - starting)
+        if self._proven < self.generation:
+            newcomers = [child for child in self._newcomers() if child.generation == self.generation]
+            wanted = min(wanted, 1 - len(newcomers))
+        return wanted
 
     def _in(self, stage: Stage) -> list[Child]:
         return [child for child in self._children.values() if child.stage is stage]
 
+    def _newcomers(self) -> list[Child]:
+        return self._in(Stage.BOOTING) + self._in(Stage.READY)
+
     def _starting(self) -> list[Child]:
         """Those that will serve, and have not been struck."""
-        return [child for child in self._in(Stage.BOOTING) + self._in(Stage.READY) if child.strikes_at is None]
+        return [child for child in self._newcomers() if not child.strokes]
 
     def _replaceable(self) -> list[Child]:
         return [child for child in self._in(Stage.SERVING) if self._is_replaceable(child)]
@@ -361,6 +410,7 @@ class Children:
         assert self._reload is not None
         self.target = self._reload.previous_target
         self._reload = None
+        self._failed = self.generation
         self._news.append(ReloadFailed(why))
         self._dismiss_newcomers(now, spare)
 

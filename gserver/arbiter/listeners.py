@@ -20,9 +20,9 @@ import stat
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from gserver.arbiter.privileges import gid_of, uid_of
 from gserver.bind import Bind, FdBind, TcpBind, UnixBind
 from gserver.errors import ConfigError
+from gserver.process.privileges import gid_of, uid_of
 
 __all__ = ["Lane", "Listeners"]
 

@@ -81,9 +81,12 @@ class Scoreboard:
         self._used_word = (size + 1) * _WORDS  # holds where the words of the places end that were ever taken
         self._size = size
         # The last place is nobody's: what the workers that are gone had counted.
-        self._gone = self.place(size)
+        self._gone = Place(self._words, size)
 
     def place(self, index: int) -> Place:
+        """One of the places; IndexError if there are not so many."""
+        if not 0 <= index < self._size:
+            raise IndexError(f"place {index} of {self._size}")
         return Place(self._words, index)
 
     def free_place(self) -> Place:

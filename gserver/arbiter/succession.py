@@ -122,8 +122,10 @@ class Succession:
                 "lifeline": lifeline,
                 "activated": [str(bind) for bind in activated],
             }
+            os.environ[VARIABLE] = json.dumps(value)
+            os.environ.pop("WATCHDOG_PID", None)  # systemd's watchdog means this service, whoever its main process is
             os.chdir(self._command.folder)
-            os.execve(self._command.words[0], self._command.words, {**os.environ, VARIABLE: json.dumps(value)})
+            os.execve(self._command.words[0], self._command.words, os.environ)
         except OSError as error:
             log.error("Cannot execute a new arbiter: %s", error)
         finally:

@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 from gserver.application import Application
 from gserver.arbiter.channel import FORK, FORKED, MOLDED, Channel, Message
 from gserver.arbiter.crew import EXIT_CANNOT_START, Post
-from gserver.arbiter.privileges import drop_privileges
 from gserver.errors import ConfigError
-from gserver.titles import set_title
+from gserver.process.privileges import drop_privileges
+from gserver.process.titles import set_title
 from gserver.worker.worker import load, run_worker
 
 __all__ = ["run_mold"]

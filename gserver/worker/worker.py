@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 from gserver import logs
 from gserver.application import Application
-from gserver.arbiter.channel import DRAIN, DRAIN_AT_ONCE, LISTEN, READY, WORN, Message
+from gserver.arbiter.channel import DEAF, DRAIN, DRAIN_AT_ONCE, LISTEN, READY, WORN, Message
 from gserver.arbiter.crew import EXIT_CANNOT_START, Post
-from gserver.arbiter.daemon import leave_terminal
-from gserver.arbiter.privileges import drop_privileges
 from gserver.errors import ConfigError
 from gserver.ledger import Ledger
+from gserver.process.daemon import leave_terminal
+from gserver.process.privileges import drop_privileges
+from gserver.process.titles import set_title
 from gserver.settings import Settings
-from gserver.titles import set_title
 from gserver.worker.wear import Wear
 
 if TYPE_CHECKING:
@@ -167,10 +167,14 @@ class Worker:
         self._post.place.is_serving = True
 
     def _drain(self, finish: tuple[str, ...] = ()) -> None:
-        if self._finish is None:
-            self._post.place.is_serving = False
-            self._finish = finish
-            self._stop.set()
+        if self._finish is not None:
+            return
+        self._finish = finish
+        self._post.place.is_serving = False
+        for _, server in self._servers:
+            server.stop_accepting()
+        self._post.channel.send(DEAF)
+        self._stop.set()
 
     def _end(self) -> int:
         """Drain all servers together; return how many connections had to be killed."""

@@ -35,7 +35,10 @@ def run_gserver(*arguments: str, cwd: Path | None = None) -> subprocess.Complete
 
 
 def is_alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # between the two
+        return False
 
 
 class GserverProcess:
@@ -96,7 +99,7 @@ class GserverProcess:
                 self.process.send_signal(signal.SIGTERM)
             self.process.wait(PATIENCE_S)
             if error is None:
-                assert all(not one.is_running() or one.status() == psutil.STATUS_ZOMBIE for one in tree), self.log
+                assert not any(is_alive(one) for one in tree), self.log
         finally:
             for one in tree:
                 if one.is_running():

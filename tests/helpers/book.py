@@ -1,0 +1,80 @@
+"""The book of workers, driven without any process: decide, do it, and say in words what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from gserver.arbiter.children import (
+    YOUNG_S,
+    Action,
+    Children,
+    Drain,
+    Go,
+    Policy,
+    ReloadDone,
+    Spawn,
+    Stage,
+    Strike,
+)
+
+__all__ = ["LATER", "act", "describe", "make_reloading", "make_serving", "serving"]
+
+#: When workers that began at 0 have long lived.
+LATER = YOUNG_S * 100
+
+
+def act(
+    children: Children, now: float, forks: Iterable[int] = (), deadlines: Mapping[int, float] | None = None
+) -> list[str]:
+    """Decide, and do it: the workers to be forked get the pids `forks`, and there must be as many. What was done."""
+    pids = iter(forks)
+    deadlines = deadlines or {}
+    words: list[str] = []
+    for _ in range(2):  # a worker that was told to drain says at once that it accepts no more
+        for action in children.decide(now, deadlines):
+            if isinstance(action, Spawn):
+                pid = next(pids, None)
+                assert pid is not None, f"nobody should be forked; {words}"
+                children.spawned(pid, now, age=pid)
+                words.append(f"fork {pid}")
+            else:
+                words.append(describe(action))
+            if isinstance(action, Drain):
+                children.is_deaf(action.child.pid)
+    assert next(pids, None) is None, f"more should be forked; {words}"
+    assert children.decide(now, deadlines) == [], f"something was left after {words}"
+    return words
+
+
+def describe(action: Action) -> str:
+    if isinstance(action, Strike):
+        return f"{action.stroke.value} {action.child.pid}"
+    if isinstance(action, Go | Drain):
+        return f"{type(action).__name__.lower()} {action.child.pid}"
+    if isinstance(action, Spawn):
+        return "fork"
+    return "reloaded" if isinstance(action, ReloadDone) else "failed"
+
+
+def make_serving(target: int, policy: Policy | None = None) -> Children:
+    """Children whose workers 1..target serve since 0."""
+    children = Children(target, policy or Policy())
+    act(children, 0.0, [1])
+    children.became_ready(1, 0.0)
+    act(children, 0.0, range(2, target + 1))
+    for pid in range(2, target + 1):
+        children.became_ready(pid, 0.0)
+    act(children, 0.0)
+    return children
+
+
+def make_reloading(target: int, policy: Policy | None = None) -> Children:
+    """Children whose workers 1..target serve since 0; at LATER, the first of their followers was forked."""
+    children = make_serving(target, policy)
+    children.begin_reload(target, LATER)
+    act(children, LATER, [target + 1])
+    return children
+
+
+def serving(children: Children) -> list[int]:
+    return sorted(child.pid for child in children if child.stage is Stage.SERVING)

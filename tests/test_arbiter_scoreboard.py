@@ -1,0 +1,362 @@
+"""The scoreboard: places, totals, and what a worker writes read by its arbiter."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import pytest
+
+from gserver.arbiter.scoreboard import SERVING, Place, Scoreboard
+from gserver.errors import CloseReason
+from gserver.ledger import ACCEPTED, CELLS, MESSAGES, OPEN, RECEIVED, Ledger, closed_cell
+
+LARGEST = 2**64 - 1
+
+
+def make_taken(scoreboard: Scoreboard, pid: int, opened: int = 0, is_serving: bool = False) -> Place:
+    place = scoreboard.free_place()
+    place.take(age=pid)
+    place.belongs_to(pid)
+    place.is_serving = is_serving
+    for _ in range(opened):
+        Ledger(place.cells).opened()
+    return place
+
+
+def in_child(work: Callable[[], None]) -> None:
+    """Do `work` in a forked process, to its end."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+# Places
+
+
+def test_a_new_scoreboard_is_empty() -> None:
+    scoreboard = Scoreboard(3)
+
+    assert list(scoreboard.taken()) == []
+    assert scoreboard.totals() == [0] * CELLS
+    assert scoreboard.fewest_open() is None
+    assert [scoreboard.place(index).pid for index in range(3)] == [0, 0, 0]
+
+
+def test_the_first_free_place_is_taken() -> None:
+    scoreboard = Scoreboard(3)
+
+    assert [make_taken(scoreboard, pid).index for pid in (11, 12, 13)] == [0, 1, 2]
+    assert [place.pid for place in scoreboard.taken()] == [11, 12, 13]
+
+
+def test_a_place_is_free_until_it_is_taken() -> None:
+    scoreboard = Scoreboard(2)
+
+    assert scoreboard.free_place().index == scoreboard.free_place().index == 0
+
+
+def test_a_place_is_taken_before_its_worker_has_a_pid() -> None:
+    scoreboard = Scoreboard(2)
+    scoreboard.free_place().take(age=1)
+
+    assert scoreboard.free_place().index == 1
+    assert [place.index for place in scoreboard.taken()] == [0]
+
+
+@pytest.mark.parametrize("size", [0, 1, 5])
+def test_when_every_place_is_taken_there_is_none(size: int) -> None:
+    scoreboard = Scoreboard(size)
+    for number in range(size):
+        make_taken(scoreboard, 100 + number)
+
+    with pytest.raises(IndexError, match="taken"):
+        scoreboard.free_place()
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_place_that_was_vacated_is_taken_again(index: int) -> None:
+    scoreboard = Scoreboard(3)
+    places = [make_taken(scoreboard, pid) for pid in (11, 12, 13)]
+    scoreboard.vacate(places[index])
+
+    assert scoreboard.free_place().index == index
+    assert len(list(scoreboard.taken())) == 2
+
+
+def test_who_leaves_before_being_forked_leaves_nothing() -> None:
+    scoreboard = Scoreboard(1)
+    place = scoreboard.free_place()
+    place.take(age=1)
+    place.leave()
+
+    assert place.pid == 0
+    assert scoreboard.free_place().index == 0
+    assert list(scoreboard.taken()) == []
+
+
+def test_a_place_is_clean_for_its_next_worker() -> None:
+    scoreboard = Scoreboard(1)
+    place = make_taken(scoreboard, 11, opened=3, is_serving=True)
+    place.deadline = 17.0
+    scoreboard.vacate(place)
+    again = make_taken(scoreboard, 12)
+
+    assert (again.pid, again.is_serving, again.deadline) == (12, False, None)
+    assert list(again.cells) == [0] * CELLS
+
+
+def test_neighbours_do_not_touch_each_other() -> None:
+    scoreboard = Scoreboard(3)
+    places = [make_taken(scoreboard, pid) for pid in (11, 12, 13)]
+    for cell in range(CELLS):
+        places[1].cells[cell] = LARGEST
+    places[1].deadline = 99.0
+    places[1].is_serving = True
+
+    for place, pid in ((places[0], 11), (places[2], 13)):
+        assert (place.pid, place.is_serving, place.deadline) == (pid, False, None)
+        assert list(place.cells) == [0] * CELLS
+
+
+def test_a_place_has_as_many_cells_as_a_ledger_and_no_more() -> None:
+    place = Scoreboard(2).place(0)
+
+    assert len(place.cells) == CELLS
+    with pytest.raises(IndexError):
+        place.cells[CELLS] = 1
+
+
+@pytest.mark.parametrize("index", [100, -1])
+def test_there_is_no_place_far_outside(index: int) -> None:
+    with pytest.raises(IndexError):
+        assert Scoreboard(2).place(index).pid
+
+
+# Heads
+
+
+def test_a_worker_that_has_not_begun_has_no_deadline() -> None:
+    assert make_taken(Scoreboard(1), 11).deadline is None
+
+
+@pytest.mark.parametrize("deadline", [0.001, 1.5, 1e6, 123456789.125])
+def test_a_deadline_is_exact_to_the_microsecond(deadline: float) -> None:
+    place = make_taken(Scoreboard(1), 11)
+    place.deadline = deadline
+
+    assert place.deadline == pytest.approx(deadline, abs=1e-6)
+
+
+def test_a_deadline_is_on_the_clock_that_all_processes_share() -> None:
+    place = make_taken(Scoreboard(1), 11)
+    before = time.monotonic()
+
+    in_child(lambda: setattr(place, "deadline", time.monotonic()))
+
+    assert place.deadline is not None
+    assert before - 1e-6 <= place.deadline <= time.monotonic()
+
+
+def test_a_state_changes_and_changes_back() -> None:
+    place = make_taken(Scoreboard(1), 11)
+
+    assert not place.is_serving
+    place.is_serving = True
+    assert place.is_serving
+    place.is_serving = False
+    assert not place.is_serving
+
+
+# Totals
+
+
+def test_totals_are_those_of_all_workers() -> None:
+    scoreboard = Scoreboard(3)
+    for pid, opened in ((11, 2), (12, 0), (13, 5)):
+        make_taken(scoreboard, pid, opened)
+
+    totals = scoreboard.totals()
+
+    assert (totals[ACCEPTED], totals[OPEN]) == (7, 7)
+
+
+def test_counters_survive_their_worker() -> None:
+    scoreboard = Scoreboard(1)
+    for pid in range(11, 16):
+        place = make_taken(scoreboard, pid, opened=2)
+        ledger = Ledger(place.cells)
+        ledger.ended(CloseReason.PEER_EOF)
+        ledger.ended(CloseReason.DRAINED)
+        place.cells[MESSAGES] += 10
+        place.cells[RECEIVED] += 1000
+        scoreboard.vacate(place)
+
+    totals = Ledger(scoreboard.totals())
+
+    totals.check()
+    assert (totals.accepted, totals.open, totals.messages) == (10, 0, 50)
+    assert totals.cells[RECEIVED] == 5000
+    assert totals.closed == {CloseReason.PEER_EOF: 5, CloseReason.DRAINED: 5}
+
+
+def test_connections_that_end_with_their_worker_are_counted() -> None:
+    scoreboard = Scoreboard(2)
+    make_taken(scoreboard, 11, opened=3)
+    died = make_taken(scoreboard, 12, opened=4)
+    Ledger(died.cells).ended(CloseReason.PEER_RESET)
+    scoreboard.vacate(died)
+
+    totals = Ledger(scoreboard.totals())
+
+    totals.check()
+    assert (totals.accepted, totals.open) == (7, 3)
+    assert totals.closed == {CloseReason.WORKER_DIED: 3, CloseReason.PEER_RESET: 1}
+
+
+def test_totals_only_grow_when_a_worker_goes() -> None:
+    scoreboard = Scoreboard(2)
+    place = make_taken(scoreboard, 11, opened=3)
+    before = scoreboard.totals()
+    scoreboard.vacate(place)
+    after = scoreboard.totals()
+
+    assert after[ACCEPTED] == before[ACCEPTED]
+    assert after[OPEN] == 0
+    assert after[closed_cell(CloseReason.WORKER_DIED)] == before[OPEN]
+
+
+def test_a_place_that_is_vacated_twice_is_counted_once() -> None:
+    scoreboard = Scoreboard(1)
+    place = make_taken(scoreboard, 11, opened=3)
+    scoreboard.vacate(place)
+    once = scoreboard.totals()
+    scoreboard.vacate(place)
+
+    assert scoreboard.totals() == once
+
+
+def test_totals_are_a_copy() -> None:
+    scoreboard = Scoreboard(1)
+    scoreboard.totals()[ACCEPTED] = 5
+
+    assert scoreboard.totals()[ACCEPTED] == 0
+
+
+# The one with the fewest
+
+
+def test_the_fewest_open_are_those_of_the_emptiest_worker_that_serves() -> None:
+    scoreboard = Scoreboard(4)
+    for pid, opened in ((11, 5), (12, 2), (13, 9)):
+        make_taken(scoreboard, pid, opened, is_serving=True)
+
+    assert scoreboard.fewest_open() == 2
+
+
+def test_who_does_not_serve_is_not_looked_at() -> None:
+    scoreboard = Scoreboard(4)
+    make_taken(scoreboard, 11, opened=1)
+    serving = make_taken(scoreboard, 12, opened=7, is_serving=True)
+
+    assert scoreboard.fewest_open() == 7
+
+    serving.is_serving = False
+
+    assert scoreboard.fewest_open() is None
+
+
+def test_who_is_gone_is_not_looked_at() -> None:
+    scoreboard = Scoreboard(3)
+    places = [make_taken(scoreboard, pid, opened, True) for pid, opened in ((11, 1), (12, 4), (13, 2))]
+    scoreboard.vacate(places[0])
+
+    assert scoreboard.fewest_open() == 2
+
+    scoreboard.vacate(places[2])
+
+    assert scoreboard.fewest_open() == 4
+
+    scoreboard.vacate(places[1])
+
+    assert scoreboard.fewest_open() is None
+
+
+@pytest.mark.parametrize("last", [0, 1, 63])
+def test_every_place_that_was_ever_taken_is_looked_at(last: int) -> None:
+    scoreboard = Scoreboard(64)
+    for number in range(last + 1):
+        make_taken(scoreboard, 100 + number, opened=5 if number < last else 1, is_serving=True)
+
+    assert scoreboard.fewest_open() == 1
+
+
+def test_a_worker_that_holds_nothing_is_the_one_with_the_fewest() -> None:
+    scoreboard = Scoreboard(2)
+    make_taken(scoreboard, 11, opened=3, is_serving=True)
+    make_taken(scoreboard, 12, is_serving=True)
+
+    assert scoreboard.fewest_open() == 0
+
+
+def test_the_serving_state_is_a_word_of_its_own() -> None:
+    assert SERVING != 0
+
+
+# Across a fork
+
+
+def test_what_a_child_counts_its_parent_reads() -> None:
+    scoreboard = Scoreboard(2)
+    place = make_taken(scoreboard, 11)
+
+    def work() -> None:
+        ledger = Ledger(place.cells)
+        for _ in range(5):
+            ledger.opened()
+        ledger.ended(CloseReason.FINISHED)
+        place.is_serving = True
+        place.deadline = 12.0
+
+    in_child(work)
+
+    totals = Ledger(scoreboard.totals())
+    totals.check()
+    assert (totals.accepted, totals.open) == (5, 4)
+    assert (place.is_serving, place.deadline) == (True, 12.0)
+    assert scoreboard.fewest_open() == 4
+
+
+def test_what_a_child_left_open_is_counted_when_it_is_gone() -> None:
+    scoreboard = Scoreboard(2)
+    for pid in (11, 12, 13):
+        place = make_taken(scoreboard, pid)
+        in_child(lambda cells=place.cells: [Ledger(cells).opened() for _ in range(3)] and None)  # type: ignore[misc]
+        scoreboard.vacate(place)
+
+    totals = Ledger(scoreboard.totals())
+    totals.check()
+    assert (totals.accepted, totals.open) == (9, 0)
+    assert totals.closed == {CloseReason.WORKER_DIED: 9}
+
+
+def test_a_child_sees_those_that_were_forked_after_it() -> None:
+    scoreboard = Scoreboard(3)
+    make_taken(scoreboard, 11, opened=9, is_serving=True)
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(scoreboard.fewest_open() or 0)
+    os.close(reader)
+    make_taken(scoreboard, 12, opened=4, is_serving=True)
+    os.close(writer)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 4
