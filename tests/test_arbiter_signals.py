@@ -5,41 +5,75 @@ from __future__ import annotations
 import os
 import select
 import signal
+from collections.abc import Iterator
 
-from gserver.arbiter.signals import MEANING, Request, SignalQueue
+import pytest
+
+from gserver.arbiter.signals import SIGNALS, WORKER_SIGNALS, Request, SignalQueue, markdown_table
 
 
-def test_signals_are_queued_in_order_and_wake_a_select() -> None:
-    queue = SignalQueue()
-    try:
+@pytest.fixture
+def queue() -> Iterator[SignalQueue]:
+    made = SignalQueue()
+    yield made
+    made.close()
+
+
+def test_signals_are_queued_in_order_and_wake_a_select(queue: SignalQueue) -> None:
+    assert queue.read() == []
+
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGQUIT)
+    readable, _, _ = select.select([queue], [], [], 5)
+
+    assert readable == [queue]
+    assert queue.read() == [Request.STOP, Request.QUIT]
+    assert queue.read() == []
+
+
+@pytest.mark.parametrize(("number", "request_"), SIGNALS.items(), ids=[number.name for number in SIGNALS])
+def test_every_signal_of_the_table_asks_for_what_it_says(
+    queue: SignalQueue, number: signal.Signals, request_: Request
+) -> None:
+    os.kill(os.getpid(), number)
+
+    assert queue.read() == [request_]
+
+
+def test_held_signals_come_afterwards(queue: SignalQueue) -> None:
+    with queue.held():
+        os.kill(os.getpid(), signal.SIGINT)
+
         assert queue.read() == []
 
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGQUIT)
-        readable, _, _ = select.select([queue], [], [], 5)
-
-        assert readable == [queue]
-        assert queue.read() == [Request.DRAIN, Request.QUIT]
-        assert queue.read() == []
-    finally:
-        queue.close()
-
-
-def test_held_signals_come_afterwards() -> None:
-    queue = SignalQueue()
-    try:
-        with queue.held():
-            os.kill(os.getpid(), signal.SIGINT)
-
-            assert queue.read() == []
-
-        assert queue.read() == [Request.DRAIN]
-    finally:
-        queue.close()
+    assert queue.read() == [Request.QUIT]
 
 
 def test_closing_gives_the_signals_back() -> None:
-    before = {number: signal.getsignal(number) for number in MEANING}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     SignalQueue().close()
 
-    assert {number: signal.getsignal(number) for number in MEANING} == before
+    assert {number: signal.getsignal(number) for number in SIGNALS} == before
+
+
+def test_a_child_no_longer_feeds_the_queue(queue: SignalQueue) -> None:
+    with queue.held():
+        pid = os.fork()
+        if pid == 0:
+            queue.leave_to_child()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH):
+                os.kill(os.getpid(), number)  # the arbiter's affair
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(1)
+    _, status = os.waitpid(pid, 0)
+
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
+    assert [request for request in queue.read() if request is not Request.REAP] == []
+
+
+def test_the_table_names_every_signal() -> None:
+    table = markdown_table()
+
+    for number in [*SIGNALS, *WORKER_SIGNALS]:
+        assert f"| `{number.name[3:]}` | " in table

@@ -1,0 +1,82 @@
+"""What systemd passes and hears, with a datagram socket in its place."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gserver.bind import FdBind
+from gserver.process.systemd import Notifier, take_sockets
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
+        is_path = request.param == "path"
+        bound.bind(str(tmp_path / "notify") if is_path else f"\0gserver-test-{os.getpid()}-{id(request)}")
+        bound.settimeout(5)
+        yield bound
+
+
+def environment(manager: socket.socket) -> dict[str, str]:
+    name = manager.getsockname()
+    return {"NOTIFY_SOCKET": "@" + name[1:].decode() if isinstance(name, bytes) else name}
+
+
+def test_sockets_are_taken_once_and_in_order() -> None:
+    environ = {"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "a:b", "HOME": "/"}
+
+    assert take_sockets(environ, 7) == (FdBind(3), FdBind(4))
+    assert environ == {"HOME": "/"}
+
+
+@pytest.mark.parametrize(
+    "environ", [{}, {"LISTEN_PID": "8", "LISTEN_FDS": "1"}, {"LISTEN_PID": "7"}, {"LISTEN_PID": "7", "LISTEN_FDS": "x"}]
+)
+def test_sockets_of_others_are_not_taken(environ: dict[str, str]) -> None:
+    assert take_sockets(environ, 7) == ()
+
+
+def test_the_manager_hears_what_it_wants(manager: socket.socket) -> None:
+    notifier = Notifier(environment(manager), 7)
+
+    notifier.ready("2 workers")
+    assert manager.recv(100) == b"READY=1\nSTATUS=2 workers"
+    notifier.reloading()
+    assert manager.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+    notifier.stopping()
+    assert manager.recv(100).startswith(b"STOPPING=1\n")
+    notifier.took_over(8)
+    assert manager.recv(100).startswith(b"MAINPID=8\n")
+
+
+def test_the_watchdog_is_fed_at_half_its_time(manager: socket.socket) -> None:
+    notifier = Notifier({**environment(manager), "WATCHDOG_USEC": "4000000"}, 7)
+    first = notifier.pings_at
+    assert first is not None
+
+    notifier.ping(first - 0.1)
+    notifier.ping(first)
+
+    assert manager.recv(100) == b"WATCHDOG=1"
+    assert notifier.pings_at == first + 2.0
+    manager.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        manager.recv(100)
+
+
+@pytest.mark.parametrize("more", [{}, {"WATCHDOG_USEC": "4000000", "WATCHDOG_PID": "8"}, {"WATCHDOG_USEC": "often"}])
+def test_without_a_watchdog_of_its_own_it_never_wakes_up(manager: socket.socket, more: dict[str, str]) -> None:
+    assert Notifier({**environment(manager), **more}, 7).pings_at is None
+
+
+@pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": "/nowhere/at/all"}, {"NOTIFY_SOCKET": ""}])
+def test_a_manager_that_is_not_there_is_no_trouble(environ: dict[str, str]) -> None:
+    notifier = Notifier(environ, 7)
+
+    notifier.ready("")
+    notifier.stopping()
