@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         return _run(_parser(), argv)
     except ConfigError as error:
-        print(f"gserver: {error}", file=sys.stderr)
+        print("gserver:", *str(error).splitlines(), file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # while it still waited for an address
         return 128 + signal.SIGINT

@@ -1,4 +1,4 @@
-"""The command line: help, version, and errors of one line."""
+"""The command line: help, version, checks, and errors of one line."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import pytest
 
 import gserver
 from gserver.cli import main
+from gserver.settings import declared
 from tests.helpers.processes import run_gserver
 
 
-def test_help_names_every_flag_of_the_manual() -> None:
+def test_help_names_every_flag() -> None:
     ended = run_gserver("--help")
 
     assert ended.returncode == 0
-    for flag in ("--bind", "--workers", "--config", "--chdir", "--log-level", "--backlog", "--graceful-timeout"):
+    for flag in [flag for setting in declared() for flag in setting.metadata["flags"]]:
         assert flag in ended.stdout
 
 
@@ -29,14 +30,27 @@ def test_version_is_the_packages() -> None:
     ("arguments", "says"),
     [
         (["nocolon"], "application 'nocolon': expected MODULE:NAME, MODULE:FACTORY(ARGS) or one of echo, json"),
-        (["echo", "-w", "none"], "setting workers is 'none', must be a whole number of at least 1"),
-        (["echo", "-b", "here"], "setting bind is 'here' has no port: expected HOST:PORT, [V6]:PORT or unix:PATH"),
+        (["echo", "-w", "none"], "setting workers is 'none', must be a whole number from 1 to 500"),
+        (
+            ["echo", "-b", "here"],
+            "setting bind is 'here' has no port: expected HOST:PORT, [V6]:PORT, unix:PATH or fd://N",
+        ),
         (["echo", "--greenlets", "x"], "setting greenlets is 'x', must be one of pooled, dedicated"),
+        (["echo", "-c", "nowhere.py"], "config file '{cwd}/nowhere.py' cannot be used: FileNotFoundError: "),
+        (["--reload-pid", "nowhere.pid"], "there is no process id in 'nowhere.pid'"),
+        (["--check-config", "nowhere:app"], "no module named 'nowhere', in 'nowhere:app'"),
+        (["echo", "--log-file", "nowhere/log"], "cannot log to 'nowhere/log': No such file or directory"),
     ],
 )
-def test_a_wrong_argument_is_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_argument_is_one_line(
+    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
     assert main(arguments) == 1
-    assert capsys.readouterr().err == f"gserver: {says}\n"
+    error = capsys.readouterr().err
+    assert error.startswith(f"gserver: {says.format(cwd=tmp_path)}")
+    assert error.count("\n") == 1
 
 
 def test_a_wrong_setting_in_the_config_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,3 +66,53 @@ def test_no_application_is_a_usage_error() -> None:
 
     assert ended.returncode == 2
     assert "the following arguments are required: APP" in ended.stderr
+
+
+def test_all_settings_are_printed_as_they_would_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gserver.conf.py").write_text("workers = 2\ntimeout = 5\ndef on_exit(server): pass\n")
+    monkeypatch.setenv("GSERVER_CMD_ARGS", "--timeout 6 --graceful-timeout 6")
+    ended = run_gserver("--print-config", "--graceful-timeout", "7", "-b", "[::1]:1", cwd=tmp_path)
+
+    lines = ended.stdout.splitlines()
+    assert ended.returncode == 0
+    assert [line.partition(" = ")[0] for line in lines] == [setting.name for setting in declared()]
+    shown = {"workers = 2", "timeout = 6", "graceful_timeout = 7", "bind = [::1]:1", "on_exit = on_exit"}
+    assert shown | {"pidfile = None"} <= set(lines)
+
+
+def test_a_good_configuration_is_checked_without_serving(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "import os\nassert os.environ['COLOUR']\nfrom gserver.handlers import json\napp = json()"
+    )
+    ended = run_gserver("--check-config", "app:app", "-e", "COLOUR=blue", cwd=tmp_path)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "gserver: app:app can be served\n", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("x = 1\n1 / 0", "'app:app' cannot be imported: ZeroDivisionError: division by zero ({folder}/app.py:2)"),
+        ("import nothing_like_this", "'app:app' cannot be imported: ModuleNotFoundError: "),
+        ("app = (", "'app:app' cannot be imported: SyntaxError: "),
+        ("raise SystemExit('no\\nway')", "'app:app' cannot be imported: SystemExit: no"),
+        ("app = 3", "'app:app' is 3: expected a Service"),
+        ("other = 3", "module 'app' has no 'app', in 'app:app'"),
+    ],
+)
+def test_an_application_that_cannot_be_served_is_one_line(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "app.py").write_text(text)
+    ended = run_gserver("--check-config", "app:app", cwd=tmp_path)
+
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"gserver: {says.format(folder=tmp_path)}")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_an_engine_that_is_not_installed_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gserver.arbiter.code_watch.has_watchfiles", lambda: False)
+
+    assert main(["echo", "--reload", "--reload-engine", "watchfiles"]) == 1
+    assert "is 'watchfiles', which is not installed" in capsys.readouterr().err

@@ -1,53 +1,55 @@
-"""Settings: defaults, checks, the config file and the generated flags."""
+"""Settings: what they are by default, and what is refused how."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gserver.bind import TcpBind, UnixBind
 from gserver.errors import ConfigError
-from gserver.settings import Settings, add_arguments, read_config_file
-
-
-def parse(*arguments: str) -> Settings:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return Settings.checked(vars(parser.parse_args(arguments)))
+from gserver.settings import Settings, declared
 
 
 def test_the_default_bind_is_local_port_3000() -> None:
     assert Settings().bind == (TcpBind("127.0.0.1", 3000),)
 
 
-def test_flags_set_what_they_name() -> None:
-    settings = parse("-b", "127.0.0.1:1", "--bind", "unix:x", "-w", "3", "--graceful-timeout", "1.5", "--no-patch")
+def test_every_default_is_allowed() -> None:
+    values = {setting.name: getattr(Settings(), setting.name) for setting in declared() if setting.name != "bind"}
 
-    assert settings.bind == (TcpBind("127.0.0.1", 1), UnixBind("x"))
-    assert settings.workers == 3
-    assert settings.graceful_timeout == 1.5
-    assert settings.patch is False
+    assert Settings.checked(values) == Settings()
 
 
-def test_every_setting_has_a_flag_and_help() -> None:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
+def test_no_flag_is_used_twice() -> None:
+    flags = [flag for setting in declared() for flag in setting.metadata["flags"]]
 
-    for field in dataclasses.fields(Settings):
-        assert field.metadata["flags"]
-        assert field.metadata["help"] in " ".join(parser.format_help().split())
+    assert len(flags) == len(set(flags))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("bind", "backlog", "workers", "worker_connections", "max_requests", "max_requests_jitter", "timeout"),
+        *("graceful_timeout", "preload_app", "reload", "reuse_port", "chdir", "daemon", "raw_env", "pidfile", "user"),
+        *("group", "umask", "initgroups", "proc_name", "errorlog", "accesslog", "access_log_format", "loglevel"),
+        *("logconfig_dict", "capture_output", "on_starting", "when_ready", "pre_fork", "post_fork", "on_exit"),
+        *("post_worker_init", "worker_int", "worker_abort", "worker_exit", "child_exit", "nworkers_changed"),
+        *("on_reload", "pre_exec"),
+    ],
+)
+def test_what_gunicorn_has_is_called_as_in_gunicorn(name: str) -> None:
+    assert name in {setting.name for setting in declared()}
 
 
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("workers", "0", "setting workers is '0', must be a whole number of at least 1"),
-        ("workers", 1.5, "setting workers is 1.5, must be a whole number of at least 1"),
-        ("workers", True, "setting workers is True, must be a whole number of at least 1"),
+        ("workers", "0", "setting workers is '0', must be a whole number from 1 to 500"),
+        ("workers", 1.5, "setting workers is 1.5, must be a whole number from 1 to 500"),
+        ("workers", True, "setting workers is True, must be a whole number from 1 to 500"),
+        ("workers", "501", "setting workers is '501', must be a whole number from 1 to 500"),
         ("backlog", "many", "setting backlog is 'many', must be a whole number of at least 1"),
         ("graceful_timeout", "-1", "setting graceful_timeout is '-1', must be a number of seconds, 0 or more"),
         ("graceful_timeout", "nan", "setting graceful_timeout is 'nan', must be a number of seconds, 0 or more"),
@@ -55,35 +57,58 @@ def test_every_setting_has_a_flag_and_help() -> None:
         ("loglevel", "loud", "setting loglevel is 'loud', must be one of debug, info, warning, error, critical"),
         ("patch", "yes", "setting patch is 'yes', must be True or False"),
         ("bind", [], "setting bind is [], must be an address or a list of addresses"),
-        ("bind", ["x"], "setting bind is 'x' has no port: expected HOST:PORT, [V6]:PORT or unix:PATH"),
+        ("bind", ["x"], "setting bind is 'x' has no port: expected HOST:PORT, [V6]:PORT, unix:PATH or fd://N"),
+        ("raw_env", ["x"], "setting raw_env is ['x'], must be NAME=VALUE, or a list of them"),
+        ("umask", "9", "setting umask is '9', must be an octal number from 0 to 777, or None"),
+        (
+            "user",
+            "nobody-at-all",
+            "setting user is 'nobody-at-all', must be the name or the number of a user of this machine",
+        ),
+        (
+            "worker_max_rss",
+            "1T",
+            "setting worker_max_rss is '1T', must be a number of bytes, with K, M or G behind it if you like",
+        ),
+        ("pre_fork", lambda server: None, None),
+        ("on_exit", 3, "setting on_exit is 3, must be a function of (server)"),
         ("wrokers", 1, "unknown setting 'wrokers', did you mean 'workers'?"),
+        ("xyzzy", 1, "unknown setting 'xyzzy': see gserver --help"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_is_allowed(name: str, value: Any, says: str) -> None:
+def test_a_wrong_value_is_named_with_what_is_allowed(name: str, value: Any, says: str | None) -> None:
     with pytest.raises(ConfigError) as caught:
         Settings.checked({name: value})
+    if says is None:
+        says = f"setting {name} is {value!r}, must be a function of (server, worker)"
     assert str(caught.value) == says
 
 
-def test_a_directory_must_exist(tmp_path: Path) -> None:
-    assert Settings.checked({"chdir": str(tmp_path)}).chdir == str(tmp_path)
-    with pytest.raises(ConfigError, match="must be a directory"):
-        Settings.checked({"chdir": str(tmp_path / "nothing")})
+def test_text_is_as_good_as_values() -> None:
+    text = {"workers": "3", "timeout": "1.5", "worker_max_rss": "2M", "umask": "027", "bind": "unix:x,mode=600"}
+    values = {"workers": 3, "timeout": 1.5, "worker_max_rss": 2 << 20, "umask": 0o27, "bind": ["unix:x,mode=600"]}
+
+    assert Settings.checked(text) == Settings.checked(values)
+    assert Settings.checked(text).bind == (UnixBind("x", 0o600),)
 
 
-def test_a_config_file_is_python_and_keeps_its_own_affairs(tmp_path: Path) -> None:
-    path = tmp_path / "conf.py"
-    path.write_text(
-        "import os\n_cores = 2\nLIMIT = 9\ndef helper(): pass\nworkers = _cores * 2\nbind = ['127.0.0.1:0']\n"
-    )
+def test_a_reload_takes_over_all_but_what_is_fixed() -> None:
+    running = Settings.checked({"backlog": 5, "workers": 1})
+    wanted = Settings.checked({"backlog": 6, "workers": 2, "daemon": True})
 
-    assert read_config_file(str(path)) == {"workers": 4, "bind": ["127.0.0.1:0"]}
+    settings, not_taken = wanted.with_fixed_of(running)
+
+    assert (settings.backlog, settings.workers, settings.daemon) == (5, 2, False)
+    assert not_taken == ["backlog", "daemon"]
 
 
-@pytest.mark.parametrize("text", ["workers = ", "1 / 0", "import nothing_like_this"])
-def test_a_config_file_that_cannot_run_is_named(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "conf.py"
-    path.write_text(text)
+def test_settings_cannot_be_changed_by_accident() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().workers = 2  # type: ignore[misc]
 
-    with pytest.raises(ConfigError, match=r"^config file '.*conf\.py' cannot be used: \w+Error: "):
-        read_config_file(str(path))
+
+def test_hooks_are_those_that_are_set() -> None:
+    hooks = Settings.checked({"on_exit": lambda server: None, "pre_fork": None}).hooks
+
+    assert "on_exit" in hooks
+    assert "pre_fork" not in hooks

@@ -1,0 +1,116 @@
+"""Asking for a reload, and being told; a child process stands in for the arbiter."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gserver.arbiter.askers import Askers, ask_for_reload
+from gserver.errors import ConfigError
+
+STAND_IN = """
+import signal, sys
+from gserver.arbiter.askers import Askers
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+print("ready", flush=True)
+signal.sigwait([signal.SIGHUP])
+askers = Askers()
+askers.collect(sys.argv[1])
+{answer}
+"""
+
+
+@contextmanager
+def stand_in(pidfile: Path, answer: str) -> Iterator[None]:
+    command = [sys.executable, "-c", STAND_IN.format(answer=answer), str(pidfile)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        pidfile.write_text(str(process.pid))
+        yield
+        process.wait(20)
+
+
+@pytest.fixture
+def pidfile(tmp_path: Path) -> Path:
+    return tmp_path / "gserver.pid"
+
+
+def test_success_is_heard_and_nothing_is_left(pidfile: Path) -> None:
+    with stand_in(pidfile, "askers.answer(None)"):
+        assert ask_for_reload(str(pidfile)) is None
+
+    assert list(pidfile.parent.iterdir()) == [pidfile]
+
+
+def test_a_failure_is_heard_with_its_reason(pidfile: Path) -> None:
+    with stand_in(pidfile, "askers.answer('it was: bad\\nluck')"):
+        assert ask_for_reload(str(pidfile)) == "it was: bad\nluck"
+
+
+def test_an_arbiter_that_ends_without_a_word_is_noticed(pidfile: Path) -> None:
+    with stand_in(pidfile, "sys.exit()"):
+        assert ask_for_reload(str(pidfile)) in ("the server has ended", None)
+
+
+def test_a_long_path_is_no_trouble(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 100) / ("y" * 100)
+    folder.mkdir(parents=True)
+    with stand_in(folder / "gserver.pid", "askers.answer('heard')"):
+        assert ask_for_reload(str(folder / "gserver.pid")) == "heard"
+
+
+@pytest.mark.parametrize("text", [None, "", "garbage"])
+def test_a_pid_file_without_an_id_is_a_clear_error(pidfile: Path, text: str | None) -> None:
+    if text is not None:
+        pidfile.write_text(text)
+
+    with pytest.raises(ConfigError, match=r"^there is no process id in "):
+        ask_for_reload(str(pidfile))
+
+
+def test_a_process_that_is_gone_is_a_clear_error_and_leaves_nothing(pidfile: Path) -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    pidfile.write_bytes(gone.stdout)
+
+    with pytest.raises(ConfigError, match=f"^there is no process {int(gone.stdout)}$"):
+        ask_for_reload(str(pidfile))
+    assert list(pidfile.parent.iterdir()) == [pidfile]
+
+
+def test_what_somebody_left_who_was_killed_is_cleared_away(pidfile: Path) -> None:
+    program = "import sys, os; from gserver.arbiter.askers import ask_for_reload; ask_for_reload(sys.argv[1])"
+    pidfile.write_text(str(os.getpid()))
+    before = signal.signal(signal.SIGHUP, lambda number, frame: None)
+    asker = subprocess.Popen([sys.executable, "-c", program, str(pidfile)])
+    try:
+        signal.sigtimedwait([], 0)
+        while len(list(pidfile.parent.iterdir())) < 2:
+            assert asker.poll() is None
+    finally:
+        asker.kill()
+        asker.wait()
+        signal.signal(signal.SIGHUP, before)
+    askers = Askers()
+    askers.collect(str(pidfile))
+    askers.answer(None)
+
+    assert list(pidfile.parent.iterdir()) == [pidfile]
+
+
+def test_those_who_waited_for_a_reload_that_was_given_up_hear_of_the_next(pidfile: Path) -> None:
+    with stand_in(pidfile, "askers.collect(sys.argv[1]); askers.answer('second')"):
+        assert ask_for_reload(str(pidfile)) == "second"
+
+
+def test_without_a_pid_file_nobody_can_ask() -> None:
+    askers = Askers()
+    askers.collect(None)
+    askers.answer(None)

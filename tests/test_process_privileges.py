@@ -1,0 +1,77 @@
+"""Who a process runs as; what only root can do is done in a child."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from gserver.errors import ConfigError
+from gserver.process.privileges import drop_privileges, gid_of, uid_of
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+
+
+def in_child(run: Callable[[], bool]) -> bool:
+    pid = os.fork()
+    if pid == 0:
+        good = False
+        try:
+            good = run()
+        finally:
+            os._exit(0 if good else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_names_and_numbers_are_found() -> None:
+    assert (uid_of("root"), uid_of("0"), uid_of(None)) == (0, 0, None)
+    assert (gid_of("root"), gid_of("0"), gid_of(None)) == (0, 0, None)
+
+
+def test_names_that_do_not_exist_are_clear_errors() -> None:
+    with pytest.raises(ConfigError, match=r"^there is no user 'nobody-at-all'$"):
+        uid_of("nobody-at-all")
+    with pytest.raises(ConfigError, match=r"^there is no group 'nobody-at-all'$"):
+        gid_of("nobody-at-all")
+
+
+def test_staying_who_one_is_needs_no_rights() -> None:
+    drop_privileges(None, None, False)
+    drop_privileges(str(os.geteuid()), str(os.getegid()), False)
+
+
+@needs_root
+def test_root_is_given_up_for_good_with_all_groups() -> None:
+    def become() -> bool:
+        drop_privileges("nobody", "nogroup", False)
+        try:
+            os.setuid(0)
+        except PermissionError:
+            nobody, nogroup = uid_of("nobody"), gid_of("nogroup")
+            return (os.getuid(), os.geteuid(), os.getgid(), os.getgroups()) == (nobody, nobody, nogroup, [nogroup])
+        return False
+
+    assert in_child(become)
+
+
+@needs_root
+def test_the_further_groups_are_those_of_the_user_if_asked_for() -> None:
+    def become() -> bool:
+        drop_privileges("nobody", None, True)
+        return os.getuid() == uid_of("nobody") and 0 in os.getgroups()  # initgroups() adds the group it is given
+
+    assert in_child(become)
+
+
+@needs_root
+def test_what_is_not_allowed_is_a_clear_error() -> None:
+    def become() -> bool:
+        drop_privileges("nobody", "nogroup", False)
+        try:
+            drop_privileges("root", None, False)
+        except ConfigError as error:
+            return str(error) == "cannot become user root, group -: Operation not permitted"
+        return False
+
+    assert in_child(become)
