@@ -28,10 +28,12 @@ def probe(service: Service | StreamService, ledger: Ledger, timeout_s: float | N
     if service.probe is None:
         return
     ours, theirs = socket.socketpair()
-    ours.setblocking(False)
+    served = _socket.socket(fileno=theirs.detach())
+    for end in (ours, served):
+        end.setblocking(False)
     server = TcpServer(("", 0), service, ledger=ledger)  # never started: it accepts nothing
     try:
-        server.adopt(_socket.socket(fileno=theirs.detach()), PEER)
+        server.adopt(served, PEER)
         with gevent.Timeout(timeout_s, ConfigError(f"the probe was not answered within {timeout_s} s")):
             _ask(ours, service)
     finally:

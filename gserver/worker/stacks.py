@@ -28,9 +28,7 @@ def describe_stacks(connections: Iterable[Connection], running: FrameType | None
 
 def _stacks(serves: dict[int, Connection], current: greenlet | None, running: FrameType | None) -> Iterable[str]:
     yield f"Greenlet that runs{_connection_of(current, serves)}:\n{_format(running)}"
-    waiting = [
-        each for each in gc.get_objects() if isinstance(each, greenlet) and each.gr_frame and each is not current
-    ]
+    waiting = [each for each in gc.get_objects() if isinstance(each, greenlet) and each and each is not current]
     parked = {each for each in waiting if isinstance(each, Runner) and each.conn is None}
     busy = [each for each in waiting if each not in parked]
     for each in busy[:MAX_GREENLETS]:
