@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import select
 import signal
 import socket
 from collections.abc import Iterator
@@ -21,8 +22,6 @@ __all__ = ["Askers", "ask_for_reload"]
 
 SUFFIX = ".asks"
 DONE = "done"
-# How often it is checked that the arbiter still lives.
-LOOK_S = 0.5
 MAX_ANSWER_BYTES = 4096
 
 
@@ -89,20 +88,20 @@ def ask_for_reload(pidfile: str) -> str | None:
 
 
 def _ask(receiver: socket.socket, pid: int) -> str | None:
-    receiver.settimeout(LOOK_S)
-    number = signal.SIGHUP
-    while True:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            if number is signal.SIGHUP:
-                raise ConfigError(f"there is no process {pid}") from None
-            return "the server has ended"
-        except PermissionError:
-            raise ConfigError(f"process {pid} is another user's") from None
-        number = 0  # type: ignore[assignment]  # from now on, only whether it lives
-        try:
-            answer = receiver.recv(MAX_ANSWER_BYTES).decode()
-        except TimeoutError:
-            continue
-        return None if answer == DONE else answer.removeprefix("failed: ")
+    try:
+        arbiter = os.pidfd_open(pid)  # readable when that process ends
+    except ProcessLookupError:
+        raise ConfigError(f"there is no process {pid}") from None
+    try:
+        os.kill(pid, signal.SIGHUP)
+        readable, _, _ = select.select([receiver.fileno(), arbiter], [], [])
+    except PermissionError:
+        raise ConfigError(f"process {pid} is another user's") from None
+    except ProcessLookupError:
+        readable = [arbiter]
+    finally:
+        os.close(arbiter)
+    if receiver.fileno() not in readable:
+        return "the server has ended"
+    answer = receiver.recv(MAX_ANSWER_BYTES).decode()
+    return None if answer == DONE else answer.removeprefix("failed: ")
