@@ -18,6 +18,7 @@ from gserver.bind import Bind, parse_bind
 
 __all__ = [
     "Check",
+    "access_format",
     "binds",
     "directory",
     "file_mask",
@@ -137,6 +138,19 @@ def _account(find_name: Callable[[str], Any], find_number: Callable[[int], Any])
     return convert
 
 
+class _Sample(dict[str, Any]):
+    """Stands for what the access log says of a connection: numbers for some letters, text for all others."""
+
+    def __missing__(self, name: str) -> Any:
+        return 1 if name in ("M", "I", "O", "p") else "text"
+
+
+def _access_format(value: Any) -> str:
+    _require(isinstance(value, str) and value != "")
+    value % _Sample()
+    return str(value)
+
+
 def _log_configuration(value: Any) -> Mapping[str, Any] | None:
     _require(value is None or isinstance(value, Mapping))
     return None if value is None else dict(value)
@@ -180,5 +194,6 @@ variables = Check("NAME=VALUE, or a list of them", _variables)
 file_mask = Check("an octal number from 0 to 777, or None", _file_mask)
 user_name = Check("the name or the number of a user of this machine", _account(pwd.getpwnam, pwd.getpwuid))
 group_name = Check("the name or the number of a group of this machine", _account(grp.getgrnam, grp.getgrgid))
+access_format = Check("text in which %(h)s and its like stand for values; %% is a percent sign", _access_format)
 log_configuration = Check("a dictionary, as logging.config.dictConfig() takes it", _log_configuration)
 binds = Check("an address or a list of addresses", _binds)

@@ -152,7 +152,7 @@ class Settings:
         "Logging", None, checks.optional_text, "--access-logfile", metavar="FILE",
         help="where a line for each closed connection goes; -: standard output")
     access_log_format: str = _setting(
-        "Logging", ACCESS_LOG_FORMAT, checks.optional_text, "--access-logformat", metavar="FORMAT",
+        "Logging", ACCESS_LOG_FORMAT, checks.access_format, "--access-logformat", metavar="FORMAT",
         help="its form: %%(h)s peer, %%(t)s time, %%(r)s reason, %%(M)s messages, %%(I)s and %%(O)s bytes in and out, "
              "%%(L)s seconds of life, %%(p)s process")
     logconfig_dict: Mapping[str, Any] | None = _setting(

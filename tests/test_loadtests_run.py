@@ -154,7 +154,7 @@ def test_what_the_file_limit_cannot_hold_is_said_and_fitted(tmp_path: Path, star
 def test_a_server_of_its_own_that_dies_ends_the_run_which_is_kept(tmp_path: Path, start: Start) -> None:
     process = start(tmp_path, "smoke", "--duration", "60", "--workers", "2")
     wait_for_sockets(process)
-    arbiter = next(child for child in psutil.Process(process.pid).children() if "gserver" in child.cmdline())
+    arbiter = next(child for child in psutil.Process(process.pid).children() if "gserver" in " ".join(child.cmdline()))
     arbiter.kill()
     status, out, err = finish(process)
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import gevent
 import pytest
 
-from gserver.errors import ConfigError
-from gserver.framing import JsonLines, Lines
+from gserver.connection import Connection
+from gserver.errors import CloseReason, ConfigError
+from gserver.framing import JsonLines, LengthPrefixed, Lines
 from gserver.handlers import echo, json
 from gserver.ledger import CELLS, Ledger
-from gserver.service import JsonService, Service, stream
+from gserver.service import JsonService, Service, StreamService, stream
+from gserver.streams import StreamConnection
 from gserver.worker.probe import PEER, probe
+from tests.helpers.services import Diary, Gate, make_echo_lines, make_lines
 
 PATIENCE_S = 5.0
+#: For what is never answered.
+SHORT_S = 0.05
 
 
 def is_clean(ledger: Ledger) -> bool:
@@ -103,3 +110,198 @@ def test_everything_else_does_not_pass(service: Any, says: str) -> None:
 def test_a_probe_that_the_codec_cannot_carry_is_an_error_of_its_own() -> None:
     with pytest.raises(TypeError):
         probe(Service(raises, JsonLines, probe=object()), Ledger(), 0.2)
+
+
+# Answers that count
+
+
+def assert_ready(service: Service | StreamService, timeout_s: float | None = PATIENCE_S) -> None:
+    ledger = Ledger()
+    probe(service, ledger, timeout_s)
+
+    assert is_clean(ledger)
+
+
+def refusal(service: Service | StreamService, timeout_s: float = PATIENCE_S) -> str:
+    """Why the probe says that the service is not ready."""
+    ledger = Ledger()
+    with pytest.raises(ConfigError) as caught:
+        probe(service, ledger, timeout_s)
+    ledger.check()
+    assert ledger.open == 0
+    return str(caught.value)
+
+
+def test_without_a_limit_it_waits_for_the_answer() -> None:
+    assert_ready(make_echo_lines(probe=b"?"), timeout_s=None)
+
+
+def test_an_answer_may_be_sent_by_another_greenlet() -> None:
+    def answer(line: bytes, conn: Connection) -> None:
+        gevent.spawn(conn.send, line)
+
+    assert_ready(make_lines(answer, probe=b"?"))
+
+
+def test_an_answer_may_come_in_pieces() -> None:
+    def answer(line: bytes, conn: Connection) -> None:
+        for piece in (b"o", b"k", b"\n"):
+            conn.write(piece)
+            gevent.sleep(0.001)
+
+    assert_ready(make_lines(answer, probe=b"?"))
+
+
+@pytest.mark.parametrize("size", [0, 1, 1_000_000])
+def test_a_probe_may_be_of_any_size(size: int) -> None:
+    """What the kernel does not take at once is sent bit by bit."""
+    codec = functools.partial(LengthPrefixed, max_bytes=1_000_000)
+
+    assert_ready(Service(lambda message, conn: message, codec, probe=bytes(size)))
+
+
+def test_a_json_service_may_have_a_probe_of_its_own() -> None:
+    service = JsonService(probe={"type": "health"})
+    asked: list[Any] = []
+
+    @service.on("health")
+    def health(message: Any, conn: Connection) -> dict[str, bool]:
+        asked.append(message)
+        return {"fine": True}
+
+    assert_ready(service)
+    assert asked == [{"type": "health"}]
+
+
+def test_a_json_service_may_do_without() -> None:
+    opened: list[Connection] = []
+
+    assert_ready(JsonService(on_open=opened.append, probe=None))
+    assert opened == []
+
+
+def test_the_service_is_told_in_order_and_once() -> None:
+    diary = Diary(open_s=0.01)
+    service = diary.service()
+    service.probe = b"hello"
+
+    assert_ready(service)
+    assert [entry.partition(" ")[0] for entry in diary.of(PEER)] == ["open", "hello", "close"]
+    assert len(diary.entries) == 3
+
+
+def test_it_can_be_asked_again() -> None:
+    ledger = Ledger()
+    service = make_echo_lines(probe=b"?")
+    for _ in range(3):
+        probe(service, ledger, PATIENCE_S)
+
+    assert is_clean(ledger)
+
+
+def test_a_stream_may_leave_after_its_answer() -> None:
+    @stream(codec=Lines, probe=b"?")
+    def handle(conn: StreamConnection) -> None:
+        conn.send(next(conn))
+
+    assert_ready(handle)
+
+
+def test_a_stream_without_a_probe_is_not_asked() -> None:
+    called: list[StreamConnection] = []
+
+    assert_ready(StreamService(called.append))
+    assert called == []
+
+
+# Answers that do not
+
+
+def test_a_handler_that_lets_a_timeout_escape_does_not_pass() -> None:
+    def answer(line: bytes, conn: Connection) -> None:
+        raise gevent.Timeout(1)
+
+    assert "closed" in refusal(make_lines(answer, probe=b"?"))
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.01])
+def test_a_handler_that_fails_after_its_answer_does_not_pass(after_s: float) -> None:
+    def answer(line: bytes, conn: Connection) -> None:
+        conn.send(b"fine")
+        gevent.sleep(after_s)
+        raises(line, conn)
+
+    assert "error" in refusal(make_lines(answer, probe=b"?"))
+
+
+def test_a_stream_that_fails_after_its_answer_does_not_pass() -> None:
+    @stream(codec=Lines, probe=b"?")
+    def handle(conn: StreamConnection) -> None:
+        conn.send(next(conn))
+        raises(b"", conn)
+
+    assert "error" in refusal(handle)
+
+
+def test_a_stream_that_only_reads_does_not_pass() -> None:
+    @stream(codec=Lines, probe=b"?")
+    def handle(conn: StreamConnection) -> None:
+        while conn.recv():
+            pass
+
+    assert "within" in refusal(handle, SHORT_S)
+
+
+def test_a_probe_that_the_codec_calls_malformed_does_not_pass() -> None:
+    class Broken(JsonLines):
+        def encode(self, message: Any) -> bytes:
+            return b"{]\n" if message == "probe" else super().encode(message)
+
+    service = Service(lambda message, conn: message, Broken, on_error=lambda fault, conn: {"no": 1}, probe="probe")
+
+    assert "error" in refusal(service)
+
+
+def test_a_probe_that_is_too_long_for_its_codec_does_not_pass() -> None:
+    assert "closed" in refusal(Service(lambda line, conn: line, lambda: Lines(max_bytes=10), probe=b"?" * 11))
+
+
+@pytest.mark.parametrize("open_", [lambda conn: conn.close(), lambda conn: raises(b"", conn)], ids=["close", "raise"])
+def test_a_service_that_does_not_let_it_in_does_not_pass(open_: Callable[[Connection], None]) -> None:
+    assert "closed" in refusal(make_echo_lines(on_open=open_, probe=b"?"))
+
+
+def test_a_service_that_breaks_the_connection_does_not_pass() -> None:
+    """The kernel may report it as a reset instead of an end."""
+    break_ = functools.partial(Connection.abort, reason=CloseReason.KILLED)
+
+    assert "not answered" in refusal(make_echo_lines(on_open=break_, probe=b"?"))
+
+
+def test_half_an_answer_is_none() -> None:
+    assert "within" in refusal(make_lines(lambda line, conn: conn.write(b"half"), probe=b"?"), SHORT_S)
+
+
+def test_an_answer_that_breaks_the_framing_is_none() -> None:
+    service = Service(lambda line, conn: conn.write(b"y" * 100), lambda: Lines(max_bytes=10), probe=b"?")
+
+    refusal(service, SHORT_S)
+
+
+def test_a_handler_that_never_returns_is_ended() -> None:
+    gate = Gate()
+
+    assert "within" in refusal(gate.service(probe=b"wait"), SHORT_S)
+    assert gate.waiting == 0
+
+
+def test_a_greeting_does_not_hide_that_the_handler_fails() -> None:
+    service = make_lines(raises, on_open=lambda conn: conn.send(b"welcome"), probe=b"?")
+
+    assert "error" in refusal(service)
+
+
+def test_a_greeting_does_not_hide_that_the_handler_never_answers() -> None:
+    gate = Gate()
+
+    refusal(gate.service(on_open=lambda conn: conn.send(b"welcome"), probe=b"wait"), SHORT_S)

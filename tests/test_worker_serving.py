@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,14 +14,16 @@ import gevent
 import pytest
 
 from gserver.arbiter.scoreboard import Place, Scoreboard
+from gserver.errors import CloseReason, ConfigError
 from gserver.framing import Lines
-from gserver.ledger import OPEN, Ledger
+from gserver.ledger import ACCEPTED, OPEN, Ledger
 from gserver.service import Service
 from gserver.settings import Settings
+from gserver.worker import gate
 from gserver.worker.gate import LONGEST_PAUSE_S
 from gserver.worker.serving import WorkerServer
 from tests.helpers.serving import Peer
-from tests.helpers.waiting import wait_until
+from tests.helpers.waiting import assert_never, wait_until
 
 SERVICE = Service(lambda line, conn: line, Lines)
 
@@ -85,7 +89,9 @@ def test_hooks_that_raise_disturb_nothing(caplog: pytest.LogCaptureFixture) -> N
     assert "hook connection_close failed" in caplog.text
 
 
-def test_the_access_log_has_a_line_for_each_connection() -> None:
+@contextlib.contextmanager
+def listening() -> Iterator[list[str]]:
+    """The lines that are written to the access log meanwhile."""
     lines: list[str] = []
 
     class Listener(logging.Handler):
@@ -97,14 +103,19 @@ def test_the_access_log_has_a_line_for_each_connection() -> None:
     logger.addHandler(listener)
     logger.setLevel(logging.INFO)
     try:
-        with serving(accesslog="-", access_log_format="%(r)s %(M)s %(I)s %(O)s") as server:
-            peer = Peer(server.address)
-            peer.ask(b"12")
-            peer.close()
-            wait_until(lambda: bool(lines))
+        yield lines
     finally:
         logger.removeHandler(listener)
         logger.setLevel(level)
+
+
+def test_the_access_log_has_a_line_for_each_connection() -> None:
+    form = "%(r)s %(M)s %(I)s %(O)s"
+    with listening() as lines, serving(accesslog="-", access_log_format=form) as server:
+        peer = Peer(server.address)
+        peer.ask(b"12")
+        peer.close()
+        wait_until(lambda: bool(lines))
 
     assert lines == ["peer_eof 1 3 3"]
 
@@ -152,3 +163,275 @@ def test_one_that_does_not_serve_holds_nobody_back() -> None:
     with serving(scoreboard, own) as server:
         assert server._pause() == 0.0
         own.cells[OPEN] = 0
+
+
+# Hooks, further
+
+
+def ask_and_leave(server: WorkerServer) -> None:
+    """One connection, from beginning to end."""
+    closed = server.ledger.closed.total()
+    peer = Peer(server.address)
+    try:
+        assert peer.ask(b"1") == b"1"
+    finally:
+        peer.close()
+    wait_until(lambda: server.ledger.closed.total() > closed)
+
+
+@pytest.mark.parametrize("hook", ["connection_open", "connection_close", None])
+def test_only_the_hook_that_is_set_is_called(hook: str | None) -> None:
+    told: list[Any] = []
+    open_ = {"connection_open": lambda worker, conn: told.append(conn)}
+    close = {"connection_close": lambda worker, conn, reason: told.append(conn)}
+    with serving(**(open_ if hook == "connection_open" else close if hook else {})) as server:
+        ask_and_leave(server)
+
+    assert len(told) == (1 if hook else 0)
+
+
+def test_a_connection_that_is_open_at_the_end_is_told_as_drained() -> None:
+    told: list[Any] = []
+    with serving(connection_close=lambda worker, conn, reason: told.append(reason)) as server:
+        peer = Peer(server.address)
+        peer.ask(b"1")
+
+    assert told == [CloseReason.DRAINED]
+    peer.close()
+
+
+def test_the_hooks_are_told_of_the_same_connection() -> None:
+    opened: list[Any] = []
+    closed: list[Any] = []
+    hooks = {
+        "connection_open": lambda worker, conn: opened.append(conn),
+        "connection_close": lambda worker, conn, reason: closed.append((conn, reason is conn.close_reason)),
+    }
+    with serving(**hooks) as server:
+        ask_and_leave(server)
+        ask_and_leave(server)
+
+    assert closed == [(conn, True) for conn in opened]
+    assert opened[0] is not opened[1]
+
+
+def test_an_opening_hook_may_close_the_connection() -> None:
+    told: list[Any] = []
+    hooks = {
+        "connection_open": lambda worker, conn: conn.close(),
+        "connection_close": lambda worker, conn, reason: told.append(reason),
+    }
+    with serving(**hooks) as server:
+        peer = Peer(server.address)
+        assert peer.read_to_end() == b""
+        peer.close()
+
+    assert told == [CloseReason.FINISHED]
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), gevent.Timeout(1), RecursionError()], ids=lambda error: type(error).__name__
+)
+@pytest.mark.parametrize("hook", ["connection_open", "connection_close"])
+def test_whatever_a_hook_raises_the_connection_is_served_and_leaves(hook: str, error: BaseException) -> None:
+    def open_fails(worker: Any, conn: Any) -> None:
+        raise error
+
+    def close_fails(worker: Any, conn: Any, reason: Any) -> None:
+        raise error
+
+    with serving(**{hook: open_fails if hook == "connection_open" else close_fails}) as server:
+        ask_and_leave(server)
+        ask_and_leave(server)
+        wait_until(lambda: not server.connections)
+
+
+@pytest.mark.parametrize("hook", ["connection_open", "connection_close"])
+def test_a_hook_that_blocks_does_not_stop_the_server(hook: str) -> None:
+    """Hooks may run in the hub, where nothing can wait: gevent raises."""
+
+    def open_blocks(worker: Any, conn: Any) -> None:
+        gevent.sleep(0.001)
+
+    def close_blocks(worker: Any, conn: Any, reason: Any) -> None:
+        gevent.sleep(0.001)
+
+    with serving(**{hook: open_blocks if hook == "connection_open" else close_blocks}) as server:
+        ask_and_leave(server)
+        ask_and_leave(server)
+        wait_until(lambda: not server.connections)
+
+
+# The access log, further
+
+
+@pytest.mark.parametrize("values", [{}, {"accesslog": None}], ids=repr)
+def test_without_a_place_or_a_form_nothing_is_written(values: dict[str, Any]) -> None:
+    with listening() as lines, serving(**values) as server:
+        ask_and_leave(server)
+
+    assert lines == []
+
+
+def test_each_connection_has_its_own_line_and_the_last_ones_too() -> None:
+    with listening() as lines:
+        with serving(accesslog="-", access_log_format="%(r)s %(M)s") as server:
+            for _ in range(3):
+                ask_and_leave(server)
+            peer = Peer(server.address)
+            peer.ask(b"1")
+            assert lines == ["peer_eof 1"] * 3
+        peer.close()
+
+    assert lines == ["peer_eof 1"] * 3 + ["drained 1"]
+
+
+def test_a_percent_sign_of_the_peer_is_no_form() -> None:
+    """What stands in the line is not filled in once more."""
+    with listening() as lines, serving(accesslog="-", access_log_format="%%s %%(h)s %(r)s") as server:
+        ask_and_leave(server)
+
+    assert lines == ["%s %(h)s peer_eof"]
+
+
+@pytest.mark.parametrize("form", ["%(h)d", "%s %s", "100%", "%(h", "%(M)c%(r)c"])
+def test_a_form_that_cannot_be_filled_in_is_refused_or_disturbs_nothing(form: str) -> None:
+    try:
+        Settings.checked({"access_log_format": form})
+    except ConfigError:
+        return
+    with serving(accesslog="-", access_log_format=form) as server:
+        ask_and_leave(server)
+        wait_until(lambda: not server.connections)
+
+
+# Taking turns, further
+
+
+@pytest.fixture
+def endless_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who leaves a connection to others does so for longer than any test waits."""
+    monkeypatch.setattr(gate, "SECONDS_PER_CONNECTION", 1000.0)
+    monkeypatch.setattr(gate, "LONGEST_PAUSE_S", 1000.0)
+
+
+@contextlib.contextmanager
+def holding(place: Place, count: int) -> Iterator[None]:
+    """A worker seems to hold so many connections more."""
+    place.cells[OPEN] += count
+    place.cells[ACCEPTED] += count
+    try:
+        yield
+    finally:
+        place.cells[OPEN] -= count
+        place.cells[ACCEPTED] -= count
+
+
+@pytest.mark.parametrize(
+    ("own_count", "other_count"), [(0, 0), (0, 1), (1, 0), (50, 50), (50, 49), (5, 1000), (64, 61)]
+)
+@pytest.mark.usefixtures("endless_pauses")
+def test_one_that_is_not_ahead_never_pauses(own_count: int, other_count: int) -> None:
+    scoreboard, own, other = make_two_workers()
+    with holding(own, own_count), holding(other, other_count), serving(scoreboard, own) as server:
+        ask_and_leave(server)
+
+
+@pytest.mark.usefixtures("endless_pauses")
+def test_one_that_is_alone_never_pauses() -> None:
+    scoreboard, own, other = make_two_workers()
+    other.leave()
+    with holding(own, 100), serving(scoreboard, own) as server:
+        ask_and_leave(server)
+
+
+@pytest.mark.usefixtures("endless_pauses")
+def test_without_a_scoreboard_nobody_pauses() -> None:
+    _, own, _ = make_two_workers()
+    with holding(own, 100), serving(None, own) as server:
+        ask_and_leave(server)
+
+
+@pytest.mark.usefixtures("endless_pauses")
+def test_one_that_is_ahead_does_not_take_what_another_would() -> None:
+    scoreboard, own, _ = make_two_workers()
+    with holding(own, 100), serving(scoreboard, own) as server:
+        peer = Peer(server.address)
+        assert_never(lambda: server.ledger.closed or server.connections)
+        peer.close()
+
+
+@pytest.mark.usefixtures("endless_pauses")
+def test_what_one_leaves_the_other_takes() -> None:
+    scoreboard, own, other = make_two_workers()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(holding(own, 100))
+        ahead = stack.enter_context(serving(scoreboard, own))
+        shared = socket.socket(fileno=os.dup(ahead.socket.fileno()))
+        server = WorkerServer(shared, SERVICE, Settings(), Ledger(other.cells), scoreboard, "the other")
+        stack.callback(server.drain, 1.0)
+        server.start()
+        for _ in range(3):
+            peer = Peer(ahead.address)
+            assert peer.ask(b"1") == b"1"
+            peer.close()
+        wait_until(lambda: other.cells[OPEN] == 0)
+
+        assert other.cells[ACCEPTED] == 3
+        assert not ahead.connections
+
+
+@pytest.mark.usefixtures("endless_pauses")
+def test_a_server_may_be_stopped_while_it_pauses() -> None:
+    scoreboard, own, _ = make_two_workers()
+    with holding(own, 100):
+        with serving(scoreboard, own) as server:
+            peer = Peer(server.address)
+            assert_never(lambda: server.connections, 0.02)
+        peer.close()
+
+        assert not server.started
+
+
+def test_after_each_pause_one_is_accepted() -> None:
+    """However far a worker is ahead, whoever waits is served in the end."""
+    scoreboard, own, _ = make_two_workers()
+    with holding(own, 100), serving(scoreboard, own) as server:
+        peers = [Peer(server.address) for _ in range(4)]
+        for peer in peers:
+            assert peer.ask(b"1") == b"1"
+            peer.close()
+
+
+# At the edges
+
+
+def test_a_worker_that_was_ahead_still_answers_who_is_queued_when_it_drains() -> None:
+    """Nobody else will: so drain() promises that none is reset."""
+    scoreboard, own, _ = make_two_workers()
+    with holding(own, 100), serving(scoreboard, own) as server:
+        server.stop_accepting()
+        with contextlib.closing(Peer(server.address)) as peer:
+            peer.send(b"1\n")
+            own.is_serving = False
+
+            server.drain(1.0)
+
+            assert not peer.is_reset()
+            assert server.ledger.messages == 1
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_a_worker_never_holds_more_than_it_may(most: int) -> None:
+    with serving(worker_connections=most) as server:
+        peers = [Peer(server.address) for _ in range(most + 3)]
+        for peer in peers[:most]:
+            peer.ask(b"1")
+        assert_never(lambda: server.ledger.open > most, LONGEST_PAUSE_S * 2)
+        for peer in peers[:3]:
+            peer.close()
+        for peer in peers[3:]:
+            assert peer.ask(b"2") == b"2"
+            assert server.ledger.open <= most
+        for peer in peers[3:]:
+            peer.close()

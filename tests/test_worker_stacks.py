@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from typing import Any
 
 import gevent
@@ -9,7 +12,7 @@ import pytest
 from gevent.event import Event
 
 from gserver.framing import Lines
-from gserver.service import Service
+from gserver.service import Service, stream
 from gserver.worker import stacks
 from gserver.worker.stacks import describe_stacks
 from tests.helpers.serving import Serving
@@ -54,3 +57,169 @@ def test_of_very_many_the_first_are_shown(monkeypatch: pytest.MonkeyPatch) -> No
 
     assert text.count("Greenlet that waits") == 3
     assert " more that wait" in text.splitlines()[-1]
+
+
+def make_sleeper() -> tuple[Service, list[Any], Event]:
+    """A service whose handler waits for the event, and the connections for which it does."""
+    go = Event()
+    waiting: list[Any] = []
+
+    def deep_inside_the_handler(line: bytes, conn: Any) -> bytes:
+        waiting.append(conn)
+        while not go.is_set():
+            gevent.sleep(0.005)
+        return line
+
+    return Service(deep_inside_the_handler, Lines), waiting, go
+
+
+def test_the_stack_ends_where_the_handler_waits(serving: Serving, greenlets: str) -> None:
+    service, waiting, go = make_sleeper()
+    server = serving.start(service, greenlets=greenlets)
+    peer = serving.connect(server)
+    peer.send(b"1\n")
+    wait_until(lambda: waiting)
+
+    text = describe_stacks(server.connections, None)
+    go.set()
+    peer.read_line()
+
+    (block,) = [block for block in text.split("Greenlet that ") if "deep_inside_the_handler" in block]
+    assert block.startswith(f"waits for {waiting[0]!r}, 0 messages handled:")
+    assert "gevent.sleep(0.005)" in block
+
+
+def test_connections_that_do_nothing_are_not_there(serving: Serving, greenlets: str) -> None:
+    server = serving.start(Service(lambda line, conn: line, Lines), greenlets=greenlets)
+    for _ in range(3):
+        serving.meet(server).ask(b"1")
+
+    text = describe_stacks(server.connections, None)
+
+    assert "<Connection" not in text
+    assert "_run" not in text
+
+
+def test_runners_that_are_parked_are_only_counted(serving: Serving) -> None:
+    def without_work() -> int:
+        found = re.search(r"^(\d+) greenlets without work", describe_stacks([], None), re.MULTILINE)
+        assert found
+        return int(found[1])
+
+    before = without_work()
+    server = serving.start(Service(lambda line, conn: line, Lines), greenlets="dedicated")
+    for _ in range(3):
+        serving.meet(server).ask(b"1")
+
+    assert without_work() == before + 3
+
+
+def test_a_handler_that_runs_is_the_first_with_its_connection(serving: Serving, greenlets: str) -> None:
+    texts: list[str] = []
+
+    def spinning(line: bytes, conn: Any) -> bytes:
+        texts.append(describe_stacks(server.connections, sys._getframe()))
+        return repr(conn).encode()
+
+    server = serving.start(Service(spinning, Lines), greenlets=greenlets)
+    shown = serving.connect(server).ask(b"1").decode()
+
+    first = texts[0].split("Greenlet that waits")[0]
+    assert first.startswith(f"Greenlet that runs for {shown}, 0 messages handled:")
+    assert "in spinning" in first
+    assert texts[0].count("in spinning") == 1
+
+
+def test_a_stream_that_waits_is_shown_with_its_connection(serving: Serving) -> None:
+    @stream(codec=Lines)
+    def reading_in_a_stream(conn: Any) -> None:
+        for line in conn:
+            conn.send(line)
+
+    server = serving.start(reading_in_a_stream)
+    serving.connect(server).ask(b"1")
+
+    (conn,) = server.connections
+    text = describe_stacks(server.connections, None)
+
+    assert f"Greenlet that waits for {conn!r}, 1 messages handled:" in text
+    assert "in reading_in_a_stream" in text
+
+
+def test_on_open_that_waits_is_shown_with_its_connection(serving: Serving) -> None:
+    go = Event()
+    server = serving.start(Service(lambda line, conn: line, Lines, on_open=lambda conn: go.wait()))
+    peer = serving.meet(server)
+    wait_until(lambda: any(conn.runner for conn in server.connections))
+    gevent.sleep(0)
+
+    (conn,) = server.connections
+    text = describe_stacks(server.connections, None)
+    go.set()
+    peer.ask(b"1")
+
+    assert f"Greenlet that waits for {conn!r}, 0 messages handled:" in text
+
+
+def test_greenlets_that_serve_nobody_are_shown_without_a_connection() -> None:
+    go = Event()
+
+    def all_alone() -> None:
+        go.wait()
+
+    lonely = gevent.spawn(all_alone)
+    gevent.sleep(0)
+    text = describe_stacks([], None)
+    go.set()
+    lonely.join()
+
+    (block,) = [block for block in text.split("Greenlet that ") if "in all_alone" in block]
+    assert block.startswith("waits:\n")
+
+
+def test_greenlets_that_never_began_or_have_ended_are_not_shown() -> None:
+    ended = gevent.spawn(len, "")
+    ended.join()
+    before = describe_stacks([], None).count("Greenlet that waits")
+    unborn = gevent.Greenlet(len, "")
+
+    assert describe_stacks([], None).count("Greenlet that waits") == before
+    assert not unborn
+    assert not ended
+
+
+def test_as_many_as_allowed_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    go = Event()
+    crowd = [gevent.spawn(go.wait) for _ in range(5)]
+    gevent.sleep(0)
+    all_of_them = describe_stacks([], None).count("Greenlet that waits")
+    cut = []
+    for most in (all_of_them, all_of_them - 1, 0):
+        monkeypatch.setattr(stacks, "MAX_GREENLETS", most)
+        cut.append(describe_stacks([], None))
+    go.set()
+    gevent.joinall(crowd)
+
+    assert [text.count("Greenlet that waits") for text in cut] == [all_of_them, all_of_them - 1, 0]
+    for text, more in zip(cut, (0, 1, all_of_them), strict=True):
+        assert text.endswith(f", {more} more that wait")
+
+
+# What was frozen is no longer among the objects that gc knows; a worker freezes before it serves (worker.py).
+FROZEN = """
+import gc, gevent
+from gserver.worker.stacks import describe_stacks
+def in_the_background():
+    gevent.sleep(60)
+one = gevent.spawn(in_the_background)
+gevent.sleep(0)
+gc.collect()
+gc.freeze()
+print(describe_stacks([], None))
+"""
+
+
+def test_a_greenlet_that_the_application_started_before_it_was_frozen_is_shown() -> None:
+    done = subprocess.run([sys.executable, "-c", FROZEN], capture_output=True, text=True, timeout=20, check=True)
+
+    assert "in in_the_background" in done.stdout

@@ -6,7 +6,7 @@ file; and whatever the extra patterns match. The arbiter itself has no thread an
 
 from __future__ import annotations
 
-import fnmatch
+import contextlib
 import glob
 import importlib.util
 import logging
@@ -38,18 +38,11 @@ class Watched:
     config_file: str | None = None
     patterns: Sequence[str] = ()
 
-    def __contains__(self, path: str) -> bool:
-        if path == self.config_file or any(fnmatch.fnmatch(path, os.path.abspath(each)) for each in self.patterns):
-            return True
-        inside = os.path.relpath(path, self.folder).split(os.sep)
-        return path.endswith(".py") and not any(_is_skipped(part) for part in inside[:-1])
-
     @property
     def roots(self) -> list[str]:
-        """The folders and files in which all of them are."""
-        extra = [os.path.dirname(found) for pattern in self.patterns for found in glob.glob(os.path.abspath(pattern))]
+        """The folders in which all of them are, or will be."""
         config = [os.path.dirname(self.config_file)] if self.config_file else []
-        return sorted({self.folder, *extra, *config})
+        return sorted({self.folder, *config, *map(_root_of, self.patterns)})
 
     def snapshot(self) -> Snapshot:
         """When each file was last written, and how large it is."""
@@ -72,6 +65,16 @@ class Watched:
             yield from glob.glob(os.path.abspath(pattern), recursive=True)
 
 
+def _root_of(pattern: str) -> str:
+    """The deepest folder there is that holds whatever a pattern can match."""
+    fixed = os.path.abspath(pattern).split(os.sep)
+    wild = next((index for index, part in enumerate(fixed) if glob.has_magic(part)), len(fixed) - 1)
+    folder = os.sep.join(fixed[:wild]) or os.sep
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder
+
+
 def _is_skipped(name: str) -> bool:
     return name in _SKIPPED_FOLDERS or (name.startswith(".") and name != "..")
 
@@ -91,45 +94,44 @@ def check_engine(engine: str) -> None:
 
 
 def watch_code(watched: Watched, engine: str, arbiter: int) -> int:
-    """Watch until the arbiter is gone, and send it HUP for every change; return an exit status."""
-    by_polling = engine == "poll" or not has_watchfiles()
-    for _ in _changes_by_polling(watched, arbiter) if by_polling else _changes_by_notification(watched, arbiter):
-        os.kill(arbiter, signal.SIGHUP)
-    return 0
+    """Watch until the arbiter is gone, and send it HUP for every change; return an exit status.
 
-
-def _changes_by_polling(watched: Watched, arbiter: int) -> Iterator[None]:
+    Both engines look at the same files: being told by the system only saves looking at them twice a second.
+    """
     before = watched.snapshot()
-    while os.getppid() == arbiter:
-        time.sleep(POLL_S)
+    by_polling = engine == "poll" or not has_watchfiles()
+    for _ in _ticks() if by_polling else _notifications(watched):
+        if os.getppid() != arbiter:
+            return 0
         now = watched.snapshot()
         if now != before:
             _log(sorted(path for path in now.keys() | before.keys() if now.get(path) != before.get(path)))
             before = now
-            yield
+            with contextlib.suppress(ProcessLookupError):  # it ends just now
+                os.kill(arbiter, signal.SIGHUP)
+    return 0
 
 
-def _changes_by_notification(watched: Watched, arbiter: int) -> Iterator[None]:
+def _ticks() -> Iterator[None]:
+    while True:
+        time.sleep(POLL_S)
+        yield
+
+
+def _notifications(watched: Watched) -> Iterator[None]:
+    """Whenever something happens in the folders, and once in a while."""
     import watchfiles
 
-    def is_watched(change: watchfiles.Change, path: str) -> bool:
-        return path in watched
-
-    changes = watchfiles.watch(
+    for _ in watchfiles.watch(
         *watched.roots,
-        watch_filter=is_watched,
+        watch_filter=None,
         debounce=200,
         step=50,
         rust_timeout=LOOK_MS,
         yield_on_timeout=True,
         raise_interrupt=False,
-    )
-    for changed in changes:
-        if os.getppid() != arbiter:
-            return
-        if changed:
-            _log(sorted({path for _, path in changed}))
-            yield
+    ):
+        yield
 
 
 def _log(paths: Sequence[str]) -> None:

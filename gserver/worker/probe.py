@@ -9,7 +9,7 @@ from typing import Any
 import gevent
 from gevent.socket import wait_read, wait_write
 
-from gserver.errors import ConfigError
+from gserver.errors import ConfigError, ProtocolError
 from gserver.ledger import Ledger
 from gserver.server import TcpServer
 from gserver.service import Service, StreamService
@@ -18,6 +18,8 @@ __all__ = ["PEER", "probe"]
 
 PEER = "probe"
 RECEIVE_BYTES = 64 * 1024
+# What a handler gets to return after its answer.
+FINISH_S = 1.0
 
 
 def probe(service: Service | StreamService, ledger: Ledger, timeout_s: float | None) -> None:
@@ -36,9 +38,15 @@ def probe(service: Service | StreamService, ledger: Ledger, timeout_s: float | N
         server.adopt(served, PEER)
         with gevent.Timeout(timeout_s, ConfigError(f"the probe was not answered within {timeout_s} s")):
             _ask(ours, service)
+    except OSError as error:
+        raise ConfigError(f"the probe was not answered: {error.strerror}") from error
+    except ProtocolError as error:
+        raise ConfigError(f"the answer to the probe breaks the framing: {error}") from error
     finally:
         ours.close()
-        server.drain(1.0)
+        unfinished = server.drain(FINISH_S)
+    if unfinished:
+        raise ConfigError("the handler of the probe did not return")
     if ledger.errors:
         raise ConfigError("the probe was answered with an error: see the log")
     ledger.clear()

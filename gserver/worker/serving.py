@@ -6,6 +6,8 @@ import logging
 import time
 from typing import Any
 
+import gevent
+
 from gserver.arbiter.scoreboard import Scoreboard
 from gserver.connection import Address, Connection
 from gserver.ledger import Ledger
@@ -16,6 +18,7 @@ from gserver.worker.gate import LONGEST_PAUSE_S, pause_before_accept
 
 __all__ = ["WorkerServer"]
 
+log = logging.getLogger("gserver.worker")
 access_log = logging.getLogger("gserver.access")
 
 # A connection that is accepted so soon after a pause was there all the time: the others did not come for it.
@@ -62,6 +65,8 @@ class WorkerServer(TcpServer):
         return super().do_read()
 
     def _pause(self) -> float:
+        if self._drained is not None:  # what is queued now is nobody else's
+            return 0.0
         own = self.ledger.open
         if own >= self._most:
             return LONGEST_PAUSE_S
@@ -78,7 +83,7 @@ class WorkerServer(TcpServer):
     def adopt(self, sock: Any, address: Address) -> Connection:
         conn = super().adopt(sock, address)
         if self._tells_opening:
-            self._hooks.call("connection_open", self._worker, conn)
+            self._tell("connection_open", conn)
         return conn
 
     def connection_closed(self, conn: Connection) -> None:
@@ -88,4 +93,10 @@ class WorkerServer(TcpServer):
         if self._access_format is not None:
             access_log.info("%s", access_line(self._access_format, conn, reason))
         if self._tells_closing:
-            self._hooks.call("connection_close", self._worker, conn, reason)
+            self._tell("connection_close", conn, reason)
+
+    def _tell(self, hook: str, *what: Any) -> None:
+        try:
+            self._hooks.call(hook, self._worker, *what)
+        except gevent.Timeout:  # no Exception, and none of the server's
+            log.exception("hook %s failed", hook)

@@ -26,9 +26,14 @@ def describe_stacks(connections: Iterable[Connection], running: FrameType | None
     return "\n".join(_stacks(serves, getcurrent(), running))
 
 
+def _all_objects() -> list[object]:
+    gc.unfreeze()  # a worker freezes what it has when it begins to serve, and frozen objects are not listed
+    return gc.get_objects()
+
+
 def _stacks(serves: dict[int, Connection], current: greenlet | None, running: FrameType | None) -> Iterable[str]:
     yield f"Greenlet that runs{_connection_of(current, serves)}:\n{_format(running)}"
-    waiting = [each for each in gc.get_objects() if isinstance(each, greenlet) and each and each is not current]
+    waiting = [each for each in _all_objects() if isinstance(each, greenlet) and each and each is not current]
     parked = {each for each in waiting if isinstance(each, Runner) and each.conn is None}
     busy = [each for each in waiting if each not in parked]
     for each in busy[:MAX_GREENLETS]:

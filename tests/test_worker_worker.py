@@ -1,0 +1,216 @@
+"""How a worker loads the application: patched first or not at all, in its environment, from its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+#: Loads an application with the settings that it is given, and says what became of it; load() patches and moves.
+LOADER = """
+import json, os, sys
+from gserver.application import parse_application
+from gserver.errors import ConfigError
+from gserver.settings import Settings
+from gserver.worker.worker import load
+
+values, application, path = json.loads(sys.argv[1])
+sys.path[:] = [*path, *(each for each in sys.path if each)]
+settings = Settings.checked(values)
+before = list(sys.path)
+said = {}
+try:
+    served = load(settings, parse_application(application))
+except ConfigError as error:
+    said = {"refused": str(error)}
+except BaseException as error:
+    said = {"raised": type(error).__name__}
+else:
+    said = {"served": type(served).__name__}
+import socket
+said |= {
+    "patched": "gevent" in sys.modules and sys.modules["gevent"].socket.socket is socket.socket,
+    "folder": os.getcwd(),
+    "added": [each for each in sys.path if each not in before],
+    "times": sys.path.count(settings.chdir),
+    "first": sys.path[0],
+    "seen": getattr(sys.modules.get("app"), "SEEN", None),
+    "environment": {name: os.environ[name] for name in os.environ if name.startswith("GSERVER_TEST")},
+}
+print(json.dumps(said))
+"""
+
+#: Writes down what there is at its import.
+APP = """
+import os, socket, sys
+from gserver import Lines, Service
+SEEN = {
+    "folder": os.getcwd(),
+    "value": os.environ.get("GSERVER_TEST"),
+    "first": sys.path[0],
+    "patched": "gevent" in sys.modules and socket.socket is sys.modules["gevent"].socket.socket,
+}
+app = Service(lambda line, conn: line, Lines)
+def handle(socket, address): ...
+"""
+
+
+def load(
+    folder: Path, application: str = "app:app", cwd: Path | None = None, path: tuple[str, ...] = (), **values: Any
+) -> dict[str, Any]:
+    """What load() did in a process of its own, with `folder` as the setting chdir."""
+    arguments = json.dumps([{"chdir": str(folder), **values}, application, path])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GSERVER_TEST")}
+    environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", LOADER, arguments],
+        cwd=cwd or folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with an application, beside another one."""
+    for name in ("here", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "here" / "app.py").write_text(APP)
+    return tmp_path / "here"
+
+
+@pytest.mark.parametrize("patch", [True, False])
+def test_everything_is_patched_before_the_application_is_imported_or_never(folder: Path, patch: bool) -> None:
+    said = load(folder, patch=patch)
+
+    assert said["served"] == "Service"
+    assert said["seen"]["patched"] is patch
+    assert said["patched"] is patch
+
+
+def test_the_application_is_imported_from_its_folder(folder: Path) -> None:
+    said = load(folder, cwd=folder.parent / "elsewhere")
+
+    assert said["served"] == "Service"
+    assert said["folder"] == said["seen"]["folder"] == str(folder)
+
+
+def test_its_folder_comes_first_on_the_path(folder: Path) -> None:
+    elsewhere = folder.parent / "elsewhere"
+    (elsewhere / "app.py").write_text("raise RuntimeError('the wrong one')")
+
+    said = load(folder, path=(str(elsewhere),), cwd=elsewhere)
+
+    assert said["served"] == "Service"
+    assert said["first"] == said["seen"]["first"] == str(folder)
+    assert said["added"] == [str(folder)]
+
+
+def test_a_folder_that_is_on_the_path_is_not_added_again(folder: Path) -> None:
+    said = load(folder, path=(str(folder),))
+
+    assert said["added"] == []
+    assert said["times"] == 1
+
+
+def test_a_relative_folder_becomes_an_absolute_one(folder: Path) -> None:
+    said = load(Path("here"), cwd=folder.parent)
+
+    assert said["served"] == "Service"
+    assert said["first"] == str(folder)
+
+
+@pytest.mark.parametrize("name", ["with space", "ünï", "a:b", "-x"])
+def test_the_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "app.py").write_text(APP)
+
+    assert load(folder)["folder"] == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("raw_env", "value"),
+    [
+        (["GSERVER_TEST=1"], "1"),
+        (["GSERVER_TEST="], ""),
+        (["GSERVER_TEST=a=b=c"], "a=b=c"),
+        (["GSERVER_TEST= spaces "], " spaces "),
+        (["GSERVER_TEST=1", "GSERVER_TEST=2"], "2"),
+        (["GSERVER_TEST=ünï"], "ünï"),
+        (["GSERVER_TEST=" + "x" * 10_000], "x" * 10_000),
+        ("GSERVER_TEST=1", "1"),
+        ([], None),
+    ],
+    ids=["one", "empty", "equals", "spaces", "twice", "unicode", "long", "text", "none"],
+)
+def test_the_application_sees_its_environment_when_it_is_imported(folder: Path, raw_env: Any, value: Any) -> None:
+    assert load(folder, raw_env=raw_env)["seen"]["value"] == value
+
+
+def test_all_variables_are_set(folder: Path) -> None:
+    said = load(folder, raw_env=[f"GSERVER_TEST_{number}={number}" for number in range(100)])
+
+    assert said["environment"] == {f"GSERVER_TEST_{number}": str(number) for number in range(100)}
+
+
+def test_a_variable_may_decide_what_the_application_is(folder: Path) -> None:
+    (folder / "app.py").write_text(APP + "import os\napp = {'bare': handle}[os.environ['GSERVER_TEST']]\n")
+
+    assert load(folder, raw_env=["GSERVER_TEST=bare"])["served"] == "function"
+
+
+@pytest.mark.parametrize(
+    ("application", "served"),
+    [("app:app", "Service"), ("app:handle", "function"), ("echo", "Service"), ("json", "JsonService")],
+)
+def test_whatever_can_be_served_is_loaded(folder: Path, application: str, served: str) -> None:
+    assert load(folder, application)["served"] == served
+
+
+@pytest.mark.parametrize("application", ["app:nothing", "nothing:app", "app:SEEN", "app:app(1)", "app:app.nothing"])
+def test_what_cannot_be_served_is_refused_in_one_line(folder: Path, application: str) -> None:
+    refused = load(folder, application)["refused"]
+
+    assert application in refused
+    assert "\n" not in refused
+
+
+@pytest.mark.parametrize(
+    ("source", "raised"),
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("raise SystemExit(3)", "SystemExit"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("def", "SyntaxError"),
+        ("import nothing_of_this_name", "ModuleNotFoundError"),
+        ("import gevent\nraise gevent.Timeout(1)", "Timeout"),
+    ],
+    ids=["exception", "exit", "interrupt", "syntax", "import", "timeout"],
+)
+def test_what_the_application_raises_is_its_own(folder: Path, source: str, raised: str) -> None:
+    (folder / "app.py").write_text(source)
+
+    assert load(folder)["raised"] == raised
+
+
+def test_a_folder_that_is_gone_by_now_is_an_error(folder: Path) -> None:
+    """It was there when the settings were checked."""
+    code = LOADER.replace("before =", "os.rmdir(settings.chdir)\nbefore =")
+    arguments = json.dumps([{"chdir": str(folder.parent / "elsewhere")}, "echo", []])
+    done = subprocess.run(
+        [sys.executable, "-c", code, arguments], cwd=folder, capture_output=True, text=True, timeout=30, check=False
+    )
+
+    assert json.loads(done.stdout)["raised"] == "FileNotFoundError"
