@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import gevent
 import pytest
+from gevent import monkey
 from hypothesis import settings
 
 from tests.helpers.leaks import assert_no_leaks, take_stock
@@ -45,6 +46,7 @@ def _no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     before = take_stock(greenlets="serving" in request.fixturenames)
     yield
     assert_no_leaks(before)
+    assert not monkey.is_module_patched("threading"), "this test patched the process of all that follow"
 
 
 @pytest.fixture

@@ -38,7 +38,6 @@ def test_version_is_the_packages() -> None:
         (["echo", "--greenlets", "x"], "setting greenlets is 'x', must be one of pooled, dedicated"),
         (["echo", "-c", "nowhere.py"], "config file '{cwd}/nowhere.py' cannot be used: FileNotFoundError: "),
         (["--reload-pid", "nowhere.pid"], "there is no process id in 'nowhere.pid'"),
-        (["--check-config", "nowhere:app"], "no module named 'nowhere', in 'nowhere:app'"),
         (["echo", "--log-file", "nowhere/log"], "cannot log to 'nowhere/log': No such file or directory"),
     ],
 )
@@ -107,6 +106,13 @@ def test_an_application_that_cannot_be_served_is_one_line(tmp_path: Path, text: 
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"gserver: {says.format(folder=tmp_path)}")
     assert ended.stderr.count("\n") == 1
+
+
+def test_an_application_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    """In a process of its own, as all checks of applications: they patch."""
+    ended = run_gserver("--check-config", "nowhere:app", cwd=tmp_path)
+
+    assert (ended.returncode, ended.stderr) == (1, "gserver: no module named 'nowhere', in 'nowhere:app'\n")
 
 
 def test_an_engine_that_is_not_installed_is_one_line(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import gevent
@@ -17,6 +19,13 @@ from gserver.worker import stacks
 from gserver.worker.stacks import describe_stacks
 from tests.helpers.serving import Serving
 from tests.helpers.waiting import wait_until
+
+
+@pytest.fixture(autouse=True)
+def _frozen() -> Iterator[None]:
+    """What is asked for here unfreezes everything, which makes every search for leaks after it slow."""
+    yield
+    gc.freeze()
 
 
 @pytest.mark.parametrize("greenlets", ["pooled", "dedicated"])
