@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -67,7 +68,7 @@ def test_a_long_path_is_no_trouble(tmp_path: Path) -> None:
         assert ask_for_reload(str(folder / "gserver.pid")) == "heard"
 
 
-@pytest.mark.parametrize("text", [None, "", "garbage"])
+@pytest.mark.parametrize("text", [None, "", "garbage", "0", "-1", str(2**31), str(2**63)])
 def test_a_pid_file_without_an_id_is_a_clear_error(pidfile: Path, text: str | None) -> None:
     if text is not None:
         pidfile.write_text(text)
@@ -108,6 +109,100 @@ def test_what_somebody_left_who_was_killed_is_cleared_away(pidfile: Path) -> Non
 def test_those_who_waited_for_a_reload_that_was_given_up_hear_of_the_next(pidfile: Path) -> None:
     with stand_in(pidfile, "askers.collect(sys.argv[1]); askers.answer('second')"):
         assert ask_for_reload(str(pidfile)) == "second"
+
+
+@contextmanager
+def asker_at(path: Path) -> Iterator[socket.socket]:
+    """Somebody who waits there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as waiting:
+        waiting.bind(str(path))
+        waiting.setblocking(False)
+        yield waiting
+
+
+def answer_all(pidfile: Path, failure: str | None = None) -> None:
+    askers = Askers()
+    askers.collect(str(pidfile))
+    askers.answer(failure)
+
+
+def test_everybody_who_waits_is_told_once(pidfile: Path) -> None:
+    askers = Askers()
+    with asker_at(Path(f"{pidfile}.1.asks")) as one, asker_at(Path(f"{pidfile}.2.asks")) as other:
+        askers.collect(str(pidfile))
+        askers.collect(str(pidfile))
+        askers.answer(None)
+        askers.answer(None)
+
+        for waiting in (one, other):
+            assert waiting.recv(100) == b"done"
+            with pytest.raises(BlockingIOError):
+                waiting.recv(100)
+
+
+def test_who_asks_the_arbiter_of_another_pid_file_is_not_told(pidfile: Path) -> None:
+    with asker_at(Path(f"{pidfile}.2.77.asks")) as waiting:
+        answer_all(pidfile)
+
+        with pytest.raises(BlockingIOError):
+            waiting.recv(100)
+
+
+def test_who_asks_during_a_reload_is_told_of_the_next(pidfile: Path) -> None:
+    askers = Askers()
+    askers.collect(str(pidfile))
+    with asker_at(Path(f"{pidfile}.1.asks")) as waiting:
+        askers.answer("not yours")
+        askers.collect(str(pidfile))
+        askers.answer(None)
+
+        assert waiting.recv(100) == b"done"
+
+
+def test_a_folder_whose_name_is_a_pattern_is_no_trouble(tmp_path: Path) -> None:
+    folder = tmp_path / "[ab]*?"
+    folder.mkdir()
+    with stand_in(folder / "gserver.pid", "askers.answer('heard')"):
+        assert ask_for_reload(str(folder / "gserver.pid")) == "heard"
+
+
+def test_a_pid_file_is_found_from_the_folder_one_is_in(pidfile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(pidfile.parent)
+    with stand_in(pidfile, "askers.answer(None)"):
+        assert ask_for_reload(pidfile.name) is None
+
+
+def test_a_file_that_is_no_socket_stays(pidfile: Path) -> None:
+    path = Path(f"{pidfile}.1.asks")
+    path.write_text("keep me")
+    answer_all(pidfile)
+
+    assert path.read_text() == "keep me"
+
+
+@pytest.mark.parametrize("reason", ["\N{GREEK SMALL LETTER BETA}" * 4000, "x" * 4000 + "\N{SNOWMAN}" * 100, "done", ""])
+def test_every_reason_is_heard_as_far_as_it_fits(pidfile: Path, reason: str) -> None:
+    with stand_in(pidfile, f"askers.answer({reason!a})"):
+        heard = ask_for_reload(str(pidfile))
+
+    assert heard is not None
+    assert reason.startswith(heard)
+    assert len(heard) >= min(len(reason), 2000)
+
+
+def test_a_reason_that_is_no_text_does_not_end_the_arbiter(pidfile: Path) -> None:
+    with asker_at(Path(f"{pidfile}.1.asks")) as waiting:
+        answer_all(pidfile, "no file '\udcff'")
+
+        assert waiting.recv(100).startswith(b"failed: no file")
+
+
+def test_an_asker_that_does_not_read_never_holds_up_the_arbiter(pidfile: Path) -> None:
+    with asker_at(Path(f"{pidfile}.1.asks")) as waiting:
+        for _ in range(2000):
+            answer_all(pidfile)
+
+        assert waiting.recv(100) == b"done"
 
 
 def test_without_a_pid_file_nobody_can_ask() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,34 @@ def test_a_host_that_does_not_exist_is_a_clear_error(listeners: Listeners) -> No
         listeners.open([TcpBind("host.invalid", 80)])
 
 
+@pytest.mark.parametrize("host", ["a" * 64, "a..b"])
+def test_a_host_that_cannot_be_a_name_is_a_clear_error(listeners: Listeners, host: str) -> None:
+    with pytest.raises(ConfigError, match=f"^cannot listen on {host}:80: "):
+        listeners.open([TcpBind(host, 80)])
+
+
+def test_an_address_given_twice_is_opened_once(listeners: Listeners) -> None:
+    listeners.open([ANY, ANY])
+
+    assert [len(descriptors) for descriptors in listeners.descriptors.values()] == [1]
+
+
+def backlog_of(listener: socket.socket) -> int:
+    """Where listening sockets keep it: tcpi_sacked."""
+    (backlog,) = struct.unpack_from("I", listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 28)
+    return int(backlog)
+
+
+@pytest.mark.parametrize("reuse_port", [False, True])
+def test_every_listener_has_the_backlog_that_was_asked_for(reuse_port: bool) -> None:
+    made = Listeners(7, reuse_port=reuse_port)
+    made.open([ANY])
+    backlogs = [backlog_of(only(made.lanes_for(pid, [ANY], 2))) for pid in (1, 2)]
+    made.close()
+
+    assert backlogs == [7, 7]
+
+
 def test_what_is_open_already_is_kept_as_it_is(listeners: Listeners, tmp_path: Path) -> None:
     unix = UnixBind(str(tmp_path / "socket"))
     listeners.open([ANY])
@@ -113,6 +142,18 @@ def test_every_v6_address_takes_v4_too_unless_another_bind_does(listeners: Liste
 
     knock(("127.0.0.1", port))
     knock(("::1", port), socket.AF_INET6)
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0"])
+def test_every_lane_of_a_v6_address_leaves_v4_to_the_other_bind(lanes: Listeners, host: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    six, four = TcpBind("::", port), TcpBind(host, port)
+    lanes.open([six, four])
+
+    for pid in (1, 2):
+        own = only(lanes.lanes_for(pid, [six, four], 2), six)
+        assert own.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
 
 
 # Unix sockets
@@ -145,6 +186,34 @@ def test_an_owner_that_does_not_exist_is_a_clear_error_and_leaves_no_path(listen
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", ["\N{SUPERSCRIPT TWO}", "99999999999"])
+@pytest.mark.parametrize("what", ["user", "group"])
+def test_a_number_that_is_no_owner_is_a_clear_error_and_leaves_no_path(
+    listeners: Listeners, tmp_path: Path, what: str, number: str
+) -> None:
+    with pytest.raises(ConfigError):
+        listeners.open([UnixBind(str(tmp_path / "socket"), **{what: number})])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 200, "file/socket", "nowhere/socket"])
+def test_a_path_that_cannot_be_bound_is_a_clear_error(listeners: Listeners, tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(ConfigError, match=r"^cannot listen on unix:.*: \w"):
+        listeners.open([UnixBind(str(tmp_path / name))])
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_another_bind_at_the_same_path_leaves_what_is_served_there(listeners: Listeners, tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    listeners.open([UnixBind(path)])
+
+    with pytest.raises(ConfigError, match="Address already in use"):
+        listeners.open([UnixBind(path), UnixBind(path, 0o600)], patient=False)
+    knock(path, socket.AF_UNIX)
+
+
 def test_a_stale_unix_socket_is_replaced(listeners: Listeners, tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
     with socket.socket(socket.AF_UNIX) as dead:
@@ -166,6 +235,26 @@ def test_a_live_unix_socket_stays_even_if_its_queue_is_full(listeners: Listeners
         with pytest.raises(ConfigError, match="Address already in use"):
             listeners.open([UnixBind(path)])
         assert os.path.exists(path)
+
+
+def test_a_live_datagram_socket_stays(listeners: Listeners, tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as live:
+        live.bind(path)
+
+        with pytest.raises(ConfigError, match="Address already in use"):
+            listeners.open([UnixBind(path)])
+    assert os.path.exists(path)
+
+
+def test_a_link_to_a_file_stays_and_so_does_the_file(listeners: Listeners, tmp_path: Path) -> None:
+    path = tmp_path / "link"
+    (tmp_path / "notes.txt").write_text("keep me")
+    path.symlink_to(tmp_path / "notes.txt")
+
+    with pytest.raises(ConfigError, match="Address already in use"):
+        listeners.open([UnixBind(str(path))])
+    assert path.read_text() == "keep me"
 
 
 def test_a_file_that_is_no_socket_stays(listeners: Listeners, tmp_path: Path) -> None:
@@ -195,6 +284,30 @@ def test_a_path_is_left_to_a_successor(listeners: Listeners, tmp_path: Path) -> 
     assert path.exists()
 
 
+@pytest.mark.parametrize("end", [Listeners.close, lambda served: served.keep([])], ids=["close", "keep"])
+def test_a_path_that_is_gone_already_is_no_trouble(
+    listeners: Listeners, tmp_path: Path, end: Callable[[Listeners], None]
+) -> None:
+    path = tmp_path / "socket"
+    listeners.open([UnixBind(str(path))])
+    path.unlink()
+    end(listeners)
+
+    assert listeners.descriptors == {}
+
+
+def test_who_takes_over_a_unix_socket_removes_its_path_in_the_end(listeners: Listeners, tmp_path: Path) -> None:
+    bind = UnixBind(str(tmp_path / "socket"))
+    listeners.open([bind])
+    heir = Listeners(10)
+    heir.adopt({bind: [os.dup(fd) for fd in listeners.descriptors[bind]]})
+    listeners.leave_to_successor()
+    knock(bind.path, socket.AF_UNIX)
+    heir.close()
+
+    assert list(tmp_path.iterdir()) == []
+
+
 # Descriptors
 
 
@@ -219,6 +332,26 @@ def test_a_descriptor_that_is_no_listener_is_a_clear_error_and_stays_open(listen
 def test_a_descriptor_that_is_no_socket_is_a_clear_error(listeners: Listeners, descriptor: int) -> None:
     with open(os.devnull) as file, pytest.raises(ConfigError, match="is no socket: "):
         listeners.open([FdBind(descriptor or file.fileno())])
+
+
+def test_a_descriptor_that_no_process_can_have_is_a_clear_error(listeners: Listeners) -> None:
+    with pytest.raises(ConfigError, match=r"^descriptor 99999999999 is no socket: "):
+        listeners.open([FdBind(99_999_999_999)])
+
+
+def test_a_descriptor_is_not_closed_by_what_fails_beside_it(listeners: Listeners) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as given:
+        with pytest.raises(ConfigError, match="is no socket"):
+            listeners.open([FdBind(given.fileno()), FdBind(999_999)])
+        knock(given.getsockname())
+
+
+def test_a_descriptor_is_not_left_to_other_programs(listeners: Listeners) -> None:
+    given = socket.create_server(("127.0.0.1", 0)).detach()
+    os.set_inheritable(given, True)
+    listeners.open([FdBind(given)])
+
+    assert not os.get_inheritable(given)
 
 
 def test_another_arbiters_listeners_are_taken_over_with_their_lanes(lanes: Listeners) -> None:
@@ -285,6 +418,67 @@ def test_a_lane_that_nobody_needs_goes_to_whom_has_the_fewest(lanes: Listeners) 
     assert second is not None
     assert second[0] == 3
     assert len(second[1]) == 2
+
+
+def test_who_waits_in_a_lane_that_is_handed_over_is_served_by_the_heir(lanes: Listeners) -> None:
+    lanes.open([ANY])
+    for pid in (1, 2):
+        lanes.lanes_for(pid, [ANY], 2)
+    address = lanes.describe().rpartition(":")
+    clients = [socket.create_connection((address[0], int(address[2])), 5) for _ in range(10)]
+    heir = lanes.hand_over(1, [2], [ANY])
+
+    assert heir is not None
+    assert heir[0] == 2
+    lanes.gone(1)
+    served = [accept_all(socket.socket(fileno=os.dup(fd))) for fd in lanes.descriptors[ANY]]
+    assert sum(served) == len(clients)
+    for client in clients:
+        client.close()
+
+
+def accept_all(listener: socket.socket) -> int:
+    """How many waited there."""
+    count = 0
+    with listener:
+        while True:
+            try:
+                listener.accept()[0].close()
+            except BlockingIOError:
+                return count
+            count += 1
+
+
+def test_a_worker_that_nobody_knows_has_nothing_to_leave(lanes: Listeners) -> None:
+    lanes.open([ANY])
+    lanes.lanes_for(1, [ANY], 1)
+    lanes.gone(7)
+
+    assert lanes.hand_over(7, [1], [ANY]) is None
+
+
+def test_an_address_that_is_added_is_in_every_lane(lanes: Listeners) -> None:
+    more = TcpBind("::1", 0)
+    lanes.open([ANY])
+    for pid in (1, 2):
+        lanes.lanes_for(pid, [ANY], 2)
+        lanes.gone(pid)
+    lanes.lanes_for(1, [ANY], 2)
+    lanes.open([ANY, more])
+    heirs = lanes.hand_over(1, [], [ANY]), lanes.lanes_for(3, [ANY, more], 2)
+
+    assert heirs[0] is None
+    assert [set(lane) for lane in heirs[1]] == [{ANY, more}] * len(lanes.descriptors[ANY])
+    assert len({lane[more].getsockname() for lane in heirs[1]}) == 1
+
+
+def test_an_address_that_is_given_up_is_closed_in_every_lane(lanes: Listeners) -> None:
+    lanes.open([ANY])
+    own = [only(lanes.lanes_for(pid, [ANY], 2)) for pid in (1, 2)]
+    lanes.keep([])
+
+    assert [listener.fileno() for listener in own] == [-1, -1]
+    assert lanes.descriptors == {}
 
 
 def test_a_lane_without_an_heir_waits(lanes: Listeners) -> None:

@@ -24,7 +24,10 @@ def test_it_holds_the_id_of_this_process_until_it_is_removed(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["", "garbage", "-", "12 34"])
+NOT_IDS = ["0", "-1", str(-(2**31)), str(2**31), str(2**63), "9" * 32]
+
+
+@pytest.mark.parametrize("text", ["", "garbage", "-", "12 34", "\0", *NOT_IDS])
 def test_a_file_without_an_id_has_none_and_is_replaced(tmp_path: Path, text: str) -> None:
     path = tmp_path / "pid"
     path.write_text(text)
@@ -63,6 +66,63 @@ def test_that_of_a_process_that_runs_is_respected(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be written: No such file or directory"):
         Pidfile(str(tmp_path / "nowhere" / "pid")).write()
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "pid").mkdir()
+
+    with pytest.raises(ConfigError, match="cannot be written: "):
+        Pidfile(str(tmp_path / "pid")).write()
+    assert [path.name for path in tmp_path.iterdir()] == ["pid"]
+
+
+def test_bytes_that_are_no_text_are_no_id(tmp_path: Path) -> None:
+    (tmp_path / "pid").write_bytes(b"\xff\xfe1")
+
+    assert read_pid(str(tmp_path / "pid")) is None
+
+
+def test_space_around_an_id_is_no_trouble(tmp_path: Path) -> None:
+    (tmp_path / "pid").write_text("  12\n\n")
+
+    assert read_pid(str(tmp_path / "pid")) == 12
+
+
+def test_everybody_may_read_it_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    Pidfile(str(tmp_path / "pid")).write()
+    os.umask(before)
+
+    assert (tmp_path / "pid").stat().st_mode & 0o777 == 0o644
+
+
+def test_it_is_where_it_was_said_to_be_after_a_change_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pidfile = Pidfile("pid")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    pidfile.write()
+
+    assert read_pid(str(tmp_path / "pid")) == os.getpid()
+
+
+def test_removing_what_is_gone_is_no_trouble(tmp_path: Path) -> None:
+    pidfile = Pidfile(str(tmp_path / "pid"))
+    pidfile.write()
+    (tmp_path / "pid").unlink()
+    pidfile.remove()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_its_own_file_is_moved(tmp_path: Path) -> None:
+    pidfile = Pidfile(str(tmp_path / "pid.2"))
+    (tmp_path / "pid.2").write_text(str(os.getppid()))
+    pidfile.rename(str(tmp_path / "pid"))
+
+    assert [path.name for path in tmp_path.iterdir()] == ["pid.2"]
 
 
 def test_it_can_stand_elsewhere(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,10 +37,18 @@ def test_sockets_are_taken_once_and_in_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "environ", [{}, {"LISTEN_PID": "8", "LISTEN_FDS": "1"}, {"LISTEN_PID": "7"}, {"LISTEN_PID": "7", "LISTEN_FDS": "x"}]
+    "environ",
+    [
+        {},
+        {"LISTEN_PID": "8", "LISTEN_FDS": "1"},
+        {"LISTEN_FDS": "1"},
+        *({"LISTEN_PID": "7", "LISTEN_FDS": bad} for bad in ("", "x", "-1", "0", "1.5", "\N{SUPERSCRIPT TWO}")),
+        {"LISTEN_PID": "7"},
+    ],
 )
-def test_sockets_of_others_are_not_taken(environ: dict[str, str]) -> None:
+def test_sockets_of_others_are_not_taken_and_nobody_else_sees_them(environ: dict[str, str]) -> None:
     assert take_sockets(environ, 7) == ()
+    assert environ == {}
 
 
 def test_the_manager_hears_what_it_wants(manager: socket.socket) -> None:
@@ -69,14 +79,53 @@ def test_the_watchdog_is_fed_at_half_its_time(manager: socket.socket) -> None:
         manager.recv(100)
 
 
-@pytest.mark.parametrize("more", [{}, {"WATCHDOG_USEC": "4000000", "WATCHDOG_PID": "8"}, {"WATCHDOG_USEC": "often"}])
+def test_a_ping_that_came_late_moves_the_next_one(manager: socket.socket) -> None:
+    notifier = Notifier({**environment(manager), "WATCHDOG_USEC": "4000000", "WATCHDOG_PID": "7"}, 7)
+    assert notifier.pings_at is not None
+    late = notifier.pings_at + 100
+
+    notifier.ping(late)
+
+    assert notifier.pings_at == late + 2.0
+
+
+BAD_USEC = ["often", "", "0", "-5", "1.5", "\N{SUPERSCRIPT TWO}"]
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"WATCHDOG_USEC": "4000000", "WATCHDOG_PID": "8"}, *({"WATCHDOG_USEC": bad} for bad in BAD_USEC)]
+)
 def test_without_a_watchdog_of_its_own_it_never_wakes_up(manager: socket.socket, more: dict[str, str]) -> None:
     assert Notifier({**environment(manager), **more}, 7).pings_at is None
 
 
-@pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": "/nowhere/at/all"}, {"NOTIFY_SOCKET": ""}])
+@pytest.mark.parametrize(
+    "environ",
+    [{}, *({"NOTIFY_SOCKET": bad} for bad in ("", "/nowhere/at/all", "@gserver-nobody", "@", "/" + "x" * 200))],
+)
 def test_a_manager_that_is_not_there_is_no_trouble(environ: dict[str, str]) -> None:
     notifier = Notifier(environ, 7)
 
     notifier.ready("")
     notifier.stopping()
+
+
+def test_without_a_manager_there_is_no_watchdog() -> None:
+    assert Notifier({"WATCHDOG_USEC": "4000000"}, 7).pings_at is None
+
+
+TALKATIVE = """
+import os, signal
+from gserver.process.systemd import Notifier
+signal.alarm(5)
+notifier = Notifier(os.environ, os.getpid())
+for _ in range(5000):
+    notifier.ready("again")
+"""
+
+
+def test_a_manager_that_does_not_read_never_holds_up_the_server(manager: socket.socket) -> None:
+    environ = {**os.environ, **environment(manager)}
+    ended = subprocess.run([sys.executable, "-c", TALKATIVE], env=environ, timeout=30, check=False)
+
+    assert ended.returncode == 0

@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import socket
+import stat
 from collections.abc import Iterator
 
 from gserver.errors import ConfigError
@@ -34,13 +35,19 @@ class Askers:
     def collect(self, pidfile: str | None) -> None:
         """A reload begins: it answers those who wait now, and those who waited for one that was given up."""
         if pidfile is not None:
-            self._paths = sorted({*self._paths, *glob.glob(glob.escape(pidfile) + ".*" + SUFFIX)})
+            waiting = glob.glob(f"{glob.escape(pidfile)}.*{SUFFIX}")
+            self._paths = sorted({*self._paths, *(path for path in waiting if _asker(pidfile, path).isdecimal())})
 
     def answer(self, failure: str | None) -> None:
         """Tell them how it went."""
         for path in self._paths:
             _send(path, DONE if failure is None else f"failed: {failure}")
         self._paths.clear()
+
+
+def _asker(pidfile: str, path: str) -> str:
+    """What stands between: the id of the process that asks; or more, if it asks the arbiter of a longer name."""
+    return path.removeprefix(pidfile + ".").removesuffix(SUFFIX)
 
 
 def _send(path: str, text: str) -> None:
@@ -51,9 +58,10 @@ def _send(path: str, text: str) -> None:
     ):
         sender.setblocking(False)
         try:
-            sender.sendto(text.encode()[:MAX_ANSWER_BYTES], address)
+            sender.sendto(text.encode(errors="backslashreplace")[:MAX_ANSWER_BYTES], address)
         except ConnectionRefusedError:  # it was killed while it waited
-            os.unlink(path)
+            if stat.S_ISSOCK(os.stat(path).st_mode):
+                os.unlink(path)
 
 
 @contextlib.contextmanager
@@ -103,5 +111,5 @@ def _ask(receiver: socket.socket, pid: int) -> str | None:
         os.close(arbiter)
     if receiver.fileno() not in readable:
         return "the server has ended"
-    answer = receiver.recv(MAX_ANSWER_BYTES).decode()
+    answer = receiver.recv(MAX_ANSWER_BYTES).decode(errors="ignore")
     return None if answer == DONE else answer.removeprefix("failed: ")

@@ -11,6 +11,8 @@ End-of-file tells either side that the other is gone. SOCK_SEQPACKET keeps messa
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,7 +70,9 @@ class Channel:
 
     def send(self, word: str, addresses: Sequence[str] = (), descriptors: Sequence[int] = ()) -> bool:
         """Whether it could be said: not to somebody who is gone, or who has not listened for hundreds of messages."""
-        text = "\n".join([word, *addresses]).encode()
+        text = json.dumps([word, *addresses]).encode()
+        if len(text) > MAX_BYTES:
+            return False
         try:
             socket.send_fds(self._end, [text], descriptors)
         except OSError:
@@ -83,7 +87,9 @@ class Channel:
             return None
         if not data:
             return None
-        word, *addresses = data.decode().split("\n")
+        for descriptor in descriptors:  # not for the programs that an application may start
+            os.set_inheritable(descriptor, False)
+        word, *addresses = json.loads(data)
         return Message(word, tuple(addresses), tuple(descriptors))
 
     def close(self) -> None:

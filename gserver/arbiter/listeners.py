@@ -76,6 +76,9 @@ class Listeners:
                     self._lanes[0][bind] = self._listen(bind, wanted, ATTEMPTS if patient else 1)
                     opened.append(bind)
         except BaseException:
+            for bind in opened:
+                if isinstance(bind, FdBind):
+                    self._lanes[0].pop(bind).detach()  # it was open before
             self._close(opened)
             raise
 
@@ -151,7 +154,9 @@ class Listeners:
         for bind in binds:
             if bind not in lane and isinstance(bind, TcpBind):
                 first = self._lanes[0][bind]
-                lane[bind] = self._listen_at(first.family, first.getsockname(), None)
+                is_v6 = first.family == socket.AF_INET6
+                only_v6 = bool(first.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)) if is_v6 else None
+                lane[bind] = self._listen_at(first.family, first.getsockname(), only_v6)
         return _only(lane, binds)
 
     # Sockets
@@ -160,6 +165,8 @@ class Listeners:
         for attempt in range(1, attempts + 1):
             try:
                 return self._listen_once(bind, all_binds)
+            except (UnicodeError, OverflowError) as error:  # a host that can be no name
+                raise ConfigError(f"cannot listen on {bind}: {error}") from error
             except OSError as error:
                 if error.errno != errno.EADDRINUSE or attempt == attempts:
                     raise ConfigError(f"cannot listen on {bind}: {error.strerror or error}") from error
@@ -196,7 +203,11 @@ class Listeners:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listener.bind(bind.path)
-            self._remember(bind.path)
+        except OSError:
+            listener.close()
+            raise
+        self._remember(bind.path)
+        try:
             if bind.mode is not None:
                 os.chmod(bind.path, bind.mode)
             uid, gid = uid_of(bind.user or self._owner[0]), gid_of(bind.group or self._owner[1])

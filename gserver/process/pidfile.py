@@ -26,10 +26,14 @@ class Pidfile:
             raise ConfigError(f"pid file {self.path!r} belongs to process {other}, which runs")
         try:
             descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(self.path))
-            with open(descriptor, "w") as file:
-                file.write(f"{os.getpid()}\n")
-            os.chmod(temporary, 0o644)
-            os.rename(temporary, self.path)
+            try:
+                with open(descriptor, "w") as file:
+                    file.write(f"{os.getpid()}\n")
+                os.chmod(temporary, 0o644)
+                os.rename(temporary, self.path)
+            except BaseException:
+                os.unlink(temporary)
+                raise
         except OSError as error:
             raise ConfigError(f"pid file {self.path!r} cannot be written: {error.strerror}") from error
 
@@ -49,9 +53,10 @@ def read_pid(path: str) -> int | None:
     """The id in a pid file; None if there is no such file, or no id in it."""
     try:
         with open(path) as file:
-            return int(file.read(32))
+            pid = int(file.read(32))
     except (OSError, ValueError):
         return None
+    return pid if 0 < pid < 2**31 else None
 
 
 def _lives(pid: int | None) -> bool:

@@ -16,8 +16,8 @@ def uid_of(user: str | None) -> int | None:
     if user is None:
         return None
     try:
-        return int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
-    except KeyError:
+        return _number(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+    except (KeyError, ValueError):
         raise ConfigError(f"there is no user {user!r}") from None
 
 
@@ -26,9 +26,17 @@ def gid_of(group: str | None) -> int | None:
     if group is None:
         return None
     try:
-        return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
-    except KeyError:
+        return _number(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except (KeyError, ValueError):
         raise ConfigError(f"there is no group {group!r}") from None
+
+
+def _number(digits: str) -> int:
+    """ValueError for what no user or group can have; the last number means nobody at all (chown(2))."""
+    number = int(digits)
+    if number >= 2**32 - 1:
+        raise ValueError(digits)
+    return number
 
 
 def drop_privileges(user: str | None, group: str | None, initgroups: bool) -> None:

@@ -21,7 +21,7 @@ def take_sockets(environ: MutableMapping[str, str], pid: int) -> tuple[FdBind, .
     """The sockets that this process was activated with, and their variables out of the environment."""
     names = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
     for_pid, count, _ = [environ.pop(name, "") for name in names]
-    if for_pid != str(pid) or not count.isdigit():
+    if for_pid != str(pid) or not (count.isascii() and count.isdigit()):
         return ()
     return tuple(FdBind(FIRST_DESCRIPTOR + index) for index in range(int(count)))
 
@@ -35,7 +35,11 @@ class Notifier:
         usec = environ.get("WATCHDOG_USEC", "")
         is_meant = environ.get("WATCHDOG_PID", str(pid)) == str(pid)
         # Half of the time, as sd_watchdog_enabled(3) recommends.
-        self._every_s = int(usec) / 2_000_000 if self._address and is_meant and usec.isdigit() else None
+        self._every_s = (
+            int(usec) / 2_000_000
+            if self._address and is_meant and usec.isascii() and usec.isdigit() and int(usec)
+            else None
+        )
         self.pings_at: float | None = None if self._every_s is None else time.monotonic() + self._every_s
 
     def ready(self, status: str) -> None:
@@ -62,6 +66,6 @@ class Notifier:
             return
         with (
             contextlib.suppress(OSError),  # a manager that does not listen is no reason to stop serving
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender,
         ):
             sender.sendto(text.encode(), self._address)
