@@ -12,6 +12,7 @@ from dataclasses import dataclass
 __all__ = ["Bind", "FdBind", "TcpBind", "UnixBind", "parse_bind"]
 
 _EXPECTED = "expected HOST:PORT, [V6]:PORT, unix:PATH or fd://N"
+_LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,16 @@ def parse_bind(text: str) -> Bind:
     if text.startswith("unix:"):
         return _parse_unix(text)
     if text.startswith("fd://"):
-        return FdBind(_number(text, text.removeprefix("fd://"), "descriptor", 10))
-    host, colon, port = text.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()):
+        return FdBind(_number(text, "descriptor", text.removeprefix("fd://"), _LARGEST))
+    host, colon, digits = text.rpartition(":")
+    if not colon or not (digits.isascii() and digits.isdigit()):
         raise ValueError(f"{text!r} has no port: {_EXPECTED}")
-    if int(port) > 65535:
-        raise ValueError(f"{text!r} has port {port}: expected 0 to 65535")
-    if host.startswith("[") and host.endswith("]"):
-        return TcpBind(host[1:-1], int(port))
-    if ":" in host:
-        raise ValueError(f"{text!r} has an IPv6 address without brackets: {_EXPECTED}")
-    return TcpBind("" if host == "*" else host, int(port))
+    port = _number(text, "port", digits, 65535)
+    if host.startswith("[") and host.endswith("]") and ":" in host:
+        return TcpBind(host[1:-1], port)
+    if not set("[:]").isdisjoint(host):
+        raise ValueError(f"{text!r} has no IPv6 address in brackets: {_EXPECTED}")
+    return TcpBind("" if host == "*" else host, port)
 
 
 def _parse_unix(text: str) -> UnixBind:
@@ -74,18 +74,19 @@ def _parse_unix(text: str) -> UnixBind:
         name, equals, value = option.partition("=")
         if name not in ("mode", "user", "group") or not equals or not value:
             raise ValueError(f"{text!r} has the option {option!r}: expected mode=OCTAL, user=NAME or group=NAME")
+        if name in given:
+            raise ValueError(f"{text!r} has the option {name!r} twice: expected it once")
         given[name] = value
-    mode = _number(text, given.pop("mode"), "mode", 8) if "mode" in given else None
-    if mode is not None and mode > 0o777:
-        raise ValueError(f"{text!r} has mode {mode:o}: expected at most 777")
+    mode = _number(text, "mode", given.pop("mode"), 0o777, base=8) if "mode" in given else None
     return UnixBind(path, mode, **given)
 
 
-def _number(text: str, digits: str, what: str, base: int) -> int:
+def _number(text: str, what: str, digits: str, largest: int, base: int = 10) -> int:
     try:
-        number = int(digits, base)
+        number = int(digits, base)  # which refuses thousands of digits
     except ValueError:
         number = -1
-    if number < 0:
-        raise ValueError(f"{text!r} has the {what} {digits!r}: expected {'an octal' if base == 8 else 'a'} number")
+    if not 0 <= number <= largest:
+        allowed = f"an octal number from 0 to {largest:o}" if base == 8 else f"a number from 0 to {largest}"
+        raise ValueError(f"{text!r} has the {what} {digits!r}: expected {allowed}")
     return number

@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 LARGEST_WHOLE = 2**31 - 1
+_REFUSALS = (ValueError, TypeError, LookupError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,26 @@ class Check:
     """Calling it converts a value; ValueError, worded to follow "setting NAME is ", where that cannot be done."""
 
     allowed: str  # follows "must be"
-    convert: Callable[[Any], Any]  # raises ValueError, TypeError or LookupError for what is not allowed
+    convert: Callable[[Any], Any]  # raises what _REFUSALS are for what is not allowed
 
     def __call__(self, value: Any) -> Any:
         try:
             return self.convert(value)
         except _Reworded:
             raise
-        except (ValueError, TypeError, LookupError):
-            raise ValueError(f"{value!r}, must be {self.allowed}") from None
+        except _REFUSALS:
+            raise ValueError(f"{_written(value)}, must be {self.allowed}") from None
 
 
 class _Reworded(ValueError):
     """A refusal that says more than what is allowed."""
+
+
+def _written(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python writes no number of thousands of digits
+        return f"too large a value of type {type(value).__name__}"
 
 
 def _require(fact: bool) -> None:

@@ -101,8 +101,6 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     if settings.umask is not None:
         os.umask(settings.umask)
     logs.configure(settings)
-    if settings.capture_output:
-        logs.capture_output()
     set_title("arbiter", settings.proc_name or application.text)
     log.info("Starting gserver %s", gserver.__version__)
     serve, mold = functools.partial(run_worker, application), functools.partial(run_mold, application)

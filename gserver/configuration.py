@@ -105,7 +105,7 @@ def read_config_file(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             exec(compile(file.read(), path, "exec"), names)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"config file {path!r} cannot be used: {type(error).__name__}: {error}") from error
     return {name: value for name, value in names.items() if _is_setting(path, name, value)}
 

@@ -317,9 +317,9 @@ class Outbox:
 
 
 def format_address(address: Address) -> str:
-    """host:port, [v6]:port, or unix:path."""
+    """host:port, [v6]:port, or unix:path, with escapes for what cannot be printed: a client chooses its own path."""
     if isinstance(address, tuple):
         host, port = address[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     path = address.decode(errors="backslashreplace") if isinstance(address, bytes) else address
-    return f"unix:{path}"
+    return "unix:" + "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in path)

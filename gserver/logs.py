@@ -19,7 +19,7 @@ from gserver.settings import Settings
 if TYPE_CHECKING:
     from gserver.connection import Connection
 
-__all__ = ["access_line", "capture_output", "configure", "reopen"]
+__all__ = ["access_line", "configure", "reopen"]
 
 _FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
 _TIME_FORMAT = "%Y-%m-%d %H:%M:%S %z"
@@ -29,52 +29,80 @@ _access = logging.getLogger("gserver.access")
 
 
 def configure(settings: Settings) -> None:
-    """Send the logs where the settings say. ConfigError if a file cannot be opened or logconfig_dict is wrong."""
-    _route(_errors, settings.errorlog, sys.stderr, logging.Formatter(_FORMAT, _TIME_FORMAT))
+    """Send the logs where the settings say. ConfigError if logconfig_dict is wrong or, with nothing changed, if a file
+    cannot be opened.
+    """
+    errors = _handlers(settings.errorlog, sys.stderr, logging.Formatter(_FORMAT, _TIME_FORMAT))
+    try:
+        access = _handlers(settings.accesslog, sys.stdout, logging.Formatter("%(message)s"))
+    except ConfigError:
+        _close(errors)
+        raise
+    _route(_errors, errors)
     _errors.setLevel(settings.loglevel.upper())
-    _route(_access, settings.accesslog, sys.stdout, logging.Formatter("%(message)s"))
+    _route(_access, access)
     _access.setLevel(logging.INFO if settings.accesslog else logging.CRITICAL)
     if settings.logconfig_dict is not None:
         try:
             logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, **settings.logconfig_dict})
         except (ValueError, TypeError, AttributeError, ImportError) as error:
             raise ConfigError(f"setting logconfig_dict cannot be used: {error}") from error
+    if settings.capture_output:
+        _capture_output()
 
 
-def _route(logger: logging.Logger, where: str | None, stream: TextIO, formatter: logging.Formatter) -> None:
-    for handler in logger.handlers:
-        handler.close()
-    logger.handlers = []
-    logger.propagate = False
+def _handlers(where: str | None, stream: TextIO, formatter: logging.Formatter) -> list[logging.Handler]:
     if where is None:
-        return
+        return []
     try:
         handler = logging.StreamHandler(stream) if where == "-" else logging.FileHandler(os.path.abspath(where))
     except OSError as error:
         raise ConfigError(f"cannot log to {where!r}: {error.strerror}") from error
     handler.setFormatter(formatter)
-    logger.handlers = [handler]
+    return [handler]
+
+
+def _route(logger: logging.Logger, handlers: list[logging.Handler]) -> None:
+    _close(logger.handlers)
+    logger.handlers = handlers
+    logger.propagate = False
+
+
+def _close(handlers: list[logging.Handler]) -> None:
+    for handler in handlers:
+        handler.close()
 
 
 def reopen(settings: Settings) -> None:
-    """Open the files again that somebody has moved away (USR1)."""
-    if settings.capture_output:
-        capture_output()
+    """Open the files again that somebody has moved away (USR1); one that cannot be opened goes on where it was."""
     for logger in (_errors, _access):
         for handler in logger.handlers:
             if isinstance(handler, logging.FileHandler):
-                handler.close()  # one in mode "a" opens its file again for the next line
+                _reopen(handler)
+    if settings.capture_output:
+        _capture_output()
 
 
-def capture_output() -> None:
+def _reopen(handler: logging.FileHandler) -> None:
+    path = handler.baseFilename
+    try:
+        file = open(path, "a", encoding=handler.encoding, errors=handler.errors)  # noqa: SIM115  the handler closes it
+    except OSError as error:
+        _errors.error("Cannot open the log %r again, it goes on in the old file: %s", path, error.strerror)
+        return
+    before = handler.setStream(file)
+    if before is not None:
+        before.close()
+
+
+def _capture_output() -> None:
     """Let standard output and error go where the error log goes, if that is a file."""
     for handler in _errors.handlers:
-        if isinstance(handler, logging.FileHandler):
+        if isinstance(handler, logging.FileHandler) and handler.stream:
             sys.stdout.flush()
             sys.stderr.flush()
-            with open(handler.baseFilename, "ab") as file:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
+            for standard in (1, 2):
+                os.dup2(handler.stream.fileno(), standard)
 
 
 def access_line(form: str, conn: Connection, reason: CloseReason) -> str:

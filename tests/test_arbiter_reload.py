@@ -143,6 +143,59 @@ def test_changed_settings_and_addresses_take_effect(tmp_path: Path) -> None:
         assert "Setting backlog cannot be changed by a reload" in server.log
 
 
+PRINTING_APP = """
+from gserver import Lines, Service
+app = Service(lambda line, conn: print(line.decode(), flush=True), Lines)
+"""
+
+
+@pytest.mark.parametrize("preload", ["False", "True"])
+def test_new_workers_log_where_the_settings_now_say(tmp_path: Path, preload: str) -> None:
+    write(tmp_path, PRINTING_APP)
+    config = tmp_path / "gserver.conf.py"
+    text = f"capture_output = True\npreload_app = {preload}\nerrorlog = 'errors.1'\naccesslog = 'access.1'\n"
+    config.write_text(text)
+    log = tmp_path / "errors.1"
+    with GserverProcess(tmp_path, "app:app", "--pid", "gserver.pid", log=log) as server:
+        config.write_text(text.replace(".1", ".2"))
+        assert reload_with(server, tmp_path) == (0, "")
+        with Client(server.address, Lines()) as client:
+            client.send(b"a line")
+        wait_for(lambda: (tmp_path / "access.2").read_text() != "", "a line of the access log")
+
+    assert "a line\n" in (tmp_path / "errors.2").read_text()
+    assert (tmp_path / "access.1").read_text() == ""
+
+
+def test_a_log_that_cannot_be_opened_leaves_the_old_ones(tmp_path: Path) -> None:
+    write(tmp_path, VERSIONED_APP.format(version=1))
+    config = tmp_path / "gserver.conf.py"
+    config.write_text("accesslog = 'access'")
+    with start(tmp_path, workers=1) as server:
+        config.write_text("accesslog = 'nowhere/access'\nworkers = 2")
+
+        status, error = reload_with(server, tmp_path)
+
+        says = "gserver: the reload failed: cannot log to 'nowhere/access': No such file or directory\n"
+        assert (status, error) == (1, says)
+        assert answer_of(server) == b"1"
+        wait_for(lambda: (tmp_path / "access").read_text() != "", "a line of the access log")
+
+
+def test_a_reload_that_fails_logs_where_it_did_before(tmp_path: Path) -> None:
+    write(tmp_path, VERSIONED_APP.format(version=1))
+    config = tmp_path / "gserver.conf.py"
+    config.write_text("accesslog = 'access.1'")
+    with start(tmp_path, workers=1) as server:
+        write(tmp_path, RAISES)
+        config.write_text("accesslog = 'access.2'")
+        assert reload_with(server, tmp_path)[0] == 1
+        write(tmp_path, VERSIONED_APP.format(version=2))
+        server.kill_worker(server.serving_pids()[0])
+        assert answer_of(server) == b"2"
+        wait_for(lambda: (tmp_path / "access.1").read_text() != "", "a line of the access log")
+
+
 def test_an_address_that_cannot_be_had_leaves_the_old_ones(tmp_path: Path) -> None:
     write(tmp_path, VERSIONED_APP.format(version=1))
     config = tmp_path / "gserver.conf.py"

@@ -49,6 +49,35 @@ def test_held_signals_come_afterwards(queue: SignalQueue) -> None:
     assert queue.read() == [Request.QUIT]
 
 
+def test_signals_of_others_are_left_out(queue: SignalQueue) -> None:
+    before = signal.signal(signal.SIGALRM, lambda number, frame: None)
+    for number in (signal.SIGALRM, signal.SIGHUP, signal.SIGALRM):
+        os.kill(os.getpid(), number)
+    signal.signal(signal.SIGALRM, before)
+
+    assert queue.read() == [Request.RELOAD]
+
+
+def test_more_signals_than_anybody_reads_never_block_and_wake_a_select(queue: SignalQueue) -> None:
+    for _ in range(3000):
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    assert select.select([queue], [], [], 5)[0] == [queue]
+    assert set(queue.read()) == {Request.RELOAD}
+
+
+def test_signals_are_let_through_again_after_an_error(queue: SignalQueue) -> None:
+    def fail() -> None:
+        with queue.held():
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise ValueError("in between")
+
+    with pytest.raises(ValueError, match="in between"):
+        fail()
+    assert queue.read() == [Request.STOP]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
 def test_closing_gives_the_signals_back() -> None:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     SignalQueue().close()

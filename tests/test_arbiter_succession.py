@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 
 from gserver.arbiter.signals import SignalQueue
-from gserver.arbiter.succession import VARIABLE, Command, Inheritance, Succession, take_inheritance
-from gserver.bind import FdBind, TcpBind
+from gserver.arbiter.succession import VARIABLE, Command, Descriptors, Inheritance, Succession, take_inheritance
+from gserver.bind import Bind, FdBind, TcpBind, UnixBind
 
 
 def test_nothing_is_inherited_without_a_predecessor() -> None:
@@ -24,6 +30,16 @@ def test_what_a_predecessor_left_is_taken_once() -> None:
 
     assert inheritance == Inheritance({TcpBind("::1", 5): [7, 8]}, reader, (FdBind(3),))
     assert environ == {}
+    os.close(reader)
+    os.close(writer)
+
+
+def test_what_is_inherited_is_not_left_to_other_programs() -> None:
+    reader, writer = os.pipe()
+    os.set_inheritable(reader, True)
+    take_inheritance({VARIABLE: json.dumps({"listeners": [], "lifeline": reader, "activated": []})})
+
+    assert not os.get_inheritable(reader)
     os.close(reader)
     os.close(writer)
 
@@ -88,3 +104,91 @@ def test_the_end_of_a_predecessor_is_seen_on_its_lifeline() -> None:
     succession.predecessor_ended()
 
     assert not succession.is_under_way
+
+
+@pytest.fixture
+def signals() -> Iterator[SignalQueue]:
+    made = SignalQueue()
+    yield made
+    made.close()
+
+
+def run_to_its_end(program: str, signals: SignalQueue, folder: Path, listeners: Descriptors | None = None) -> int:
+    """Execute it as a successor, in that folder; its exit status."""
+    succession = Succession(Command((sys.executable, "-c", program), str(folder)), Inheritance())
+    pid = succession.begin(signals, listeners or {}, (FdBind(3),))
+    _, status = os.waitpid(pid, 0)
+    assert succession.lost(pid)
+    return os.waitstatus_to_exitcode(status)
+
+
+BINDS = [TcpBind("127.0.0.1", 0), UnixBind("/a b", 0o600, "me"), UnixBind("/\udcff"), FdBind(3)]
+
+
+@pytest.mark.parametrize("bind", BINDS, ids=ascii)
+def test_a_successor_can_accept_from_what_it_inherits(signals: SignalQueue, tmp_path: Path, bind: Bind) -> None:
+    program = (
+        "import os, socket; from gserver.arbiter.succession import take_inheritance; from gserver.bind import *\n"
+        "inheritance = take_inheritance(os.environ); (lane,) = inheritance.listeners.values()\n"
+        f"assert list(inheritance.listeners) == [{bind!a}] and inheritance.activated == (FdBind(3),)\n"
+        "assert 'GSERVER_INHERITS' not in os.environ\n"
+        "socket.socket(fileno=lane[1]).accept()[0].sendall(b'served')"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        client = socket.create_connection(other.getsockname(), 5)
+        status = run_to_its_end(program, signals, tmp_path, {bind: [one.fileno(), other.fileno()]})
+
+        assert not os.get_inheritable(one.fileno())
+    with client:
+        assert (status, client.recv(100)) == (0, b"served")
+
+
+def test_a_successor_begins_where_the_command_was_given(signals: SignalQueue, tmp_path: Path) -> None:
+    assert run_to_its_end("open('here', 'w')", signals, tmp_path) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_a_folder_that_is_gone_ends_the_child(signals: SignalQueue, tmp_path: Path) -> None:
+    assert run_to_its_end("pass", signals, tmp_path / "nowhere") == 1
+
+
+def test_a_successor_hears_all_signals_and_no_watchdog_of_another(
+    signals: SignalQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_PID", "1")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    program = (
+        "import os, signal\n"
+        "assert 'WATCHDOG_PID' not in os.environ\n"
+        "assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()\n"
+        "assert signal.getsignal(signal.SIGHUP) is signal.getsignal(signal.SIGWINCH) is signal.SIG_DFL"
+    )
+    status = run_to_its_end(program, signals, tmp_path)
+    signal.signal(signal.SIGHUP, before)
+
+    assert status == 0
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
+def test_a_worker_has_neither_lifeline() -> None:
+    reader, writer = os.pipe()
+    succession = Succession(Command((), "/"), Inheritance(lifeline=reader))
+    succession.leave_to_worker()
+
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(reader)
+    os.close(writer)
+
+
+def test_closing_twice_closes_nothing_of_others(signals: SignalQueue) -> None:
+    succession = Succession(Command((sys.executable, "-c", ""), "/"), Inheritance())
+    pid = succession.begin(signals, {}, ())
+    succession.close()
+    reader, writer = os.pipe()
+    succession.close()
+
+    assert os.fstat(reader)
+    assert os.fstat(writer)
+    for descriptor in (reader, writer):
+        os.close(descriptor)
+    os.waitpid(pid, 0)

@@ -27,7 +27,13 @@ def test_an_address_is_written_as_it_is_read(text: str) -> None:
     assert str(parse_bind(text)) == text
 
 
-@pytest.mark.parametrize("text", ["", "3000", "host", "host:", "host:http", "host:-1", "host:65536", "::1:80", "unix:"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "3000", "host", "host:", "host:http", "host:-1", "host:65536", "::1:80", "unix:", "host:+1", "host: 1"),
+        *("host:\N{SUPERSCRIPT TWO}", "host:" + "9" * 5000, "[::1]", "[]:80", "[::1:80", "::1]:80", "[name]:80", ":"),
+    ],
+)
 def test_a_wrong_address_is_named(text: str) -> None:
     with pytest.raises(ValueError, match="expected") as caught:
         parse_bind(text)
@@ -52,10 +58,24 @@ def test_options_and_descriptors_are_read_and_written(text: str, bind: Bind) -> 
     "text",
     [
         *("unix:x,mode=8", "unix:x,mode=1000", "unix:x,mode=", "unix:x,colour=red", "unix:x,", "unix:,mode=600"),
-        *("fd://", "fd://x", "fd://-1"),
+        *("unix:x,mode=-1", "unix:x,user=", "unix:x,mode", "unix:x,MODE=600", "unix:x,mode=600,mode=660"),
+        *("fd://", "fd://x", "fd://-1", "fd://3.0", "fd://2147483648", "fd://\N{SUPERSCRIPT TWO}"),
     ],
 )
 def test_wrong_options_and_descriptors_are_named(text: str) -> None:
     with pytest.raises(ValueError, match="expected") as caught:
         parse_bind(text)
     assert repr(text) in str(caught.value)
+
+
+def test_an_equals_sign_in_a_value_is_part_of_it() -> None:
+    assert parse_bind("unix:x,user=a=b") == UnixBind("x", user="a=b")
+
+
+def test_the_order_of_options_does_not_matter() -> None:
+    assert parse_bind("unix:x,group=us,mode=600") == parse_bind("unix:x,mode=600,group=us")
+
+
+@pytest.mark.parametrize("mode", [0, 0o7, 0o777])
+def test_every_mode_survives_being_written(mode: int) -> None:
+    assert parse_bind(str(UnixBind("x", mode))) == UnixBind("x", mode)

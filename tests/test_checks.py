@@ -50,20 +50,20 @@ def test_what_is_allowed_becomes_what_is_used(check: Check, given: Any, value: A
     ("check", "given"),
     [
         *((checks.whole(0), bad) for bad in (-1, "-1", "", "1.0", 1.0, True, None, [], 2**31, "1e3")),
-        *((checks.seconds, bad) for bad in (-0.1, "inf", "nan", "", None, True, [])),
-        *((checks.size, bad) for bad in ("M", "", "-1K", 1.5, True, None, "1MB")),
+        *((checks.seconds, bad) for bad in (-0.1, "inf", "nan", "", None, True, [], {}, 10**400)),
+        *((checks.size, bad) for bad in ("M", "", "-1K", 1.5, True, None, "1MB", "1.5M", b"1", "K1")),
         *((checks.switch, bad) for bad in (1, 0, "True", None)),
         *((checks.optional_text, bad) for bad in ("", 1, b"x")),
         *((checks.texts, bad) for bad in (1, [1], {"x"}, None)),
         *((checks.variables, bad) for bad in ("A", "=1", ["A=1", "B"])),
         *((checks.file_mask, bad) for bad in ("8", "1000", -1, True, 0o1000, "")),
-        *((checks.user_name, bad) for bad in ("nobody-at-all", "", 4_000_000_000, True, 1.5)),
-        *((checks.group_name, bad) for bad in ("nobody-at-all", [])),
+        *((checks.user_name, bad) for bad in ("nobody-at-all", "", 4_000_000_000, True, 1.5, -1, 10**20, b"root")),
+        *((checks.group_name, bad) for bad in ("nobody-at-all", [], "", -1, 10**20, True)),
         *((checks.log_configuration, bad) for bad in ("x", 1, [])),
         *((checks.one_of("a", "b"), bad) for bad in ("c", "", None, 1, [])),
         *((checks.directory, bad) for bad in (None, "", "/nowhere/at/all", os.devnull, 1)),
         *((checks.binds, bad) for bad in (None, 1, [], [1], "x", ["127.0.0.1:1", "x"])),
-        *((checks.function_of("a", "b"), bad) for bad in (1, "x", len, lambda a: None, lambda a, b, c: None)),
+        *((checks.function_of("a", "b"), bad) for bad in (1, "x", len, [], lambda a: None, lambda a, b, c: None)),
     ],
 )
 def test_everything_else_is_refused_with_the_value(check: Check, given: Any) -> None:
@@ -84,3 +84,44 @@ def test_a_directory_becomes_absolute(tmp_path: Path, monkeypatch: pytest.Monkey
 )
 def test_a_hook_is_whatever_takes_its_arguments(hook: Any) -> None:
     assert checks.function_of("a", "b")(hook) is hook
+
+
+@pytest.mark.parametrize("value", ["%(h)s", "%(nothing)s", "100%%", "no atoms", "%(M)d %(p)5d", "%(t)-10s|"])
+def test_a_format_of_the_access_log_is_what_can_be_filled_in(value: str) -> None:
+    assert checks.access_format(value) == value
+
+
+@pytest.mark.parametrize("value", ["", None, 1, b"%(h)s", "%(h)d", "%(h", "100%", "%(L)f", "%", "%(h)", "%(r)x"])
+def test_a_format_that_would_fail_for_a_connection_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"must be text in which %\(h\)s") as caught:
+        checks.access_format(value)
+    assert repr(value) in str(caught.value)
+
+
+def test_a_number_that_python_does_not_write_is_refused_all_the_same() -> None:
+    with pytest.raises(ValueError, match=r"^too large a value of type int, must be a whole number of at least 0$"):
+        checks.whole(0)(10**5000)
+
+
+def test_a_list_is_taken_as_it_was() -> None:
+    given = ["x"]
+    taken = checks.texts(given)
+    given.append("y")
+
+    assert taken == ("x",)
+
+
+def test_a_dictionary_is_taken_as_it_was() -> None:
+    given = {"a": 1}
+    taken = checks.log_configuration(given)
+    given["b"] = 2
+
+    assert taken == {"a": 1}
+
+
+def test_a_hook_may_be_a_method_or_an_object_that_is_called() -> None:
+    class Heard(list[Any]):
+        def __call__(self, server: Any) -> None: ...
+
+    for hook in (Heard(), Heard().append):
+        assert checks.function_of("server")(hook) is hook

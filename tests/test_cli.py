@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,7 +41,15 @@ def test_version_is_the_packages() -> None:
         (["echo", "--greenlets", "x"], "setting greenlets is 'x', must be one of pooled, dedicated"),
         (["echo", "-c", "nowhere.py"], "config file '{cwd}/nowhere.py' cannot be used: FileNotFoundError: "),
         (["--reload-pid", "nowhere.pid"], "there is no process id in 'nowhere.pid'"),
-        (["echo", "--log-file", "nowhere/log"], "cannot log to 'nowhere/log': No such file or directory"),
+        (
+            ["echo", "-g", "9" * 20],
+            "setting group is '99999999999999999999', must be the name or the number of a group",
+        ),
+        (["echo", "-b", f"host:{'9' * 5000}"], "setting bind is 'host:99"),
+        (["echo", "-c", "."], "config file '{cwd}' cannot be used: IsADirectoryError: "),
+        (["echo", "--chdir", "nowhere"], "setting chdir is 'nowhere', must be a directory"),
+        (["echo(", "-w", "2"], "application 'echo(': "),
+        (["", "-w", "2"], "application '': "),
     ],
 )
 def test_a_wrong_argument_is_one_line(
@@ -52,12 +63,114 @@ def test_a_wrong_argument_is_one_line(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("a..b:80", "cannot listen on a..b:80: "),
+        ("unix:s,user=\N{SUPERSCRIPT TWO}", "there is no user "),
+        ("unix:s,group=99999999999", "there is no group "),
+        ("unix:nowhere/s", "cannot listen on unix:nowhere/s: No such file or directory"),
+        ("fd://99999", "descriptor 99999 is no socket: "),
+        ("fd://0", "descriptor 0 is no"),
+    ],
+)
+def test_an_address_that_cannot_be_had_is_one_line(tmp_path: Path, address: str, says: str) -> None:
+    ended = run_gserver("echo", "-b", address, "--log-file", "log", cwd=tmp_path)
+
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"gserver: {says}")
+    assert ended.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+def test_a_log_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+    """In a process of its own, for this one's loggers are not the server's to change."""
+    ended = run_gserver("echo", "--log-file", "nowhere/log", cwd=tmp_path)
+
+    says = "gserver: cannot log to 'nowhere/log': No such file or directory\n"
+    assert (ended.returncode, ended.stderr) == (1, says)
+
+
 def test_a_wrong_setting_in_the_config_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "conf.py"
     path.write_text("wrokers = 2")
 
     assert main(["echo", "-c", str(path)]) == 1
     assert capsys.readouterr().err == "gserver: unknown setting 'wrokers', did you mean 'workers'?\n"
+
+
+@pytest.mark.parametrize("text", ["", "garbage", "0", "-1", str(2**31), str(2**63)])
+def test_a_pid_file_without_an_id_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    (tmp_path / "pid").write_text(text)
+
+    assert main(["--reload-pid", str(tmp_path / "pid")]) == 1
+    assert capsys.readouterr().err == f"gserver: there is no process id in '{tmp_path}/pid'\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["pid"]
+
+
+def test_a_pid_file_of_a_process_that_is_gone_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait(20)
+    (tmp_path / "pid").write_text(str(gone.pid))
+
+    assert main(["--reload-pid", str(tmp_path / "pid")]) == 1
+    assert capsys.readouterr().err == f"gserver: there is no process {gone.pid}\n"
+
+
+@pytest.mark.parametrize("text", ["raise SystemExit('no licence')", "import sys; sys.exit()", "workers = 10 ** 5000"])
+def test_a_config_file_that_ends_the_process_is_one_line_as_any_other(tmp_path: Path, text: str) -> None:
+    (tmp_path / "gserver.conf.py").write_text(text)
+    ended = run_gserver("--print-config", cwd=tmp_path)
+
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith(("gserver: config file ", "gserver: setting workers is "))
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--wrokers 2", "GSERVER_CMD_ARGS: unrecognized arguments: --wrokers 2"),
+        ("echo", "GSERVER_CMD_ARGS: unrecognized arguments: echo"),
+        ("-n '", "GSERVER_CMD_ARGS: No closing quotation"),
+        ("-w none", "setting workers is 'none', must be a whole number from 1 to 500"),
+    ],
+)
+def test_a_wrong_variable_is_one_line(
+    words: str, says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GSERVER_CMD_ARGS", words)
+
+    assert main(["echo"]) == 1
+    assert capsys.readouterr().err == f"gserver: {says}\n"
+
+
+def test_a_file_that_is_named_takes_the_place_of_the_one_that_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gserver.conf.py").write_text("workers = 2\nbacklog = 2")
+    (tmp_path / "other.py").write_text("workers = 3")
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["--print-config", "-c", "other.py"]) == 0
+    assert {"workers = 3", "backlog = 2048"} <= set(capsys.readouterr().out.splitlines())
+
+
+def test_a_check_does_not_need_the_address(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended = run_gserver("--check-config", "echo", "-b", f"127.0.0.1:{taken.getsockname()[1]}", cwd=tmp_path)
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["--wrokers", "2", "echo"], ["-w"], ["echo", "json"], ["--check-config"]])
+def test_wrong_usage_is_told_without_a_traceback(arguments: list[str], tmp_path: Path) -> None:
+    ended = run_gserver(*arguments, cwd=tmp_path)
+
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("usage: gserver ")
+    assert "Traceback" not in ended.stderr
 
 
 def test_no_application_is_a_usage_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from gserver.configuration import (
     read_config_file,
 )
 from gserver.errors import ConfigError
+from gserver.hooks import HOOKS
 from gserver.settings import Settings, declared
 
 
@@ -154,3 +156,87 @@ def test_the_table_has_a_row_for_every_setting() -> None:
     for setting in declared():
         assert f"| `{setting.name}" in table
     assert all(line.count(" | ") == 4 for line in table.splitlines() if line.startswith("| `"))
+
+
+SOURCES: list[dict[str, Any]] = [
+    {"file": "workers = 2"},
+    {"environment": parse_environment({"GSERVER_CMD_ARGS": "--workers 3"})},
+    {"command_line": parse("-w", "4")},
+]
+
+
+@pytest.mark.parametrize(("count", "workers"), [(0, 1), (1, 2), (2, 3), (3, 4)])
+def test_each_source_wins_over_all_before_it(tmp_path: Path, count: int, workers: int) -> None:
+    sources: dict[str, Any] = {}
+    for source in SOURCES[:count]:
+        sources |= source
+    if "file" in sources:
+        sources["file"] = write(tmp_path, sources["file"])
+
+    assert Configuration(**sources).read().workers == workers
+
+
+@pytest.mark.parametrize("setting", declared(), ids=lambda setting: setting.name)
+def test_every_flag_arrives_under_its_settings_name(setting: dataclasses.Field[Any]) -> None:
+    action = setting.metadata["argument"].get("action")
+    for flag in setting.metadata["flags"]:
+        given = parse(flag) if action in ("store_true", "store_false") else parse(flag, "x")
+
+        assert given == {setting.name: {"append": ["x"], "store_true": True, "store_false": False}.get(action, "x")}
+
+
+def test_binds_of_a_later_source_replace_those_of_an_earlier_one(tmp_path: Path) -> None:
+    file = write(tmp_path, "bind = ['127.0.0.1:1', '127.0.0.1:2']")
+    settings = Configuration(file, command_line=parse("-b", "127.0.0.1:3")).read()
+
+    assert settings.bind == (TcpBind("127.0.0.1", 3),)
+
+
+@pytest.mark.parametrize("words", ["echo", "--help", "-- -w 2", "-w 2 echo"])
+def test_the_variable_holds_flags_of_settings_only(words: str) -> None:
+    with pytest.raises(ConfigError, match=r"^GSERVER_CMD_ARGS: "):
+        parse_environment({"GSERVER_CMD_ARGS": words})
+
+
+def test_words_of_the_variable_may_be_quoted() -> None:
+    assert parse_environment({"GSERVER_CMD_ARGS": "-n 'a b' -e \"A=x y\""}) == {
+        "proc_name": "a b",
+        "raw_env": ["A=x y"],
+    }
+
+
+@pytest.mark.parametrize("name", sorted(HOOKS))
+def test_every_hook_that_is_misspelt_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"did you mean the hook '{name}'"):
+        read_config_file(write(tmp_path, f"def {name}s(*arguments): pass"))
+
+
+def test_a_hook_that_is_no_function_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^setting on_exit is 3, must be a function of \(server\)$"):
+        Configuration(write(tmp_path, "on_exit = 3")).read()
+
+
+def test_a_config_file_knows_where_it_is(tmp_path: Path) -> None:
+    assert read_config_file(write(tmp_path, "pidfile = __file__ + '.pid'")) == {"pidfile": f"{tmp_path}/conf.py.pid"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"workers = '\xff'", b"workers = 1\0", b"raise SystemExit(3)", b"def f(): f()\nf()", b"raise ValueError('a\\nb')"],
+    ids=["no text", "zero byte", "exit", "recursion", "two lines"],
+)
+def test_a_config_file_that_cannot_be_used_is_named_whatever_it_does(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "conf.py"
+    path.write_bytes(text)
+
+    with pytest.raises(ConfigError, match=r"^config file '.*conf\.py' cannot be used: "):
+        read_config_file(str(path))
+
+
+def test_a_folder_is_no_config_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be used: IsADirectoryError: "):
+        read_config_file(str(tmp_path))
+
+
+def test_a_config_file_of_nothing_sets_nothing(tmp_path: Path) -> None:
+    assert read_config_file(write(tmp_path, "")) == {}

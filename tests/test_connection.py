@@ -390,7 +390,9 @@ def test_a_connection_shows_its_peer_and_state(serving: Serving, greenlets: str)
         (("127.0.0.1", 80), "127.0.0.1:80"),
         (("::1", 80, 0, 0), "[::1]:80"),
         ("/run/app.sock", "unix:/run/app.sock"),
-        (b"\0abstract\xff", "unix:\0abstract\\xff"),
+        (b"\0abstract\xff", "unix:\\x00abstract\\xff"),
+        ("/run/\ud83d\n", "unix:/run/\\ud83d\\n"),
+        ("/run/\N{LATIN SMALL LETTER E WITH ACUTE}", "unix:/run/\N{LATIN SMALL LETTER E WITH ACUTE}"),
         ("", "unix:"),
     ],
 )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import pytest
 
 from gserver.errors import ConfigError
 from gserver.hooks import HOOKS, Hooks
+from gserver.settings import declared
 
 
 def fails(*arguments: object) -> None:
@@ -48,3 +50,29 @@ def test_what_ends_the_process_is_not_held_up() -> None:
 
     with pytest.raises(SystemExit):
         Hooks({"on_exit": leave}).call("on_exit")
+
+
+def test_every_hook_is_a_setting_with_the_same_arguments() -> None:
+    hooks = {setting.name: setting for setting in declared() if setting.metadata["group"] == "Hooks"}
+
+    assert hooks.keys() == HOOKS.keys()
+    for name, (parameters, _) in HOOKS.items():
+        hooks[name].metadata["check"](lambda *arguments: None)
+        with pytest.raises(ValueError, match=re.escape(f"a function of ({', '.join(parameters)})")):
+            hooks[name].metadata["check"](lambda: None)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])
+def test_one_that_is_interrupted_is_no_failure(error: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
+    def stop() -> None:
+        raise error
+
+    with pytest.raises(error):
+        Hooks({"on_starting": stop}).call("on_starting")
+    assert caplog.records == []
+
+
+def test_one_that_takes_other_arguments_is_logged_like_any_failure(caplog: pytest.LogCaptureFixture) -> None:
+    Hooks({"on_exit": lambda: None}).call("on_exit", "server")
+
+    assert [record.getMessage() for record in caplog.records] == ["hook on_exit failed"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gserver import logs
+from gserver.checks import access_format
 from gserver.connection import Connection
 from gserver.errors import CloseReason, ConfigError
 from gserver.framing import Raw
@@ -87,7 +88,7 @@ def test_files_that_were_moved_away_are_opened_again(tmp_path: Path) -> None:
 def test_standard_output_can_go_where_the_errors_go(tmp_path: Path) -> None:
     program = (
         "import sys; from gserver import logs; from gserver.settings import Settings\n"
-        "logs.configure(Settings.checked({'errorlog': sys.argv[1]})); logs.capture_output()\n"
+        "logs.configure(Settings.checked({'errorlog': sys.argv[1], 'capture_output': True}))\n"
         "print('printed'); print('complained', file=sys.stderr)\n"
     )
     ended = subprocess.run(
@@ -116,9 +117,25 @@ def test_a_dictionary_configures_the_rest(tmp_path: Path) -> None:
     logging.getLogger("gserver.worker").setLevel(logging.NOTSET)
 
 
-def test_a_wrong_dictionary_is_a_clear_error() -> None:
-    with pytest.raises(ConfigError, match=r"^setting logconfig_dict cannot be used: "):
-        configure(logconfig_dict={"handlers": {"x": {"class": "no.such.Handler"}}})
+BAD_DICTIONARIES: list[dict[str, object]] = [
+    {"handlers": {"x": {"class": "no.such.Handler"}}},
+    {"handlers": {"x": {"class": "logging.FileHandler", "filename": "/nowhere/at/all"}}},
+    {"handlers": {"x": {}}},
+    {"handlers": 3},
+    {"loggers": {"gserver.worker": {"level": "LOUD"}}},
+    {"loggers": {"gserver.worker": {"handlers": ["nobody"]}}},
+    {"loggers": ["gserver"]},
+    {"filters": {"x": {"()": "no.such.Filter"}}},
+    {"formatters": {"x": 3}},
+    {"version": 2},
+    {"version": "one"},
+]
+
+
+@pytest.mark.parametrize("dictionary", BAD_DICTIONARIES, ids=str)
+def test_a_wrong_dictionary_is_a_clear_error(dictionary: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"^setting logconfig_dict cannot be used: ."):
+        configure(logconfig_dict=dictionary)
 
 
 def test_a_line_of_the_access_log_has_what_the_format_asks_for() -> None:
@@ -131,3 +148,133 @@ def test_atoms_that_do_not_exist_are_a_dash() -> None:
     line = logs.access_line("%(p)s %(nothing)s 100%%", make_connection(), CloseReason.DRAINED)
 
     assert line == f"{os.getpid()} - 100%"
+
+
+@pytest.mark.parametrize(
+    ("atom", "expected"),
+    [
+        ("h", r"127\.0\.0\.1:5"),
+        ("t", r"\[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]"),
+        ("r", "peer_eof"),
+        ("M", "2"),
+        ("I", "30"),
+        ("O", "40"),
+        ("L", r"\d+\.\d{6}"),
+        ("p", str(os.getpid())),
+        ("", "-"),
+        ("nothing", "-"),
+        ("__class__", "-"),
+    ],
+)
+def test_every_atom_is_filled_in(atom: str, expected: str) -> None:
+    assert re.fullmatch(expected, logs.access_line(f"%({atom})s", make_connection(), CloseReason.PEER_EOF))
+
+
+@pytest.mark.parametrize("reason", CloseReason)
+def test_every_reason_has_its_name_in_the_access_log(reason: CloseReason) -> None:
+    assert logs.access_line("%(r)s", make_connection(), reason) == reason.value
+
+
+@pytest.mark.parametrize("form", ["%(M)5d|%(O)-4s|%(p)d", "%(I)03d %(r).4s %(h)r %(nothing)5s"])
+def test_what_the_check_of_the_format_lets_through_can_be_filled_in(form: str) -> None:
+    assert "%" not in logs.access_line(access_format(form), make_connection(), CloseReason.DRAINED)
+
+
+@pytest.mark.parametrize("path", ["/tmp/a\nforged", b"\0a\nforged", "/tmp/a\rforged"])
+def test_a_client_cannot_write_lines_of_its_own_by_the_path_it_is_bound_to(path: str | bytes) -> None:
+    conn = make_connection()
+    conn.peer = path
+
+    assert len(logs.access_line("%(h)s", conn, CloseReason.PEER_EOF).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["errorlog", "accesslog"])
+def test_a_file_that_cannot_be_opened_leaves_the_logs_as_they_were(tmp_path: Path, name: str) -> None:
+    before = {"errorlog": str(tmp_path / "errors"), "accesslog": str(tmp_path / "access")}
+    configure(**before)
+    with pytest.raises(ConfigError):
+        configure(**{**before, name: str(tmp_path / "nowhere" / "log")})
+    logging.getLogger("gserver").error("still heard")
+    logging.getLogger("gserver.access").info("still heard")
+
+    assert "still heard" in (tmp_path / "errors").read_text()
+    assert "still heard" in (tmp_path / "access").read_text()
+
+
+def test_configuring_again_closes_the_files_from_before(tmp_path: Path) -> None:
+    configure(errorlog=str(tmp_path / "first"), accesslog=str(tmp_path / "first"))
+    configure(errorlog=str(tmp_path / "second"))
+    logging.getLogger("gserver").error("heard")
+
+    assert (tmp_path / "first").read_text() == ""
+    open_files = {os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")}
+    assert str(tmp_path / "first") not in open_files
+    assert str(tmp_path / "second") in open_files
+
+
+def test_a_log_that_cannot_be_opened_again_goes_on_where_it_was(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    settings = configure(errorlog=str(folder / "errors"))
+    folder.rename(tmp_path / "moved")
+    logs.reopen(settings)
+    logging.getLogger("gserver").error("still heard")
+
+    first, second = (tmp_path / "moved" / "errors").read_text().splitlines()
+    assert first.endswith(
+        f"Cannot open the log '{folder}/errors' again, it goes on in the old file: No such file or directory"
+    )
+    assert second.endswith("still heard")
+
+
+def test_opening_again_what_nobody_moved_goes_on_at_its_end(tmp_path: Path) -> None:
+    settings = configure(accesslog=str(tmp_path / "access"))
+    for number in range(3):
+        logging.getLogger("gserver.access").info("%d", number)
+        logs.reopen(settings)
+
+    assert (tmp_path / "access").read_text() == "0\n1\n2\n"
+
+
+def test_opening_again_without_files_is_no_trouble(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = configure(accesslog="-")
+    logs.reopen(settings)
+    logging.getLogger("gserver").error("wrong")
+    logging.getLogger("gserver.access").info("a line")
+
+    written = capsys.readouterr()
+    assert written.out == "a line\n"
+    assert written.err.endswith("[ERROR] wrong\n")
+
+
+def test_captured_output_follows_a_file_that_was_moved(tmp_path: Path) -> None:
+    program = (
+        "import os, sys; from gserver import logs; from gserver.settings import Settings\n"
+        "settings = Settings.checked({'errorlog': sys.argv[1], 'capture_output': True})\n"
+        "logs.configure(settings); print('old', flush=True)\n"
+        "os.rename(sys.argv[1], sys.argv[1] + '.1'); logs.reopen(settings); print('new')\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "errors")], timeout=30, check=True)
+
+    assert (tmp_path / "errors.1").read_text() == "old\n"
+    assert (tmp_path / "errors").read_text() == "new\n"
+
+
+def test_loggers_of_other_packages_are_left_alone(tmp_path: Path) -> None:
+    root = logging.getLogger()
+    before = (list(root.handlers), root.level)
+    configure(errorlog=str(tmp_path / "errors"), logconfig_dict={"loggers": {}})
+    logging.getLogger("another.package").error("not ours")
+
+    assert (root.handlers, root.level) == before
+    assert (tmp_path / "errors").read_text() == ""
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error", "critical"])
+def test_the_level_is_the_least_that_is_written(tmp_path: Path, level: str) -> None:
+    configure(errorlog=str(tmp_path / "errors"), loglevel=level)
+    for each in ("debug", "info", "warning", "error", "critical"):
+        logging.getLogger("gserver.worker").log(getattr(logging, each.upper()), each)
+
+    first = (tmp_path / "errors").read_text().splitlines()[0]
+    assert first.endswith(f"[{level.upper()}] {level}")

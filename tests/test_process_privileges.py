@@ -36,6 +36,13 @@ def test_names_that_do_not_exist_are_clear_errors() -> None:
         gid_of("nobody-at-all")
 
 
+@pytest.mark.parametrize("number", ["\N{SUPERSCRIPT TWO}", "", "-1", "99999999999", str(2**32 - 1), "1.0"])
+@pytest.mark.parametrize("find", [uid_of, gid_of])
+def test_what_cannot_be_a_number_of_anybody_is_a_clear_error(find: Callable[[str], int | None], number: str) -> None:
+    with pytest.raises(ConfigError):
+        find(number)
+
+
 def test_staying_who_one_is_needs_no_rights() -> None:
     drop_privileges(None, None, False)
     drop_privileges(str(os.geteuid()), str(os.getegid()), False)
@@ -73,5 +80,46 @@ def test_what_is_not_allowed_is_a_clear_error() -> None:
         except ConfigError as error:
             return str(error) == "cannot become user root, group -: Operation not permitted"
         return False
+
+    assert in_child(become)
+
+
+@needs_root
+def test_a_group_alone_leaves_the_user() -> None:
+    def become() -> bool:
+        drop_privileges(None, "nogroup", False)
+        return (os.getuid(), os.getgid(), os.getgroups()) == (0, gid_of("nogroup"), [gid_of("nogroup")])
+
+    assert in_child(become)
+
+
+@needs_root
+def test_a_user_alone_gives_up_the_groups_of_root() -> None:
+    def become() -> bool:
+        os.setgroups([0, 1, 2])
+        drop_privileges("nobody", None, False)
+        return (os.getuid(), os.getgid(), os.getgroups()) == (uid_of("nobody"), 0, [])
+
+    assert in_child(become)
+
+
+@needs_root
+@pytest.mark.parametrize("initgroups", [False, True])
+def test_a_number_without_a_name_is_a_user_but_has_no_groups(initgroups: bool) -> None:
+    def become() -> bool:
+        try:
+            drop_privileges("54321", "54322", initgroups)
+        except ConfigError:
+            return initgroups and os.getuid() == 0
+        return not initgroups and (os.getuid(), os.getgid(), os.getgroups()) == (54321, 54322, [54322])
+
+    assert in_child(become)
+
+
+@needs_root
+def test_the_saved_ids_are_given_up_too() -> None:
+    def become() -> bool:
+        drop_privileges("nobody", "nogroup", True)
+        return set(os.getresuid()) == {uid_of("nobody")} and set(os.getresgid()) == {gid_of("nogroup")}
 
     assert in_child(become)

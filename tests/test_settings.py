@@ -9,6 +9,7 @@ import pytest
 
 from gserver.bind import TcpBind, UnixBind
 from gserver.errors import ConfigError
+from gserver.hooks import HOOKS
 from gserver.settings import Settings, declared
 
 
@@ -112,3 +113,41 @@ def test_hooks_are_those_that_are_set() -> None:
 
     assert "on_exit" in hooks
     assert "pre_fork" not in hooks
+
+
+@pytest.mark.parametrize("name", [setting.name for setting in declared() if setting.metadata["fixed"]])
+def test_every_fixed_setting_stays_and_is_named_when_it_differs(name: str) -> None:
+    running = Settings()
+    settings, not_taken = dataclasses.replace(running, **{name: "another"}).with_fixed_of(running)
+
+    assert settings == running
+    assert not_taken == [name]
+
+
+def test_a_reload_without_changes_names_nothing() -> None:
+    assert Settings().with_fixed_of(Settings()) == (Settings(), [])
+
+
+@pytest.mark.parametrize("setting", declared(), ids=lambda setting: setting.name)
+def test_every_setting_refuses_what_it_cannot_be_and_says_its_name(setting: dataclasses.Field[Any]) -> None:
+    with pytest.raises(ConfigError, match=f"^setting {setting.name} is <object .*must be ") as caught:
+        Settings.checked({setting.name: object()})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "_checks", "checked", "Workers", "__file__", "x" * 10_000])
+def test_what_is_no_setting_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^unknown setting "):
+        Settings.checked({name: 1})
+
+
+def test_nothing_wrong_is_taken_along_with_what_is_right() -> None:
+    with pytest.raises(ConfigError, match="setting timeout is"):
+        Settings.checked({"workers": 2, "timeout": "soon"})
+
+
+def test_the_hooks_of_the_settings_are_those_that_can_be_called() -> None:
+    heard: list[object] = []
+    Settings.checked({name: lambda *arguments: heard.append(len(arguments)) for name in HOOKS}).hooks.call("on_exit", 1)
+
+    assert heard == [1]

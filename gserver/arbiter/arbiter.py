@@ -335,6 +335,7 @@ class Arbiter:
         try:
             settings, fixed = self._configuration.read().with_fixed_of(self.settings)
             self._listeners.open(settings.bind, patient=False)
+            logs.configure(settings)  # before there are new workers, who log where the arbiter does
         except ConfigError as error:
             self._reload_failed(ReloadFailed(str(error)))
             return
@@ -351,10 +352,6 @@ class Arbiter:
         self._children.policy = _policy(settings)
 
     def _reload_done(self) -> None:
-        try:
-            logs.configure(self.settings)
-        except ConfigError as error:
-            log.error("%s", error)
         self._listeners.keep(self.settings.bind)
         self._crew.molds.end_reload(succeeded=True)
         self._before_reload = self.settings
@@ -362,12 +359,19 @@ class Arbiter:
         self._answer(None)
 
     def _reload_failed(self, failed: ReloadFailed) -> None:
-        log.error("Reload failed, the workers from before go on: %s", failed.why)
         if not self._children.is_reloading:
             self._crew.molds.end_reload(succeeded=False)
             self._use(self._before_reload)
             self._listeners.keep(self.settings.bind)
+            self._log_as_before()
+        log.error("Reload failed, the workers from before go on: %s", failed.why)
         self._answer(failed.why)
+
+    def _log_as_before(self) -> None:
+        try:
+            logs.configure(self.settings)
+        except ConfigError as error:
+            log.error("%s", error)
 
     def _answer(self, failure: str | None) -> None:
         self._askers.answer(failure)
