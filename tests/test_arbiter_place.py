@@ -148,6 +148,7 @@ def test_every_hook_is_called_in_its_place(tmp_path: Path) -> None:
         with Client(server.address, Lines()) as client:
             client.recv()
             client.call(b"1")
+        wait_for(lambda: "connection_close" in (tmp_path / "hooks").read_text(), "the connection is closed")
         server.signal(signal.SIGTTIN)
         server.wait_for_log("Worker ready", 2)
         server.signal(signal.SIGTTOU)
