@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import signal
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import gevent
 import pytest
@@ -60,3 +62,14 @@ def serving() -> Iterator[Serving]:
 def greenlets(request: pytest.FixtureRequest) -> str:
     """Both shapes of the engine, which serve alike."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate of localhost that is its own authority, and its key; made by openssl."""
+    folder = tmp_path_factory.mktemp("certificate")
+    made = folder / "cert.pem", folder / "key.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-out", str(made[0]), "-keyout", str(made[1])]
+    subprocess.run([*command.split(), *names], check=True, capture_output=True, timeout=TEST_TIMEOUT_S)
+    return made

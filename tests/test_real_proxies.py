@@ -1,0 +1,248 @@
+"""gserver behind proxies that others wrote, HAProxy and nginx: balancing, health checks, who the client is, SCGI."""
+
+from __future__ import annotations
+
+import re
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from gserver import framing
+from gserver.settings import declared
+from tests.helpers.peers import haproxy, need, nginx
+from tests.helpers.processes import PATIENCE_S, GserverProcess, wait_for
+
+SETTINGS = {setting.name for setting in declared()}
+PROXY_PROTOCOL = pytest.mark.skipif("proxy_protocol" not in SETTINGS, reason="there is no PROXY protocol")
+TLS = pytest.mark.skipif("certfile" not in SETTINGS, reason="there is no TLS")
+
+STREAM = "stream { server { listen {front}; proxy_pass 127.0.0.1:%d; proxy_protocol %s; } }"
+
+
+def ask(address: tuple[str, int], lines: list[bytes], source: str = "127.0.0.1") -> list[bytes]:
+    """Say each line and wait for its reply, on one connection, which is then closed."""
+    with socket.create_connection(address, PATIENCE_S, (source, 0)) as client, client.makefile("rb") as replies:
+        heard = []
+        for line in lines:
+            client.sendall(line + b"\n")
+            heard.append(replies.readline().removesuffix(b"\n"))
+        client.shutdown(socket.SHUT_WR)
+        assert replies.read() == b""
+    return heard
+
+
+def port_of(server: GserverProcess) -> int:
+    return server.address[1]
+
+
+# Behind HAProxy
+
+
+@need("haproxy")
+def test_fifty_clients_through_haproxy_get_their_own_replies(tmp_path: Path) -> None:
+    with (
+        GserverProcess(tmp_path, "echo", workers=2) as server,
+        haproxy(tmp_path, f"listen echo\n bind {{front}}\n server one 127.0.0.1:{port_of(server)}\n") as proxy,
+        ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(socket.create_connection(proxy.address, PATIENCE_S)) for _ in range(50)]
+        files = [stack.enter_context(client.makefile("rwb", 0)) for client in clients]
+        for turn in range(10):
+            for number, file in enumerate(files):
+                file.write(b"%d of %d\n" % (turn, number))
+            assert [file.readline() for file in files] == [b"%d of %d\n" % (turn, number) for number in range(50)]
+        for client, file in zip(clients, files, strict=True):
+            client.shutdown(socket.SHUT_WR)
+            assert file.read() == b""
+
+
+CHECKS = {
+    "a connection": ("option tcp-check", "L4OK"),
+    "a question": ("option tcp-check\n tcp-check send ping\\n\n tcp-check expect string ping", "L7OK"),
+}
+
+
+@need("haproxy")
+@pytest.mark.parametrize("name", CHECKS)
+def test_health_checks_find_gserver_well_and_are_no_errors(tmp_path: Path, name: str) -> None:
+    check, status = CHECKS[name]
+    text = f"listen echo\n bind {{front}}\n {check}\n server one 127.0.0.1:%d check inter 50ms\n"
+    with GserverProcess(tmp_path, "echo") as server:
+        with haproxy(tmp_path, text % port_of(server)) as proxy:
+            wait_for(lambda: proxy.statistics()["one"]["check_status"] == status, "a check was made")
+            one = proxy.statistics()["one"]
+
+            assert (one["status"], one["chkfail"]) == ("UP", "0")
+            assert ask(proxy.address, [b"between them"]) == [b"between them"]
+        server.process.terminate()
+        assert server.wait() == 0
+        assert "errors 0" in server.log
+        assert not re.search("ERROR|WARNING", server.log)
+
+
+@need("haproxy")
+def test_a_server_that_stops_is_left_to_the_others_and_no_client_notices(tmp_path: Path) -> None:
+    text = """
+listen echo
+    bind {front}
+    balance roundrobin
+    option tcp-check
+    option redispatch 1
+    default-server check inter 50ms fall 1
+    server one 127.0.0.1:%d
+    server two 127.0.0.1:%d
+"""
+    with (
+        GserverProcess(tmp_path, "echo") as one,
+        GserverProcess(tmp_path, "echo") as two,
+        haproxy(tmp_path, text % (port_of(one), port_of(two))) as proxy,
+        socket.create_connection(proxy.address, PATIENCE_S),
+    ):
+        for number in range(60):
+            if number == 20:
+                one.process.terminate()
+            assert ask(proxy.address, [b"%d" % number]) == [b"%d" % number]
+        assert one.wait() == 0
+        wait_for(lambda: proxy.statistics()["one"]["status"] == "DOWN", "HAProxy knows")
+        assert proxy.statistics()["two"]["status"] == "UP"
+
+
+# Who the client is
+
+WHO = """
+from gserver import Lines, Service
+app = Service(lambda line, conn: str(conn).encode(), Lines)
+"""
+CLIENT = "127.0.0.77"
+
+
+def who(folder: Path, *arguments: str) -> GserverProcess:
+    """A server behind a proxy; it tells a client who that is."""
+    (folder / "app.py").write_text(WHO)
+    return GserverProcess(folder, "app:app", "--proxy-allow-from", "127.0.0.1", *arguments)
+
+
+def check_client_is_known(front: tuple[str, int]) -> None:
+    """To the second message too, and each of two at a time as itself."""
+    with socket.create_connection(front, PATIENCE_S, (CLIENT, 0)) as client, client.makefile("rwb", 0) as file:
+        for _ in range(2):
+            file.write(b"who\n")
+            assert file.readline() == b"%s:%d\n" % (CLIENT.encode(), client.getsockname()[1])
+            assert ask(front, [b"who"], "127.0.0.78")[0].startswith(b"127.0.0.78:")
+
+
+@need("haproxy")
+@PROXY_PROTOCOL
+@pytest.mark.parametrize(
+    ("version", "option"),
+    [("v1", "send-proxy"), ("auto", "send-proxy"), ("v2", "send-proxy-v2"), ("auto", "send-proxy-v2")],
+)
+def test_haproxy_says_who_the_client_is(tmp_path: Path, version: str, option: str) -> None:
+    with (
+        who(tmp_path, "--proxy-protocol", version) as server,
+        haproxy(tmp_path, f"listen who\n bind {{front}}\n server one 127.0.0.1:{port_of(server)} {option}\n") as proxy,
+    ):
+        check_client_is_known(proxy.address)
+
+
+@need("haproxy")
+@PROXY_PROTOCOL
+@pytest.mark.parametrize("option", ["send-proxy", "send-proxy-v2"])
+def test_health_checks_speak_the_proxy_protocol_too(tmp_path: Path, option: str) -> None:
+    """In version 2 a check is LOCAL: it comes from the proxy itself."""
+    text = (
+        "listen who\n bind {front}\n option tcp-check\n tcp-check send who\\n\n tcp-check expect string 127.0.0.1\n"
+        " server one 127.0.0.1:%d check inter 50ms check-send-proxy " + option + "\n"
+    )
+    with who(tmp_path, "--proxy-protocol", "auto") as server, haproxy(tmp_path, text % port_of(server)) as proxy:
+        wait_for(lambda: proxy.statistics()["one"]["check_status"] == "L7OK", "a check was answered")
+        assert proxy.statistics()["one"]["chkfail"] == "0"
+
+
+@need("nginx")
+@PROXY_PROTOCOL
+@pytest.mark.parametrize("version", ["v1", "auto"])
+def test_nginx_says_who_the_client_is(tmp_path: Path, version: str) -> None:
+    with (
+        who(tmp_path, "--proxy-protocol", version) as server,
+        nginx(tmp_path, STREAM % (port_of(server), "on")) as front,
+    ):
+        check_client_is_known(front)
+
+
+@need("haproxy")
+@need("openssl")
+@PROXY_PROTOCOL
+@TLS
+def test_haproxy_says_who_the_client_is_before_tls(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    certfile, keyfile = certificate
+    flags = ("--proxy-protocol", "v2", "--certfile", str(certfile), "--keyfile", str(keyfile))
+    with who(tmp_path, *flags) as server:
+        ssl = f"ssl ca-file {certfile} verify required verifyhost localhost"
+        text = f"listen who\n bind {{front}}\n server one 127.0.0.1:{port_of(server)} send-proxy-v2 {ssl}\n"
+        with haproxy(tmp_path, text) as proxy:
+            check_client_is_known(proxy.address)
+
+
+# nginx in TCP mode, and as a SCGI client
+
+
+@need("nginx")
+def test_nginx_passes_streams_on(tmp_path: Path) -> None:
+    with GserverProcess(tmp_path, "echo") as server, nginx(tmp_path, STREAM % (port_of(server), "off")) as front:
+        assert ask(front, [b"one", b"two"]) == [b"one", b"two"]
+
+
+SCGI = """
+from gserver import stream
+from gserver.framing import Netstring
+
+@stream
+def app(conn):
+    length = b""
+    while not length.endswith(b":"):
+        length += conn.read_exactly(1)
+    codec = Netstring()
+    codec.receive(length + conn.read_exactly(int(length[:-1]) + 1))
+    (request,) = codec.messages()
+    fields = request.split(b"\\0")
+    headers = dict(zip(fields[::2], fields[1::2]))
+    body = conn.read_exactly(int(headers[b"CONTENT_LENGTH"]))
+    said = headers[b"REQUEST_METHOD"] + b" " + headers[b"SCGI"] + b" " + body
+    conn.send(b"Status: 200 OK\\r\\nContent-Type: text/plain\\r\\n\\r\\n" + said)
+"""
+SCGI_PASS = """
+http {
+    server {
+        listen {front};
+        location / {
+            include /etc/nginx/scgi_params;
+            scgi_param SCGI 1;
+            scgi_pass 127.0.0.1:%d;
+        }
+    }
+}
+"""
+
+
+@need("nginx")
+@pytest.mark.skipif(not hasattr(framing, "Netstring"), reason="there is no codec Netstring")
+@pytest.mark.parametrize(("method", "body"), [("GET", b""), ("POST", b"hello"), ("POST", b"x" * 200_000)])
+def test_nginx_gets_an_answer_to_a_request_over_scgi(tmp_path: Path, method: str, body: bytes) -> None:
+    (tmp_path / "app.py").write_text(SCGI)
+    head = f"{method} /path HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n"
+    with (
+        GserverProcess(tmp_path, "app:app") as server,
+        nginx(tmp_path, SCGI_PASS % port_of(server)) as front,
+        socket.create_connection(front, PATIENCE_S) as client,
+        client.makefile("rb") as replies,
+    ):
+        client.sendall(head.encode() + body)
+        status, _, answer = replies.read().partition(b"\r\n")
+        headers, _, said = answer.partition(b"\r\n\r\n")
+
+        assert status == b"HTTP/1.1 200 OK"
+        assert b"Content-Type: text/plain" in headers
+        assert said == method.encode() + b" 1 " + body
