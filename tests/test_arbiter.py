@@ -51,6 +51,20 @@ def test_it_serves_and_stops_with_status_0(tmp_path: Path, stop: int) -> None:
         assert "Stopped" in server.log
 
 
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+def test_being_told_again_and_again_until_it_has_ended_is_no_trouble(tmp_path: Path, stop: int) -> None:
+    with GserverProcess(tmp_path, "echo") as server:
+        server.signal(signal.SIGTERM)
+
+        def tell_again() -> bool:
+            server.process.send_signal(stop)
+            return server.process.poll() is not None
+
+        wait_for(tell_again, "the server has ended")
+        assert server.wait() == 0
+        assert server.log.rstrip().endswith("Stopped")
+
+
 def test_start_stop_and_workers_are_logged(tmp_path: Path) -> None:
     with GserverProcess(tmp_path, "json", workers=2) as server:
         workers = server.workers()

@@ -85,6 +85,15 @@ def test_closing_gives_the_signals_back() -> None:
     assert {number: signal.getsignal(number) for number in SIGNALS} == before
 
 
+def test_a_process_that_is_about_to_end_is_deaf_to_who_tells_it_again() -> None:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    SignalQueue().retire()
+    for number in SIGNALS:
+        os.kill(os.getpid(), number)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def test_a_child_no_longer_feeds_the_queue(queue: SignalQueue) -> None:
     with queue.held():
         pid = os.fork()

@@ -115,6 +115,7 @@ class Arbiter:
         totals = Ledger(self._crew.scoreboard.totals())
         log.info("Totals: messages %d, errors %d, %s", totals.messages, totals.errors, totals)
         log.info("Stopped")
+        self._signals.retire()
         return self._exit_status
 
     def _begin(self) -> None:
@@ -453,7 +454,6 @@ class Arbiter:
         if hasattr(self, "_crew"):
             self._crew.close()
         self._selector.close()
-        self._signals.close()
         self._succession.close()
         if self._code_watch is not None:
             os.kill(self._code_watch, signal.SIGKILL)

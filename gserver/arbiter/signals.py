@@ -10,8 +10,9 @@ import contextlib
 import enum
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import FrameType
+from typing import Any
 
 __all__ = ["SIGNALS", "WORKER_SIGNALS", "Request", "SignalQueue", "markdown_table"]
 
@@ -54,7 +55,7 @@ WORKER_SIGNALS = {
 
 
 class SignalQueue:
-    """Takes over the signals of SIGNALS. Closes: close() gives them back and closes the socket pair."""
+    """Takes over the signals of SIGNALS. Closes: close(), which gives them back, or retire()."""
 
     def __init__(self) -> None:
         self._receiver, self._sender = socket.socketpair()
@@ -98,9 +99,16 @@ class SignalQueue:
         self._sender.close()
 
     def close(self) -> None:
-        signal.set_wakeup_fd(-1)
-        for number, handler in self._previous.items():
+        self._end(self._previous)
+
+    def retire(self) -> None:
+        """Close, where the process is about to end: who tells it to once more does not change its exit status."""
+        self._end({number: signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN for number in SIGNALS})
+
+    def _end(self, handlers: Mapping[signal.Signals, Any]) -> None:
+        for number, handler in handlers.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(-1)
         self._receiver.close()
         self._sender.close()
 
