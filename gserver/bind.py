@@ -50,6 +50,8 @@ Bind = TcpBind | UnixBind | FdBind
 
 def parse_bind(text: str) -> Bind:
     """Return the Bind that `text` names; ValueError says what is wrong with it."""
+    if "\0" in text:
+        raise ValueError(f"{text!r} has a zero byte: {_EXPECTED}")
     if text.startswith("unix:"):
         return _parse_unix(text)
     if text.startswith("fd://"):

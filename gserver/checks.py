@@ -110,7 +110,7 @@ def _directory(value: Any) -> str:
 
 
 def _optional_text(value: Any) -> str | None:
-    _require(value is None or (isinstance(value, str) and value != ""))
+    _require(value is None or (isinstance(value, str) and value != "" and "\0" not in value))
     return None if value is None else str(value)
 
 

@@ -84,7 +84,7 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     if config is None and os.path.exists(CONFIG_FILE):
         config = CONFIG_FILE
     configuration = Configuration(
-        config and os.path.abspath(config), parse_environment(os.environ), arguments, tuple(sockets)
+        None if config is None else os.path.abspath(config), parse_environment(os.environ), arguments, tuple(sockets)
     )
     settings = configuration.read()
     if show:

@@ -31,7 +31,17 @@ def test_an_address_is_written_as_it_is_read(text: str) -> None:
     "text",
     [
         *("", "3000", "host", "host:", "host:http", "host:-1", "host:65536", "::1:80", "unix:", "host:+1", "host: 1"),
-        *("host:\N{SUPERSCRIPT TWO}", "host:" + "9" * 5000, "[::1]", "[]:80", "[::1:80", "::1]:80", "[name]:80", ":"),
+        *(
+            "host:\N{SUPERSCRIPT TWO}",
+            "host:" + "9" * 5000,
+            "[::1]",
+            "[]:80",
+            "[::1:80",
+            "::1]:80",
+            "[name]:80",
+            ":",
+            "a\0b:80",
+        ),
     ],
 )
 def test_a_wrong_address_is_named(text: str) -> None:
@@ -58,7 +68,7 @@ def test_options_and_descriptors_are_read_and_written(text: str, bind: Bind) -> 
     "text",
     [
         *("unix:x,mode=8", "unix:x,mode=1000", "unix:x,mode=", "unix:x,colour=red", "unix:x,", "unix:,mode=600"),
-        *("unix:x,mode=-1", "unix:x,user=", "unix:x,mode", "unix:x,MODE=600", "unix:x,mode=600,mode=660"),
+        *("unix:x,mode=-1", "unix:x,user=", "unix:x,mode", "unix:x,MODE=600", "unix:\0x", "unix:x,mode=600,mode=660"),
         *("fd://", "fd://x", "fd://-1", "fd://3.0", "fd://2147483648", "fd://\N{SUPERSCRIPT TWO}"),
     ],
 )

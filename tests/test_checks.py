@@ -53,7 +53,7 @@ def test_what_is_allowed_becomes_what_is_used(check: Check, given: Any, value: A
         *((checks.seconds, bad) for bad in (-0.1, "inf", "nan", "", None, True, [], {}, 10**400)),
         *((checks.size, bad) for bad in ("M", "", "-1K", 1.5, True, None, "1MB", "1.5M", b"1", "K1")),
         *((checks.switch, bad) for bad in (1, 0, "True", None)),
-        *((checks.optional_text, bad) for bad in ("", 1, b"x")),
+        *((checks.optional_text, bad) for bad in ("", 1, b"x", "a\0b")),
         *((checks.texts, bad) for bad in (1, [1], {"x"}, None)),
         *((checks.variables, bad) for bad in ("A", "=1", ["A=1", "B"])),
         *((checks.file_mask, bad) for bad in ("8", "1000", -1, True, 0o1000, "")),

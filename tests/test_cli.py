@@ -46,6 +46,7 @@ def test_version_is_the_packages() -> None:
             "setting group is '99999999999999999999', must be the name or the number of a group",
         ),
         (["echo", "-b", f"host:{'9' * 5000}"], "setting bind is 'host:99"),
+        (["echo", "-c", ""], "config file '{cwd}' cannot be used: IsADirectoryError: "),
         (["echo", "-c", "."], "config file '{cwd}' cannot be used: IsADirectoryError: "),
         (["echo", "--chdir", "nowhere"], "setting chdir is 'nowhere', must be a directory"),
         (["echo(", "-w", "2"], "application 'echo(': "),
