@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gserver import framing
+from gserver.connection import format_address
 from gserver.settings import declared
 from tests.helpers.peers import haproxy, need, nginx
 from tests.helpers.processes import PATIENCE_S, GserverProcess, wait_for
@@ -115,7 +116,8 @@ WHO = """
 from gserver import Lines, Service
 app = Service(lambda line, conn: str(conn).encode(), Lines)
 """
-CLIENT = "127.0.0.77"
+#: Two for each family, none of them a proxy's; IPv6 has but one on a loopback interface.
+CLIENTS = {"127.0.0.1": ("127.0.0.77", "127.0.0.78"), "::1": ("::1", "::1")}
 
 
 def who(folder: Path, *arguments: str) -> GserverProcess:
@@ -126,23 +128,29 @@ def who(folder: Path, *arguments: str) -> GserverProcess:
 
 def check_client_is_known(front: tuple[str, int]) -> None:
     """To the second message too, and each of two at a time as itself."""
-    with socket.create_connection(front, PATIENCE_S, (CLIENT, 0)) as client, client.makefile("rwb", 0) as file:
+    one, other = (socket.create_connection(front, PATIENCE_S, (source, 0)) for source in CLIENTS[front[0]])
+    with one, other, one.makefile("rwb", 0) as of_one, other.makefile("rwb", 0) as of_other:
         for _ in range(2):
-            file.write(b"who\n")
-            assert file.readline() == b"%s:%d\n" % (CLIENT.encode(), client.getsockname()[1])
-            assert ask(front, [b"who"], "127.0.0.78")[0].startswith(b"127.0.0.78:")
+            for client, file in ((one, of_one), (other, of_other)):
+                file.write(b"who\n")
+                assert file.readline().decode() == format_address(client.getsockname()) + "\n"
 
 
 @need("haproxy")
 @PROXY_PROTOCOL
 @pytest.mark.parametrize(
     ("version", "option"),
-    [("v1", "send-proxy"), ("auto", "send-proxy"), ("v2", "send-proxy-v2"), ("auto", "send-proxy-v2")],
+    [
+        *(("v1", "send-proxy"), ("auto", "send-proxy"), ("v2", "send-proxy-v2"), ("auto", "send-proxy-v2")),
+        *(("v2", "send-proxy-v2-ssl"), ("v2", "send-proxy-v2 proxy-v2-options crc32c,unique-id")),
+    ],
 )
-def test_haproxy_says_who_the_client_is(tmp_path: Path, version: str, option: str) -> None:
+@pytest.mark.parametrize("host", CLIENTS)
+def test_haproxy_says_who_the_client_is(tmp_path: Path, host: str, version: str, option: str) -> None:
+    text = f"listen who\n bind {{front}}\n unique-id-format {'x' * 100}\n server one 127.0.0.1:%d {option}\n"
     with (
         who(tmp_path, "--proxy-protocol", version) as server,
-        haproxy(tmp_path, f"listen who\n bind {{front}}\n server one 127.0.0.1:{port_of(server)} {option}\n") as proxy,
+        haproxy(tmp_path, text % port_of(server), host) as proxy,
     ):
         check_client_is_known(proxy.address)
 
@@ -172,6 +180,9 @@ def test_nginx_says_who_the_client_is(tmp_path: Path, version: str) -> None:
         check_client_is_known(front)
 
 
+VERIFY = "verify required verifyhost localhost"
+
+
 @need("haproxy")
 @need("openssl")
 @PROXY_PROTOCOL
@@ -179,11 +190,21 @@ def test_nginx_says_who_the_client_is(tmp_path: Path, version: str) -> None:
 def test_haproxy_says_who_the_client_is_before_tls(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
     certfile, keyfile = certificate
     flags = ("--proxy-protocol", "v2", "--certfile", str(certfile), "--keyfile", str(keyfile))
-    with who(tmp_path, *flags) as server:
-        ssl = f"ssl ca-file {certfile} verify required verifyhost localhost"
-        text = f"listen who\n bind {{front}}\n server one 127.0.0.1:{port_of(server)} send-proxy-v2 {ssl}\n"
-        with haproxy(tmp_path, text) as proxy:
-            check_client_is_known(proxy.address)
+    text = f"listen who\n bind {{front}}\n server one 127.0.0.1:%d send-proxy-v2 ssl ca-file {certfile} {VERIFY}\n"
+    with who(tmp_path, *flags) as server, haproxy(tmp_path, text % port_of(server)) as proxy:
+        check_client_is_known(proxy.address)
+
+
+@need("nginx")
+@need("openssl")
+@PROXY_PROTOCOL
+@TLS
+def test_nginx_says_who_the_client_is_before_tls(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    certfile, keyfile = certificate
+    flags = ("--proxy-protocol", "v1", "--certfile", str(certfile), "--keyfile", str(keyfile))
+    tls = f"proxy_ssl on; proxy_ssl_verify on; proxy_ssl_trusted_certificate {certfile}; proxy_ssl_name localhost"
+    with who(tmp_path, *flags) as server, nginx(tmp_path, STREAM % (port_of(server), "on; " + tls)) as front:
+        check_client_is_known(front)
 
 
 # nginx in TCP mode, and as a SCGI client

@@ -1,7 +1,7 @@
 """Programs on the other side, as Debian has them: found, started with a configuration of the test's, and stopped.
 
-Servers run in the foreground as one process, listen on 127.0.0.1 at a port of the kernel's, and write into the folder
-that they are given; when the `with` is left they have ended.
+Servers run in the foreground as one process, listen on a loopback address at a port of the kernel's, and write into
+the folder that they are given; when the `with` is left they have ended.
 """
 
 from __future__ import annotations
@@ -121,16 +121,17 @@ class HAProxy:
 
 
 @contextmanager
-def haproxy(folder: Path, configuration: str) -> Iterator[HAProxy]:
+def haproxy(folder: Path, configuration: str, host: str = "127.0.0.1") -> Iterator[HAProxy]:
     """Run HAProxy in TCP mode; `configuration` has {front} where its address is to stand."""
     # It takes over a socket that listens already, so that nobody else can have the port.
-    with socket.create_server(("127.0.0.1", 0)) as front:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as front:
         path = folder / "haproxy.cfg"
         whole = HAPROXY.format(folder=folder) + configuration.replace("{front}", f"fd@{front.fileno()}")
         path.write_text(whole)
         admin = folder / "admin"
         with _started(["haproxy", "-db", "-f", str(path)], folder, admin.exists, [front.fileno()]):
-            yield HAProxy(front.getsockname(), admin)
+            yield HAProxy(front.getsockname()[:2], admin)
 
 
 @contextmanager

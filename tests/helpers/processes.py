@@ -100,6 +100,8 @@ class GserverProcess:
             self.process.wait(PATIENCE_S)
             if error is None:
                 assert not any(is_alive(one) for one in tree), self.log
+            else:
+                print(self.log)
         finally:
             for one in tree:
                 if one.is_running():
