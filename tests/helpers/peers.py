@@ -29,7 +29,7 @@ ATTEMPTS = 5
 
 HAPROXY = """
 global
-    stats socket {folder}/admin mode 600
+    stats socket {folder}/admin mode 600 level admin
 defaults
     mode tcp
     timeout connect 5s
