@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gserver.admission import Network, parse_networks
 from gserver.bind import Bind, parse_bind
 
 __all__ = [
@@ -25,10 +26,13 @@ __all__ = [
     "function_of",
     "group_name",
     "log_configuration",
+    "networks",
     "one_of",
     "optional_text",
+    "rate",
     "seconds",
     "size",
+    "sni",
     "switch",
     "texts",
     "user_name",
@@ -87,6 +91,29 @@ def _seconds(value: Any) -> float:
     number = float(value)
     _require(0 <= number < math.inf)
     return number
+
+
+def _networks(value: Any) -> tuple[Network, ...]:
+    try:
+        return parse_networks([str(each) for each in ([value] if isinstance(value, str) else value)])
+    except ValueError as error:
+        raise _Reworded(str(error)) from None
+
+
+def _sni(value: Any) -> tuple[tuple[str, str, str | None], ...]:
+    return tuple(_certificate_for(each) for each in ([value] if isinstance(value, str) else value))
+
+
+def _certificate_for(entry: Any) -> tuple[str, str, str | None]:
+    """One certificate of a name: text, or (name, certfile, keyfile or None)."""
+    if not isinstance(entry, str):
+        name, certfile, keyfile = entry
+    else:
+        name, equals, files = entry.partition("=")
+        _require(bool(equals))
+        certfile, _, keyfile = files.partition(",")
+    _require(all(isinstance(part, str) for part in (name, certfile)) and name != "" and certfile != "")
+    return name, certfile, keyfile or None
 
 
 def _switch(value: Any) -> bool:
@@ -192,6 +219,9 @@ def function_of(*parameters: str) -> Check:
     return Check(f"a function of ({', '.join(parameters)})", convert)
 
 
+networks = Check("networks such as 10.0.0.0/8 or ::1", _networks)
+rate = Check("a number of 0 or more", _seconds)
+sni = Check("NAME=CERTFILE or NAME=CERTFILE,KEYFILE, or a list of them", _sni)
 seconds = Check("a number of seconds, 0 or more", _seconds)
 switch = Check("True or False", _switch)
 size = Check("a number of bytes, with K, M or G behind it if you like", _size)

@@ -15,7 +15,7 @@ from typing import NoReturn
 import gserver
 from gserver import logs
 from gserver.application import Application, parse_application
-from gserver.arbiter.arbiter import Arbiter
+from gserver.arbiter.arbiter import Arbiter, certificates_of
 from gserver.arbiter.askers import ask_for_reload
 from gserver.arbiter.code_watch import check_engine
 from gserver.arbiter.succession import Command, Succession, take_inheritance
@@ -123,6 +123,7 @@ def _print_config(settings: Settings) -> int:
 
 def _check_config(settings: Settings, application: Application) -> int:
     """Import the application as a worker would; ConfigError is one line that says where it fails."""
+    certificates_of(settings)
     try:
         load(settings, application)
     except ConfigError:

@@ -111,7 +111,7 @@ def read_config_file(path: str) -> dict[str, Any]:
 
 
 def _is_setting(path: str, name: str, value: Any) -> bool:
-    if name in HOOKS:
+    if name in HOOKS or name == "ssl_context":
         return True
     if not name[0].islower() or inspect.ismodule(value) or inspect.isclass(value):
         return False

@@ -1,13 +1,14 @@
 """One socket's life: its state, its counters, its send path and its end.
 
-    OPEN ──close()/drain──> DRAINING ──everything owed is sent──> CLOSED(reason)
-      └──────────── broken or killed ─────────────────────────────────^
+    HANDSHAKING ──> OPEN ──close()/drain──> DRAINING ──everything owed is sent──> CLOSED(reason)
+         └────────────┴──── broken, killed or refused ───────────────────────────────^
 
 A connection costs an idle peer a few hundred bytes and no greenlet: what is only needed while something happens (the
 replies of a turn, the outbox of a slow reader) exists only then. Only this file writes a connection's state.
 
 Sending. A frame is appended whole, in order, whoever sends it. What the kernel does not take waits in the outbox, which
-a WRITE watcher empties; a greenlet that leaves more than HIGH_WATER there waits until it is sent.
+a WRITE watcher empties. A greenlet that finds or leaves more than HIGH_WATER there waits until it is sent, so that a
+peer that does not read costs no more than that and one frame.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gevent import get_hub
 from gevent.event import Event
 
+from gserver.deadlines import NEVER
 from gserver.errors import CloseReason, ConnectionClosed
 
 if TYPE_CHECKING:
@@ -42,7 +44,15 @@ SEND_BYTES = 64 * 1024
 Address = tuple[Any, ...] | str | bytes
 
 
+# Ends at which what the peer did not take must not stay in the kernel either.
+_DISCARDING = {CloseReason.WRITE_TIMEOUT, CloseReason.BUFFER_LIMIT}
+# Ends by which a connection that was closing already did not get to send what it owed.
+_OVERRIDING = {*_DISCARDING, CloseReason.KILLED}
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger, socket(7)
+
+
 class State(enum.Enum):
+    HANDSHAKING = "handshaking"  # its PROXY header or its TLS handshake is not complete
     OPEN = "open"
     DRAINING = "draining"  # no further turn begins; what is owed is still sent
     CLOSED = "closed"
@@ -51,11 +61,17 @@ class State(enum.Enum):
 class Owner(Protocol):
     """Who keeps count of a connection: it closes the socket."""
 
+    #: What may wait for a peer to take it before send_nowait() gives the peer up, in bytes.
+    send_limit: int
+
     def connection_closed(self, conn: Connection) -> None:
         """Nothing more goes over its socket."""
 
     def connection_left(self, conn: Connection) -> None:
         """Nor does any handler hold on to it: comes once, after connection_closed()."""
+
+    def connection_waits(self, conn: Connection) -> None:
+        """It begins to wait for something that has a deadline of its own."""
 
 
 class Connection:
@@ -68,17 +84,27 @@ class Connection:
         received_bytes, sent_bytes: so far; sent is what the kernel took.
         messages: handled so far; 0 for a @stream handler that reads bytes.
         opened_at: when it was accepted, on time.monotonic()'s clock.
+        tls: what is known of the TLS session (gserver.tls.TlsInfo); None without TLS.
+        proxy: the header of the proxy that it came through (gserver.proxy_protocol.ProxyHeader); None without one.
     """
 
     __slots__ = (
+        "_message_began",
         "_owner",
+        "active_at",
+        "buckets",
         "close_reason",
         "codec",
+        "drain_reason",
+        "due_tick",
+        "handler_since",
         "messages",
         "opened_at",
         "outbox",
         "peer",
+        "proxy",
         "received_bytes",
+        "retires_at",
         "runner",
         "sent_bytes",
         "session",
@@ -87,6 +113,8 @@ class Connection:
         "turn_replies",
         "watcher",
     )
+
+    tls: Any = None
 
     def __init__(self, sock: _socket.socket, peer: Address, codec: Codec, owner: Owner) -> None:
         self.sock = sock
@@ -98,7 +126,14 @@ class Connection:
         self.received_bytes = 0
         self.sent_bytes = 0
         self.messages = 0
-        self.opened_at = time.monotonic()
+        self.opened_at = self.active_at = time.monotonic()  # see gserver.deadlines for this and the next four
+        self.retires_at = NEVER
+        self.handler_since: float | None = None
+        self._message_began: tuple[int, float] | None = None  # which message, and when
+        self.due_tick = 0
+        self.drain_reason = CloseReason.DRAINED
+        self.proxy: Any = None
+        self.buckets: Any = None  # of its meter, if it has one
         self.watcher: Any = None  # the engine's READ watcher
         self.runner: Any = None  # the greenlet whose turn on this connection is blocked, if one is
         self._owner = owner
@@ -126,13 +161,38 @@ class Connection:
         """
         self.write(self.codec.encode(message))
 
+    def send_nowait(self, message: Any) -> None:
+        """Like send(), but it never blocks: for broadcasts, in which one slow reader must not keep the others waiting.
+
+        A connection for which more than the setting send_buffer_limit waits already is given up: it closes with
+        BUFFER_LIMIT, and ConnectionClosed is raised for it.
+        """
+        data = self.codec.encode(message)
+        self._check_open()
+        if self.outbox is not None and self.outbox.size > self._owner.send_limit:
+            self.abort(CloseReason.BUFFER_LIMIT)
+            self._check_open()
+        self.flush_replies()
+        self._push_now(data)
+
     def write(self, data: bytes) -> None:
         """Send bytes that are already encoded; otherwise like send()."""
+        self._check_open()
+        self.flush_replies()
+        if self.outbox is not None:
+            self.wait_for_room()
+            self._check_open()
+        self._push_now(data)
+        self.wait_for_room()
+
+    def _check_open(self) -> None:
         if self.close_reason is not None:
             raise ConnectionClosed(f"{self!r} is closed", self.close_reason)
-        self.flush_replies()
+
+    def _push_now(self, data: bytes) -> None:
+        """What is sent outside a turn is a sign of life; turns note their own."""
+        self.active_at = time.monotonic()
         self.push(data)
-        self.wait_for_room()
 
     def append_reply(self, data: bytes) -> None:
         """Send encoded bytes with the replies of the turn that runs, or at once outside a turn."""
@@ -164,11 +224,11 @@ class Connection:
         self.sent_bytes += sent
         if sent < len(data):
             self.outbox = Outbox(self, memoryview(data)[sent:])
+            self._owner.connection_waits(self)
 
     def wait_for_room(self) -> None:
         """Block the calling greenlet while the outbox holds more than HIGH_WATER; ConnectionClosed if that ends it."""
-        outbox = self.outbox
-        if outbox is not None and outbox.size > HIGH_WATER:
+        while (outbox := self.outbox) is not None and outbox.size > HIGH_WATER:
             outbox.emptied.wait()
             if self.state is State.CLOSED and outbox.size:
                 raise ConnectionClosed(f"{self!r} closed with {outbox.size} bytes unsent", self.close_reason)
@@ -177,14 +237,19 @@ class Connection:
         """Called by the outbox, in the hub, when the kernel has taken everything."""
         self.outbox = None
         if self.close_reason is not None and not self.is_busy:
-            self._finish()
+            self._finish_if_sent()
 
     # Ending
 
-    def start_draining(self) -> None:
-        """No further message will be handed over; the turn that runs, and what is owed, is still completed."""
+    def start_draining(self, reason: CloseReason = CloseReason.DRAINED) -> None:
+        """No further message will be handed over; the turn that runs, and what is owed, is still completed.
+
+        `reason`: what it will be closed for then.
+        """
         if self.state is State.OPEN:
             self.state = State.DRAINING
+            self.drain_reason = reason
+            self.retires_at = NEVER
 
     def close(self, reason: CloseReason = CloseReason.FINISHED) -> None:
         """Stop reading, send what is owed, then close in an orderly way. Never blocks; the first reason stays.
@@ -195,7 +260,7 @@ class Connection:
             return
         self.close_reason = reason
         self.state = State.DRAINING
-        self._stop_watching()
+        self.stop_watching()
         if not self.is_busy:
             self._finish_if_sent()
 
@@ -219,13 +284,15 @@ class Connection:
         """Close at once; what the kernel has not taken is lost."""
         if self.state is State.CLOSED:
             return
-        if self.close_reason is None or reason is CloseReason.KILLED:
+        if self.close_reason is None or reason in _OVERRIDING:
             self.close_reason = reason
-        self._stop_watching()
+        self.stop_watching()
         self._finish()
 
     def _finish(self) -> None:
         self.state = State.CLOSED
+        if self.close_reason in _DISCARDING:
+            self.sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _RESET_ON_CLOSE)
         outbox, self.outbox = self.outbox, None
         if outbox is not None:
             outbox.stop()
@@ -239,6 +306,40 @@ class Connection:
         self._owner.connection_closed(self)
         if not self.is_busy:
             self._owner.connection_left(self)
+
+    # What it waits for: see gserver.deadlines.Waiting
+
+    @property
+    def handshake_since(self) -> float | None:
+        return self.opened_at if self.state is State.HANDSHAKING else None
+
+    @property
+    def has_spoken(self) -> bool:
+        return self.received_bytes > 0 or self.sent_bytes > 0
+
+    @property
+    def message_since(self) -> float | None:
+        began = self._message_began
+        return began[1] if began is not None and began[0] == self.messages and self.codec.partial else None
+
+    @property
+    def stalled_since(self) -> float | None:
+        return None if self.outbox is None else self.outbox.progress_at
+
+    @property
+    def is_listening(self) -> bool:
+        return self.state is State.OPEN and self.runner is None
+
+    def message_began(self) -> None:
+        """The peer is inside a message; only the first call for each message counts."""
+        if self._message_began is None or self._message_began[0] != self.messages:
+            self._message_began = (self.messages, self.active_at)
+            self._owner.connection_waits(self)
+
+    def handler_blocks(self, since: float) -> None:
+        """A handler was called then and has not returned."""
+        self.handler_since = since
+        self._owner.connection_waits(self)
 
     # Watching
 
@@ -255,10 +356,16 @@ class Connection:
             self.watcher.stop()
 
     @property
-    def is_paused(self) -> bool:
-        return self.state is State.OPEN and not self.watcher.active
+    def has_buffered(self) -> bool:
+        """Bytes have been received that no turn has seen, although the socket may have none."""
+        return False
 
-    def _stop_watching(self) -> None:
+    @property
+    def is_paused(self) -> bool:
+        return self.state is State.OPEN and self.watcher is not None and not self.watcher.active
+
+    def stop_watching(self) -> None:
+        """Let go of the READ watcher."""
         if self.watcher is not None:
             self.watcher.stop()
             self.watcher.close()
@@ -268,12 +375,13 @@ class Connection:
 class Outbox:
     """What the kernel would not take yet, and the WRITE watcher that offers it again."""
 
-    __slots__ = ("_chunks", "_conn", "_watcher", "emptied", "size")
+    __slots__ = ("_chunks", "_conn", "_watcher", "emptied", "progress_at", "size")
 
     def __init__(self, conn: Connection, rest: memoryview) -> None:
         self._conn = conn
         self._chunks: deque[memoryview] = deque([rest])
         self.size = len(rest)
+        self.progress_at = time.monotonic()  # when the kernel last took something, which is when the peer did
         self.emptied = Event()  # set when everything is sent, or never will be
         self._watcher = get_hub().loop.io(conn.sock.fileno(), WRITE)
         self._watcher.start(self._writable)
@@ -304,6 +412,8 @@ class Outbox:
             return
         self._conn.sent_bytes += sent
         self.size -= sent
+        if sent:
+            self.progress_at = self._conn.active_at = time.monotonic()
         if sent < len(chunk):
             self._chunks.appendleft(chunk[sent:])
         elif not self._chunks:

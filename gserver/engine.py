@@ -16,6 +16,7 @@ Fairness: a turn receives a bounded number of bytes; what remains fires the watc
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from typing import Any, Protocol, TypeVar
 
@@ -24,7 +25,7 @@ from gevent import get_hub
 from greenlet import getcurrent, greenlet
 
 from gserver.connection import READ, Connection, State
-from gserver.errors import CloseReason
+from gserver.errors import CloseReason, LimitExceeded, ProtocolError
 from gserver.turn import Turn
 
 __all__ = ["DedicatedEngine", "Engine", "PooledEngine"]
@@ -44,8 +45,17 @@ class Engine(Protocol[ConnectionKind]):
     def add(self, conn: ConnectionKind) -> None:
         """Serve `conn` from now on."""
 
-    def drain(self, conn: ConnectionKind) -> None:
-        """Answer what `conn` has sent by now, then close it. Never blocks."""
+    def wake(self, conn: ConnectionKind) -> None:
+        """Serve `conn` although its socket may have nothing to read: what it sent has been received already."""
+
+    def drain(self, conn: ConnectionKind, reason: CloseReason = CloseReason.DRAINED) -> None:
+        """Answer what `conn` has sent by now, then close it for `reason`. Never blocks."""
+
+    def dismiss(self, conn: ConnectionKind, fault: ProtocolError | LimitExceeded) -> None:
+        """Tell `conn` why and close it, if it is between two messages. Never blocks."""
+
+    def interrupt(self, conn: ConnectionKind, error: BaseException) -> None:
+        """Raise `error` in the handler of `conn` that blocks. Never blocks."""
 
     def kill(self, conn: ConnectionKind) -> None:
         """Close `conn` at once, interrupting its handler. Never blocks."""
@@ -70,21 +80,21 @@ def _current_runner() -> Runner:
     return runner
 
 
-def _enter(runner: Runner) -> None:
-    """Switch to a parked runner, from the hub; where a handler blocked, mark its connection and send what is ready."""
-    runner.switch()
-    conn = runner.conn
-    if conn is not None:
-        conn.runner = runner
-        conn.flush_replies()
-
-
 class _TurnEngine:
     """What both shapes share: turns that block, the last turn of a drain, and interruption."""
 
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
         self._hub: Any = get_hub()
+
+    def _enter(self, runner: Runner) -> None:
+        """Switch to a parked runner, from the hub; where a handler blocked, mark its connection, send what is ready."""
+        runner.switch()
+        conn = runner.conn
+        if conn is not None:
+            conn.runner = runner
+            conn.flush_replies()
+            conn.handler_blocks(self._turn.now)
 
     def _watch(self, conn: Connection) -> None:
         raise NotImplementedError
@@ -93,14 +103,28 @@ class _TurnEngine:
         """The turn that blocked is over: go on as before, or with the drain that was asked for meanwhile."""
         if conn.state is State.DRAINING:
             self._turn.serve_last(conn)
-        conn.runner = None
+        conn.runner = conn.handler_since = None
+        conn.active_at = time.monotonic()
         if conn.is_paused:
             self._watch(conn)
 
-    def drain(self, conn: Connection) -> None:
-        conn.start_draining()
+    def drain(self, conn: Connection, reason: CloseReason = CloseReason.DRAINED) -> None:
+        conn.start_draining(reason)
         if conn.runner is None and conn.turn_replies is None:  # in a turn, that turn goes on with it: see _resume()
             conn.runner = gevent.spawn(self._turn.serve_last, conn)
+
+    def dismiss(self, conn: Connection, fault: ProtocolError | LimitExceeded) -> None:
+        if conn.runner is None and conn.turn_replies is None:
+            conn.runner = gevent.spawn(self._dismiss, conn, fault)
+
+    def _dismiss(self, conn: Connection, fault: ProtocolError | LimitExceeded) -> None:
+        self._turn.dismiss(conn, fault)
+        conn.runner = None
+
+    def interrupt(self, conn: Connection, error: BaseException) -> None:
+        if conn.runner is not None:
+            conn.handler_since = time.monotonic()  # it may have a way to swallow this
+            conn.runner.throw(error)
 
     def kill(self, conn: Connection) -> None:
         runner = conn.runner
@@ -139,10 +163,16 @@ class PooledEngine(_TurnEngine):
             self._hub.loop.run_callback(runner.throw)
         self._idle.clear()
 
+    def wake(self, conn: Connection) -> None:
+        self._ready.append(conn)
+        self._hub.loop.run_callback(self._dispatch)  # the check watcher would wait for some input
+
     def _dispatch(self) -> None:
         ready, idle = self._ready, self._idle
+        if ready:
+            self._turn.now = time.monotonic()
         while ready:
-            _enter(idle.pop() if idle else Runner(self._run, self._hub))
+            self._enter(idle.pop() if idle else Runner(self._run, self._hub))
 
     def _run(self) -> None:
         runner = _current_runner()
@@ -186,9 +216,15 @@ class DedicatedEngine(_TurnEngine):
     def _watch(self, conn: Connection) -> None:
         conn.watcher.start(self._wake, conn, self._runners[conn])
 
+    def wake(self, conn: Connection) -> None:
+        self._hub.loop.run_callback(self._wake, conn, self._runners[conn])
+
     def _wake(self, conn: Connection, runner: Runner) -> None:
+        if conn.state is not State.OPEN:
+            return
         if conn.runner is None:
-            _enter(runner)
+            self._turn.now = time.monotonic()
+            self._enter(runner)
         else:
             conn.pause()
 

@@ -16,6 +16,8 @@ from gevent import get_hub
 __all__ = ["Linger"]
 
 DISCARD_BYTES = 64 * 1024
+# More do not linger at a time: the oldest gives way, for a flood of refused clients must not eat the descriptors.
+MAX_WAITING = 1024
 # What a peer may still send before it is cut off: what a fast one has in flight, and no free ride.
 MAX_DISCARDED_BYTES = 16 * 1024 * 1024
 
@@ -48,6 +50,8 @@ class Linger:
         except OSError:  # the peer is gone already
             sock.close()
             return
+        if len(self._waiting) >= MAX_WAITING:
+            self._drop(next(iter(self._waiting)))
         self._loop.update_now()  # its clock is as old as the loop turn, which a handler may have made long
         wait = self._waiting[sock] = _Wait(self._loop, sock, self._loop.now() + self._timeout_s)
         wait.watcher.start(self._discard, sock, wait)

@@ -1,9 +1,10 @@
 """TcpServer: gevent's StreamServer, with services, an orderly end and a ledger.
 
-    accept -> Connection -> engine (a service), or a greenlet of gevent's own (a bare handle(socket, address))
+    accept -> door -> entrance (PROXY, TLS) -> engine (a service), or a greenlet of gevent's own (a bare handle(socket,
+    address))
 
-It is a StreamServer in every respect, and in the bare shape it is nothing more but counted. What a service adds: raw
-non-blocking sockets instead of gevent's wrapped ones, which cost a page each, and drain().
+It is a StreamServer in every respect, and in the bare shape it is nothing more but counted and limited. What a service
+adds: raw non-blocking sockets instead of gevent's wrapped ones, which cost a page each, deadlines, and drain().
 """
 
 from __future__ import annotations
@@ -21,15 +22,27 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Group
 from gevent.server import StreamServer
-from greenlet import GreenletExit, getcurrent
+from greenlet import GreenletExit
 
-from gserver.connection import Address, Connection
+from gserver.bare import BareHandlers
+from gserver.connection import Address, Connection, State
+from gserver.deadlines import Deadlines
+from gserver.door import Door, Occupancy, OwnOccupancy
 from gserver.engine import DedicatedEngine, Engine, PooledEngine
-from gserver.errors import CloseReason, ConfigError
+from gserver.entrance import Entrance, EntranceRules
+from gserver.errors import CloseReason, ConfigError, HandlerTimeout, LimitExceeded
+from gserver.fairness import Fairness
 from gserver.ledger import Ledger
+from gserver.limits import Limits
 from gserver.linger import Linger
+from gserver.longest_idle import LongestIdle
+from gserver.meter import Meter, MeteredTurn, StreamMeter
 from gserver.service import Service, StreamService
+from gserver.spare import EXHAUSTED, SpareDescriptor
 from gserver.streams import StreamConnection, StreamEngine
+from gserver.timekeeper import Timekeeper
+from gserver.tls import Tls
+from gserver.tls_connection import TlsConnection, TlsStreamConnection
 from gserver.turn import Turn
 
 __all__ = ["Handle", "TcpServer"]
@@ -40,16 +53,34 @@ log = logging.getLogger("gserver.server")
 Handle = Service | StreamService | Callable[[Any, Any], Any]
 
 LINGER_S = 2.0
+SEND_LIMIT = 1024 * 1024
 # How long a handler that was killed may take to notice.
 KILL_GRACE_S = 0.5
 # A drain that is spread out sleeps at least so long, and closes what is due meanwhile.
 SPREAD_STEP_S = 0.005
+# A server without descriptors says so once in so many seconds, and tries again after a while.
+EXHAUSTED_LOG_S = 10.0
+EXHAUSTED_PAUSE_S = 0.05
 # Ends after which the peer may still be sending, so that its last reply is only safe with a lingering close.
 _LINGERING = {
     CloseReason.PROTOCOL_ERROR,
     CloseReason.HANDLER_ERROR,
     CloseReason.FINISHED,
     CloseReason.DRAINED,
+    CloseReason.HANDSHAKE_FAILED,
+    CloseReason.MESSAGE_TIMEOUT,
+    CloseReason.HANDLER_TIMEOUT,
+    CloseReason.AGED,
+    CloseReason.RATE_LIMIT,
+}
+# The same, but only where something was said: a flood of refused clients is to cost as little as it can.
+_LINGERING_IF_SAID = {CloseReason.FULL, CloseReason.ADDRESS_LIMIT, CloseReason.ACCEPT_RATE}
+_ENGINES: dict[str, Callable[[Turn], Engine[Any]]] = {"pooled": PooledEngine, "dedicated": DedicatedEngine}
+_KINDS: dict[tuple[bool, bool], type[Connection]] = {  # by: it is a stream, it is over TLS
+    (False, False): Connection,
+    (True, False): StreamConnection,
+    (False, True): TlsConnection,
+    (True, True): TlsStreamConnection,
 }
 
 
@@ -63,6 +94,10 @@ class TcpServer(StreamServer):
         greenlets: "pooled" (default) or "dedicated": how a Service's connections are served; see gserver.engine.
         linger_s: how long a socket may stay, in seconds, after the last reply was sent; default 2.
         ledger: where to count; default: one of its own.
+        deadlines, limits: see there; deadlines hold for services only.
+        occupancy: who else the limits are shared with; default: nobody.
+        entrance: the PROXY header and the TLS that a service's connections begin with; default: neither.
+        send_limit: what may wait for a peer to take it before send_nowait() gives it up, in bytes; default 1 MiB.
 
     start(), serve_forever(), stop() and `with` are gevent's; stop(timeout) drains, for a second by default.
     """
@@ -79,11 +114,25 @@ class TcpServer(StreamServer):
         greenlets: Literal["pooled", "dedicated"] = "pooled",
         linger_s: float = LINGER_S,
         ledger: Ledger | None = None,
+        deadlines: Deadlines | None = None,
+        limits: Limits | None = None,
+        occupancy: Occupancy | None = None,
+        entrance: EntranceRules | None = None,
+        send_limit: int = SEND_LIMIT,
         **ssl_args: Any,
     ) -> None:
         self.ledger = ledger or Ledger()
+        self.send_limit = send_limit
+        self._deadlines = deadlines or Deadlines()
+        self._limits = limits or Limits()
+        self._door = Door(self._limits, occupancy or OwnOccupancy(self.ledger))
+        self._spare: SpareDescriptor | None = None
+        self._untold = 0  # turned away for want of a descriptor, and not yet in the log
+        self._told_at = -EXHAUSTED_LOG_S
         self._connections: set[Connection] = set()
-        self._bare: dict[Any, Any] = {}  # the sockets of bare handlers, and their greenlets once they run
+        self._outside: set[Connection] = set()  # those of them that the service has not been told of
+        self._bare = BareHandlers(self._bare_ended)
+        self._longest_idle = LongestIdle(lambda: self._connections)
         self._callbacks = Group()  # on_open and on_close while they run
         self._quiet = Event()
         self._drained: Event | None = None  # there once a drain has begun, set when it is over
@@ -91,10 +140,25 @@ class TcpServer(StreamServer):
         self._linger = Linger(linger_s, self._check_quiet)
         self._service = handle if isinstance(handle, Service | StreamService) else None
         if self._service is not None and ssl_args:
-            raise ConfigError(f"TLS is not available for services yet, only for bare handlers: {', '.join(ssl_args)}")
-        self._engine = None if self._service is None else _make_engine(self._service, greenlets, self.ledger)
+            entrance, ssl_args = EntranceRules(tls=Tls.of_arguments(ssl_args)), {}
+        self._entrance = None if entrance is None else Entrance(entrance, self._is_welcome, self._let_in)
+        self._kind = _KINDS[isinstance(handle, StreamService), entrance is not None and entrance.tls is not None]
+        self._fairness = Fairness()
+        self._engine = self._make_engine(greenlets)
+        self._keeper = Timekeeper(self._deadlines, self._engine)
         bare: Any = handle  # a service is never called: gevent only keeps it
         super().__init__(listener, bare, backlog, spawn, **ssl_args)
+
+    def _make_engine(self, greenlets: str) -> Engine[Any] | None:
+        if self._service is None:
+            return None
+        service, ledger, fairness, meter = self._service, self.ledger, self._fairness, Meter.of(self._limits)
+        if isinstance(service, StreamService):
+            return StreamEngine(service, ledger, fairness, None if meter is None else StreamMeter(meter))
+        turn = Turn(service, ledger, fairness) if meter is None else MeteredTurn(service, ledger, fairness, meter)
+        if greenlets not in _ENGINES:
+            raise ConfigError(f"greenlets is {greenlets!r}, must be 'pooled' or 'dedicated'")
+        return _ENGINES[greenlets](turn)
 
     # Accepting
 
@@ -102,12 +166,23 @@ class TcpServer(StreamServer):
         super().init_socket()
         self.socket.setblocking(False)  # one from the standard library may block, and the whole hub with it
         if self.socket.family in (socket.AF_INET, socket.AF_INET6):
-            # Inherited by every accepted socket, where it would cost a system call each.
+            # Inherited by every accepted socket, where they would cost a system call each.
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if self._spare is None:
+            self._spare = SpareDescriptor()
         if self._service is None:
-            self._handle = functools.partial(self._run_bare, self._handle)
+            self._handle = functools.partial(self._bare.run, self._handle)
 
     def do_read(self) -> tuple[Any, Any] | None:  # type: ignore[override]  # None: nobody there, as in gevent's own
+        try:
+            return self._accept()
+        except OSError as error:
+            if error.errno not in EXHAUSTED:
+                raise
+            return self._accept_without_descriptors(error)
+
+    def _accept(self) -> tuple[Any, Any] | None:
         if self._service is None:
             return super().do_read()
         listener: Any = self.socket  # the C socket: gevent has unwrapped it
@@ -119,49 +194,136 @@ class TcpServer(StreamServer):
         sock.setblocking(False)
         return sock, address
 
+    def pause_accepting(self, seconds: float) -> None:
+        """Leave new connections to the kernel's queue for a while."""
+        self.stop_accepting()
+        self._timer: Any = self.loop.timer(seconds)  # gevent's own, for after an error: it stops with the server
+        self._timer.start(self._come_back)
+
+    def _come_back(self) -> None:
+        if self.started:
+            self.start_accepting()
+
+    def _accept_without_descriptors(self, error: OSError) -> tuple[Any, Any] | None:
+        """Whoever is waiting is closed at once, or the longest idle connection, to make room for it."""
+        assert self._spare is not None
+        try:
+            if not self._spare.is_there:
+                raise error
+            accepted = self._spare.lend(self._accept)
+        except OSError:
+            self._spare.take()
+            self.pause_accepting(EXHAUSTED_PAUSE_S)
+            return None
+        if accepted is not None and not self._make_room(LimitExceeded(str(error), CloseReason.FULL)):
+            accepted[0].close()
+            self._turned_away(error)
+            accepted = None
+        self._spare.take()
+        return accepted
+
+    def _turned_away(self, error: OSError) -> None:
+        self.ledger.opened()
+        self.ledger.ended(CloseReason.FULL)
+        self._untold += 1
+        if time.monotonic() - self._told_at > EXHAUSTED_LOG_S:
+            log.error("cannot accept: %s; %d turned away", error.strerror, self._untold)
+            self._told_at, self._untold = time.monotonic(), 0
+
     def do_handle(self, sock: Any, address: Address) -> None:
         if self._service is not None:
             self.adopt(sock, address)
             return
         self.ledger.opened()
-        self._bare[sock] = None
+        refusal = self._door.at_accept() or self._door.at_name(sock, address)
+        if refusal is not None:
+            self._door.left(sock)
+            self.ledger.ended(refusal.close_reason)
+            sock.close()
+            return
+        self._bare.began(sock)
         super().do_handle(sock, address)
 
     def do_close(self, sock: Any, *args: Any) -> None:
         """gevent's end of a bare handler, whether it ran or could not be started."""
         super().do_close(sock, *args)
-        self._bare_ended(sock, CloseReason.HANDLER_ERROR)
+        self._bare.end(sock, CloseReason.HANDLER_ERROR)
 
     def adopt(self, sock: _socket.socket, address: Address) -> Connection:
         """Serve a connected, non-blocking socket as one that was accepted from `address`. Takes over the socket."""
         service = self._service
         assert service is not None
-        kind = StreamConnection if isinstance(service, StreamService) else Connection
         try:
-            conn = kind(sock, address, service.codec(), self)
+            conn = self._kind(sock, address, service.codec(), self)
         except BaseException:
             sock.close()
             raise
         self.ledger.opened()
         self._connections.add(conn)
+        self._outside.add(conn)
+        conn.retires_at = self._deadlines.retirement(conn.opened_at, random.random())
         log.debug("accepted %s", conn)
-        on_open = service.on_open if isinstance(service, Service) else None
+        conn.state = State.HANDSHAKING
+        refusal = self._door.at_accept()
+        if refusal is not None and not self._make_room(refusal):
+            self._refuse(conn, refusal)
+        elif self._entrance is not None:
+            self._keeper.watch(conn)
+            self._entrance.begin(conn)
+        elif self._is_welcome(conn):
+            self._keeper.begin(conn)
+            self._let_in(conn)
+        return conn
+
+    def _is_welcome(self, conn: Connection) -> bool:
+        """Whether it may stay, now that it is known who it is; otherwise it is closed."""
+        refusal = self._door.at_name(conn, conn.peer)
+        if refusal is not None:
+            self._refuse(conn, refusal)
+        return refusal is None
+
+    def _refuse(self, conn: Connection, refusal: LimitExceeded) -> None:
+        log.debug("refused %s: %s", conn, refusal)
+        if self._door.action_for(refusal) != "close" and self._entrance is None:
+            assert self._engine is not None
+            self._engine.dismiss(conn, refusal)
+        else:  # nothing can be said before a handshake
+            conn.close(refusal.close_reason)
+
+    def _make_room(self, refusal: LimitExceeded) -> bool:
+        """Close the longest idle connection instead, if that is asked for and there is one."""
+        longest = self._longest_idle.take() if self._door.action_for(refusal) == "shed" else None
+        if longest is not None:
+            longest.close(CloseReason.SHED)
+        return longest is not None
+
+    def _let_in(self, conn: Connection) -> None:
+        """It is through the door and the entrance: the service's from now on."""
+        assert self._service is not None
+        conn.state = State.OPEN
+        self._outside.discard(conn)
+        self.connection_opened(conn)
+        on_open = self._service.on_open if isinstance(self._service, Service) else None
         if on_open is None:
             self._begin(conn)
         else:
             conn.runner = self._callbacks.spawn(self._open, conn, on_open)
-        return conn
+
+    def connection_opened(self, conn: Connection) -> None:
+        """For who wants to know of each connection that its service gets; connection_closed() tells of all."""
 
     def _open(self, conn: Connection, on_open: Callable[[Connection], None]) -> None:
         conn.turn_replies = []  # what close() does meanwhile waits for the end of on_open
+        conn.handler_blocks(time.monotonic())
         try:
             on_open(conn)
         except GreenletExit:
             conn.abort(CloseReason.KILLED)
-        except (Exception, gevent.Timeout):
+        except (Exception, gevent.Timeout, HandlerTimeout) as error:
             log.exception("on_open failed for %s", conn)
-            conn.close(CloseReason.HANDLER_ERROR)
-        conn.runner = conn.turn_replies = None
+            conn.close(error.close_reason if isinstance(error, HandlerTimeout) else CloseReason.HANDLER_ERROR)
+        conn.runner = conn.turn_replies = conn.handler_since = None
+        conn.active_at = time.monotonic()
         if conn.close_reason is None:
             self._begin(conn)
         else:
@@ -171,7 +333,13 @@ class TcpServer(StreamServer):
         assert self._engine is not None
         self._engine.add(conn)
         if conn.is_draining:  # the drain began while on_open ran
-            self._engine.drain(conn)
+            self._engine.drain(conn, conn.drain_reason)
+        elif conn.has_buffered:
+            self._engine.wake(conn)
+
+    def connection_waits(self, conn: Connection) -> None:
+        """A deadline of its own begins for it."""
+        self._keeper.watch(conn)
 
     # Ending
 
@@ -181,7 +349,9 @@ class TcpServer(StreamServer):
         assert reason is not None
         assert self._engine is not None
         self._engine.forget(conn)
-        if reason in _LINGERING:
+        self._keeper.forget(conn)
+        self._door.left(conn)
+        if reason in _LINGERING or (reason in _LINGERING_IF_SAID and conn.sent_bytes):
             self._linger.take(conn.sock)
         else:
             conn.sock.close()
@@ -191,7 +361,9 @@ class TcpServer(StreamServer):
         """Nor does any handler hold on to it: tell the service."""
         self._connections.discard(conn)
         on_close = self._service.on_close if isinstance(self._service, Service) else None
-        if on_close is not None:
+        if conn in self._outside:
+            self._outside.discard(conn)
+        elif on_close is not None:
             assert conn.close_reason is not None
             self._callbacks.spawn(self._tell_closed, conn, conn.close_reason, on_close)
         self._check_quiet()
@@ -204,25 +376,10 @@ class TcpServer(StreamServer):
         except (Exception, gevent.Timeout):
             log.exception("on_close failed for %s", conn)
 
-    def _run_bare(self, handle: Callable[[Any, Any], Any], sock: Any, address: Address) -> None:
-        """gevent's handler, counted; its exceptions go where gevent sends them."""
-        if sock in self._bare:
-            self._bare[sock] = getcurrent()
-        reason = CloseReason.HANDLER_ERROR
-        try:
-            handle(sock, address)
-            reason = CloseReason.FINISHED
-        except GreenletExit:
-            reason = CloseReason.KILLED
-            raise
-        finally:
-            self._bare_ended(sock, reason)
-
     def _bare_ended(self, sock: Any, reason: CloseReason) -> None:
-        if sock in self._bare:
-            del self._bare[sock]
-            self.ledger.ended(reason)
-            self._check_quiet()
+        self._door.left(sock)
+        self.ledger.ended(reason)
+        self._check_quiet()
 
     def _check_quiet(self) -> None:
         if not self._connections and not self._bare and not self._linger:
@@ -253,12 +410,20 @@ class TcpServer(StreamServer):
             killed = self._kill_rest()
             self._callbacks.join(_remaining(deadline))
             self._callbacks.kill(timeout=KILL_GRACE_S)
+            self._keeper.close()
             if self._engine is not None:
                 self._engine.close()
+            self._fairness.close()
         finally:
             self._drained.set()
         log.debug("connections: %s", self.ledger)
         return killed
+
+    def close(self) -> None:
+        super().close()
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
 
     def stop(self, timeout: float | None = None) -> None:
         """Stop accepting, then drain() for `timeout` seconds (default: stop_timeout, 1); a drain that runs is awaited.
@@ -303,7 +468,9 @@ class TcpServer(StreamServer):
 
     def _drain_one(self, conn: Connection) -> None:
         assert self._engine is not None
-        if conn.watcher is None:  # on_open still runs: it drains the connection when it is done
+        if conn in self._outside:
+            conn.close(CloseReason.DRAINED)
+        elif conn.watcher is None:  # on_open still runs: it drains the connection when it is done
             conn.start_draining()
         else:
             self._engine.drain(conn)
@@ -318,30 +485,15 @@ class TcpServer(StreamServer):
         for conn in rest:
             assert self._engine is not None
             self._engine.kill(conn)
-        bare = list(self._bare.items())
-        for _, greenlet in bare:
-            if greenlet is not None:
-                gevent.kill(greenlet)
+        bare = self._bare.interrupt_all()
         if rest or bare:
             self._wait_quiet(time.monotonic() + KILL_GRACE_S)
         for conn in list(self._connections):  # their handlers swallowed the exception
             conn.abort(CloseReason.KILLED)
-        for sock in list(self._bare):
-            sock.close()
-            self._bare_ended(sock, CloseReason.KILLED)
+        self._bare.close_all()
         self._linger.close()
-        return len(rest) + len(bare)
+        return len(rest) + bare
 
 
 def _remaining(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
-
-
-def _make_engine(service: Service | StreamService, greenlets: str, ledger: Ledger) -> Engine[Any]:
-    if isinstance(service, StreamService):
-        return StreamEngine(service, ledger)
-    if greenlets == "pooled":
-        return PooledEngine(Turn(service, ledger))
-    if greenlets == "dedicated":
-        return DedicatedEngine(Turn(service, ledger))
-    raise ConfigError(f"greenlets is {greenlets!r}, must be 'pooled' or 'dedicated'")

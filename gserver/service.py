@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 
-from gserver.errors import CloseReason, ProtocolError
+from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded, ProtocolError
 from gserver.framing import Codec, JsonLines, Malformed, Raw
 
 if TYPE_CHECKING:
@@ -46,9 +46,10 @@ class Service:
         codec: called without arguments for each connection; a codec class, or functools.partial of one.
         on_open: called as on_open(conn) before the first message.
         on_close: called as on_close(conn, reason) once, after the last message.
-        on_error: called as on_error(fault, conn) for a ProtocolError, a Malformed or a handler's exception; what it
-            returns is encoded and sent to the peer. Default: nothing is said. A connection outlives a Malformed or a
-            handler's exception only if there was something to say; a ProtocolError always ends it.
+        on_error: called as on_error(fault, conn) for a ProtocolError, a Malformed, a LimitExceeded (a connection that
+            is refused, or has sent too much), a handler's exception or its HandlerTimeout; what it returns is encoded
+            and sent to the peer. Default: nothing is said. A connection outlives a Malformed or a handler's exception
+            only if there was something to say; all others end it.
         ready: called without arguments in every new worker, after the application is imported and before it takes
             connections; a worker in which it raises never takes any.
         probe: a message that every new worker must answer, with one message and without an error, before it takes
@@ -188,6 +189,6 @@ def _error(message: str) -> dict[str, str]:
 def _error_reply(fault: Fault, conn: Connection) -> dict[str, str]:
     if isinstance(fault, Malformed):
         return _error(fault.message)
-    if isinstance(fault, ProtocolError):
+    if isinstance(fault, ProtocolError | LimitExceeded | HandlerTimeout):
         return _error(str(fault))
     return _error("Internal error")

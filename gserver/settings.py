@@ -8,18 +8,24 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from gserver import checks
+from gserver.admission import Network
 from gserver.bind import Bind
 from gserver.checks import Check
 from gserver.errors import ConfigError
 from gserver.hooks import HOOKS, Hooks
+from gserver.limits import Action, FullAction, RateAction
+from gserver.tls_config import TlsConfig
 
 __all__ = ["ACCESS_LOG_FORMAT", "MAX_WORKERS", "Settings", "declared"]
 
 GREENLETS = ("pooled", "dedicated")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+CERT_REQS = ("none", "optional", "required")
+TLS_VERSIONS = ("1.2", "1.3")
+PROXY_MODES = ("off", "v1", "v2", "auto")
 RELOAD_ENGINES = ("auto", "watchfiles", "poll")
 ACCESS_LOG_FORMAT = '%(h)s %(t)s "%(r)s" %(M)s %(I)s %(O)s %(L)s'
 # The scoreboard has twice as many places, for a reload may hold two workers for each.
@@ -60,7 +66,7 @@ class Settings:
         "Workers", 1, checks.whole(1, MAX_WORKERS), "-w", "--workers", metavar="N", help="worker processes")
     worker_connections: int = _setting(
         "Workers", 10_000, checks.whole(1), "--worker-connections", metavar="N",
-        help="connections that a worker holds at most; further ones wait to be accepted")
+        help="connections that a worker holds at most; one more is met with full_action")
     max_requests: int = _setting(
         "Workers", 0, checks.whole(0), "--max-requests", metavar="N",
         help="messages after which a worker is replaced; 0: never")
@@ -106,6 +112,123 @@ class Settings:
     patch: bool = _setting(
         "Workers", True, checks.switch, "--no-patch", action="store_false",
         help="do not apply gevent's monkey-patching before the application is imported")
+
+    handshake_timeout: float = _setting(
+        "Deadlines", 5, checks.seconds, "--handshake-timeout", metavar="SECONDS",
+        help="how long the PROXY header and the TLS handshake may take together; 0, here and below: for ever")
+    first_byte_timeout: float = _setting(
+        "Deadlines", 30, checks.seconds, "--first-byte-timeout", metavar="SECONDS",
+        help="how long a new connection may be silent, on both sides")
+    idle_timeout: float = _setting(
+        "Deadlines", 300, checks.seconds, "--idle-timeout", metavar="SECONDS",
+        help="how long nothing may come or go between two messages")
+    message_timeout: float = _setting(
+        "Deadlines", 30, checks.seconds, "--message-timeout", metavar="SECONDS",
+        help="how long a message may take from its first byte to its last")
+    handler_timeout: float = _setting(
+        "Deadlines", 60, checks.seconds, "--handler-timeout", metavar="SECONDS",
+        help="how long a handler may block before it is interrupted and its connection closed")
+    write_timeout: float = _setting(
+        "Deadlines", 30, checks.seconds, "--write-timeout", metavar="SECONDS",
+        help="how long a peer may take nothing of what is to be sent to it")
+    max_connection_age: float = _setting(
+        "Deadlines", 0, checks.seconds, "--max-connection-age", metavar="SECONDS",
+        help="age at which a connection is closed, between two messages")
+    max_connection_age_jitter: float = _setting(
+        "Deadlines", 0, checks.seconds, "--max-connection-age-jitter", metavar="SECONDS",
+        help="up to so much older, at random for each connection")
+
+    max_connections: int = _setting(
+        "Limits", 0, checks.whole(0), "--max-connections", metavar="N",
+        help="connections that all workers together hold at most; 0, here and below: no limit")
+    full_action: FullAction = _setting(
+        "Limits", "refuse", checks.one_of(*get_args(FullAction)), "--full-action", metavar="ACTION",
+        help="what happens at worker_connections and max_connections: refuse (the service says why, and closes), "
+             "close, or shed (the longest idle connection is closed instead)")
+    max_connections_per_ip: int = _setting(
+        "Limits", 0, checks.whole(0), "--max-connections-per-ip", metavar="N",
+        help="connections of one client address at most, over all workers")
+    max_connections_per_network: int = _setting(
+        "Limits", 0, checks.whole(0), "--max-connections-per-network", metavar="N",
+        help="connections of one network at most, over all workers")
+    ipv4_network_bits: int = _setting(
+        "Limits", 24, checks.whole(1, 32), "--ipv4-network-bits", metavar="N",
+        help="how much of an IPv4 address is its network")
+    ipv6_network_bits: int = _setting(
+        "Limits", 48, checks.whole(1, 128), "--ipv6-network-bits", metavar="N",
+        help="how much of an IPv6 address is its network; as an address counts what its first 64 bits are")
+    ip_action: Action = _setting(
+        "Limits", "refuse", checks.one_of(*get_args(Action)), "--ip-action", metavar="ACTION",
+        help="what happens to one connection too many of an address or a network: refuse or close")
+    max_accept_rate: float = _setting(
+        "Limits", 0, checks.rate, "--max-accept-rate", metavar="N",
+        help="new connections a second at most, over all workers, which share it evenly")
+    accept_rate_action: Action = _setting(
+        "Limits", "refuse", checks.one_of(*get_args(Action)), "--accept-rate-action", metavar="ACTION",
+        help="what happens to those beyond it: refuse or close")
+    max_message_rate: float = _setting(
+        "Limits", 0, checks.rate, "--max-message-rate", metavar="N",
+        help="messages a second at most on one connection")
+    max_byte_rate: float = _setting(
+        "Limits", 0, checks.rate, "--max-byte-rate", metavar="BYTES",
+        help="bytes a second at most that are received on one connection")
+    rate_action: RateAction = _setting(
+        "Limits", "throttle", checks.one_of(*get_args(RateAction)), "--rate-action", metavar="ACTION",
+        help="what happens to a connection that sends faster: throttle (it is read no faster), refuse or close")
+    max_message_size: int = _setting(
+        "Limits", 0, checks.size, "--max-message-size", metavar="BYTES",
+        help="longest message that is accepted; 0: what the service's codec says")
+    send_buffer_limit: int = _setting(
+        "Limits", 1024 * 1024, checks.size, "--send-buffer-limit", metavar="BYTES",
+        help="bytes that may wait for a peer to take them before conn.send_nowait() closes its connection")
+    allow: tuple[Network, ...] = _setting(
+        "Limits", (), checks.networks, "--allow", metavar="NETWORK", action="append",
+        help="addresses that may connect, such as 10.0.0.0/8 or ::1; may be repeated; none: all")
+    deny: tuple[Network, ...] = _setting(
+        "Limits", (), checks.networks, "--deny", metavar="NETWORK", action="append",
+        help="addresses that may not, even if they are allowed; may be repeated")
+    block_warning: float = _setting(
+        "Limits", 0.5, checks.seconds, "--block-warning", metavar="SECONDS",
+        help="how long a handler may keep the whole worker from its other connections before its stack is logged; "
+             "0: it never is")
+
+    certfile: str | None = _setting(
+        "TLS", None, checks.optional_text, "--certfile", metavar="FILE",
+        help="certificate, and what leads from it to its authority, in PEM; with it, connections are TLS")
+    keyfile: str | None = _setting(
+        "TLS", None, checks.optional_text, "--keyfile", metavar="FILE",
+        help="its private key, in PEM; default: in certfile")
+    keyfile_password: str | None = _setting(
+        "TLS", None, checks.optional_text, help="the password of the key files; only in a config file")
+    ca_certs: str | None = _setting(
+        "TLS", None, checks.optional_text, "--ca-certs", metavar="FILE",
+        help="authorities that client certificates are checked against, in PEM")
+    cert_reqs: Literal["none", "optional", "required"] = _setting(
+        "TLS", "none", checks.one_of(*CERT_REQS), "--cert-reqs", metavar="WHAT",
+        help="whether clients must show a certificate: none, optional or required")
+    sni: tuple[tuple[str, str, str | None], ...] = _setting(
+        "TLS", (), checks.sni, "--sni", metavar="NAME=CERTFILE[,KEYFILE]", action="append",
+        help="another certificate, for clients that ask for this name; *.example.com stands for all names below "
+             "example.com; may be repeated")
+    alpn: tuple[str, ...] = _setting(
+        "TLS", (), checks.texts, "--alpn", metavar="PROTOCOL", action="append",
+        help="a protocol to offer by ALPN, the best first; may be repeated")
+    tls_min_version: Literal["1.2", "1.3"] = _setting(
+        "TLS", "1.2", checks.one_of(*TLS_VERSIONS), "--tls-min-version", metavar="VERSION",
+        help="the lowest version of TLS: 1.2 or 1.3")
+    ciphers: str | None = _setting(
+        "TLS", None, checks.optional_text, "--ciphers", metavar="LIST",
+        help="what TLS 1.2 may use, in OpenSSL's words; default: ECDHE with AES-GCM or ChaCha20")
+    ssl_context: Any = _setting(
+        "TLS", None, checks.function_of("config", "default_ssl_context_factory"),
+        help="called when the server starts and when the files have changed; returns the ssl.SSLContext to use")
+
+    proxy_protocol: Literal["off", "v1", "v2", "auto"] = _setting(
+        "PROXY protocol", "off", checks.one_of(*PROXY_MODES), "--proxy-protocol", metavar="MODE",
+        help="with which version of HAProxy's PROXY header each connection begins: off, v1, v2, or auto (either)")
+    proxy_allow_ips: tuple[Network, ...] = _setting(
+        "PROXY protocol", ("127.0.0.1", "::1"), checks.networks, "--proxy-allow-from", metavar="NETWORK",
+        action="append", help="the proxies; whoever connects from elsewhere is refused; may be repeated")
 
     reload: bool = _setting(
         "Development", False, checks.switch, "--reload", action="store_true", fixed=True,
@@ -196,6 +319,27 @@ class Settings:
     @property
     def hooks(self) -> Hooks:
         return Hooks({name: getattr(self, name) for name in HOOKS})
+
+    @property
+    def tls(self) -> TlsConfig | None:
+        """What the certificates are; None without TLS. ConfigError if something is said of TLS, and no certificate."""
+        if self.certfile is None:
+            said = [name for name in ("keyfile", "ca_certs", "sni", "alpn", "ssl_context") if getattr(self, name)]
+            if said:
+                raise ConfigError(f"setting {said[0]} is of no use without certfile")
+            return None
+        return TlsConfig(
+            certfile=self.certfile,
+            keyfile=self.keyfile,
+            keyfile_password=self.keyfile_password,
+            ca_certs=self.ca_certs,
+            cert_reqs=self.cert_reqs,
+            sni=self.sni,
+            alpn=self.alpn,
+            min_version=self.tls_min_version,
+            ciphers=self.ciphers,
+            ssl_context=self.ssl_context,
+        )
 
     def with_fixed_of(self, running: Settings) -> tuple[Settings, list[str]]:
         """These settings as a server that runs with `running` can take them over, and the names that it cannot."""

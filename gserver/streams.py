@@ -7,43 +7,71 @@ conn`). Both end when the peer has finished, and when the server drains: then wi
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
 from gevent import get_hub
 from greenlet import GreenletExit, getcurrent
 
-from gserver.connection import READ, Connection
-from gserver.errors import CloseReason, ConnectionClosed, IncompleteMessage, ProtocolError
+from gserver.connection import READ, Connection, State
+from gserver.errors import CloseReason, ConnectionClosed, IncompleteMessage, LimitExceeded, ProtocolError
+from gserver.fairness import SLICE_S, Fairness
 from gserver.ledger import MESSAGES, Ledger
 from gserver.service import StreamService
 
-__all__ = ["StreamConnection", "StreamEngine"]
+__all__ = ["StreamConnection", "StreamEngine", "Throttle"]
 
 log = logging.getLogger("gserver.streams")
 
 RECEIVE_BYTES = 64 * 1024
 
+# A handler that iterates over messages may have to give way after so many, if it is time.
+LOOK_EVERY = 16
+
+#: Called as throttle(conn, received_bytes); it may block, or raise a LimitExceeded.
+Throttle = Callable[["StreamConnection", int], None]
+
 
 class StreamConnection(Connection):
     """A connection as a @stream handler sees it: a Connection that can be read."""
 
-    __slots__ = ("_at_end", "_is_handled", "_messages", "_owed_bytes", "_reader", "ledger")
+    __slots__ = (
+        "_at_end",
+        "_is_handled",
+        "_messages",
+        "_owed_bytes",
+        "_read_began",
+        "_reader",
+        "_slice_began",
+        "fairness",
+        "ledger",
+        "metered_messages",
+        "throttle",
+    )
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.ledger: Ledger  # where its messages are counted; the engine's
+        self.fairness: Fairness  # the engine's
+        self.throttle: Throttle | None = None  # what happens after each receive; the engine's
+        self.metered_messages = 0  # how many of its messages the throttle knows of
+        self._slice_began = self.active_at  # since when its handler has had the processor, as far as is known
         self._at_end = False  # the peer has finished
         self._owed_bytes = 0  # once draining: what had been received by then and not been read
-        self._is_handled = True
+        self._is_handled = False
         self._reader: Any = None  # the greenlet that waits for input
+        self._read_began: float | None = (
+            None  # when the first of the bytes came that read_exactly() has and waits for more
+        )
         self._messages: Iterator[Any] = iter(())  # decoded, and not handed over yet
 
     def recv(self, max_bytes: int = RECEIVE_BYTES) -> bytes:
         """Return up to `max_bytes` bytes as soon as there are any; b"" when there will be no more.
 
-        Raises ConnectionClosed when the connection broke, or was closed on this side.
+        Raises ConnectionClosed when the connection broke, or was closed on this side, and a MessageTimeout where that
+        is why it will be closed; a LimitExceeded where it sends too fast.
         """
         while max_bytes > 0 and not self._at_end:
             if self.close_reason is not None:
@@ -53,16 +81,28 @@ class StreamConnection(Connection):
             try:
                 data = self.sock.recv(max_bytes)
             except BlockingIOError:
+                if self.is_draining:
+                    return b""
                 self._wait_readable()
                 continue
             except OSError as error:
                 self.abort(CloseReason.PEER_RESET)
                 raise ConnectionClosed(f"{self!r} broke: {error}", self.close_reason) from error
             self.received_bytes += len(data)
+            self.active_at = time.monotonic()
+            self._give_way()
             self._owed_bytes -= len(data)
             self._at_end = not data
+            if self.throttle is not None:
+                self.throttle(self, len(data))
             return data
         return b""
+
+    def _give_way(self) -> None:
+        """A handler that always finds something to read would otherwise never let anybody else go."""
+        if time.monotonic() - self._slice_began > SLICE_S:
+            self.fairness.let_others_go()
+            self._slice_began = time.monotonic()
 
     def read_exactly(self, size: int) -> bytes:
         """Return exactly `size` bytes.
@@ -70,6 +110,12 @@ class StreamConnection(Connection):
         Raises ConnectionClosed as recv() does, and when there will be no more bytes at all; IncompleteMessage when
         there were some and the peer finished.
         """
+        try:
+            return self._read(size)
+        finally:
+            self._read_began = None
+
+    def _read(self, size: int) -> bytes:
         chunks: list[bytes] = []
         missing = size
         while missing > 0:
@@ -80,6 +126,8 @@ class StreamConnection(Connection):
                 raise ConnectionClosed(f"{self!r} has no more to read")
             chunks.append(data)
             missing -= len(data)
+            if self._read_began is None:
+                self._read_began = self.active_at
         return b"".join(chunks)
 
     def __iter__(self) -> StreamConnection:
@@ -94,7 +142,11 @@ class StreamConnection(Connection):
             for message in self._messages:
                 self.messages += 1
                 self.ledger.cells[MESSAGES] += 1
+                if not self.messages % LOOK_EVERY:
+                    self._give_way()
                 return message
+            if self.codec.partial:
+                self.message_began()
             data = self.recv()
             if not data:
                 break
@@ -113,6 +165,9 @@ class StreamConnection(Connection):
         super().close(reason)
         self._finish_if_sent()
 
+    def handler_starts(self) -> None:
+        self._is_handled = True
+
     def handler_returned(self) -> None:
         self._is_handled = False
         if self.close_reason is not None:
@@ -122,14 +177,30 @@ class StreamConnection(Connection):
     def peer_finished(self) -> bool:
         return self._at_end
 
+    @property
+    def is_listening(self) -> bool:
+        return self.state is State.OPEN and self._reader is not None
+
+    @property
+    def message_since(self) -> float | None:
+        return super().message_since if self._read_began is None else self._read_began
+
+    def fail_reading(self, error: Exception) -> None:
+        """Raise `error` in the greenlet that waits for input, if one does. From the hub only."""
+        if self._reader is not None:
+            self._reader.throw(error)
+
     def _wait_readable(self) -> None:
         self._reader = getcurrent()
+        if self.message_since is not None:
+            self._owner.connection_waits(self)
         if not self.watcher.active:
             self.watcher.start(self._readable)
         try:
             get_hub().switch()
         finally:
             self._reader = None
+            self._slice_began = time.monotonic()
 
     def _readable(self) -> None:
         if self._reader is not None:
@@ -137,14 +208,14 @@ class StreamConnection(Connection):
         else:
             self.pause()
 
-    def start_draining(self) -> None:
+    def start_draining(self, reason: CloseReason = CloseReason.DRAINED) -> None:
         if not self.is_draining:
             self._owed_bytes = self.unread_bytes()
-        super().start_draining()
+        super().start_draining(reason)
         self._wake_reader()
 
-    def _stop_watching(self) -> None:
-        super()._stop_watching()
+    def stop_watching(self) -> None:
+        super().stop_watching()
         self._wake_reader()
 
     def _wake_reader(self) -> None:
@@ -155,17 +226,34 @@ class StreamConnection(Connection):
 class StreamEngine:
     """A gevent greenlet for every connection; `runner` is that greenlet."""
 
-    def __init__(self, service: StreamService, ledger: Ledger) -> None:
+    def __init__(
+        self, service: StreamService, ledger: Ledger, fairness: Fairness, throttle: Throttle | None = None
+    ) -> None:
         self._handle = service.handle
         self._ledger = ledger
+        self._fairness = fairness
+        self._throttle = throttle
 
     def add(self, conn: StreamConnection) -> None:
-        conn.ledger = self._ledger
+        conn.ledger, conn.fairness, conn.throttle = self._ledger, self._fairness, self._throttle
+        conn.handler_starts()
         conn.watcher = get_hub().loop.io(conn.sock.fileno(), READ)
         conn.runner = gevent.spawn(self._run, conn)
 
-    def drain(self, conn: StreamConnection) -> None:
-        conn.start_draining()
+    def wake(self, conn: StreamConnection) -> None:
+        """Nothing: a handler receives before it waits."""
+
+    def drain(self, conn: StreamConnection, reason: CloseReason = CloseReason.DRAINED) -> None:
+        conn.start_draining(reason)
+
+    def dismiss(self, conn: StreamConnection, fault: ProtocolError | LimitExceeded) -> None:
+        if conn.runner is None:  # no handler has it yet, and nobody knows what to say
+            conn.close(fault.close_reason)
+        else:
+            conn.fail_reading(fault)
+
+    def interrupt(self, conn: StreamConnection, error: BaseException) -> None:
+        """Nothing: a stream handler may take as long as its connection lives."""
 
     def kill(self, conn: StreamConnection) -> None:
         gevent.kill(conn.runner)
@@ -187,7 +275,7 @@ class StreamEngine:
             self._handle(conn)
         except GreenletExit:
             conn.abort(CloseReason.KILLED)
-        except ProtocolError as error:
+        except (ProtocolError, LimitExceeded) as error:
             self._ledger.failed()
             log.debug("%s: %s", conn, error)
             conn.close(error.close_reason)
@@ -206,4 +294,4 @@ def _natural_end(conn: StreamConnection) -> CloseReason:
     """Why a handler that returned did so."""
     if conn.peer_finished:
         return CloseReason.PEER_EOF
-    return CloseReason.DRAINED if conn.is_draining else CloseReason.FINISHED
+    return conn.drain_reason if conn.is_draining else CloseReason.FINISHED

@@ -3,17 +3,23 @@
 This is the path of every message. What it does not do is as deliberate as what it does: no timer, no lock, no state
 change for a connection whose handler does not block, and one send for all replies (16 pipelined JSON messages cost a
 quarter of 16 single ones).
+
+Fairness: a turn receives a bounded number of bytes, and gives way to the other connections when its replies are more
+than the outbox should hold, and after so many messages as take about a slice of time. How many that is, it learns: a
+look at the clock for each message would cost a JSON message 2 %, so there is one for each batch.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 
 import gevent
 from greenlet import GreenletExit, getcurrent
 
 from gserver.connection import HIGH_WATER, Connection, State
-from gserver.errors import CloseReason, ConnectionClosed, ProtocolError
+from gserver.errors import CloseReason, ConnectionClosed, HandlerTimeout, LimitExceeded, ProtocolError
+from gserver.fairness import SLICE_S, Fairness
 from gserver.framing import Malformed
 from gserver.ledger import MESSAGES, Ledger
 from gserver.service import Fault, Service
@@ -24,38 +30,44 @@ log = logging.getLogger("gserver.turn")
 
 # The most that one turn receives; what remains waits for the next turn, behind the other connections.
 RECEIVE_BYTES = 64 * 1024
+# How many messages a turn handles between two looks at the clock.
+FIRST_BATCH = 16
+LARGEST_BATCH = 256
+_HANDLER_FAILURES = (Exception, gevent.Timeout, HandlerTimeout)
 
 
 class Turn:
     """What a turn does, for one service. No method raises but GreenletExit, when the greenlet is killed.
 
-    The messages of a turn are counted in the ledger together, before its last replies are sent.
+    The messages of a turn are counted in the ledger together, before its last replies are sent. In serve() is much that
+    looks like methods of their own: a call less for every message is 1 % of an echo.
     """
 
-    def __init__(self, service: Service, ledger: Ledger) -> None:
+    def __init__(self, service: Service, ledger: Ledger, fairness: Fairness) -> None:
         self._service = service
         self._ledger = ledger
+        self._fairness = fairness
         self._cells = ledger.cells
         self._on_message = service.on_message
+        self._batch = FIRST_BATCH
+        self.now = time.monotonic()  # when the hub last had work; the engine's to set
 
     def serve(self, conn: Connection) -> None:
         """Answer every message that is complete after receiving once."""
         try:
             data = conn.sock.recv(RECEIVE_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            conn.abort(CloseReason.PEER_RESET)
+        except OSError as error:
+            self._not_received(conn, error)
             return
         if not data:
             self._end(conn)
             return
         conn.received_bytes += len(data)
-        codec, on_message, size, handled = conn.codec, self._on_message, 0, 0
+        conn.active_at = began = self.now
+        codec, on_message, size, handled, look_at = conn.codec, self._on_message, 0, 0, self._batch
         replies: list[bytes] = []
         conn.turn_replies = replies
         try:
-            # Not a method of its own: a call less for every message is 1 % of an echo.
             try:
                 codec.receive(data)
                 for message in codec.messages():
@@ -63,6 +75,9 @@ class Turn:
                         size += len(replies[-1])
                         if size > HIGH_WATER or conn.runner is not None:
                             size = self._send_early(conn, size)
+                    if handled == look_at:
+                        began = self._look_at_the_clock(conn, began)
+                        look_at += self._batch
                     if conn.close_reason is not None:
                         break
                     handled += 1
@@ -73,41 +88,48 @@ class Turn:
                             reply = on_message(message, conn)
                             if reply is not None:
                                 replies.append(codec.encode(reply))
-                    except (Exception, gevent.Timeout) as error:
+                            elif conn.runner is not None:
+                                self._send_early(conn, 0)
+                    except _HANDLER_FAILURES as error:
                         self._handler_failed(conn, error)
             except ProtocolError as error:
                 self._protocol_broken(conn, error)
-            if handled:
-                conn.messages += handled
-                self._cells[MESSAGES] += handled
-                handled = 0
+            conn.messages += handled
+            self._cells[MESSAGES] += handled
+            handled = 0
+            if codec.partial:
+                conn.message_began()
             if replies:
                 data = replies[0] if len(replies) == 1 else b"".join(replies)
                 replies.clear()
                 conn.push(data)
             if conn.outbox is not None:
                 conn.wait_for_room()  # a peer that does not read its replies is not read from
-        except ConnectionClosed:  # recorded where it happened
-            self._count(conn, handled)
         except BaseException as error:
-            self._count(conn, handled)
-            conn.abort(CloseReason.KILLED if isinstance(error, GreenletExit) else CloseReason.HANDLER_ERROR)
-            raise
+            self._interrupted(conn, handled, error)
         finally:
             conn.turn_replies = None
             if conn.close_reason is not None:
                 conn.turn_over()
 
-    def _count(self, conn: Connection, handled: int) -> None:
-        """What a turn that was interrupted has handled."""
+    def _not_received(self, conn: Connection, error: OSError) -> None:
+        if not isinstance(error, BlockingIOError):
+            conn.abort(CloseReason.PEER_RESET)
+
+    def _interrupted(self, conn: Connection, handled: int, error: BaseException) -> None:
+        """Count what the turn has handled; but for an end that is recorded already, the error goes on."""
         conn.messages += handled
         self._cells[MESSAGES] += handled
+        if not isinstance(error, ConnectionClosed):
+            conn.abort(CloseReason.KILLED if isinstance(error, GreenletExit) else CloseReason.HANDLER_ERROR)
+            raise error
 
     def serve_last(self, conn: Connection) -> None:
         """Answer what the peer has sent by now, then close: the last turn of a drain."""
         if conn.state is State.CLOSED:
             return
         conn.runner = getcurrent()
+        self.now = time.monotonic()
         owed = conn.unread_bytes()
         while owed > 0 and conn.close_reason is None:
             before = conn.received_bytes
@@ -115,15 +137,50 @@ class Turn:
             owed -= conn.received_bytes - before
             if conn.received_bytes == before:
                 break
-        conn.close(CloseReason.DRAINED)
+        conn.close(conn.drain_reason)
         conn.runner = None
+
+    def dismiss(self, conn: Connection, fault: ProtocolError | LimitExceeded) -> None:
+        """Say why, where the service has words for it, and close: between two turns."""
+        if conn.state is State.CLOSED:
+            return
+        conn.turn_replies = []
+        try:
+            self._protocol_broken(conn, fault)
+            conn.flush_replies()
+        except GreenletExit:
+            conn.abort(CloseReason.KILLED)
+        finally:
+            conn.turn_replies = None
+            conn.turn_over()
 
     def _send_early(self, conn: Connection, size: int) -> int:
         """Send before the turn is over: much is waiting, or a handler blocks and no reply shall wait for the next."""
         conn.flush_replies()
-        if size > HIGH_WATER:
+        if conn.outbox is not None:
             conn.wait_for_room()
+        if size > HIGH_WATER:
+            self._fairness.let_others_go()
+        if conn.runner is not None:
+            conn.handler_since = time.monotonic()
         return 0
+
+    def _look_at_the_clock(self, conn: Connection, began: float) -> float:
+        """Another batch is handled: let the others go first if it is time; return when this slice began.
+
+        The first slice of a turn began when the hub had work, the later ones when they began: only these say how long
+        a batch takes, and whether it is too large.
+        """
+        took = time.monotonic() - began
+        if took < SLICE_S / 2:
+            self._batch = min(LARGEST_BATCH, self._batch * 2)
+        elif took > SLICE_S * 2 and began > conn.active_at:
+            self._batch = max(1, self._batch // 2)
+        if took < SLICE_S:
+            return began
+        self._fairness.let_others_go()
+        conn.handler_since = time.monotonic()
+        return conn.handler_since
 
     def _end(self, conn: Connection) -> None:
         """The peer will send no more; everything before this has been answered."""
@@ -140,7 +197,7 @@ class Turn:
         if not self._say(conn, message):
             conn.close(CloseReason.PROTOCOL_ERROR)
 
-    def _protocol_broken(self, conn: Connection, error: ProtocolError) -> None:
+    def _protocol_broken(self, conn: Connection, error: ProtocolError | LimitExceeded) -> None:
         self._ledger.failed()
         log.debug("%s: %s", conn, error)
         self._say(conn, error)

@@ -11,8 +11,10 @@ from gserver.errors import (
     ConnectionClosed,
     FrameTooLarge,
     GServerError,
+    HandlerTimeout,
     IncompleteMessage,
     InvalidHeader,
+    MessageTimeout,
     ProtocolError,
 )
 from gserver.framing import Codec, JsonLines, LengthPrefixed, Lines, Malformed, codec_named
@@ -59,6 +61,7 @@ def test_the_texts_that_peers_read_stay_as_they_are() -> None:
         (FrameTooLarge, CloseReason.PROTOCOL_ERROR),
         (InvalidHeader, CloseReason.PROTOCOL_ERROR),
         (IncompleteMessage, CloseReason.EOF_IN_MESSAGE),
+        (MessageTimeout, CloseReason.MESSAGE_TIMEOUT),
     ],
 )
 def test_a_protocol_error_knows_its_close_reason(kind: type[ProtocolError], reason: CloseReason) -> None:
@@ -69,7 +72,8 @@ def test_a_protocol_error_knows_its_close_reason(kind: type[ProtocolError], reas
 def test_all_that_is_raised_on_purpose_has_one_root() -> None:
     kinds = [value for name, value in vars(errors).items() if name in errors.__all__ and name != "CloseReason"]
 
-    assert all(issubclass(kind, GServerError) for kind in kinds)
+    assert [kind for kind in kinds if not issubclass(kind, GServerError)] == [HandlerTimeout]
+    assert not issubclass(HandlerTimeout, Exception)
     assert {kind.__name__ for kind in kinds} | {"CloseReason"} == set(errors.__all__)
 
 
@@ -94,6 +98,21 @@ def test_close_reasons_are_the_words_of_logs_and_metrics() -> None:
         "eof_in_message",
         "protocol_error",
         "handler_error",
+        "handshake_failed",
+        "handshake_timeout",
+        "first_byte_timeout",
+        "idle_timeout",
+        "message_timeout",
+        "handler_timeout",
+        "write_timeout",
+        "aged",
+        "denied",
+        "full",
+        "address_limit",
+        "accept_rate",
+        "shed",
+        "rate_limit",
+        "buffer_limit",
         "finished",
         "drained",
         "killed",

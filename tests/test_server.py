@@ -71,11 +71,6 @@ def test_an_unknown_shape_is_a_config_error() -> None:
         TcpServer(("127.0.0.1", 0), make_echo_lines(), greenlets="threads")  # type: ignore[arg-type]
 
 
-def test_tls_is_refused_for_services() -> None:
-    with pytest.raises(ConfigError, match=r"^TLS is not available for services yet"):
-        TcpServer(("127.0.0.1", 0), make_echo_lines(), certfile="server.pem")
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_a_codec_that_cannot_be_made_leaves_the_books_in_order(serving: Serving) -> None:
     def no_codec() -> Lines:

@@ -120,17 +120,34 @@ def test_the_access_log_has_a_line_for_each_connection() -> None:
     assert lines == ["peer_eof 1 3 3"]
 
 
-def test_a_full_worker_accepts_again_when_somebody_leaves() -> None:
+def test_a_full_worker_answers_at_once_and_accepts_again_when_somebody_leaves() -> None:
     with serving(worker_connections=1) as server:
         first, second = Peer(server.address), Peer(server.address)
         assert first.ask(b"1") == b"1"
-        second.send(b"2\n")
-        gevent.sleep(LONGEST_PAUSE_S * 3)
-        assert server.ledger.accepted == 1
+        assert second.read_to_end() == b""
         first.close()
+        wait_until(lambda: server.ledger.open == 0)
 
-        assert second.read_line() == b"2"
-        second.close()
+        third = Peer(server.address)
+        assert third.ask(b"3") == b"3"
+        for peer in (second, third):
+            peer.close()
+        wait_until(lambda: server.ledger.open == 0)
+        assert server.ledger.closed == {CloseReason.PEER_EOF: 2, CloseReason.FULL: 1}
+
+
+def test_a_full_worker_leaves_it_to_one_that_is_not_and_then_refuses() -> None:
+    scoreboard, own, _ = make_two_workers()
+    with serving(scoreboard, own, worker_connections=1) as server:
+        first = Peer(server.address)
+        assert first.ask(b"1") == b"1"
+        second = Peer(server.address)
+        gevent.sleep(LONGEST_PAUSE_S / 2)
+        assert server.ledger.accepted == 1  # the other one, which holds none, may still come for it
+
+        assert second.read_to_end() == b""
+        for peer in (first, second):
+            peer.close()
 
 
 def test_a_worker_that_holds_the_fewest_accepts_at_once() -> None:
@@ -422,16 +439,18 @@ def test_a_worker_that_was_ahead_still_answers_who_is_queued_when_it_drains() ->
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])
-def test_a_worker_never_holds_more_than_it_may(most: int) -> None:
+def test_a_worker_never_serves_more_than_it_may(most: int) -> None:
     with serving(worker_connections=most) as server:
         peers = [Peer(server.address) for _ in range(most + 3)]
         for peer in peers[:most]:
-            peer.ask(b"1")
-        assert_never(lambda: server.ledger.open > most, LONGEST_PAUSE_S * 2)
-        for peer in peers[:3]:
+            assert peer.ask(b"1") == b"1"
+        assert [peer.read_to_end() for peer in peers[most:]] == [b""] * 3
+        peers.pop(0).close()
+        wait_until(lambda: server.ledger.open == most - 1)
+
+        peers.append(Peer(server.address))
+        assert peers[-1].ask(b"2") == b"2"
+        for peer in peers:
             peer.close()
-        for peer in peers[3:]:
-            assert peer.ask(b"2") == b"2"
-            assert server.ledger.open <= most
-        for peer in peers[3:]:
-            peer.close()
+        wait_until(lambda: server.ledger.open == 0)
+        assert server.ledger.closed[CloseReason.FULL] == 3

@@ -16,6 +16,7 @@ import selectors
 import signal
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from gserver import logs
 from gserver.arbiter.askers import Askers
@@ -47,6 +48,9 @@ from gserver.process.daemon import Daemon
 from gserver.process.pidfile import Pidfile
 from gserver.process.systemd import Notifier
 from gserver.settings import MAX_WORKERS, Settings
+
+if TYPE_CHECKING:
+    from gserver.tls import Tls
 
 __all__ = ["Arbiter"]
 
@@ -81,7 +85,8 @@ class Arbiter:
         self.pid = os.getpid()
         self.log = log
         self._configuration = configuration
-        self._before_reload = settings  # those to go back to if a reload fails
+        self._tls = certificates_of(settings)
+        self._before_reload = settings, self._tls  # those to go back to if a reload fails
         self._succession = succession
         self._daemon = daemon
         self._hooks = settings.hooks
@@ -202,7 +207,7 @@ class Arbiter:
         child = Child(0, self._children.generation, time.monotonic(), age=self._age)
         self._hooks.call("pre_fork", self, child)
         try:
-            pid = self._crew.fork(self, self.settings, self._age)
+            pid = self._crew.fork(self, self.settings, self._age, self._tls)
         except (OSError, MoldBroken) as error:
             log.error("Cannot fork a worker: %s", error)
             self._children.could_not_spawn(time.monotonic())
@@ -212,7 +217,8 @@ class Arbiter:
     def _molded(self, mold: int) -> None:
         """The mold has imported the application: its first worker takes its place in the book."""
         try:
-            self._children.renamed(mold, self._crew.molded(self, self.settings, self._children[mold].age))
+            age = self._children[mold].age
+            self._children.renamed(mold, self._crew.molded(self, self.settings, age, self._tls))
         except (OSError, MoldBroken, KeyError) as error:  # KeyError: struck meanwhile, because it took too long
             log.error("Cannot fork from the mold %d: %s", mold, error)
 
@@ -223,7 +229,7 @@ class Arbiter:
         if heir is not None:
             self._crew.tell(heir[0], LISTEN, lanes=heir[1])
         # Addresses that a reload has given up end with the last worker that serves them.
-        given_up = [bind for bind in self._before_reload.bind if bind not in self.settings.bind]
+        given_up = [bind for bind in self._before_reload[0].bind if bind not in self.settings.bind]
         if all(each.generation == self._children.generation for each in self._children if each.pid in others):
             self._listeners.keep(self.settings.bind)
         self._crew.tell(child.pid, DRAIN, [str(bind) for bind in given_up])
@@ -332,9 +338,10 @@ class Arbiter:
         self._askers.collect(self._pidfile.path)
         self._notifier.reloading()
         if not self._children.is_reloading:
-            self._before_reload = self.settings
+            self._before_reload = self.settings, self._tls
         try:
             settings, fixed = self._configuration.read().with_fixed_of(self.settings)
+            tls = certificates_of(settings)
             self._listeners.open(settings.bind, patient=False)
             logs.configure(settings)  # before there are new workers, who log where the arbiter does
         except ConfigError as error:
@@ -342,27 +349,27 @@ class Arbiter:
             return
         for name in fixed:
             log.warning("Setting %s cannot be changed by a reload: the next start will", name)
-        self._use(settings)
+        self._use(settings, tls)
         self._hooks.call("on_reload", self)
         self._crew.molds.begin_reload()
         self._children.begin_reload(settings.workers, time.monotonic())
 
-    def _use(self, settings: Settings) -> None:
-        self.settings = settings
+    def _use(self, settings: Settings, tls: Tls | None) -> None:
+        self.settings, self._tls = settings, tls
         self._hooks = settings.hooks
         self._children.policy = _policy(settings)
 
     def _reload_done(self) -> None:
         self._listeners.keep(self.settings.bind)
         self._crew.molds.end_reload(succeeded=True)
-        self._before_reload = self.settings
+        self._before_reload = self.settings, self._tls
         log.info("Reloaded; listening at: %s", self._listeners.describe())
         self._answer(None)
 
     def _reload_failed(self, failed: ReloadFailed) -> None:
         if not self._children.is_reloading:
             self._crew.molds.end_reload(succeeded=False)
-            self._use(self._before_reload)
+            self._use(*self._before_reload)
             self._listeners.keep(self.settings.bind)
             self._log_as_before()
         log.error("Reload failed, the workers from before go on: %s", failed.why)
@@ -458,6 +465,16 @@ class Arbiter:
         if self._code_watch is not None:
             os.kill(self._code_watch, signal.SIGKILL)
             os.waitpid(self._code_watch, 0)
+
+
+def certificates_of(settings: Settings) -> Tls | None:
+    """Made before workers are forked, who then share the keys of session tickets, and need not be able to read them."""
+    config = settings.tls
+    if config is None:
+        return None
+    from gserver.tls import Tls  # what imports ssl early has gevent warn of it, with reason
+
+    return Tls(config)
 
 
 def _policy(settings: Settings) -> Policy:

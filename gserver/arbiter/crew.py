@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gserver.arbiter.channel import Channel, Message
 from gserver.arbiter.children import Stroke
@@ -23,6 +23,9 @@ from gserver.arbiter.mold import Mold, MoldBroken, Molds
 from gserver.arbiter.scoreboard import Place, Scoreboard
 from gserver.arbiter.signals import SignalQueue
 from gserver.settings import MAX_WORKERS, Settings
+
+if TYPE_CHECKING:
+    from gserver.tls import Tls
 
 __all__ = ["EXIT_CANNOT_START", "Crew", "Post", "RunWorker"]
 
@@ -44,6 +47,7 @@ class Post:
     scoreboard: Scoreboard
     channel: Channel
     server: Any  # the Arbiter, for the hooks; in the worker, a copy of what it was at the fork
+    tls: Tls | None = None
     served: Any = None  # the application, where it was loaded before
 
 
@@ -80,7 +84,7 @@ class Crew:
         self._channels: dict[int, Channel] = {}
         self._places: dict[int, Place] = {}
 
-    def fork(self, server: Any, settings: Settings, age: int) -> int:
+    def fork(self, server: Any, settings: Settings, age: int, tls: Tls | None) -> int:
         """Return the pid of a new worker, or of a mold that will be one; OSError or MoldBroken if there can be none."""
         try:
             place = self.scoreboard.free_place()
@@ -88,7 +92,7 @@ class Crew:
             raise OSError(errno.EAGAIN, "there are too many workers, those that drain included") from None
         ours, theirs = Channel.pair()
         place.take(age)  # its counts are the worker's from the fork on
-        post = Post(settings, age, place, self.scoreboard, theirs, server)
+        post = Post(settings, age, place, self.scoreboard, theirs, server, tls)
         try:
             if not settings.preload_app:
                 pid = self._fork(functools.partial(self._run_worker, post), ours)
@@ -122,13 +126,13 @@ class Crew:
                 self._become(run, not_its)
         return pid
 
-    def molded(self, server: Any, settings: Settings, age: int) -> int:
+    def molded(self, server: Any, settings: Settings, age: int, tls: Tls | None) -> int:
         """The newest mold is ready: have it fork the worker in whose place it stood; return its pid."""
         mold = self.molds.current
         assert mold is not None
         mold.is_ready = True
         self._places.pop(mold.pid).leave()
-        return self.fork(server, settings, age)
+        return self.fork(server, settings, age, tls)
 
     def _become(self, run: Callable[[], int], not_its: Sequence[Channel]) -> NoReturn:
         """In the child: drop what is the arbiter's, run, and never return into the arbiter's code."""

@@ -1,8 +1,11 @@
 """The scoreboard: one piece of memory that the arbiter and all its workers share, a place for each worker.
 
-A place has a head (pid and age: the arbiter writes them; state and deadline: the worker does) and the cells of the
-worker's ledger. Each cell has one writer and is one aligned word, so nothing is locked. When a worker is gone the
+A place has a head (pid and age: the arbiter writes them; state, deadline and lag: the worker does) and the cells of
+the worker's ledger. Each cell has one writer and is one aligned word, so nothing is locked. When a worker is gone the
 arbiter adds its counts to the totals: counters survive their worker, and connections that ended with it are counted.
+
+Beside it each place has a table of the addresses whose connections its worker holds, for limits that are of all workers
+together. It is memory only where it is used.
 """
 
 from __future__ import annotations
@@ -10,15 +13,17 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 
+from gserver.admission import TABLE_WORDS, AddressTable
 from gserver.errors import CloseReason
 from gserver.ledger import CELLS, OPEN, closed_cell
 
 __all__ = ["SERVING", "Place", "Scoreboard"]
 
-_PID, _AGE, _STATE, _DEADLINE = range(4)
-_HEAD = 4
+_PID, _AGE, _STATE, _DEADLINE, _LAG = range(5)
+_HEAD = 5
 _WORDS = _HEAD + CELLS
 _WORD_BYTES = 8
+_TABLE_BYTES = TABLE_WORDS * _WORD_BYTES
 NANOSECONDS = 1_000_000_000
 
 _UNBORN = 2**32
@@ -40,6 +45,11 @@ class Place:
         return self._words[_PID]
 
     @property
+    def open(self) -> int:
+        """How many connections it holds."""
+        return self.cells[OPEN]
+
+    @property
     def is_serving(self) -> bool:
         return self._words[_STATE] == SERVING
 
@@ -55,6 +65,15 @@ class Place:
     @deadline.setter
     def deadline(self, value: float) -> None:
         self._words[_DEADLINE] = int(value * NANOSECONDS)
+
+    @property
+    def lag_s(self) -> float:
+        """How late its hub came to what was due in the last second, as far as that was noticed."""
+        return self._words[_LAG] / NANOSECONDS
+
+    @lag_s.setter
+    def lag_s(self, value: float) -> None:
+        self._words[_LAG] = int(value * NANOSECONDS)
 
     def take(self, age: int) -> None:
         """Keep this place for a worker that is about to be forked."""
@@ -80,6 +99,8 @@ class Scoreboard:
         self._words = memoryview(mmap.mmap(-1, ((size + 1) * _WORDS + 1) * _WORD_BYTES)).cast("Q")
         self._used_word = (size + 1) * _WORDS  # holds where the words of the places end that were ever taken
         self._size = size
+        self._address_memory = mmap.mmap(-1, max(1, size) * _TABLE_BYTES)
+        self._address_words = memoryview(self._address_memory).cast("Q")
         # The last place is nobody's: what the workers that are gone had counted.
         self._gone = Place(self._words, size)
 
@@ -93,9 +114,14 @@ class Scoreboard:
         """The first that nobody has; IndexError if there is none."""
         for index in range(self._size):
             if not self._words[index * _WORDS + _PID]:
+                self._address_memory.madvise(mmap.MADV_REMOVE, index * _TABLE_BYTES, _TABLE_BYTES)  # all zeros again
                 self._words[self._used_word] = max(self._words[self._used_word], (index + 1) * _WORDS)
                 return self.place(index)
         raise IndexError("every place of the scoreboard is taken")
+
+    def addresses(self, place: Place) -> AddressTable:
+        """Those whose connections its worker holds; only that worker may add and remove."""
+        return AddressTable(self._address_words[place.index * TABLE_WORDS : (place.index + 1) * TABLE_WORDS])
 
     def vacate(self, place: Place) -> None:
         """Its worker is gone: keep what it had counted."""
@@ -115,6 +141,16 @@ class Scoreboard:
         """The cells of a ledger over all workers that there are and ever were."""
         places = [self._gone, *self.taken()]
         return [sum(place.cells[cell] for place in places) for cell in range(CELLS)]
+
+    def open_connections(self) -> int:
+        """How many connections all workers hold. Once for every accept, where they have a limit together."""
+        words = self._words
+        return sum(words[at + _HEAD + OPEN] for at in range(0, words[self._used_word], _WORDS) if words[at + _PID])
+
+    def serving(self) -> int:
+        """How many workers accept connections."""
+        words = self._words
+        return sum(words[at + _STATE] == SERVING for at in range(0, words[self._used_word], _WORDS))
 
     def fewest_open(self) -> int | None:
         """How many connections the worker holds that serves the fewest; None if none serves. Once for every accept."""

@@ -65,7 +65,9 @@ def _fork_again(fork: Any, application: Application, post: Post, message: Messag
         slot, age = map(int, message.addresses)
         channel = Channel(socket.socket(fileno=message.descriptors[0]))
         place = post.scoreboard.place(slot)
-        status = _work(application, Post(post.settings, age, place, post.scoreboard, channel, post.server, served))
+        status = _work(
+            application, Post(post.settings, age, place, post.scoreboard, channel, post.server, post.tls, served)
+        )
     except BaseException:
         log.exception("Worker failed")
     finally:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import fields
 from typing import Any
 
 import gevent
 
+from gserver.admission import AccessList
 from gserver.arbiter.scoreboard import Scoreboard
-from gserver.connection import Address, Connection
+from gserver.connection import Connection
+from gserver.deadlines import Deadlines
+from gserver.door import Occupancy
+from gserver.entrance import EntranceRules
 from gserver.ledger import Ledger
+from gserver.limits import Limits
 from gserver.logs import access_line
 from gserver.server import Handle, TcpServer
 from gserver.settings import Settings
+from gserver.tls import Tls
 from gserver.worker.gate import LONGEST_PAUSE_S, pause_before_accept
 
 __all__ = ["WorkerServer"]
@@ -31,6 +38,8 @@ class WorkerServer(TcpServer):
     Args:
         worker: what the hooks are told is the worker.
         scoreboard: where to look how many connections the others hold; None: there are no others at this listener.
+        occupancy: with whom the limits are shared; default: with nobody.
+        tls: the certificates, where the settings name some.
     """
 
     def __init__(
@@ -41,8 +50,21 @@ class WorkerServer(TcpServer):
         ledger: Ledger,
         scoreboard: Scoreboard | None,
         worker: Any,
+        *,
+        occupancy: Occupancy | None = None,
+        tls: Tls | None = None,
     ) -> None:
-        super().__init__(listener, served, greenlets=settings.greenlets, ledger=ledger)
+        super().__init__(
+            listener,
+            served,
+            greenlets=settings.greenlets,
+            ledger=ledger,
+            deadlines=deadlines_of(settings),
+            limits=limits_of(settings),
+            occupancy=occupancy,
+            entrance=entrance_of(settings, tls),
+            send_limit=settings.send_buffer_limit,
+        )
         self._scoreboard = scoreboard
         self._most = settings.worker_connections
         self._came_back_at = 0.0  # from the last pause
@@ -58,41 +80,37 @@ class WorkerServer(TcpServer):
     def do_read(self) -> tuple[Any, Any] | None:  # type: ignore[override]  # None: not now
         pause = self._pause()
         if pause:
-            self.stop_accepting()
-            self._timer = self.loop.timer(pause)  # gevent's own, for after an error: it stops with the server
-            self._timer.start(self._come_back)
+            self.pause_accepting(pause)
             return None
         return super().do_read()
 
     def _pause(self) -> float:
         if self._drained is not None:  # what is queued now is nobody else's
             return 0.0
-        own = self.ledger.open
-        if own >= self._most:
-            return LONGEST_PAUSE_S
         if self._scoreboard is None or time.monotonic() - self._came_back_at < STILL_THERE_S:
             self._came_back_at = 0.0
             return 0.0
-        return pause_before_accept(own, self._scoreboard.fewest_open())
+        own, fewest = self.ledger.open, self._scoreboard.fewest_open()
+        if own >= self._most:  # a full worker leaves it to one that is not, and refuses it if nobody comes
+            return LONGEST_PAUSE_S if fewest is not None and fewest < self._most else 0.0
+        return pause_before_accept(own, fewest)
 
     def _come_back(self) -> None:
         self._came_back_at = time.monotonic()
-        if self.started:
-            self.start_accepting()
+        super()._come_back()
 
-    def adopt(self, sock: Any, address: Address) -> Connection:
-        conn = super().adopt(sock, address)
+    def connection_opened(self, conn: Connection) -> None:
         if self._tells_opening:
             self._tell("connection_open", conn)
-        return conn
 
     def connection_closed(self, conn: Connection) -> None:
+        was_opened = conn not in self._outside
         super().connection_closed(conn)
         reason = conn.close_reason
         assert reason is not None
         if self._access_format is not None:
             access_log.info("%s", access_line(self._access_format, conn, reason))
-        if self._tells_closing:
+        if self._tells_closing and was_opened:
             self._tell("connection_close", conn, reason)
 
     def _tell(self, hook: str, *what: Any) -> None:
@@ -100,3 +118,28 @@ class WorkerServer(TcpServer):
             self._hooks.call(hook, self._worker, *what)
         except gevent.Timeout:  # no Exception, and none of the server's
             log.exception("hook %s failed", hook)
+
+
+def deadlines_of(settings: Settings) -> Deadlines:
+    return Deadlines(
+        settings.handshake_timeout,
+        settings.first_byte_timeout,
+        settings.idle_timeout,
+        settings.message_timeout,
+        settings.handler_timeout,
+        settings.write_timeout,
+        settings.max_connection_age,
+        settings.max_connection_age_jitter,
+    )
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The limits have the names of their settings."""
+    return Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
+
+
+def entrance_of(settings: Settings, tls: Tls | None) -> EntranceRules | None:
+    proxy = None if settings.proxy_protocol == "off" else settings.proxy_protocol
+    if proxy is None and tls is None:
+        return None
+    return EntranceRules(proxy, AccessList(settings.proxy_allow_ips, ()), tls)

@@ -9,6 +9,7 @@ arbiter says so, on TERM, or when the arbiter is gone.
 from __future__ import annotations
 
 import faulthandler
+import functools
 import gc
 import logging
 import os
@@ -17,6 +18,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,7 @@ from gserver.worker.wear import Wear
 
 if TYPE_CHECKING:
     from gserver.server import TcpServer
+    from gserver.worker.hub_watch import HubWatch
 
 __all__ = ["Worker", "run_worker"]
 
@@ -78,6 +81,8 @@ class Worker:
         self._finish: tuple[str, ...] | None = None  # told to drain: the addresses that nobody will serve after it
         self._spread_s = post.settings.drain_spread
         self._asked_to_be_replaced = False
+        self._hub_watch: HubWatch | None = None
+        self._beats_at: float | None = None  # when the next beat is due
 
     # Getting ready
 
@@ -92,6 +97,8 @@ class Worker:
         signal.signal(signal.SIGUSR2, self._dump)
         faulthandler.register(signal.SIGUSR2, chain=True)  # even a worker that is stuck in C says where
         served = self._post.served if self._post.served is not None else load(settings, self._application)
+        if settings.max_message_size:
+            limit_messages(served, settings.max_message_size)
         self._hooks.call("post_worker_init", self)
         ready = getattr(served, "ready", None)
         if ready is not None:
@@ -113,6 +120,8 @@ class Worker:
         import gevent
         from gevent.event import Event
 
+        from gserver.worker.hub_watch import HubWatch
+
         self._stop = Event()
         self._served = served
         loop = gevent.get_hub().loop
@@ -123,6 +132,8 @@ class Worker:
         ear.start(self._hear)
         heart = loop.timer(0.0, HEARTBEAT_S)
         heart.start(self._beat)
+        if self.settings.block_warning:
+            self._hub_watch = HubWatch(self.settings.block_warning)
         # What was made so far lives as long as the process: no collection need look at it again.
         gc.collect()
         gc.freeze()
@@ -134,6 +145,8 @@ class Worker:
         if killed:
             log.warning("Killed %d connections that were still busy (pid: %d)", killed, self.pid)
         self._hooks.call("worker_exit", self._post.server, self)
+        if self._hub_watch is not None:
+            self._hub_watch.stop()
         for watcher in (ear, heart):
             watcher.stop()
             watcher.close()
@@ -154,6 +167,7 @@ class Worker:
             self._drain(message.addresses)
 
     def _listen(self, message: Message) -> None:
+        from gserver.worker.occupancy import SharedOccupancy
         from gserver.worker.serving import WorkerServer
 
         if self.settings.daemon:
@@ -161,7 +175,16 @@ class Worker:
         scoreboard = None if self.settings.reuse_port else self._post.scoreboard
         for address, descriptor in zip(message.addresses, message.descriptors, strict=True):
             listener = socket.socket(fileno=descriptor)
-            server = WorkerServer(listener, self._served, self.settings, self._ledger, scoreboard, self)
+            server = WorkerServer(
+                listener,
+                self._served,
+                self.settings,
+                self._ledger,
+                scoreboard,
+                self,
+                occupancy=SharedOccupancy(self._post.scoreboard, self._post.place),
+                tls=self._post.tls,
+            )
             server.start()
             self._servers.append((address, server))
         self._post.place.is_serving = True
@@ -199,6 +222,9 @@ class Worker:
         now = time.monotonic()
         if self.settings.timeout:
             self._post.place.deadline = now + self.settings.timeout
+        self._note_lag(now)
+        if self._post.tls is not None:
+            self._post.tls.reload_if_changed()
         self._ledger.enter_bytes(conn for _, server in self._servers for conn in server.connections)
         if not self._asked_to_be_replaced and self._servers:
             rss = _rss_bytes() if self._wear.minds_memory else 0
@@ -207,6 +233,13 @@ class Worker:
                 self._asked_to_be_replaced = True
                 log.info("Worker asks to be replaced: %s (pid: %d)", reason, self.pid)
                 self._post.channel.send(WORN)
+
+    def _note_lag(self, now: float) -> None:
+        """How late the hub came to what was due in the last second, as far as it was noticed."""
+        late_s = 0.0 if self._beats_at is None else max(0.0, now - self._beats_at)
+        self._beats_at = now + HEARTBEAT_S
+        seen_s = 0.0 if self._hub_watch is None else self._hub_watch.take_longest()
+        self._post.place.lag_s = max(late_s, seen_s)
 
     # Ending at once
 
@@ -235,6 +268,8 @@ def load(settings: Settings, application: Application) -> Any:
     if settings.patch:
         from gevent import monkey
 
+        if settings.certfile is not None:  # gserver.tls is ready for it
+            warnings.filterwarnings("ignore", "Monkey-patching ssl after ssl", monkey.MonkeyPatchWarning)
         monkey.patch_all()
     for variable in settings.raw_env:
         name, _, value = variable.partition("=")
@@ -243,6 +278,19 @@ def load(settings: Settings, application: Application) -> Any:
     if settings.chdir not in sys.path:
         sys.path.insert(0, settings.chdir)
     return application.load()
+
+
+def limit_messages(served: Any, max_bytes: int) -> None:
+    """Give the codec of `served` this maximum; ConfigError if it is no service, or its codec has none."""
+    codec = getattr(served, "codec", None)
+    try:
+        assert codec is not None
+        limited = functools.partial(codec, max_bytes=max_bytes)
+        limited()
+    except (TypeError, ValueError, AssertionError):
+        name = getattr(codec, "__name__", None) or "a bare handler"
+        raise ConfigError(f"setting max_message_size cannot be used: {name} has no max_bytes") from None
+    served.codec = limited
 
 
 def _rss_bytes() -> int:

@@ -1,0 +1,165 @@
+"""Deadlines: how long a connection may take over each thing, and the coarse wheel on which they wait. Pure.
+
+    handshake    from accepted to the end of the PROXY header and the TLS handshake
+    first byte   from accepted, or the end of the handshake, while neither side has said anything
+    message      from the first bytes of a message to its last: a slow drip does not prolong it
+    handler      from the call of a handler to its return, if it blocks
+    write        from one moment at which the peer took something of what is to be sent to the next
+    idle         between two messages: since something came, or since something was sent
+    age          from accepted; each connection draws its own
+
+No message sets a timer. A connection stands once on the wheel, at the first of its deadlines; when that comes it is
+looked at, and stands at its next one. So a busy connection costs one look for each idle time, and closing late by up
+to a tick is all that is lost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Generic, Protocol, TypeVar
+
+from gserver.errors import CloseReason
+
+__all__ = ["Deadlines", "Standing", "Waiting", "Wheel"]
+
+NEVER = math.inf
+# The wheel's tick is a fraction of the shortest deadline, and within these bounds.
+TICKS_A_DEADLINE = 20
+SHORTEST_TICK_S = 0.01
+LONGEST_TICK_S = 0.25
+
+
+class Standing(Protocol):
+    """What the wheel keeps with each thing that stands on it."""
+
+    due_tick: int  # 0: it does not stand on it
+
+
+class Waiting(Protocol):
+    """What a connection is waiting for; moments are seconds of time.monotonic()."""
+
+    @property
+    def handshake_since(self) -> float | None: ...  # None: it is over
+    @property
+    def has_spoken(self) -> bool: ...  # something has come, or was sent
+    @property
+    def active_at(self) -> float: ...  # when something last came or was sent; at first, when it might have
+    @property
+    def message_since(self) -> float | None: ...  # when a message began that is not complete
+    @property
+    def handler_since(self) -> float | None: ...  # when the handler was called that blocks; None: none does
+    @property
+    def stalled_since(self) -> float | None: ...  # when the peer last took something of what is still to be sent
+    @property
+    def retires_at(self) -> float: ...
+    @property
+    def is_listening(self) -> bool: ...  # nothing but the peer's next message is awaited
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """How long each thing may take, in seconds; 0: for ever."""
+
+    handshake_s: float = 5.0
+    first_byte_s: float = 30.0
+    idle_s: float = 300.0
+    message_s: float = 30.0
+    handler_s: float = 60.0
+    write_s: float = 30.0
+    max_age_s: float = 0.0
+    max_age_jitter_s: float = 0.0
+
+    @property
+    def tick_s(self) -> float:
+        spans = (self.handshake_s, self.first_byte_s, self.idle_s, self.message_s, self.handler_s, self.write_s)
+        shortest = min((span for span in (*spans, self.max_age_s) if span), default=LONGEST_TICK_S * TICKS_A_DEADLINE)
+        return min(LONGEST_TICK_S, max(SHORTEST_TICK_S, shortest / TICKS_A_DEADLINE))
+
+    @property
+    def fresh_s(self) -> float:
+        """How long a connection may stand as it was accepted; not for one that has a handshake before it."""
+        spans = (self.first_byte_s or self.idle_s, self.max_age_s)
+        return min((span for span in spans if span), default=NEVER)
+
+    def retirement(self, accepted_at: float, chance: float) -> float:
+        """When a connection that was accepted then is too old; `chance`, from 0 to 1, is its share of the jitter."""
+        return accepted_at + self.max_age_s + chance * self.max_age_jitter_s if self.max_age_s else NEVER
+
+    def first(self, conn: Waiting) -> tuple[float, CloseReason]:
+        """The first of the deadlines that hold for `conn` as it is, and what passing it means."""
+        return min(self._all(conn), key=lambda deadline: deadline[0])
+
+    def _all(self, conn: Waiting) -> Iterator[tuple[float, CloseReason]]:
+        if conn.handshake_since is not None:
+            yield _after(conn.handshake_since, self.handshake_s), CloseReason.HANDSHAKE_TIMEOUT
+            return
+        yield conn.retires_at, CloseReason.AGED
+        if conn.stalled_since is not None:
+            yield _after(conn.stalled_since, self.write_s), CloseReason.WRITE_TIMEOUT
+        elif conn.handler_since is not None:
+            yield _after(conn.handler_since, self.handler_s), CloseReason.HANDLER_TIMEOUT
+        elif conn.is_listening:
+            yield self._of_a_listener(conn)
+
+    def _of_a_listener(self, conn: Waiting) -> tuple[float, CloseReason]:
+        idle = _after(conn.active_at, self.idle_s), CloseReason.IDLE_TIMEOUT
+        if conn.message_since is not None:
+            return (_after(conn.message_since, self.message_s), CloseReason.MESSAGE_TIMEOUT) if self.message_s else idle
+        if not conn.has_spoken and self.first_byte_s:
+            return _after(conn.active_at, self.first_byte_s), CloseReason.FIRST_BYTE_TIMEOUT
+        return idle
+
+
+def _after(moment: float, span_s: float) -> float:
+    return moment + span_s if span_s else NEVER
+
+
+Thing = TypeVar("Thing", bound=Standing)
+
+
+class Wheel(Generic[Thing]):
+    """Things by the tick at which they are to be looked at; placing and removing cost the same for any number."""
+
+    def __init__(self, tick_s: float) -> None:
+        self._tick_s = tick_s
+        self._buckets: dict[int, set[Thing]] = {}
+        self._ticks: list[int] = []  # a heap of the buckets that there are
+
+    def place(self, thing: Thing, due: float) -> None:
+        """Let `thing` come up at `due`, or within a tick after it, if it does not come up sooner anyway."""
+        if due == NEVER:
+            return
+        tick = math.ceil(due / self._tick_s)
+        if thing.due_tick and thing.due_tick <= tick:
+            return
+        self.remove(thing)
+        thing.due_tick = tick
+        bucket = self._buckets.get(tick)
+        if bucket is None:
+            bucket = self._buckets[tick] = set()
+            heappush(self._ticks, tick)
+        bucket.add(thing)
+
+    def remove(self, thing: Thing) -> None:
+        if thing.due_tick:
+            self._buckets[thing.due_tick].discard(thing)
+            thing.due_tick = 0
+
+    @property
+    def next_due(self) -> float:
+        """When the next thing comes up; infinity if none does."""
+        while self._ticks and not self._buckets[self._ticks[0]]:
+            del self._buckets[heappop(self._ticks)]
+        return self._ticks[0] * self._tick_s if self._ticks else NEVER
+
+    def take_due(self, now: float) -> list[Thing]:
+        """Those that have come up by now; they stand on the wheel no more."""
+        due: list[Thing] = []
+        while self.next_due <= now:
+            due += self._buckets.pop(heappop(self._ticks))
+        for thing in due:
+            thing.due_tick = 0
+        return due

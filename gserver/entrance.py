@@ -1,0 +1,141 @@
+"""What comes before a connection is open: the PROXY header, then the TLS handshake.
+
+Both go on in the hub, step by step as bytes come, and hold no greenlet. The header is peeked at and taken to its last
+byte and no further, so that TLS, or the service, finds its own first byte in the socket.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from _socket import MSG_PEEK
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gevent import get_hub
+
+from gserver.admission import AccessList
+from gserver.connection import READ, Connection
+from gserver.errors import CloseReason, ProxyError, TlsError
+from gserver.proxy_protocol import ProxyReader, peer_of
+from gserver.tls import Tls
+from gserver.tls_connection import TlsConnection, TlsStreamConnection
+from gserver.tls_stream import TlsStream
+
+__all__ = ["Entrance", "EntranceRules"]
+
+log = logging.getLogger("gserver.entrance")
+
+HANDSHAKE_BYTES = 16 * 1024
+
+ANYBODY = AccessList((), ())
+
+
+@dataclass(frozen=True)
+class EntranceRules:
+    """What a connection goes through.
+
+    proxy: which version of the PROXY header it begins with; None: none. Whoever is not in `proxies` is refused then.
+    """
+
+    proxy: Literal["v1", "v2", "auto"] | None = None
+    proxies: AccessList = ANYBODY
+    tls: Tls | None = None
+
+
+class Entrance:
+    """One connection on its way in.
+
+    Args:
+        rules: what it has to go through.
+        identified: called in the hub as identified(conn) when its peer is known for good, before TLS; False turns it
+            away, and has closed it.
+        entered: called in the hub as entered(conn) when it is through.
+    """
+
+    def __init__(
+        self,
+        rules: EntranceRules,
+        identified: Callable[[Connection], bool],
+        entered: Callable[[Connection], None],
+    ) -> None:
+        self._rules = rules
+        self._identified = identified
+        self._entered = entered
+
+    def begin(self, conn: Connection) -> None:
+        if self._rules.proxy is not None:
+            if self._rules.proxies.permits(conn.peer):
+                self._watch(conn, self._read_header, ProxyReader(self._rules.proxy))
+            else:
+                log.debug("%s is no proxy that is trusted", conn)
+                conn.close(CloseReason.DENIED)
+        elif self._identified(conn):
+            self._begin_tls(conn)
+
+    def _watch(self, conn: Connection, step: Callable[..., None], *arguments: Any) -> None:
+        if conn.watcher is None:
+            conn.watcher = get_hub().loop.io(conn.sock.fileno(), READ)
+        conn.watcher.start(step, conn, *arguments)
+
+    def _through(self, conn: Connection) -> None:
+        conn.stop_watching()
+        conn.active_at = time.monotonic()
+        conn.received_bytes = conn.sent_bytes = 0  # from here on it has a say
+        self._entered(conn)
+
+    # The PROXY header
+
+    def _read_header(self, conn: Connection, reader: ProxyReader) -> None:
+        try:
+            peeked = conn.sock.recv(reader.max_bytes, MSG_PEEK)
+            if not peeked:
+                conn.close(CloseReason.HANDSHAKE_FAILED if conn.received_bytes else CloseReason.PEER_EOF)
+                return
+            taken = conn.sock.recv(reader.feed(peeked))
+        except BlockingIOError:
+            return
+        except ProxyError as error:
+            log.debug("%s: %s", conn, error)
+            conn.close(error.close_reason)
+            return
+        except OSError:
+            conn.abort(CloseReason.PEER_RESET)
+            return
+        conn.received_bytes += len(taken)
+        if reader.header is not None:
+            conn.proxy = reader.header
+            conn.peer = peer_of(reader.header, conn.peer)
+            if self._identified(conn):
+                self._begin_tls(conn)
+
+    # The TLS handshake
+
+    def _begin_tls(self, conn: Connection) -> None:
+        if self._rules.tls is None:
+            self._through(conn)
+            return
+        assert isinstance(conn, TlsConnection | TlsStreamConnection)
+        conn.begin_tls(TlsStream(self._rules.tls.context))
+        self._watch(conn, self._shake_hands)
+
+    def _shake_hands(self, conn: TlsConnection | TlsStreamConnection) -> None:
+        try:
+            data = conn.receive_sealed(HANDSHAKE_BYTES)
+            if not data:
+                conn.close(CloseReason.HANDSHAKE_FAILED if conn.received_bytes else CloseReason.PEER_EOF)
+                return
+            conn.received_bytes += len(data)
+            is_over = conn.shake_hands(data)
+        except BlockingIOError:
+            return
+        except TlsError as error:
+            log.debug("%s: %s", conn, error)
+            conn.close(error.close_reason)
+            return
+        except OSError:
+            conn.abort(CloseReason.PEER_RESET)
+            return
+        if is_over and conn.close_reason is None:
+            self._through(conn)

@@ -1,0 +1,253 @@
+"""The PROXY protocol, versions 1 and 2: who a proxy connects for. Bytes in, a header out, and no I/O.
+
+After HAProxy's specification (doc/proxy-protocol.txt, 2026-04). The header comes first on a connection, before TLS. The
+reader is shown what the socket holds and says how much of it is the header's, so that not a byte beyond it is taken.
+What cannot become a header is refused at the first byte that shows it.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import Any, Literal
+
+from gserver.errors import ProxyError
+
+__all__ = ["ProxyHeader", "ProxyReader", "peer_of"]
+
+DEFAULT_MAX_BYTES = 4096
+
+_V1_BEGIN = b"PROXY "
+_V1_MAX_BYTES = 107  # section 2.1: with CRLF
+_V1_FAMILIES: dict[bytes, type[IPv4Address] | type[IPv6Address]] = {b"TCP4": IPv4Address, b"TCP6": IPv6Address}
+_V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+_V2_FIXED_BYTES = 16
+_V2_COMMANDS: dict[int, Literal["LOCAL", "PROXY"]] = {0: "LOCAL", 1: "PROXY"}
+_UNIX_PATH_BYTES = 108
+
+_TLV_ALPN, _TLV_AUTHORITY, _TLV_CRC32C, _TLV_NOOP, _TLV_UNIQUE_ID = 0x01, 0x02, 0x03, 0x04, 0x05
+
+#: (host, port), or the path of a unix socket.
+Endpoint = tuple[str, int] | bytes
+
+
+@dataclass(frozen=True)
+class ProxyHeader:
+    """What a proxy says of a connection.
+
+    command: LOCAL is the proxy's own, such as a health check. source, destination: of the connection to the proxy; None
+    where it does not say. tlvs: type and value of each extension of version 2, in order.
+    """
+
+    version: int
+    command: Literal["LOCAL", "PROXY"]
+    source: Endpoint | None = None
+    destination: Endpoint | None = None
+    tlvs: tuple[tuple[int, bytes], ...] = ()
+
+    def tlv(self, type_: int) -> bytes | None:
+        """The value of the first extension of this type."""
+        return next((value for each, value in self.tlvs if each == type_), None)
+
+    @property
+    def alpn(self) -> bytes | None:
+        return self.tlv(_TLV_ALPN)
+
+    @property
+    def authority(self) -> bytes | None:
+        """The host that the client asked for, as in SNI."""
+        return self.tlv(_TLV_AUTHORITY)
+
+    @property
+    def unique_id(self) -> bytes | None:
+        return self.tlv(_TLV_UNIQUE_ID)
+
+
+def peer_of(header: ProxyHeader, real_peer: Any) -> Any:
+    """Who a connection is from: the proxy's client, or the real peer where the header names none."""
+    if header.command == "LOCAL" or header.source is None:
+        return real_peer
+    return header.source
+
+
+class ProxyReader:
+    """Reads the header of one connection.
+
+    Args:
+        mode: which version it must be; auto: either.
+        max_bytes: longest header accepted.
+
+    Attributes: header: None until it is complete.
+    """
+
+    def __init__(self, mode: Literal["v1", "v2", "auto"], max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self.header: ProxyHeader | None = None
+        self._begins = [begin for begin in (_V1_BEGIN, _V2_SIGNATURE) if mode == "auto" or _is_of(begin, mode)]
+        self._seen = b""  # what has been taken
+
+    def feed(self, peeked: bytes) -> int:
+        """Return how many of these bytes, which follow those taken before, are the header's and are to be taken.
+
+        ProxyError if they cannot be. All are the header's as long as it is not complete.
+        """
+        data = self._seen + peeked
+        if not any(data[: len(begin)] == begin[: len(data)] for begin in self._begins):
+            names = " or ".join({_V1_BEGIN: "v1", _V2_SIGNATURE: "v2"}[begin] for begin in self._begins)
+            raise ProxyError(f"no PROXY header of {names}: the first bytes are {data[:16]!r}")
+        size = self._read_v1(data) if data[:1] == b"P" else self._read_v2(data)
+        taken = len(peeked) if size is None else size - len(self._seen)
+        self._seen += peeked[:taken]
+        return taken
+
+    def _read_v1(self, data: bytes) -> int | None:
+        """The length of the header, which is in `data`; None: there must be more."""
+        end = data.find(b"\n", 0, _V1_MAX_BYTES)
+        if end < 0:
+            if len(data) >= _V1_MAX_BYTES:
+                raise ProxyError(f"PROXY v1 header without an end in {_V1_MAX_BYTES} bytes: {data[:40]!r}")
+            return None
+        self.header = _parse_v1(data[: end + 1])
+        return end + 1
+
+    def _read_v2(self, data: bytes) -> int | None:
+        if len(data) > 12:
+            _check_v2_command(data[12])
+        if len(data) < _V2_FIXED_BYTES:
+            return None
+        size = _V2_FIXED_BYTES + int.from_bytes(data[14:16], "big")
+        if size > self.max_bytes:
+            raise ProxyError(f"PROXY v2 header of {size} bytes, the limit is {self.max_bytes}")
+        if len(data) < size:
+            return None
+        self.header = _parse_v2(data[:size])
+        return size
+
+
+def _is_of(begin: bytes, mode: str) -> bool:
+    return (begin == _V1_BEGIN) == (mode == "v1")
+
+
+# Version 1
+
+
+def _parse_v1(line: bytes) -> ProxyHeader:
+    if not line.endswith(b"\r\n"):
+        raise ProxyError(f"PROXY v1 header {line!r} does not end with CRLF")
+    words = line[:-2].split(b" ")
+    if words[1] == b"UNKNOWN":  # section 2.1: whatever follows is ignored
+        return ProxyHeader(1, "PROXY")
+    family = _V1_FAMILIES.get(words[1])
+    if family is None:
+        raise ProxyError(f"PROXY v1 header {line!r} has the family {words[1]!r}, must be TCP4, TCP6 or UNKNOWN")
+    if len(words) != 6:
+        raise ProxyError(f"PROXY v1 header {line!r} has {len(words)} words, must have 6, with one space between")
+    source, destination, source_port, destination_port = words[2:]
+    return ProxyHeader(
+        1,
+        "PROXY",
+        (_address(line, family, source), _port(line, source_port)),
+        (_address(line, family, destination), _port(line, destination_port)),
+    )
+
+
+def _address(line: bytes, family: type[IPv4Address] | type[IPv6Address], text: bytes) -> str:
+    try:
+        if b"%" in text:  # a zone is nothing that means something elsewhere
+            raise AddressValueError
+        return str(family(text.decode("ascii")))
+    except (AddressValueError, UnicodeDecodeError):
+        raise ProxyError(f"PROXY v1 header {line!r} has the address {text!r}, which is none of its family") from None
+
+
+def _port(line: bytes, text: bytes) -> int:
+    if not text.isdigit() or len(text) > 5 or (text != b"0" and text.startswith(b"0")) or int(text) > 65535:
+        raise ProxyError(f"PROXY v1 header {line!r} has the port {text!r}, must be 0 to 65535, without leading zeros")
+    return int(text)
+
+
+# Version 2
+
+
+def _check_v2_command(octet: int) -> None:
+    if octet >> 4 != 2:
+        raise ProxyError(f"PROXY header of version {octet >> 4}, behind the signature of version 2")
+    if octet & 0x0F not in _V2_COMMANDS:
+        raise ProxyError(f"PROXY v2 header with the command {octet & 0x0F}, must be 0 (LOCAL) or 1 (PROXY)")
+
+
+def _parse_v2(data: bytes) -> ProxyHeader:
+    command = _V2_COMMANDS[data[12] & 0x0F]
+    family, transport = data[13] >> 4, data[13] & 0x0F
+    if family > 3 or transport > 2:  # section 2.2: unassigned, and to be refused
+        raise ProxyError(f"PROXY v2 header with family {family} and transport {transport}, must be 0 to 3 and 0 to 2")
+    if command == "LOCAL":  # section 2.2: what follows is to be ignored, whatever it is
+        return ProxyHeader(2, command)
+    rest = data[_V2_FIXED_BYTES:]
+    source, destination, used = _addresses(family, rest)
+    tlvs = _tlvs(rest[used:])
+    _check_crc(data, tlvs)
+    return ProxyHeader(2, command, source, destination, tuple(tlv for tlv in tlvs if tlv[0] != _TLV_NOOP))
+
+
+def _addresses(family: int, rest: bytes) -> tuple[Endpoint | None, Endpoint | None, int]:
+    """Source, destination, and how many bytes they take."""
+    if family == 0:
+        return None, None, 0
+    address_bytes = {1: 4, 2: 16, 3: _UNIX_PATH_BYTES}[family]
+    size = 2 * address_bytes + (0 if family == 3 else 4)
+    if len(rest) < size:
+        raise ProxyError(f"PROXY v2 header with {len(rest)} bytes for addresses, of this family they take {size}")
+    first, second = rest[:address_bytes], rest[address_bytes : 2 * address_bytes]
+    if family == 3:
+        return first.rstrip(b"\0"), second.rstrip(b"\0"), size
+    ports = struct.unpack("!HH", rest[2 * address_bytes : size])
+    kind = socket.AF_INET if family == 1 else socket.AF_INET6
+    return (socket.inet_ntop(kind, first), ports[0]), (socket.inet_ntop(kind, second), ports[1]), size
+
+
+def _tlvs(data: bytes) -> list[tuple[int, bytes]]:
+    found, at = [], 0
+    while at < len(data):
+        end = at + 3 + int.from_bytes(data[at + 1 : at + 3], "big")
+        if len(data) < at + 3 or end > len(data):
+            raise ProxyError(f"PROXY v2 header with an extension that is cut off: {data[at : at + 16]!r}")
+        found.append((data[at], data[at + 3 : end]))
+        at = end
+    return found
+
+
+def _check_crc(header: bytes, tlvs: list[tuple[int, bytes]]) -> None:
+    """Section 2.2.3: over the whole header, with zeros where the checksum stands."""
+    sums = [value for type_, value in tlvs if type_ == _TLV_CRC32C]
+    if not sums:
+        return
+    if len(sums) > 1 or len(sums[0]) != 4:
+        raise ProxyError(f"PROXY v2 header with the checksums {sums!r}, must be one of 4 bytes")
+    tail = sum(len(value) + 3 for _, value in tlvs)
+    before = sum(len(value) + 3 for _, value in tlvs[: [type_ for type_, _ in tlvs].index(_TLV_CRC32C)])
+    at = len(header) - tail + before + 3
+    if crc32c(header[:at] + bytes(4) + header[at + 4 :]) != int.from_bytes(sums[0], "big"):
+        raise ProxyError(f"PROXY v2 header with the checksum {sums[0].hex()}, which is not its own")
+
+
+def _crc_table() -> list[int]:
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return table
+
+
+_CRC_TABLE = _crc_table()
+
+
+def crc32c(data: bytes) -> int:
+    """The checksum of RFC 3720, appendix B.4."""
+    value = 0xFFFFFFFF
+    for octet in data:
+        value = value >> 8 ^ _CRC_TABLE[(value ^ octet) & 0xFF]
+    return value ^ 0xFFFFFFFF

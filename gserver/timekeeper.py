@@ -1,0 +1,112 @@
+"""The timekeeper: looks at connections when their deadlines come, with one timer for all of them, and ends them.
+
+What it does is said to the peer where a reply is owed: for a message or a handler that took too long. Whoever was
+silent is closed without a word, for a reply that nobody asked for would be taken for that to the next question.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from gevent import get_hub
+
+from gserver.connection import Connection, State
+from gserver.deadlines import NEVER, Deadlines, Wheel
+from gserver.engine import Engine
+from gserver.errors import CloseReason, HandlerTimeout, MessageTimeout
+
+__all__ = ["Timekeeper"]
+
+log = logging.getLogger("gserver.timekeeper")
+
+
+class Timekeeper:
+    """Watches the deadlines of connections.
+
+    Args:
+        deadlines: how long each thing may take.
+        engine: where the connections are served; None: there never are any.
+    """
+
+    def __init__(self, deadlines: Deadlines, engine: Engine[Any] | None) -> None:
+        self._deadlines = deadlines
+        self._engine = engine
+        self._fresh_s = deadlines.fresh_s
+        self._tick_s = deadlines.tick_s
+        self._wheel: Wheel[Connection] = Wheel(self._tick_s)
+        self._timer: Any = None
+        self._timer_due = NEVER
+
+    def begin(self, conn: Connection) -> None:
+        """`conn` was accepted just now. What watch() would do, for a tenth of the time."""
+        self._place(conn, conn.active_at + self._fresh_s)
+
+    def watch(self, conn: Connection) -> None:
+        """From now on, or because `conn` waits for something else now. Costs nothing if it is looked at sooner."""
+        if conn.state is not State.CLOSED:
+            self._place(conn, self._deadlines.first(conn)[0])
+
+    def _place(self, conn: Connection, due: float) -> None:
+        self._wheel.place(conn, due)
+        if due < self._timer_due:
+            self._set_timer()
+
+    def forget(self, conn: Connection) -> None:
+        """`conn` is closed."""
+        self._wheel.remove(conn)
+
+    def close(self) -> None:
+        """Let go of the timer; nothing is watched any more."""
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
+        self._timer_due = NEVER
+
+    def _set_timer(self) -> None:
+        self.close()
+        due = self._wheel.next_due
+        if due < NEVER:
+            self._timer_due = due
+            self._timer = get_hub().loop.timer(max(0.0, due - time.monotonic()), ref=False)
+            self._timer.start(self._look, update=True)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        for conn in self._wheel.take_due(now):
+            due, reason = self._deadlines.first(conn)
+            if due <= now:
+                self._expire(conn, reason)
+                due = now  # if it is still there it is looked at again, and not at once
+            if conn.state is not State.CLOSED:
+                # While it waits for nothing, such as in a handler without a deadline, it still comes up now and then.
+                self._wheel.place(conn, min(max(due, now + self._tick_s), now + self._fresh_s))
+        self._set_timer()
+
+    def _expire(self, conn: Connection, reason: CloseReason) -> None:
+        engine = self._engine
+        assert engine is not None
+        log.debug("%s: %s", conn, reason.value)
+        if reason is CloseReason.AGED:
+            engine.drain(conn, reason)
+        elif reason is CloseReason.MESSAGE_TIMEOUT:
+            text = f"message not complete after {self._deadlines.message_s:g} s"
+            engine.dismiss(conn, MessageTimeout(text))
+        elif reason is CloseReason.HANDLER_TIMEOUT:
+            self._interrupt(engine, conn)
+        elif reason is CloseReason.WRITE_TIMEOUT:
+            conn.abort(reason)
+        else:
+            conn.close(reason)
+
+    def _interrupt(self, engine: Engine[Any], conn: Connection) -> None:
+        """Its handler has taken too long; the second time, that it would not end either."""
+        if not conn.is_busy:  # its runner waits for something else
+            conn.handler_since = None
+        elif conn.close_reason is None:
+            conn.close(CloseReason.HANDLER_TIMEOUT)  # when it is out of its handler
+            engine.interrupt(conn, HandlerTimeout(f"no answer within {self._deadlines.handler_s:g} s"))
+        else:
+            conn.abort(CloseReason.HANDLER_TIMEOUT)

@@ -1,0 +1,267 @@
+"""Hostile, slow, broken and unlucky clients, each named by what it does; thousands of them in a process of their own.
+
+    with Attack(address, silent=5000, dripping=1000) as attack:
+        ...             # all of them are connected, and at it
+    attack.report       # what became of them
+
+As a program: python -m tests.helpers.hostile HOST PORT KIND=COUNT... says `ready` once all are connected, goes on until
+its standard input ends, and says in JSON what became of them. A client that the server has closed is counted and, after
+a moment, comes again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import selectors
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+
+__all__ = ["KINDS", "Attack"]
+
+ROOT = Path(__file__).parent.parent.parent
+#: Half a minute is the longest that any attack lasts.
+LONGEST_S = 60.0
+TICK_S = 0.05
+COME_AGAIN_S = 0.5
+BATCH = 200  # connects at a time, so that no queue overflows
+
+
+class Hostile:
+    """One client. `acts_every_s`: how often act() is called; None: never."""
+
+    acts_every_s: float | None = None
+    reads = True
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.acts_at = time.monotonic() + random.random() * (self.acts_every_s or 0.0)
+
+    def begin(self) -> None:
+        """It is connected."""
+
+    def act(self) -> None:
+        """It is time to do something again."""
+
+
+class Silent(Hostile):
+    """Opens and says nothing."""
+
+
+class Dripping(Hostile):
+    """Sends a message that never ends, a byte a second."""
+
+    acts_every_s = 1.0
+
+    def act(self) -> None:
+        self.sock.send(b"x")
+
+
+class NotReading(Hostile):
+    """Asks for a megabyte, again and again, and reads none of it."""
+
+    acts_every_s = 0.5
+    reads = False
+
+    def begin(self) -> None:
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+
+    def act(self) -> None:
+        self.sock.send(b"big\n" * 10)
+
+
+class Flooding(Hostile):
+    """Sends tiny messages as fast as they are taken."""
+
+    acts_every_s = 0.0
+
+    def act(self) -> None:
+        self.sock.send(b"f\n" * 30_000)
+
+
+class Resetting(Hostile):
+    """Breaks the connection inside a message."""
+
+    acts_every_s = 0.2
+
+    def act(self) -> None:
+        self.sock.send(b"half a messa")
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+        raise ConnectionResetError
+
+
+class HalfClosing(Hostile):
+    """Sends a message, and its end right behind it."""
+
+    acts_every_s = 0.2
+
+    def act(self) -> None:
+        self.sock.send(b"hello\n")
+        self.sock.shutdown(socket.SHUT_WR)
+
+
+class Garbage(Hostile):
+    """Sends what nobody can mean."""
+
+    acts_every_s = 0.2
+
+    def act(self) -> None:
+        self.sock.send(random.randbytes(random.randrange(1, 5000)))
+
+
+class OverLong(Hostile):
+    """Sends a message that is longer than any may be."""
+
+    acts_every_s = 0.1
+
+    def act(self) -> None:
+        self.sock.send(b"x" * 100_000)
+
+
+class Empty(Hostile):
+    """Sends messages of no length."""
+
+    acts_every_s = 0.1
+
+    def act(self) -> None:
+        self.sock.send(b"\n" * 1000)
+
+
+KINDS: dict[str, type[Hostile]] = {
+    "silent": Silent,
+    "dripping": Dripping,
+    "not_reading": NotReading,
+    "flooding": Flooding,
+    "resetting": Resetting,
+    "half_closing": HalfClosing,
+    "garbage": Garbage,
+    "over_long": OverLong,
+    "empty": Empty,
+}
+
+
+class Crowd:
+    """All of them, in one loop."""
+
+    def __init__(self, address: tuple[str, int], counts: dict[str, int]) -> None:
+        self._address = address
+        self._selector = selectors.DefaultSelector()
+        self._alive: set[Hostile] = set()
+        self._coming: list[tuple[float, type[Hostile]]] = []
+        self.closed: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        everybody = [KINDS[name] for name, count in counts.items() for _ in range(count)]
+        for begin in range(0, len(everybody), BATCH):
+            for kind in everybody[begin : begin + BATCH]:
+                self._come(kind)
+            self.turn(0.01)
+
+    def _come(self, kind: type[Hostile]) -> None:
+        sock = socket.socket()
+        try:
+            sock.settimeout(10)
+            sock.connect(self._address)
+            sock.setblocking(False)
+            client = kind(sock)
+            client.begin()
+        except OSError:
+            sock.close()
+            self.refused[kind.__name__] += 1
+            self._coming.append((time.monotonic() + COME_AGAIN_S, kind))
+            return
+        self._alive.add(client)
+        if client.reads:
+            self._selector.register(sock, selectors.EVENT_READ, client)
+
+    def _gone(self, client: Hostile) -> None:
+        self.closed[type(client).__name__] += 1
+        if client.reads:
+            try:
+                self._selector.unregister(client.sock)
+            except (KeyError, ValueError):  # it has closed its socket by itself
+                pass
+        client.sock.close()
+        self._alive.discard(client)
+        self._coming.append((time.monotonic() + COME_AGAIN_S, type(client)))
+
+    def turn(self, wait_s: float) -> None:
+        for key, _ in self._selector.select(wait_s):
+            try:
+                if not key.data.sock.recv(1 << 16):
+                    self._gone(key.data)
+            except BlockingIOError:
+                continue
+            except OSError:
+                self._gone(key.data)
+        now = time.monotonic()
+        for client in [each for each in self._alive if each.acts_every_s is not None and each.acts_at <= now]:
+            client.acts_at = now + (client.acts_every_s or 0.0)
+            try:
+                client.act()
+            except BlockingIOError:
+                continue
+            except OSError:
+                self._gone(client)
+        due = [kind for at, kind in self._coming if at <= now]
+        self._coming = [(at, kind) for at, kind in self._coming if at > now]
+        for kind in due[:BATCH]:
+            self._come(kind)
+
+    def report(self) -> dict[str, object]:
+        alive = Counter(type(client).__name__ for client in self._alive)
+        return {"alive": alive, "closed": self.closed, "refused": self.refused}
+
+
+class Attack:
+    """The program, as a process; in `with`, all of its clients are connected."""
+
+    def __init__(self, address: tuple[str, int], **counts: int) -> None:
+        words = [f"{kind}={count}" for kind, count in counts.items()]
+        self.report: dict[str, dict[str, int]] = {}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.helpers.hostile", address[0], str(address[1]), *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+        )
+
+    def __enter__(self) -> Attack:
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        output, _ = self._process.communicate(timeout=20)
+        self.report = json.loads(output.splitlines()[-1])
+
+
+def main(host: str, port: str, *words: str) -> None:
+    counts = {kind: int(count) for kind, _, count in (word.partition("=") for word in words)}
+    crowd = Crowd((host, int(port)), counts)
+    print("ready", flush=True)
+    os.set_blocking(0, False)
+    until = time.monotonic() + LONGEST_S
+    while time.monotonic() < until and not _is_over():
+        crowd.turn(TICK_S if "flooding" not in counts else 0.001)
+    print(json.dumps(crowd.report()), flush=True)
+
+
+def _is_over() -> bool:
+    try:
+        return os.read(0, 1) == b""
+    except BlockingIOError:
+        return False
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

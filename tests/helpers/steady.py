@@ -1,0 +1,61 @@
+"""Well-behaved clients: each asks at its own pace, checks its answer, and notes how long it took."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import time
+
+__all__ = ["Steady", "quantile"]
+
+
+class Steady:
+    """`count` clients of a service that echoes lines, in the caller's thread. Closes: close()."""
+
+    def __init__(self, address: tuple[str, int], count: int = 50, pace_s: float = 0.02) -> None:
+        self._pace_s = pace_s
+        self._socks = [socket.create_connection(address, 10) for _ in range(count)]
+        for sock in self._socks:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setblocking(False)
+        self.exchanges = 0
+        self.failures: list[str] = []
+
+    def ask_for(self, seconds: float) -> list[float]:
+        """Ask for so long; return how long each answer took, in seconds."""
+        took: list[float] = []
+        with selectors.DefaultSelector() as selector:
+            waiting: dict[socket.socket, tuple[float, bytes]] = {}
+            for sock in self._socks:
+                selector.register(sock, selectors.EVENT_READ)
+            begin = time.perf_counter()
+            due = {sock: begin + self._pace_s * n / len(self._socks) for n, sock in enumerate(self._socks)}
+            while time.perf_counter() < begin + seconds or waiting:
+                now = time.perf_counter()
+                assert now < begin + seconds + 20, f"{len(waiting)} clients have no answer"
+                for sock in [sock for sock, at in due.items() if at <= now < begin + seconds]:
+                    self.exchanges += 1
+                    question = b"question %d\n" % self.exchanges
+                    due[sock] += self._pace_s
+                    if sock not in waiting:
+                        waiting[sock] = (time.perf_counter(), question)
+                        sock.send(question)
+                for key, _ in selector.select(0.001):
+                    self._answered(key.fileobj, waiting, took)
+        return took
+
+    def _answered(self, sock: object, waiting: dict[socket.socket, tuple[float, bytes]], took: list[float]) -> None:
+        assert isinstance(sock, socket.socket)
+        answer = sock.recv(1 << 16)
+        asked_at, question = waiting.pop(sock, (0.0, b"nothing"))
+        if answer != question:
+            self.failures.append(f"asked {question!r}, got {answer!r}")
+        took.append(time.perf_counter() - asked_at)
+
+    def close(self) -> None:
+        for sock in self._socks:
+            sock.close()
+
+
+def quantile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]

@@ -1,0 +1,170 @@
+"""Deadlines: which of them holds when, and the wheel that they stand on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gserver.deadlines import NEVER, Deadlines, Wheel
+from gserver.errors import CloseReason
+
+EACH = Deadlines(handshake_s=1, first_byte_s=2, idle_s=3, message_s=4, handler_s=5, write_s=6, max_age_s=100)
+NONE = Deadlines(handshake_s=0, first_byte_s=0, idle_s=0, message_s=0, handler_s=0, write_s=0)
+
+
+@dataclass
+class Waiting:
+    """A connection that was accepted at 0 and for which nothing has happened since."""
+
+    handshake_since: float | None = None
+    has_spoken: bool = False
+    active_at: float = 0.0
+    message_since: float | None = None
+    handler_since: float | None = None
+    stalled_since: float | None = None
+    retires_at: float = NEVER
+    is_listening: bool = True
+
+
+@pytest.mark.parametrize(
+    ("conn", "due", "reason"),
+    [
+        (Waiting(handshake_since=10, is_listening=False), 11, CloseReason.HANDSHAKE_TIMEOUT),
+        (Waiting(active_at=10), 12, CloseReason.FIRST_BYTE_TIMEOUT),
+        (Waiting(active_at=10, has_spoken=True), 13, CloseReason.IDLE_TIMEOUT),
+        (Waiting(active_at=10, has_spoken=True, message_since=9), 13, CloseReason.MESSAGE_TIMEOUT),
+        (Waiting(handler_since=10, is_listening=False), 15, CloseReason.HANDLER_TIMEOUT),
+        (Waiting(stalled_since=10), 16, CloseReason.WRITE_TIMEOUT),
+        (Waiting(stalled_since=10, handler_since=1), 16, CloseReason.WRITE_TIMEOUT),
+        (Waiting(active_at=10, retires_at=11), 11, CloseReason.AGED),
+        (Waiting(handler_since=10, is_listening=False, retires_at=14), 14, CloseReason.AGED),
+    ],
+)
+def test_the_first_deadline_is_that_of_what_is_waited_for(conn: Waiting, due: float, reason: CloseReason) -> None:
+    assert EACH.first(conn) == (due, reason)
+
+
+def test_a_handshake_has_no_other_deadline() -> None:
+    assert EACH.first(Waiting(handshake_since=10, retires_at=1)) == (11, CloseReason.HANDSHAKE_TIMEOUT)
+
+
+def test_who_waits_for_nothing_has_no_deadline() -> None:
+    assert EACH.first(Waiting(is_listening=False))[0] == NEVER
+
+
+@pytest.mark.parametrize(
+    "conn",
+    [
+        Waiting(),
+        Waiting(has_spoken=True),
+        Waiting(handshake_since=1),
+        Waiting(message_since=1),
+        Waiting(handler_since=1),
+        Waiting(stalled_since=1),
+    ],
+)
+def test_nought_is_for_ever(conn: Waiting) -> None:
+    assert NONE.first(conn)[0] == NEVER
+
+
+def test_without_a_deadline_for_messages_the_idle_one_holds_within_them() -> None:
+    deadlines = Deadlines(message_s=0, idle_s=3)
+
+    assert deadlines.first(Waiting(active_at=10, message_since=5)) == (13, CloseReason.IDLE_TIMEOUT)
+
+
+def test_without_a_deadline_for_the_first_byte_the_idle_one_holds() -> None:
+    assert Deadlines(first_byte_s=0, idle_s=3).first(Waiting(active_at=10)) == (13, CloseReason.IDLE_TIMEOUT)
+
+
+@pytest.mark.parametrize(("chance", "at"), [(0.0, 110), (0.5, 120), (1.0, 130)])
+def test_each_connection_draws_its_age(chance: float, at: float) -> None:
+    assert Deadlines(max_age_s=100, max_age_jitter_s=20).retirement(10, chance) == at
+
+
+def test_without_an_age_nobody_retires() -> None:
+    assert Deadlines(max_age_jitter_s=20).retirement(10, 0.5) == NEVER
+
+
+@pytest.mark.parametrize(
+    ("deadlines", "tick"),
+    [(Deadlines(), 0.25), (Deadlines(idle_s=1), 0.05), (Deadlines(idle_s=0.001), 0.01), (NONE, 0.25)],
+)
+def test_the_tick_follows_the_shortest_deadline(deadlines: Deadlines, tick: float) -> None:
+    assert deadlines.tick_s == tick
+
+
+@pytest.mark.parametrize(
+    ("deadlines", "span"),
+    [(EACH, 2), (Deadlines(first_byte_s=0, idle_s=3), 3), (Deadlines(max_age_s=1), 1), (NONE, NEVER)],
+)
+def test_a_fresh_connection_may_stand_until_its_first_deadline(deadlines: Deadlines, span: float) -> None:
+    assert deadlines.fresh_s == span
+
+
+# The wheel
+
+
+class Thing:
+    due_tick = 0
+
+
+def test_a_thing_comes_up_within_a_tick_after_it_is_due() -> None:
+    wheel, thing = Wheel[Thing](0.25), Thing()
+    wheel.place(thing, 1.1)
+
+    assert wheel.take_due(1.1) == []
+    assert wheel.take_due(1.25) == [thing]
+    assert wheel.take_due(9.0) == []
+
+
+def test_a_thing_can_come_up_sooner_than_was_said_and_not_later() -> None:
+    wheel, thing = Wheel[Thing](1.0), Thing()
+    wheel.place(thing, 5)
+    wheel.place(thing, 3)
+    wheel.place(thing, 8)
+
+    assert wheel.next_due == 3
+    assert wheel.take_due(3) == [thing]
+    assert wheel.next_due == math.inf
+
+
+def test_what_never_comes_up_does_not_stand_on_it() -> None:
+    wheel, thing = Wheel[Thing](1.0), Thing()
+    wheel.place(thing, NEVER)
+
+    assert (thing.due_tick, wheel.next_due) == (0, NEVER)
+
+
+def test_a_thing_that_is_removed_does_not_come_up() -> None:
+    wheel, things = Wheel[Thing](1.0), [Thing(), Thing()]
+    for thing in things:
+        wheel.place(thing, 5)
+    wheel.remove(things[0])
+    wheel.remove(things[0])
+
+    assert wheel.take_due(5) == [things[1]]
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.floats(1, 100), st.booleans())), st.lists(st.floats(1, 110)))
+def test_the_wheel_agrees_with_a_list(steps: list[tuple[int, float, bool]], looks: list[float]) -> None:
+    wheel, things = Wheel[Thing](0.5), [Thing() for _ in range(10)]
+    expected: dict[Thing, int] = {}
+    for index, due, is_placed in steps:
+        thing = things[index]
+        if is_placed:
+            wheel.place(thing, due)
+            expected[thing] = min(math.ceil(due / 0.5), expected.get(thing, 10**9))
+        else:
+            wheel.remove(thing)
+            expected.pop(thing, None)
+
+    for now in sorted(looks):
+        due_now = {thing for thing, tick in expected.items() if tick * 0.5 <= now}
+        assert set(wheel.take_due(now)) == due_now
+        expected = {thing: tick for thing, tick in expected.items() if thing not in due_now}
+    assert wheel.next_due == min((tick * 0.5 for tick in expected.values()), default=NEVER)

@@ -1,0 +1,81 @@
+"""The whole server among hostile clients: the well-behaved notice next to nothing, and nothing grows without bound."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.helpers.hostile import KINDS, Attack
+from tests.helpers.processes import GserverProcess, wait_for
+from tests.helpers.steady import Steady, quantile
+
+pytestmark = pytest.mark.slow
+
+APP = """
+from gserver import Lines, Service
+
+BIG = b"x" * 1_048_576
+
+def answer(line, conn):
+    return BIG if line == b"big" else line
+
+app = Service(answer, Lines)
+"""
+ROUNDS = 5
+ROUND_S = 2.0
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    (tmp_path / "lines_app.py").write_text(APP)
+    return tmp_path
+
+
+def rounds_of(steady: Steady) -> list[float]:
+    """The p99 of each round, in milliseconds."""
+    return [quantile(steady.ask_for(ROUND_S), 0.99) * 1000 for _ in range(ROUNDS)]
+
+
+def rss_mb(server: GserverProcess) -> float:
+    root = psutil.Process(server.process.pid)
+    return sum(each.memory_info().rss for each in root.children()) / 1e6
+
+
+def is_soon(fact: Callable[[], bool]) -> None:
+    wait_for(fact, "it")
+
+
+def test_thousands_of_hostile_clients_hurt_nobody(app: Path, record_property: Callable[[str, object], None]) -> None:
+    """5,000 silent, 1,000 dripping, 200 that never read; 50 well-behaved on two workers, before, during and after."""
+    with GserverProcess(app, "lines_app:app", workers=2) as server:
+        steady = Steady(server.address)
+        before, rss_before = rounds_of(steady), rss_mb(server)
+        with Attack(server.address, silent=5000, dripping=1000, not_reading=200) as attack:
+            during, rss_during = rounds_of(steady), rss_mb(server)
+        after = rounds_of(steady)
+        steady.close()
+
+    undisturbed = statistics.median(before + after)
+    print(f"p99 before {before}, during {during}, after {after} ms; RSS {rss_before:.0f} -> {rss_during:.0f} MB")
+    print(attack.report)
+    assert steady.failures == []
+    assert statistics.median(during) < 3 * undisturbed
+    assert attack.report["alive"] == {"Silent": 5000, "Dripping": 1000, "NotReading": 200}
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"silent", "dripping", "not_reading"}))
+def test_no_kind_of_client_disturbs_the_others(app: Path, kind: str) -> None:
+    with GserverProcess(app, "lines_app:app") as server:
+        steady = Steady(server.address, 10)
+        before = quantile(steady.ask_for(ROUND_S), 0.99) * 1000
+        with Attack(server.address, **{kind: 1 if kind == "flooding" else 50}) as attack:
+            during = quantile(steady.ask_for(ROUND_S), 0.99) * 1000
+        steady.close()
+
+    print(f"p99 before {before:.2f}, during {during:.2f} ms; {attack.report}")
+    assert steady.failures == []
+    assert during < max(5 * before, 20)
