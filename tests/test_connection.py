@@ -407,4 +407,4 @@ def test_an_idle_connection_holds_no_buffer(serving: Serving) -> None:
     assert isinstance(codec, Lines)
 
     assert keeper.conn.turn_replies is None
-    assert sum(len(getattr(codec, slot)) for slot in ("_partial", "_complete")) == 0
+    assert sum(len(getattr(codec, slot)) for slot in ("partial", "_complete")) == 0

@@ -7,6 +7,8 @@ The contract. One codec object serves one connection in both directions:
                     receive(). Raises a ProtocolError where the bytes cannot be a message, after the good ones before it
     encode(message) returns the bytes that carry one message; TypeError or ValueError for what cannot be carried
     eof()           the peer will send no more: returns between messages, raises IncompleteMessage inside one
+    partial         an attribute, not a property: once messages() is exhausted it is true while the peer is inside a
+                    message (some of its bytes have come, kept or discarded, and not its last), and false between messages
 
 After a ProtocolError the codec stays in error: receive(), messages() and eof() raise the same error again. Where the
 framing survives (text that is not JSON, on a line that is a line) the message is delivered as a `Malformed`. Cost is
@@ -30,6 +32,8 @@ __all__ = ["CODECS", "Codec", "JsonLines", "LengthPrefixed", "Lines", "Malformed
 
 class Codec(Protocol):
     """What a connection needs of a codec; see this module's contract."""
+
+    partial: Any
 
     def receive(self, data: bytes) -> None: ...
 

@@ -30,7 +30,7 @@ class LengthPrefixed:
         includes_header: the length counts its own field too; default False.
     """
 
-    __slots__ = ("_buffer", "_byteorder", "_error", "_header_bytes", "_includes_header", "_max_bytes")
+    __slots__ = ("_byteorder", "_error", "_header_bytes", "_includes_header", "_max_bytes", "partial")
 
     def __init__(
         self,
@@ -50,24 +50,24 @@ class LengthPrefixed:
         self._byteorder: Literal["big", "little"] = byteorder
         self._max_bytes = max_bytes
         self._includes_header = includes_header
-        self._buffer: bytes | bytearray = b""
+        self.partial: bytes | bytearray = b""
         self._error: ProtocolError | None = None
 
     def receive(self, data: bytes) -> None:
         if self._error is not None:
             raise self._error
-        if not self._buffer:
-            self._buffer = data
-        elif isinstance(self._buffer, bytearray):
-            self._buffer += data
+        if not self.partial:
+            self.partial = data
+        elif isinstance(self.partial, bytearray):
+            self.partial += data
         else:
-            self._buffer = bytearray(self._buffer)
-            self._buffer += data
+            self.partial = bytearray(self.partial)
+            self.partial += data
 
     def messages(self) -> Iterator[bytes]:
         if self._error is not None:
             raise self._error
-        buffer, start = self._buffer, 0
+        buffer, start = self.partial, 0
         while len(buffer) - start >= self._header_bytes:
             body = start + self._header_bytes
             try:
@@ -82,12 +82,12 @@ class LengthPrefixed:
         self._forget(start)
 
     def _forget(self, handed_over: int) -> None:
-        if handed_over == len(self._buffer):
-            self._buffer = b""
-        elif isinstance(self._buffer, bytearray):
-            del self._buffer[:handed_over]
+        if handed_over == len(self.partial):
+            self.partial = b""
+        elif isinstance(self.partial, bytearray):
+            del self.partial[:handed_over]
         else:
-            self._buffer = self._buffer[handed_over:]
+            self.partial = self.partial[handed_over:]
 
     def _length(self, header: bytes | bytearray) -> int:
         """The bytes that follow this header."""
@@ -101,7 +101,7 @@ class LengthPrefixed:
 
     def _fail(self, error: ProtocolError) -> None:
         self._error = error
-        self._buffer = b""
+        self.partial = b""
 
     def encode(self, message: bytes) -> bytes:
         length = len(message) + (self._header_bytes if self._includes_header else 0)
@@ -112,7 +112,7 @@ class LengthPrefixed:
             raise ValueError(f"message of {len(message)} bytes does not fit a {field}") from None
 
     def eof(self) -> None:
-        if self._error is None and self._buffer:
-            self._fail(IncompleteMessage(f"the peer stopped {len(self._buffer)} bytes into a message"))
+        if self._error is None and self.partial:
+            self._fail(IncompleteMessage(f"the peer stopped {len(self.partial)} bytes into a message"))
         if self._error is not None:
             raise self._error

@@ -24,7 +24,7 @@ class Lines:
         crlf: end encoded lines with CRLF instead of LF. Both are always understood.
     """
 
-    __slots__ = ("_complete", "_crlf", "_error", "_max_bytes", "_partial")
+    __slots__ = ("_complete", "_crlf", "_error", "_max_bytes", "partial")
 
     def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES, *, crlf: bool = False) -> None:
         if max_bytes < 1:
@@ -32,7 +32,7 @@ class Lines:
         self._max_bytes = max_bytes
         self._crlf = crlf
         self._complete = b""  # whole lines that messages() has not handed over
-        self._partial: bytes | bytearray = b""  # the line that has not ended
+        self.partial: bytes | bytearray = b""  # the line that has not ended
         self._error: ProtocolError | None = None
 
     def receive(self, data: bytes) -> None:
@@ -41,22 +41,22 @@ class Lines:
         end = data.rfind(b"\n") + 1
         if end == 0:
             self._keep(data)
-        elif end == len(data) and not self._partial and not self._complete:
+        elif end == len(data) and not self.partial and not self._complete:
             self._complete = data
         else:
-            self._complete += bytes(self._partial) + data[:end]
-            self._partial = b""
+            self._complete += bytes(self.partial) + data[:end]
+            self.partial = b""
             self._keep(data[end:])
 
     def _keep(self, data: bytes) -> None:
-        if not self._partial:
-            self._partial = bytearray(data) if data else b""
+        if not self.partial:
+            self.partial = bytearray(data) if data else b""
         else:
-            self._partial += data
+            self.partial += data
 
     def messages(self) -> Iterable[bytes]:
         complete = self._complete
-        if self._error is not None or len(complete) > self._max_bytes or len(self._partial) > self._max_bytes:
+        if self._error is not None or len(complete) > self._max_bytes or len(self.partial) > self._max_bytes:
             return self._checked_messages()
         if not complete:
             return ()
@@ -76,9 +76,9 @@ class Lines:
                 raise self._too_large(f"line of {len(line)} bytes")
             yield line
         # One byte of grace: it may be the CR of a line that is exactly as long as it may be.
-        over = len(self._partial) - self._max_bytes
-        if over > 1 or (over == 1 and not self._partial.endswith(b"\r")):
-            raise self._too_large(f"line of at least {len(self._partial)} bytes")
+        over = len(self.partial) - self._max_bytes
+        if over > 1 or (over == 1 and not self.partial.endswith(b"\r")):
+            raise self._too_large(f"line of at least {len(self.partial)} bytes")
 
     def _too_large(self, what: str) -> FrameTooLarge:
         error = FrameTooLarge(f"{what}, the limit is {self._max_bytes}")
@@ -87,7 +87,7 @@ class Lines:
 
     def _fail(self, error: ProtocolError) -> None:
         self._error = error
-        self._complete = self._partial = b""
+        self._complete = self.partial = b""
 
     def encode(self, message: bytes) -> bytes:
         if b"\n" in message:
@@ -97,7 +97,7 @@ class Lines:
         return message + (b"\r\n" if self._crlf else b"\n")
 
     def eof(self) -> None:
-        if self._error is None and self._partial:
-            self._fail(IncompleteMessage(f"the peer stopped {len(self._partial)} bytes into a line"))
+        if self._error is None and self.partial:
+            self._fail(IncompleteMessage(f"the peer stopped {len(self.partial)} bytes into a line"))
         if self._error is not None:
             raise self._error

@@ -10,6 +10,8 @@ class Raw:
 
     __slots__ = ("_data",)
 
+    partial = b""
+
     def __init__(self) -> None:
         self._data = b""
 
