@@ -13,7 +13,19 @@ if TYPE_CHECKING:
     from gserver.client import Client
     from gserver.connection import Connection
     from gserver.errors import CloseReason, ConfigError, ConnectionClosed, GServerError, ProtocolError
-    from gserver.framing import JsonLines, LengthPrefixed, Lines, Malformed, Raw
+    from gserver.framing import (
+        ContentLength,
+        Delimited,
+        JsonContentLength,
+        JsonLines,
+        LengthPrefixed,
+        Lines,
+        Malformed,
+        Netstring,
+        OctetCounted,
+        Raw,
+        VarintPrefixed,
+    )
     from gserver.server import TcpServer
     from gserver.service import JsonService, Service, stream
     from gserver.streams import StreamConnection
@@ -24,17 +36,23 @@ __all__ = [
     "ConfigError",
     "Connection",
     "ConnectionClosed",
+    "ContentLength",
+    "Delimited",
     "GServerError",
+    "JsonContentLength",
     "JsonLines",
     "JsonService",
     "LengthPrefixed",
     "Lines",
     "Malformed",
+    "Netstring",
+    "OctetCounted",
     "ProtocolError",
     "Raw",
     "Service",
     "StreamConnection",
     "TcpServer",
+    "VarintPrefixed",
     "__version__",
     "stream",
 ]
@@ -45,7 +63,19 @@ _HOMES = {
     "gserver.client": ["Client"],
     "gserver.connection": ["Connection"],
     "gserver.errors": ["CloseReason", "ConfigError", "ConnectionClosed", "GServerError", "ProtocolError"],
-    "gserver.framing": ["JsonLines", "LengthPrefixed", "Lines", "Malformed", "Raw"],
+    "gserver.framing": [
+        "ContentLength",
+        "Delimited",
+        "JsonContentLength",
+        "JsonLines",
+        "LengthPrefixed",
+        "Lines",
+        "Malformed",
+        "Netstring",
+        "OctetCounted",
+        "Raw",
+        "VarintPrefixed",
+    ],
     "gserver.server": ["TcpServer"],
     "gserver.service": ["JsonService", "Service", "stream"],
     "gserver.streams": ["StreamConnection"],

@@ -18,7 +18,21 @@ from typing import Any
 import pytest
 
 from gserver.errors import ConfigError, ProtocolError
-from gserver.framing import CODECS, Codec, JsonLines, LengthPrefixed, Lines, Malformed, Raw, codec_named
+from gserver.framing import (
+    CODECS,
+    Codec,
+    ContentLength,
+    Delimited,
+    JsonLines,
+    LengthPrefixed,
+    Lines,
+    Malformed,
+    Netstring,
+    OctetCounted,
+    Raw,
+    VarintPrefixed,
+    codec_named,
+)
 from tests.helpers.codec_kit import comparable
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -90,11 +104,22 @@ def test_every_shape_of_a_length_has_golden_bytes() -> None:
         for each in options
     }
 
-    assert len(shapes) == 16
+    assert len(shapes) == 20
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("raw", Raw), ("lines", Lines), ("length", LengthPrefixed), ("json_lines", JsonLines)]
+    ("name", "kind"),
+    [
+        ("raw", Raw),
+        ("lines", Lines),
+        ("length", LengthPrefixed),
+        ("json_lines", JsonLines),
+        ("delimited", Delimited),
+        ("varint", VarintPrefixed),
+        ("netstring", Netstring),
+        ("octet_counted", OctetCounted),
+        ("content_length", ContentLength),
+    ],
 )
 def test_codecs_are_known_by_their_names(name: str, kind: type) -> None:
     assert codec_named(name) is kind
@@ -102,5 +127,5 @@ def test_codecs_are_known_by_their_names(name: str, kind: type) -> None:
 
 @pytest.mark.parametrize("name", ["", "Lines", "json", "gserver.framing:Lines"])
 def test_an_unknown_name_is_a_config_error(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"expected one of raw, lines, length, json_lines$"):
+    with pytest.raises(ConfigError, match=f"expected one of {', '.join(CODECS)}$"):
         codec_named(name)

@@ -42,9 +42,6 @@ NOT_JSON = {
     "5000 digits": b"1" * 5000,
     "a leading zero": b"01",
     "hexadecimal": b"0x10",
-    "30000 brackets": b"[" * 30_000,
-    "30000 closed brackets": b"[" * 30_000 + b"]" * 30_000,
-    "10000 objects in each other": b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
     "a control character in a string": b'"a\x01b"',
 }
 JSON = st.recursive(

@@ -116,9 +116,9 @@ def test_a_message_that_does_not_fit_its_length_field_cannot_be_encoded() -> Non
         LengthPrefixed(1, includes_header=True).encode(bytes(255))
 
 
-@pytest.mark.parametrize("header_bytes", [0, 3, 16, -1])
+@pytest.mark.parametrize("header_bytes", [0, 5, 16, -1])
 def test_other_widths_are_refused(header_bytes: int) -> None:
-    with pytest.raises(ValueError, match="must be one of 1, 2, 4, 8"):
+    with pytest.raises(ValueError, match="must be one of 1, 2, 3, 4, 8"):
         LengthPrefixed(header_bytes)
 
 

@@ -7,12 +7,13 @@ The contract. One codec object serves one connection in both directions:
                     receive(). Raises a ProtocolError where the bytes cannot be a message, after the good ones before it
     encode(message) returns the bytes that carry one message; TypeError or ValueError for what cannot be carried
     eof()           the peer will send no more: returns between messages, raises IncompleteMessage inside one
-    partial         true while the peer is inside a message, false between messages; read once after messages() was
-                    exhausted, so it must be a plain attribute
+    partial         an attribute, not a property: once messages() is exhausted it is true while the peer is inside a
+                    message (some of its bytes have come, kept or discarded, and not its last), false between messages
 
 After a ProtocolError the codec stays in error: receive(), messages() and eof() raise the same error again. Where the
-framing survives (text that is not JSON, on a line that is a line) the message is delivered as a `Malformed`. Cost is
-linear in the bytes, however they are cut. An idle codec holds no buffer.
+framing survives (text that is not JSON, on a line that is a line; a message over the maximum, if those are discarded) a
+`Malformed` is delivered in place of the message. Cost is linear in the bytes, however they are cut. An idle codec holds
+no buffer.
 """
 
 from __future__ import annotations
@@ -21,20 +22,39 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from gserver.errors import ConfigError
+from gserver.framing.content_length import ContentLength, JsonContentLength
+from gserver.framing.delimited import Delimited
 from gserver.framing.json_lines import JsonLines
 from gserver.framing.length import LengthPrefixed
 from gserver.framing.lines import Lines
 from gserver.framing.malformed import Malformed
+from gserver.framing.netstring import Netstring
+from gserver.framing.octet_counted import OctetCounted
 from gserver.framing.raw import Raw
+from gserver.framing.varint import VarintPrefixed
 
-__all__ = ["CODECS", "Codec", "JsonLines", "LengthPrefixed", "Lines", "Malformed", "Raw", "codec_named"]
+__all__ = [
+    "CODECS",
+    "Codec",
+    "ContentLength",
+    "Delimited",
+    "JsonContentLength",
+    "JsonLines",
+    "LengthPrefixed",
+    "Lines",
+    "Malformed",
+    "Netstring",
+    "OctetCounted",
+    "Raw",
+    "VarintPrefixed",
+    "codec_named",
+]
 
 
 class Codec(Protocol):
     """What a connection needs of a codec; see this module's contract."""
 
-    @property
-    def partial(self) -> Any: ...
+    partial: Any
 
     def receive(self, data: bytes) -> None: ...
 
@@ -51,6 +71,11 @@ CODECS: dict[str, Callable[[], Codec]] = {
     "lines": Lines,
     "length": LengthPrefixed,
     "json_lines": JsonLines,
+    "delimited": Delimited,
+    "varint": VarintPrefixed,
+    "netstring": Netstring,
+    "octet_counted": OctetCounted,
+    "content_length": ContentLength,
 }
 
 

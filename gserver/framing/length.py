@@ -1,118 +1,126 @@
-"""LengthPrefixed: a length in 1, 2, 4 or 8 bytes, then as many bytes of message.
+"""LengthPrefixed: a length in 1, 2, 3, 4 or 8 bytes, then as many bytes of message.
 
-    +--------+---------------------+
-    | length | message             |      length counts the message, or with includes_header both
-    +--------+---------------------+
+    +--------+--------+---------------------+
+    | offset | length | rest                |      rest = length + adjustment
+    +--------+--------+---------------------+
+    |<---- strip ---->|<----- message ----->|
 
-A length over the maximum is refused as soon as the header is there, before any of the body is kept.
+Most protocols have no offset: LengthPrefixed() is 4 bytes of length and the message. The words are those of Netty's
+LengthFieldBasedFrameDecoder and tokio's LengthDelimitedCodec.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+import struct
+from typing import Any, Literal
 
-from gserver.errors import FrameTooLarge, IncompleteMessage, InvalidHeader, ProtocolError
+from gserver.errors import InvalidHeader
+from gserver.framing.announced import DEFAULT_MAX_BYTES, Announced, Frame
+from gserver.framing.bounded import Overflow
 
 __all__ = ["DEFAULT_MAX_BYTES", "LengthPrefixed"]
 
-DEFAULT_MAX_BYTES = 1024 * 1024
-_HEADER_SIZES = (1, 2, 4, 8)
+ByteOrder = Literal["big", "little"]
+_FORMATS = {1: "B", 2: "H", 3: "", 4: "I", 8: "Q"}  # struct has none for 3
 
 
-class LengthPrefixed:
+class LengthPrefixed(Announced):
     """Messages behind their length.
 
     Args:
-        header_bytes: width of the length field: 1, 2, 4 (default) or 8.
+        header_bytes: width of the length field: 1, 2, 3, 4 (default) or 8.
         byteorder: "big" (network order, default) or "little".
-        max_bytes: longest message accepted, without its header; default 1 MiB.
-        includes_header: the length counts its own field too; default False.
+        max_bytes: longest message accepted, as it is handed over; default 1 MiB.
+        includes_header: the length counts the offset and its own field too; default False.
+        offset: bytes of header before the length field; default 0.
+        adjustment: added to the length that is read, which gives the bytes behind it; default 0, may be negative.
+        strip: how many bytes at the beginning of a frame are not handed over, at most offset + header_bytes. Default:
+            all of the header if there is no offset, else 0, for the bytes before the length mean something.
+        lead: the `offset` bytes of a header, of which encode() writes those that `strip` takes away; default zeros.
+        overflow: what becomes of a longer message: "close" (default) is FrameTooLarge, "discard" is a Malformed.
+        max_discard: longest message that is discarded; default 16 times max_bytes, and at least 1 MiB.
+
+    encode() takes a message as it would be handed over, and writes the length into it.
     """
 
-    __slots__ = ("_byteorder", "_error", "_header_bytes", "_includes_header", "_max_bytes", "partial")
+    __slots__ = ("_added", "_byteorder", "_header", "_header_bytes", "_header_size", "_offset", "_read", "_strip")
 
     def __init__(
         self,
         header_bytes: int = 4,
-        byteorder: Literal["big", "little"] = "big",
+        byteorder: ByteOrder = "big",
         *,
         max_bytes: int = DEFAULT_MAX_BYTES,
         includes_header: bool = False,
+        offset: int = 0,
+        adjustment: int = 0,
+        strip: int | None = None,
+        lead: bytes | None = None,
+        overflow: Overflow = "close",
+        max_discard: int | None = None,
     ) -> None:
-        if header_bytes not in _HEADER_SIZES:
-            raise ValueError(f"header_bytes is {header_bytes!r}, must be one of 1, 2, 4, 8")
+        super().__init__(max_bytes, overflow, max_discard)
+        if header_bytes not in _FORMATS:
+            raise ValueError(f"header_bytes is {header_bytes!r}, must be one of {', '.join(map(str, _FORMATS))}")
         if byteorder not in ("big", "little"):
             raise ValueError(f"byteorder is {byteorder!r}, must be 'big' or 'little'")
-        if max_bytes < 0:
-            raise ValueError(f"max_bytes is {max_bytes}, must not be negative")
+        if offset < 0:
+            raise ValueError(f"offset is {offset}, must not be negative")
+        lead = bytes(offset) if lead is None else lead
+        if len(lead) != offset:
+            raise ValueError(f"lead has {len(lead)} bytes, must have {offset}, as many as offset says")
         self._header_bytes = header_bytes
-        self._byteorder: Literal["big", "little"] = byteorder
-        self._max_bytes = max_bytes
-        self._includes_header = includes_header
-        self.partial: bytes | bytearray = b""
-        self._error: ProtocolError | None = None
+        self._byteorder: ByteOrder = byteorder
+        self._offset = offset
+        self._header = lead + bytes(header_bytes)
+        self._header_size = offset + header_bytes
+        self._added = adjustment - (self._header_size if includes_header else 0)
+        self._strip = self._checked_strip(strip)
+        self._read = _reader(header_bytes, byteorder)
 
-    def receive(self, data: bytes) -> None:
-        if self._error is not None:
-            raise self._error
-        if not self.partial:
-            self.partial = data
-        elif isinstance(self.partial, bytearray):
-            self.partial += data
-        else:
-            self.partial = bytearray(self.partial)
-            self.partial += data
+    def _checked_strip(self, strip: int | None) -> int:
+        if strip is None:
+            return 0 if self._offset else self._header_size
+        if not 0 <= strip <= self._header_size:
+            raise ValueError(f"strip is {strip}, must be from 0 to {self._header_size}, the size of the header")
+        return strip
 
-    def messages(self) -> Iterator[bytes]:
-        if self._error is not None:
-            raise self._error
-        buffer, start = self.partial, 0
-        while len(buffer) - start >= self._header_bytes:
-            body = start + self._header_bytes
-            try:
-                end = body + self._length(buffer[start:body])
-            except ProtocolError as error:
-                self._fail(error)
-                raise
-            if len(buffer) < end:
-                break
-            start = end
-            yield bytes(buffer[body:end])
-        self._forget(start)
+    def _frame(self, buffer: bytes | bytearray, start: int) -> Frame | None:
+        body = start + self._header_size
+        if len(buffer) < body:
+            return None
+        end = body + self._added + self._read(buffer, start + self._offset)[0]
+        if end < body:
+            raise self._fail(self._negative(end - body - self._added))
+        return start + self._strip, end, end
 
-    def _forget(self, handed_over: int) -> None:
-        if handed_over == len(self.partial):
-            self.partial = b""
-        elif isinstance(self.partial, bytearray):
-            del self.partial[:handed_over]
-        else:
-            self.partial = self.partial[handed_over:]
-
-    def _length(self, header: bytes | bytearray) -> int:
-        """The bytes that follow this header."""
-        announced = int.from_bytes(header, self._byteorder)
-        length = announced - self._header_bytes if self._includes_header else announced
-        if length < 0:
-            raise InvalidHeader(f"length {announced} is less than the {self._header_bytes} bytes of its own header")
-        if length > self._max_bytes:
-            raise FrameTooLarge(f"message of {length} bytes, the limit is {self._max_bytes}")
-        return length
-
-    def _fail(self, error: ProtocolError) -> None:
-        self._error = error
-        self.partial = b""
+    def _negative(self, length: int) -> InvalidHeader:
+        if self._added == -self._header_size:
+            return InvalidHeader(f"length {length} is less than the {self._header_size} bytes of its own header")
+        return InvalidHeader(f"length {length} is less than {-self._added}, which the adjustment takes away")
 
     def encode(self, message: bytes) -> bytes:
-        length = len(message) + (self._header_bytes if self._includes_header else 0)
-        try:
-            return length.to_bytes(self._header_bytes, self._byteorder) + message
-        except OverflowError:
-            field = f"{self._header_bytes}-byte length field"
-            raise ValueError(f"message of {len(message)} bytes does not fit a {field}") from None
+        """Return the frame; ValueError if its length does not fit, or if the message is shorter than its header."""
+        if self._strip == self._header_size:
+            return self._header[: self._offset] + self._field(len(message)) + message
+        given = self._header_size - self._strip
+        if len(message) < given:
+            raise ValueError(f"message of {len(message)} bytes, must begin with {given} bytes of its header")
+        header = self._header[: self._strip] + message[:given]
+        return header[: self._offset] + self._field(len(message) - given) + message[given:]
 
-    def eof(self) -> None:
-        if self._error is None and self.partial:
-            self._fail(IncompleteMessage(f"the peer stopped {len(self.partial)} bytes into a message"))
-        if self._error is not None:
-            raise self._error
+    def _field(self, rest: int) -> bytes:
+        """The length field of a frame with so many bytes behind it."""
+        try:
+            return (rest - self._added).to_bytes(self._header_bytes, self._byteorder)
+        except OverflowError:
+            raise ValueError(f"message of {rest} bytes does not fit a {self._header_bytes}-byte length field") from None
+
+
+def _reader(header_bytes: int, byteorder: ByteOrder) -> Any:
+    """A function of a buffer and a position, that returns the length there as the only item of a tuple.
+
+    struct reads from a buffer in place, in half the time of a slice and int.from_bytes()."""
+    if _FORMATS[header_bytes]:
+        return struct.Struct((">" if byteorder == "big" else "<") + _FORMATS[header_bytes]).unpack_from
+    return lambda buffer, at: (int.from_bytes(buffer[at : at + header_bytes], byteorder),)

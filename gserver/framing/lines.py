@@ -8,36 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from gserver.errors import FrameTooLarge, IncompleteMessage, ProtocolError
+from gserver.framing.bounded import Bounded, Overflow
+from gserver.framing.delimited import DEFAULT_MAX_BYTES, Delimiters, DiscardUpTo
+from gserver.framing.malformed import Malformed
 
 __all__ = ["DEFAULT_MAX_BYTES", "Lines"]
 
-# Precedents: asyncio's streams 64 KiB, Twisted's LineReceiver 16 KiB, Netty and tokio leave it to the user.
-DEFAULT_MAX_BYTES = 64 * 1024
+ENDS = Delimiters(b"\n", b"\r\n")
 
 
-class Lines:
+class Lines(Bounded):
     """Newline-framed bytes.
 
     Args:
         max_bytes: longest line accepted, without its terminator; default 64 KiB.
         crlf: end encoded lines with CRLF instead of LF. Both are always understood.
+        overflow: what becomes of a longer one: "close" (default) is FrameTooLarge, "discard" is a Malformed.
+        max_discard: longest line that is discarded; default 16 times max_bytes, and at least 1 MiB.
     """
 
-    __slots__ = ("_complete", "_crlf", "_error", "_max_bytes", "partial")
+    __slots__ = ("_complete", "_crlf")
 
-    def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES, *, crlf: bool = False) -> None:
-        if max_bytes < 1:
-            raise ValueError(f"max_bytes is {max_bytes}, must be at least 1")
-        self._max_bytes = max_bytes
+    unit = "line"
+
+    def __init__(
+        self,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        *,
+        crlf: bool = False,
+        overflow: Overflow = "close",
+        max_discard: int | None = None,
+    ) -> None:
+        super().__init__(max_bytes, overflow, max_discard, least=1)
         self._crlf = crlf
         self._complete = b""  # whole lines that messages() has not handed over
-        self.partial: bytes | bytearray = b""  # the line that has not ended
-        self._error: ProtocolError | None = None
 
     def receive(self, data: bytes) -> None:
-        if self._error is not None:
-            raise self._error
+        if self._trouble is not None:
+            data = self._take(data)
         end = data.rfind(b"\n") + 1
         if end == 0:
             self._keep(data)
@@ -51,12 +59,12 @@ class Lines:
     def _keep(self, data: bytes) -> None:
         if not self.partial:
             self.partial = bytearray(data) if data else b""
-        else:
+        elif data:
             self.partial += data
 
-    def messages(self) -> Iterable[bytes]:
+    def messages(self) -> Iterable[bytes | Malformed]:
         complete = self._complete
-        if self._error is not None or len(complete) > self._max_bytes or len(self.partial) > self._max_bytes:
+        if self._trouble is not None or len(complete) > self._max_bytes or len(self.partial) > self._max_bytes:
             return self._checked_messages()
         if not complete:
             return ()
@@ -65,29 +73,25 @@ class Lines:
             return [line.removesuffix(b"\r") for line in complete[:-1].split(b"\n")]
         return complete[:-1].split(b"\n")
 
-    def _checked_messages(self) -> Iterator[bytes]:
+    def _checked_messages(self) -> Iterator[bytes | Malformed]:
         """The lines one by one, each held to the maximum: only needed once more than that has arrived together."""
-        if self._error is not None:
-            raise self._error
+        if self._trouble is not None:
+            report = self._settle()
+            if report is None:
+                return
+            yield report
         complete, self._complete = self._complete, b""
         for line in complete[:-1].split(b"\n") if complete else ():
             line = line.removesuffix(b"\r")
-            if len(line) > self._max_bytes:
-                raise self._too_large(f"line of {len(line)} bytes")
-            yield line
-        # One byte of grace: it may be the CR of a line that is exactly as long as it may be.
-        over = len(self.partial) - self._max_bytes
-        if over > 1 or (over == 1 and not self.partial.endswith(b"\r")):
-            raise self._too_large(f"line of at least {len(self.partial)} bytes")
+            yield line if len(line) <= self._max_bytes else self._over(len(line))
+        self._check_partial()
 
-    def _too_large(self, what: str) -> FrameTooLarge:
-        error = FrameTooLarge(f"{what}, the limit is {self._max_bytes}")
-        self._fail(error)
-        return error
-
-    def _fail(self, error: ProtocolError) -> None:
-        self._error = error
-        self._complete = self.partial = b""
+    def _check_partial(self) -> None:
+        """Hold the line that has not ended to the maximum. A CR at its end may be half of its terminator."""
+        least = len(self.partial) - ENDS.begun(self.partial)
+        if least > self._max_bytes:
+            self._over(least, "at least ")
+            self._discard(DiscardUpTo(ENDS, self.partial))
 
     def encode(self, message: bytes) -> bytes:
         if b"\n" in message:
@@ -95,9 +99,3 @@ class Lines:
         if not self._crlf and message.endswith(b"\r"):
             raise ValueError("a line cannot end with a carriage return: before LF it reads as part of the terminator")
         return message + (b"\r\n" if self._crlf else b"\n")
-
-    def eof(self) -> None:
-        if self._error is None and self.partial:
-            self._fail(IncompleteMessage(f"the peer stopped {len(self.partial)} bytes into a line"))
-        if self._error is not None:
-            raise self._error

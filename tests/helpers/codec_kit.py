@@ -134,17 +134,19 @@ def check_identity(make: MakeCodec, messages: Sequence[Any], frames: bool = True
 
 
 def check_eof_at_every_point(make: MakeCodec, wire: bytes, frames: bool) -> None:
-    """After whole messages EOF is clean; inside one it is an IncompleteMessage, for good."""
+    """After whole messages EOF is clean and nothing is partial; inside one it is an IncompleteMessage, for good."""
     if not frames:
         for cut in range(len(wire) + 1):
             codec = make()
             feed(codec, [wire[:cut]])
+            assert not codec.partial
             codec.eof()
         return
     boundaries = ends_of_messages(make, wire)
     for cut in range(len(wire) + 1):
         codec = make()
         feed(codec, [wire[:cut]])
+        assert bool(codec.partial) is (cut not in boundaries), (wire, cut)
         if cut in boundaries:
             codec.eof()
         else:
@@ -186,6 +188,7 @@ def assert_fails(codec: Codec, kind: type[ProtocolError]) -> None:
     """Every call raises an error of this kind, and from the first on the very same one."""
     with pytest.raises(kind) as first:
         codec.eof()
+    assert not codec.partial
     for call in (codec.eof, lambda: codec.receive(b"a\n"), lambda: list(codec.messages()), codec.eof):
         with pytest.raises(kind) as again:
             call()

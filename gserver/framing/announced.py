@@ -1,0 +1,126 @@
+"""What the codecs share that announce a message's length before it: one loop for all of them.
+
+A codec of this kind only knows where a frame's message begins and ends: `_frame()`. A length over the maximum is
+refused as soon as it is known, before any of the message is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from gserver.errors import InvalidHeader
+from gserver.framing.bounded import Bounded, Discard
+from gserver.framing.malformed import Malformed
+
+__all__ = ["DEFAULT_MAX_BYTES", "Announced", "Frame", "find_decimal"]
+
+# Precedents: tokio's LengthDelimitedCodec 8 MiB, Twisted's IntNStringReceiver 99,999; Netty leaves it to the user.
+DEFAULT_MAX_BYTES = 1024 * 1024
+#: Positions in the buffer, or beyond what has come of it: the message, its end, and the end of its frame.
+Frame = tuple[int, int, int]
+# No length has more digits: 2**64 - 1 has 20.
+MAX_DIGITS = 20
+
+
+class Announced(Bounded):
+    """Messages whose length comes before them."""
+
+    __slots__ = ()
+
+    trailer: ClassVar[bytes] = b""  # behind each message
+
+    def receive(self, data: bytes) -> None:
+        if self._trouble is not None:
+            data = self._take(data)
+        if not self.partial:
+            self.partial = data
+        elif isinstance(self.partial, bytearray):
+            self.partial += data
+        elif data:
+            self.partial = bytearray(self.partial)
+            self.partial += data
+
+    def messages(self) -> Iterator[bytes | Malformed]:
+        if self._trouble is not None:
+            report = self._settle()
+            if report is None:
+                return
+            yield report
+        buffer, start, locate, max_bytes = self.partial, 0, self._frame, self._max_bytes
+        while (frame := locate(buffer, start)) is not None:
+            begin, end, after = frame
+            if end - begin > max_bytes:
+                report = self._over(end - begin)
+                if len(buffer) < after:
+                    self._discard(self._rest_of(frame, buffer, start))
+                    return
+                start = after
+                yield report
+                continue
+            if len(buffer) < after:
+                break
+            if type(buffer) is not bytes:
+                buffer = bytes(buffer)  # once: nearly all of it is about to be handed over
+            start = after
+            yield buffer[begin:end]
+        if start:
+            self._forget(start)
+
+    def _forget(self, handed_over: int) -> None:
+        if handed_over == len(self.partial):
+            self.partial = b""
+        else:
+            self.partial = self.partial[handed_over:]
+
+    def _frame(self, buffer: bytes | bytearray, start: int) -> Frame | None:
+        """Return where the frame lies that begins at `start`, None while that is not known; raise what is wrong."""
+        raise NotImplementedError
+
+    def _rest_of(self, frame: Frame, buffer: bytes | bytearray, start: int) -> Discard:
+        """Return how to discard a frame of which the buffer has not the end."""
+        begin, end, after = frame
+        return _DiscardBytes(end - begin, after - len(buffer), len(buffer) - start, self.trailer)
+
+
+class _DiscardBytes:
+    """A message of which so many bytes are discarded, its trailer included."""
+
+    __slots__ = ("_left", "_trailer", "received", "size")
+
+    def __init__(self, size: int, left: int, received: int, trailer: bytes) -> None:
+        self.size = size
+        self.received = received
+        self._left = left
+        self._trailer = trailer
+
+    def take(self, data: bytes) -> bytes | None:
+        self.received += len(data)
+        behind = self._left - len(self._trailer)  # the bytes of message that are still to come
+        if 0 <= behind < len(data) and not self._trailer.startswith(data[behind : self._left]):
+            raise InvalidHeader(
+                f"{data[behind : self._left]!r} behind a message of {self.size} bytes, must be {self._trailer!r}"
+            )
+        self._left -= len(data)
+        return data[len(data) + self._left :] if self._left <= 0 else None
+
+    def least(self) -> int:
+        return self.size
+
+
+def find_decimal(buffer: bytes | bytearray, start: int, end: bytes) -> tuple[int, int] | None:
+    """Return the decimal number at `start` and the position of the byte `end` behind it, None while that has not come.
+
+    InvalidHeader for what is no number, for leading zeros, and for more than 20 digits, as soon as that is certain.
+    """
+    stop = buffer.find(end, start, start + MAX_DIGITS + 1)
+    digits = bytes(buffer[start : stop if stop >= 0 else start + MAX_DIGITS + 1])
+    if not digits and stop < 0:
+        return None
+    if not digits.isdigit():
+        raise InvalidHeader(f"the length {digits!r} is not a number that ends with {end!r}")
+    if len(digits) > MAX_DIGITS:
+        raise InvalidHeader(f"the length {digits!r} has more than {MAX_DIGITS} digits")
+    if len(digits) > 1 and digits.startswith(b"0"):
+        raise InvalidHeader(f"the length {digits!r} has a leading zero")
+    return (int(digits), stop) if stop >= 0 else None

@@ -1,0 +1,122 @@
+"""ContentLength: a block of headers, a blank line, and as many bytes as `Content-Length` says.
+
+    Content-Length: 17\\r\\n
+    \\r\\n
+    {"jsonrpc":"2.0"}
+
+The base protocol of the Language Server Protocol
+(https://microsoft.github.io/language-server-protocol/specifications/lsp/3.17/specification/#baseProtocol), also that of
+the Debug Adapter Protocol. Headers are as in HTTP (RFC 9110): names in either case, `1*DIGIT` for the length. Other
+headers, Content-Type among them, are not looked at. What two readers might read differently is refused: a length given
+twice, signed, or not in digits, a line that is no header, a bare CR or LF.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from gserver.errors import InvalidHeader
+from gserver.framing.announced import DEFAULT_MAX_BYTES, MAX_DIGITS, Announced, Frame
+from gserver.framing.bounded import Overflow
+from gserver.framing.json_values import DEFAULT_MAX_DEPTH, DuplicateKeys, JsonValues, encode_json
+
+__all__ = ["ContentLength", "JsonContentLength"]
+
+# The block of headers with its blank line.
+MAX_HEADER_BYTES = 8 * 1024
+BLANK_LINE = b"\r\n\r\n"
+HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n\x00]*)")
+
+
+class ContentLength(Announced):
+    """Messages behind HTTP-like headers.
+
+    Args:
+        max_bytes: longest message accepted, without its headers; default 1 MiB. The headers have 8 KiB at most.
+        overflow: what becomes of a longer one: "close" (default) is FrameTooLarge, "discard" is a Malformed.
+        max_discard: longest message that is discarded; default 16 times max_bytes, and at least 1 MiB.
+    """
+
+    __slots__ = ("_known", "_searched")
+
+    def __init__(
+        self, max_bytes: int = DEFAULT_MAX_BYTES, *, overflow: Overflow = "close", max_discard: int | None = None
+    ) -> None:
+        super().__init__(max_bytes, overflow, max_discard)
+        self._searched = 0  # bytes of an unfinished block of headers in which its end does not begin
+        self._known: tuple[int, int] | None = None  # headers and message of a frame of which only the headers are there
+
+    def _frame(self, buffer: bytes | bytearray, start: int) -> Frame | None:
+        header_bytes, length = self._known or self._headers(buffer, start)
+        if not header_bytes:
+            return None
+        begin = start + header_bytes
+        end = begin + length
+        self._known = (header_bytes, length) if len(buffer) < end <= begin + self._max_bytes else None
+        return begin, end, end
+
+    def _headers(self, buffer: bytes | bytearray, start: int) -> tuple[int, int]:
+        """The size of the headers, 0 while they have no end, and the length that they announce."""
+        end = buffer.find(BLANK_LINE, start + self._searched, start + MAX_HEADER_BYTES)
+        size = len(buffer) - start
+        if end < 0 and size < MAX_HEADER_BYTES:
+            self._searched = max(0, size - len(BLANK_LINE) + 1)
+            return 0, 0
+        self._searched = 0
+        try:
+            if end < 0:
+                raise InvalidHeader(f"headers of more than {MAX_HEADER_BYTES} bytes")
+            return end + len(BLANK_LINE) - start, _content_length(bytes(buffer[start:end]))
+        except InvalidHeader as error:
+            raise self._fail(error) from None
+
+    def encode(self, message: bytes) -> bytes:
+        return b"Content-Length: %d\r\n\r\n%b" % (len(message), message)
+
+
+class JsonContentLength(ContentLength):
+    """JSON values behind HTTP-like headers, in UTF-8. What is not JSON is a Malformed, as with JsonLines.
+
+    Args:
+        max_bytes, overflow, max_discard: as ContentLength.
+        max_depth, duplicate_keys: as JsonLines.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(
+        self,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        *,
+        max_depth: int = DEFAULT_MAX_DEPTH,
+        duplicate_keys: DuplicateKeys = "last",
+        overflow: Overflow = "close",
+        max_discard: int | None = None,
+    ) -> None:
+        super().__init__(max_bytes, overflow=overflow, max_discard=max_discard)
+        self._values = JsonValues(max_depth, duplicate_keys)
+
+    def messages(self) -> Iterator[Any]:
+        return map(self._values.decode, super().messages())
+
+    def encode(self, message: Any) -> bytes:
+        """Return the value behind its headers; TypeError for what JSON cannot carry."""
+        return super().encode(encode_json(message))
+
+
+def _content_length(block: bytes) -> int:
+    """The one Content-Length in a block of headers."""
+    values = []
+    for line in block.split(b"\r\n"):
+        header = HEADER.fullmatch(line)
+        if header is None:
+            raise InvalidHeader(f"{line[:80]!r} is not a header")
+        if header[1].lower() == b"content-length":
+            values.append(header[2].strip(b" \t"))
+    if len(values) != 1:
+        raise InvalidHeader(f"headers with {len(values)} Content-Length, must have one")
+    if not values[0].isdigit() or len(values[0]) > MAX_DIGITS:
+        raise InvalidHeader(f"Content-Length is {values[0][:80]!r}, must be at most {MAX_DIGITS} digits")
+    return int(values[0])

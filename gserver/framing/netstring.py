@@ -1,0 +1,49 @@
+"""Netstring: `5:hello,` (https://cr.yp.to/proto/netstrings.txt): the length in decimal, a colon, the message, a comma.
+
+As strict as the text: digits only, no leading zero, and the comma is checked, of a discarded message too. A length has
+at most 20 digits, so that a header is bounded.
+"""
+
+from __future__ import annotations
+
+from gserver.errors import InvalidHeader
+from gserver.framing.announced import DEFAULT_MAX_BYTES, Announced, Frame, find_decimal
+from gserver.framing.bounded import Overflow
+
+__all__ = ["Netstring"]
+
+
+class Netstring(Announced):
+    """Messages as netstrings.
+
+    Args:
+        max_bytes: longest message accepted, without its length and comma; default 1 MiB.
+        overflow: what becomes of a longer one: "close" (default) is FrameTooLarge, "discard" is a Malformed.
+        max_discard: longest message that is discarded; default 16 times max_bytes, and at least 1 MiB.
+    """
+
+    __slots__ = ()
+
+    trailer = b","
+
+    def __init__(
+        self, max_bytes: int = DEFAULT_MAX_BYTES, *, overflow: Overflow = "close", max_discard: int | None = None
+    ) -> None:
+        super().__init__(max_bytes, overflow, max_discard)
+
+    def _frame(self, buffer: bytes | bytearray, start: int) -> Frame | None:
+        try:
+            found = find_decimal(buffer, start, b":")
+        except InvalidHeader as error:
+            raise self._fail(error) from None
+        if found is None:
+            return None
+        length, colon = found
+        begin, end = colon + 1, colon + 1 + length
+        comma = bytes(buffer[end : end + 1])
+        if length <= self._max_bytes and comma and comma != self.trailer:
+            raise self._fail(InvalidHeader(f"{comma!r} behind a message of {length} bytes, must be {self.trailer!r}"))
+        return begin, end, end + 1
+
+    def encode(self, message: bytes) -> bytes:
+        return b"%d:%b," % (len(message), message)

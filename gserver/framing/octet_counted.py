@@ -1,0 +1,80 @@
+"""OctetCounted: syslog over TCP (RFC 6587): `MSG-LEN SP SYSLOG-MSG`, the length in decimal and without leading zeros.
+
+With newline=True the older framing of section 3.4.2 is understood too, on the same stream: a frame that begins with
+the `<` of a syslog priority ends with LF. rsyslog tells the two apart likewise, frame by frame. What is sent is always
+octet-counted.
+"""
+
+from __future__ import annotations
+
+from gserver.errors import InvalidHeader
+from gserver.framing.announced import Announced, Frame, find_decimal
+from gserver.framing.bounded import Discard, Overflow
+from gserver.framing.delimited import DEFAULT_MAX_BYTES, Delimiters, DiscardUpTo
+
+__all__ = ["OctetCounted"]
+
+LF = Delimiters(b"\n")
+PRIORITY = ord("<")
+
+
+class OctetCounted(Announced):
+    """Messages behind their length in decimal and a space.
+
+    Args:
+        max_bytes: longest message accepted, without its header or LF; default 64 KiB.
+        newline: a message that begins with `<` ends with LF; default False, where it is an InvalidHeader.
+        overflow: what becomes of a longer one: "close" (default) is FrameTooLarge, "discard" is a Malformed.
+        max_discard: longest message that is discarded; default 16 times max_bytes, and at least 1 MiB.
+    """
+
+    __slots__ = ("_newline", "_searched")
+
+    def __init__(
+        self,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        *,
+        newline: bool = False,
+        overflow: Overflow = "close",
+        max_discard: int | None = None,
+    ) -> None:
+        super().__init__(max_bytes, overflow, max_discard, least=1)
+        self._newline = newline
+        self._searched = 0  # bytes of an unfinished message that have no LF
+
+    def _frame(self, buffer: bytes | bytearray, start: int) -> Frame | None:
+        if self._newline and buffer[start : start + 1] == b"<":
+            return self._line(buffer, start)
+        try:
+            found = find_decimal(buffer, start, b" ")
+            if found is not None and found[0] == 0:
+                raise InvalidHeader("the length b'0': a syslog message is never empty")
+        except InvalidHeader as error:
+            raise self._fail(error) from None
+        if found is None:
+            return None
+        length, space = found
+        return space + 1, space + 1 + length, space + 1 + length
+
+    def _line(self, buffer: bytes | bytearray, start: int) -> Frame | None:
+        end = buffer.find(b"\n", start + self._searched)
+        if end >= 0:
+            self._searched = 0
+            return start, end, end + 1
+        self._searched = size = len(buffer) - start
+        if size <= self._max_bytes:
+            return None
+        self._over(size, "at least ")
+        return start, len(buffer), len(buffer) + 1
+
+    def _rest_of(self, frame: Frame, buffer: bytes | bytearray, start: int) -> Discard:
+        if buffer[start] != PRIORITY:
+            return super()._rest_of(frame, buffer, start)
+        self._searched = 0
+        return DiscardUpTo(LF, buffer[start:])
+
+    def encode(self, message: bytes) -> bytes:
+        """Return the message octet-counted; ValueError for an empty one, which RFC 6587 does not know."""
+        if not message:
+            raise ValueError("a syslog message cannot be empty")
+        return b"%d %b" % (len(message), message)
