@@ -28,7 +28,7 @@ class Announced(Bounded):
 
     __slots__ = ()
 
-    trailer: ClassVar[bytes] = b""  # behind each message
+    trailer: ClassVar[bytes] = b""  # the byte behind each message, if there is one
 
     def receive(self, data: bytes) -> None:
         if self._trouble is not None:
@@ -55,6 +55,7 @@ class Announced(Bounded):
                 if len(buffer) < after:
                     self._discard(self._rest_of(frame, buffer, start))
                     return
+                self._check_end(buffer[end:after], end - begin)
                 start = after
                 yield report
                 continue
@@ -77,6 +78,13 @@ class Announced(Bounded):
         """Return where the frame lies that begins at `start`, None while that is not known; raise what is wrong."""
         raise NotImplementedError
 
+    def _check_end(self, found: bytes | bytearray, size: int) -> None:
+        """Raise if a message of `size` bytes has not its trailer behind it."""
+        try:
+            check_trailer(found, self.trailer, size)
+        except InvalidHeader as error:
+            raise self._fail(error) from None
+
     def _rest_of(self, frame: Frame, buffer: bytes | bytearray, start: int) -> Discard:
         """Return how to discard a frame of which the buffer has not the end."""
         begin, end, after = frame
@@ -97,15 +105,18 @@ class _DiscardBytes:
     def take(self, data: bytes) -> bytes | None:
         self.received += len(data)
         behind = self._left - len(self._trailer)  # the bytes of message that are still to come
-        if 0 <= behind < len(data) and not self._trailer.startswith(data[behind : self._left]):
-            raise InvalidHeader(
-                f"{data[behind : self._left]!r} behind a message of {self.size} bytes, must be {self._trailer!r}"
-            )
+        if 0 <= behind < len(data):
+            check_trailer(data[behind : self._left], self._trailer, self.size)
         self._left -= len(data)
         return data[len(data) + self._left :] if self._left <= 0 else None
 
     def least(self) -> int:
         return self.size
+
+
+def check_trailer(found: bytes | bytearray, trailer: bytes, size: int) -> None:
+    if trailer and found != trailer:
+        raise InvalidHeader(f"{bytes(found)!r} behind a message of {size} bytes, must be {trailer!r}")
 
 
 def find_decimal(buffer: bytes | bytearray, start: int, end: bytes) -> tuple[int, int] | None:

@@ -50,12 +50,15 @@ class JsonLines(Lines):
 
     def messages(self) -> Iterable[Any]:
         complete, values = self._complete, self._values
-        lines = super().messages()
-        if isinstance(lines, list) and (len(complete) <= values.shallow_bytes or values.none_is_deep(lines)):
+        if self._trouble is not None or len(complete) > self._max_bytes or len(self.partial) > self._max_bytes:
+            return map(values.decode, self._checked_messages())
+        if not complete:
+            return ()
+        self._complete = b""
+        lines = complete[:-1].split(b"\n")  # a CR before the LF is white space in JSON
+        if len(complete) <= values.shallow_bytes or values.none_is_deep(complete, lines):
             try:
-                return list(
-                    map(decode_json, lines)
-                )  # no frame for each line: the usual case, where all of them are JSON
+                return list(map(decode_json, lines))  # no frame for each line: the usual case, all of them are JSON
             except NOT_JSON:
                 pass
         return map(values.decode, lines)

@@ -43,7 +43,17 @@ class LengthPrefixed(Announced):
     encode() takes a message as it would be handed over, and writes the length into it.
     """
 
-    __slots__ = ("_added", "_byteorder", "_header", "_header_bytes", "_header_size", "_offset", "_read", "_strip")
+    __slots__ = (
+        "_added",
+        "_byteorder",
+        "_has_more",
+        "_header",
+        "_header_bytes",
+        "_header_size",
+        "_offset",
+        "_read",
+        "_strip",
+    )
 
     def __init__(
         self,
@@ -76,6 +86,7 @@ class LengthPrefixed(Announced):
         self._header_size = offset + header_bytes
         self._added = adjustment - (self._header_size if includes_header else 0)
         self._strip = self._checked_strip(strip)
+        self._has_more = bool(offset) or self._strip < header_bytes
         self._read = _reader(header_bytes, byteorder)
 
     def _checked_strip(self, strip: int | None) -> int:
@@ -101,20 +112,27 @@ class LengthPrefixed(Announced):
 
     def encode(self, message: bytes) -> bytes:
         """Return the frame; ValueError if its length does not fit, or if the message is shorter than its header."""
-        if self._strip == self._header_size:
-            return self._header[: self._offset] + self._field(len(message)) + message
+        if self._has_more:
+            return self._encode_header(message)
+        try:
+            return (len(message) - self._added).to_bytes(self._header_bytes, self._byteorder) + message
+        except OverflowError:
+            raise self._does_not_fit(len(message)) from None
+
+    def _encode_header(self, message: bytes) -> bytes:
+        """The frame where more than a length comes before the message: what `strip` took away, and what it left."""
         given = self._header_size - self._strip
         if len(message) < given:
             raise ValueError(f"message of {len(message)} bytes, must begin with {given} bytes of its header")
         header = self._header[: self._strip] + message[:given]
-        return header[: self._offset] + self._field(len(message) - given) + message[given:]
-
-    def _field(self, rest: int) -> bytes:
-        """The length field of a frame with so many bytes behind it."""
         try:
-            return (rest - self._added).to_bytes(self._header_bytes, self._byteorder)
+            field = (len(message) - given - self._added).to_bytes(self._header_bytes, self._byteorder)
         except OverflowError:
-            raise ValueError(f"message of {rest} bytes does not fit a {self._header_bytes}-byte length field") from None
+            raise self._does_not_fit(len(message)) from None
+        return header[: self._offset] + field + message[given:]
+
+    def _does_not_fit(self, size: int) -> ValueError:
+        return ValueError(f"message of {size} bytes does not fit a {self._header_bytes}-byte length field")
 
 
 def _reader(header_bytes: int, byteorder: ByteOrder) -> Any:

@@ -40,9 +40,8 @@ class Netstring(Announced):
             return None
         length, colon = found
         begin, end = colon + 1, colon + 1 + length
-        comma = bytes(buffer[end : end + 1])
-        if length <= self._max_bytes and comma and comma != self.trailer:
-            raise self._fail(InvalidHeader(f"{comma!r} behind a message of {length} bytes, must be {self.trailer!r}"))
+        if length <= self._max_bytes and len(buffer) > end:
+            self._check_end(buffer[end : end + 1], length)
         return begin, end, end + 1
 
     def encode(self, message: bytes) -> bytes:

@@ -17,7 +17,16 @@ import pytest
 from gserver.errors import FrameTooLarge, IncompleteMessage, ProtocolError
 from gserver.framing import Codec, Malformed
 
-__all__ = ["Limit", "check_codec", "check_garbage", "check_limit", "check_linear_cost", "decode", "feed"]
+__all__ = [
+    "Limit",
+    "check_codec",
+    "check_discard",
+    "check_garbage",
+    "check_limit",
+    "check_linear_cost",
+    "decode",
+    "feed",
+]
 
 MakeCodec = Callable[[], Codec]
 #: The bytes of whole messages, and the messages.
@@ -195,13 +204,39 @@ def assert_fails(codec: Codec, kind: type[ProtocolError]) -> None:
         assert again.value is first.value
 
 
-def check_garbage(make: MakeCodec, data: bytes, frames: bool = True) -> None:
-    """Any bytes give messages or a ProtocolError and nothing else, and the same ones whole and byte by byte."""
+def check_garbage(make: MakeCodec, data: bytes, frames: bool = True, pieces: Sequence[bytes] | None = None) -> None:
+    """Any bytes give messages or a ProtocolError and nothing else, and the same ones whole and in pieces (default: byte
+    by byte)."""
+    if pieces is None:
+        pieces = [data[position : position + 1] for position in range(len(data))]
     whole, whole_error = outcome(make(), [data])
-    bytewise, bytewise_error = outcome(make(), [data[position : position + 1] for position in range(len(data))])
+    parts, parts_error = outcome(make(), pieces)
 
-    assert_same(bytewise, whole, frames)
-    assert bytewise_error is whole_error
+    assert_same(parts, whole, frames)
+    assert parts_error is whole_error
+
+
+def check_discard(make: MakeCodec, good: bytes, long: bytes, report: str) -> None:
+    """A message that is too long is one Malformed at its end, and the stream goes on, however the bytes are cut.
+
+    Nothing of it is kept, and the codec says meanwhile that its peer is inside a message.
+    """
+    (message,) = decode(make, good)
+    expected = [message, ("Malformed", report), message]
+    wire = good + long + good
+    for cut in range(len(wire) + 1):
+        assert feed(make(), [wire[:cut], wire[cut:]]) == expected
+    check_bytewise(make, wire, expected, frames=True)
+    check_eof_at_every_point(make, wire, frames=True)
+    assert feed(make(), [wire + wire]) == expected * 2
+    assert kept_bytes(make(), long[:-1]) < 100
+
+
+def kept_bytes(codec: Codec, wire: bytes) -> int:
+    """What the codec still holds after all of `wire`, in bytes."""
+    middle = len(wire) // 2
+    assert feed(codec, [wire[:middle], wire[middle:]]) == []
+    return len(codec.partial)
 
 
 def outcome(codec: Codec, pieces: Iterable[bytes]) -> tuple[list[Any], type[ProtocolError] | None]:
