@@ -17,6 +17,8 @@ TEST = [
     "pytest>=8",
     "hypothesis>=6",
     "selenium>=4.20",
+    "trustme>=1.1",
+    "sslyze>=6; python_version < '3.14'",
     "mypy>=1.13",
     "ruff>=0.8",
     "types-psutil",
