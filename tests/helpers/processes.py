@@ -41,6 +41,13 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
+def assert_books_balance(log: str) -> None:
+    """Every line of totals that an arbiter wrote: all that was accepted has ended, for one reason each."""
+    for accepted, still_open, closed in re.findall(r"Totals: .* accepted (\d+), open (\d+), closed: (.*)", log):
+        ended = sum(int(part.rpartition(" ")[2]) for part in closed.split(", ") if part != "none")
+        assert (int(still_open), ended) == (0, int(accepted)), log
+
+
 class GserverProcess:
     """A gserver that listens; in `with`, it has stopped cleanly at the end and nothing of it is left.
 
@@ -100,6 +107,7 @@ class GserverProcess:
             self.process.wait(PATIENCE_S)
             if error is None:
                 assert not any(is_alive(one) for one in tree), self.log
+                assert_books_balance(self.log)
             else:
                 print(self.log)
         finally:
