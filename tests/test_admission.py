@@ -102,6 +102,14 @@ def test_networks_are_read_with_and_without_their_bits() -> None:
     assert list(map(str, read)) == ["10.0.0.0/8", "127.0.0.1/32", "fd00::/8", "::1/128", "10.0.0.0/24"]
 
 
+@pytest.mark.parametrize(
+    ("text", "network"), [("::ffff:10.0.0.1", "10.0.0.1/32"), ("::ffff:0:0/96", "0.0.0.0/0"), ("::/0", "::/0")]
+)
+def test_a_network_of_ipv4_in_ipv6_is_one_of_ipv4(text: str, network: str) -> None:
+    """As its addresses are: otherwise nobody would ever be found in it."""
+    assert list(map(str, parse_networks([text]))) == [network]
+
+
 @pytest.mark.parametrize("text", ["", " ", "localhost", "10.0.0", "10.0.0.0/33", "::/129", "10.0.0.0/8/8", "1:2:3"])
 def test_what_is_no_network_is_named(text: str) -> None:
     with pytest.raises(ValueError, match=r"must be a network such as 10\.0\.0\.0/8 or ::1$") as caught:
@@ -131,9 +139,18 @@ def test_a_bucket_begins_full_and_gives_no_more_than_its_burst() -> None:
 def test_a_take_that_fails_takes_nothing() -> None:
     bucket = TokenBucket(rate=1, burst=3)
 
-    assert not bucket.take(0.0, 4)
-    assert bucket.take(0.0, 3)
+    assert bucket.take(0.0, 1)
+    assert not bucket.take(0.0, 3)
+    assert bucket.take(0.0, 2)
     assert not bucket.take(0.0)
+
+
+def test_more_than_a_burst_is_taken_from_a_full_bucket_and_owed() -> None:
+    bucket = TokenBucket(rate=1, burst=3)
+
+    assert bucket.take(0.0, 5)
+    assert not bucket.take(4.9, 5)
+    assert bucket.take(5.1, 5)
 
 
 def test_what_is_spent_is_paid_back_at_the_rate() -> None:
@@ -145,7 +162,7 @@ def test_what_is_spent_is_paid_back_at_the_rate() -> None:
     assert not bucket.take(1.9, 0)
     assert bucket.take(2.1, 1)
     assert bucket.spend(1000.0, 0) == 0
-    assert not bucket.take(1000.0, 6)
+    assert bucket.spend(1000.0, 6) == pytest.approx(0.1)
 
 
 def test_a_clock_that_goes_back_neither_gives_nor_takes() -> None:
@@ -171,7 +188,7 @@ def test_never_more_is_taken_than_the_burst_and_the_time_since_then(
         now += step
         latest = max(latest, now)
         taken += amount if bucket.take(now, amount) else 0
-        assert taken <= (burst + latest * rate) * (1 + 1e-9) + 1e-6
+        assert taken <= (max(burst, 3) + latest * rate) * (1 + 1e-9) + 1e-6
 
 
 # The networks of addresses
