@@ -271,7 +271,6 @@ class TcpServer(StreamServer):
             self._keeper.watch(conn)
             self._entrance.begin(conn)
         else:
-            self._keeper.begin(conn)
             self._let_in(conn)
         return conn
 
@@ -301,6 +300,7 @@ class TcpServer(StreamServer):
         """It is through the door and the entrance: the service's from now on."""
         assert self._service is not None
         conn.state = State.OPEN
+        self._keeper.begin(conn)
         self._outside.discard(conn)
         self.connection_opened(conn)
         on_open = self._service.on_open if isinstance(self._service, Service) else None
