@@ -17,14 +17,21 @@ __all__ = ["TABLE_WORDS", "AccessList", "AddressTable", "Network", "TokenBucket"
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
+# RFC 4291, 2.5.5.2
+_IPV4_IN_IPV6 = ipaddress.IPv6Network("::ffff:0:0/96")
+
+
 def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
-    """Return the networks; ValueError names the text that is none, and what was probably meant."""
+    """Return the networks, IPv4 in IPv6 as IPv4, for so its addresses are judged.
+
+    ValueError names the text that is none, and what was probably meant.
+    """
     return tuple(map(_parse_network, texts))
 
 
 def _parse_network(text: str) -> Network:
     try:
-        return ipaddress.ip_network(text)
+        return _as_ipv4(ipaddress.ip_network(text))
     except ValueError:
         pass
     try:
@@ -34,8 +41,14 @@ def _parse_network(text: str) -> Network:
     raise ValueError(f"{text!r}, must be a network such as 10.0.0.0/8 or ::1{meant}")
 
 
+def _as_ipv4(network: Network) -> Network:
+    if network.version == 4 or not network.subnet_of(_IPV4_IN_IPV6):
+        return network
+    return ipaddress.IPv4Network((network.network_address.packed[-4:], network.prefixlen - 96))
+
+
 def _packed(peer: Any) -> bytes | None:
-    """The peer's address in 4 or 16 bytes, IPv4 in IPv6 (RFC 4291, 2.5.5.2) as IPv4; None for what has none."""
+    """The peer's address in 4 or 16 bytes, IPv4 in IPv6 as IPv4; None for what has none."""
     if not isinstance(peer, tuple):
         return None
     try:
@@ -95,9 +108,9 @@ class TokenBucket:
         self._counted_at: float | None = None
 
     def take(self, now: float, amount: float = 1.0) -> bool:
-        """Take `amount` tokens, or none if there are not so many."""
+        """Take `amount` tokens, or none if there are not so many. Of more than a burst, the rest is owed."""
         self._count(now)
-        if self._balance < amount:
+        if self._balance < min(amount, self._burst):
             return False
         self._balance -= amount
         return True

@@ -63,13 +63,14 @@ class Door:
     def at_accept(self) -> LimitExceeded | None:
         """Why the connection that was just accepted and counted must not stay, whoever it is; None if it may."""
         limits, occupancy = self._limits, self._occupancy
+        # Before the others, for those may be shed for, and then it would be no limit.
+        if self._accepts is not None and not self._accepts.take(time.monotonic(), occupancy.sharers()):
+            text = f"more than {limits.max_accept_rate:g} connections a second"
+            return LimitExceeded(text, CloseReason.ACCEPT_RATE)
         if limits.worker_connections and occupancy.open_here() > limits.worker_connections:
             return _full(limits.worker_connections)
         if limits.max_connections and occupancy.open_everywhere() > limits.max_connections:
             return _full(limits.max_connections)
-        if self._accepts is not None and not self._accepts.take(time.monotonic(), occupancy.sharers()):
-            text = f"more than {limits.max_accept_rate:g} connections a second"
-            return LimitExceeded(text, CloseReason.ACCEPT_RATE)
         return None
 
     def at_name(self, who: Hashable, peer: Address) -> LimitExceeded | None:
@@ -85,8 +86,11 @@ class Door:
             (limits.max_connections_per_ip, 32, 64, "address"),  # of IPv6, a subscriber has at least so many
             (limits.max_connections_per_network, limits.ipv4_network_bits, limits.ipv6_network_bits, "network"),
         ):
-            key = network_key(peer, bits4, bits6) if most else None
-            if key is None or not own.add(key):
+            network = network_key(peer, bits4, bits6) if most else None
+            if network is None:
+                continue
+            key = network + what.encode()  # both may have the same bits, and are two counts even so
+            if not own.add(key):
                 continue
             self._keys.setdefault(who, []).append(key)
             if sum(table.count(key) for table in tables) > most:

@@ -49,8 +49,8 @@ class Entrance:
 
     Args:
         rules: what it has to go through.
-        identified: called in the hub as identified(conn) when its peer is known for good, before TLS; False turns it
-            away, and has closed it.
+        identified: called in the hub as identified(conn) when its proxy has said who its peer is, before TLS; False
+            turns it away, and has closed it.
         entered: called in the hub as entered(conn) when it is through.
     """
 
@@ -71,7 +71,7 @@ class Entrance:
             else:
                 log.debug("%s is no proxy that is trusted", conn)
                 conn.close(CloseReason.DENIED)
-        elif self._identified(conn):
+        else:
             self._begin_tls(conn)
 
     def _watch(self, conn: Connection, step: Callable[..., None], *arguments: Any) -> None:

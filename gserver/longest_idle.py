@@ -30,7 +30,7 @@ class LongestIdle:
         conn = self._next()
         if conn is None and time.monotonic() - self._looked_at >= LOOK_AGAIN_S:
             self._looked_at = time.monotonic()
-            idle = ((conn.active_at, conn) for conn in self._connections() if conn.is_listening)
+            idle = ((conn.active_at, conn) for conn in self._connections() if _is_idle(conn))
             self._sorted = sorted(idle, key=lambda entry: -entry[0])
             conn = self._next()
         return conn
@@ -38,6 +38,11 @@ class LongestIdle:
     def _next(self) -> Connection | None:
         while self._sorted:
             active_at, conn = self._sorted.pop()
-            if conn.active_at == active_at and conn.is_listening:
+            if conn.active_at == active_at and _is_idle(conn):
                 return conn
         return None
+
+
+def _is_idle(conn: Connection) -> bool:
+    """Nothing is owed to it either: it goes, and its place is free, as soon as it is closed."""
+    return conn.is_listening and conn.outbox is None

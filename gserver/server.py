@@ -1,7 +1,6 @@
 """TcpServer: gevent's StreamServer, with services, an orderly end and a ledger.
 
-    accept -> door -> entrance (PROXY, TLS) -> engine (a service), or a greenlet of gevent's own (a bare handle(socket,
-    address))
+    accept -> door -> entrance (PROXY, TLS) -> engine (a service), or a greenlet of gevent's own (a bare handle)
 
 It is a StreamServer in every respect, and in the bare shape it is nothing more but counted and limited. What a service
 adds: raw non-blocking sockets instead of gevent's wrapped ones, which cost a page each, deadlines, and drain().
@@ -142,6 +141,7 @@ class TcpServer(StreamServer):
         if self._service is not None and ssl_args:
             entrance, ssl_args = EntranceRules(tls=Tls.of_arguments(ssl_args)), {}
         self._entrance = None if entrance is None else Entrance(entrance, self._is_welcome, self._let_in)
+        self._is_proxied = entrance is not None and entrance.proxy is not None
         self._kind = _KINDS[isinstance(handle, StreamService), entrance is not None and entrance.tls is not None]
         self._fairness = Fairness()
         self._engine = self._make_engine(greenlets)
@@ -235,7 +235,7 @@ class TcpServer(StreamServer):
             self.adopt(sock, address)
             return
         self.ledger.opened()
-        refusal = self._door.at_accept() or self._door.at_name(sock, address)
+        refusal = self._door.at_name(sock, address) or self._door.at_accept()
         if refusal is not None:
             self._door.left(sock)
             self.ledger.ended(refusal.close_reason)
@@ -251,10 +251,9 @@ class TcpServer(StreamServer):
 
     def adopt(self, sock: _socket.socket, address: Address) -> Connection:
         """Serve a connected, non-blocking socket as one that was accepted from `address`. Takes over the socket."""
-        service = self._service
-        assert service is not None
+        assert self._service is not None
         try:
-            conn = self._kind(sock, address, service.codec(), self)
+            conn = self._kind(sock, address, self._service.codec(), self)
         except BaseException:
             sock.close()
             raise
@@ -264,19 +263,19 @@ class TcpServer(StreamServer):
         conn.retires_at = self._deadlines.retirement(conn.opened_at, random.random())
         log.debug("accepted %s", conn)
         conn.state = State.HANDSHAKING
-        refusal = self._door.at_accept()
+        # First by its name, if that is known: for who may not come in, nobody has to go.
+        refusal = (None if self._is_proxied else self._door.at_name(conn, address)) or self._door.at_accept()
         if refusal is not None and not self._make_room(refusal):
             self._refuse(conn, refusal)
         elif self._entrance is not None:
             self._keeper.watch(conn)
             self._entrance.begin(conn)
-        elif self._is_welcome(conn):
-            self._keeper.begin(conn)
+        else:
             self._let_in(conn)
         return conn
 
     def _is_welcome(self, conn: Connection) -> bool:
-        """Whether it may stay, now that it is known who it is; otherwise it is closed."""
+        """Whether it may stay, now that its proxy has said who it is; otherwise it is closed."""
         refusal = self._door.at_name(conn, conn.peer)
         if refusal is not None:
             self._refuse(conn, refusal)
@@ -301,6 +300,7 @@ class TcpServer(StreamServer):
         """It is through the door and the entrance: the service's from now on."""
         assert self._service is not None
         conn.state = State.OPEN
+        self._keeper.begin(conn)
         self._outside.discard(conn)
         self.connection_opened(conn)
         on_open = self._service.on_open if isinstance(self._service, Service) else None

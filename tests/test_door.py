@@ -1,0 +1,342 @@
+"""The door: each limit at its boundary, what counts as one address, and what happens to those who may not come in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gserver import door as door_module
+from gserver.admission import TABLE_WORDS, AddressTable, parse_networks
+from gserver.door import Door, OwnOccupancy
+from gserver.errors import CloseReason, LimitExceeded
+from gserver.ledger import Ledger
+from gserver.limits import Limits
+
+V4: tuple[Any, ...] = ("10.0.0.1", 1000)
+NEIGHBOUR: tuple[Any, ...] = ("10.0.0.2", 1000)
+STRANGER: tuple[Any, ...] = ("10.9.9.9", 1000)
+
+
+class FakeOccupancy:
+    """As many connections as the test says, and the tables of this worker and of another."""
+
+    def __init__(self) -> None:
+        self.own, self.other = (AddressTable(memoryview(bytearray(8 * TABLE_WORDS)).cast("Q")) for _ in range(2))
+        self.here = self.everywhere = 0
+        self.workers = 1
+
+    def open_here(self) -> int:
+        return self.here
+
+    def open_everywhere(self) -> int:
+        return self.everywhere
+
+    def tables(self) -> Iterator[AddressTable]:
+        return iter((self.own, self.other))
+
+    def sharers(self) -> int:
+        return self.workers
+
+
+class Clock:
+    """time.monotonic() for the door."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(door_module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def occupancy() -> FakeOccupancy:
+    return FakeOccupancy()
+
+
+def reason(refusal: LimitExceeded | None) -> CloseReason | None:
+    return None if refusal is None else refusal.close_reason
+
+
+def test_a_door_without_limits_lets_everybody_in(occupancy: FakeOccupancy) -> None:
+    door = Door(Limits(), occupancy)
+    occupancy.here = occupancy.everywhere = 10**6
+
+    assert door.at_accept() is None
+    assert [door.at_name(who, V4) for who in range(100)] == [None] * 100
+
+
+@pytest.mark.parametrize(("limit", "count"), [("worker_connections", "here"), ("max_connections", "everywhere")])
+def test_a_full_server_lets_in_as_many_as_it_holds_and_says_how_many(
+    occupancy: FakeOccupancy, limit: str, count: str
+) -> None:
+    door = Door(Limits(**{limit: 3}), occupancy)  # type: ignore[arg-type]
+    setattr(occupancy, count, 3)  # the one that asks is among them
+    assert door.at_accept() is None
+    setattr(occupancy, count, 4)
+    refusal = door.at_accept()
+
+    assert reason(refusal) is CloseReason.FULL
+    assert str(refusal) == "the server is full: it holds 3 connections"
+
+
+def test_of_two_limits_both_hold(occupancy: FakeOccupancy) -> None:
+    door = Door(Limits(worker_connections=2, max_connections=5), occupancy)
+    answers = {}
+    for occupancy.here, occupancy.everywhere in ((2, 5), (3, 5), (2, 6), (3, 6)):
+        answers[occupancy.here, occupancy.everywhere] = door.at_accept() is None
+
+    assert answers == {(2, 5): True, (3, 5): False, (2, 6): False, (3, 6): False}
+
+
+# So many a second
+
+
+def accepted(door: Door, tries: int) -> int:
+    return sum(door.at_accept() is None for _ in range(tries))
+
+
+def test_so_many_come_in_a_second(occupancy: FakeOccupancy, clock: Clock) -> None:
+    door = Door(Limits(max_accept_rate=5), occupancy)
+    assert accepted(door, 20) == 5
+    clock.now += 1.0
+    assert accepted(door, 20) == 5
+    clock.now += 0.4
+    assert accepted(door, 20) == 2
+    refusal = door.at_accept()
+
+    assert reason(refusal) is CloseReason.ACCEPT_RATE
+    assert str(refusal) == "more than 5 connections a second"
+
+
+def test_workers_share_what_comes_in_a_second(occupancy: FakeOccupancy, clock: Clock) -> None:
+    occupancy.workers = 3
+    door = Door(Limits(max_accept_rate=30), occupancy)
+    assert accepted(door, 100) == 10
+    occupancy.workers = 1  # the others are gone
+    clock.now += 1.0
+    assert accepted(door, 100) == 30
+
+
+@pytest.mark.parametrize(("rate", "workers"), [(1, 1), (0.5, 1), (2, 3), (0.1, 4)])
+def test_a_rate_below_one_a_worker_lets_somebody_in(
+    occupancy: FakeOccupancy, clock: Clock, rate: float, workers: int
+) -> None:
+    occupancy.workers = workers
+    door = Door(Limits(max_accept_rate=rate), occupancy)
+    times = 0
+    for _ in range(5000):
+        times += door.at_accept() is None
+        clock.now += 0.1
+
+    assert times == pytest.approx(500 * rate / workers, rel=0.05, abs=2)
+
+
+def test_who_comes_too_fast_does_not_get_the_place_of_another(occupancy: FakeOccupancy, clock: Clock) -> None:
+    """A server that sheds lets in whoever meets a full one: the rate must hold before that."""
+    door = Door(Limits(max_connections=1, full_action="shed", max_accept_rate=2), occupancy)
+    occupancy.everywhere = 2
+
+    assert [reason(door.at_accept()) for _ in range(3)] == [CloseReason.FULL] * 2 + [CloseReason.ACCEPT_RATE]
+
+
+# By address
+
+
+def test_an_address_has_so_many_connections_and_no_more(occupancy: FakeOccupancy) -> None:
+    door = Door(Limits(max_connections_per_ip=2), occupancy)
+
+    assert [reason(door.at_name(who, V4)) for who in range(3)] == [None, None, CloseReason.ADDRESS_LIMIT]
+    assert door.at_name(10, NEIGHBOUR) is None
+
+
+def test_what_was_refused_counts_until_it_has_left(occupancy: FakeOccupancy) -> None:
+    door = Door(Limits(max_connections_per_ip=1), occupancy)
+    door.at_name("first", V4)
+    refusal = door.at_name("second", V4)
+    assert str(refusal) == "more than 1 connections from one address"
+    door.left("first")
+    assert door.at_name("third", V4) is not None
+    door.left("second")
+    door.left("third")
+
+    assert door.at_name("fourth", V4) is None
+
+
+def test_what_left_leaves_nothing_behind(occupancy: FakeOccupancy) -> None:
+    door = Door(Limits(max_connections_per_ip=1, max_connections_per_network=1), occupancy)
+    for who in range(20):
+        assert door.at_name(who, V4) is None
+        door.left(who)
+        door.left(who)  # a second time is one time too many
+
+    assert door.at_name("last", V4) is None
+
+
+def test_connections_of_other_workers_count(occupancy: FakeOccupancy) -> None:
+    elsewhere = FakeOccupancy()
+    elsewhere.own, elsewhere.other = occupancy.other, occupancy.own
+    limits = Limits(max_connections_per_ip=2)
+    here, there = Door(limits, occupancy), Door(limits, elsewhere)
+    assert there.at_name("a", V4) is None
+    assert here.at_name("b", V4) is None
+    assert here.at_name("c", V4) is not None
+    here.left("c")
+    assert there.at_name("d", V4) is not None
+    there.left("d")
+    there.left("a")
+
+    assert here.at_name("e", V4) is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_one"),
+    [
+        ("10.0.0.1", "::ffff:10.0.0.1", True),
+        ("10.0.0.1", "10.0.0.2", False),
+        ("fd00:0:0:1::1", "fd00:0:0:1:8000::2", True),  # a /64
+        ("fd00:0:0:1::1", "fd00:0:0:2::1", False),
+    ],
+)
+def test_an_address_of_ipv6_is_a_64(occupancy: FakeOccupancy, first: str, second: str, is_one: bool) -> None:
+    door = Door(Limits(max_connections_per_ip=1), occupancy)
+    assert door.at_name("a", (first, 1)) is None
+
+    assert (door.at_name("b", (second, 1)) is not None) is is_one
+
+
+@pytest.mark.parametrize(
+    ("bits", "others", "is_one"),
+    [
+        ({}, "10.0.0.255", True),
+        ({}, "10.0.1.0", False),
+        ({"ipv4_network_bits": 23}, "10.0.1.0", True),
+        ({"ipv4_network_bits": 32}, "10.0.0.2", False),
+        ({"ipv4_network_bits": 1}, "127.0.0.1", True),
+    ],
+)
+def test_a_network_is_as_wide_as_its_setting(
+    occupancy: FakeOccupancy, bits: dict[str, Any], others: str, is_one: bool
+) -> None:
+    door = Door(Limits(max_connections_per_network=1, **bits), occupancy)
+    assert door.at_name("a", V4) is None
+    refusal = door.at_name("b", (others, 1))
+
+    assert (str(refusal) if is_one else refusal) == ("more than 1 connections from one network" if is_one else None)
+
+
+def test_a_network_of_ipv6_is_as_wide_as_its_setting(occupancy: FakeOccupancy) -> None:
+    door = Door(Limits(max_connections_per_network=1, ipv6_network_bits=32), occupancy)
+    assert door.at_name("a", ("fd00:1:2::1", 1, 0, 0)) is None
+    assert door.at_name("b", ("fd00:1:3::1", 1, 0, 0)) is not None
+    assert door.at_name("c", ("fd00:2::1", 1, 0, 0)) is None
+
+
+def test_an_address_and_its_network_are_two_limits_even_of_the_same_bits(occupancy: FakeOccupancy) -> None:
+    limits = Limits(max_connections_per_ip=2, max_connections_per_network=2, ipv4_network_bits=32)
+    door = Door(limits, occupancy)
+
+    assert [door.at_name(who, V4) is None for who in range(3)] == [True, True, False]
+    for who in range(3):
+        door.left(who)
+    assert [door.at_name(who, V4) is None for who in range(3)] == [True, True, False]
+
+
+def test_peers_without_an_address_are_not_counted(occupancy: FakeOccupancy) -> None:
+    door = Door(Limits(max_connections_per_ip=1, max_connections_per_network=1), occupancy)
+
+    assert [door.at_name(who, "") for who in range(5)] == [None] * 5
+
+
+def test_addresses_that_a_full_table_has_no_room_for_may_come_in(occupancy: FakeOccupancy) -> None:
+    occupancy.own = AddressTable(memoryview(bytearray(64)).cast("Q"))
+    door = Door(Limits(max_connections_per_ip=1), occupancy)
+    for number in range(8):
+        assert door.at_name(number, (f"10.0.0.{number}", 1)) is None
+
+    assert door.at_name("ninth", STRANGER) is None
+    assert door.at_name("tenth", STRANGER) is None
+    door.left("ninth")
+    assert door.at_name("again", ("10.0.0.1", 1)) is not None
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=80))
+def test_no_address_ever_has_more_than_it_may(steps: list[tuple[int, int]]) -> None:
+    """Whoever is refused leaves, as in a server; the model is who is there."""
+    door, there = Door(Limits(max_connections_per_ip=2), FakeOccupancy()), dict[int, int]()
+    for who, number in steps:
+        if who in there:
+            del there[who]
+            door.left(who)
+            continue
+        has_room = list(there.values()).count(number) < 2
+        assert (door.at_name(who, (f"10.0.0.{number}", 1)) is None) is has_room
+        if has_room:
+            there[who] = number
+        else:
+            door.left(who)
+
+
+# Access
+
+
+def test_who_is_denied_is_told_by_its_name_and_not_counted(occupancy: FakeOccupancy) -> None:
+    door = Door(Limits(deny=parse_networks(["10.0.0.1"]), max_connections_per_ip=1), occupancy)
+    refusal = door.at_name("a", V4)
+
+    assert reason(refusal) is CloseReason.DENIED
+    assert str(refusal) == "no access for 10.0.0.1:1000"
+    door = Door(Limits(max_connections_per_ip=1), occupancy)
+    assert door.at_name("b", V4) is None
+
+
+def test_who_is_not_allowed_is_denied(occupancy: FakeOccupancy) -> None:
+    door = Door(Limits(allow=parse_networks(["10.0.0.0/24"])), occupancy)
+
+    assert door.at_name("a", V4) is None
+    assert reason(door.at_name("b", STRANGER)) is CloseReason.DENIED
+    assert reason(door.at_name("c", ("::1", 1, 0, 0))) is CloseReason.DENIED
+    assert door.at_name("d", "") is None  # a unix socket's permissions are its own
+
+
+# Actions
+
+
+@pytest.mark.parametrize(
+    ("why", "action"),
+    [
+        (CloseReason.FULL, "shed"),
+        (CloseReason.ADDRESS_LIMIT, "close"),
+        (CloseReason.ACCEPT_RATE, "refuse"),
+        (CloseReason.DENIED, "close"),
+    ],
+)
+def test_each_limit_has_its_own_action(occupancy: FakeOccupancy, why: CloseReason, action: str) -> None:
+    door = Door(Limits(full_action="shed", ip_action="close", accept_rate_action="refuse"), occupancy)
+
+    assert door.action_for(LimitExceeded("", why)) == action
+
+
+def test_the_rates_action_is_asked_for_by_its_own_setting(occupancy: FakeOccupancy) -> None:
+    door = Door(Limits(accept_rate_action="close"), occupancy)
+
+    assert door.action_for(LimitExceeded("", CloseReason.ACCEPT_RATE)) == "close"
+    assert door.action_for(LimitExceeded("", CloseReason.ADDRESS_LIMIT)) == "refuse"
+
+
+def test_a_server_of_its_own_counts_its_ledgers_connections() -> None:
+    ledger = Ledger()
+    occupancy = OwnOccupancy(ledger)
+    ledger.opened()
+
+    assert occupancy.open_here() == occupancy.open_everywhere() == occupancy.sharers() == 1
+    assert list(occupancy.tables()) == [occupancy.own]
