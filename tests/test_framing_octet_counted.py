@@ -5,7 +5,6 @@ import shutil
 import subprocess
 from typing import Any
 
-import gevent
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,11 +84,12 @@ def test_logger_is_understood_in_both_of_its_framings(framing: list[str], servin
     server = serving.start(Service(lambda message, conn: received.append(message), BOTH))
     host, port = server.address[:2]
     command = ["logger", "--tcp", "--server", host, "--port", str(port), "--priority", "user.notice", *framing]
-    done = gevent.get_hub().threadpool.apply(
-        functools.partial(subprocess.run, command, input=b"first\nsecond line\n", timeout=20, check=False)
-    )
-    wait_until(lambda: len(received) == 2)
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as logger:
+        assert logger.stdin is not None
+        logger.stdin.write(b"first\nsecond line\n")
+        logger.stdin.close()
+        wait_until(lambda: len(received) == 2)
 
-    assert done.returncode == 0
+    assert logger.returncode == 0
     assert [message.startswith(b"<13>") for message in received] == [True, True]
     assert [message.rsplit(b" ", 1)[1] for message in received] == [b"first", b"line"]
