@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import functools
+import json
 import math
+import time
 from typing import Any
 
 import pytest
@@ -122,6 +125,140 @@ def test_numbers_keep_their_kind() -> None:
 
 def test_the_last_of_two_equal_keys_counts() -> None:
     assert decode(JsonLines, b'{"a":1,"a":2}\n') == [{"a": 2}]
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"a":1,"a":2}', b'{"a":1,"\\u0061":2}', b'[1,{"b":{"c":1,"d":2,"c":1}}]', b'{"":1,"":1}', b'{"a":NaN}']
+)
+def test_equal_keys_can_be_refused(line: bytes) -> None:
+    """Once they are decoded, wherever they are. What is not JSON is refused first."""
+    codec = JsonLines(duplicate_keys="refuse")
+    codec.receive(b'{"a":1}\n' + line + b'\n{"a":{"a":1},"b":{"a":1e400000000000}}\n[{"a":1},{"a":1}]\n')
+    before, refused, infinite, after = codec.messages()
+
+    assert refused.message == ("Invalid JSON" if b"NaN" in line else "Duplicate key in JSON")
+    assert refused.detail
+    assert infinite.message == "Invalid JSON"
+    assert (before, after) == ({"a": 1}, [{"a": 1}, {"a": 1}])
+
+
+def test_a_duplicate_key_is_named() -> None:
+    codec = JsonLines(duplicate_keys="refuse")
+    codec.receive('{"x":1,"ü":1,"ü":2}\n'.encode())
+    (refused,) = codec.messages()
+
+    assert refused.detail == "'ü'"
+
+
+def nested(depth: int, inner: str = "1") -> str:
+    """Arrays and objects by turns."""
+    return (
+        "".join('{"a":' if level % 2 else "[" for level in range(depth))
+        + inner
+        + "".join("}" if level % 2 else "]" for level in reversed(range(depth)))
+    )
+
+
+@pytest.mark.parametrize("max_depth", [1, 2, 3, 64, 500])
+@pytest.mark.parametrize("inner", ["", '"]}]}"', '"[{[{\\""', '"\\\\"', '["[",[]]', " " * 300])
+def test_the_depth_limit_is_exact(max_depth: int, inner: str) -> None:
+    inside = inner if inner.strip() else inner + "1"
+    depth = max_depth - (2 if inner.startswith("[") else 0)
+    if depth < 1:
+        return
+    good, deep = nested(depth, inside), nested(depth + 1, inside)
+    report = ("Malformed", f"JSON nested {max_depth + 1} deep, the limit is {max_depth}")
+    codec = JsonLines(max_depth=max_depth)
+
+    assert feed(codec, [f"{good}\n".encode()]) == [json.loads(good)]
+    assert feed(codec, [f"{deep}\n".encode()]) == [report]
+    assert feed(codec, [f"{good}\n{deep}\n{good}\n".encode()]) == [json.loads(good), report, json.loads(good)]
+    assert feed(codec, [f"1\n{deep}\n".encode()]) == [1, report]
+
+
+@pytest.mark.parametrize("shape", ["[1,2],", '{"a":{"b":[]}},', '"[[[[",', '["]]]]"],', '{"a\\"[":"\\\\"},'])
+def test_width_is_not_depth(shape: str) -> None:
+    text = "[" + shape * 500 + "1]"
+
+    assert decode(JsonLines, f"{text}\n".encode() * 3) == [json.loads(text)] * 3
+    assert decode(functools.partial(JsonLines, max_depth=4), f"{text}\n".encode() * 3) == [json.loads(text)] * 3
+
+
+def test_many_small_messages_together_are_not_deep() -> None:
+    assert decode(JsonLines, b"[[[1]]]\n" * 3000) == [[[[1]]]] * 3000
+
+
+@given(JSON, st.integers(1, 4))
+def test_the_depth_is_that_of_the_value(message: Any, max_depth: int) -> None:
+    depth = depth_of(message)
+    expected = ("Malformed", f"JSON nested {depth} deep, the limit is {max_depth}") if depth > max_depth else message
+
+    assert decode(functools.partial(JsonLines, max_depth=max_depth), JsonLines().encode(message)) == [expected]
+
+
+def depth_of(value: Any) -> int:
+    if not isinstance(value, list | dict):
+        return 0
+    inner = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(depth_of, inner), default=0)
+
+
+@pytest.mark.parametrize("depth", [65, 1000, 30_000])
+def test_deep_nesting_is_malformed_at_any_depth_and_framing_goes_on(depth: int) -> None:
+    closed = nested(depth).encode()
+    for line in (closed, b"[" * depth, b'{"a":' * depth):
+        if len(line) > 65536:
+            continue
+        before, deep, after = feed(JsonLines(), [b'"before"\n' + line + b'\n"after"\n'])
+        assert (before, after) == ("before", "after")
+        if line == closed:
+            assert deep == ("Malformed", f"JSON nested {depth} deep, the limit is 64")
+        assert deep[0] == "Malformed"
+
+
+def test_a_depth_beyond_the_interpreter_is_malformed() -> None:
+    line = nested(10_000).encode()
+    codec = JsonLines(max_depth=1_000_000)
+
+    assert feed(codec, [line + b"\n1\n"]) == [("Malformed", "Invalid JSON"), 1]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda size: b'"' + b'\\"' * (size // 2),
+        lambda size: b"[" * size,
+        lambda size: (b"[" * 64 + b"]" * 64) * (size // 128),
+        lambda size: b'["[",' * (size // 5),
+        lambda size: b'"[' * (size // 2),
+        lambda size: b"\\" * size + b"[" * 100,
+    ],
+)
+def test_hostile_nesting_costs_in_proportion_to_its_bytes(make: Any) -> None:
+    """Eight times the bytes cost about eight times as much, at worst; a quadratic cost would be 64 times."""
+
+    def seconds(size: int) -> float:
+        codec, line = JsonLines(1 << 24), make(size) + b"\n"
+        started = time.thread_time()
+        codec.receive(line)
+        list(codec.messages())
+        return time.thread_time() - started
+
+    assert min(seconds(8 * 65536) / seconds(65536) for _ in range(5)) < 24
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"max_depth": 0}, "max_depth is 0, must be at least 1"),
+        ({"duplicate_keys": "first"}, "duplicate_keys is 'first', must be 'last' or 'refuse'"),
+    ],
+)
+def test_rules_that_cannot_be_meant_are_refused(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        JsonLines(**options)
+
+    assert str(caught.value) == text
 
 
 @given(st.lists(JSON, max_size=5), st.data())

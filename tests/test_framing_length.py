@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -22,7 +22,7 @@ from tests.helpers.codec_kit import (
 from tests.helpers.cuts import cut_anywhere
 
 Order = Literal["big", "little"]
-SHAPES = list(itertools.product((1, 2, 4, 8), ("big", "little"), (False, True)))
+SHAPES = list(itertools.product((1, 2, 3, 4, 8), ("big", "little"), (False, True)))
 SHAPE = st.sampled_from(SHAPES)
 
 
@@ -114,6 +114,104 @@ def test_a_message_that_does_not_fit_its_length_field_cannot_be_encoded() -> Non
         LengthPrefixed(1).encode(bytes(256))
     with pytest.raises(ValueError, match=r"^message of 255 bytes does not fit a 1-byte length field$"):
         LengthPrefixed(1, includes_header=True).encode(bytes(255))
+
+
+Shape = dict[str, Any]
+#: From the documentation of Netty's LengthFieldBasedFrameDecoder: "HELLO, WORLD" in each of its examples.
+NETTY: list[tuple[Shape, bytes, bytes]] = [
+    ({"header_bytes": 2, "strip": 0}, b"\x00\x0cHELLO, WORLD", b"\x00\x0cHELLO, WORLD"),
+    ({"header_bytes": 2, "strip": 2}, b"\x00\x0cHELLO, WORLD", b"HELLO, WORLD"),
+    ({"header_bytes": 2, "adjustment": -2, "strip": 0}, b"\x00\x0eHELLO, WORLD", b"\x00\x0eHELLO, WORLD"),
+    (
+        {"header_bytes": 3, "offset": 2, "strip": 0},
+        b"\xca\xfe\x00\x00\x0cHELLO, WORLD",
+        b"\xca\xfe\x00\x00\x0cHELLO, WORLD",
+    ),
+    (
+        {"header_bytes": 3, "adjustment": 2, "strip": 0},
+        b"\x00\x00\x0c\xca\xfeHELLO, WORLD",
+        b"\x00\x00\x0c\xca\xfeHELLO, WORLD",
+    ),
+]
+SYMMETRICAL: list[Shape] = [
+    {"header_bytes": 2, "offset": 3},
+    {"header_bytes": 3, "byteorder": "little", "offset": 1, "adjustment": -5},
+    {"header_bytes": 2, "offset": 2, "includes_header": True},
+    {"header_bytes": 4, "strip": 0},
+    {"header_bytes": 4, "offset": 4, "strip": 8, "lead": b"MAGI"},
+    {"header_bytes": 2, "offset": 2, "strip": 1, "lead": b"\x07?"},
+    {"header_bytes": 2, "offset": 1, "strip": 2, "lead": b"!"},
+    {"header_bytes": 1, "adjustment": 3, "strip": 0},
+]
+
+
+@pytest.mark.parametrize(("options", "wire", "message"), NETTY)
+def test_the_examples_of_netty_give_their_messages(options: Shape, wire: bytes, message: bytes) -> None:
+    check_codec(functools.partial(LengthPrefixed, **options), [(wire, [message]), (wire * 2, [message] * 2)])
+
+
+@pytest.mark.parametrize("options", SYMMETRICAL)
+def test_every_frame_decodes_to_a_message_that_encodes_to_it(options: Shape) -> None:
+    """Where `strip` takes bytes away, the frame has the lead that replaces them."""
+    make = functools.partial(LengthPrefixed, **options)
+    codec = make()
+    header = options.get("lead", bytes(options.get("offset", 0))) + bytes(options["header_bytes"])
+    kept = header[options.get("strip", 0) :]
+    messages = [kept + body for body in (b"abc", b"hello", b"\n" * 40)]
+    wires = [codec.encode(message) for message in messages]
+    decoded = [feed(make(), [wire])[0] for wire in wires]
+
+    assert [codec.encode(message) for message in decoded] == wires
+    assert [len(message) for message in decoded] == [len(message) for message in messages]
+    assert all(wire.startswith(options.get("lead", b"")) for wire in wires)
+    check_codec(make, list(zip(wires, ([message] for message in decoded), strict=True)))
+
+
+def test_the_bytes_before_the_length_are_handed_over_and_sent_as_they_are() -> None:
+    codec = LengthPrefixed(2, offset=2)
+
+    assert codec.encode(b"\xca\xfe??abc") == b"\xca\xfe\x00\x03abc"
+    assert feed(codec, [b"\xca\xfe\x00\x03abc"]) == [b"\xca\xfe\x00\x03abc"]
+
+
+def test_a_message_without_all_of_its_header_cannot_be_encoded() -> None:
+    with pytest.raises(ValueError, match=r"^message of 3 bytes, must begin with 4 bytes of its header$"):
+        LengthPrefixed(2, offset=2).encode(b"abc")
+    with pytest.raises(ValueError, match=r"^message of 2 bytes does not fit a 2-byte length field$"):
+        LengthPrefixed(2, adjustment=3).encode(b"ab")
+    with pytest.raises(ValueError, match=r"^message of 258 bytes does not fit a 1-byte length field$"):
+        LengthPrefixed(1, offset=1).encode(bytes(258))
+
+
+def test_a_length_that_the_adjustment_makes_negative_is_invalid() -> None:
+    codec = LengthPrefixed(1, adjustment=-3)
+
+    assert feed(codec, [b"\x03"]) == [b""]
+    with pytest.raises(InvalidHeader, match=r"^length 2 is less than 3, which the adjustment takes away$"):
+        feed(codec, [b"\x02"])
+    assert_fails(codec, InvalidHeader)
+
+
+def test_the_maximum_is_that_of_the_message_as_it_is_handed_over() -> None:
+    assert feed(LengthPrefixed(1, offset=1, max_bytes=5), [b"t\x03abc"]) == [b"t\x03abc"]
+    with pytest.raises(FrameTooLarge, match=r"^message of 6 bytes, the limit is 5$"):
+        feed(LengthPrefixed(1, offset=1, max_bytes=5), [b"t\x04"])
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"offset": -1}, "offset is -1, must not be negative"),
+        ({"strip": 5}, "strip is 5, must be from 0 to 4, the size of the header"),
+        ({"strip": -1}, "strip is -1, must be from 0 to 4, the size of the header"),
+        ({"offset": 2, "lead": b"abc"}, "lead has 3 bytes, must have 2, as many as offset says"),
+    ],
+)
+def test_a_header_that_cannot_be_is_refused(options: Shape, text: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        LengthPrefixed(**options)
+
+    assert str(caught.value) == text
 
 
 @pytest.mark.parametrize("header_bytes", [0, 5, 16, -1])

@@ -8,6 +8,7 @@ for which only the concatenation of the messages is compared.
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from gserver.framing import Codec, Malformed
 __all__ = [
     "Limit",
     "check_codec",
+    "check_copied_bytes",
     "check_discard",
     "check_garbage",
     "check_limit",
@@ -36,6 +38,9 @@ Pair = tuple[bytes, Sequence[Any]]
 GROWTH = 8
 MOST_GROWTH = 13.0
 COST_BYTES = 32 * 1024
+# How often a byte is copied on its way, and what the objects of a receive() and a messages() take.
+COPIES = 8
+CALL_BYTES = 1500
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ def check_codec(make: MakeCodec, pairs: Sequence[Pair], *, frames: bool = True, 
     if limit is not None:
         check_limit(limit)
         check_linear_cost(lambda: limit.codec(2 * GROWTH * COST_BYTES), limit.wire)
+        check_copied_bytes(lambda: limit.codec(2 * COST_BYTES), limit.wire(COST_BYTES))
 
 
 def check_whole(make: MakeCodec, wire: bytes, expected: list[Any]) -> None:
@@ -275,6 +281,25 @@ def check_linear_cost(make: MakeCodec, wire: Callable[[int], bytes]) -> None:
         if tries[-1] < MOST_GROWTH:
             return
     raise AssertionError(f"{GROWTH} times the bytes cost {min(tries):.1f} times as much")
+
+
+def check_copied_bytes(make: MakeCodec, wire: bytes) -> None:
+    """What one message allocates that comes byte by byte is its own bytes, some times over, and for each piece the
+    small objects of a call. A codec that copies what it keeps for each piece would allocate half of it each time."""
+    codec, allocated = make(), 0
+    tracemalloc.start()
+    try:
+        for position in range(len(wire)):
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            codec.receive(wire[position : position + 1])
+            for _ in codec.messages():
+                pass
+            allocated += tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+    assert allocated < COPIES * len(wire) + CALL_BYTES * len(wire), f"{allocated} bytes for a message of {len(wire)}"
 
 
 def processor_seconds(codec: Codec, pieces: Sequence[bytes]) -> float:

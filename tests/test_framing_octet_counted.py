@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gserver.errors import FrameTooLarge, InvalidHeader
+from gserver.framing import OctetCounted
+from gserver.service import Service
+from tests.helpers.codec_kit import Limit, check_codec, check_limit, check_linear_cost, decode, feed
+from tests.helpers.cuts import cut_anywhere
+from tests.helpers.serving import Serving
+from tests.helpers.waiting import wait_until
+
+BOTH = functools.partial(OctetCounted, newline=True)
+LIMIT = Limit(OctetCounted, wire=lambda size: b"%d %b" % (size, b"a" * size), unfinished=lambda size: b"%d " % size)
+NEWLINE_LIMIT = Limit(
+    BOTH, wire=lambda size: b"<" + b"a" * (size - 1) + b"\n", unfinished=lambda size: b"<" + b"a" * (size - 1)
+)
+
+
+def test_octet_counted_messages_pass_the_battery() -> None:
+    pairs = [(b"5 hello", [b"hello"]), (b"1 \n11 <34>1 a\nb 9", [b"\n", b"<34>1 a\nb 9"]), (b"2 1 ", [b"1 "])]
+    check_codec(OctetCounted, pairs, limit=LIMIT)
+
+
+def test_both_framings_on_one_stream_pass_the_battery() -> None:
+    pairs = [
+        (b"<34>one\n", [b"<34>one"]),
+        (b"5 hello<1>\n<\n7 <34>\n9 <2>x\n", [b"hello", b"<1>", b"<", b"<34>\n9 ", b"<2>x"]),
+    ]
+    check_codec(BOTH, pairs)
+    check_limit(NEWLINE_LIMIT)
+    check_linear_cost(lambda: BOTH(1 << 20), NEWLINE_LIMIT.wire)
+
+
+@pytest.mark.parametrize("wire", [b"0 ", b"01 a", b"+1 a", b" 1 a", b"a", b"1\ta", b"<34>a\n", b"\n", b"1" * 21])
+def test_what_is_no_length_is_refused(wire: bytes) -> None:
+    with pytest.raises(InvalidHeader):
+        feed(OctetCounted(), [wire])
+
+
+@pytest.mark.parametrize("wire", [b"\n", b"hello\n", b"\xef\xbb\xbf<34>\n"])
+def test_only_a_priority_begins_a_line(wire: bytes) -> None:
+    with pytest.raises(InvalidHeader):
+        feed(BOTH(), [wire])
+
+
+def test_a_line_that_does_not_end_is_too_large_in_time() -> None:
+    with pytest.raises(FrameTooLarge, match=r"^message of at least 6 bytes, the limit is 5$"):
+        feed(BOTH(5), [b"<1>a", b"bc"])
+
+
+def test_an_empty_message_cannot_be_encoded() -> None:
+    with pytest.raises(ValueError, match=r"^a syslog message cannot be empty$"):
+        OctetCounted().encode(b"")
+
+
+def test_messages_are_encoded_octet_counted_in_either_case() -> None:
+    assert BOTH().encode(b"<34>a\nb") == OctetCounted().encode(b"<34>a\nb") == b"7 <34>a\nb"
+    assert decode(BOTH, BOTH().encode(b"<34>a\nb")) == [b"<34>a\nb"]
+
+
+@given(st.booleans(), st.lists(st.binary(min_size=1, max_size=40)), st.data())
+def test_any_messages_cut_anywhere_are_the_same_messages(
+    newline: bool, messages: list[bytes], data: st.DataObject
+) -> None:
+    codec = OctetCounted(newline=newline)
+    wire = b"".join(map(codec.encode, messages))
+
+    assert feed(codec, cut_anywhere(data, wire)) == messages
+    codec.eof()
+
+
+@pytest.mark.skipif(shutil.which("logger") is None, reason="logger (util-linux) is not installed")
+@pytest.mark.parametrize("framing", [["--octet-count"], []])
+def test_logger_is_understood_in_both_of_its_framings(framing: list[str], serving: Serving) -> None:
+    received: list[Any] = []
+    server = serving.start(Service(lambda message, conn: received.append(message), BOTH))
+    host, port = server.address[:2]
+    command = ["logger", "--tcp", "--server", host, "--port", str(port), "--priority", "user.notice", *framing]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as logger:
+        assert logger.stdin is not None
+        logger.stdin.write(b"first\nsecond line\n")
+        logger.stdin.close()
+        wait_until(lambda: len(received) == 2)
+
+    assert logger.returncode == 0
+    assert [message.startswith(b"<13>") for message in received] == [True, True]
+    assert [message.rsplit(b" ", 1)[1] for message in received] == [b"first", b"line"]
