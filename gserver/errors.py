@@ -135,6 +135,8 @@ class ProxyError(GServerError):
 
 
 class TlsError(GServerError):
-    """A TLS handshake that failed, or a record that is broken."""
+    """TLS with this peer is over; the text says why in words, and is for the log: the peer is told by an alert."""
 
-    close_reason = CloseReason.HANDSHAKE_FAILED
+    def __init__(self, message: str, close_reason: CloseReason = CloseReason.HANDSHAKE_FAILED) -> None:
+        super().__init__(message)
+        self.close_reason = close_reason

@@ -1,37 +1,46 @@
-"""Certificates: from files to the contexts that TLS connections are made with, and to new ones when the files change.
+"""The server's side of TLS before a connection exists: what is configured, checked and loaded; names; changed files.
 
-They are made once, before workers are forked: so all workers share the keys of session tickets, and a client resumes
-its session with any of them; and workers that run as somebody else need not be able to read the keys.
+`Tls(config)` loads everything at once, or raises a ConfigError that names the setting. It is made once, before the
+workers are forked, so that all of them hold the same keys for session tickets and a session that one has given is
+resumed by another. In a worker, gevent may have replaced `ssl.SSLContext` since: `_Context` works before and after.
 
-What is allowed by default is what Mozilla calls intermediate: TLS 1.2 with ECDHE and an AEAD cipher, and TLS 1.3; no
-renegotiation, no compression (RFC 9325).
+New certificates never touch a context in use. They are loaded into a new one, which takes part only if all is well,
+and to which the server name callback then switches each handshake. So a failure leaves no trace, a changed type of key
+leaves no second certificate behind, and the ticket keys, which belong to the context that a handshake began with, stay.
+Changed authorities replace that context too: no session that a removed one vouched for may be resumed.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from datetime import datetime, timezone
 from typing import Any
 
 from gserver.errors import ConfigError
-from gserver.tls_config import TlsConfig
+from gserver.tls_config import ContextFactory, ContextHook, TlsConfig
+from gserver.tls_files import KeyPair, Validity, load_authorities, load_key_pair
 
-__all__ = ["Tls", "TlsConfig"]
+__all__ = ["CIPHERS", "Tls", "TlsConfig"]
 
-log = logging.getLogger("gserver.tls")
-
-_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+#: TLS 1.2: forward secrecy and authenticated encryption only (RFC 9325, 4.2). TLS 1.3 has nothing else.
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+#: SSL_OP_PRIORITIZE_CHACHA, which `ssl` does not name: ChaCha20 for clients that put it first, as slow ones do.
+_OP_PRIORITIZE_CHACHA = 0x200000
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
-_VERIFY = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
-# A peer that closes without a close_notify has closed all the same: where messages end, the codec says.
-_OPTIONS = (
-    ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_IGNORE_UNEXPECTED_EOF
-)
+_CERT_REQS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 
-# gevent's SSLContext, if it has patched the module by now, cannot tell a server's name without a socket.
+_log = logging.getLogger(__name__)
+
+Stamps = dict[str, "tuple[int, int, int] | None"]
+
+
+# What gevent puts in its place cannot choose a certificate by name for a connection that is not a socket of its own.
 _Original: Any = next(kind for kind in ssl.SSLContext.__mro__ if kind.__module__ == "ssl")
 _InC: Any = _Original.__base__
 
@@ -46,169 +55,210 @@ class _Context(_Original):  # type: ignore[misc]
     maximum_version = _InC.maximum_version
 
 
+@dataclass(frozen=True)
+class _Contexts:
+    """One generation of everything that is loaded from files."""
+
+    default: ssl.SSLContext
+    named: dict[str, ssl.SSLContext]  # names as `_normal` gives them, "*." and all
+    until: datetime  # when the first of the certificates expires
+
+    def choose(self, name: str | None) -> ssl.SSLContext:
+        """RFC 6125, 6.4.3: a wildcard stands for one whole label, the leftmost."""
+        if name is None or not self.named:
+            return self.default
+        name = _normal(name)
+        return self.named.get(name) or self.named.get("*." + name.partition(".")[2]) or self.default
+
+
 class Tls:
-    """The context of `config`, in `context`. ConfigError names the setting, the file and what is wrong with it."""
+    """The contexts of a server.
+
+    context: what connections are wrapped with (`wrap_bio`, server side). Read it anew for each: a reload may change it.
+    """
+
+    context: ssl.SSLContext
 
     def __init__(self, config: TlsConfig) -> None:
+        """Load all files. ConfigError: one line with the setting and what is wrong."""
         self._config = config
-        self._loaded = self._seen = _stamps(config)
-        self.context = _make(config)
+        self._pairs = _key_pairs(config)
+        _check(config)
+        self._loaded = self._tried = self._seen = self._look()
+        self._contexts = self._load()
+        self._use(self._contexts.default)
 
     @classmethod
     def of_arguments(cls, arguments: Mapping[str, Any]) -> Tls:
-        """From what gevent's StreamServer takes: certfile, keyfile, ca_certs, cert_reqs, ciphers, or ssl_context."""
-        context = arguments.get("ssl_context")
-        if context is not None:
-            tls = cls.__new__(cls)
-            tls.context = context
-            return tls
-        known = {field.name for field in fields(TlsConfig)}
+        """From what gevent's StreamServer takes: certfile, keyfile, ca_certs, cert_reqs, ciphers; or ssl_context."""
+        known = {each.name for each in fields(TlsConfig)}
         unknown = sorted(set(arguments) - known)
-        if unknown or "certfile" not in arguments:
+        if unknown or not {"certfile", "ssl_context"} & set(arguments):
             raise ConfigError(f"TLS needs certfile or ssl_context, and takes {', '.join(sorted(known))}; got {unknown}")
-        values = dict(arguments)
+        values = {"certfile": "", **arguments}
+        if isinstance(values.get("ssl_context"), ssl.SSLContext):
+            values["ssl_context"] = lambda config, factory: arguments["ssl_context"]
         if isinstance(values.get("cert_reqs"), int):
-            values["cert_reqs"] = {number: name for name, number in _VERIFY.items()}[values["cert_reqs"]]
+            values["cert_reqs"] = next(name for name, number in _CERT_REQS.items() if number == values["cert_reqs"])
         return cls(TlsConfig(**values))
 
     def reload_if_changed(self) -> bool:
-        """Use what the files hold now, if that has changed; to be called about once a second. Never raises.
+        """Look whether files have changed, and take them; call it about once a second. Return whether it took any.
 
-        Files that changed since the last call are left for the next one: somebody may still be writing them. What
-        cannot be used is logged once, and what was there stays. Connections that are open keep what they have.
+        A change counts once two looks have seen the same, so that no half-written file is taken. What cannot be loaded
+        is logged once, and the old certificates stay. Handshakes that have begun keep what they began with. With
+        changed authorities, or if the hook's context chooses by server name itself, `context` is a new one.
         """
-        stamps = _stamps(self._config)
-        was_seen, self._seen = stamps == self._seen, stamps
-        if stamps == self._loaded or not was_seen:
+        before, self._seen = self._seen, self._look()
+        if self._seen == self._tried or self._seen != before:
             return False
-        self._loaded = stamps
+        self._tried = self._seen
         try:
-            fresh = _make(self._config)  # at the same time the proof that certificate and key belong together
+            self._contexts = self._load()
         except ConfigError as error:
-            log.error("New certificates cannot be used, the old ones stay: %s", error)
+            _log.error("TLS: changed files cannot be used, and the old ones stay: %s", error)
             return False
-        except Exception:  # the user's hook
-            log.exception("New certificates cannot be used, the old ones stay")
-            return False
-        self.context = fresh
-        log.info("New certificates are in use: %s", ", ".join(self._config.files()))
+        if self._chooses_itself or self._authorities(self._tried) != self._authorities(self._loaded):
+            self._use(self._contexts.default)
+        self._loaded = self._tried
+        _log.info("TLS: certificates loaded again, valid until %s", f"{self._contexts.until:%Y-%m-%d}")
         return True
 
+    def _use(self, context: ssl.SSLContext) -> None:
+        self.context = context
+        self._chooses_itself = context.sni_callback not in (None, self._choose)
+        if not self._chooses_itself:
+            context.sni_callback = self._choose
 
-def _stamps(config: TlsConfig) -> list[tuple[int, int, int] | None]:
-    return [_stamp(name) for name in config.files()]
+    def _choose(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, context: ssl.SSLContext) -> None:
+        """OpenSSL calls it in every handshake, with a name or without; an exception here would fail the handshake."""
+        chosen = self._contexts.choose(name)
+        if chosen is not context:
+            connection.context = chosen
+
+    def _load(self) -> _Contexts:
+        config = self._config
+        validities: list[tuple[KeyPair, Validity]] = []
+
+        def make(pair: KeyPair) -> ssl.SSLContext:
+            context = _new_context(config)
+            validities.append((pair, load_key_pair(context, pair, config.keyfile_password)))
+            return context
+
+        default = KeyPair(config.certfile, config.keyfile)
+        first = make(default) if config.ssl_context is None else _ask(config.ssl_context, config, lambda: make(default))
+        named = {name: make(pair) for name, pair in self._pairs.items()}
+        _warn(validities)
+        return _Contexts(first, named, min((validity.until for _, validity in validities), default=_FOREVER))
+
+    def _look(self) -> Stamps:
+        config = self._config
+        pairs = [KeyPair(config.certfile, config.keyfile), *self._pairs.values()]
+        paths = [path for pair in pairs for path in pair.files]
+        return {path: _stamp(path) for path in (*paths, *([config.ca_certs] if config.ca_certs else []))}
+
+    def _authorities(self, stamps: Stamps) -> tuple[int, int, int] | None:
+        return stamps[self._config.ca_certs] if self._config.ca_certs else None
 
 
-def _stamp(name: str) -> tuple[int, int, int] | None:
+_FOREVER = datetime.max.replace(tzinfo=timezone.utc)
+
+
+def _stamp(path: str) -> tuple[int, int, int] | None:
     try:
-        status = os.stat(name)
-    except OSError:
+        status = os.stat(path)
+    except (OSError, ValueError):  # ValueError: no path can have this name
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _make(config: TlsConfig) -> ssl.SSLContext:
-    def default() -> ssl.SSLContext:
-        return _make_default(config)
+def _warn(validities: list[tuple[KeyPair, Validity]]) -> None:
+    now = datetime.now(timezone.utc)
+    for pair, validity in validities:
+        if complaint := validity.complaint(now):
+            _log.warning("TLS: the certificate in %r %s", pair.certfile, complaint)
 
-    return default() if config.ssl_context is None else config.ssl_context(config, default)
 
-
-def _make_default(config: TlsConfig) -> ssl.SSLContext:
-    context = _with_certificate(config, "certfile", config.certfile, config.keyfile)
-    others = {
-        _normal(name): _with_certificate(config, f"sni {name}", certfile, keyfile)
-        for name, certfile, keyfile in config.sni
-    }
-
-    def choose(sslobject: ssl.SSLObject, name: str | None, initial: ssl.SSLContext) -> None:
-        sslobject.requested_name = name  # type: ignore[attr-defined]  # what TlsInfo tells
-        other = _find(others, name)
-        if other is not None:
-            sslobject.context = other
-
-    context.sni_callback = choose
+def _ask(hook: ContextHook, config: TlsConfig, factory: ContextFactory) -> ssl.SSLContext:
+    try:
+        context = hook(config, factory)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise ConfigError(f"setting ssl_context: the hook failed: {error}") from error
+    if not hasattr(context, "wrap_bio"):  # a context from before gevent replaced the class is one as well
+        raise ConfigError(f"setting ssl_context: the hook returned {context!r}: expected an ssl.SSLContext")
     return context
 
 
-def _with_certificate(config: TlsConfig, setting: str, certfile: str, keyfile: str | None) -> ssl.SSLContext:
+def _new_context(config: TlsConfig) -> ssl.SSLContext:
+    """A context with all but a certificate."""
     context: ssl.SSLContext = _Context(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSIONS[config.min_version]
-    context.options |= _OPTIONS
-    context.verify_mode = _VERIFY[config.cert_reqs]
-    _set_ciphers(context, config.ciphers)
-    _set_alpn(context, config.alpn)
-    _load_authorities(context, config)
-    _load_certificate(context, setting, certfile, keyfile, config.keyfile_password)
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.options |= _OP_PRIORITIZE_CHACHA
+    context.num_tickets = 1
+    context.set_ciphers(config.ciphers or CIPHERS)
+    if config.alpn:
+        context.set_alpn_protocols(config.alpn)
+    if config.ca_certs is not None:
+        load_authorities(context, config.ca_certs)
+    context.verify_mode = _CERT_REQS[config.cert_reqs]
     return context
 
 
-def _set_ciphers(context: ssl.SSLContext, ciphers: str | None) -> None:
+def _check(config: TlsConfig) -> None:
+    """What can be wrong without looking at a file."""
+    if config.cert_reqs not in _CERT_REQS:
+        raise ConfigError(f"setting cert_reqs is {config.cert_reqs!r}: expected {', '.join(_CERT_REQS)}")
+    if config.min_version not in _VERSIONS:
+        raise ConfigError(f"setting min_version is {config.min_version!r}: expected {' or '.join(_VERSIONS)}")
+    if config.cert_reqs != "none" and config.ca_certs is None:
+        raise ConfigError(f"setting cert_reqs is {config.cert_reqs!r}, and ca_certs does not say who may sign")
+    if config.cert_reqs == "none" and config.ca_certs is not None:
+        _log.warning("TLS: ca_certs is set, but cert_reqs is 'none', so no client is asked for a certificate")
+    for protocol in config.alpn:
+        if not (protocol.isascii() and 1 <= len(protocol) <= 255):  # RFC 7301, 3.1
+            raise ConfigError(
+                f"setting alpn: {protocol[:40]!r} is no protocol name: expected 1 to 255 ASCII characters"
+            )
+    _check_ciphers(config.ciphers or CIPHERS)
+
+
+def _check_ciphers(ciphers: str) -> None:
+    """OpenSSL says nothing of an unknown cipher as long as it knows another."""
+    context: ssl.SSLContext = _Context(ssl.PROTOCOL_TLS_SERVER)
+    for cipher in [ciphers, *re.split("[:, ]+", ciphers)]:
+        if cipher != ciphers and cipher[:1] in "!-+@":  # what removes or orders selects nothing by itself
+            continue
+        try:
+            context.set_ciphers(cipher)
+        except ssl.SSLError as error:
+            raise ConfigError(
+                f"setting ciphers: {cipher!r} selects no cipher that OpenSSL has here for TLS 1.2"
+            ) from error
+
+
+def _key_pairs(config: TlsConfig) -> dict[str, KeyPair]:
+    pairs: dict[str, KeyPair] = {}
+    for written, certfile, keyfile in config.sni:
+        name = _server_name(written)
+        if name in pairs:
+            raise ConfigError(f"setting sni names {written!r} twice")
+        pairs[name] = KeyPair(certfile, keyfile, f" of {written!r} in sni")
+    return pairs
+
+
+def _server_name(written: str) -> str:
+    """The name as clients send it: letters in lower case, and a-labels where it has others (RFC 6066, 3)."""
+    wildcard, rest = ("*.", written[2:]) if written.startswith("*.") else ("", written)
     try:
-        context.set_ciphers(ciphers or _CIPHERS)
-    except ssl.SSLError:
-        raise ConfigError(f"setting ciphers is {ciphers!r}, of which OpenSSL knows none") from None
-
-
-def _set_alpn(context: ssl.SSLContext, alpn: tuple[str, ...]) -> None:
-    for name in alpn:
-        if not name.isascii() or not 1 <= len(name) <= 255:
-            raise ConfigError(f"setting alpn has {name!r}, must be ASCII of 1 to 255 characters (RFC 7301)")
-    if alpn:
-        context.set_alpn_protocols(list(alpn))
-
-
-def _load_authorities(context: ssl.SSLContext, config: TlsConfig) -> None:
-    if config.ca_certs is None:
-        if config.cert_reqs != "none":
-            raise ConfigError(f"setting cert_reqs is {config.cert_reqs!r}, which needs ca_certs")
-        return
-    _read("ca_certs", config.ca_certs)
-    try:
-        context.load_verify_locations(config.ca_certs)
-    except ssl.SSLError:
-        raise ConfigError(f"setting ca_certs is {config.ca_certs!r}, which holds no certificate in PEM") from None
-
-
-def _load_certificate(
-    context: ssl.SSLContext, setting: str, certfile: str, keyfile: str | None, password: str | None
-) -> None:
-    if "-----BEGIN CERTIFICATE-----" not in _read(setting, certfile):
-        raise ConfigError(f"setting {setting} is {certfile!r}, which holds no certificate in PEM")
-    key_setting, key_name = ("keyfile", keyfile) if keyfile is not None else (setting, certfile)
-    if "PRIVATE KEY-----" not in _read(key_setting, key_name):
-        raise ConfigError(f"setting {key_setting} is {key_name!r}, which holds no private key in PEM")
-    try:
-        context.load_cert_chain(certfile, keyfile, lambda: password or "")  # or OpenSSL asks on the terminal
-    except ssl.SSLError as error:
-        raise ConfigError(f"setting {setting} is {certfile!r}: {_why(error, key_name, password)}") from None
-
-
-def _why(error: ssl.SSLError, key_name: str, password: str | None) -> str:
-    if error.reason == "KEY_VALUES_MISMATCH":
-        return f"the key in {key_name!r} is not that of the certificate"
-    with open(key_name, encoding="utf-8", errors="replace") as file:
-        is_encrypted = "ENCRYPTED" in file.read()
-    if is_encrypted:
-        return f"the key in {key_name!r} " + ("needs keyfile_password" if not password else "has another password")
-    return f"OpenSSL cannot read it or its key {key_name!r}: {error.reason or error}"
-
-
-def _read(setting: str, name: str) -> str:
-    try:
-        with open(name, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError as error:
-        raise ConfigError(f"setting {setting} is {name!r}: {error.strerror}") from None
+        name = _normal(rest if rest.isascii() else rest.encode("idna").decode("ascii"))
+    except UnicodeError:
+        name = ""
+    labels = name.split(".")
+    if len(name) > 253 or not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdigit():
+        raise ConfigError(f"setting sni: {written[:80]!r} is no server name: expected a host name, or *. and one")
+    return wildcard + name
 
 
 def _normal(name: str) -> str:
-    return name.lower().rstrip(".")
-
-
-def _find(contexts: Mapping[str, ssl.SSLContext], name: str | None) -> ssl.SSLContext | None:
-    """The context of this name, or of the wildcard that covers it (RFC 6125, 6.4.3: one label, the leftmost)."""
-    if not name:
-        return None
-    name = _normal(name)
-    return contexts.get(name) or contexts.get("*." + name.partition(".")[2])
+    return name.removesuffix(".").lower()

@@ -1,41 +1,35 @@
-"""What TLS is made of: names of files and rules. Nothing of TLS itself, which only they need who have certificates."""
+"""What TLS is made of: names of files and rules. Nothing of TLS itself, which only they need who have certificates.
+
+(gevent warns, with reason, of an ssl that was imported before it patches: so nobody does who has no certificates.)
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["ContextHook", "TlsConfig"]
+__all__ = ["ContextFactory", "ContextHook", "TlsConfig"]
 
-#: gunicorn's hook: called as hook(config, default_ssl_context_factory), returns the context to use.
-ContextHook = Callable[["TlsConfig", Callable[[], "ssl.SSLContext"]], "ssl.SSLContext"]
+ContextFactory = Callable[[], "ssl.SSLContext"]
+ContextHook = Callable[["TlsConfig", ContextFactory], "ssl.SSLContext"]
 
 
 @dataclass(frozen=True)
 class TlsConfig:
-    """What TLS is made of. Files are PEM.
+    """What a person may choose. Files are PEM."""
 
-    keyfile: None: in certfile. sni: (name, certfile, keyfile or None) for other names; *.example.com stands for one
-    label before example.com. ciphers: of TLS 1.2, in OpenSSL's words.
-    """
-
-    certfile: str
-    keyfile: str | None = None
-    keyfile_password: str | None = None
-    ca_certs: str | None = None
-    cert_reqs: Literal["none", "optional", "required"] = "none"
-    sni: tuple[tuple[str, str, str | None], ...] = ()
-    alpn: tuple[str, ...] = ()
+    certfile: str  # the certificate, and the chain up to the authority behind it
+    keyfile: str | None = None  # None: in certfile
+    keyfile_password: str | None = field(default=None, repr=False)  # of all keys that are locked
+    ca_certs: str | None = None  # the authorities that clients' certificates must come from
+    cert_reqs: Literal["none", "optional", "required"] = "none"  # whether clients must show one
+    sni: tuple[tuple[str, str, str | None], ...] = ()  # (server name or *.wildcard, certfile, keyfile or None)
+    alpn: tuple[str, ...] = ()  # application protocols, the preferred one first
     min_version: Literal["1.2", "1.3"] = "1.2"
-    ciphers: str | None = None
+    ciphers: str | None = None  # of TLS 1.2, as OpenSSL writes them; None: ECDHE with AES-GCM or ChaCha20
+    #: Makes the context instead: called with this and with what would have made it; again when files have changed.
     ssl_context: ContextHook | None = None
-
-    def files(self) -> list[str]:
-        """Everything that it reads."""
-        pairs = [(self.certfile, self.keyfile), *((certfile, keyfile) for _, certfile, keyfile in self.sni)]
-        named = [name for pair in pairs for name in pair if name is not None]
-        return [*named, *([self.ca_certs] if self.ca_certs else [])]

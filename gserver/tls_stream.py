@@ -1,4 +1,15 @@
-"""TLS of one connection, without its socket: ciphertext in, plaintext out, and the other way round."""
+"""TLS of one connection, the server's side, without I/O: ciphertext goes in and comes out as bytes.
+
+`handshake()` until it returns True, then `decrypt()` and `encrypt()` in any order, `close_notify()` at the end. After
+every call of the first two, and after every error, `take_outgoing()` has what must be sent to the peer: its part of the
+handshake, answers of the protocol, alerts. An end of the bytes without `at_end` is a truncation (RFC 8446, 6.1), which
+only the owner of the socket sees. Not for use by two threads at once.
+
+What it costs was measured with Python 3.11 and OpenSSL 3.0 (TLS 1.3, AES-256-GCM). Idle after its handshake, a stream
+takes 16 KB, nearly all of it OpenSSL's; `ssl` has SSL_MODE_RELEASE_BUFFERS set. But each of the two MemoryBIOs keeps
+a buffer as large as the most that ever waited in it: 102 KB for a stream that was once fed 64 KiB in one piece, 54 KB
+if fed a record's size at a time, as here.
+"""
 
 from __future__ import annotations
 
@@ -6,129 +17,192 @@ import ssl
 from dataclasses import dataclass
 from typing import Any
 
-from gserver.errors import TlsError
+from gserver.errors import CloseReason, TlsError
+from gserver.tls_hello import MAX_HELLO, ClientHello, alert_words, could_be_tls, explain, read_client_hello, words
 
 __all__ = ["TlsInfo", "TlsStream"]
 
-# What a record holds at most (RFC 8446, 5.1): a read never returns more.
-RECORD_BYTES = 16 * 1024
-HANDSHAKE_RECORD = 0x16
-
-_WHY = {
-    "NO_SHARED_CIPHER": "the client knows no cipher that is allowed",
-    "UNSUPPORTED_PROTOCOL": "the client knows no version of TLS that is allowed",
-    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the client shows no certificate",
-    "TLSV1_ALERT_UNKNOWN_CA": "the client does not trust the server's certificate",
-    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the client does not trust the server's certificate",
-    "SSLV3_ALERT_BAD_CERTIFICATE": "the client does not accept the server's certificate",
-}
+_PLAINTEXT = 16 * 1024  # of a record, at most (RFC 8446, 5.1)
+_RECORD = _PLAINTEXT + 256 + 5  # its ciphertext, with its header (RFC 8446, 5.2)
+_ILLEGAL_PARAMETER = b"\x15\x03\x03\x00\x02\x02\x2f"  # the fatal alert of that name, in a record
 
 
 @dataclass(frozen=True)
 class TlsInfo:
-    """What a handshake came to.
+    """What a handshake has agreed on."""
 
-    version: such as "TLSv1.3". server_name: what the client asked for. peer_certificate: the client's, as
-    ssl.SSLSocket.getpeercert() has it, and as DER; None without one.
-    """
-
-    version: str
-    cipher: str
-    alpn: str | None
-    server_name: str | None
-    peer_certificate: Any
+    version: str  # as "TLSv1.3"
+    cipher: str  # OpenSSL's name
+    alpn: str | None  # the protocol chosen; None: the client offered none, or none that is served
+    server_name: str | None  # what the client asked for, in lower case
+    peer_certificate: dict[str, Any] | None  # as SSLSocket.getpeercert() has it; None: none was shown
     peer_certificate_der: bytes | None
-    resumed: bool
+    resumed: bool  # a session of an earlier connection goes on
 
 
 class TlsStream:
-    """The server's side of one connection.
+    """One connection.
 
-    Every method that takes bytes may leave some for the peer: take_outgoing() returns them, after errors too.
+    at_end: close_notify was received; nothing comes after it.
     """
 
-    __slots__ = ("_has_begun", "_incoming", "_outgoing", "_ssl", "at_end")
+    __slots__ = ("_failure", "_first", "_hello", "_incoming", "_info", "_object", "_outgoing", "_server_name", "at_end")
 
     def __init__(self, context: ssl.SSLContext) -> None:
+        """context: the server's, as Tls.context is."""
+        self.at_end = False
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._has_begun = False
-        self.at_end = False  # the peer has said that it will send no more
+        self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._first = b""
+        self._hello: ClientHello | None = None
+        self._server_name: str | None = None
+        self._info: TlsInfo | None = None
+        self._failure: tuple[str, CloseReason] | None = None
 
     def handshake(self, data: bytes) -> bool:
-        """Go on with the handshake; return whether it is over. TlsError, with a text for a person, if it fails."""
-        if not self._has_begun and data[0] != HANDSHAKE_RECORD:
-            raise TlsError(f"no TLS: the first bytes are {data[:16]!r}")
-        self._has_begun = True
+        """Take ciphertext, and return whether the handshake is complete; what came behind it waits in `decrypt`.
+
+        TlsError (HANDSHAKE_FAILED): it never will be; the stream stays in error.
+        """
+        self._raise_failure()
+        if self._hello is None:
+            self._read_hello(data)
         self._incoming.write(data)
         try:
-            self._ssl.do_handshake()
+            self._object.do_handshake()
         except ssl.SSLWantReadError:
             return False
         except ssl.SSLError as error:
-            raise TlsError(_text(error)) from error
+            needed = self._object.context.minimum_version
+            raise self._fail(explain(error, self._first, self._hello, needed)) from error
+        self._first, self._hello = b"", None
         return True
 
-    def decrypt(self, data: bytes) -> bytes:
-        """Return what has come in whole records by now. TlsError if a record is broken."""
-        incoming, read, pending = self._incoming, self._ssl.read, self._ssl.pending
-        incoming.write(data)
-        chunks: list[bytes] = []
-        try:
-            # To ask whether there is more costs a tenth of the exception that says that there is none.
-            while incoming.pending or pending():
-                chunk = read(RECORD_BYTES)
-                if not chunk:
-                    self.at_end = True
-                    break
-                chunks.append(chunk)
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLError as error:
-            raise TlsError(_text(error)) from error
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-    def encrypt(self, data: bytes) -> bytes:
-        """Return `data` as ciphertext, behind whatever the protocol has to say before it."""
-        sent = self._ssl.write(data)
-        while sent < len(data):  # a record at a time
-            sent += self._ssl.write(memoryview(data)[sent:])
-        return self._outgoing.read()
-
-    def take_outgoing(self) -> bytes:
-        """Return what the protocol has to say."""
-        return self._outgoing.read() if self._outgoing.pending else b""
-
-    def close_notify(self) -> bytes:
-        """Return the end of what this side sends."""
-        try:
-            self._ssl.unwrap()
-        except ssl.SSLError:  # it wants the peer's, which may never come
-            pass
-        return self._outgoing.read()
+    def _read_hello(self, data: bytes) -> None:
+        """`ssl` fails with a traceback on stderr if a name is not ASCII, so that it must not see one."""
+        self._first += data[: MAX_HELLO - len(self._first)]
+        if not could_be_tls(self._first):  # OpenSSL would wait for five bytes of what may be a short line
+            raise self._fail(f"no TLS: the first bytes are {self._first[:8]!r}")
+        self._hello = read_client_hello(self._first)
+        name = self._hello.server_name if self._hello else None
+        if name is not None and not name.isascii():
+            self._outgoing.write(_ILLEGAL_PARAMETER)
+            raise self._fail(f"the client asks for the server name {name[:80]!r}, which is not ASCII")
+        self._server_name = None if name is None else name.decode("ascii").removesuffix(".").lower()
 
     @property
     def has_buffered(self) -> bool:
-        """Something has come in that decrypt(b"") may return."""
-        return bool(self._incoming.pending or self._ssl.pending())
+        """Whether ciphertext that was taken by `handshake` has not been decrypted yet: `decrypt(b"")` does it."""
+        return self._incoming.pending > 0
+
+    def decrypt(self, data: bytes) -> bytes:
+        """Take ciphertext, and return all plaintext that is complete with it; b"": none.
+
+        TlsError (PROTOCOL_ERROR): a record is broken, or the peer has sent an alert; the stream stays in error.
+        """
+        self._raise_failure()
+        if self.at_end:
+            return b""
+        try:
+            if len(data) <= _RECORD:
+                return self._read(data)
+            view = memoryview(data)
+            return b"".join([self._read(view[at : at + _RECORD]) for at in range(0, len(data), _RECORD)])
+        except ssl.SSLError as error:
+            raise self._fail(_explain_record(error.reason or ""), CloseReason.PROTOCOL_ERROR) from error
+
+    def _read(self, data: bytes | memoryview) -> bytes:
+        """Of six sequences of calls, the cheapest for small messages: 1.8 us for a record of 64 bytes.
+
+        Reading until SSLWantReadError takes 10.1 us, for it costs 7 us to make that error; so it is only raised where
+        a record is incomplete. Asking for 16 KiB where 86 bytes have come takes 2.9 us, for the allocation.
+        """
+        incoming, read, parts = self._incoming, self._object.read, []
+        incoming.write(data)
+        try:
+            while waiting := incoming.pending:
+                plaintext = read(min(waiting, _PLAINTEXT))
+                if not plaintext:
+                    self._end()
+                    break
+                parts.append(plaintext)
+                if len(plaintext) == waiting:  # only the end of the record had been waiting
+                    parts.append(self._rest())
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:  # what an empty read becomes once close_notify was sent as well
+            self._end()
+        return b"".join(parts)
+
+    def _end(self) -> None:
+        self.at_end = True
+        self._incoming.read()
+
+    def _rest(self) -> bytes:
+        waiting = self._object.pending()
+        return self._object.read(waiting) if waiting else b""
+
+    def encrypt(self, data: bytes) -> bytes:
+        """Return the ciphertext for `data`, and whatever else must be sent before it.
+
+        TlsError (PROTOCOL_ERROR): the stream is in error; the handshake is not complete, or close_notify was called.
+        """
+        self._raise_failure()
+        try:
+            if len(data) <= _PLAINTEXT:
+                return self._write(data)
+            view = memoryview(data)
+            return b"".join([self._write(view[at : at + _PLAINTEXT]) for at in range(0, len(data), _PLAINTEXT)])
+        except ssl.SSLError as error:
+            raise TlsError(f"nothing can be sent: {words(error.reason or '')}", CloseReason.PROTOCOL_ERROR) from error
+
+    def _write(self, data: bytes | memoryview) -> bytes:
+        if data:
+            self._object.write(data)
+        return self._outgoing.read()
+
+    def take_outgoing(self) -> bytes:
+        """What must be sent to the peer; b"": nothing. It is given once."""
+        return self._outgoing.read()
+
+    def close_notify(self) -> bytes:
+        """Return the bytes that tell the peer that nothing more comes, b"" if it has been told or there is no TLS.
+
+        It may still send, and `decrypt` still decrypts.
+        """
+        try:
+            self._object.unwrap()
+        except ssl.SSLError:  # it waits for the peer's close_notify, or there is no connection to close
+            pass
+        return self._outgoing.read()
 
     @property
     def info(self) -> TlsInfo:
-        """Only after the handshake."""
-        cipher = self._ssl.cipher()
-        return TlsInfo(
-            version=self._ssl.version() or "",
-            cipher=cipher[0] if cipher else "",
-            alpn=self._ssl.selected_alpn_protocol(),
-            server_name=getattr(self._ssl, "requested_name", None),
-            peer_certificate=self._ssl.getpeercert() or None,
-            peer_certificate_der=self._ssl.getpeercert(binary_form=True),
-            resumed=bool(self._ssl.session_reused),
-        )
+        """What the handshake, which must be complete, has agreed on."""
+        if self._info is None:
+            tls = self._object
+            cipher = tls.cipher()
+            self._info = TlsInfo(
+                version=tls.version() or "",
+                cipher=cipher[0] if cipher else "",
+                alpn=tls.selected_alpn_protocol(),
+                server_name=self._server_name,
+                peer_certificate=tls.getpeercert() or None,
+                peer_certificate_der=tls.getpeercert(True),
+                resumed=bool(tls.session_reused),
+            )
+        return self._info
+
+    def _fail(self, text: str, close_reason: CloseReason = CloseReason.HANDSHAKE_FAILED) -> TlsError:
+        self._failure = (text, close_reason)
+        return TlsError(text, close_reason)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise TlsError(*self._failure)
 
 
-def _text(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the client's certificate is not accepted: {error.verify_message}"
-    reason = error.reason or str(error)
-    return _WHY.get(reason, reason.lower().replace("_", " "))
+def _explain_record(reason: str) -> str:
+    if "_ALERT_" in reason:
+        return f"the peer gave up: {alert_words(reason)}"
+    return f"the peer broke TLS: {words(reason)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from pathlib import Path
 from typing import Any
 
 import gevent
@@ -19,19 +18,19 @@ from gserver.limits import Limits
 from gserver.server import TcpServer
 from gserver.streams import StreamConnection
 from gserver.tls import Tls, TlsConfig
-from tests.helpers.certificates import Authority
+from tests.helpers.certificates import CertificateFiles, make_certificates
 from tests.helpers.serving import Peer, Serving, assert_closed, closed_reasons
 from tests.helpers.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("certificates"))
+def files(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="module")
-def entrance(authority: Authority) -> EntranceRules:
-    return EntranceRules(tls=Tls(TlsConfig(authority.issue("localhost").both)))
+def entrance(files: CertificateFiles) -> EntranceRules:
+    return EntranceRules(tls=Tls(TlsConfig(files.combined)))
 
 
 class TlsPeer:
@@ -88,8 +87,8 @@ def echo_stream(conn: StreamConnection) -> None:
         conn.send(line)
 
 
-def connect(serving: Serving, server: TcpServer, authority: Authority) -> TlsPeer:
-    return TlsPeer(serving.connect(server), authority.client_context())
+def connect(serving: Serving, server: TcpServer, files: CertificateFiles) -> TlsPeer:
+    return TlsPeer(serving.connect(server), files.client_context())
 
 
 SERVICES = pytest.mark.parametrize(
@@ -99,10 +98,10 @@ SERVICES = pytest.mark.parametrize(
 
 @SERVICES
 def test_messages_go_both_ways(
-    serving: Serving, authority: Authority, entrance: EntranceRules, greenlets: str, service: Any
+    serving: Serving, files: CertificateFiles, entrance: EntranceRules, greenlets: str, service: Any
 ) -> None:
     server = serving.start(service, greenlets=greenlets, entrance=entrance)
-    peer = connect(serving, server, authority)
+    peer = connect(serving, server, files)
 
     assert peer.ask(b"hello") == b"hello"
     assert peer.ask(b"x" * 60_000) == b"x" * 60_000
@@ -112,10 +111,10 @@ def test_messages_go_both_ways(
 
 @SERVICES
 def test_more_than_fits_into_a_read_is_not_forgotten(
-    serving: Serving, authority: Authority, entrance: EntranceRules, greenlets: str, service: Any
+    serving: Serving, files: CertificateFiles, entrance: EntranceRules, greenlets: str, service: Any
 ) -> None:
     server = serving.start(service, greenlets=greenlets, entrance=entrance)
-    peer = connect(serving, server, authority)
+    peer = connect(serving, server, files)
     lines = b"".join(b"%0100d\n" % number for number in range(4000))
     gevent.spawn(peer.peer.send, _encrypted(peer, lines))
 
@@ -129,12 +128,12 @@ def _encrypted(peer: TlsPeer, data: bytes) -> bytes:
 
 @SERVICES
 def test_what_comes_with_the_end_of_the_handshake_is_served(
-    serving: Serving, authority: Authority, entrance: EntranceRules, greenlets: str, service: Any
+    serving: Serving, files: CertificateFiles, entrance: EntranceRules, greenlets: str, service: Any
 ) -> None:
     """No further byte comes that would make the socket readable."""
     server = serving.start(service, greenlets=greenlets, entrance=entrance)
     peer = serving.connect(server)
-    context = authority.client_context()
+    context = files.client_context()
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
     with pytest.raises(ssl.SSLWantReadError):
@@ -159,31 +158,26 @@ def test_what_comes_with_the_end_of_the_handshake_is_served(
     assert received == b"hello\n"
 
 
-def test_a_handler_sees_what_the_handshake_came_to(
-    serving: Serving, authority: Authority, greenlets: str, tmp_path: Path
-) -> None:
+def test_a_handler_sees_what_the_handshake_came_to(serving: Serving, files: CertificateFiles, greenlets: str) -> None:
     seen: list[Any] = []
-    client = authority.issue("client.example")
-    config = TlsConfig(
-        authority.issue("localhost").both, ca_certs=authority.ca_certs, cert_reqs="required", alpn=("chat",)
-    )
+    config = TlsConfig(files.combined, ca_certs=files.ca, cert_reqs="required", alpn=("chat",))
     service = Service(lambda line, conn: line, Lines, on_open=lambda conn: seen.append(conn.tls))
     server = serving.start(service, greenlets=greenlets, entrance=EntranceRules(tls=Tls(config)))
-    context = authority.client_context(identity=client)
+    context = files.client_context(with_certificate=True)
     context.set_alpn_protocols(["chat"])
     TlsPeer(serving.connect(server), context).ask(b"hello")
 
     (tls,) = seen
     assert (tls.version, tls.alpn, tls.server_name) == ("TLSv1.3", "chat", "localhost")
-    assert tls.peer_certificate["subjectAltName"] == (("DNS", "client.example"),)
+    assert tls.peer_certificate["subjectAltName"] == (("email", "me@example.test"),)
 
 
 @SERVICES
 def test_the_end_of_either_side_is_said(
-    serving: Serving, authority: Authority, entrance: EntranceRules, greenlets: str, service: Any
+    serving: Serving, files: CertificateFiles, entrance: EntranceRules, greenlets: str, service: Any
 ) -> None:
     server = serving.start(service, greenlets=greenlets, entrance=entrance, linger_s=0.1)
-    peer = connect(serving, server, authority)
+    peer = connect(serving, server, files)
     assert peer.ask(b"hello") == b"hello"
     gevent.spawn(server.drain, 1.0)
     assert peer.read_end() == b""  # a close_notify: without it, this raises
@@ -193,10 +187,10 @@ def test_the_end_of_either_side_is_said(
 
 @pytest.mark.parametrize("says_so", [True, False])
 def test_a_client_that_ends_has_ended(
-    serving: Serving, authority: Authority, entrance: EntranceRules, greenlets: str, says_so: bool
+    serving: Serving, files: CertificateFiles, entrance: EntranceRules, greenlets: str, says_so: bool
 ) -> None:
     server = serving.start(Service(lambda line, conn: line, Lines), greenlets=greenlets, entrance=entrance)
-    peer = connect(serving, server, authority)
+    peer = connect(serving, server, files)
     peer.ask(b"hello")
     if says_so:
         with pytest.raises(ssl.SSLWantReadError):
@@ -208,12 +202,12 @@ def test_a_client_that_ends_has_ended(
 
 
 def test_a_reply_that_the_peer_reads_late_arrives_whole(
-    serving: Serving, authority: Authority, entrance: EntranceRules, greenlets: str
+    serving: Serving, files: CertificateFiles, entrance: EntranceRules, greenlets: str
 ) -> None:
     size = 3_000_000
     service = Service(lambda line, conn: b"y" * size, Lines)
     server = serving.start(service, greenlets=greenlets, entrance=entrance, narrow=True)
-    peer = connect(serving, server, authority)
+    peer = connect(serving, server, files)
     peer.send(b"give\n")
     gevent.sleep(0.1)
 
@@ -237,14 +231,14 @@ def test_a_client_that_means_no_tls_costs_one_counted_quiet_close(
 
 
 def test_a_client_that_says_nothing_or_stops_in_the_handshake_is_closed(
-    serving: Serving, authority: Authority, entrance: EntranceRules
+    serving: Serving, files: CertificateFiles, entrance: EntranceRules
 ) -> None:
     server = serving.start(
         Service(lambda line, conn: line, Lines), entrance=entrance, deadlines=Deadlines(handshake_s=0.1)
     )
     silent, half, gone = serving.connect(server), serving.connect(server), serving.connect(server)
     outgoing = ssl.MemoryBIO()
-    client = authority.client_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    client = files.client_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
     with pytest.raises(ssl.SSLWantReadError):
         client.do_handshake()
     hello = outgoing.read()
@@ -266,10 +260,10 @@ def test_a_port_scan_is_an_end_like_any_other(serving: Serving, entrance: Entran
 
 
 def test_a_broken_record_ends_the_connection(
-    serving: Serving, authority: Authority, entrance: EntranceRules, greenlets: str
+    serving: Serving, files: CertificateFiles, entrance: EntranceRules, greenlets: str
 ) -> None:
     server = serving.start(Service(lambda line, conn: line, Lines), greenlets=greenlets, entrance=entrance)
-    peer = connect(serving, server, authority)
+    peer = connect(serving, server, files)
     peer.ask(b"hello")
     peer.peer.send(b"\x17\x03\x03\x00\x20" + b"x" * 32)
 
@@ -277,10 +271,10 @@ def test_a_broken_record_ends_the_connection(
 
 
 def test_a_message_cut_at_every_byte_of_its_record_is_served(
-    serving: Serving, authority: Authority, entrance: EntranceRules, greenlets: str
+    serving: Serving, files: CertificateFiles, entrance: EntranceRules, greenlets: str
 ) -> None:
     server = serving.start(Service(lambda line, conn: line, Lines), greenlets=greenlets, entrance=entrance)
-    peer = connect(serving, server, authority)
+    peer = connect(serving, server, files)
     for byte in _encrypted(peer, b"hello\n"):
         peer.peer.send(bytes([byte]))
         gevent.sleep(0)
@@ -289,34 +283,33 @@ def test_a_message_cut_at_every_byte_of_its_record_is_served(
 
 
 def test_who_is_refused_before_the_handshake_is_closed_at_once(
-    serving: Serving, authority: Authority, entrance: EntranceRules
+    serving: Serving, files: CertificateFiles, entrance: EntranceRules
 ) -> None:
     service = Service(lambda line, conn: line, Lines, on_error=lambda fault, conn: b"full")
     server = serving.start(service, entrance=entrance, limits=Limits(max_connections=1))
-    peer = connect(serving, server, authority)
+    peer = connect(serving, server, files)
     assert peer.ask(b"hello") == b"hello"
 
     assert serving.connect(server).read_to_end() == b""
     assert closed_reasons(server) == {CloseReason.FULL: 1}
 
 
-def test_idle_connections_hold_no_greenlet(serving: Serving, authority: Authority, entrance: EntranceRules) -> None:
+def test_idle_connections_hold_no_greenlet(serving: Serving, files: CertificateFiles, entrance: EntranceRules) -> None:
     seen: list[Connection] = []
     service = Service(lambda line, conn: line, Lines, on_open=seen.append)
     server = serving.start(service, entrance=entrance)
-    peers = [connect(serving, server, authority) for _ in range(5)]
+    peers = [connect(serving, server, files) for _ in range(5)]
     for peer in peers:
         peer.ask(b"hello")
 
     assert [conn.runner for conn in seen] == [None] * 5
 
 
-def test_gevents_arguments_make_tls_for_services_too(serving: Serving, authority: Authority) -> None:
-    issued = authority.issue("localhost")
+def test_gevents_arguments_make_tls_for_services_too(serving: Serving, files: CertificateFiles) -> None:
     service = Service(lambda line, conn: line, Lines)
-    server = serving.start(service, certfile=issued.certfile, keyfile=issued.keyfile)
+    server = serving.start(service, certfile=files.certfile, keyfile=files.keyfile)
 
-    assert connect(serving, server, authority).ask(b"hello") == b"hello"
+    assert connect(serving, server, files).ask(b"hello") == b"hello"
 
 
 @pytest.mark.parametrize("arguments", [{"keyfile": "x"}, {"certfile": "x", "nonsense": 1}])

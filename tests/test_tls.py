@@ -1,13 +1,11 @@
-"""Certificates: what can be loaded, what is said of what cannot, names, and new files."""
+"""What is configured for TLS: checked, loaded, chosen by name, and loaded again when files change."""
 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import ssl
-import subprocess
-import sys
+from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,261 +13,319 @@ import pytest
 
 from gserver.errors import ConfigError, TlsError
 from gserver.tls import Tls, TlsConfig
+from gserver.tls_files import Validity, read_validity
 from gserver.tls_stream import TlsStream
-from tests.helpers.certificates import Authority, Issued
-from tests.helpers.tls_client import TlsClient, shake_hands
+from tests.helpers.certificates import CertificateFiles, encrypt_key, make_certificates
+from tests.helpers.tls_client import TlsClient, connect
+
+Contents = dict[str, str]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("certificates")
+def files(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="module")
-def authority(folder: Path) -> Authority:
-    return Authority(folder)
+def others(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
+    return make_certificates(tmp_path_factory.mktemp("others"))
 
 
-@pytest.fixture(scope="module")
-def issued(authority: Authority) -> Issued:
-    return authority.issue("localhost")
+def configure(files: CertificateFiles, **config: Any) -> Tls:
+    return Tls(TlsConfig(**{"certfile": files.certfile, "keyfile": files.keyfile, **config}))
 
 
-def name_shown(tls: Tls, authority: Authority, name: str | None) -> str:
-    """Which certificate a client that asks for `name` is shown."""
-    context = authority.client_context(check_hostname=False)
-    client, _ = shake_hands(TlsStream(tls.context), TlsClient(context, name))
-    subject_names = client.peer_certificate["subjectAltName"]
-    return str(subject_names[0][1])
-
-
-@pytest.mark.parametrize("files", ["two", "one"])
-def test_a_certificate_is_shown(authority: Authority, issued: Issued, files: str) -> None:
-    config = TlsConfig(issued.certfile, issued.keyfile) if files == "two" else TlsConfig(issued.both)
-
-    assert name_shown(Tls(config), authority, "localhost") == "localhost"
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"certfile": "{folder}/none"}, "setting certfile is '{folder}/none': No such file or directory"),
-        ({"certfile": "{folder}"}, "setting certfile is '{folder}': Is a directory"),
-        ({"certfile": "{empty}"}, "setting certfile is '{empty}', which holds no certificate in PEM"),
-        ({"certfile": "{crt}", "keyfile": None}, "setting certfile is '{crt}', which holds no private key in PEM"),
-        ({"keyfile": "{empty}"}, "setting keyfile is '{empty}', which holds no private key in PEM"),
-        ({"keyfile": "{other}"}, "setting certfile is '{crt}': the key in '{other}' is not that of the certificate"),
-        ({"keyfile": "{secret}"}, "setting certfile is '{crt}': the key in '{secret}' needs keyfile_password"),
-        (
-            {"keyfile": "{secret}", "keyfile_password": "wrong"},
-            "setting certfile is '{crt}': the key in '{secret}' has another password",
-        ),
-        ({"cert_reqs": "required"}, "setting cert_reqs is 'required', which needs ca_certs"),
-        ({"ca_certs": "{empty}"}, "setting ca_certs is '{empty}', which holds no certificate in PEM"),
-        ({"ciphers": "NONE-SUCH"}, "setting ciphers is 'NONE-SUCH', of which OpenSSL knows none"),
-        ({"alpn": ("",)}, "setting alpn has '', must be ASCII of 1 to 255 characters (RFC 7301)"),
-        ({"alpn": ("ä",)}, "setting alpn has 'ä', must be ASCII of 1 to 255 characters (RFC 7301)"),
-        (
-            {"sni": (("a.example", "{folder}/none", None),)},
-            "setting sni a.example is '{folder}/none': No such file or directory",
-        ),
-    ],
-)
-def test_what_cannot_be_used_is_named(
-    folder: Path, authority: Authority, issued: Issued, changes: dict[str, Any], says: str
-) -> None:
-    (folder / "empty").write_text("nothing")
-    secret = folder / "secret.key"
-    if not secret.exists():
-        command = ["openssl", "rsa", "-aes128", "-passout", "pass:right", "-in", issued.keyfile, "-out", str(secret)]
-        command[1] = "ec" if "EC PRIVATE" in Path(issued.keyfile).read_text() else "rsa"
-        subprocess.run(command, check=True, capture_output=True, timeout=20)
-    other = authority.issue("other.example").keyfile
-    words = {"folder": folder, "empty": folder / "empty", "other": other, "secret": secret, "crt": issued.certfile}
-    values: dict[str, Any] = {"certfile": issued.certfile, "keyfile": issued.keyfile}
-    for name, value in changes.items():
-        values[name] = value.format(**words) if isinstance(value, str) else value
-    if "sni" in changes:
-        values["sni"] = tuple((name, file.format(**words), key) for name, file, key in changes["sni"])
-
+def refusal(files: CertificateFiles, **config: Any) -> str:
     with pytest.raises(ConfigError) as caught:
-        Tls(TlsConfig(**values))
-    assert str(caught.value) == says.format(**words)
+        configure(files, **config)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("asked", "shown"),
-    [
-        ("a.example", "a.example"),
-        ("A.Example", "a.example"),
-        ("x.b.example", "*.b.example"),
-        ("x.y.b.example", "localhost"),
-        ("b.example", "localhost"),
-        ("unknown.example", "localhost"),
-        (None, "localhost"),
-    ],
-)
-def test_a_client_is_shown_the_certificate_of_the_name_it_asks_for(
-    authority: Authority, issued: Issued, asked: str | None, shown: str
-) -> None:
-    exact, wildcard = authority.issue("a.example"), authority.issue("*.b.example")
-    sni = (("a.example", exact.certfile, exact.keyfile), ("*.b.example", wildcard.both, None))
-
-    assert name_shown(Tls(TlsConfig(issued.both, sni=sni)), authority, asked) == shown
+def shown_to(tls: Tls, server_name: str | None = "localhost", context: ssl.SSLContext | None = None) -> bytes:
+    """The certificate, DER, that a client is shown."""
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    client = TlsClient(context or trusting, server_name)
+    connect(TlsStream(tls.context), client)
+    return client.tls.getpeercert(True) or b""
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs", "agreed"), [(("a", "b"), ["b", "a"], "a"), (("a",), ["b"], None), ((), ["b"], None)]
-)
-def test_the_server_chooses_the_protocol(
-    authority: Authority, issued: Issued, ours: tuple[str, ...], theirs: list[str], agreed: str | None
-) -> None:
-    context = authority.client_context()
-    context.set_alpn_protocols(theirs)
-    _, server = shake_hands(TlsStream(Tls(TlsConfig(issued.both, alpn=ours)).context), TlsClient(context, "localhost"))
-
-    assert server.info.alpn == agreed
+def der(certfile: str) -> bytes:
+    end = "-----END CERTIFICATE-----\n"
+    return ssl.PEM_cert_to_DER_cert(Path(certfile).read_text().partition(end)[0] + end)
 
 
-def test_a_client_that_is_too_old_is_refused(authority: Authority, issued: Issued) -> None:
-    context = authority.client_context(maximum_version=ssl.TLSVersion.TLSv1_2)
-    _, server = shake_hands(TlsStream(Tls(TlsConfig(issued.both)).context), TlsClient(context, "localhost"))
-    assert server.info.version == "TLSv1.2"
-
-    with pytest.raises(TlsError, match="the client knows no version of TLS that is allowed"):
-        shake_hands(TlsStream(Tls(TlsConfig(issued.both, min_version="1.3")).context), TlsClient(context, "localhost"))
+def names_of(context: ssl.SSLContext) -> set[str]:
+    return {cipher["name"] for cipher in context.get_ciphers()}
 
 
-def test_a_client_shows_its_certificate(authority: Authority, issued: Issued) -> None:
-    config = TlsConfig(issued.both, ca_certs=authority.ca_certs, cert_reqs="required")
-    context = authority.client_context(identity=authority.issue("client.example"))
-    _, server = shake_hands(TlsStream(Tls(config).context), TlsClient(context, "localhost"))
+class TestDefaults:
+    def test_are_tls_1_2_and_better(self, files: CertificateFiles) -> None:
+        context = configure(files).context
 
-    assert server.info.peer_certificate["subjectAltName"] == (("DNS", "client.example"),)
-    assert server.info.peer_certificate_der
+        assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+        assert context.maximum_version == ssl.TLSVersion.MAXIMUM_SUPPORTED
+        for option in (ssl.OP_NO_COMPRESSION, ssl.OP_NO_RENEGOTIATION, ssl.OP_CIPHER_SERVER_PREFERENCE):
+            assert context.options & option
+        assert context.verify_mode == ssl.CERT_NONE
+        assert context.num_tickets == 1
 
+    def test_are_ciphers_with_forward_secrecy_and_authentication(self, files: CertificateFiles) -> None:
+        names = names_of(configure(files).context)
 
-def test_a_client_without_a_certificate_is_refused_where_it_must_show_one(authority: Authority, issued: Issued) -> None:
-    context = authority.client_context(maximum_version=ssl.TLSVersion.TLSv1_2)
-    config = TlsConfig(issued.both, ca_certs=authority.ca_certs, cert_reqs="required")
-    with pytest.raises(TlsError, match="the client shows no certificate"):
-        shake_hands(TlsStream(Tls(config).context), TlsClient(context, "localhost"))
+        assert len(names) >= 6
+        assert all(name.startswith(("TLS_", "ECDHE-")) and ("GCM" in name or "POLY1305" in name) for name in names)
 
-    optional = TlsConfig(issued.both, ca_certs=authority.ca_certs, cert_reqs="optional")
-    _, server = shake_hands(TlsStream(Tls(optional).context), TlsClient(context, "localhost"))
-    assert server.info.peer_certificate is None
+    def test_prefer_chacha_only_where_the_client_does(self, files: CertificateFiles) -> None:
+        for first, chosen in (("ECDHE+CHACHA20:ECDHE+AESGCM", "CHACHA20"), ("ECDHE+AESGCM:ECDHE+CHACHA20", "AES256")):
+            client = files.client_context()
+            client.maximum_version = ssl.TLSVersion.TLSv1_2
+            client.set_ciphers(first)
+            stream = TlsStream(configure(files).context)
+            connect(stream, TlsClient(client))
 
+            assert chosen in stream.info.cipher
 
-def test_a_client_of_another_authority_is_refused(tmp_path: Path, authority: Authority, issued: Issued) -> None:
-    stranger = Authority(tmp_path).issue("client.example")
-    context = authority.client_context(identity=stranger, maximum_version=ssl.TLSVersion.TLSv1_2)
-    config = TlsConfig(issued.both, ca_certs=authority.ca_certs, cert_reqs="required")
+    def test_may_be_changed(self, files: CertificateFiles) -> None:
+        context = configure(files, min_version="1.3", ciphers="ECDHE+AES128:!SHA1:!SHA256").context
 
-    with pytest.raises(TlsError, match="the client's certificate is not accepted: "):
-        shake_hands(TlsStream(Tls(config).context), TlsClient(context, "localhost"))
-
-
-def test_a_hook_may_change_or_replace_the_context(authority: Authority, issued: Issued) -> None:
-    def hook(config: TlsConfig, default: Any) -> ssl.SSLContext:
-        context: ssl.SSLContext = default()
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        return context
-
-    assert Tls(TlsConfig(issued.both, ssl_context=hook)).context.minimum_version == ssl.TLSVersion.TLSv1_3
+        assert context.minimum_version == ssl.TLSVersion.TLSv1_3
+        assert not any("AES256" in name or "CHACHA" in name for name in names_of(context) if name.startswith("ECDHE"))
 
 
-# New files
+class TestWhatCannotBeUsed:
+    """One line that names the setting, the file, and what is wrong."""
 
+    @pytest.fixture
+    def contents(self, tmp_path: Path, files: CertificateFiles) -> Contents:
+        """Files that are wrong, by a name."""
+        certificate = Path(files.certfile).read_text()
+        texts = {
+            "empty": "",
+            "rubbish": "not PEM\n",
+            "half": certificate[: len(certificate) // 2],
+            "broken": certificate.replace("MII", "AAA", 1),
+        }
+        for name, text in texts.items():
+            (tmp_path / name).write_text(text)
+        encrypt_key(files.keyfile, "secret", str(tmp_path / "locked"))
+        return {name: str(tmp_path / name) for name in (*texts, "locked", "missing")} | {"folder": str(tmp_path)}
 
-def copied(issued: Issued, folder: Path) -> tuple[str, str]:
-    return (
-        str(shutil.copy(issued.certfile, folder / "live.crt")),
-        str(shutil.copy(issued.keyfile, folder / "live.key")),
+    @pytest.mark.parametrize(
+        ("setting", "file", "says"),
+        [
+            ("certfile", "missing", "does not exist"),
+            ("certfile", "folder", "cannot be read: Is a directory"),
+            ("certfile", "empty", "holds no PEM certificate"),
+            ("certfile", "rubbish", "holds no PEM certificate"),
+            ("certfile", "half", "cannot be loaded: it is damaged, or cut off"),
+            ("certfile", "broken", "cannot be loaded: "),
+            ("keyfile", "missing", "does not exist"),
+            ("keyfile", "rubbish", "holds no PEM private key"),
+            ("keyfile", "locked", "is locked, and keyfile_password is not set"),
+            ("ca_certs", "missing", "does not exist"),
+            ("ca_certs", "rubbish", "holds no PEM certificate"),
+            ("ca_certs", "half", "holds a certificate that is damaged, or cut off"),
+        ],
     )
+    def test_is_a_file(self, files: CertificateFiles, contents: Contents, setting: str, file: str, says: str) -> None:
+        text = refusal(files, **{setting: contents[file]})
+
+        assert text.startswith(f"setting {setting}: ")
+        assert repr(contents[file]) in text
+        assert says in text
+
+    def test_is_a_path_that_no_file_can_have(self, files: CertificateFiles) -> None:
+        assert refusal(files, certfile="a\0b") == r"setting certfile: 'a\x00b' cannot be read: embedded null byte"
+
+    def test_is_a_certificate_without_its_key(self, files: CertificateFiles) -> None:
+        says = f"setting certfile: {files.certfile!r} holds no private key, and keyfile is not set"
+
+        assert refusal(files, keyfile=None) == says
+
+    def test_is_the_key_of_another(self, files: CertificateFiles, others: CertificateFiles) -> None:
+        assert refusal(files, keyfile=others.keyfile) == (
+            f"setting keyfile: the key in {others.keyfile!r} is not the one of the certificate in {files.certfile!r}"
+        )
+
+    @pytest.mark.parametrize("password", ["wrong", "", "x" * 5000])
+    def test_is_a_wrong_password(self, files: CertificateFiles, contents: Contents, password: str) -> None:
+        text = refusal(files, keyfile=contents["locked"], keyfile_password=password)
+
+        assert text == f"setting keyfile_password does not open the key in {contents['locked']!r}"
+
+    def test_is_told_of_the_names_it_was_for(self, files: CertificateFiles, others: CertificateFiles) -> None:
+        text = refusal(files, sni=(("www.example.org", others.certfile, files.keyfile),))
+
+        assert text.startswith(f"setting keyfile of 'www.example.org' in sni: the key in {files.keyfile!r} is not")
+
+    @pytest.mark.parametrize(
+        ("config", "says"),
+        [
+            ({"cert_reqs": "required"}, "setting cert_reqs is 'required', and ca_certs does not say who may sign"),
+            ({"cert_reqs": "optional"}, "setting cert_reqs is 'optional', and ca_certs does not say who may sign"),
+            ({"cert_reqs": "maybe"}, "setting cert_reqs is 'maybe': expected none, optional, required"),
+            ({"min_version": "1.1"}, "setting min_version is '1.1': expected 1.2 or 1.3"),
+            ({"ciphers": "NOPE"}, "setting ciphers: 'NOPE' selects no cipher"),
+            ({"ciphers": "ECDHE+AESGCM:NOPE"}, "setting ciphers: 'NOPE' selects no cipher"),
+            ({"ciphers": "TLS_AES_128_GCM_SHA256"}, "setting ciphers: 'TLS_AES_128_GCM_SHA256' selects no cipher"),
+            ({"ciphers": "ECDHE:!ECDHE"}, "setting ciphers: 'ECDHE:!ECDHE' selects no cipher"),
+            ({"ciphers": "@STRENGTH"}, "setting ciphers: '@STRENGTH' selects no cipher"),
+            ({"alpn": ("",)}, "setting alpn: '' is no protocol name"),
+            ({"alpn": ("one", "x" * 256)}, f"setting alpn: '{'x' * 40}' is no protocol name"),
+            ({"alpn": ("naïve",)}, "setting alpn: 'naïve' is no protocol name"),
+        ],
+    )
+    def test_is_a_value(self, files: CertificateFiles, config: dict[str, Any], says: str) -> None:
+        assert refusal(files, **config).startswith(says)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("", ".", "a..b", "*", "*.", "w*.example.org", "a.*.org", "**.example.org", "127.0.0.1", "::1"),
+            *("-a.org", "a b", "a/b", "x" * 64, "x." * 130, "example.org:443", "ü" * 64),
+        ],
+    )
+    def test_is_a_server_name(self, files: CertificateFiles, name: str) -> None:
+        says = refusal(files, sni=((name, files.combined, None),))
+
+        assert says.startswith(f"setting sni: {name[:80]!r} is no server name")
+
+    def test_is_a_server_name_given_twice(self, files: CertificateFiles) -> None:
+        sni = (("example.org", files.combined, None), ("EXAMPLE.org.", files.combined, None))
+
+        assert refusal(files, sni=sni) == "setting sni names 'EXAMPLE.org.' twice"
 
 
-def look_until_settled(tls: Tls) -> list[bool]:
-    return [tls.reload_if_changed() for _ in range(3)]
+class TestCertificates:
+    def test_may_be_in_one_file_with_their_key(self, files: CertificateFiles) -> None:
+        tls = configure(files, certfile=files.combined, keyfile=None)
+
+        assert shown_to(tls, context=files.client_context()) == der(files.certfile)
+
+    def test_may_have_a_key_that_a_password_opens(self, files: CertificateFiles, tmp_path: Path) -> None:
+        locked = str(tmp_path / "locked.pem")
+        encrypt_key(files.keyfile, "secret", locked)
+
+        assert shown_to(configure(files, keyfile=locked, keyfile_password="secret")) == der(files.certfile)
+        assert "secret" not in repr(TlsConfig(files.certfile, locked, "secret"))
+
+    def test_that_have_expired_are_used_with_a_warning(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        expired = make_certificates(tmp_path, expired=True)
+
+        assert shown_to(configure(expired)) == der(expired.certfile)
+        assert [record.levelno for record in caplog.records] == [logging.WARNING]
+        assert f"the certificate in {expired.certfile!r} expired on 20" in caplog.text
+
+    def test_say_how_long_they_are_valid(self, files: CertificateFiles) -> None:
+        validity = read_validity(Path(files.certfile).read_bytes())
+
+        assert validity == Validity(moment(2000), moment(3000))  # one of each way to write a time
+        assert validity.complaint(moment(2026)) is None
+        assert validity.complaint(moment(1999)) == "is not valid before 2000-01-01"
+        assert validity.complaint(moment(3001)) == "expired on 3000-01-01"
+
+    def test_of_clients_are_asked_for_only_if_that_was_said(
+        self, files: CertificateFiles, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        assert configure(files, ca_certs=files.ca).context.verify_mode == ssl.CERT_NONE
+        assert "ca_certs is set, but cert_reqs is 'none'" in caplog.text
 
 
-def test_new_files_are_used_for_new_connections(
-    tmp_path: Path, authority: Authority, issued: Issued, caplog: pytest.LogCaptureFixture
-) -> None:
-    certfile, keyfile = copied(issued, tmp_path)
-    tls = Tls(TlsConfig(certfile, keyfile))
-    assert look_until_settled(tls) == [False] * 3
-    copied(authority.issue("renewed.example"), tmp_path)
-    with caplog.at_level(logging.INFO, "gserver.tls"):
-        assert look_until_settled(tls) == [False, True, False]
-
-    assert name_shown(tls, authority, "localhost") == "renewed.example"
-    assert caplog.messages == [f"New certificates are in use: {certfile}, {keyfile}"]
+def moment(year: int) -> datetime:
+    return datetime(year, 1, 1, tzinfo=timezone.utc)
 
 
-@pytest.mark.parametrize("damage", ["half", "mismatch", "gone"])
-def test_files_that_cannot_be_used_leave_the_old_ones_in_place(
-    tmp_path: Path, authority: Authority, issued: Issued, caplog: pytest.LogCaptureFixture, damage: str
-) -> None:
-    certfile, keyfile = copied(issued, tmp_path)
-    tls = Tls(TlsConfig(certfile, keyfile))
-    other = authority.issue("other.example")
-    if damage == "half":
-        Path(certfile).write_bytes(Path(other.certfile).read_bytes()[:100])
-    elif damage == "mismatch":
-        shutil.copy(other.certfile, certfile)
-    else:
-        os.remove(keyfile)
-    assert [tls.reload_if_changed() for _ in range(5)] == [False] * 5
+class TestTheHook:
+    def test_makes_the_context(self, files: CertificateFiles) -> None:
+        asked: list[TlsConfig] = []
 
-    assert name_shown(tls, authority, "localhost") == "localhost"
-    (record,) = caplog.records
-    assert record.getMessage().startswith("New certificates cannot be used, the old ones stay: setting ")
+        def hook(config: TlsConfig, factory: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+            asked.append(config)
+            context = factory()
+            context.num_tickets = 3
+            return context
 
+        tls = configure(files, ssl_context=hook)
 
-def test_a_file_that_is_still_being_written_is_waited_for(tmp_path: Path, authority: Authority, issued: Issued) -> None:
-    certfile, keyfile = copied(issued, tmp_path)
-    tls = Tls(TlsConfig(certfile, keyfile))
-    other = authority.issue("other.example")
-    for size in (10, 100, 1000):
-        Path(certfile).write_bytes(Path(other.certfile).read_bytes()[:size])
-        assert not tls.reload_if_changed()
-    shutil.copy(other.certfile, certfile)
-    shutil.copy(other.keyfile, keyfile)
+        assert asked == [TlsConfig(files.certfile, files.keyfile, ssl_context=hook)]
+        assert tls.context.num_tickets == 3
+        assert shown_to(tls) == der(files.certfile)
 
-    assert look_until_settled(tls) == [False, True, False]
+    def test_may_do_without_the_factory(self, files: CertificateFiles, others: CertificateFiles) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(others.combined)
 
+        assert shown_to(configure(files, ssl_context=lambda config, factory: context)) == der(others.certfile)
 
-FORKED = """
-import os, sys
-from gserver.tls import Tls, TlsConfig
-tls = Tls(TlsConfig(sys.argv[1]))
-from gserver.tls_stream import TlsStream
-from tests.helpers.tls_client import TlsClient, shake_hands
-import ssl
-context = ssl.create_default_context(cafile=sys.argv[2])
-context.maximum_version = ssl.TLSVersion.TLSv1_2
-client, _ = shake_hands(TlsStream(tls.context), TlsClient(context, "localhost"))
-session = client.session
-pid = os.fork()
-if pid == 0:
-    from gevent import monkey
-    monkey.patch_all()
-    _, server = shake_hands(TlsStream(tls.context), TlsClient(context, "localhost", session))
-    assert server.info.resumed
-    os.utime(sys.argv[1])
-    assert [tls.reload_if_changed() for _ in range(2)] == [False, True]
-    _, server = shake_hands(TlsStream(tls.context), TlsClient(context, "localhost"))
-    assert server.info.version == "TLSv1.2"
-    os._exit(7)
-print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-"""
+    def test_may_choose_by_name_itself(self, files: CertificateFiles) -> None:
+        names: list[str | None] = []
+
+        def hook(config: TlsConfig, factory: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+            context = factory()
+            context.sni_callback = lambda connection, name, context: names.append(name)
+            return context
+
+        shown_to(configure(files, ssl_context=hook), "example.org")
+        assert names == ["example.org"]
+
+    def test_that_fails_is_named(self, files: CertificateFiles) -> None:
+        def hook(config: TlsConfig, factory: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+            raise OSError("no such card")
+
+        assert refusal(files, ssl_context=hook) == "setting ssl_context: the hook failed: no such card"
+        wrong = refusal(files, ssl_context=lambda config, factory: None)
+        assert wrong == "setting ssl_context: the hook returned None: expected an ssl.SSLContext"
 
 
-def test_a_forked_and_patched_process_resumes_sessions_and_loads_new_files(
-    tmp_path: Path, authority: Authority, issued: Issued
-) -> None:
-    both = shutil.copy(issued.both, tmp_path / "both.pem")
-    command = [sys.executable, "-c", FORKED, both, authority.ca_certs]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, CertificateFiles]:
+    folder = tmp_path_factory.mktemp("sites")
+    names = ("www.example.org", "*.example.org", "bücher.example", "*.a.example.org")
+    return {name: make_certificates(folder / str(number), name) for number, name in enumerate(names)}
 
-    assert (ended.stdout, ended.returncode) == ("7\n", 0), ended.stderr
+
+@pytest.fixture(scope="module")
+def named(files: CertificateFiles, sites: dict[str, CertificateFiles]) -> Tls:
+    return configure(files, sni=tuple((name, site.combined, None) for name, site in sites.items()))
+
+
+class TestServerNames:
+    @pytest.mark.parametrize(
+        ("asked", "shown"),
+        [
+            ("www.example.org", "www.example.org"),
+            ("WWW.Example.ORG", "www.example.org"),
+            ("www.example.org.", "www.example.org"),
+            ("else.example.org", "*.example.org"),
+            ("a.example.org", "*.example.org"),
+            ("b.a.example.org", "*.a.example.org"),
+            ("xn--bcher-kva.example", "bücher.example"),
+        ],
+    )
+    def test_choose_the_certificate(
+        self, named: Tls, sites: dict[str, CertificateFiles], asked: str, shown: str
+    ) -> None:
+        assert shown_to(named, asked) == der(sites[shown].certfile)
+
+    @pytest.mark.parametrize(
+        "asked", ["localhost", "example.org", "www.example.org.evil", "c.b.a.example.org", "org", "127.0.0.1", None]
+    )
+    def test_that_are_unknown_get_the_default(self, named: Tls, files: CertificateFiles, asked: str | None) -> None:
+        assert shown_to(named, asked) == der(files.certfile)
+
+    def test_keep_all_other_settings(self, files: CertificateFiles, others: CertificateFiles) -> None:
+        config = {"alpn": ("one",), "cert_reqs": "required", "ca_certs": files.ca}
+        tls = configure(files, sni=(("example.org", others.combined, None),), **config)
+        client = ssl.create_default_context(cafile=others.ca)
+        client.check_hostname = False
+        client.set_alpn_protocols(["one"])
+        with pytest.raises(TlsError, match="showed no certificate"):
+            connect(TlsStream(tls.context), TlsClient(client, "example.org"))
+        client.load_cert_chain(files.client_certfile, files.client_keyfile)
+        stream = TlsStream(tls.context)
+        connect(stream, TlsClient(client, "example.org"))
+
+        assert stream.info.alpn == "one"
+        assert stream.info.peer_certificate is not None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.certificates import Authority
+from tests.helpers.certificates import make_certificates
 from tests.helpers.peers import need
 from tests.helpers.processes import GserverProcess
 
@@ -19,8 +19,8 @@ OF_THE_CERTIFICATE = ("cert_", "DNS_")
 
 @pytest.fixture
 def server(tmp_path: Path) -> Any:
-    issued = Authority(tmp_path).issue("localhost")
-    with GserverProcess(tmp_path, "echo", "--certfile", issued.both) as server:
+    files = make_certificates(tmp_path)
+    with GserverProcess(tmp_path, "echo", "--certfile", files.combined) as server:
         yield server
 
 

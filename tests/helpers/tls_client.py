@@ -1,67 +1,65 @@
-"""The client's side of TLS, in memory: what it would send and receive, without a socket."""
+"""A TLS client without I/O, from the standard library: the other end of a TlsStream."""
 
 from __future__ import annotations
 
 import ssl
-from typing import Any
 
 from gserver.tls_stream import TlsStream
 
-__all__ = ["TlsClient", "shake_hands"]
+__all__ = ["TlsClient", "connect"]
+
+ROUNDS = 6  # more than any handshake takes
 
 
 class TlsClient:
-    """One connection's client."""
+    """Bytes in, bytes out; an ssl.SSLError is the client's own opinion of the server."""
 
-    def __init__(self, context: ssl.SSLContext, name: str | None, session: Any = None) -> None:
+    def __init__(
+        self, context: ssl.SSLContext, server_name: str | None = "localhost", session: ssl.SSLSession | None = None
+    ) -> None:
+        self.is_complete = False
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        if name is None:
-            context.check_hostname = False
-        self.ssl = context.wrap_bio(self.incoming, self.outgoing, server_hostname=name, session=session)
-        self.is_connected = False
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=server_name, session=session)
 
-    def step(self, data: bytes) -> bytes:
-        """Take what the server sent; return what goes back."""
+    def handshake(self, data: bytes = b"") -> bytes:
+        """Take what the server sent, and return what it gets."""
         self.incoming.write(data)
-        if not self.is_connected:
-            try:
-                self.ssl.do_handshake()
-                self.is_connected = True
-            except ssl.SSLWantReadError:
-                pass
+        try:
+            self.tls.do_handshake()
+            self.is_complete = True
+        except ssl.SSLWantReadError:
+            pass
         return self.outgoing.read()
 
     def encrypt(self, data: bytes) -> bytes:
-        self.ssl.write(data)
+        self.tls.write(data)
         return self.outgoing.read()
 
     def decrypt(self, data: bytes) -> bytes:
         self.incoming.write(data)
-        chunks = []
+        plaintext = b""
         try:
-            while chunk := self.ssl.read(1 << 16):
-                chunks.append(chunk)
+            while more := self.tls.read(65536):
+                plaintext += more
         except ssl.SSLWantReadError:
             pass
-        return b"".join(chunks)
+        return plaintext
 
-    @property
-    def peer_certificate(self) -> dict[str, Any]:
-        return dict(self.ssl.getpeercert() or {})
+    def close_notify(self) -> bytes:
+        try:
+            self.tls.unwrap()
+        except ssl.SSLWantReadError:
+            pass
+        return self.outgoing.read()
 
-    @property
-    def session(self) -> Any:
-        return self.ssl.session
 
-
-def shake_hands(server: TlsStream, client: TlsClient) -> tuple[TlsClient, TlsStream]:
-    """Let both go through their handshake; what the server raises is raised."""
-    to_server = client.step(b"")
-    is_over = False
-    for _ in range(10):
-        if to_server:
-            is_over = server.handshake(to_server) or is_over
-        to_server = client.step(server.take_outgoing())
-        if is_over and client.is_connected and not to_server:
-            return client, server
-    raise AssertionError("the handshake does not end")
+def connect(stream: TlsStream, client: TlsClient) -> None:
+    """Lead the handshake to its end: an error of either side goes to the caller, after the other has heard of it."""
+    data = client.handshake()
+    for _ in range(ROUNDS):
+        is_complete = stream.handshake(data)
+        data = client.handshake(stream.take_outgoing())
+        if is_complete:
+            client.decrypt(b"")  # the tickets of TLS 1.3
+            return
+    raise AssertionError("the handshake has no end")

@@ -1,0 +1,73 @@
+"""The first message of a client, as it is read for people."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gserver.tls_hello import ClientHello, could_be_tls, read_client_hello
+from tests.helpers.tls_client import TlsClient
+
+
+def hello(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, name: str | None = "www.example.org") -> bytes:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.maximum_version = version
+    return TlsClient(context, name).handshake()
+
+
+@pytest.mark.parametrize(("version", "number"), [(ssl.TLSVersion.TLSv1_2, 0x0303), (ssl.TLSVersion.TLSv1_3, 0x0304)])
+@pytest.mark.parametrize(("name", "sent"), [("www.example.org", b"www.example.org"), (None, None)])
+def test_version_and_name_are_read(version: ssl.TLSVersion, number: int, name: str | None, sent: bytes | None) -> None:
+    assert read_client_hello(hello(version, name)) == ClientHello(number, sent)
+
+
+def test_a_message_that_is_cut_is_none() -> None:
+    data = hello()
+
+    assert {read_client_hello(data[:end]) for end in range(len(data))} == {None}
+    assert read_client_hello(data + b"\x14\x03\x03\x00\x01\x01") is not None
+
+
+def test_a_message_in_several_records_is_read() -> None:
+    body = hello()[5:]
+    records = [body[at : at + 100] for at in range(0, len(body), 100)]
+
+    data = b"".join(b"\x16\x03\x01" + len(record).to_bytes(2, "big") + record for record in records)
+    assert read_client_hello(data) == read_client_hello(hello())
+
+
+def test_versions_that_nobody_knows_do_not_count() -> None:
+    data = hello().replace(b"\x00\x2b\x00\x05\x04\x03\x04\x03\x03", b"\x00\x2b\x00\x05\x04\x7a\x7a\x03\x03")
+
+    assert read_client_hello(data) == ClientHello(0x0303, b"www.example.org")
+
+
+def test_a_hello_without_extensions_is_read() -> None:
+    body = b"\x03\x01" + bytes(32) + b"\x00" + b"\x00\x02\x00\x2f" + b"\x01\x00"
+    message = b"\x01" + len(body).to_bytes(3, "big") + body
+
+    data = b"\x16\x03\x01" + len(message).to_bytes(2, "big") + message
+    assert read_client_hello(data) == ClientHello(0x0301, None)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x16", b"\x16\x03", b"\x15\x03\x03", b"\x16\x03\x01\x00\x05"])
+def test_a_beginning_of_tls_could_be_tls(data: bytes) -> None:
+    assert could_be_tls(data)
+
+
+@pytest.mark.parametrize("data", [b"\x17", b"\x16\x02", b"G", b"\x80", b"\x00"])
+def test_other_beginnings_could_not(data: bytes) -> None:
+    assert not could_be_tls(data)
+
+
+@given(st.binary(max_size=200), st.integers(0, 600), st.integers(0, 255))
+def test_nothing_that_comes_raises(data: bytes, at: int, byte: int) -> None:
+    broken = bytearray(hello())
+    broken[at % len(broken)] = byte
+
+    for text in (data, b"\x16\x03\x01" + len(data).to_bytes(2, "big") + data, bytes(broken)):
+        assert isinstance(read_client_hello(text), ClientHello | None)
