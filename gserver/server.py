@@ -15,7 +15,7 @@ import random
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import gevent
 from gevent.event import Event
@@ -141,13 +141,12 @@ class TcpServer(StreamServer):
         if self._service is not None and ssl_args:
             entrance, ssl_args = EntranceRules(tls=Tls.of_arguments(ssl_args)), {}
         self._entrance = None if entrance is None else Entrance(entrance, self._is_welcome, self._let_in)
-        self._is_proxied = entrance is not None and entrance.proxy is not None
-        self._kind = _KINDS[isinstance(handle, StreamService), entrance is not None and entrance.tls is not None]
+        self._rules = entrance or EntranceRules()
+        self._kind = _KINDS[isinstance(handle, StreamService), self._rules.tls is not None]
         self._fairness = Fairness()
         self._engine = self._make_engine(greenlets)
         self._keeper = Timekeeper(self._deadlines, self._engine)
-        bare: Any = handle  # a service is never called: gevent only keeps it
-        super().__init__(listener, bare, backlog, spawn, **ssl_args)
+        super().__init__(listener, cast(Any, handle), backlog, spawn, **ssl_args)  # a service is only kept by gevent
 
     def _make_engine(self, greenlets: str) -> Engine[Any] | None:
         if self._service is None:
@@ -264,7 +263,7 @@ class TcpServer(StreamServer):
         log.debug("accepted %s", conn)
         conn.state = State.HANDSHAKING
         # First by its name, if that is known: for who may not come in, nobody has to go.
-        refusal = (None if self._is_proxied else self._door.at_name(conn, address)) or self._door.at_accept()
+        refusal = (self._door.at_name(conn, address) if self._rules.proxy is None else None) or self._door.at_accept()
         if refusal is not None and not self._make_room(refusal):
             self._refuse(conn, refusal)
         elif self._entrance is not None:
@@ -283,7 +282,8 @@ class TcpServer(StreamServer):
 
     def _refuse(self, conn: Connection, refusal: LimitExceeded) -> None:
         log.debug("refused %s: %s", conn, refusal)
-        if self._door.action_for(refusal) != "close" and self._entrance is None:
+        conn.stop_watching()  # what comes behind its header is nobody's
+        if self._door.action_for(refusal) != "close" and self._rules.tls is None:
             assert self._engine is not None
             self._engine.dismiss(conn, refusal)
         else:  # nothing can be said before a handshake

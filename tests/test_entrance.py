@@ -1,0 +1,548 @@
+"""The PROXY header on real sockets: who a connection is from, in whatever pieces it comes, and who is turned away."""
+
+from __future__ import annotations
+
+import socket as plain
+import ssl
+import struct
+import time
+from typing import Any
+
+import gevent
+import pytest
+from gevent import socket
+
+from gserver import Service, stream
+from gserver.admission import AccessList, parse_networks
+from gserver.connection import Connection
+from gserver.deadlines import Deadlines
+from gserver.entrance import EntranceRules
+from gserver.errors import CloseReason
+from gserver.framing import Lines
+from gserver.limits import Limits
+from gserver.server import TcpServer
+from gserver.streams import StreamConnection
+from gserver.tls import Tls, TlsConfig
+from tests.helpers.certificates import Authority
+from tests.helpers.services import make_echo_lines, make_lines
+from tests.helpers.serving import Peer, Serving, assert_closed, closed_reasons
+from tests.helpers.waiting import wait_until
+
+V1 = b"PROXY TCP4 192.0.2.7 192.0.2.1 5678 443\r\n"
+V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+CLIENT = ("192.0.2.7", 5678)
+
+
+def v2(command: int = 1, source: str = "192.0.2.7", port: int = 5678, tlvs: bytes = b"") -> bytes:
+    """A header of version 2, for TCP over IPv4."""
+    addresses = plain.inet_aton(source) + plain.inet_aton("192.0.2.1") + struct.pack("!HH", port, 443)
+    rest = addresses + tlvs
+    return V2_SIGNATURE + bytes((0x20 | command, 0x11)) + struct.pack("!H", len(rest)) + rest
+
+
+def v1(source: str, port: int = 5678) -> bytes:
+    return f"PROXY TCP4 {source} 192.0.2.1 {port} 443\r\n".encode()
+
+
+V2 = v2()
+BOTH = pytest.mark.parametrize("header", [V1, V2], ids=["v1", "v2"])
+
+
+def proxied(mode: Any = "auto", proxies: str = "127.0.0.1", tls: Tls | None = None) -> EntranceRules:
+    return EntranceRules(mode, AccessList(parse_networks([proxies]), ()), tls)
+
+
+def who(line: bytes, conn: Connection) -> bytes:
+    host, port = conn.peer
+    return f"{host} {port} {conn.proxy.version}".encode()
+
+
+@stream(codec=Lines)
+def who_stream(conn: StreamConnection) -> None:
+    for line in conn:
+        conn.send(who(line, conn))
+
+
+SERVED = pytest.mark.parametrize("served", [make_lines(who), who_stream], ids=["service", "stream"])
+
+
+class Told:
+    """What a service was told of its connections."""
+
+    def __init__(self) -> None:
+        self.opened: list[Any] = []
+        self.closed: list[Any] = []
+
+    def service(self) -> Service:
+        return make_echo_lines(
+            on_open=lambda conn: self.opened.append(conn.peer),
+            on_close=lambda conn, reason: self.closed.append((conn.peer, reason)),
+            on_error=lambda fault, conn: str(fault).encode(),
+        )
+
+
+# Who it is
+
+
+@SERVED
+@pytest.mark.parametrize(
+    ("mode", "header"), [("v1", V1), ("v2", V2), ("auto", V1), ("auto", V2)], ids=["v1", "v2", "auto-v1", "auto-v2"]
+)
+def test_every_message_is_from_whom_the_proxy_names(
+    serving: Serving, greenlets: str, served: Any, mode: str, header: bytes
+) -> None:
+    server = serving.start(served, greenlets=greenlets, entrance=proxied(mode))
+    peer = serving.connect(server)
+    peer.send(header)
+
+    said = b"192.0.2.7 5678 %d" % (1 if header is V1 else 2)
+    assert [peer.ask(b"who") for _ in range(3)] == [said] * 3
+
+
+@SERVED
+@BOTH
+def test_messages_that_come_with_the_header_are_served(
+    serving: Serving, greenlets: str, served: Any, header: bytes
+) -> None:
+    """No further byte comes that would make the socket readable."""
+    server = serving.start(served, greenlets=greenlets, entrance=proxied())
+    peer = serving.connect(server)
+    peer.send(header + b"who\nwho\nw")
+
+    said = b"192.0.2.7 5678 %d" % (1 if header is V1 else 2)
+    assert [peer.read_line(), peer.read_line()] == [said] * 2
+    peer.send(b"ho\n")
+    assert peer.read_line() == said
+
+
+@SERVED
+@BOTH
+def test_a_header_may_come_byte_by_byte(serving: Serving, greenlets: str, served: Any, header: bytes) -> None:
+    server = serving.start(served, greenlets=greenlets, entrance=proxied())
+    peer = serving.connect(server)
+    peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for byte in header + b"who\n":
+        peer.send(bytes([byte]))
+        gevent.sleep(0.0005)  # time for the server to see it by itself
+
+    assert peer.read_line().startswith(b"192.0.2.7 5678")
+
+
+@BOTH
+def test_a_header_may_be_cut_anywhere(serving: Serving, header: bytes) -> None:
+    server = serving.start(make_lines(who), entrance=proxied())
+    for cut in range(1, len(header)):
+        peer = serving.meet(server)
+        peer.send(header[:cut])
+        wait_until(lambda cut=cut: any(conn.received_bytes == cut for conn in server.connections))  # type: ignore[misc]
+        peer.send(header[cut:] + b"who\n")
+        assert peer.read_line().startswith(b"192.0.2.7 5678")
+        peer.close()
+
+
+def test_the_second_header_is_the_services(serving: Serving, greenlets: str) -> None:
+    server = serving.start(make_echo_lines(), greenlets=greenlets, entrance=proxied())
+    peer = serving.connect(server)
+    peer.send(V1 + V1)
+
+    assert peer.read_line() == V1[:-2]
+
+
+def test_the_services_books_begin_behind_the_header(serving: Serving, greenlets: str) -> None:
+    seen: list[tuple[int, int, int]] = []
+    service = make_echo_lines(
+        on_close=lambda conn, _: seen.append((conn.received_bytes, conn.sent_bytes, conn.messages))
+    )
+    server = serving.start(service, greenlets=greenlets, entrance=proxied())
+    peer = serving.connect(server)
+    peer.send(V1)
+    peer.ask(b"hello")
+    peer.close()
+    wait_until(lambda: bool(seen))
+
+    assert seen == [(6, 6, 1)]
+
+
+def test_on_open_and_on_close_know_the_client(serving: Serving, greenlets: str) -> None:
+    told = Told()
+    server = serving.start(told.service(), greenlets=greenlets, entrance=proxied())
+    peer = serving.connect(server)
+    peer.send(V2)
+    peer.ask(b"hello")
+    peer.close()
+    wait_until(lambda: bool(told.closed))
+
+    assert told.opened == [CLIENT]
+    assert told.closed == [(CLIENT, CloseReason.PEER_EOF)]
+
+
+def test_the_service_sees_what_the_proxy_says_beside(serving: Serving, greenlets: str) -> None:
+    seen: list[Any] = []
+    service = make_echo_lines(on_open=lambda conn: seen.append(conn.proxy))
+    server = serving.start(service, greenlets=greenlets, entrance=proxied())
+    peer = serving.connect(server)
+    peer.send(v2(tlvs=b"\x02\0\x0bexample.com" + b"\x05\0\x02id") + b"x\n")
+    peer.read_line()
+
+    (header,) = seen
+    assert (header.source, header.destination) == (CLIENT, ("192.0.2.1", 443))
+    assert (header.authority, header.unique_id, header.alpn) == (b"example.com", b"id", None)
+
+
+@pytest.mark.parametrize(
+    "header", [v2(command=0), V2_SIGNATURE + b"\x21\0\0\0", b"PROXY UNKNOWN\r\n"], ids=["local", "unspec", "unknown"]
+)
+def test_a_header_that_names_nobody_leaves_the_real_peer(serving: Serving, greenlets: str, header: bytes) -> None:
+    server = serving.start(make_lines(who), greenlets=greenlets, entrance=proxied())
+    peer = serving.connect(server)
+    peer.send(header + b"who\n")
+    host, port = peer.sock.getsockname()
+
+    assert peer.read_line() == b"%s %d %d" % (host.encode(), port, 1 if header[:1] == b"P" else 2)
+
+
+def test_without_the_protocol_a_header_is_a_message_like_any_other(serving: Serving, greenlets: str) -> None:
+    seen: list[Any] = []
+    server = serving.start(
+        make_echo_lines(on_open=lambda conn: seen.append((conn.peer, conn.proxy))), greenlets=greenlets
+    )
+    peer = serving.connect(server)
+    peer.send(V1)
+
+    assert peer.read_line() == V1[:-2]
+    assert seen == [(peer.sock.getsockname(), None)]
+
+
+# Who is turned away
+
+
+@BOTH
+def test_who_is_no_trusted_proxy_is_denied(serving: Serving, greenlets: str, header: bytes) -> None:
+    told = Told()
+    server = serving.start(told.service(), greenlets=greenlets, entrance=proxied(proxies="127.0.0.2"))
+    peer = serving.connect(server)
+    try:
+        peer.send(header + b"hello\n")
+        assert peer.read_to_end() == b""
+    except ConnectionError:  # closed before it was read
+        pass
+
+    assert_closed(server, CloseReason.DENIED)
+    assert told.opened == told.closed == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "data"),
+    [
+        ("auto", b"GET / HTTP/1.1\r\n\r\n"),
+        ("auto", b"\x16\x03\x01\x02\x00"),
+        ("auto", b"\0"),
+        ("auto", b"PROXY TCP4 nonsense\r\n"),
+        ("auto", b"PROXY TCP4 " + b"x" * 200),
+        ("auto", V2_SIGNATURE + b"\x31\x11\0\x0c"),
+        ("auto", V2_SIGNATURE + b"\x21\x11\xff\xff"),
+        ("v1", V2),
+        ("v2", V1),
+    ],
+)
+def test_what_is_no_header_costs_one_counted_quiet_close(
+    serving: Serving, greenlets: str, caplog: pytest.LogCaptureFixture, mode: str, data: bytes
+) -> None:
+    told = Told()
+    server = serving.start(told.service(), greenlets=greenlets, entrance=proxied(mode))
+    peer = serving.connect(server)
+    peer.send(data)
+
+    assert peer.read_to_end() == b""
+    assert_closed(server, CloseReason.HANDSHAKE_FAILED)
+    assert told.opened == told.closed == []
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("data", [b"", b"PROXY TCP4", V2[:5], V2[:-1]], ids=["silent", "v1", "v2 begins", "v2 ends"])
+def test_who_does_not_finish_the_header_in_time_is_closed(serving: Serving, greenlets: str, data: bytes) -> None:
+    told = Told()
+    deadlines = Deadlines(handshake_s=0.1, first_byte_s=0)
+    server = serving.start(told.service(), greenlets=greenlets, entrance=proxied(), deadlines=deadlines)
+    began = time.monotonic()
+    peer = serving.connect(server)
+    if data:
+        peer.send(data)
+
+    assert peer.read_to_end() == b""
+    assert 0.09 < time.monotonic() - began < 1.0
+    assert_closed(server, CloseReason.HANDSHAKE_TIMEOUT)
+    assert told.opened == told.closed == []
+
+
+def test_a_header_that_drips_is_not_given_more_time(serving: Serving) -> None:
+    server = serving.start(make_echo_lines(), entrance=proxied(), deadlines=Deadlines(handshake_s=0.1))
+    peer = serving.connect(server)
+    began = time.monotonic()
+    try:
+        for byte in V1:
+            peer.send(bytes([byte]))
+            gevent.sleep(0.02)
+    except ConnectionError:
+        pass
+    wait_until(lambda: server.ledger.open == 0)
+
+    assert time.monotonic() - began < 0.8
+    assert_closed(server, CloseReason.HANDSHAKE_TIMEOUT)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(b"", CloseReason.PEER_EOF), (b"PROXY", CloseReason.HANDSHAKE_FAILED), (V2[:-1], CloseReason.HANDSHAKE_FAILED)],
+)
+def test_who_ends_inside_the_header_has_failed(
+    serving: Serving, greenlets: str, data: bytes, reason: CloseReason
+) -> None:
+    told = Told()
+    server = serving.start(told.service(), greenlets=greenlets, entrance=proxied())
+    peer = serving.meet(server)
+    if data:
+        peer.send(data)
+    peer.finish()
+
+    assert peer.read_to_end() == b""
+    assert_closed(server, reason)
+    assert told.opened == told.closed == []
+
+
+def test_a_reset_inside_the_header_is_a_reset(serving: Serving) -> None:
+    server = serving.start(make_echo_lines(), entrance=proxied())
+    peer = serving.connect(server)
+    peer.send(b"PROXY TCP4")
+    wait_until(lambda: any(conn.received_bytes for conn in server.connections))
+    peer.reset()
+
+    assert_closed(server, CloseReason.PEER_RESET)
+
+
+@BOTH
+def test_a_header_and_nothing_else_is_a_connection_that_ended(serving: Serving, greenlets: str, header: bytes) -> None:
+    told = Told()
+    server = serving.start(told.service(), greenlets=greenlets, entrance=proxied())
+    peer = serving.connect(server)
+    peer.send(header)
+    peer.finish()
+
+    assert peer.read_to_end() == b""
+    wait_until(lambda: told.closed == [(CLIENT, CloseReason.PEER_EOF)])
+    assert_closed(server, CloseReason.PEER_EOF)
+
+
+def test_a_drain_does_not_wait_for_headers(serving: Serving, greenlets: str) -> None:
+    server = serving.start(make_echo_lines(), greenlets=greenlets, entrance=proxied())
+    peer = serving.connect(server)
+    peer.send(b"PROXY TCP4")
+    wait_until(lambda: any(conn.received_bytes for conn in server.connections))
+    began = time.monotonic()
+    assert server.drain(5.0) == 0
+
+    assert time.monotonic() - began < 3
+    assert_closed(server, CloseReason.DRAINED)
+
+
+# Deadlines behind it
+
+
+@pytest.mark.parametrize("handshake_s", [0.0, 5.0])
+def test_the_first_deadline_begins_with_the_end_of_the_header(
+    serving: Serving, greenlets: str, handshake_s: float
+) -> None:
+    deadlines = Deadlines(handshake_s=handshake_s, first_byte_s=0.1, idle_s=0.2)
+    server = serving.start(make_echo_lines(), greenlets=greenlets, entrance=proxied(), deadlines=deadlines)
+    silent, spoke = serving.connect(server), serving.connect(server)
+    began = time.monotonic()
+    silent.send(V1)
+    spoke.send(V1)
+    spoke.ask(b"hello")
+
+    assert silent.read_to_end() == spoke.read_to_end() == b""
+    assert 0.09 < time.monotonic() - began < 2
+    assert closed_reasons(server) == {CloseReason.FIRST_BYTE_TIMEOUT: 1, CloseReason.IDLE_TIMEOUT: 1}
+
+
+# Limits are of whom the proxy names
+
+
+def through_proxy(serving: Serving, server: TcpServer, source: str) -> Peer:
+    peer = serving.connect(server)
+    peer.send(v1(source))
+    return peer
+
+
+def assert_told(peer: Peer, said: bytes) -> None:
+    """And closed."""
+    assert peer.read_to_end() == said
+
+
+def is_served(peer: Peer) -> bool:
+    try:
+        return peer.ask(b"hello") == b"hello"
+    except (AssertionError, OSError):
+        return False
+
+
+def test_an_address_is_the_clients_and_not_the_proxys(serving: Serving, greenlets: str) -> None:
+    told = Told()
+    server = serving.start(
+        told.service(), greenlets=greenlets, entrance=proxied(), limits=Limits(max_connections_per_ip=2)
+    )
+    first = [through_proxy(serving, server, "192.0.2.7") for _ in range(2)]
+    assert [is_served(peer) for peer in first] == [True, True]
+    assert_told(through_proxy(serving, server, "192.0.2.7"), b"more than 2 connections from one address\n")
+    assert is_served(through_proxy(serving, server, "192.0.2.8"))
+    first[0].close()
+    wait_until(lambda: server.ledger.open == 2)
+
+    assert is_served(through_proxy(serving, server, "192.0.2.7"))
+    assert server.ledger.closed[CloseReason.ADDRESS_LIMIT] == 1
+    assert len(told.opened) == 4
+
+
+def test_access_is_the_clients_and_not_the_proxys(serving: Serving, greenlets: str) -> None:
+    told = Told()
+    limits = Limits(allow=parse_networks(["192.0.2.0/24"]), deny=parse_networks(["192.0.2.66"]))
+    server = serving.start(told.service(), greenlets=greenlets, entrance=proxied(), limits=limits)
+
+    assert is_served(through_proxy(serving, server, "192.0.2.7"))
+    assert not is_served(through_proxy(serving, server, "192.0.2.66"))
+    assert not is_served(through_proxy(serving, server, "198.51.100.1"))
+    assert closed_reasons(server) == {CloseReason.DENIED: 2}
+    assert told.opened == [CLIENT]
+
+
+def test_headers_that_never_come_count_as_connections(serving: Serving, greenlets: str) -> None:
+    service = make_echo_lines(on_error=lambda fault, conn: fault.close_reason.value.encode())
+    server = serving.start(service, greenlets=greenlets, entrance=proxied(), limits=Limits(max_connections=2))
+    silent = [serving.meet(server) for _ in range(2)]
+    assert_told(serving.connect(server), b"full\n")
+    silent[0].close()
+    wait_until(lambda: server.ledger.open == 1)
+
+    assert is_served(through_proxy(serving, server, "192.0.2.7"))
+
+
+@BOTH
+def test_who_is_refused_is_told_although_it_has_sent_a_header_and_more(
+    serving: Serving, greenlets: str, header: bytes
+) -> None:
+    told = Told()
+    server = serving.start(
+        told.service(), greenlets=greenlets, entrance=proxied(), limits=Limits(max_connections_per_ip=1)
+    )
+    first = serving.connect(server)
+    first.send(header)
+    assert is_served(first)
+    for more in (b"", b"hello\n", b"x" * 100_000):
+        peer = serving.connect(server)
+        peer.send(header + more)
+        assert_told(peer, b"more than 1 connections from one address\n")
+
+    assert len(told.opened) == 1
+    assert closed_reasons(server) == {CloseReason.ADDRESS_LIMIT: 3}
+
+
+def test_who_is_still_at_its_header_is_never_shed(serving: Serving, greenlets: str) -> None:
+    limits = Limits(max_connections=2, full_action="shed")
+    server = serving.start(make_echo_lines(), greenlets=greenlets, entrance=proxied(), limits=limits)
+    at_its_header = serving.meet(server)
+    idle = through_proxy(serving, server, "192.0.2.7")
+    assert is_served(idle)
+    newcomer = through_proxy(serving, server, "192.0.2.8")
+
+    assert is_served(newcomer)
+    assert idle.read_to_end() == b""
+    at_its_header.send(V1)
+    assert is_served(at_its_header)
+    assert closed_reasons(server) == {CloseReason.SHED: 1}
+
+
+# And TLS
+
+
+def shake_hands(peer: Peer, context: ssl.SSLContext, first: bytes = b"") -> tuple[ssl.SSLObject, Any, Any]:
+    """The client's side, whose first flight comes behind `first`, in one segment."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    while True:
+        try:
+            client.do_handshake()
+        except ssl.SSLWantReadError:
+            peer.send(first + outgoing.read())
+            first = b""
+            incoming.write(peer.read())
+            continue
+        peer.send(outgoing.read())
+        return client, incoming, outgoing
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("certificates"))
+
+
+@SERVED
+@BOTH
+@pytest.mark.parametrize("together", [True, False])
+def test_the_header_comes_before_tls(
+    serving: Serving, authority: Authority, greenlets: str, served: Any, header: bytes, together: bool
+) -> None:
+    tls = Tls(TlsConfig(authority.issue("localhost").both))
+    server = serving.start(served, greenlets=greenlets, entrance=proxied(tls=tls))
+    peer = serving.connect(server)
+    if not together:
+        peer.send(header)
+        wait_until(lambda: any(conn.peer == CLIENT for conn in server.connections))
+    client, incoming, outgoing = shake_hands(peer, authority.client_context(), header if together else b"")
+    client.write(b"who\n")
+    peer.send(outgoing.read())
+    said = b""
+    while not said.endswith(b"\n"):
+        try:
+            said += client.read(100)
+        except ssl.SSLWantReadError:
+            incoming.write(peer.read())
+
+    assert said == b"192.0.2.7 5678 %d\n" % (1 if header is V1 else 2)
+
+
+def test_who_is_denied_by_its_header_gets_no_handshake(serving: Serving, authority: Authority) -> None:
+    tls = Tls(TlsConfig(authority.issue("localhost").both))
+    limits = Limits(deny=parse_networks(["192.0.2.7"]))
+    server = serving.start(make_echo_lines(), entrance=proxied(tls=tls), limits=limits)
+    peer = serving.connect(server)
+    peer.send(V1)
+
+    assert peer.read_to_end() == b""
+    assert_closed(server, CloseReason.DENIED)
+
+
+def test_header_and_handshake_share_one_deadline(serving: Serving, authority: Authority) -> None:
+    tls = Tls(TlsConfig(authority.issue("localhost").both))
+    server = serving.start(make_echo_lines(), entrance=proxied(tls=tls), deadlines=Deadlines(handshake_s=0.2))
+    began = time.monotonic()
+    peer = serving.connect(server)
+    gevent.sleep(0.1)
+    peer.send(V1)
+
+    assert peer.read_to_end() == b""
+    assert time.monotonic() - began < 0.9
+    assert_closed(server, CloseReason.HANDSHAKE_TIMEOUT)
+
+
+def test_tls_without_its_header_is_refused(serving: Serving, authority: Authority) -> None:
+    tls = Tls(TlsConfig(authority.issue("localhost").both))
+    server = serving.start(make_echo_lines(), entrance=proxied(tls=tls))
+    outgoing = ssl.MemoryBIO()
+    client = authority.client_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    peer = serving.connect(server)
+    peer.send(outgoing.read())
+
+    assert peer.read_to_end() == b""
+    assert_closed(server, CloseReason.HANDSHAKE_FAILED)
