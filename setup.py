@@ -24,6 +24,7 @@ TEST = [
     "types-psutil",
     "types-gevent",
     "twisted>=24",
+    "aiosmtpd>=1.4",
     # Wheels for CPython 3.11 to 3.14, on x86-64 only.
     "atheris>=3; python_version >= '3.11' and python_version < '3.15' and platform_machine == 'x86_64'",
 ]

@@ -186,16 +186,16 @@ def _parse_v2(data: bytes) -> ProxyHeader:
     if command == "LOCAL":  # section 2.2: what follows is to be ignored, whatever it is
         return ProxyHeader(2, command)
     rest = data[_V2_FIXED_BYTES:]
+    if not family or not transport:  # section 2.2: unspecified; the real endpoints may be used, and they are
+        return ProxyHeader(2, command, tlvs=_tlvs_or_none(rest))
     source, destination, used = _addresses(family, rest)
     tlvs = _tlvs(rest[used:])
     _check_crc(data, tlvs)
     return ProxyHeader(2, command, source, destination, tuple(tlv for tlv in tlvs if tlv[0] != _TLV_NOOP))
 
 
-def _addresses(family: int, rest: bytes) -> tuple[Endpoint | None, Endpoint | None, int]:
+def _addresses(family: int, rest: bytes) -> tuple[Endpoint, Endpoint, int]:
     """Source, destination, and how many bytes they take."""
-    if family == 0:
-        return None, None, 0
     address_bytes = {1: 4, 2: 16, 3: _UNIX_PATH_BYTES}[family]
     size = 2 * address_bytes + (0 if family == 3 else 4)
     if len(rest) < size:
@@ -217,6 +217,14 @@ def _tlvs(data: bytes) -> list[tuple[int, bytes]]:
         found.append((data[at], data[at + 3 : end]))
         at = end
     return found
+
+
+def _tlvs_or_none(data: bytes) -> tuple[tuple[int, bytes], ...]:
+    """Behind an unspecified family may stand extensions, or an address that means nothing."""
+    try:
+        return tuple(_tlvs(data))
+    except ProxyError:
+        return ()
 
 
 def _check_crc(header: bytes, tlvs: list[tuple[int, bytes]]) -> None:
