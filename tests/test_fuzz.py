@@ -11,17 +11,17 @@ import pytest
 
 from tests.helpers.codec_variants import VARIANTS
 
-TARGET = Path(__file__).parent / "fuzz" / "fuzz_codecs.py"
+FUZZ = Path(__file__).parent / "fuzz"
 RUNS = 300
 PATIENCE_S = 60
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
 
 
-def run_target(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_target(folder: Path, *arguments: str, target: str = "fuzz_codecs.py") -> subprocess.CompletedProcess[str]:
     """Crashing inputs are written to `folder`."""
     return subprocess.run(
-        [sys.executable, str(TARGET), *arguments],
+        [sys.executable, str(FUZZ / target), *arguments],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -36,6 +36,14 @@ def test_no_bytes_that_the_fuzzer_finds_break_the_law_of_codecs(codec: str, tmp_
 
     assert done.returncode == 0, done.stderr
     assert f"Done {RUNS} runs" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_bytes_that_the_fuzzer_finds_break_the_law_of_proxy_headers(tmp_path: Path) -> None:
+    done = run_target(tmp_path, "-runs=5000", "-seed=1", "-max_len=200", target="fuzz_proxy_protocol.py")
+
+    assert done.returncode == 0, done.stderr
+    assert "Done 5000 runs" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
