@@ -117,7 +117,8 @@ def _reload(pidfile: str) -> int:
 def _print_config(settings: Settings) -> int:
     for setting in declared():
         value = getattr(settings, setting.name)
-        print(f"{setting.name} = {'None' if value is None else as_text(value)}")
+        shown = "..." if setting.name == "keyfile_password" and value else "None" if value is None else as_text(value)
+        print(f"{setting.name} = {shown}")
     return 0
 
 

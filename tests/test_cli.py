@@ -236,3 +236,11 @@ def test_an_engine_that_is_not_installed_is_one_line(
 
     assert main(["echo", "--reload", "--reload-engine", "watchfiles"]) == 1
     assert "is 'watchfiles', which is not installed" in capsys.readouterr().err
+
+
+def test_a_password_is_not_printed(tmp_path: Path) -> None:
+    (tmp_path / "gserver.conf.py").write_text("keyfile_password = 'secret'")
+    ended = run_gserver("--print-config", cwd=tmp_path)
+
+    assert "keyfile_password = ...\n" in ended.stdout
+    assert "secret" not in ended.stdout
