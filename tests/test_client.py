@@ -13,7 +13,7 @@ import pytest
 
 from gserver.client import Client
 from gserver.errors import ConnectionClosed, FrameTooLarge, IncompleteMessage
-from gserver.framing import JsonLines, LengthPrefixed, Lines, Malformed
+from gserver.framing import CODECS, Codec, JsonLines, Lines, Malformed
 from tests.helpers.processes import GserverProcess
 
 
@@ -42,8 +42,8 @@ def serve_once(behave: Callable[[socket.socket], None]) -> tuple[str, int]:
     return address
 
 
-@pytest.mark.parametrize("codec", [Lines, LengthPrefixed])
-def test_a_call_returns_the_answer(echo: GserverProcess, codec: type[Lines] | type[LengthPrefixed]) -> None:
+@pytest.mark.parametrize("codec", [codec for name, codec in CODECS.items() if name not in ("raw", "json_lines")])
+def test_a_call_returns_the_answer(echo: GserverProcess, codec: Callable[[], Codec]) -> None:
     with Client(echo.address, codec()) as client:
         for message in (b"one", b"two", b"x" * 50_000):
             assert client.call(message) == message
@@ -128,7 +128,7 @@ def test_the_command_does_not_block_on_more_than_the_buffers_hold(echo: GserverP
     [
         ("127.0.0.1:1", "lines", b"", b"gserver.client: 127.0.0.1:1: [Errno 111] Connection refused\n"),
         ("nowhere", "lines", b"", b"gserver.client: nowhere: 'nowhere' has no port: expected HOST:PORT"),
-        ("127.0.0.1:1", "morse", b"", b"unknown codec 'morse': expected one of raw, lines, "),
+        ("127.0.0.1:1", "morse", b"", b"unknown codec 'morse': expected one of raw, lines, length, json_lines"),
     ],
 )
 def test_the_commands_errors_are_one_line(address: str, codec: str, text: bytes, says: bytes) -> None:

@@ -39,6 +39,25 @@ def test_both_framings_on_one_stream_pass_the_battery() -> None:
     check_linear_cost(lambda: BOTH(1 << 20), NEWLINE_LIMIT.wire)
 
 
+class SearchedBuffer(bytearray):
+    """Counts the bytes that are searched."""
+
+    searched = 0
+
+    def find(self, sought: Any, start: Any = 0, end: Any = None) -> int:
+        self.searched += len(self) - start
+        return super().find(sought, start)
+
+
+def test_a_line_that_comes_byte_by_byte_is_searched_once() -> None:
+    codec = BOTH()
+    codec.partial = buffer = SearchedBuffer(b"<")
+    feed(codec, [b"a"] * 1000)
+
+    assert codec.partial is buffer
+    assert buffer.searched <= len(buffer)
+
+
 @pytest.mark.parametrize("wire", [b"0 ", b"01 a", b"+1 a", b" 1 a", b"a", b"1\ta", b"<34>a\n", b"\n", b"1" * 21])
 def test_what_is_no_length_is_refused(wire: bytes) -> None:
     with pytest.raises(InvalidHeader):

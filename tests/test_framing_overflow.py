@@ -118,6 +118,23 @@ def test_beyond_what_may_be_discarded_the_connection_ends(name: str) -> None:
     assert len(feed(make(max_bytes=10, overflow="discard", max_discard=30), [good + wire(30)])) == 2
 
 
+@pytest.mark.parametrize("name", ["lines", "json lines", "delimited", "octet counted, with newline"])
+def test_what_does_not_end_is_not_discarded_for_ever(name: str) -> None:
+    make, good, wire = CODECS[name]
+    endless = wire(31)[:-1]
+    for pieces in ([good + endless], [good + endless[:20], endless[20:]], [good, *(bytes([byte]) for byte in endless)]):
+        assert_refuses(make(max_bytes=10, overflow="discard", max_discard=30), pieces, 1)
+
+
+def test_a_carriage_return_may_still_be_half_of_the_end_of_a_discarded_line() -> None:
+    codec = Lines(10, overflow="discard", max_discard=30)
+
+    assert feed(codec, [b"a" * 20, b"a" * 10 + b"\r"]) == []
+    assert feed(codec, [b"\n"]) == [("Malformed", "line of 30 bytes, the limit is 10")]
+    with pytest.raises(FrameTooLarge, match=r"^line of at least 31 bytes, the limit is 10$"):
+        feed(codec, [b"a" * 20, b"a" * 10 + b"\r\r"])
+
+
 @every_codec
 def test_messages_over_the_maximum_that_follow_each_other_are_reported_each(name: str) -> None:
     make, good, wire = CODECS[name]

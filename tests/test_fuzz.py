@@ -12,7 +12,7 @@ import pytest
 from tests.helpers.codec_variants import VARIANTS
 
 FUZZ = Path(__file__).parent / "fuzz"
-RUNS = 300
+RUNS = 500
 PATIENCE_S = 60
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
