@@ -106,8 +106,9 @@ class Tls:
         """Look whether files have changed, and take them; call it about once a second. Return whether it took any.
 
         A change counts once two looks have seen the same, so that no half-written file is taken. What cannot be loaded
-        is logged once, and the old certificates stay. Handshakes that have begun keep what they began with. With
-        changed authorities, or if the hook's context chooses by server name itself, `context` is a new one.
+        is logged once, and the old certificates stay; so too where a worker's user may not read what the arbiter
+        has read. Handshakes that have begun keep what they began with. With changed authorities, or if the hook's
+        context chooses by server name itself, `context` is a new one.
         """
         before, self._seen = self._seen, self._look()
         if self._seen == self._tried or self._seen != before:
@@ -116,7 +117,7 @@ class Tls:
         try:
             self._contexts = self._load()
         except ConfigError as error:
-            _log.error("TLS: changed files cannot be used, and the old ones stay: %s", error)
+            _log.error("TLS: certificates cannot be loaded again, and those in use stay: %s", error)
             return False
         if self._chooses_itself or self._authorities(self._tried) != self._authorities(self._loaded):
             self._use(self._contexts.default)

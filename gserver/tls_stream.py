@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gserver.errors import CloseReason, TlsError
-from gserver.tls_hello import MAX_HELLO, ClientHello, alert_words, could_be_tls, explain, read_client_hello, words
+from gserver.tls_hello import HelloReader, alert_words, explain, words
 
 __all__ = ["TlsInfo", "TlsStream"]
 
@@ -46,15 +46,14 @@ class TlsStream:
     at_end: close_notify was received; nothing comes after it.
     """
 
-    __slots__ = ("_failure", "_first", "_hello", "_incoming", "_info", "_object", "_outgoing", "_server_name", "at_end")
+    __slots__ = ("_failure", "_incoming", "_info", "_object", "_outgoing", "_reader", "_server_name", "at_end")
 
     def __init__(self, context: ssl.SSLContext) -> None:
         """context: the server's, as Tls.context is."""
         self.at_end = False
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._first = b""
-        self._hello: ClientHello | None = None
+        self._reader: HelloReader | None = HelloReader()  # until the handshake is complete
         self._server_name: str | None = None
         self._info: TlsInfo | None = None
         self._failure: tuple[str, CloseReason] | None = None
@@ -65,26 +64,25 @@ class TlsStream:
         TlsError (HANDSHAKE_FAILED): it never will be; the stream stays in error.
         """
         self._raise_failure()
-        if self._hello is None:
-            self._read_hello(data)
         self._incoming.write(data)
+        if self._reader is None:
+            return True
+        self._read_hello(self._reader, data)
         try:
             self._object.do_handshake()
         except ssl.SSLWantReadError:
             return False
         except ssl.SSLError as error:
-            needed = self._object.context.minimum_version
-            raise self._fail(explain(error, self._first, self._hello, needed)) from error
-        self._first, self._hello = b"", None
+            raise self._fail(explain(error, self._reader, self._object.context.minimum_version)) from error
+        self._reader = None
         return True
 
-    def _read_hello(self, data: bytes) -> None:
+    def _read_hello(self, reader: HelloReader, data: bytes) -> None:
         """`ssl` fails with a traceback on stderr if a name is not ASCII, so that it must not see one."""
-        self._first += data[: MAX_HELLO - len(self._first)]
-        if not could_be_tls(self._first):  # OpenSSL would wait for five bytes of what may be a short line
-            raise self._fail(f"no TLS: the first bytes are {self._first[:8]!r}")
-        self._hello = read_client_hello(self._first)
-        name = self._hello.server_name if self._hello else None
+        reader.feed(data)
+        if not reader.could_be_tls:  # OpenSSL would wait for five bytes of what may be a short line
+            raise self._fail(f"no TLS: the first bytes are {reader.first!r}")
+        name = reader.hello.server_name if reader.hello else None
         if name is not None and not name.isascii():
             self._outgoing.write(_ILLEGAL_PARAMETER)
             raise self._fail(f"the client asks for the server name {name[:80]!r}, which is not ASCII")

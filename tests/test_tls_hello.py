@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gserver.tls_hello import ClientHello, could_be_tls, read_client_hello
+from gserver.tls_hello import ClientHello, HelloReader
 from tests.helpers.tls_client import TlsClient
 
 
@@ -17,6 +17,19 @@ def hello(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, name: str | None = "
     context.check_hostname = False
     context.maximum_version = version
     return TlsClient(context, name).handshake()
+
+
+def read_client_hello(*pieces: bytes) -> ClientHello | None:
+    reader = HelloReader()
+    for piece in pieces:
+        reader.feed(piece)
+    return reader.hello
+
+
+def could_be_tls(data: bytes) -> bool:
+    reader = HelloReader()
+    reader.feed(data)
+    return reader.could_be_tls
 
 
 @pytest.mark.parametrize(("version", "number"), [(ssl.TLSVersion.TLSv1_2, 0x0303), (ssl.TLSVersion.TLSv1_3, 0x0304)])
@@ -30,6 +43,22 @@ def test_a_message_that_is_cut_is_none() -> None:
 
     assert {read_client_hello(data[:end]) for end in range(len(data))} == {None}
     assert read_client_hello(data + b"\x14\x03\x03\x00\x01\x01") is not None
+
+
+def test_a_message_may_come_in_any_pieces() -> None:
+    data = hello()
+
+    for size in (1, 2, 5, 6, 100):
+        assert read_client_hello(*(data[at : at + size] for at in range(0, len(data), size))) == read_client_hello(data)
+
+
+def test_nothing_is_kept_of_what_is_no_hello() -> None:
+    reader = HelloReader()
+    for _ in range(20):
+        reader.feed(b"\x16\x03\x01\xff\xff\x01\xff\xff\xff" + bytes(0xFFFF - 4))
+
+    assert reader.hello is None
+    assert len(reader._rest) + len(reader._message) == 0
 
 
 def test_a_message_in_several_records_is_read() -> None:
