@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket as plain
 import ssl
-import struct
 import time
 from typing import Any
 
@@ -12,43 +10,20 @@ import gevent
 import pytest
 from gevent import socket
 
-from gserver import Service, stream
-from gserver.admission import AccessList, parse_networks
+from gserver import stream
+from gserver.admission import parse_networks
 from gserver.connection import Connection
 from gserver.deadlines import Deadlines
-from gserver.entrance import EntranceRules
 from gserver.errors import CloseReason
 from gserver.framing import Lines
 from gserver.limits import Limits
 from gserver.streams import StreamConnection
 from gserver.tls import Tls, TlsConfig
 from tests.helpers.certificates import Authority
+from tests.helpers.proxied import BOTH, CLIENT, V1, V2, V2_SIGNATURE, Told, proxied, v2
 from tests.helpers.services import make_echo_lines, make_lines
 from tests.helpers.serving import Peer, Serving, assert_closed, closed_reasons
 from tests.helpers.waiting import wait_until
-
-V1 = b"PROXY TCP4 192.0.2.7 192.0.2.1 5678 443\r\n"
-V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
-CLIENT = ("192.0.2.7", 5678)
-
-
-def v2(command: int = 1, source: str = "192.0.2.7", port: int = 5678, tlvs: bytes = b"") -> bytes:
-    """A header of version 2, for TCP over IPv4."""
-    addresses = plain.inet_aton(source) + plain.inet_aton("192.0.2.1") + struct.pack("!HH", port, 443)
-    rest = addresses + tlvs
-    return V2_SIGNATURE + bytes((0x20 | command, 0x11)) + struct.pack("!H", len(rest)) + rest
-
-
-def v1(source: str, port: int = 5678) -> bytes:
-    return f"PROXY TCP4 {source} 192.0.2.1 {port} 443\r\n".encode()
-
-
-V2 = v2()
-BOTH = pytest.mark.parametrize("header", [V1, V2], ids=["v1", "v2"])
-
-
-def proxied(mode: Any = "auto", proxies: str = "127.0.0.1", tls: Tls | None = None) -> EntranceRules:
-    return EntranceRules(mode, AccessList(parse_networks([proxies]), ()), tls)
 
 
 def who(line: bytes, conn: Connection) -> bytes:
@@ -63,21 +38,6 @@ def who_stream(conn: StreamConnection) -> None:
 
 
 SERVED = pytest.mark.parametrize("served", [make_lines(who), who_stream], ids=["service", "stream"])
-
-
-class Told:
-    """What a service was told of its connections."""
-
-    def __init__(self) -> None:
-        self.opened: list[Any] = []
-        self.closed: list[Any] = []
-
-    def service(self) -> Service:
-        return make_echo_lines(
-            on_open=lambda conn: self.opened.append(conn.peer),
-            on_close=lambda conn, reason: self.closed.append((conn.peer, reason)),
-            on_error=lambda fault, conn: str(fault).encode(),
-        )
 
 
 # Who it is

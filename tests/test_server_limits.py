@@ -10,15 +10,13 @@ from typing import Any
 import pytest
 from gevent import socket
 
-from gserver import JsonService, Service, stream
+from gserver import JsonService
 from gserver.admission import parse_networks
 from gserver.connection import Connection
 from gserver.deadlines import Deadlines
 from gserver.errors import CloseReason, LimitExceeded
-from gserver.framing import Lines
 from gserver.limits import Limits
-from gserver.server import TcpServer
-from gserver.streams import StreamConnection
+from tests.helpers.limited import admitted, assert_turned_away, bare_echo, echo_stream, telling_echo
 from tests.helpers.services import make_echo_lines
 from tests.helpers.serving import Peer, Serving, closed_reasons
 from tests.helpers.waiting import PATIENCE_S, assert_never, wait_until
@@ -26,46 +24,7 @@ from tests.helpers.waiting import PATIENCE_S, assert_never, wait_until
 FULL, SHED = CloseReason.FULL, CloseReason.SHED
 
 
-def telling_echo(**hooks: Any) -> Service:
-    return make_echo_lines(on_error=lambda fault, conn: str(fault).encode(), **hooks)
-
-
-@stream(codec=Lines)
-def echo_stream(conn: StreamConnection) -> None:
-    for line in conn:
-        conn.send(line)
-
-
-def bare_echo(sock: Any, address: Any) -> None:
-    while data := sock.recv(1000):
-        sock.sendall(data)
-
-
 SERVED = pytest.mark.parametrize("served", [telling_echo(), echo_stream, bare_echo], ids=["service", "stream", "bare"])
-
-
-def connect_from(serving: Serving, server: TcpServer, host: str) -> Peer:
-    """A peer whose address is `host`, one of 127.0.0.0/8."""
-    peer = Peer.__new__(Peer)
-    peer.unread = b""
-    peer.sock = socket.socket()
-    peer.sock.settimeout(PATIENCE_S)
-    peer.sock.bind((host, 0))
-    peer.sock.connect(server.address)
-    serving._peers.append(peer)
-    return peer
-
-
-def admitted(serving: Serving, server: TcpServer, count: int, host: str = "127.0.0.1") -> list[Peer]:
-    """So many peers, each of which has been answered."""
-    peers = [connect_from(serving, server, host) for _ in range(count)]
-    for peer in peers:
-        assert peer.ask(b"hello") == b"hello"
-    return peers
-
-
-def assert_turned_away(peer: Peer) -> None:
-    assert peer.read_to_end() == b""
 
 
 # How many
@@ -122,7 +81,7 @@ def test_a_network_has_so_many_connections(serving: Serving) -> None:
     admitted(serving, server, 1, host="127.0.0.1")
     admitted(serving, server, 1, host="127.0.0.2")
 
-    refused = connect_from(serving, server, "127.0.0.3")
+    refused = serving.connect(server, host="127.0.0.3")
     assert refused.read_to_end() == b"more than 2 connections from one network\n"
     admitted(serving, server, 2, host="127.0.1.1")
     assert closed_reasons(server) == {CloseReason.ADDRESS_LIMIT: 1}
@@ -136,15 +95,8 @@ def test_so_many_come_in_a_second(serving: Serving, served: Any) -> None:
 
     assert server.ledger.open in (4, 5)  # a moment passes, and a quarter of a second is one more
     assert set(closed_reasons(server)) == {CloseReason.ACCEPT_RATE}
-    assert sum(is_served(peer) for peer in peers) == server.ledger.open
-    wait_until(lambda: is_served(serving.connect(server)))
-
-
-def is_served(peer: Peer) -> bool:
-    try:
-        return peer.ask(b"hello") == b"hello"
-    except (AssertionError, OSError):
-        return False
+    assert sum(peer.is_served for peer in peers) == server.ledger.open
+    wait_until(lambda: serving.connect(server).is_served)
 
 
 # Who
@@ -157,8 +109,8 @@ def test_only_the_allowed_and_never_the_denied_come_in(serving: Serving, served:
     admitted(serving, server, 1, host="127.0.0.1")
     admitted(serving, server, 1, host="127.0.0.3")
 
-    assert_turned_away(connect_from(serving, server, "127.0.0.2"))
-    assert_turned_away(connect_from(serving, server, "127.0.0.4"))
+    assert_turned_away(serving.connect(server, host="127.0.0.2"))
+    assert_turned_away(serving.connect(server, host="127.0.0.4"))
     assert closed_reasons(server) == {CloseReason.DENIED: 2}
 
 
@@ -191,7 +143,7 @@ def test_peers_of_a_unix_socket_have_no_address_that_could_be_too_many(serving: 
     peers = [Peer(str(tmp_path / "socket")) for _ in range(4)]
 
     assert [peer.ask(b"hello") for peer in peers[:3]] == [b"hello"] * 3
-    assert peers[3].read_to_end() == b"the server is full: it holds 3 connections\n"
+    assert_turned_away(peers[3], b"the server is full: it holds 3 connections\n")
     for peer in peers:
         peer.close()
 

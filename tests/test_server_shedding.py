@@ -7,10 +7,9 @@ from typing import Any
 
 import gevent
 import pytest
-from gevent import socket
 from gevent.event import Event
 
-from gserver import Service, stream
+from gserver import stream
 from gserver.admission import parse_networks
 from gserver.errors import CloseReason
 from gserver.framing import Lines
@@ -18,53 +17,12 @@ from gserver.limits import Limits
 from gserver.server import TcpServer
 from gserver.spare import SpareDescriptor
 from gserver.streams import StreamConnection
+from tests.helpers.limited import admitted, assert_turned_away, bare_echo, echo_stream, telling_echo
 from tests.helpers.services import Gate, make_echo_lines, make_lines
-from tests.helpers.serving import Peer, Serving, closed_reasons
-from tests.helpers.waiting import PATIENCE_S, wait_until
+from tests.helpers.serving import Serving, closed_reasons
+from tests.helpers.waiting import wait_until
 
 FULL, SHED = CloseReason.FULL, CloseReason.SHED
-
-
-def telling_echo(**hooks: Any) -> Service:
-    return make_echo_lines(on_error=lambda fault, conn: str(fault).encode(), **hooks)
-
-
-@stream(codec=Lines)
-def echo_stream(conn: StreamConnection) -> None:
-    for line in conn:
-        conn.send(line)
-
-
-def bare_echo(sock: Any, address: Any) -> None:
-    while data := sock.recv(1000):
-        sock.sendall(data)
-
-
-SERVED = pytest.mark.parametrize("served", [telling_echo(), echo_stream, bare_echo], ids=["service", "stream", "bare"])
-
-
-def connect_from(serving: Serving, server: TcpServer, host: str) -> Peer:
-    """A peer whose address is `host`, one of 127.0.0.0/8."""
-    peer = Peer.__new__(Peer)
-    peer.unread = b""
-    peer.sock = socket.socket()
-    peer.sock.settimeout(PATIENCE_S)
-    peer.sock.bind((host, 0))
-    peer.sock.connect(server.address)
-    serving._peers.append(peer)
-    return peer
-
-
-def admitted(serving: Serving, server: TcpServer, count: int, host: str = "127.0.0.1") -> list[Peer]:
-    """So many peers, each of which has been answered."""
-    peers = [connect_from(serving, server, host) for _ in range(count)]
-    for peer in peers:
-        assert peer.ask(b"hello") == b"hello"
-    return peers
-
-
-def assert_turned_away(peer: Peer) -> None:
-    assert peer.read_to_end() == b""
 
 
 def shedding(served: Any, serving: Serving, count: int, **options: Any) -> TcpServer:
@@ -108,7 +66,7 @@ def test_a_handler_at_work_is_never_shed(serving: Serving, greenlets: str) -> No
     newcomer.send(b"wait\n")
     wait_until(lambda: gate.waiting == 2)
 
-    assert serving.connect(server).read_to_end() == b"the server is full: it holds 2 connections\n"
+    assert_turned_away(serving.connect(server), b"the server is full: it holds 2 connections\n")
     gate.opened.set()
     assert busy.read_line() == newcomer.read_line() == b"did wait"
     assert closed_reasons(server) == {SHED: 1, FULL: 1}
@@ -145,7 +103,7 @@ def test_who_is_owed_a_reply_is_not_idle(serving: Serving, greenlets: str) -> No
     slow.send(b"x\n")
     wait_until(lambda: any(conn.outbox is not None for conn in server.connections))
 
-    assert serving.connect(server).read_to_end() == b"the server is full: it holds 1 connections\n"
+    assert_turned_away(serving.connect(server), b"the server is full: it holds 1 connections\n")
     assert len(slow.read_exactly(1_000_001)) == 1_000_001
 
 
@@ -156,7 +114,7 @@ def test_on_open_that_is_not_over_is_not_idle(serving: Serving, greenlets: str) 
     first = serving.connect(server)
     wait_until(lambda: gate.waiting == 1)
 
-    assert serving.connect(server).read_to_end() == b"the server is full: it holds 1 connections\n"
+    assert_turned_away(serving.connect(server), b"the server is full: it holds 1 connections\n")
     gate.opened.set()
     assert first.ask(b"hello") == b"hello"
 
@@ -176,7 +134,7 @@ def test_nobody_makes_room_for_who_may_not_come_in_anyway(
     limited = Limits(max_connections=2, full_action="shed", **limits)
     server = serving.start(telling_echo(), greenlets=greenlets, limits=limited)
     peers = admitted(serving, server, 2)
-    connect_from(serving, server, host).read_to_end()
+    serving.connect(server, host=host).read_to_end()
 
     assert [peer.ask(b"still") for peer in peers] == [b"still"] * 2
     assert SHED not in closed_reasons(server)
@@ -199,7 +157,7 @@ def test_everybody_of_a_storm_that_sheds_is_accounted_for(serving: Serving, gree
     peers = [serving.connect(server) for _ in range(200)]
     wait_until(lambda: server.ledger.accepted == 200 and server.ledger.open <= 10)
 
-    assert sum(is_served(peer) for peer in peers) == server.ledger.open == 10
+    assert sum(peer.is_served for peer in peers) == server.ledger.open == 10
     reasons = closed_reasons(server)
     assert sum(reasons.values()) == 190
     assert set(reasons) <= {SHED, FULL}
