@@ -50,7 +50,7 @@ class OwnOccupancy:
 
 
 class Door:
-    """Judges connections by `limits`."""
+    """Judges connections by `limits`: those of one server, or of all the listeners of a worker."""
 
     def __init__(self, limits: Limits, occupancy: Occupancy) -> None:
         self._limits = limits

@@ -26,7 +26,7 @@ from greenlet import GreenletExit
 from gserver.bare import BareHandlers
 from gserver.connection import Address, Connection, State
 from gserver.deadlines import Deadlines
-from gserver.door import Door, Occupancy, OwnOccupancy
+from gserver.door import Door, OwnOccupancy
 from gserver.engine import DedicatedEngine, Engine, PooledEngine
 from gserver.entrance import Entrance, EntranceRules
 from gserver.errors import CloseReason, ConfigError, HandlerTimeout, LimitExceeded
@@ -94,7 +94,7 @@ class TcpServer(StreamServer):
         linger_s: how long a socket may stay, in seconds, after the last reply was sent; default 2.
         ledger: where to count; default: one of its own.
         deadlines, limits: see there; deadlines hold for services only.
-        occupancy: who else the limits are shared with; default: nobody.
+        door: who lets connections in, for several servers perhaps; default: one of its own, by `limits`.
         entrance: the PROXY header and the TLS that a service's connections begin with; default: neither.
         send_limit: what may wait for a peer to take it before send_nowait() gives it up, in bytes; default 1 MiB.
 
@@ -115,7 +115,7 @@ class TcpServer(StreamServer):
         ledger: Ledger | None = None,
         deadlines: Deadlines | None = None,
         limits: Limits | None = None,
-        occupancy: Occupancy | None = None,
+        door: Door | None = None,
         entrance: EntranceRules | None = None,
         send_limit: int = SEND_LIMIT,
         **ssl_args: Any,
@@ -124,7 +124,7 @@ class TcpServer(StreamServer):
         self.send_limit = send_limit
         self._deadlines = deadlines or Deadlines()
         self._limits = limits or Limits()
-        self._door = Door(self._limits, occupancy or OwnOccupancy(self.ledger))
+        self._door = door or Door(self._limits, OwnOccupancy(self.ledger))
         self._spare: SpareDescriptor | None = None
         self._untold = 0  # turned away for want of a descriptor, and not yet in the log
         self._told_at = -EXHAUSTED_LOG_S

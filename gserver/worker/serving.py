@@ -13,7 +13,7 @@ from gserver.admission import AccessList
 from gserver.arbiter.scoreboard import Scoreboard
 from gserver.connection import Connection
 from gserver.deadlines import Deadlines
-from gserver.door import Occupancy
+from gserver.door import Door
 from gserver.entrance import EntranceRules
 from gserver.ledger import Ledger
 from gserver.limits import Limits
@@ -23,7 +23,7 @@ from gserver.settings import Settings
 from gserver.tls import Tls
 from gserver.worker.gate import LONGEST_PAUSE_S, pause_before_accept
 
-__all__ = ["WorkerServer"]
+__all__ = ["WorkerServer", "limits_of"]
 
 log = logging.getLogger("gserver.worker")
 access_log = logging.getLogger("gserver.access")
@@ -38,7 +38,7 @@ class WorkerServer(TcpServer):
     Args:
         worker: what the hooks are told is the worker.
         scoreboard: where to look how many connections the others hold; None: there are no others at this listener.
-        occupancy: with whom the limits are shared; default: with nobody.
+        door: of all the worker's listeners; default: one of its own, whose limits are shared with nobody.
         tls: the certificates, where the settings name some.
     """
 
@@ -51,7 +51,7 @@ class WorkerServer(TcpServer):
         scoreboard: Scoreboard | None,
         worker: Any,
         *,
-        occupancy: Occupancy | None = None,
+        door: Door | None = None,
         tls: Tls | None = None,
     ) -> None:
         super().__init__(
@@ -61,7 +61,7 @@ class WorkerServer(TcpServer):
             ledger=ledger,
             deadlines=deadlines_of(settings),
             limits=limits_of(settings),
-            occupancy=occupancy,
+            door=door,
             entrance=entrance_of(settings, tls),
             send_limit=settings.send_buffer_limit,
         )

@@ -167,12 +167,14 @@ class Worker:
             self._drain(message.addresses)
 
     def _listen(self, message: Message) -> None:
+        from gserver.door import Door
         from gserver.worker.occupancy import SharedOccupancy
-        from gserver.worker.serving import WorkerServer
+        from gserver.worker.serving import WorkerServer, limits_of
 
         if self.settings.daemon:
             leave_terminal()  # what can go wrong at a start was said there
         scoreboard = None if self.settings.reuse_port else self._post.scoreboard
+        door = Door(limits_of(self.settings), SharedOccupancy(self._post.scoreboard, self._post.place))
         for address, descriptor in zip(message.addresses, message.descriptors, strict=True):
             listener = socket.socket(fileno=descriptor)
             server = WorkerServer(
@@ -182,7 +184,7 @@ class Worker:
                 self._ledger,
                 scoreboard,
                 self,
-                occupancy=SharedOccupancy(self._post.scoreboard, self._post.place),
+                door=door,
                 tls=self._post.tls,
             )
             server.start()

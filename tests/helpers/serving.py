@@ -31,9 +31,12 @@ NARROW_BYTES = 8192
 class Peer:
     """A client that reads and writes bytes, and waits no longer than its patience."""
 
-    def __init__(self, address: Any, narrow: bool = False) -> None:
+    def __init__(self, address: Any, narrow: bool = False, host: str | None = None) -> None:
+        """host: where it connects from, such as another one of 127.0.0.0/8."""
         self.sock: Any = socket.socket(address_family(address))
         self.sock.settimeout(PATIENCE_S)
+        if host is not None:
+            self.sock.bind((host, 0))
         if narrow:
             self.sock.setsockopt(plain.SOL_SOCKET, plain.SO_RCVBUF, NARROW_BYTES)
         self.sock.connect(address)
@@ -78,6 +81,14 @@ class Peer:
         self.send(line + b"\n")
         return self.read_line()
 
+    @property
+    def is_served(self) -> bool:
+        """Whether a line comes back."""
+        try:
+            return self.ask(b"hello") == b"hello"
+        except (AssertionError, OSError):
+            return False
+
     def is_reset(self) -> bool:
         """Whether the connection ends with a reset."""
         try:
@@ -117,9 +128,9 @@ class Serving:
             server.socket.setsockopt(plain.SOL_SOCKET, plain.SO_SNDBUF, NARROW_BYTES)
         return server
 
-    def connect(self, server: TcpServer, narrow: bool = False) -> Peer:
+    def connect(self, server: TcpServer, narrow: bool = False, host: str | None = None) -> Peer:
         """Return a peer that the kernel has connected; whether the server has accepted it is another matter."""
-        peer = Peer(server.address, narrow)
+        peer = Peer(server.address, narrow, host)
         self._peers.append(peer)
         return peer
 

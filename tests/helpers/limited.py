@@ -1,0 +1,42 @@
+"""Services and peers of servers that do not let everybody in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gserver import Service, stream
+from gserver.framing import Lines
+from gserver.server import TcpServer
+from gserver.streams import StreamConnection
+from tests.helpers.services import make_echo_lines
+from tests.helpers.serving import Peer, Serving
+
+__all__ = ["admitted", "assert_turned_away", "bare_echo", "echo_stream", "telling_echo"]
+
+
+def telling_echo(**hooks: Any) -> Service:
+    """Lines come back, and whoever is refused is told why."""
+    return make_echo_lines(on_error=lambda fault, conn: str(fault).encode(), **hooks)
+
+
+@stream(codec=Lines)
+def echo_stream(conn: StreamConnection) -> None:
+    for line in conn:
+        conn.send(line)
+
+
+def bare_echo(sock: Any, address: Any) -> None:
+    while data := sock.recv(1000):
+        sock.sendall(data)
+
+
+def admitted(serving: Serving, server: TcpServer, count: int, host: str = "127.0.0.1") -> list[Peer]:
+    """So many peers from `host`, each of which has been answered."""
+    peers = [serving.connect(server, host=host) for _ in range(count)]
+    assert all(peer.is_served for peer in peers)
+    return peers
+
+
+def assert_turned_away(peer: Peer, said: bytes = b"") -> None:
+    """It is told this, and closed in an orderly way."""
+    assert peer.read_to_end() == said

@@ -1,0 +1,338 @@
+"""Limits of all workers together, and deadlines by their flags: the real server, real processes, and its logs."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.processes import PATIENCE_S, GserverProcess, wait_for
+
+APP = """
+import os
+import gevent
+from gevent.monkey import get_original
+from gserver import Lines, Service
+
+def answer(line, conn):
+    if line == b"block":
+        get_original("time", "sleep")(1.0)
+    elif line == b"wait":
+        conn.send(b"waiting")
+        gevent.sleep(3600)
+    return b"%d %s" % (os.getpid(), line)
+
+def tell(fault, conn):
+    return b"refused: " + str(fault).encode()
+
+app = Service(answer, Lines, on_error=tell, probe=b"probe")
+"""
+
+
+class Guest:
+    """A client from an address of 127.0.0.0/8. Closes: close()."""
+
+    def __init__(self, address: tuple[str, int], host: str = "127.0.0.1") -> None:
+        self.sock = socket.create_connection(address, PATIENCE_S, (host, 0))
+
+    def say(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def hear(self) -> str:
+        """The next line; "" at the end. TimeoutError for whoever is left hanging."""
+        line = b""
+        while not line.endswith(b"\n"):
+            more = self.sock.recv(1000)
+            if not more:
+                break
+            line += more
+        return line.decode().strip()
+
+    def ask(self) -> str:
+        """What the server says to a line: "PID x", why it is refused, or nothing."""
+        try:
+            self.say(b"x\n")
+            return self.hear()
+        except ConnectionError:
+            return ""
+
+    @property
+    def is_served(self) -> bool:
+        return self.ask().endswith(" x")
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+Enter = Callable[..., Guest]
+
+
+@contextmanager
+def running(folder: Path, *arguments: str, workers: int = 3) -> Iterator[tuple[GserverProcess, Enter]]:
+    """The server, and how guests come: they leave at the end, before it stops."""
+    (folder / "app.py").write_text(APP)
+    with GserverProcess(folder, "app:app", *arguments, workers=workers) as server, ExitStack() as guests:
+
+        def enter(host: str = "127.0.0.1") -> Guest:
+            guest = Guest(server.address, host)
+            guests.callback(guest.close)
+            return guest
+
+        yield server, enter
+
+
+def enter_when_one_has_left(enter: Enter, host: str = "127.0.0.1") -> Guest:
+    """The server needs a moment to see it."""
+    came: list[Guest] = []
+
+    def comes() -> bool:
+        guest = enter(host)
+        came.append(guest)
+        return guest.is_served
+
+    wait_for(comes, "a place has become free")
+    return came[-1]
+
+
+# How many
+
+
+@pytest.mark.parametrize("reuse_port", [False, True])
+def test_all_workers_together_hold_as_many_as_they_may(tmp_path: Path, reuse_port: bool) -> None:
+    arguments = ["--max-connections", "30", *["--reuse-port"] * reuse_port]
+    with running(tmp_path, *arguments) as (_, enter):
+        guests = [enter() for _ in range(50)]
+        said = [guest.ask() for guest in guests]
+        inside = [guest for guest, words in zip(guests, said, strict=True) if words.endswith(" x")]
+
+        assert len(inside) == 30
+        assert len({words for words in said if words.endswith(" x")}) == 3  # each of the workers has some
+        outside = Counter(words for words in said if not words.endswith(" x"))
+        assert outside == {"refused: the server is full: it holds 30 connections": 20}
+
+        inside.pop().close()
+        inside.append(enter_when_one_has_left(enter))
+        assert not enter().is_served
+        assert all(guest.is_served for guest in inside)
+
+
+def test_closing_without_a_word_leaves_nobody_hanging(tmp_path: Path) -> None:
+    with running(tmp_path, "--max-connections", "5", "--full-action", "close") as (_, enter):
+        said = [guest.ask() for guest in [enter() for _ in range(25)]]
+
+        assert sorted(words.endswith(" x") for words in said) == [False] * 20 + [True] * 5
+        assert [words for words in said if not words.endswith(" x")] == [""] * 20
+
+
+def test_a_worker_that_is_full_leaves_it_to_another(tmp_path: Path) -> None:
+    with running(tmp_path, "--worker-connections", "4", workers=2) as (_, enter):
+        guests = [enter() for _ in range(8)]
+        pids = Counter(guest.ask() for guest in guests)
+
+        assert sorted(pids.values()) == [4, 4]
+        assert enter().ask() == "refused: the server is full: it holds 4 connections"
+
+
+def test_the_longest_idle_one_makes_room_and_never_a_busy_one(tmp_path: Path) -> None:
+    arguments = ["--max-connections", "4", "--full-action", "shed", "--graceful-timeout", "0.2"]
+    with running(tmp_path, *arguments, workers=2) as (_, enter):
+        guests = [enter() for _ in range(4)]
+        assert all(guest.is_served for guest in guests)
+        newcomer = enter()
+        assert newcomer.is_served
+        gone = [guest for guest in guests if not guest.is_served]
+        assert len(gone) == 1
+
+        inside = [guest for guest in (*guests, newcomer) if guest not in gone]
+        for guest in inside:
+            guest.say(b"wait\n")
+            assert guest.hear() == "waiting"
+        assert enter().ask() == "refused: the server is full: it holds 4 connections"
+
+
+# By address
+
+
+def test_an_address_has_so_many_connections_over_all_workers_even_after_one_was_killed(tmp_path: Path) -> None:
+    with running(tmp_path, "--max-connections-per-ip", "6") as (server, enter):
+        inside = {guest: int(guest.ask().split()[0]) for guest in [enter() for _ in range(6)]}
+        assert len(set(inside.values())) > 1
+        too_many = "refused: more than 6 connections from one address"
+        assert [enter().ask() for _ in range(6)] == [too_many] * 6
+        assert all(enter("127.0.0.2").is_served for _ in range(6))
+        assert not enter("127.0.0.2").is_served
+
+        victim = next(iter(inside.values()))
+        server.kill_worker(victim)
+        lost = [guest for guest, pid in inside.items() if pid == victim]
+        assert all(enter().is_served for _ in lost)
+        assert enter().ask() == too_many
+        assert all(guest.is_served for guest in inside if guest not in lost)
+
+
+def test_a_network_has_so_many_connections_over_all_workers(tmp_path: Path) -> None:
+    with running(tmp_path, "--max-connections-per-network", "4", "--ipv4-network-bits", "30") as (_, enter):
+        hosts = ["127.0.0.4", "127.0.0.5", "127.0.0.6", "127.0.0.7"]
+
+        assert all(enter(host).is_served for host in hosts)
+        assert [enter(host).ask() for host in hosts] == ["refused: more than 4 connections from one network"] * 4
+        assert enter("127.0.0.8").is_served
+
+
+def test_who_may_connect_is_listed(tmp_path: Path) -> None:
+    allowed = ["--allow", "127.0.0.0/29", "--allow", "127.0.1.1", "--deny", "127.0.0.2"]
+    with running(tmp_path, *allowed, "--access-logfile", "access", workers=2) as (_, enter):
+        answers = {host: enter(host).ask() for host in ("127.0.0.1", "127.0.0.2", "127.0.0.9", "127.0.1.1")}
+
+        assert [host for host, words in answers.items() if words.endswith(" x")] == ["127.0.0.1", "127.0.1.1"]
+        assert [words for words in answers.values() if not words.endswith(" x")] == ["", ""]
+        wait_for(lambda: (tmp_path / "access").read_text().count('"denied"') == 2, "both stand in the access log")
+
+
+# How fast
+
+
+def serving(server: GserverProcess) -> int:
+    """How many workers accept connections."""
+    return sum(any(each.status == "LISTEN" for each in worker.net_connections()) for worker in server.workers())
+
+
+def test_so_many_come_in_a_second_over_all_workers(tmp_path: Path) -> None:
+    with running(tmp_path, "--max-accept-rate", "10", workers=2) as (server, enter):
+        wait_for(lambda: serving(server) == 2, "both have the listener, and share the rate")
+        began = time.monotonic()
+        said = [guest.ask() for guest in [enter() for _ in range(60)]]
+        most = 10 * (1 + time.monotonic() - began) + 1
+        count = sum(words.endswith(" x") for words in said)
+
+        assert 5 <= count <= most  # one worker's share, and everything
+        refused = {words for words in said if not words.endswith(" x")}
+        assert refused == {"refused: more than 10 connections a second"}
+
+
+def test_a_rate_below_one_for_each_worker_lets_somebody_in(tmp_path: Path) -> None:
+    with running(tmp_path, "--max-accept-rate", "1") as (_, enter):
+        assert any(guest.is_served for guest in [enter() for _ in range(3)])
+        enter_when_one_has_left(enter)
+
+
+def test_a_rate_is_of_all_listeners_together(tmp_path: Path) -> None:
+    with running(tmp_path, "--max-accept-rate", "10", "-b", "127.0.0.2:0", workers=1) as (server, _):
+        addresses = re.findall(r"(127\.0\.0\.[12]):(\d+)", server.log)
+        assert len(addresses) == 2
+        began = time.monotonic()
+        guests = [Guest((host, int(port))) for host, port in addresses * 20]
+        served = sum(guest.is_served for guest in guests)
+
+        assert 10 <= served <= 10 * (1 + time.monotonic() - began) + 1
+        for guest in guests:
+            guest.close()
+
+
+# Settings
+
+
+def test_a_reload_changes_a_limit(tmp_path: Path) -> None:
+    config = tmp_path / "config.py"
+    config.write_text("max_connections = 2")
+    with running(tmp_path, "-c", str(config), workers=2) as (server, enter):
+        before = [enter() for _ in range(2)]
+        assert all(guest.is_served for guest in before)
+        assert enter().ask() == "refused: the server is full: it holds 2 connections"
+        config.write_text("max_connections = 4\ndeny = ['127.0.0.3']")
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("Reloaded")
+        for guest in before:
+            assert guest.hear() == ""  # drained
+
+        after = [enter_when_one_has_left(enter) for _ in range(4)]
+        assert enter().ask() == "refused: the server is full: it holds 4 connections"
+        assert enter("127.0.0.3").ask() == ""
+        assert all(guest.is_served for guest in after)
+
+
+def test_each_deadline_has_its_flag_and_its_word_in_the_access_log(tmp_path: Path) -> None:
+    flags = {"--first-byte-timeout": "0.3", "--idle-timeout": "0.4", "--message-timeout": "0.3"}
+    flags |= {"--handler-timeout": "0.3", "--access-logfile": "access", "--access-logformat": "%(h)s %(r)s"}
+    arguments = [word for pair in flags.items() for word in pair]
+    with running(tmp_path, *arguments, workers=2) as (_, enter):
+        silent, idle, half, slow = (enter() for _ in range(4))
+        names = {f"127.0.0.1:{guest.sock.getsockname()[1]}": guest for guest in (silent, idle, half, slow)}
+        assert idle.is_served
+        half.say(b"hal")
+        slow.say(b"wait\n")
+        assert slow.hear() == "waiting"
+
+        assert (silent.hear(), idle.hear()) == ("", "")
+        assert half.hear() == "refused: message not complete after 0.3 s"
+        assert slow.hear() == "refused: no answer within 0.3 s"
+        wait_for(lambda: (tmp_path / "access").read_text().count("\n") == 4, "all four are in the access log")
+        lines = (line.split() for line in (tmp_path / "access").read_text().splitlines())
+        words = {names[name]: word for name, word in lines}
+        expected = ("first_byte_timeout", "idle_timeout", "message_timeout", "handler_timeout")
+        assert tuple(words[guest] for guest in (silent, idle, half, slow)) == expected
+
+
+def test_a_connection_that_is_old_enough_is_closed(tmp_path: Path) -> None:
+    with running(tmp_path, "--max-connection-age", "0.3", "--access-logfile", "access", workers=1) as (_, enter):
+        guest = enter()
+        assert guest.is_served
+
+        assert guest.hear() == ""
+        wait_for(lambda: '"aged"' in (tmp_path / "access").read_text(), "it stands in the access log")
+
+
+def test_a_message_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    with running(tmp_path, "--max-message-size", "100", "--access-logfile", "access", workers=1) as (_, enter):
+        fits, too_long = enter(), enter()
+        fits.say(b"y" * 100 + b"\n")
+        too_long.say(b"y" * 101 + b"\n")
+
+        assert fits.hear().endswith("y" * 100)
+        assert re.fullmatch("refused: .*100.*", too_long.hear())
+        assert too_long.hear() == ""
+        wait_for(lambda: '"protocol_error"' in (tmp_path / "access").read_text(), "it stands in the access log")
+
+
+def test_every_refusal_has_its_word_in_the_access_log(tmp_path: Path) -> None:
+    limits = ["--max-connections", "3", "--max-connections-per-ip", "2"]
+    access = ["--access-logfile", "access", "--access-logformat", "%(r)s %(M)s"]
+    with running(tmp_path, *limits, *access, workers=1) as (_, enter):
+        inside = [enter("127.0.0.1"), enter("127.0.0.1"), enter("127.0.0.2")]
+        assert all(guest.is_served for guest in inside)
+        assert not enter("127.0.0.1").is_served
+        assert not enter("127.0.0.3").is_served
+        log = tmp_path / "access"
+
+        wait_for(
+            lambda: log.read_text() == "address_limit 0\nfull 0\n", "both, and nothing else, are in the access log"
+        )
+
+
+def test_a_handler_that_blocks_the_worker_is_named_in_the_log(tmp_path: Path) -> None:
+    with running(tmp_path, "--block-warning", "0.2", workers=1) as (server, enter):
+        guest = enter()
+        guest.say(b"block\n")
+        assert guest.hear().endswith(" block")
+        name = f"127.0.0.1:{guest.sock.getsockname()[1]}"
+
+        server.wait_for_log(rf"The worker stood still for 0\.\d s or more: {re.escape(name)} in app\.answer")
+        server.wait_for_log(r'app\.py", line \d+, in answer\n')
+        assert 'get_original("time", "sleep")(1.0)' in server.log
+
+
+def test_a_handler_that_waits_as_gevent_does_is_not_named(tmp_path: Path) -> None:
+    with running(tmp_path, "--block-warning", "0.1", "--handler-timeout", "0.5", workers=1) as (server, enter):
+        guest = enter()
+        guest.say(b"wait\n")
+
+        assert guest.hear() == "waiting"
+        assert guest.hear() == "refused: no answer within 0.5 s"
+        assert "in app.answer" not in server.log
