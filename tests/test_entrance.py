@@ -19,7 +19,7 @@ from gserver.framing import Lines
 from gserver.limits import Limits
 from gserver.streams import StreamConnection
 from gserver.tls import Tls, TlsConfig
-from tests.helpers.certificates import Authority
+from tests.helpers.certificates import CertificateFiles, make_certificates
 from tests.helpers.proxied import BOTH, CLIENT, V1, V2, V2_SIGNATURE, Told, proxied, v2
 from tests.helpers.services import make_echo_lines, make_lines
 from tests.helpers.serving import Peer, Serving, assert_closed, closed_reasons
@@ -344,23 +344,23 @@ def shake_hands(peer: Peer, context: ssl.SSLContext, first: bytes = b"") -> tupl
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("certificates"))
+def files(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @SERVED
 @BOTH
 @pytest.mark.parametrize("together", [True, False])
 def test_the_header_comes_before_tls(
-    serving: Serving, authority: Authority, greenlets: str, served: Any, header: bytes, together: bool
+    serving: Serving, files: CertificateFiles, greenlets: str, served: Any, header: bytes, together: bool
 ) -> None:
-    tls = Tls(TlsConfig(authority.issue("localhost").both))
+    tls = Tls(TlsConfig(files.combined))
     server = serving.start(served, greenlets=greenlets, entrance=proxied(tls=tls))
     peer = serving.connect(server)
     if not together:
         peer.send(header)
         wait_until(lambda: any(conn.peer == CLIENT for conn in server.connections))
-    client, incoming, outgoing = shake_hands(peer, authority.client_context(), header if together else b"")
+    client, incoming, outgoing = shake_hands(peer, files.client_context(), header if together else b"")
     client.write(b"who\n")
     peer.send(outgoing.read())
     said = b""
@@ -373,8 +373,8 @@ def test_the_header_comes_before_tls(
     assert said == b"192.0.2.7 5678 %d\n" % (1 if header is V1 else 2)
 
 
-def test_who_is_denied_by_its_header_gets_no_handshake(serving: Serving, authority: Authority) -> None:
-    tls = Tls(TlsConfig(authority.issue("localhost").both))
+def test_who_is_denied_by_its_header_gets_no_handshake(serving: Serving, files: CertificateFiles) -> None:
+    tls = Tls(TlsConfig(files.combined))
     limits = Limits(deny=parse_networks(["192.0.2.7"]))
     server = serving.start(make_echo_lines(), entrance=proxied(tls=tls), limits=limits)
     peer = serving.connect(server)
@@ -384,8 +384,8 @@ def test_who_is_denied_by_its_header_gets_no_handshake(serving: Serving, authori
     assert_closed(server, CloseReason.DENIED)
 
 
-def test_header_and_handshake_share_one_deadline(serving: Serving, authority: Authority) -> None:
-    tls = Tls(TlsConfig(authority.issue("localhost").both))
+def test_header_and_handshake_share_one_deadline(serving: Serving, files: CertificateFiles) -> None:
+    tls = Tls(TlsConfig(files.combined))
     server = serving.start(make_echo_lines(), entrance=proxied(tls=tls), deadlines=Deadlines(handshake_s=0.2))
     began = time.monotonic()
     peer = serving.connect(server)
@@ -397,11 +397,11 @@ def test_header_and_handshake_share_one_deadline(serving: Serving, authority: Au
     assert_closed(server, CloseReason.HANDSHAKE_TIMEOUT)
 
 
-def test_tls_without_its_header_is_refused(serving: Serving, authority: Authority) -> None:
-    tls = Tls(TlsConfig(authority.issue("localhost").both))
+def test_tls_without_its_header_is_refused(serving: Serving, files: CertificateFiles) -> None:
+    tls = Tls(TlsConfig(files.combined))
     server = serving.start(make_echo_lines(), entrance=proxied(tls=tls))
     outgoing = ssl.MemoryBIO()
-    client = authority.client_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    client = files.client_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
     with pytest.raises(ssl.SSLWantReadError):
         client.do_handshake()
     peer = serving.connect(server)
