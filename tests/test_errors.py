@@ -105,7 +105,10 @@ def test_an_unknown_codec_is_answered_with_those_there_are() -> None:
     with pytest.raises(ConfigError) as caught:
         codec_named("xml")
 
-    assert str(caught.value) == "unknown codec 'xml': expected one of raw, lines, length, json_lines"
+    assert str(caught.value) == (
+        "unknown codec 'xml': expected one of raw, lines, length, json_lines, "
+        "delimited, varint, netstring, octet_counted, content_length"
+    )
 
 
 def test_a_malformed_shows_what_it_says() -> None:

@@ -104,5 +104,13 @@ ALPHABETS: dict[str, list[bytes]] = {
         b"X:y\r\n",
         b"\n",
     ],
-    "json_content_length": [b"Content-Length: 2\r\n\r\n", b"{}", b"[", b'""', b"\r\n", b"content-length:1\r\n\r\n1", b"x" * 7],
+    "json_content_length": [
+        b"Content-Length: 2\r\n\r\n",
+        b"{}",
+        b"[",
+        b'""',
+        b"\r\n",
+        b"content-length:1\r\n\r\n1",
+        b"x" * 7,
+    ],
 }
