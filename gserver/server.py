@@ -282,7 +282,7 @@ class TcpServer(StreamServer):
 
     def _refuse(self, conn: Connection, refusal: LimitExceeded) -> None:
         log.debug("refused %s: %s", conn, refusal)
-        conn.stop_watching()  # what comes behind its header is nobody's
+        conn.stop_watching()  # what comes behind its header may come before the greenlet that says why
         if self._door.action_for(refusal) != "close" and self._rules.tls is None:
             assert self._engine is not None
             self._engine.dismiss(conn, refusal)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import gevent
+
 from gserver.admission import parse_networks
+from gserver.connection import Connection
 from gserver.errors import CloseReason
 from gserver.limits import Limits
 from gserver.server import TcpServer
@@ -77,6 +82,35 @@ def test_who_is_refused_is_told_although_it_has_sent_a_header_and_more(
 
     assert len(told.opened) == 1
     assert closed_reasons(server) == {CloseReason.ADDRESS_LIMIT: 3}
+
+
+def test_what_comes_behind_the_header_of_who_is_refused_is_nobodys(serving: Serving, greenlets: str) -> None:
+    """Also while on_error takes its time to say why."""
+    faults: list[Any] = []
+
+    def on_error(fault: Any, conn: Connection) -> bytes:
+        faults.append(fault)
+        gevent.sleep(0.05)
+        return b"too many"
+
+    server = serving.start(
+        make_echo_lines(on_error=on_error),
+        greenlets=greenlets,
+        entrance=proxied(),
+        limits=Limits(max_connections_per_ip=1),
+    )
+    first, second = (serving.connect(server) for _ in range(2))
+    first.send(V1)
+    assert first.is_served
+    second.send(V1 + b"hello\n")
+
+    assert_turned_away(second, b"too many\n")
+    assert len(faults) == 1
+    first.close()
+    wait_until(lambda: server.ledger.open == 0)
+    third = serving.connect(server)
+    third.send(V1)
+    assert third.is_served
 
 
 def test_who_is_still_at_its_header_is_never_shed(serving: Serving, greenlets: str) -> None:
