@@ -61,7 +61,7 @@ class _Contexts:
 
     default: ssl.SSLContext
     named: dict[str, ssl.SSLContext]  # names as `_normal` gives them, "*." and all
-    until: datetime  # when the first of the certificates expires
+    until: datetime | None  # when the first of the certificates expires; None: the hook has loaded them
 
     def choose(self, name: str | None) -> ssl.SSLContext:
         """RFC 6125, 6.4.3: a wildcard stands for one whole label, the leftmost."""
@@ -107,7 +107,7 @@ class Tls:
 
         A change counts once two looks have seen the same, so that no half-written file is taken. What cannot be loaded
         is logged once, and the old certificates stay; so too where a worker's user may not read what the arbiter
-        has read. Handshakes that have begun keep what they began with. With changed authorities, or if the hook's
+        has read. A handshake keeps what it had when the ClientHello came. With changed authorities, or if the hook's
         context chooses by server name itself, `context` is a new one.
         """
         before, self._seen = self._seen, self._look()
@@ -122,12 +122,13 @@ class Tls:
         if self._chooses_itself or self._authorities(self._tried) != self._authorities(self._loaded):
             self._use(self._contexts.default)
         self._loaded = self._tried
-        _log.info("TLS: certificates loaded again, valid until %s", f"{self._contexts.until:%Y-%m-%d}")
+        until = self._contexts.until
+        _log.info("TLS: certificates loaded again%s", f", valid until {until:%Y-%m-%d}" if until else "")
         return True
 
     def _use(self, context: ssl.SSLContext) -> None:
         self.context = context
-        self._chooses_itself = context.sni_callback not in (None, self._choose)
+        self._chooses_itself = context.sni_callback is not None
         if not self._chooses_itself:
             context.sni_callback = self._choose
 
@@ -150,7 +151,7 @@ class Tls:
         first = make(default) if config.ssl_context is None else _ask(config.ssl_context, config, lambda: make(default))
         named = {name: make(pair) for name, pair in self._pairs.items()}
         _warn(validities)
-        return _Contexts(first, named, min((validity.until for _, validity in validities), default=_FOREVER))
+        return _Contexts(first, named, min((validity.until for _, validity in validities), default=None))
 
     def _look(self) -> Stamps:
         config = self._config
@@ -160,9 +161,6 @@ class Tls:
 
     def _authorities(self, stamps: Stamps) -> tuple[int, int, int] | None:
         return stamps[self._config.ca_certs] if self._config.ca_certs else None
-
-
-_FOREVER = datetime.max.replace(tzinfo=timezone.utc)
 
 
 def _stamp(path: str) -> tuple[int, int, int] | None:
@@ -183,8 +181,10 @@ def _warn(validities: list[tuple[KeyPair, Validity]]) -> None:
 def _ask(hook: ContextHook, config: TlsConfig, factory: ContextFactory) -> ssl.SSLContext:
     try:
         context = hook(config, factory)
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise ConfigError(f"setting ssl_context: the hook failed: {error}") from error
+    except ConfigError:  # of the factory
+        raise
+    except Exception as error:
+        raise ConfigError(f"setting ssl_context: the hook failed: {type(error).__name__}: {error}") from error
     if not hasattr(context, "wrap_bio"):  # a context from before gevent replaced the class is one as well
         raise ConfigError(f"setting ssl_context: the hook returned {context!r}: expected an ssl.SSLContext")
     return context
@@ -194,9 +194,9 @@ def _new_context(config: TlsConfig) -> ssl.SSLContext:
     """A context with all but a certificate."""
     context: ssl.SSLContext = _Context(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSIONS[config.min_version]
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
-    context.options |= _OP_PRIORITIZE_CHACHA
-    context.num_tickets = 1
+    # `ssl` itself has no compression, and the server's preference of ciphers.
+    context.options |= ssl.OP_NO_RENEGOTIATION | _OP_PRIORITIZE_CHACHA
+    context.num_tickets = 1  # of TLS 1.3: OpenSSL's two are for clients that open connections in pairs, as browsers do
     context.set_ciphers(config.ciphers or CIPHERS)
     if config.alpn:
         context.set_alpn_protocols(config.alpn)

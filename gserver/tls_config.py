@@ -31,5 +31,6 @@ class TlsConfig:
     alpn: tuple[str, ...] = ()  # application protocols, the preferred one first
     min_version: Literal["1.2", "1.3"] = "1.2"
     ciphers: str | None = None  # of TLS 1.2, as OpenSSL writes them; None: ECDHE with AES-GCM or ChaCha20
-    #: Makes the context instead: called with this and with what would have made it; again when files have changed.
+    #: Makes the context instead: called with this and with what would have made it; again when files have changed. If
+    #: its context has a server name callback of its own, that one chooses, and `sni` does not.
     ssl_context: ContextHook | None = None

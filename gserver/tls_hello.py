@@ -55,20 +55,28 @@ class HelloReader:
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the connection; no error is raised."""
         self.first = (self.first + data[:8])[:8]
-        if self._is_over:
-            return
-        self._rest += data
-        while len(self._rest) >= 5 and len(self._rest) >= (end := 5 + int.from_bytes(self._rest[3:5], "big")):
-            self._is_over |= self._rest[0] != _HANDSHAKE
-            self._message += self._rest[5:end]
-            del self._rest[:end]
-        length = 4 + int.from_bytes(self._message[1:4], "big")
-        if len(self._message) >= 4 and len(self._message) >= length:
-            self.hello = _read(bytes(self._message[:length]))
-            self._is_over = True
-        self._is_over |= len(self._message) > MAX_HELLO
+        if not self._is_over:
+            self._rest += data
+            self._join_records()
+            self._is_over |= self._is_whole() or len(self._message) > MAX_HELLO
         if self._is_over:
             self._rest, self._message = bytearray(), bytearray()
+
+    def _join_records(self) -> None:
+        rest = self._rest
+        while len(rest) >= 5 and len(rest) >= (end := 5 + int.from_bytes(rest[3:5], "big")):
+            if rest[0] != _HANDSHAKE:
+                self._is_over = True
+                return
+            self._message += rest[5:end]
+            del rest[:end]
+
+    def _is_whole(self) -> bool:
+        length = 4 + int.from_bytes(self._message[1:4], "big")
+        if len(self._message) < length:
+            return False
+        self.hello = _read(bytes(self._message[:length]))
+        return True
 
 
 def _read(message: bytes) -> ClientHello | None:

@@ -83,10 +83,12 @@ class TlsStream:
         if not reader.could_be_tls:  # OpenSSL would wait for five bytes of what may be a short line
             raise self._fail(f"no TLS: the first bytes are {reader.first!r}")
         name = reader.hello.server_name if reader.hello else None
-        if name is not None and not name.isascii():
+        if name is None:
+            return
+        if not (name.isascii() and name.decode("ascii").isprintable()):  # nor must a line break get into a log
             self._outgoing.write(_ILLEGAL_PARAMETER)
-            raise self._fail(f"the client asks for the server name {name[:80]!r}, which is not ASCII")
-        self._server_name = None if name is None else name.decode("ascii").removesuffix(".").lower()
+            raise self._fail(f"the client asks for {name[:80]!r}, which is no server name")
+        self._server_name = name.decode("ascii").removesuffix(".").lower()
 
     @property
     def has_buffered(self) -> bool:
@@ -99,8 +101,6 @@ class TlsStream:
         TlsError (PROTOCOL_ERROR): a record is broken, or the peer has sent an alert; the stream stays in error.
         """
         self._raise_failure()
-        if self.at_end:
-            return b""
         try:
             if len(data) <= _RECORD:
                 return self._read(data)

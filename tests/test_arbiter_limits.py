@@ -85,7 +85,22 @@ def running(folder: Path, *arguments: str, workers: int = 3) -> Iterator[tuple[G
             guests.callback(guest.close)
             return guest
 
+        wait_for(lambda: len(serving_pids(server)) == workers, "every worker accepts")
         yield server, enter
+
+
+def serving_pids(server: GserverProcess) -> set[int]:
+    """The workers that have a listener, which they get only after they were ready."""
+    port = f":{server.address[1]:04X}"
+    inodes = {
+        row.split()[9] for row in Path("/proc/net/tcp").read_text().splitlines()[1:] if row.split()[1].endswith(port)
+    }
+    return {worker.pid for worker in server.workers() if inodes & sockets_of(worker.pid)}
+
+
+def sockets_of(pid: int) -> set[str]:
+    links = [link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir()]
+    return {name.removeprefix("socket:[").removesuffix("]") for name in links if name.startswith("socket:[")}
 
 
 def enter_when_one_has_left(enter: Enter, host: str = "127.0.0.1") -> Guest:

@@ -274,7 +274,7 @@ class TestTheHook:
         def hook(config: TlsConfig, factory: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
             raise OSError("no such card")
 
-        assert refusal(files, ssl_context=hook) == "setting ssl_context: the hook failed: no such card"
+        assert refusal(files, ssl_context=hook) == "setting ssl_context: the hook failed: OSError: no such card"
         wrong = refusal(files, ssl_context=lambda config, factory: None)
         assert wrong == "setting ssl_context: the hook returned None: expected an ssl.SSLContext"
 

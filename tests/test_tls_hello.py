@@ -75,6 +75,20 @@ def test_versions_that_nobody_knows_do_not_count() -> None:
     assert read_client_hello(data) == ClientHello(0x0303, b"www.example.org")
 
 
+def test_a_name_of_an_unknown_type_is_none() -> None:
+    data = hello().replace(b"\x00\x00\x0fwww.example.org", b"\x01\x00\x0fwww.example.org")
+
+    assert read_client_hello(data) == ClientHello(0x0304, None)
+
+
+@pytest.mark.parametrize(("at", "byte"), [(0, 0x15), (5, 2)])
+def test_what_is_no_hello_is_none(at: int, byte: int) -> None:
+    data = bytearray(hello())
+    data[at] = byte
+
+    assert read_client_hello(bytes(data)) is None
+
+
 def test_a_hello_without_extensions_is_read() -> None:
     body = b"\x03\x01" + bytes(32) + b"\x00" + b"\x00\x02\x00\x2f" + b"\x01\x00"
     message = b"\x01" + len(body).to_bytes(3, "big") + body

@@ -7,6 +7,7 @@ import os
 import shutil
 import ssl
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,17 @@ class TestSessions:
         assert accepts(tls, client)
 
 
+def test_only_a_change_of_authorities_makes_a_new_context(live: CertificateFiles, new: CertificateFiles) -> None:
+    tls = make(live, cert_reqs="optional", ca_certs=live.ca)
+    contexts = [tls.context]
+    for field in ("ca", "combined", "ca"):
+        put(new, live, *(("certfile", "keyfile") if field == "combined" else (field,)))
+        assert look_twice(tls)
+        contexts.append(tls.context)
+
+    assert [one is other for one, other in pairwise(contexts)] == [False, True, False]
+
+
 class TestTheHook:
     def test_is_called_again(self, live: CertificateFiles, new: CertificateFiles) -> None:
         calls: list[TlsConfig] = []
@@ -276,6 +288,26 @@ class TestTheHook:
         assert look_twice(tls)
         assert tls.context is not before
         assert shows(tls, new)
+
+    def test_that_fails_changes_nothing(
+        self,
+        live: CertificateFiles,
+        old: CertificateFiles,
+        new: CertificateFiles,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        times = ["once"]
+
+        def hook(config: TlsConfig, factory: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+            assert times.pop()
+            return factory()
+
+        tls = make(live, ssl_context=hook)
+        put(new, live)
+
+        assert not look_twice(tls)
+        assert "setting ssl_context: the hook failed: IndexError: pop from empty list" in caplog.text
+        assert shows(tls, old)
 
     def test_may_give_the_same_context_again(self, live: CertificateFiles, new: CertificateFiles) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -11,6 +11,12 @@ from typing import Any
 
 import pytest
 
+from gserver.errors import ConfigError, FrameTooLarge
+from gserver.service import Service
+from gserver.settings import Settings
+from gserver.worker.worker import check_entrance, limit_messages
+from tests.helpers.services import make_echo_lines
+
 #: Loads an application with the settings that it is given, and says what became of it; load() patches and moves.
 LOADER = """
 import json, os, sys
@@ -214,3 +220,35 @@ def test_a_folder_that_is_gone_by_now_is_an_error(folder: Path) -> None:
     )
 
     assert json.loads(done.stdout)["raised"] == "FileNotFoundError"
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"certfile": "x"}, "setting certfile is 'x', but "),
+        ({"proxy_protocol": "v1"}, "setting proxy_protocol is 'v1', but "),
+    ],
+)
+def test_a_bare_handler_has_no_entrance(values: dict[str, Any], says: str) -> None:
+    def handle(sock: Any, address: Any) -> None: ...
+
+    check_entrance(handle, Settings.checked({}))
+    check_entrance(make_echo_lines(), Settings.checked(values))
+    with pytest.raises(ConfigError, match=says):
+        check_entrance(handle, Settings.checked(values))
+
+
+def test_the_longest_message_is_the_codecs_affair_unless_a_setting_says_otherwise() -> None:
+    service = make_echo_lines()
+    limit_messages(service, 10)
+    codec = service.codec()
+    codec.receive(b"x" * 11 + b"\n")
+
+    with pytest.raises(FrameTooLarge, match="line of 11 bytes, the limit is 10"):
+        list(codec.messages())
+
+
+@pytest.mark.parametrize("served", [Service(lambda data, conn: data), lambda sock, address: None])
+def test_what_has_no_maximum_cannot_be_limited(served: Any) -> None:
+    with pytest.raises(ConfigError, match="setting max_message_size cannot be used: "):
+        limit_messages(served, 10)

@@ -97,6 +97,7 @@ class Worker:
         signal.signal(signal.SIGUSR2, self._dump)
         faulthandler.register(signal.SIGUSR2, chain=True)  # even a worker that is stuck in C says where
         served = self._post.served if self._post.served is not None else load(settings, self._application)
+        check_entrance(served, settings)
         if settings.max_message_size:
             limit_messages(served, settings.max_message_size)
         self._hooks.call("post_worker_init", self)
@@ -280,6 +281,15 @@ def load(settings: Settings, application: Application) -> Any:
     if settings.chdir not in sys.path:
         sys.path.insert(0, settings.chdir)
     return application.load()
+
+
+def check_entrance(served: Any, settings: Settings) -> None:
+    """ConfigError where settings would be ignored: a bare handler is given its socket as it was accepted."""
+    if hasattr(served, "codec"):
+        return
+    for name, value, off in (("certfile", settings.certfile, None), ("proxy_protocol", settings.proxy_protocol, "off")):
+        if value != off:
+            raise ConfigError(f"setting {name} is {value!r}, but {served!r} is a bare handler: it must be a service")
 
 
 def limit_messages(served: Any, max_bytes: int) -> None:
