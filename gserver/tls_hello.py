@@ -5,6 +5,7 @@ OpenSSL judges the handshake. What is read here beside it is what OpenSSL keeps 
 
 from __future__ import annotations
 
+import re
 import ssl
 import struct
 from dataclasses import dataclass
@@ -120,14 +121,17 @@ def explain(error: ssl.SSLError, reader: HelloReader, needed: ssl.TLSVersion) ->
         return f"the client wants {_VERSIONS[hello.version]}, at least {_VERSIONS[needed]} is needed"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the client's certificate is not accepted: {error.verify_message}"
-    return _SAYINGS.get(reason) or f"the handshake failed: {words(reason)}"
+    return _SAYINGS.get(reason) or f"the handshake failed: {words(error)}"
 
 
 def alert_words(reason: str) -> str:
     """What a peer's alert says, from OpenSSL's name for it."""
-    alert = words(reason.partition("_ALERT_")[2])
+    alert = reason.partition("_ALERT_")[2].replace("_", " ").lower()
     return "unknown certificate authority" if alert == "unknown ca" else alert
 
 
-def words(reason: str) -> str:
-    return reason.replace("_", " ").lower() or "OpenSSL does not say why"
+def words(error: ssl.SSLError) -> str:
+    """OpenSSL's reason; where it has no name, its text without the lines of code about it."""
+    if error.reason:
+        return error.reason.replace("_", " ").lower()
+    return re.sub(r"^\[.*?\] | \(.*$", "", str(error.args[-1])).lower()

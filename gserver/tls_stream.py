@@ -107,7 +107,7 @@ class TlsStream:
             view = memoryview(data)
             return b"".join([self._read(view[at : at + _RECORD]) for at in range(0, len(data), _RECORD)])
         except ssl.SSLError as error:
-            raise self._fail(_explain_record(error.reason or ""), CloseReason.PROTOCOL_ERROR) from error
+            raise self._fail(_explain_record(error), CloseReason.PROTOCOL_ERROR) from error
 
     def _read(self, data: bytes | memoryview) -> bytes:
         """Of six sequences of calls, the cheapest for small messages: 1.8 us for a record of 64 bytes.
@@ -152,7 +152,7 @@ class TlsStream:
             view = memoryview(data)
             return b"".join([self._write(view[at : at + _PLAINTEXT]) for at in range(0, len(data), _PLAINTEXT)])
         except ssl.SSLError as error:
-            raise TlsError(f"nothing can be sent: {words(error.reason or '')}", CloseReason.PROTOCOL_ERROR) from error
+            raise TlsError(f"nothing can be sent: {words(error)}", CloseReason.PROTOCOL_ERROR) from error
 
     def _write(self, data: bytes | memoryview) -> bytes:
         if data:
@@ -200,7 +200,7 @@ class TlsStream:
             raise TlsError(*self._failure)
 
 
-def _explain_record(reason: str) -> str:
-    if "_ALERT_" in reason:
-        return f"the peer gave up: {alert_words(reason)}"
-    return f"the peer broke TLS: {words(reason)}"
+def _explain_record(error: ssl.SSLError) -> str:
+    if "_ALERT_" in (error.reason or ""):
+        return f"the peer gave up: {alert_words(error.reason)}"
+    return f"the peer broke TLS: {words(error)}"

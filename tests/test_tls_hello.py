@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gserver.tls_hello import ClientHello, HelloReader
+from gserver.tls_hello import ClientHello, HelloReader, words
 from tests.helpers.tls_client import TlsClient
 
 
@@ -105,6 +105,21 @@ def test_a_beginning_of_tls_could_be_tls(data: bytes) -> None:
 @pytest.mark.parametrize("data", [b"\x17", b"\x16\x02", b"G", b"\x80", b"\x00"])
 def test_other_beginnings_could_not(data: bytes) -> None:
     assert not could_be_tls(data)
+
+
+@pytest.mark.parametrize(
+    ("reason", "text", "said"),
+    [
+        ("BAD_KEY_SHARE", "[SSL: BAD_KEY_SHARE] bad key share (_ssl.c:1006)", "bad key share"),
+        (None, "[SSL] ASN1 lib (_ssl.c:1006)", "asn1 lib"),
+        (None, "unknown error", "unknown error"),
+    ],
+)
+def test_errors_are_told_without_lines_of_code(reason: str | None, text: str, said: str) -> None:
+    error = ssl.SSLError(1, text)
+    error.reason = reason  # type: ignore[assignment]
+
+    assert words(error) == said
 
 
 @given(st.binary(max_size=200), st.integers(0, 600), st.integers(0, 255))

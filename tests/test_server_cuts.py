@@ -1,0 +1,72 @@
+"""A client that breaks off at every byte of a message, by its end or by a reset, costs one counted close."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gserver import Service
+from gserver.errors import CloseReason
+from gserver.framing import (
+    Codec,
+    ContentLength,
+    Delimited,
+    JsonLines,
+    LengthPrefixed,
+    Lines,
+    Netstring,
+    OctetCounted,
+    VarintPrefixed,
+)
+from tests.helpers.serving import Serving
+from tests.helpers.waiting import wait_until
+
+MESSAGES: list[tuple[Callable[[], Codec], Any]] = [
+    (Lines, b"hello"),
+    (JsonLines, {"type": "SUM", "a": 1}),
+    (Delimited, b"hello"),
+    (LengthPrefixed, b"hello"),
+    (VarintPrefixed, b"h" * 200),
+    (Netstring, b"hello"),
+    (OctetCounted, b"hello"),
+    (ContentLength, b"hello"),
+]
+
+
+@pytest.mark.parametrize(("codec", "message"), MESSAGES, ids=[each[0].__name__ for each in MESSAGES])
+@pytest.mark.parametrize("before", [0, 2])
+@pytest.mark.parametrize("how", ["end", "reset"])
+def test_breaking_off_anywhere(
+    serving: Serving, greenlets: str, codec: Callable[[], Codec], message: Any, before: int, how: str
+) -> None:
+    server = serving.start(Service(lambda message, conn: message, codec), greenlets=greenlets)
+    wire = codec().encode(message)
+    cuts = range(1, len(wire))
+    for cut in cuts:
+        peer = serving.meet(server)
+        peer.send(wire * before + wire[:cut])
+        assert peer.read_exactly(len(wire) * before) == wire * before
+        if how == "end":
+            peer.finish()
+            assert peer.read_to_end() == b""
+        else:
+            peer.reset()
+    wait_until(lambda: server.ledger.open == 0)
+
+    reason = CloseReason.EOF_IN_MESSAGE if how == "end" else CloseReason.PEER_RESET
+    assert server.ledger.closed == {reason: len(cuts)}
+    assert server.ledger.messages == len(cuts) * before
+
+
+def test_whoever_half_closes_gets_every_reply_and_then_an_end(serving: Serving, greenlets: str) -> None:
+    server = serving.start(Service(lambda message, conn: message, Lines), greenlets=greenlets)
+    peer = serving.meet(server)
+    lines = b"".join(b"%d\n" % number for number in range(50_000))
+    peer.sock._sock.setblocking(True)
+    sent = peer.sock.send(lines)
+    peer.finish()
+
+    whole = lines[:sent].rpartition(b"\n")[0] + b"\n"
+    assert peer.read_to_end() == whole
