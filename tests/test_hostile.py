@@ -81,15 +81,16 @@ def test_clients_that_never_read_cost_one_reply_each(app: Path) -> None:
     assert sizes[-1] - sizes[2] < 20
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"silent", "dripping", "not_reading"}))
-def test_no_kind_of_client_disturbs_the_others(app: Path, kind: str) -> None:
+def test_no_kind_of_client_disturbs_the_others(app: Path) -> None:
+    """All other kinds together. How long an answer takes beside a flood is told by test_fairness, without a clock."""
+    kinds = dict.fromkeys(set(KINDS) - {"silent", "dripping", "not_reading"}, 30) | {"flooding": 1}
     with GserverProcess(app, "lines_app:app") as server:
         steady = Steady(server.address, 10)
-        before = quantile(steady.ask_for(ROUND_S), 0.99) * 1000
-        with Attack(server.address, **{kind: 1 if kind == "flooding" else 50}) as attack:
-            during = quantile(steady.ask_for(ROUND_S), 0.99) * 1000
+        with Attack(server.address, **kinds) as attack:
+            steady.ask_for(ROUND_S * 2)
         steady.close()
 
-    print(f"p99 before {before:.2f}, during {during:.2f} ms; {attack.report}")
+    print(attack.report)
     assert steady.failures == []
-    assert steady.exchanges > 500  # how long each takes beside a flood is told by test_fairness, without a clock
+    assert steady.exchanges > 500
+    assert set(attack.report["closed"]) == {"HalfClosing", "OverLong", "Resetting"}
