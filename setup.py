@@ -15,6 +15,7 @@ TEST = [
     *LOADTESTS,
     *EXTRAS,
     "pytest>=8",
+    "pytest-timeout>=2.3",
     "hypothesis>=6",
     "selenium>=4.20",
     "trustme>=1.1",
