@@ -24,8 +24,8 @@ def answer(line, conn):
 
 app = Service(answer, Lines)
 """
-ROUNDS = 5
 ROUND_S = 2.0
+MANY = {"silent": 5000, "dripping": 1000, "not_reading": 200}
 
 
 @pytest.fixture
@@ -34,9 +34,9 @@ def app(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def rounds_of(steady: Steady) -> list[float]:
+def rounds_of(steady: Steady, count: int) -> list[float]:
     """The p99 of each round, in milliseconds."""
-    return [quantile(steady.ask_for(ROUND_S), 0.99) * 1000 for _ in range(ROUNDS)]
+    return [round(quantile(steady.ask_for(ROUND_S), 0.99) * 1000, 2) for _ in range(count)]
 
 
 def rss_mb(server: GserverProcess) -> float:
@@ -44,22 +44,38 @@ def rss_mb(server: GserverProcess) -> float:
     return sum(each.memory_info().rss for each in root.children()) / 1e6
 
 
-def test_thousands_of_hostile_clients_hurt_nobody(app: Path) -> None:
-    """5,000 silent, 1,000 dripping, 200 that never read; 50 well-behaved on two workers, before, during and after."""
+def attack(app: Path, rounds: int) -> tuple[list[float], list[float]]:
+    """5,000 silent, 1,000 dripping, 200 that never read; 50 well-behaved on two workers: their p99 without, and with.
+
+    Of the rounds with, the first is the burst in which the server makes 200 replies of 1 MiB.
+    """
     with GserverProcess(app, "lines_app:app", workers=2) as server:
         steady = Steady(server.address)
-        before, rss_before = rounds_of(steady), rss_mb(server)
-        with Attack(server.address, silent=5000, dripping=1000, not_reading=200) as attack:
-            during, rss_during = rounds_of(steady), rss_mb(server)
-        after = rounds_of(steady)
+        before, rss_before = rounds_of(steady, rounds), rss_mb(server)
+        with Attack(server.address, **MANY) as attack:
+            during, rss_during = rounds_of(steady, 2 * rounds), rss_mb(server)
+        after = rounds_of(steady, rounds)
         steady.close()
 
-    undisturbed = statistics.median(before + after)
     print(f"p99 before {before}, during {during}, after {after} ms; RSS {rss_before:.0f} -> {rss_during:.0f} MB")
     print(attack.report)
     assert steady.failures == []
-    assert statistics.median(during) < 3 * undisturbed
     assert attack.report["alive"] == {"Silent": 5000, "Dripping": 1000, "NotReading": 200}
+    return before + after, during
+
+
+def test_thousands_of_hostile_clients_hurt_nobody(app: Path) -> None:
+    """How long an answer takes is told by the test below: here it is only that nobody is kept waiting."""
+    _, during = attack(app, 2)
+
+    assert statistics.median(during) < 500
+
+
+@pytest.mark.longhaul
+def test_the_answers_to_others_take_as_long_as_before(app: Path) -> None:
+    without, during = attack(app, 8)
+
+    assert statistics.median(during) < 3 * statistics.median(without)
 
 
 def test_clients_that_never_read_cost_one_reply_each(app: Path) -> None:
