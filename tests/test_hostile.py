@@ -73,7 +73,7 @@ def test_thousands_of_hostile_clients_hurt_nobody(app: Path) -> None:
 
 @pytest.mark.longhaul
 def test_the_answers_to_others_take_as_long_as_before(app: Path) -> None:
-    without, during = attack(app, 8)
+    without, during = attack(app, 5)  # who says nothing is closed after 30 seconds
 
     assert statistics.median(during) < 3 * statistics.median(without)
 
