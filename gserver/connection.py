@@ -28,6 +28,7 @@ from gevent.event import Event
 
 from gserver.deadlines import NEVER
 from gserver.errors import CloseReason, ConnectionClosed
+from gserver.fields import ConnectionFields
 
 if TYPE_CHECKING:
     from gserver.framing import Codec
@@ -74,7 +75,7 @@ class Owner(Protocol):
         """It begins to wait for something that has a deadline of its own."""
 
 
-class Connection:
+class Connection(ConnectionFields):
     """One accepted socket, as handlers see it.
 
     Attributes:
@@ -91,26 +92,15 @@ class Connection:
     __slots__ = (
         "_message_began",
         "_owner",
-        "active_at",
         "buckets",
-        "close_reason",
-        "codec",
         "drain_reason",
         "due_tick",
         "handler_since",
-        "messages",
         "opened_at",
-        "outbox",
         "peer",
         "proxy",
-        "received_bytes",
         "retires_at",
-        "runner",
-        "sent_bytes",
         "session",
-        "sock",
-        "state",
-        "turn_replies",
         "watcher",
     )
 
@@ -118,6 +108,8 @@ class Connection:
 
     def __init__(self, sock: _socket.socket, peer: Address, codec: Codec, owner: Owner) -> None:
         self.sock = sock
+        # Where C receives and sends by itself; -1 once that is over, for the number may be another's then.
+        self.fd = sock.fileno() if isinstance(sock, _socket.socket) else -1
         self.peer = peer
         self.codec = codec
         self.session: Any = None
@@ -219,12 +211,22 @@ class Connection:
         except BlockingIOError:
             sent = 0
         except OSError:
-            self.abort(CloseReason.PEER_RESET)
+            self.broken()
             return
-        self.sent_bytes += sent
         if sent < len(data):
-            self.outbox = Outbox(self, memoryview(data)[sent:])
-            self._owner.connection_waits(self)
+            self.keep_rest(data, sent)
+        else:
+            self.sent_bytes += sent
+
+    def keep_rest(self, data: bytes, sent: int) -> None:
+        """Of `data` the kernel took the first `sent` bytes: the others go to the outbox."""
+        self.sent_bytes += sent
+        self.outbox = Outbox(self, memoryview(data)[sent:])
+        self._owner.connection_waits(self)
+
+    def broken(self) -> None:
+        """The kernel says that there is no peer any more."""
+        self.abort(CloseReason.PEER_RESET)
 
     def wait_for_room(self) -> None:
         """Block the calling greenlet while the outbox holds more than HIGH_WATER; ConnectionClosed if that ends it."""
@@ -291,6 +293,7 @@ class Connection:
 
     def _finish(self) -> None:
         self.state = State.CLOSED
+        self.fd = -1
         if self.close_reason in _DISCARDING:
             self.sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _RESET_ON_CLOSE)
         outbox, self.outbox = self.outbox, None

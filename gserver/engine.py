@@ -176,23 +176,11 @@ class PooledEngine(_TurnEngine):
 
     def _run(self) -> None:
         runner = _current_runner()
-        ready, serve, park = self._ready, self._turn.serve, self._hub.switch
-        is_open = State.OPEN  # a member looked up on its class costs as much as a call on Python 3.11
+        ready, serve_ready, park = self._ready, self._turn.serve_ready, self._hub.switch
         while True:
-            while ready:
-                conn = ready.popleft()
-                if conn.runner is not None:
-                    conn.pause()  # _resume() lets it go on
-                    continue
-                if conn.state is not is_open:
-                    continue
-                runner.conn = conn
-                serve(conn)
-                runner.conn = None
-                if conn.runner is runner:
-                    # It blocked, so another runner has the queue and the hub is not waiting for this one.
-                    self._resume(conn)  # type: ignore[unreachable]  # mypy cannot know that serve() switched
-                    break
+            blocked = serve_ready(ready, runner)
+            if blocked is not None:  # so another runner has the queue, and the hub is not waiting for this one
+                self._resume(blocked)
             if len(self._idle) >= IDLE_RUNNERS or self._is_closed:
                 return
             self._idle.append(runner)

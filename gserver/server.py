@@ -35,7 +35,8 @@ from gserver.ledger import Ledger
 from gserver.limits import Limits
 from gserver.linger import Linger
 from gserver.longest_idle import LongestIdle
-from gserver.meter import Meter, MeteredTurn, StreamMeter
+from gserver.meter import Meter, StreamMeter
+from gserver.native import make_turn
 from gserver.service import Service, StreamService
 from gserver.spare import EXHAUSTED, SpareDescriptor
 from gserver.streams import StreamConnection, StreamEngine
@@ -154,10 +155,9 @@ class TcpServer(StreamServer):
         service, ledger, fairness, meter = self._service, self.ledger, self._fairness, Meter.of(self._limits)
         if isinstance(service, StreamService):
             return StreamEngine(service, ledger, fairness, None if meter is None else StreamMeter(meter))
-        turn = Turn(service, ledger, fairness) if meter is None else MeteredTurn(service, ledger, fairness, meter)
         if greenlets not in _ENGINES:
             raise ConfigError(f"greenlets is {greenlets!r}, must be 'pooled' or 'dedicated'")
-        return _ENGINES[greenlets](turn)
+        return _ENGINES[greenlets](make_turn(service, ledger, fairness, meter))
 
     # Accepting
 

@@ -78,7 +78,7 @@ class _Tls(Connection):
 
     def begin_tls(self, stream: TlsStream) -> None:
         secure: Any = _TlsSocket(self.sock, stream, self)
-        self.sock = secure
+        self.sock, self.fd = secure, -1
 
     def receive_sealed(self, max_bytes: int) -> bytes:
         """What the peer sends, as it is."""
