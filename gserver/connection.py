@@ -59,6 +59,10 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
+# A member looked up on its class costs as much as a call on Python 3.11.
+_HANDSHAKING, _OPEN, _DRAINING, _CLOSED = State
+
+
 class Owner(Protocol):
     """Who keeps count of a connection: it closes the socket."""
 
@@ -113,7 +117,7 @@ class Connection(ConnectionFields):
         self.peer = peer
         self.codec = codec
         self.session: Any = None
-        self.state = State.OPEN
+        self.state = _OPEN
         self.close_reason: CloseReason | None = None
         self.received_bytes = 0
         self.sent_bytes = 0
@@ -141,7 +145,7 @@ class Connection(ConnectionFields):
     @property
     def is_draining(self) -> bool:
         """The server is stopping, or close() was called: no further message will be handed over."""
-        return self.state is not State.OPEN
+        return self.state is not _OPEN
 
     # Sending
 
@@ -232,7 +236,7 @@ class Connection(ConnectionFields):
         """Block the calling greenlet while the outbox holds more than HIGH_WATER; ConnectionClosed if that ends it."""
         while (outbox := self.outbox) is not None and outbox.size > HIGH_WATER:
             outbox.emptied.wait()
-            if self.state is State.CLOSED and outbox.size:
+            if self.state is _CLOSED and outbox.size:
                 raise ConnectionClosed(f"{self!r} closed with {outbox.size} bytes unsent", self.close_reason)
 
     def outbox_emptied(self) -> None:
@@ -248,8 +252,8 @@ class Connection(ConnectionFields):
 
         `reason`: what it will be closed for then.
         """
-        if self.state is State.OPEN:
-            self.state = State.DRAINING
+        if self.state is _OPEN:
+            self.state = _DRAINING
             self.drain_reason = reason
             self.retires_at = NEVER
 
@@ -261,20 +265,20 @@ class Connection(ConnectionFields):
         if self.close_reason is not None:
             return
         self.close_reason = reason
-        self.state = State.DRAINING
+        self.state = _DRAINING
         self.stop_watching()
         if not self.is_busy:
             self._finish_if_sent()
 
     def turn_over(self) -> None:
         """The handler has returned, and the connection was closed meanwhile: do what had to wait for that."""
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             self._owner.connection_left(self)
         else:
             self._finish_if_sent()
 
     def _finish_if_sent(self) -> None:
-        if self.outbox is None and self.state is not State.CLOSED:
+        if self.outbox is None and self.state is not _CLOSED:
             self._finish()
 
     @property
@@ -284,7 +288,7 @@ class Connection(ConnectionFields):
 
     def abort(self, reason: CloseReason) -> None:
         """Close at once; what the kernel has not taken is lost."""
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             return
         if self.close_reason is None or reason in _OVERRIDING:
             self.close_reason = reason
@@ -292,20 +296,16 @@ class Connection(ConnectionFields):
         self._finish()
 
     def _finish(self) -> None:
-        self.state = State.CLOSED
+        self.state = _CLOSED
         self.fd = -1
         if self.close_reason in _DISCARDING:
             self.sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _RESET_ON_CLOSE)
         outbox, self.outbox = self.outbox, None
         if outbox is not None:
             outbox.stop()
-        log.debug(
-            "closed %s reason=%s received=%d sent=%d",
-            self,
-            self.close_reason.value if self.close_reason else None,
-            self.received_bytes,
-            self.sent_bytes,
-        )
+        if log.isEnabledFor(logging.DEBUG):
+            reason = self.close_reason.value if self.close_reason else None
+            log.debug("closed %s reason=%s received=%d sent=%d", self, reason, self.received_bytes, self.sent_bytes)
         self._owner.connection_closed(self)
         if not self.is_busy:
             self._owner.connection_left(self)
@@ -314,7 +314,7 @@ class Connection(ConnectionFields):
 
     @property
     def handshake_since(self) -> float | None:
-        return self.opened_at if self.state is State.HANDSHAKING else None
+        return self.opened_at if self.state is _HANDSHAKING else None
 
     @property
     def has_spoken(self) -> bool:
@@ -331,7 +331,7 @@ class Connection(ConnectionFields):
 
     @property
     def is_listening(self) -> bool:
-        return self.state is State.OPEN and self.runner is None
+        return self.state is _OPEN and self.runner is None
 
     def message_began(self) -> None:
         """The peer is inside a message; only the first call for each message counts."""
@@ -365,7 +365,7 @@ class Connection(ConnectionFields):
 
     @property
     def is_paused(self) -> bool:
-        return self.state is State.OPEN and self.watcher is not None and not self.watcher.active
+        return self.state is _OPEN and self.watcher is not None and not self.watcher.active
 
     def stop_watching(self) -> None:
         """Let go of the READ watcher."""

@@ -74,8 +74,6 @@ class WorkerServer(TcpServer):
         # Only what somebody wants to hear costs something.
         self._tells_opening = "connection_open" in self._hooks
         self._tells_closing = "connection_close" in self._hooks
-        if scoreboard is not None:
-            self.max_accept = 1  # else one worker takes a whole burst, and the others idle (gunicorn #2266)
 
     def do_read(self) -> tuple[Any, Any] | None:  # type: ignore[override]  # None: not now
         pause = self._pause()
