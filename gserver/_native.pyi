@@ -25,6 +25,8 @@ class TurnLoop:
         cells: Any,
         counter: int,
         raw: type,
+        json_lines: type,
+        encode_json: Any,
         malformed: type,
         protocol_error: type,
         handler_failures: tuple[type, ...],

@@ -9,7 +9,8 @@ from gserver.connection import State
 from gserver.errors import ProtocolError
 from gserver.fairness import Fairness
 from gserver.fields import IS_NATIVE
-from gserver.framing import Malformed, Raw
+from gserver.framing import JsonLines, Malformed, Raw
+from gserver.framing.json_values import encode_json
 from gserver.ledger import MESSAGES, Ledger
 from gserver.meter import Meter, MeteredTurn
 from gserver.service import Service
@@ -25,8 +26,8 @@ if IS_NATIVE:
 
         def __init__(self, service: Service, ledger: Ledger, fairness: Fairness) -> None:
             super().__init__(service, ledger, fairness)
-            cells = ledger.cells
-            self.bind(service.on_message, cells, MESSAGES, Raw, Malformed, ProtocolError, HANDLER_FAILURES, State.OPEN)
+            codecs = (Raw, JsonLines, encode_json, Malformed)
+            self.bind(service.on_message, ledger.cells, MESSAGES, *codecs, ProtocolError, HANDLER_FAILURES, State.OPEN)
 
 
 def make_turn(service: Service, ledger: Ledger, fairness: Fairness, meter: Meter | None = None) -> Turn:
