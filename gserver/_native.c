@@ -21,7 +21,7 @@ enum { RECEIVE_BYTES = 64 * 1024, HIGH_WATER = 64 * 1024, COPIED_BYTES = 4 * 102
 /* Every method that is called by name. */
 #define NAMES(X) \
     X(_data) X(_handler_failed) X(_interrupted) X(_look_at_the_clock) X(_malformed) X(_not_received) \
-    X(_protocol_broken) X(_end) X(_send_early) X(broken) X(conn) X(encode) X(keep_rest) X(message_began) X(messages) \
+    X(_protocol_broken) X(_end) X(_push) X(_send_early) X(broken) X(conn) X(encode) X(keep_rest) X(message_began) X(messages) \
     X(partial) X(pause) X(popleft) X(push) X(receive) X(recv) X(turn_over) X(wait_for_room)
 #define DECLARE(name) static PyObject *str_##name;
 NAMES(DECLARE)
@@ -128,6 +128,119 @@ fields_dealloc(PyObject *self)
     Py_TYPE(self)->tp_free(self);
 }
 
+/* Receiving */
+
+enum Received { DATA, NOTHING, FAILED };
+
+/* What recv() brings from the kernel. A large one is received where it stays; a small one is copied, for a buffer that is
+ * made for 64 KiB and then cut to 64 bytes costs more. Which it will be is taken from the last one. */
+static enum Received
+receive_from_kernel(Fields *conn, size_t most, PyObject **data)
+{
+    static char buffer[RECEIVE_BYTES];
+    static int is_large = 0;
+    char *where = buffer;
+    PyObject *large = NULL;
+    if (is_large || most > RECEIVE_BYTES) {
+        large = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)most);
+        if (large == NULL)
+            return FAILED;
+        where = PyBytes_AS_STRING(large);
+    }
+    ssize_t size;
+    do
+        size = recv(conn->fd, where, most, 0);
+    while (size < 0 && errno == EINTR);
+    if (size < 0) {
+        Py_XDECREF(large);
+        if (errno == EAGAIN || errno == EWOULDBLOCK)
+            return NOTHING;
+        PyErr_SetFromErrno(PyExc_OSError);
+        return FAILED;
+    }
+    is_large = size > COPIED_BYTES;
+    if (large == NULL)
+        *data = PyBytes_FromStringAndSize(buffer, size);
+    else if (_PyBytes_Resize(&large, size) == 0)
+        *data = large;
+    return *data == NULL ? FAILED : DATA;
+}
+
+static enum Received
+receive(Fields *conn, size_t most, PyObject **data)
+{
+    if (conn->fd >= 0)
+        return receive_from_kernel(conn, most, data);
+    PyObject *number = PyLong_FromSize_t(most);
+    *data = number == NULL ? NULL : CALL1(conn->sock, recv, number);
+    Py_XDECREF(number);
+    if (*data != NULL)
+        return DATA;
+    if (!PyErr_ExceptionMatches(PyExc_BlockingIOError))
+        return FAILED;
+    PyErr_Clear();
+    return NOTHING;
+}
+
+static PyObject *
+fields_receive(PyObject *self, PyObject *number)
+{
+    PyObject *data = NULL;
+    Py_ssize_t most = PyNumber_AsSsize_t(number, PyExc_OverflowError);
+    if (most == -1 && PyErr_Occurred())
+        return NULL;
+    if (most < 0)
+        return PyErr_Format(PyExc_ValueError, "cannot receive %zd bytes", most);
+    enum Received received = receive((Fields *)self, (size_t)most, &data);
+    return received == NOTHING ? Py_NewRef(Py_None) : data;
+}
+
+/* Sending */
+
+/* Send `data`, if it goes over a socket of ours and nothing waits before it; 1: it does not, and nothing was done. */
+static int
+push_plain(Fields *conn, PyObject *data)
+{
+    if (conn->fd < 0 || !is_none(conn->outbox) || !PyBytes_CheckExact(data))
+        return 1;
+    Py_ssize_t size = PyBytes_GET_SIZE(data);
+    ssize_t sent = send(conn->fd, PyBytes_AS_STRING(data), (size_t)size, MSG_NOSIGNAL);
+    if (sent == size) {
+        conn->sent_bytes += sent;
+        return 0;
+    }
+    if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
+        return done(CALL(conn, broken));
+    PyObject *so_far = PyLong_FromSsize_t(sent < 0 ? 0 : sent);
+    if (so_far == NULL)
+        return -1;
+    int status = done(CALL2(conn, keep_rest, data, so_far));
+    Py_DECREF(so_far);
+    return status;
+}
+
+static int
+push(Fields *conn, PyObject *data)
+{
+    int status = push_plain(conn, data);
+    return status == 1 ? done(CALL1(conn, push, data)) : status; /* TLS has a push() of its own */
+}
+
+static PyObject *
+fields_push(PyObject *self, PyObject *data)
+{
+    int status = push_plain((Fields *)self, data);
+    if (status == 1)
+        return CALL1(self, _push, data);
+    return status < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static PyMethodDef fields_methods[] = {
+    {"receive", fields_receive, METH_O, NULL},
+    {"push", fields_push, METH_O, NULL},
+    {NULL},
+};
+
 static PyTypeObject FieldsType = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "gserver._native.ConnectionFields",
@@ -135,6 +248,7 @@ static PyTypeObject FieldsType = {
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .tp_new = PyType_GenericNew,
     .tp_members = fields_members,
+    .tp_methods = fields_methods,
     .tp_traverse = fields_traverse,
     .tp_clear = fields_clear,
     .tp_dealloc = fields_dealloc,
@@ -147,7 +261,6 @@ typedef struct {
     double now;
     long batch;
     int is_bound; /* bind() was called */
-    int is_large; /* the last receive brought more than COPIED_BYTES */
     Py_ssize_t counter; /* which cell counts the messages */
     Py_buffer cells;
     PyObject *on_message, *raw, *json_lines, *encode_json, *malformed, *protocol_error, *handler_failures, *open;
@@ -210,86 +323,7 @@ count_messages(TurnLoop *turn, Fields *conn, long handled)
     ((uint64_t *)turn->cells.buf)[turn->counter] += (uint64_t)handled;
 }
 
-/* Receiving */
-
-enum Received { DATA, NOTHING, FAILED };
-
-/* What recv() brings from a socket of ours. A large one is received where it stays; a small one is copied, for a buffer
- * that is made for 64 KiB and then cut to 64 bytes costs more. */
-static enum Received
-receive_from_kernel(TurnLoop *turn, Fields *conn, PyObject **data)
-{
-    static char buffer[RECEIVE_BYTES];
-    char *where = buffer;
-    PyObject *large = NULL;
-    if (turn->is_large) {
-        large = PyBytes_FromStringAndSize(NULL, RECEIVE_BYTES);
-        if (large == NULL)
-            return FAILED;
-        where = PyBytes_AS_STRING(large);
-    }
-    ssize_t size;
-    do
-        size = recv(conn->fd, where, RECEIVE_BYTES, 0);
-    while (size < 0 && errno == EINTR);
-    if (size < 0) {
-        Py_XDECREF(large);
-        if (errno == EAGAIN || errno == EWOULDBLOCK)
-            return NOTHING;
-        PyErr_SetFromErrno(PyExc_OSError);
-        return FAILED;
-    }
-    turn->is_large = size > COPIED_BYTES;
-    if (large == NULL)
-        *data = PyBytes_FromStringAndSize(buffer, size);
-    else if (_PyBytes_Resize(&large, size) == 0)
-        *data = large;
-    return *data == NULL ? FAILED : DATA;
-}
-
-static enum Received
-receive(TurnLoop *turn, Fields *conn, PyObject **data)
-{
-    enum Received received;
-    if (conn->fd >= 0)
-        received = receive_from_kernel(turn, conn, data);
-    else {
-        PyObject *most = PyLong_FromLong(RECEIVE_BYTES);
-        *data = most == NULL ? NULL : CALL1(conn->sock, recv, most);
-        Py_XDECREF(most);
-        received = *data == NULL ? FAILED : DATA;
-    }
-    if (received == FAILED && PyErr_ExceptionMatches(PyExc_OSError)) {
-        PyObject *error = caught();
-        if (done(CALL2(turn, _not_received, conn, error)) == 0)
-            received = NOTHING;
-        Py_DECREF(error);
-    }
-    return received;
-}
-
-/* Sending */
-
-static int
-push(Fields *conn, PyObject *data)
-{
-    if (conn->fd < 0 || !is_none(conn->outbox) || !PyBytes_CheckExact(data))
-        return done(CALL1(conn, push, data));
-    Py_ssize_t size = PyBytes_GET_SIZE(data);
-    ssize_t sent = send(conn->fd, PyBytes_AS_STRING(data), (size_t)size, MSG_NOSIGNAL);
-    if (sent == size) {
-        conn->sent_bytes += sent;
-        return 0;
-    }
-    if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
-        return done(CALL(conn, broken));
-    PyObject *so_far = PyLong_FromSsize_t(sent < 0 ? 0 : sent);
-    if (so_far == NULL)
-        return -1;
-    int status = done(CALL2(conn, keep_rest, data, so_far));
-    Py_DECREF(so_far);
-    return status;
-}
+/* A turn */
 
 static int
 push_all(Fields *conn, PyObject *replies)
@@ -308,8 +342,6 @@ push_all(Fields *conn, PyObject *replies)
     Py_DECREF(data);
     return status;
 }
-
-/* A turn */
 
 /* Send before the turn is over; the size of what still waits then. */
 static int
@@ -548,12 +580,23 @@ end_turn(Fields *conn)
 }
 
 static int
+not_received(TurnLoop *turn, Fields *conn)
+{
+    if (!PyErr_ExceptionMatches(PyExc_OSError))
+        return -1;
+    PyObject *error = caught();
+    int status = done(CALL2(turn, _not_received, conn, error));
+    Py_DECREF(error);
+    return status;
+}
+
+static int
 turn_serve(TurnLoop *turn, Fields *conn)
 {
     PyObject *data = NULL;
-    enum Received received = receive(turn, conn, &data);
+    enum Received received = receive(conn, RECEIVE_BYTES, &data);
     if (received != DATA)
-        return received == NOTHING ? 0 : -1;
+        return received == NOTHING ? 0 : not_received(turn, conn);
     Py_ssize_t size = PyObject_Size(data);
     if (size <= 0) {
         Py_DECREF(data);

@@ -16,6 +16,8 @@ class ConnectionFields:
     messages: int
     active_at: float
     fd: int
+    def receive(self, max_bytes: int, /) -> bytes | None: ...
+    def push(self, data: bytes, /) -> None: ...
 
 class TurnLoop:
     now: float

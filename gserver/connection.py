@@ -169,26 +169,26 @@ class Connection(ConnectionFields):
             self.abort(CloseReason.BUFFER_LIMIT)
             self._check_open()
         self.flush_replies()
-        self._push_now(data)
+        self.active_at = time.monotonic()
+        self.push(data)
 
     def write(self, data: bytes) -> None:
         """Send bytes that are already encoded; otherwise like send()."""
-        self._check_open()
-        self.flush_replies()
+        if self.close_reason is not None:
+            self._check_open()
+        if self.turn_replies:
+            self.flush_replies()
         if self.outbox is not None:
             self.wait_for_room()
             self._check_open()
-        self._push_now(data)
-        self.wait_for_room()
+        self.active_at = time.monotonic()  # what is sent outside a turn is a sign of life; turns note their own
+        self.push(data)
+        if self.outbox is not None:
+            self.wait_for_room()
 
     def _check_open(self) -> None:
         if self.close_reason is not None:
             raise ConnectionClosed(f"{self!r} is closed", self.close_reason)
-
-    def _push_now(self, data: bytes) -> None:
-        """What is sent outside a turn is a sign of life; turns note their own."""
-        self.active_at = time.monotonic()
-        self.push(data)
 
     def append_reply(self, data: bytes) -> None:
         """Send encoded bytes with the replies of the turn that runs, or at once outside a turn."""
@@ -205,8 +205,8 @@ class Connection(ConnectionFields):
             replies.clear()
             self.push(data)
 
-    def push(self, data: bytes) -> None:
-        """Give bytes to the kernel, and what it does not take to the outbox. Never blocks, never raises."""
+    def _push(self, data: bytes) -> None:
+        """What push() does: give bytes to the kernel, and what it does not take to the outbox. Never blocks, never raises."""
         if self.outbox is not None:
             self.outbox.append(data)
             return

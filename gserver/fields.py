@@ -47,6 +47,20 @@ class _Slots:
     messages: int
     active_at: float
 
+    def receive(self, max_bytes: int) -> bytes | None:
+        """What the peer has sent; None if there is nothing now. OSError if the connection is broken."""
+        try:
+            return self.sock.recv(max_bytes)
+        except BlockingIOError:
+            return None
+
+    def push(self, data: bytes) -> None:
+        """See Connection._push()."""
+        self._push(data)
+
+    def _push(self, data: bytes) -> None:
+        raise NotImplementedError
+
 
 def _fastest() -> tuple[type, bool]:
     if not os.environ.get("GSERVER_PURE"):
