@@ -25,6 +25,7 @@ class _Slots:
         "close_reason",
         "codec",
         "fd",
+        "is_sealed",
         "messages",
         "outbox",
         "received_bytes",
@@ -36,6 +37,7 @@ class _Slots:
     )
     sock: _socket.socket
     fd: int
+    is_sealed: bool
     codec: Codec
     state: Any
     close_reason: CloseReason | None
@@ -48,7 +50,7 @@ class _Slots:
     active_at: float
 
     def receive(self, max_bytes: int) -> bytes | None:
-        """What the peer has sent; None if there is nothing now. OSError if the connection is broken."""
+        """What the kernel has of the peer; None if there is nothing now. OSError if the connection is broken."""
         try:
             return self.sock.recv(max_bytes)
         except BlockingIOError:

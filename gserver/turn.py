@@ -78,9 +78,11 @@ class Turn:
     def serve(self, conn: Connection) -> None:
         """Answer every message that is complete after receiving once."""
         try:
-            data = conn.sock.recv(RECEIVE_BYTES)
-        except OSError as error:
-            self._not_received(conn, error)
+            data = conn.receive(RECEIVE_BYTES)
+        except OSError:
+            conn.broken()
+            return
+        if data is None:
             return
         if not data:
             self._end(conn)
@@ -134,10 +136,6 @@ class Turn:
             conn.turn_replies = None
             if conn.close_reason is not None:
                 conn.turn_over()
-
-    def _not_received(self, conn: Connection, error: OSError) -> None:
-        if not isinstance(error, BlockingIOError):
-            conn.abort(CloseReason.PEER_RESET)
 
     def _interrupted(self, conn: Connection, handled: int, error: BaseException) -> None:
         """Count what the turn has handled; but for an end that is recorded already, the error goes on."""
