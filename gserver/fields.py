@@ -1,6 +1,7 @@
 """What of a connection is read or written for every message: a struct of C where gserver was compiled, slots else.
 
-GSERVER_PURE=1 in the environment keeps to Python, for whoever wants to compare, or to look for a fault.
+GSERVER_PURE=1 in the environment keeps to Python, for whoever wants to compare, or to look for a fault. A server says
+when it starts if it is not compiled.
 """
 
 from __future__ import annotations
