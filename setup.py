@@ -14,8 +14,7 @@ EXTRAS = ["setproctitle>=1.3", "watchfiles>=0.21"]
 TEST = [
     *LOADTESTS,
     *EXTRAS,
-    "pytest>=8",
-    "pytest-timeout>=2.3",
+    "pytest>=9",
     "hypothesis>=6",
     "selenium>=4.20",
     "trustme>=1.1",

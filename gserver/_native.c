@@ -20,7 +20,7 @@ enum { RECEIVE_BYTES = 64 * 1024, HIGH_WATER = 64 * 1024, COPIED_BYTES = 4 * 102
 
 /* Every method that is called by name. */
 #define NAMES(X) \
-    X(_data) X(_handler_failed) X(_interrupted) X(_look_at_the_clock) X(_malformed) X(_not_received) \
+    X(_data) X(_handler_failed) X(_interrupted) X(_look_at_the_clock) X(_malformed) \
     X(_protocol_broken) X(_end) X(_push) X(_send_early) X(broken) X(conn) X(encode) X(keep_rest) X(message_began) X(messages) \
     X(partial) X(pause) X(popleft) X(push) X(receive) X(recv) X(turn_over) X(wait_for_room)
 #define DECLARE(name) static PyObject *str_##name;
@@ -73,7 +73,8 @@ typedef struct {
     PyObject *sock, *codec, *state, *close_reason, *runner, *outbox, *turn_replies;
     long long received_bytes, sent_bytes, messages;
     double active_at;
-    int fd; /* -1: whatever goes over it goes through Python */
+    int fd; /* -1: whatever goes over it goes through its socket object */
+    char is_sealed; /* receive() and push() are those of a subclass */
 } Fields;
 
 static PyMemberDef fields_members[] = {
@@ -89,6 +90,7 @@ static PyMemberDef fields_members[] = {
     {"messages", T_LONGLONG, offsetof(Fields, messages), 0, NULL},
     {"active_at", T_DOUBLE, offsetof(Fields, active_at), 0, NULL},
     {"fd", T_INT, offsetof(Fields, fd), 0, NULL},
+    {"is_sealed", T_BOOL, offsetof(Fields, is_sealed), 0, NULL},
     {NULL},
 };
 
@@ -182,6 +184,19 @@ receive(Fields *conn, size_t most, PyObject **data)
     return NOTHING;
 }
 
+/* What a subclass makes of it. */
+static enum Received
+receive_sealed(Fields *conn, size_t most, PyObject **data)
+{
+    PyObject *number = PyLong_FromSize_t(most);
+    *data = number == NULL ? NULL : CALL1(conn, receive, number);
+    Py_XDECREF(number);
+    if (*data != Py_None)
+        return *data == NULL ? FAILED : DATA;
+    Py_CLEAR(*data);
+    return NOTHING;
+}
+
 static PyObject *
 fields_receive(PyObject *self, PyObject *number)
 {
@@ -222,8 +237,8 @@ push_plain(Fields *conn, PyObject *data)
 static int
 push(Fields *conn, PyObject *data)
 {
-    int status = push_plain(conn, data);
-    return status == 1 ? done(CALL1(conn, push, data)) : status; /* TLS has a push() of its own */
+    int status = conn->is_sealed ? 1 : push_plain(conn, data);
+    return status == 1 ? done(CALL1(conn, push, data)) : status;
 }
 
 static PyObject *
@@ -580,23 +595,21 @@ end_turn(Fields *conn)
 }
 
 static int
-not_received(TurnLoop *turn, Fields *conn)
+not_received(Fields *conn)
 {
     if (!PyErr_ExceptionMatches(PyExc_OSError))
         return -1;
-    PyObject *error = caught();
-    int status = done(CALL2(turn, _not_received, conn, error));
-    Py_DECREF(error);
-    return status;
+    PyErr_Clear();
+    return done(CALL(conn, broken));
 }
 
 static int
 turn_serve(TurnLoop *turn, Fields *conn)
 {
     PyObject *data = NULL;
-    enum Received received = receive(conn, RECEIVE_BYTES, &data);
+    enum Received received = (conn->is_sealed ? receive_sealed : receive)(conn, RECEIVE_BYTES, &data);
     if (received != DATA)
-        return received == NOTHING ? 0 : not_received(turn, conn);
+        return received == NOTHING ? 0 : not_received(conn);
     Py_ssize_t size = PyObject_Size(data);
     if (size <= 0) {
         Py_DECREF(data);

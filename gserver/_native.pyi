@@ -16,6 +16,7 @@ class ConnectionFields:
     messages: int
     active_at: float
     fd: int
+    is_sealed: bool
     def receive(self, max_bytes: int, /) -> bytes | None: ...
     def push(self, data: bytes, /) -> None: ...
 

@@ -114,6 +114,7 @@ class Connection(ConnectionFields):
         self.sock = sock
         # Where C receives and sends by itself; -1 once that is over, for the number may be another's then.
         self.fd = sock.fileno() if isinstance(sock, _socket.socket) else -1
+        self.is_sealed = False  # receive() and push() are those of a subclass, which decrypt and encrypt
         self.peer = peer
         self.codec = codec
         self.session: Any = None
@@ -206,7 +207,7 @@ class Connection(ConnectionFields):
             self.push(data)
 
     def _push(self, data: bytes) -> None:
-        """What push() does: give bytes to the kernel, and what it does not take to the outbox. Never blocks, never raises."""
+        """As push(): give bytes to the kernel, what it does not take to the outbox. Never blocks, never raises."""
         if self.outbox is not None:
             self.outbox.append(data)
             return

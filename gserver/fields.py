@@ -1,6 +1,7 @@
 """What of a connection is read or written for every message: a struct of C where gserver was compiled, slots else.
 
-GSERVER_PURE=1 in the environment keeps to Python, for whoever wants to compare, or to look for a fault.
+GSERVER_PURE=1 in the environment keeps to Python, for whoever wants to compare, or to look for a fault. A server says
+when it starts if it is not compiled.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class _Slots:
         "close_reason",
         "codec",
         "fd",
+        "is_sealed",
         "messages",
         "outbox",
         "received_bytes",
@@ -36,6 +38,7 @@ class _Slots:
     )
     sock: _socket.socket
     fd: int
+    is_sealed: bool
     codec: Codec
     state: Any
     close_reason: CloseReason | None
@@ -48,7 +51,7 @@ class _Slots:
     active_at: float
 
     def receive(self, max_bytes: int) -> bytes | None:
-        """What the peer has sent; None if there is nothing now. OSError if the connection is broken."""
+        """What the kernel has of the peer; None if there is nothing now. OSError if the connection is broken."""
         try:
             return self.sock.recv(max_bytes)
         except BlockingIOError:

@@ -104,7 +104,7 @@ class StreamConnection(Connection):
             self._give_way()
         self._owed_bytes -= size
         self._at_end = size == 0
-        self._is_dry = size < max_bytes and (self.fd >= 0 or not self.has_buffered)
+        self._is_dry = size < max_bytes and not (self.is_sealed and self.has_buffered)
         if self.throttle is not None:
             self.throttle(self, size)
 

@@ -22,7 +22,7 @@ from greenlet import GreenletExit, getcurrent
 from gserver.connection import HIGH_WATER, Connection, State
 from gserver.errors import CloseReason, ConnectionClosed, HandlerTimeout, LimitExceeded, ProtocolError
 from gserver.fairness import SLICE_S, Fairness
-from gserver.framing import Malformed
+from gserver.framing import Codec, Malformed
 from gserver.ledger import MESSAGES, Ledger
 from gserver.service import Fault, Service
 
@@ -42,8 +42,9 @@ HANDLER_FAILURES = (Exception, gevent.Timeout, HandlerTimeout)
 class Turn:
     """What a turn does, for one service. No method raises but GreenletExit, when the greenlet is killed.
 
-    The messages of a turn are counted in the ledger together, before its last replies are sent. In serve() is much that
-    looks like methods of their own: a call less for every message is 1 % of an echo.
+    The messages of a turn are counted in the ledger together, before its last replies are sent. In _answer() is much
+    that looks like methods of their own: a call less for every message is 1 % of an echo. Where gserver is compiled,
+    serve() and serve_ready() are those of _native.c.
     """
 
     def __init__(self, service: Service, ledger: Ledger, fairness: Fairness) -> None:
@@ -78,18 +79,28 @@ class Turn:
     def serve(self, conn: Connection) -> None:
         """Answer every message that is complete after receiving once."""
         try:
-            data = conn.sock.recv(RECEIVE_BYTES)
-        except OSError as error:
-            self._not_received(conn, error)
+            data = conn.receive(RECEIVE_BYTES)
+        except OSError:
+            conn.broken()
+            return
+        if data is None:
             return
         if not data:
             self._end(conn)
             return
         conn.received_bytes += len(data)
-        conn.active_at = began = self.now
-        codec, on_message, size, handled, look_at = conn.codec, self._on_message, 0, 0, self._batch
-        replies: list[bytes] = []
-        conn.turn_replies = replies
+        conn.active_at = self.now
+        conn.turn_replies = []
+        try:
+            self._answer(conn, data, conn.turn_replies)
+        finally:
+            conn.turn_replies = None
+            if conn.close_reason is not None:
+                conn.turn_over()
+
+    def _answer(self, conn: Connection, data: bytes, replies: list[bytes]) -> None:
+        codec, on_message, size, handled = conn.codec, self._on_message, 0, 0
+        began, look_at = self.now, self._batch
         try:
             try:
                 codec.receive(data)
@@ -120,24 +131,17 @@ class Turn:
             conn.messages += handled
             self._cells[MESSAGES] += handled
             handled = 0
-            if codec.partial:
-                conn.message_began()
-            if replies:
-                data = replies[0] if len(replies) == 1 else b"".join(replies)
-                replies.clear()
-                conn.push(data)
-            if conn.outbox is not None:
-                conn.wait_for_room()  # a peer that does not read its replies is not read from
+            self._finish(conn, codec)
         except BaseException as error:
             self._interrupted(conn, handled, error)
-        finally:
-            conn.turn_replies = None
-            if conn.close_reason is not None:
-                conn.turn_over()
 
-    def _not_received(self, conn: Connection, error: OSError) -> None:
-        if not isinstance(error, BlockingIOError):
-            conn.abort(CloseReason.PEER_RESET)
+    def _finish(self, conn: Connection, codec: Codec) -> None:
+        """All that was complete is handled: send, and note what is not."""
+        if codec.partial:
+            conn.message_began()
+        conn.flush_replies()
+        if conn.outbox is not None:
+            conn.wait_for_room()  # a peer that does not read its replies is not read from
 
     def _interrupted(self, conn: Connection, handled: int, error: BaseException) -> None:
         """Count what the turn has handled; but for an end that is recorded already, the error goes on."""
