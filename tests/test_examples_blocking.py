@@ -18,7 +18,7 @@ from tests.helpers.steady import Steady
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ROUNDS = 5
-ROUND_S = 0.4
+ROUND_S = 0.25
 
 
 class LittleRedis:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -30,14 +31,9 @@ def start() -> Iterator[Start]:
     """Start `loadtests run`; what a failing test leaves running is interrupted, and so ends its own processes."""
     begun = []
 
-    def start(results: Path, *arguments: str, limit: int | None = None) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "loadtests", "run", *arguments, "--results", str(results)]
-        limits = None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit // 2, limit))
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limits
-        )
-        begun.append(process)
-        return process
+    def start(results: Path, *arguments: str) -> subprocess.Popen[str]:
+        begun.append(begin(results, *arguments))
+        return begun[-1]
 
     yield start
     for process in begun:
@@ -46,9 +42,45 @@ def start() -> Iterator[Start]:
         process.communicate(timeout=PATIENCE_S)
 
 
+def begin(results: Path, *arguments: str, limit: int | None = None) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "loadtests", "run", *arguments, "--results", str(results)]
+    limits = None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit // 2, limit))
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limits)
+
+
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=PATIENCE_S)
     return process.returncode, out, err
+
+
+@dataclass
+class Ended:
+    """A run that went to its end by itself."""
+
+    results: Path
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
+    """All runs that nothing happens to, by name; they go on at the same time, for most of it is waiting."""
+    folder = tmp_path_factory.mktemp("runs")
+    with GserverProcess(folder, "echo") as server:
+        there = ("echo", "--users", "10", "--host", "tcp://{}:{}".format(*server.address))
+        begun = {
+            "of its own": begin(folder / "own", "smoke", "--duration", "4", "--label", "a label", "--workers", "2"),
+            "sampled": begin(folder / "sampled", *there, "--duration", "4", "--server-pid", str(server.process.pid)),
+            "blind": begin(folder / "blind", *there, "--duration", "4"),
+            "limited": begin(folder / "limited", "json", "--users", "150", "--duration", "3", limit=300),
+        }
+        try:
+            return {name: Ended(folder / name.split()[-1], *finish(process)) for name, process in begun.items()}
+        finally:
+            for process in begun.values():
+                process.kill()
+                process.communicate()
 
 
 def only_run(results: Path) -> Path:
@@ -69,12 +101,12 @@ def mentions(process: psutil.Process, results: Path) -> bool:
     return any(str(results) in word for word in process.info["cmdline"] or [])
 
 
-def test_a_run_leaves_a_folder_that_says_all(tmp_path: Path, start: Start) -> None:
-    status, out, err = finish(start(tmp_path, "smoke", "--duration", "4", "--label", "a label", "--workers", "2"))
-    folder = only_run(tmp_path)
+def test_a_run_leaves_a_folder_that_says_all(ended: dict[str, Ended]) -> None:
+    own = ended["of its own"]
+    folder = only_run(own.results)
     run = load_run(folder)
 
-    assert status == 0, err
+    assert own.status == 0, own.err
     assert {path.name for path in folder.iterdir()} >= {
         "run.json",
         "client.json",
@@ -83,9 +115,9 @@ def test_a_run_leaves_a_folder_that_says_all(tmp_path: Path, start: Start) -> No
         "server.log",
         "locust.log",
     }
-    assert "no errors" in out
-    assert str(folder / "report.md") in out
-    assert "of 50 sockets" in err
+    assert "no errors" in own.out
+    assert str(folder / "report.md") in own.out
+    assert "of 50 sockets" in own.err
     assert (run.label, run.errors, run.warnings) == ("a label", {}, [])
     assert run.server["command"] == "gserver json -b 127.0.0.1:0 -w 2 --backlog 4096"
     assert run.figures == figures_of(load_recording(folder / "client.json"), load_samples(folder / "samples.jsonl"))
@@ -96,27 +128,22 @@ def test_a_run_leaves_a_folder_that_says_all(tmp_path: Path, start: Start) -> No
     assert figures["server_processes"] == 3
     assert 1 < figures["server_cpu_per_exchange"] < 5000
     assert 0 < figures["latency_p50"] <= figures["latency_p99"] <= figures["latency_max"]
-    assert_nothing_left(tmp_path)
+    assert_nothing_left(own.results)
 
 
-def test_a_server_that_runs_is_tested_and_sampled_by_its_pid(tmp_path: Path, start: Start) -> None:
-    with GserverProcess(tmp_path, "echo") as server:
-        host = "tcp://{}:{}".format(*server.address)
-        common = ("echo", "--users", "10", "--duration", "4", "--host", host)
-        sampled = start(tmp_path / "sampled", *common, "--server-pid", str(server.process.pid))
-        blind = start(tmp_path / "blind", *common)
-        ended = finish(sampled), finish(blind)
+def test_a_server_that_runs_is_tested_and_sampled_by_its_pid(ended: dict[str, Ended]) -> None:
+    sampled, blind = ended["sampled"], ended["blind"]
 
-    assert [status for status, _, _ in ended] == [0, 0]
-    assert "per exchange" in ended[0][1]
-    assert "per exchange" not in ended[1][1]
-    assert load_run(only_run(tmp_path / "blind")).warnings == ["the server was not sampled: --server-pid was not given"]
+    assert (sampled.status, blind.status) == (0, 0)
+    assert "per exchange" in sampled.out
+    assert "per exchange" not in blind.out
+    assert load_run(only_run(blind.results)).warnings == ["the server was not sampled: --server-pid was not given"]
 
 
 def test_a_server_that_dies_in_the_middle_is_a_readable_run(tmp_path: Path, start: Start) -> None:
     with GserverProcess(tmp_path, "json") as server:
         host = "tcp://{}:{}".format(*server.address)
-        common = ("smoke", "--users", "10", "--duration", "5", "--host", host)
+        common = ("smoke", "--users", "10", "--duration", "3", "--host", host)
         process = start(tmp_path / "runs", *common, "--server-pid", str(server.process.pid))
         wait_for_sockets(process)
         for one in server.tree():
@@ -140,13 +167,13 @@ def wait_for_sockets(process: subprocess.Popen[str]) -> None:
     raise AssertionError("the run ended without progress")
 
 
-def test_what_the_file_limit_cannot_hold_is_said_and_fitted(tmp_path: Path, start: Start) -> None:
+def test_what_the_file_limit_cannot_hold_is_said_and_fitted(ended: dict[str, Ended]) -> None:
     """The soft limit is raised to the hard one, which allows 300 - 200 sockets."""
-    status, _, err = finish(start(tmp_path, "json", "--users", "150", "--duration", "4", limit=300))
-    run = load_run(only_run(tmp_path))
+    limited = ended["limited"]
+    run = load_run(only_run(limited.results))
 
-    assert status == 0, err
-    assert "loadtests: the limit of open files allows 100 of 150 sockets: going on with those\n" in err
+    assert limited.status == 0, limited.err
+    assert "loadtests: the limit of open files allows 100 of 150 sockets: going on with those\n" in limited.err
     assert run.warnings == ["the limit of open files allows 100 of 150 sockets"]
     assert [figure.value for figure in run.figures if figure.name == "sockets_peak"] == [100]
 

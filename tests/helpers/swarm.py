@@ -88,6 +88,11 @@ class Swarm:
         self._thread.join(PATIENCE_S * 2)
         assert not self._thread.is_alive(), "the swarm did not end"
 
+    @property
+    def kills(self) -> int:
+        """How many workers were killed under it."""
+        return len(self._killed_at)
+
     def killed(self, pid: int) -> None:
         self._killed.add(pid)
         self._killed_at.append(time.monotonic())
