@@ -36,9 +36,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _warm() -> None:
-    """The hub opens its descriptors once, which is no leak of the first test; and what is imported by now is frozen,
-    for the search for leaks goes through all objects that are not."""
+    """The hub opens its descriptors once, which is no leak of the first test."""
     gevent.sleep(0.001)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen() -> None:
+    """What there is before a file's tests is frozen, for the search for leaks, and each full collection, goes through
+    all objects that are not: with what thousands of tests leave behind, that came to 0.2 s for each that serves."""
     gc.collect()
     gc.freeze()
 
