@@ -368,7 +368,7 @@ def test_an_idle_server_wakes_up_once_a_second_for_each_worker(tmp_path: Path) -
     if not shutil.which("strace"):
         pytest.skip("needs strace")
     with GserverProcess(tmp_path, "json", workers=2) as server:
-        trace = "timeout -s INT 5 strace -qq -e trace=epoll_wait,epoll_pwait,select,poll -p".split()
+        trace = ["timeout", "-s", "INT", "5", "strace", "-qq", "-e", "trace=epoll_wait,epoll_pwait,select,poll", "-p"]
         tracers = [
             subprocess.Popen([*trace, str(process.pid)], stderr=subprocess.PIPE, text=True) for process in server.tree()
         ]
