@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
@@ -13,21 +14,25 @@ from typing import NoReturn, TypeVar
 
 from benchmarks.contestants import GSERVER, OURS, RECIPES, Command, parse_command, parse_peers
 from benchmarks.jobs import GROUPS, JOBS, Job, jobs_named, with_axes
-from benchmarks.session import Options, Session, heading
+from benchmarks.session import SECONDS, Options, Session, heading
 from benchmarks.tables import render_results
 from benchmarks.toolchain import Toolchain, default_cache
 from loadtests.environment import raise_nofile_limit
 from loadtests.processes import terminated_as_interrupted
+from loadtests.results import write_whole
 
 __all__ = ["entry_point", "main"]
 
 EXIT_FAILURES = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-#: So long that a tick of processor time is less than half a percent of a busy server's.
-SECONDS = 3.0
 ROUNDS = 5
-AXES = ("connections", "payload", "depth")
+#: Axis -> what it is, and its largest value.
+AMOUNTS = {
+    "connections": ("connections", 1_000_000),
+    "payload": ("bytes of a message", 64 * 1024 * 1024),
+    "depth": ("messages in flight on each connection", 10_000),
+}
 
 Value = TypeVar("Value")
 
@@ -100,20 +105,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_amounts(parser: argparse.ArgumentParser) -> None:
-    for axis, text in zip(
-        AXES, ("connections", "bytes of a message", "messages in flight on each connection"), strict=True
-    ):
+    for axis, (text, largest) in AMOUNTS.items():
         parser.add_argument(
             f"--{axis}",
             metavar="N[,N...]",
-            type=_checked(_whole_numbers),
+            type=_checked(functools.partial(_whole_numbers, largest=largest)),
             help=f"{text}; several are measured one by one (default: the job's)",
         )
     parser.add_argument(
         "--seconds", type=_checked(_seconds), default=SECONDS, help=f"of each measurement (default {SECONDS:g})"
     )
     parser.add_argument(
-        "--rounds", metavar="N", type=_checked(_whole_number), default=ROUNDS, help=f"(default {ROUNDS})"
+        "--rounds",
+        metavar="N",
+        type=_checked(functools.partial(_whole_number, largest=1000)),
+        default=ROUNDS,
+        help=f"(default {ROUNDS})",
     )
     parser.add_argument("--seed", metavar="N", type=int, help="of the order of measurements (default: by chance)")
 
@@ -130,14 +137,14 @@ def _checked(parse: Callable[[str], Value]) -> Callable[[str], Value]:
     return convert
 
 
-def _whole_number(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise ValueError(f"{text!r} is not a whole number of at least 1")
+def _whole_number(text: str, largest: int) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:20]) <= largest:
+        raise ValueError(f"{text!r} is not a whole number from 1 to {largest:,}")
     return int(text)
 
 
-def _whole_numbers(text: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(_whole_number(part.strip()) for part in text.split(",")))
+def _whole_numbers(text: str, largest: int) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(_whole_number(part.strip(), largest) for part in text.split(",")))
 
 
 def _seconds(text: str) -> float:
@@ -158,7 +165,7 @@ def _named_command(text: str) -> tuple[str, Command]:
 
 
 def _axes(arguments: argparse.Namespace) -> dict[str, tuple[int, ...]]:
-    given = {axis: getattr(arguments, axis) for axis in AXES}
+    given = {axis: getattr(arguments, axis) for axis in AMOUNTS}
     return {axis: values for axis, values in given.items() if values is not None}
 
 
@@ -172,16 +179,18 @@ def _measure(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
         arguments.seconds,
         random.randrange(10**6) if arguments.seed is None else arguments.seed,
     )
+    if arguments.json is not None and not arguments.json.parent.is_dir():
+        raise ValueError(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
     session = Session(options, lambda line: print(line, file=sys.stderr, flush=True))
     print(*heading(options), sep="\n", end="\n\n")
     for job in jobs:
         results, skipped = session.carry_out(job)
         for line in skipped:
             print(f"skipped: {line}", flush=True)
-        if results is not None:
+        if results is not None and any(results.measurements.values()):
             print(render_results(results, arguments.markdown), flush=True)
     for line in session.failures:
         print(f"failed: {line}", file=sys.stderr)
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(session.document(), indent=2) + "\n")
+        write_whole(arguments.json, json.dumps(session.document(), indent=2) + "\n")
     return EXIT_FAILURES if session.failures else 0

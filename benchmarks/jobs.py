@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["GROUPS", "JOBS", "MAIN_JOBS", "Job", "Scenario", "jobs_named", "with_axes"]
+__all__ = ["AXES", "FEWEST_FOR_MEMORY", "GROUPS", "JOBS", "Job", "Scenario", "jobs_named", "with_axes"]
 
 ALL = ("c", "go", "node", "uvloop", "asyncio", "gevent")
+AXES = ("connections", "payload", "depth")
 RATES = ("cpu_us", "msg_s", "p50_us", "p99_us", "p999_us")
 #: From how many connections on the memory of one is told from the noise of the process.
 FEWEST_FOR_MEMORY = 1000
@@ -40,7 +41,7 @@ class Job:
     @property
     def varied(self) -> list[str]:
         """The axes that have several values."""
-        return [axis for axis in ("connections", "payload", "depth") if len(getattr(self, axis)) > 1]
+        return [axis for axis in AXES if len(getattr(self, axis)) > 1]
 
 
 @dataclass(frozen=True)
@@ -149,13 +150,12 @@ JOBS: dict[str, Job] = {
             ("send",),
             figures=("cpu_us", "msg_s", "p50_us", "p99_us"),
             connections=(10, 100, 1000, 5000),
-            fixed=frozenset({"depth"}),
+            fixed=frozenset({"payload", "depth"}),
         ),
     )
 }
 #: Names that stand for several jobs.
 GROUPS: dict[str, tuple[str, ...]] = {"scaling": ("sockets", "sizes", "broadcast")}
-MAIN_JOBS = ("echo", "json", "churn", "idle", "tls", "handshakes", "cluster")
 
 
 def jobs_named(names: Sequence[str]) -> list[Job]:

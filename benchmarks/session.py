@@ -17,10 +17,13 @@ from benchmarks.jobs import Job, Scenario
 from benchmarks.processors import available, place
 from benchmarks.rounds import Results, Turn, carry_out, order
 from benchmarks.tables import figure_text
-from benchmarks.toolchain import Missing, Toolchain
+from benchmarks.toolchain import Missing, Toolchain, versions
 from loadtests.environment import describe, sockets_within
 
-__all__ = ["Options", "Session", "heading"]
+__all__ = ["SECONDS", "Options", "Session", "heading"]
+
+#: So long that a tick of processor time is less than half a percent of a busy server's.
+SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ class Session:
         """Everything, as json.dump() takes it."""
         about = {
             "environment": {**describe(), "load_average": os.getloadavg()[0]},
+            "tools": versions(),
             "rounds": self.options.rounds,
             "seconds": self.options.seconds,
             "seed": self.options.seed,
@@ -120,8 +124,9 @@ class Session:
 def heading(options: Options) -> list[str]:
     """Where and how it is measured."""
     where = describe()
+    ticks = "; less than 3 s: processor time is counted in ticks of 10 ms" if options.seconds < SECONDS else ""
     software = f"gserver {where['gserver']} ({where['source']}), Python {where['python']}, gevent {where['gevent']}"
     return [
         f"{software}, {where['system']}, {where['processor']}",
-        f"{place(available(), 1)}; rounds: {options.rounds} of {options.seconds:g} s; seed {options.seed}",
+        f"{place(available(), 1)}; rounds: {options.rounds} of {options.seconds:g} s{ticks}; seed {options.seed}",
     ]

@@ -6,6 +6,7 @@ What this machine lacks for it is a Missing, whose text is one line for a person
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -15,13 +16,19 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["Missing", "Toolchain", "check_module", "default_cache"]
+__all__ = ["Missing", "Toolchain", "check_module", "default_cache", "versions"]
 
 PEERS = Path(__file__).parent / "peers"
 CLIENT = Path(__file__).parent / "client"
 TARGET = "{target}"  # in a compiler's command: what it shall make
 GCC = ("gcc", "-O2", "-std=gnu11", "-o", TARGET)
 GO = ("go", "build", "-o", TARGET)
+VERSIONS = {
+    "gcc": ["gcc", "--version"],
+    "go": ["go", "version"],
+    "node": ["node", "--version"],
+    "openssl": ["openssl", "version"],
+}
 OPENSSL_HEADER = "#include <openssl/ssl.h>\n"
 CERTIFICATE = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 -subj /CN=localhost"
 
@@ -105,6 +112,19 @@ def check_module(name: str) -> None:
     """Missing if this interpreter, which runs the servers in Python, has no such module."""
     if importlib.util.find_spec(name) is None:
         raise Missing(f"{name} is not installed for {sys.executable}")
+
+
+def versions() -> dict[str, str]:
+    """What the tools that peers need say of themselves, as far as they are installed."""
+    found = {tool: _said(command) for tool, command in VERSIONS.items() if shutil.which(tool)}
+    if importlib.util.find_spec("uvloop") is not None:
+        found["uvloop"] = importlib.metadata.version("uvloop")
+    return found
+
+
+def _said(command: Sequence[str]) -> str:
+    finished = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    return (finished.stdout.splitlines() or [""])[0]
 
 
 def _need(tool: str) -> str:
