@@ -19,7 +19,6 @@ from benchmarks.tables import render_results
 from benchmarks.toolchain import Toolchain, default_cache
 from loadtests.environment import raise_nofile_limit
 from loadtests.processes import terminated_as_interrupted
-from loadtests.results import write_whole
 
 __all__ = ["entry_point", "main"]
 
@@ -192,5 +191,5 @@ def _measure(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
     for line in session.failures:
         print(f"failed: {line}", file=sys.stderr)
     if arguments.json is not None:
-        write_whole(arguments.json, json.dumps(session.document(), indent=2) + "\n")
+        arguments.json.write_text(json.dumps(session.document(), indent=2) + "\n")
     return EXIT_FAILURES if session.failures else 0
