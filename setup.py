@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "gserver/__init__.py").read_text(), re.M)[1]
@@ -14,8 +14,7 @@ EXTRAS = ["setproctitle>=1.3", "watchfiles>=0.21"]
 TEST = [
     *LOADTESTS,
     *EXTRAS,
-    "pytest>=8",
-    "pytest-timeout>=2.3",
+    "pytest>=9",
     "hypothesis>=6",
     "selenium>=4.20",
     "trustme>=1.1",
@@ -39,7 +38,9 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["gserver", "gserver.*", "loadtests", "loadtests.*"]),
-    package_data={"gserver": ["py.typed"], "loadtests": ["py.typed"]},
+    # The path of every message; without a compiler it stays in Python.
+    ext_modules=[Extension("gserver._native", ["gserver/_native.c"], optional=True)],
+    package_data={"gserver": ["py.typed", "_native.pyi"], "loadtests": ["py.typed"]},
     install_requires=["gevent>=26.4", "msgspec>=0.19"],
     extras_require={"extras": EXTRAS, "loadtests": LOADTESTS, "test": TEST},
     entry_points={

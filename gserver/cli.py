@@ -21,6 +21,7 @@ from gserver.arbiter.code_watch import check_engine
 from gserver.arbiter.succession import Command, Succession, take_inheritance
 from gserver.configuration import CONFIG_FILE, Configuration, add_arguments, as_text, parse_environment
 from gserver.errors import ConfigError
+from gserver.fields import IS_NATIVE
 from gserver.process.daemon import Daemon
 from gserver.process.systemd import take_sockets
 from gserver.process.titles import set_title
@@ -102,7 +103,7 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         os.umask(settings.umask)
     logs.configure(settings)
     set_title("arbiter", settings.proc_name or application.text)
-    log.info("Starting gserver %s", gserver.__version__)
+    log.info("Starting gserver %s%s", gserver.__version__, "" if IS_NATIVE else ", not compiled")
     serve, mold = functools.partial(run_worker, application), functools.partial(run_mold, application)
     return Arbiter(configuration, settings, serve, mold, succession, daemon).run()
 

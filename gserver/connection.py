@@ -28,6 +28,7 @@ from gevent.event import Event
 
 from gserver.deadlines import NEVER
 from gserver.errors import CloseReason, ConnectionClosed
+from gserver.fields import ConnectionFields
 
 if TYPE_CHECKING:
     from gserver.framing import Codec
@@ -58,6 +59,10 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
+# A member looked up on its class costs as much as a call on Python 3.11.
+_HANDSHAKING, _OPEN, _DRAINING, _CLOSED = State
+
+
 class Owner(Protocol):
     """Who keeps count of a connection: it closes the socket."""
 
@@ -74,7 +79,7 @@ class Owner(Protocol):
         """It begins to wait for something that has a deadline of its own."""
 
 
-class Connection:
+class Connection(ConnectionFields):
     """One accepted socket, as handlers see it.
 
     Attributes:
@@ -91,26 +96,15 @@ class Connection:
     __slots__ = (
         "_message_began",
         "_owner",
-        "active_at",
         "buckets",
-        "close_reason",
-        "codec",
         "drain_reason",
         "due_tick",
         "handler_since",
-        "messages",
         "opened_at",
-        "outbox",
         "peer",
         "proxy",
-        "received_bytes",
         "retires_at",
-        "runner",
-        "sent_bytes",
         "session",
-        "sock",
-        "state",
-        "turn_replies",
         "watcher",
     )
 
@@ -118,10 +112,13 @@ class Connection:
 
     def __init__(self, sock: _socket.socket, peer: Address, codec: Codec, owner: Owner) -> None:
         self.sock = sock
+        # Where C receives and sends by itself; -1 once that is over, for the number may be another's then.
+        self.fd = sock.fileno() if isinstance(sock, _socket.socket) else -1
+        self.is_sealed = False  # receive() and push() are those of a subclass, which decrypt and encrypt
         self.peer = peer
         self.codec = codec
         self.session: Any = None
-        self.state = State.OPEN
+        self.state = _OPEN
         self.close_reason: CloseReason | None = None
         self.received_bytes = 0
         self.sent_bytes = 0
@@ -149,7 +146,7 @@ class Connection:
     @property
     def is_draining(self) -> bool:
         """The server is stopping, or close() was called: no further message will be handed over."""
-        return self.state is not State.OPEN
+        return self.state is not _OPEN
 
     # Sending
 
@@ -173,26 +170,26 @@ class Connection:
             self.abort(CloseReason.BUFFER_LIMIT)
             self._check_open()
         self.flush_replies()
-        self._push_now(data)
+        self.active_at = time.monotonic()
+        self.push(data)
 
     def write(self, data: bytes) -> None:
         """Send bytes that are already encoded; otherwise like send()."""
-        self._check_open()
-        self.flush_replies()
+        if self.close_reason is not None:
+            self._check_open()
+        if self.turn_replies:
+            self.flush_replies()
         if self.outbox is not None:
             self.wait_for_room()
             self._check_open()
-        self._push_now(data)
-        self.wait_for_room()
+        self.active_at = time.monotonic()  # what is sent outside a turn is a sign of life; turns note their own
+        self.push(data)
+        if self.outbox is not None:
+            self.wait_for_room()
 
     def _check_open(self) -> None:
         if self.close_reason is not None:
             raise ConnectionClosed(f"{self!r} is closed", self.close_reason)
-
-    def _push_now(self, data: bytes) -> None:
-        """What is sent outside a turn is a sign of life; turns note their own."""
-        self.active_at = time.monotonic()
-        self.push(data)
 
     def append_reply(self, data: bytes) -> None:
         """Send encoded bytes with the replies of the turn that runs, or at once outside a turn."""
@@ -209,8 +206,8 @@ class Connection:
             replies.clear()
             self.push(data)
 
-    def push(self, data: bytes) -> None:
-        """Give bytes to the kernel, and what it does not take to the outbox. Never blocks, never raises."""
+    def _push(self, data: bytes) -> None:
+        """As push(): give bytes to the kernel, what it does not take to the outbox. Never blocks, never raises."""
         if self.outbox is not None:
             self.outbox.append(data)
             return
@@ -219,18 +216,28 @@ class Connection:
         except BlockingIOError:
             sent = 0
         except OSError:
-            self.abort(CloseReason.PEER_RESET)
+            self.broken()
             return
-        self.sent_bytes += sent
         if sent < len(data):
-            self.outbox = Outbox(self, memoryview(data)[sent:])
-            self._owner.connection_waits(self)
+            self.keep_rest(data, sent)
+        else:
+            self.sent_bytes += sent
+
+    def keep_rest(self, data: bytes, sent: int) -> None:
+        """Of `data` the kernel took the first `sent` bytes: the others go to the outbox."""
+        self.sent_bytes += sent
+        self.outbox = Outbox(self, memoryview(data)[sent:])
+        self._owner.connection_waits(self)
+
+    def broken(self) -> None:
+        """The kernel says that there is no peer any more."""
+        self.abort(CloseReason.PEER_RESET)
 
     def wait_for_room(self) -> None:
         """Block the calling greenlet while the outbox holds more than HIGH_WATER; ConnectionClosed if that ends it."""
         while (outbox := self.outbox) is not None and outbox.size > HIGH_WATER:
             outbox.emptied.wait()
-            if self.state is State.CLOSED and outbox.size:
+            if self.state is _CLOSED and outbox.size:
                 raise ConnectionClosed(f"{self!r} closed with {outbox.size} bytes unsent", self.close_reason)
 
     def outbox_emptied(self) -> None:
@@ -246,8 +253,8 @@ class Connection:
 
         `reason`: what it will be closed for then.
         """
-        if self.state is State.OPEN:
-            self.state = State.DRAINING
+        if self.state is _OPEN:
+            self.state = _DRAINING
             self.drain_reason = reason
             self.retires_at = NEVER
 
@@ -259,20 +266,20 @@ class Connection:
         if self.close_reason is not None:
             return
         self.close_reason = reason
-        self.state = State.DRAINING
+        self.state = _DRAINING
         self.stop_watching()
         if not self.is_busy:
             self._finish_if_sent()
 
     def turn_over(self) -> None:
         """The handler has returned, and the connection was closed meanwhile: do what had to wait for that."""
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             self._owner.connection_left(self)
         else:
             self._finish_if_sent()
 
     def _finish_if_sent(self) -> None:
-        if self.outbox is None and self.state is not State.CLOSED:
+        if self.outbox is None and self.state is not _CLOSED:
             self._finish()
 
     @property
@@ -282,7 +289,7 @@ class Connection:
 
     def abort(self, reason: CloseReason) -> None:
         """Close at once; what the kernel has not taken is lost."""
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             return
         if self.close_reason is None or reason in _OVERRIDING:
             self.close_reason = reason
@@ -290,19 +297,16 @@ class Connection:
         self._finish()
 
     def _finish(self) -> None:
-        self.state = State.CLOSED
+        self.state = _CLOSED
+        self.fd = -1
         if self.close_reason in _DISCARDING:
             self.sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _RESET_ON_CLOSE)
         outbox, self.outbox = self.outbox, None
         if outbox is not None:
             outbox.stop()
-        log.debug(
-            "closed %s reason=%s received=%d sent=%d",
-            self,
-            self.close_reason.value if self.close_reason else None,
-            self.received_bytes,
-            self.sent_bytes,
-        )
+        if log.isEnabledFor(logging.DEBUG):
+            reason = self.close_reason.value if self.close_reason else None
+            log.debug("closed %s reason=%s received=%d sent=%d", self, reason, self.received_bytes, self.sent_bytes)
         self._owner.connection_closed(self)
         if not self.is_busy:
             self._owner.connection_left(self)
@@ -311,7 +315,7 @@ class Connection:
 
     @property
     def handshake_since(self) -> float | None:
-        return self.opened_at if self.state is State.HANDSHAKING else None
+        return self.opened_at if self.state is _HANDSHAKING else None
 
     @property
     def has_spoken(self) -> bool:
@@ -328,7 +332,7 @@ class Connection:
 
     @property
     def is_listening(self) -> bool:
-        return self.state is State.OPEN and self.runner is None
+        return self.state is _OPEN and self.runner is None
 
     def message_began(self) -> None:
         """The peer is inside a message; only the first call for each message counts."""
@@ -362,7 +366,7 @@ class Connection:
 
     @property
     def is_paused(self) -> bool:
-        return self.state is State.OPEN and self.watcher is not None and not self.watcher.active
+        return self.state is _OPEN and self.watcher is not None and not self.watcher.active
 
     def stop_watching(self) -> None:
         """Let go of the READ watcher."""

@@ -123,13 +123,13 @@ class Entrance:
     def _shake_hands(self, conn: TlsConnection | TlsStreamConnection) -> None:
         try:
             data = conn.receive_sealed(HANDSHAKE_BYTES)
+            if data is None:
+                return
             if not data:
                 conn.close(CloseReason.HANDSHAKE_FAILED if conn.received_bytes else CloseReason.PEER_EOF)
                 return
             conn.received_bytes += len(data)
             is_over = conn.shake_hands(data)
-        except BlockingIOError:
-            return
         except TlsError as error:
             log.debug("%s: %s", conn, error)
             conn.close(error.close_reason)

@@ -41,6 +41,8 @@ __all__ = [
 class CloseReason(enum.Enum):
     """Why a connection ended: the same word in the log, in metrics and in `on_close`."""
 
+    __hash__ = object.__hash__  # Enum's own is a function in Python, and each end of a connection is looked up thrice
+
     PEER_EOF = "peer_eof"  # the peer finished, between two messages
     PEER_RESET = "peer_reset"  # the kernel reported the connection broken
     EOF_IN_MESSAGE = "eof_in_message"

@@ -47,7 +47,7 @@ class Ledger:
     """
 
     def __init__(self, cells: Cells | None = None) -> None:
-        self.cells: Cells = [0] * CELLS if cells is None else cells
+        self.cells: Cells = memoryview(bytearray(8 * CELLS)).cast("q") if cells is None else cells
         self._received = self._sent = 0  # by connections that are closed
 
     @property

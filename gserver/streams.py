@@ -39,6 +39,7 @@ class StreamConnection(Connection):
 
     __slots__ = (
         "_at_end",
+        "_is_dry",
         "_is_handled",
         "_messages",
         "_owed_bytes",
@@ -57,8 +58,10 @@ class StreamConnection(Connection):
         self.fairness: Fairness  # the engine's
         self.throttle: Throttle | None = None  # what happens after each receive; the engine's
         self.metered_messages = 0  # how many of its messages the throttle knows of
-        self._slice_began = self.active_at  # since when its handler has had the processor, as far as is known
+        # Since when its handler has had the processor, as far as is known; None: since it received something.
+        self._slice_began: float | None = self.active_at
         self._at_end = False  # the peer has finished
+        self._is_dry = False  # the kernel had no more: to ask again before it says so costs a third of an echo
         self._owed_bytes = 0  # once draining: what had been received by then and not been read
         self._is_handled = False
         self._reader: Any = None  # the greenlet that waits for input
@@ -76,33 +79,39 @@ class StreamConnection(Connection):
         while max_bytes > 0 and not self._at_end:
             if self.close_reason is not None:
                 raise ConnectionClosed(f"{self!r} is closed", self.close_reason)
-            if self.is_draining and self._owed_bytes <= 0:
+            is_draining = self.is_draining
+            if is_draining and self._owed_bytes <= 0:
                 return b""
             try:
-                data = self.sock.recv(max_bytes)
-            except BlockingIOError:
-                if self.is_draining:
-                    return b""
-                self._wait_readable()
-                continue
+                data = self.receive(max_bytes) if is_draining or not self._is_dry else None
             except OSError as error:
                 self.abort(CloseReason.PEER_RESET)
                 raise ConnectionClosed(f"{self!r} broke: {error}", self.close_reason) from error
-            self.received_bytes += len(data)
-            self.active_at = time.monotonic()
-            self._give_way()
-            self._owed_bytes -= len(data)
-            self._at_end = not data
-            if self.throttle is not None:
-                self.throttle(self, len(data))
-            return data
+            if data is not None:
+                self._received(len(data), max_bytes)
+                return data
+            if is_draining:
+                return b""
+            self._wait_readable()
         return b""
+
+    def _received(self, size: int, max_bytes: int) -> None:
+        self.received_bytes += size
+        self.active_at = now = time.monotonic()
+        if self._slice_began is None:
+            self._slice_began = now
+        elif now - self._slice_began > SLICE_S:
+            self._give_way()
+        self._owed_bytes -= size
+        self._at_end = size == 0
+        self._is_dry = size < max_bytes and not (self.is_sealed and self.has_buffered)
+        if self.throttle is not None:
+            self.throttle(self, size)
 
     def _give_way(self) -> None:
         """A handler that always finds something to read would otherwise never let anybody else go."""
-        if time.monotonic() - self._slice_began > SLICE_S:
-            self.fairness.let_others_go()
-            self._slice_began = time.monotonic()
+        self.fairness.let_others_go()
+        self._slice_began = time.monotonic()
 
     def read_exactly(self, size: int) -> bytes:
         """Return exactly `size` bytes.
@@ -142,7 +151,7 @@ class StreamConnection(Connection):
             for message in self._messages:
                 self.messages += 1
                 self.ledger.cells[MESSAGES] += 1
-                if not self.messages % LOOK_EVERY:
+                if not self.messages % LOOK_EVERY and time.monotonic() - (self._slice_began or 0.0) > SLICE_S:
                     self._give_way()
                 return message
             if self.codec.partial:
@@ -192,15 +201,15 @@ class StreamConnection(Connection):
 
     def _wait_readable(self) -> None:
         self._reader = getcurrent()
-        if self.message_since is not None:
+        if (self._read_began or self._message_began) and self.message_since is not None:
             self._owner.connection_waits(self)
         if not self.watcher.active:
             self.watcher.start(self._readable)
         try:
             get_hub().switch()
         finally:
-            self._reader = None
-            self._slice_began = time.monotonic()
+            self._reader = self._slice_began = None
+            self._is_dry = False
 
     def _readable(self) -> None:
         if self._reader is not None:

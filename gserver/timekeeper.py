@@ -41,17 +41,18 @@ class Timekeeper:
 
     def begin(self, conn: Connection) -> None:
         """`conn` was accepted just now. What watch() would do, for a tenth of the time."""
-        self._place(conn, conn.active_at + self._fresh_s)
+        due = conn.active_at + self._fresh_s
+        self._wheel.place(conn, due)
+        if due < self._timer_due:
+            self._set_timer()
 
     def watch(self, conn: Connection) -> None:
         """From now on, or because `conn` waits for something else now. Costs nothing if it is looked at sooner."""
         if conn.state is not State.CLOSED:
-            self._place(conn, self._deadlines.first(conn)[0])
-
-    def _place(self, conn: Connection, due: float) -> None:
-        self._wheel.place(conn, due)
-        if due < self._timer_due:
-            self._set_timer()
+            due = self._deadlines.first(conn)[0]
+            self._wheel.place(conn, due)
+            if due < self._timer_due:
+                self._set_timer()
 
     def forget(self, conn: Connection) -> None:
         """`conn` is closed."""

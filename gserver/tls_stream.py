@@ -44,15 +44,16 @@ class TlsStream:
     """One connection.
 
     at_end: close_notify was received; nothing comes after it.
+    outgoing: what must be sent to the peer; see take_outgoing().
     """
 
-    __slots__ = ("_failure", "_incoming", "_info", "_object", "_outgoing", "_reader", "_server_name", "at_end")
+    __slots__ = ("_failure", "_incoming", "_info", "_object", "_reader", "_server_name", "at_end", "outgoing")
 
     def __init__(self, context: ssl.SSLContext) -> None:
         """context: the server's, as Tls.context is."""
         self.at_end = False
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._object = context.wrap_bio(self._incoming, self.outgoing, server_side=True)
         self._reader: HelloReader | None = HelloReader()  # until the handshake is complete
         self._server_name: str | None = None
         self._info: TlsInfo | None = None
@@ -86,7 +87,7 @@ class TlsStream:
         if name is None:
             return
         if not (name.isascii() and name.decode("ascii").isprintable()):  # nor must a line break get into a log
-            self._outgoing.write(_ILLEGAL_PARAMETER)
+            self.outgoing.write(_ILLEGAL_PARAMETER)
             raise self._fail(f"the client asks for {name[:80]!r}, which is no server name")
         self._server_name = name.decode("ascii").removesuffix(".").lower()
 
@@ -100,7 +101,8 @@ class TlsStream:
 
         TlsError (PROTOCOL_ERROR): a record is broken, or the peer has sent an alert; the stream stays in error.
         """
-        self._raise_failure()
+        if self._failure is not None:
+            self._raise_failure()
         try:
             if len(data) <= _RECORD:
                 return self._read(data)
@@ -145,7 +147,8 @@ class TlsStream:
 
         TlsError (PROTOCOL_ERROR): the stream is in error; the handshake is not complete, or close_notify was called.
         """
-        self._raise_failure()
+        if self._failure is not None:
+            self._raise_failure()
         try:
             if len(data) <= _PLAINTEXT:
                 return self._write(data)
@@ -157,11 +160,11 @@ class TlsStream:
     def _write(self, data: bytes | memoryview) -> bytes:
         if data:
             self._object.write(data)
-        return self._outgoing.read()
+        return self.outgoing.read()
 
     def take_outgoing(self) -> bytes:
         """What must be sent to the peer; b"": nothing. It is given once."""
-        return self._outgoing.read()
+        return self.outgoing.read()
 
     def close_notify(self) -> bytes:
         """Return the bytes that tell the peer that nothing more comes, b"" if it has been told or there is no TLS.
@@ -172,7 +175,7 @@ class TlsStream:
             self._object.unwrap()
         except ssl.SSLError:  # it waits for the peer's close_notify, or there is no connection to close
             pass
-        return self._outgoing.read()
+        return self.outgoing.read()
 
     @property
     def info(self) -> TlsInfo:

@@ -293,7 +293,7 @@ def test_a_header_and_nothing_else_is_a_connection_that_ended(serving: Serving, 
 
 
 def test_a_drain_does_not_wait_for_headers(serving: Serving, greenlets: str) -> None:
-    server = serving.start(make_echo_lines(), greenlets=greenlets, entrance=proxied())
+    server = serving.start(make_echo_lines(), greenlets=greenlets, entrance=proxied(), linger_s=0.1)
     peer = serving.connect(server)
     peer.send(b"PROXY TCP4")
     wait_until(lambda: any(conn.received_bytes for conn in server.connections))

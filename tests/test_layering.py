@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,37 @@ def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"), str(path))
 
 
+@dataclass(frozen=True)
+class Function:
+    """What the laws ask of one; methods, and those inside of others, are functions too."""
+
+    name: str
+    first_line: int
+    lines: int
+    is_annotated: bool
+
+
+@functools.cache
+def imports_of(path: Path) -> frozenset[str]:
+    """Each file is parsed once for this and once for functions_of(); the trees, a million objects, are not kept."""
+    return frozenset(imports(parse(path)))
+
+
+@functools.cache
+def functions_of(path: Path) -> tuple[Function, ...]:
+    return tuple(
+        Function(node.name, node.lineno, (node.end_lineno or node.lineno) - node.lineno + 1, is_annotated(node))
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+
+
+def is_annotated(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    bare = [each.arg for each in arguments if each.annotation is None and each.arg not in ("self", "cls")]
+    return node.returns is not None and not bare
+
+
 def name_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -100,7 +133,7 @@ def test_no_module_imports_from_a_layer_above(path: Path) -> None:
     own = layer_of(name_of(path))
     if own is None:
         return
-    above = {name for name in imports(parse(path)) if (layer_of(name) or 0) > own}
+    above = {name for name in imports_of(path) if (layer_of(name) or 0) > own}
 
     assert above == set()
 
@@ -114,12 +147,12 @@ def test_every_layer_has_its_modules() -> None:
 
 @each(python_files(*PURE))
 def test_what_is_pure_does_no_io(path: Path) -> None:
-    assert {name.partition(".")[0] for name in imports(parse(path))} & IMPURE == set()
+    assert {name.partition(".")[0] for name in imports_of(path)} & IMPURE == set()
 
 
 @each(python_files("gserver/arbiter/**/*.py"))
 def test_the_arbiter_knows_nothing_of_gevent(path: Path) -> None:
-    assert {name for name in imports(parse(path)) if name.partition(".")[0] == "gevent"} == set()
+    assert {name for name in imports_of(path) if name.partition(".")[0] == "gevent"} == set()
 
 
 def test_a_worker_imports_gevent_only_after_the_fork() -> None:
@@ -133,12 +166,12 @@ def test_a_worker_imports_gevent_only_after_the_fork() -> None:
 def test_the_server_knows_nothing_of_what_measures_it(path: Path) -> None:
     measuring = ("loadtests", "benchmarks", "locust")
 
-    assert {name for name in imports(parse(path)) if name.partition(".")[0] in measuring} == set()
+    assert {name for name in imports_of(path) if name.partition(".")[0] in measuring} == set()
 
 
 @each(python_files("loadtests/**/*.py"))
 def test_the_load_tests_do_without_what_is_not_installed(path: Path) -> None:
-    assert {name for name in imports(parse(path)) if name.partition(".")[0] in ("benchmarks", "tests")} == set()
+    assert {name for name in imports_of(path) if name.partition(".")[0] in ("benchmarks", "tests")} == set()
 
 
 def test_the_distribution_has_the_server_and_the_load_tests_alone() -> None:
@@ -198,13 +231,7 @@ def test_no_module_has_a_vague_name() -> None:
 @each(all_files())
 def test_files_and_functions_stay_small(path: Path) -> None:
     lines = len(path.read_text("utf-8").splitlines())
-    long = {
-        node.name: node.end_lineno - node.lineno + 1
-        for node in ast.walk(parse(path))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and node.end_lineno is not None
-        and node.end_lineno - node.lineno >= MAX_FUNCTION_LINES
-    }
+    long = {function.name: function.lines for function in functions_of(path) if function.lines > MAX_FUNCTION_LINES}
 
     assert lines < MAX_FILE_LINES
     assert long == {}
@@ -219,20 +246,7 @@ def test_modules_say_what_they_are_for(path: Path) -> None:
 
 @each(python_files("gserver/**/*.py"))
 def test_every_function_is_annotated(path: Path) -> None:
-    bare = [
-        f"{node.name}:{node.lineno}"
-        for node in ast.walk(parse(path))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (node.returns is None or any(missing_annotation(node)))
-    ]
-
-    assert bare == []
-
-
-def missing_annotation(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[bool]:
-    arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-    for argument in arguments:
-        yield argument.annotation is None and argument.arg not in ("self", "cls")
+    assert [f"{each.name}:{each.first_line}" for each in functions_of(path) if not each.is_annotated] == []
 
 
 class TestTheParser:

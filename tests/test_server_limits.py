@@ -19,7 +19,7 @@ from gserver.limits import Limits
 from tests.helpers.limited import admitted, assert_turned_away, bare_echo, echo_stream, telling_echo
 from tests.helpers.services import make_echo_lines
 from tests.helpers.serving import Peer, Serving, closed_reasons
-from tests.helpers.waiting import PATIENCE_S, assert_never, wait_until
+from tests.helpers.waiting import assert_never, wait_until
 
 FULL, SHED = CloseReason.FULL, CloseReason.SHED
 
@@ -123,14 +123,13 @@ def test_ipv4_on_a_socket_of_ipv6_is_judged_as_ipv4(serving: Serving) -> None:
     server = serving.start(telling_echo(), listener, limits=limits)
     target = ("127.0.0.1", listener.getsockname()[1])
     hosts = ("127.0.0.1", "127.0.0.2", "127.0.0.1")
-    peers = [socket.create_connection(target, PATIENCE_S, (host, 0)) for host in hosts]
-    peers[0].sendall(b"hello\n")
+    peers = [Peer(target, host=host) for host in hosts]
 
-    assert peers[0].recv(100) == b"hello\n"
-    assert peers[1].recv(100) == b""
-    assert peers[2].recv(100) == b"more than 1 connections from one address\n"
-    for sock in peers:
-        sock.close()
+    assert peers[0].is_served
+    assert_turned_away(peers[1])
+    assert_turned_away(peers[2], b"more than 1 connections from one address\n")
+    for peer in peers:
+        peer.close()
     wait_until(lambda: server.ledger.open == 0)
 
 

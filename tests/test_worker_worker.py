@@ -17,6 +17,8 @@ from gserver.settings import Settings
 from gserver.worker.worker import check_entrance, limit_messages
 from tests.helpers.services import make_echo_lines
 
+ROOT = Path(__file__).parent.parent
+
 #: Loads an application with the settings that it is given, and says what became of it; load() patches and moves.
 LOADER = """
 import json, os, sys
@@ -40,7 +42,7 @@ else:
     said = {"served": type(served).__name__}
 import socket
 said |= {
-    "patched": "gevent" in sys.modules and sys.modules["gevent"].socket.socket is socket.socket,
+    "patched": socket.socket.__module__.startswith("gevent"),
     "folder": os.getcwd(),
     "added": [each for each in sys.path if each not in before],
     "times": sys.path.count(settings.chdir),
@@ -59,7 +61,7 @@ SEEN = {
     "folder": os.getcwd(),
     "value": os.environ.get("GSERVER_TEST"),
     "first": sys.path[0],
-    "patched": "gevent" in sys.modules and socket.socket is sys.modules["gevent"].socket.socket,
+    "patched": socket.socket.__module__.startswith("gevent"),
 }
 app = Service(lambda line, conn: line, Lines)
 def handle(socket, address): ...
@@ -69,10 +71,13 @@ def handle(socket, address): ...
 def load(
     folder: Path, application: str = "app:app", cwd: Path | None = None, path: tuple[str, ...] = (), **values: Any
 ) -> dict[str, Any]:
-    """What load() did in a process of its own, with `folder` as the setting chdir."""
-    arguments = json.dumps([{"chdir": str(folder), **values}, application, path])
+    """What load() did in a process of its own, with `folder` as the setting chdir.
+
+    Unpatched, unless it is asked for: only one law is about that, and it takes as long as everything else together.
+    """
+    arguments = json.dumps([{"chdir": str(folder), "patch": False, **values}, application, path])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GSERVER_TEST")}
-    environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    environment["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(
         [sys.executable, "-c", LOADER, arguments],
         cwd=cwd or folder,
@@ -103,6 +108,41 @@ def test_everything_is_patched_before_the_application_is_imported_or_never(folde
     assert said["served"] == "Service"
     assert said["seen"]["patched"] is patch
     assert said["patched"] is patch
+
+
+#: Counts how often what is installed is looked up while everything is patched, and hears of a plugin.
+PATCHER = """
+import sys
+from importlib import metadata
+
+lookups = []
+find, asked = metadata.distributions, metadata.entry_points
+metadata.distributions = lambda **context: lookups.append(context) or find(**context)
+sys.path.insert(0, sys.argv[1])
+from gserver.worker.worker import patch_all
+patch_all()
+import plugin
+print(len(lookups), sorted(plugin.heard), metadata.entry_points is asked)
+"""
+
+
+def test_what_is_installed_is_looked_up_once_and_gevents_plugins_are_called(tmp_path: Path) -> None:
+    (tmp_path / "plugin.py").write_text("heard = []\ndef hear(event): heard.append(type(event).__name__)\n")
+    installed = tmp_path / "plugin-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+    groups = [f"[gevent.plugins.monkey.{when}_patch_all]\nit = plugin:hear\n" for when in ("will", "did")]
+    (installed / "entry_points.txt").write_text("".join(groups))
+    done = subprocess.run(
+        [sys.executable, "-c", PATCHER, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert (done.stdout, done.stderr) == ("1 ['GeventDidPatchAllEvent', 'GeventWillPatchAllEvent'] True\n", "")
 
 
 def test_the_application_is_imported_from_its_folder(folder: Path) -> None:

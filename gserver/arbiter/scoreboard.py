@@ -154,6 +154,9 @@ class Scoreboard:
 
     def fewest_open(self) -> int | None:
         """How many connections the worker holds that serves the fewest; None if none serves. Once for every accept."""
-        words = self._words
-        places = range(0, words[self._used_word], _WORDS)
-        return min((words[at + _HEAD + OPEN] for at in places if words[at + _STATE] == SERVING), default=None)
+        words, fewest = self._words, None
+        for at in range(0, words[self._used_word], _WORDS):
+            if words[at + _STATE] == SERVING:
+                held = words[at + _HEAD + OPEN]
+                fewest = held if fewest is None or held < fewest else fewest
+        return fewest

@@ -20,6 +20,7 @@ from gevent.hub import Hub
 from gevent.monkey import get_original
 
 from gserver.connection import Connection
+from gserver.engine import Runner
 
 __all__ = ["HubWatch"]
 
@@ -100,16 +101,24 @@ def _frames(innermost: FrameType) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
+def _connection_of(frame: FrameType) -> Connection | None:
+    """Of a turn, of a stream, or, where turns are compiled, of the engine that has called one."""
+    if not frame.f_globals.get("__name__", "").startswith("gserver."):
+        return None
+    conn, runner = frame.f_locals.get("conn"), frame.f_locals.get("runner")
+    if conn is None and isinstance(runner, Runner):
+        conn = runner.conn
+    return conn if isinstance(conn, Connection) else None
+
+
 def _describe(innermost: FrameType) -> str:
-    """Who, in what and where: told by the frame of the turn, or of the stream, that has the connection."""
-    called = None
+    """Who, in what and where: told by the innermost frame of ours that has a connection."""
+    called = conn = None
     for frame in _frames(innermost):
-        conn = frame.f_locals.get("conn")
-        if isinstance(conn, Connection) and frame.f_globals.get("__name__", "").startswith("gserver."):
+        conn = _connection_of(frame)
+        if conn is not None:
             break
         called = frame
-    else:
-        conn = None
     who = f"{conn} in " if conn is not None else ""
     what = "" if called is None else f"{called.f_globals.get('__name__')}.{called.f_code.co_name}"
     return f"{who}{what}\n{''.join(traceback.format_stack(innermost))}"

@@ -273,7 +273,7 @@ def load(settings: Settings, application: Application) -> Any:
 
         if settings.certfile is not None:  # gserver.tls is ready for it
             warnings.filterwarnings("ignore", "Monkey-patching ssl after ssl", monkey.MonkeyPatchWarning)
-        monkey.patch_all()
+        patch_all()
     for variable in settings.raw_env:
         name, _, value = variable.partition("=")
         os.environ[name] = value
@@ -281,6 +281,23 @@ def load(settings: Settings, application: Application) -> Any:
     if settings.chdir not in sys.path:
         sys.path.insert(0, settings.chdir)
     return application.load()
+
+
+def patch_all() -> None:
+    """gevent's own, for which the metadata of what is installed is read once.
+
+    gevent asks for plugins at every step, 25 times, and reads the metadata of all distributions for each.
+    """
+    from importlib import metadata
+
+    from gevent import monkey
+
+    asked = metadata.entry_points
+    metadata.entry_points = metadata.entry_points().select
+    try:
+        monkey.patch_all()
+    finally:
+        metadata.entry_points = asked
 
 
 def check_entrance(served: Any, settings: Settings) -> None:

@@ -10,10 +10,14 @@ __all__ = ["Steady", "quantile"]
 
 
 class Steady:
-    """`count` clients of a service that echoes lines, in the caller's thread. Closes: close()."""
+    """`count` clients of a service that echoes lines, in the caller's thread. Closes: close().
 
-    def __init__(self, address: tuple[str, int], count: int = 50, pace_s: float = 0.02) -> None:
+    command: what stands before a line that is to be echoed.
+    """
+
+    def __init__(self, address: tuple[str, int], count: int = 50, pace_s: float = 0.02, command: bytes = b"") -> None:
         self._pace_s = pace_s
+        self._command = command
         self._socks = [socket.create_connection(address, 10) for _ in range(count)]
         for sock in self._socks:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -39,7 +43,7 @@ class Steady:
                     due[sock] += self._pace_s
                     if sock not in waiting:
                         waiting[sock] = (time.perf_counter(), question)
-                        sock.send(question)
+                        sock.send(self._command + question)
                 for key, _ in selector.select(0.001):
                     self._answered(key.fileobj, waiting, took)
         return took

@@ -10,16 +10,19 @@ import gevent
 __all__ = ["PATIENCE_S", "assert_never", "is_soon", "wait_until"]
 
 PATIENCE_S = 5.0
-POLL_S = 0.002
+# Most facts hold within a turn of the loop or two; who waits longer looks less often, and leaves others the processor.
+FIRST_POLL_S = 0.0001
+LONGEST_POLL_S = 0.005
 
 
 def is_soon(fact: Callable[[], object], timeout_s: float = PATIENCE_S) -> bool:
     """Whether `fact` holds within the timeout; other greenlets run meanwhile."""
-    deadline = time.monotonic() + timeout_s
+    deadline, pause_s = time.monotonic() + timeout_s, FIRST_POLL_S
     while not fact():
         if time.monotonic() > deadline:
             return False
-        gevent.sleep(POLL_S)
+        gevent.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_POLL_S)
     return True
 
 

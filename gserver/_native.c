@@ -1,0 +1,774 @@
+/* The path of every message, in C: what gserver/turn.py says in Python, for plain sockets and the usual case.
+ *
+ * Whatever is not usual (an error, a handler that blocks, a reply that the kernel does not take whole) is handed to the
+ * methods of turn.Turn and connection.Connection, which are the same on both paths. A change of Turn.serve() is a
+ * change of turn_serve(), and the other way round; the suite runs both (see gserver/native.py).
+ *
+ * System calls here keep the interpreter's lock: the sockets do not block, and to give the lock away and take it again
+ * twice for each message costs as much as decoding one.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+enum { RECEIVE_BYTES = 64 * 1024, HIGH_WATER = 64 * 1024, COPIED_BYTES = 4 * 1024 };
+
+/* Every method that is called by name. */
+#define NAMES(X) \
+    X(_data) X(_handler_failed) X(_interrupted) X(_look_at_the_clock) X(_malformed) \
+    X(_protocol_broken) X(_end) X(_push) X(_send_early) X(broken) X(conn) X(encode) X(keep_rest) X(message_began) X(messages) \
+    X(partial) X(pause) X(popleft) X(push) X(receive) X(recv) X(turn_over) X(wait_for_room)
+#define DECLARE(name) static PyObject *str_##name;
+NAMES(DECLARE)
+static PyObject *nothing, *newline; /* as bytes */
+
+#define CALL(object, name) PyObject_CallMethodNoArgs((PyObject *)(object), str_##name)
+#define CALL1(object, name, one) PyObject_CallMethodOneArg((PyObject *)(object), str_##name, (PyObject *)(one))
+#define CALL2(object, name, one, two) \
+    PyObject_CallMethodObjArgs((PyObject *)(object), str_##name, (PyObject *)(one), (PyObject *)(two), NULL)
+
+static inline int
+is_none(PyObject *object)
+{
+    return object == NULL || object == Py_None;
+}
+
+/* Take back a reference that nobody needs; -1 if there is none, for then the call has failed. */
+static inline int
+done(PyObject *result)
+{
+    if (result == NULL)
+        return -1;
+    Py_DECREF(result);
+    return 0;
+}
+
+/* The exception that was raised, with its traceback; the caller owns it. */
+static PyObject *
+caught(void)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return PyErr_GetRaisedException();
+#else
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyErr_NormalizeException(&type, &value, &trace);
+    if (trace != NULL)
+        PyException_SetTraceback(value, trace);
+    Py_XDECREF(type);
+    Py_XDECREF(trace);
+    return value;
+#endif
+}
+
+/* ConnectionFields: what of a connection is read or written for every message. */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *sock, *codec, *state, *close_reason, *runner, *outbox, *turn_replies;
+    long long received_bytes, sent_bytes, messages;
+    double active_at;
+    int fd; /* -1: whatever goes over it goes through its socket object */
+    char is_sealed; /* receive() and push() are those of a subclass */
+} Fields;
+
+static PyMemberDef fields_members[] = {
+    {"sock", T_OBJECT, offsetof(Fields, sock), 0, NULL},
+    {"codec", T_OBJECT, offsetof(Fields, codec), 0, NULL},
+    {"state", T_OBJECT, offsetof(Fields, state), 0, NULL},
+    {"close_reason", T_OBJECT, offsetof(Fields, close_reason), 0, NULL},
+    {"runner", T_OBJECT, offsetof(Fields, runner), 0, NULL},
+    {"outbox", T_OBJECT, offsetof(Fields, outbox), 0, NULL},
+    {"turn_replies", T_OBJECT, offsetof(Fields, turn_replies), 0, NULL},
+    {"received_bytes", T_LONGLONG, offsetof(Fields, received_bytes), 0, NULL},
+    {"sent_bytes", T_LONGLONG, offsetof(Fields, sent_bytes), 0, NULL},
+    {"messages", T_LONGLONG, offsetof(Fields, messages), 0, NULL},
+    {"active_at", T_DOUBLE, offsetof(Fields, active_at), 0, NULL},
+    {"fd", T_INT, offsetof(Fields, fd), 0, NULL},
+    {"is_sealed", T_BOOL, offsetof(Fields, is_sealed), 0, NULL},
+    {NULL},
+};
+
+static int
+fields_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Fields *fields = (Fields *)self;
+    Py_VISIT(fields->sock);
+    Py_VISIT(fields->codec);
+    Py_VISIT(fields->state);
+    Py_VISIT(fields->close_reason);
+    Py_VISIT(fields->runner);
+    Py_VISIT(fields->outbox);
+    Py_VISIT(fields->turn_replies);
+    return 0;
+}
+
+static int
+fields_clear(PyObject *self)
+{
+    Fields *fields = (Fields *)self;
+    Py_CLEAR(fields->sock);
+    Py_CLEAR(fields->codec);
+    Py_CLEAR(fields->state);
+    Py_CLEAR(fields->close_reason);
+    Py_CLEAR(fields->runner);
+    Py_CLEAR(fields->outbox);
+    Py_CLEAR(fields->turn_replies);
+    return 0;
+}
+
+static void
+fields_dealloc(PyObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    fields_clear(self);
+    Py_TYPE(self)->tp_free(self);
+}
+
+/* Receiving */
+
+enum Received { DATA, NOTHING, FAILED };
+
+/* What recv() brings from the kernel. A large one is received where it stays; a small one is copied, for a buffer that is
+ * made for 64 KiB and then cut to 64 bytes costs more. Which it will be is taken from the last one. */
+static enum Received
+receive_from_kernel(Fields *conn, size_t most, PyObject **data)
+{
+    static char buffer[RECEIVE_BYTES];
+    static int is_large = 0;
+    char *where = buffer;
+    PyObject *large = NULL;
+    if (is_large || most > RECEIVE_BYTES) {
+        large = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)most);
+        if (large == NULL)
+            return FAILED;
+        where = PyBytes_AS_STRING(large);
+    }
+    ssize_t size;
+    do
+        size = recv(conn->fd, where, most, 0);
+    while (size < 0 && errno == EINTR);
+    if (size < 0) {
+        Py_XDECREF(large);
+        if (errno == EAGAIN || errno == EWOULDBLOCK)
+            return NOTHING;
+        PyErr_SetFromErrno(PyExc_OSError);
+        return FAILED;
+    }
+    is_large = size > COPIED_BYTES;
+    if (large == NULL)
+        *data = PyBytes_FromStringAndSize(buffer, size);
+    else if (_PyBytes_Resize(&large, size) == 0)
+        *data = large;
+    return *data == NULL ? FAILED : DATA;
+}
+
+static enum Received
+receive(Fields *conn, size_t most, PyObject **data)
+{
+    if (conn->fd >= 0)
+        return receive_from_kernel(conn, most, data);
+    PyObject *number = PyLong_FromSize_t(most);
+    *data = number == NULL ? NULL : CALL1(conn->sock, recv, number);
+    Py_XDECREF(number);
+    if (*data != NULL)
+        return DATA;
+    if (!PyErr_ExceptionMatches(PyExc_BlockingIOError))
+        return FAILED;
+    PyErr_Clear();
+    return NOTHING;
+}
+
+/* What a subclass makes of it. */
+static enum Received
+receive_sealed(Fields *conn, size_t most, PyObject **data)
+{
+    PyObject *number = PyLong_FromSize_t(most);
+    *data = number == NULL ? NULL : CALL1(conn, receive, number);
+    Py_XDECREF(number);
+    if (*data != Py_None)
+        return *data == NULL ? FAILED : DATA;
+    Py_CLEAR(*data);
+    return NOTHING;
+}
+
+static PyObject *
+fields_receive(PyObject *self, PyObject *number)
+{
+    PyObject *data = NULL;
+    Py_ssize_t most = PyNumber_AsSsize_t(number, PyExc_OverflowError);
+    if (most == -1 && PyErr_Occurred())
+        return NULL;
+    if (most < 0)
+        return PyErr_Format(PyExc_ValueError, "cannot receive %zd bytes", most);
+    enum Received received = receive((Fields *)self, (size_t)most, &data);
+    return received == NOTHING ? Py_NewRef(Py_None) : data;
+}
+
+/* Sending */
+
+/* Send `data`, if it goes over a socket of ours and nothing waits before it; 1: it does not, and nothing was done. */
+static int
+push_plain(Fields *conn, PyObject *data)
+{
+    if (conn->fd < 0 || !is_none(conn->outbox) || !PyBytes_CheckExact(data))
+        return 1;
+    Py_ssize_t size = PyBytes_GET_SIZE(data);
+    ssize_t sent = send(conn->fd, PyBytes_AS_STRING(data), (size_t)size, MSG_NOSIGNAL);
+    if (sent == size) {
+        conn->sent_bytes += sent;
+        return 0;
+    }
+    if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
+        return done(CALL(conn, broken));
+    PyObject *so_far = PyLong_FromSsize_t(sent < 0 ? 0 : sent);
+    if (so_far == NULL)
+        return -1;
+    int status = done(CALL2(conn, keep_rest, data, so_far));
+    Py_DECREF(so_far);
+    return status;
+}
+
+static int
+push(Fields *conn, PyObject *data)
+{
+    int status = conn->is_sealed ? 1 : push_plain(conn, data);
+    return status == 1 ? done(CALL1(conn, push, data)) : status;
+}
+
+static PyObject *
+fields_push(PyObject *self, PyObject *data)
+{
+    int status = push_plain((Fields *)self, data);
+    if (status == 1)
+        return CALL1(self, _push, data);
+    return status < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static PyMethodDef fields_methods[] = {
+    {"receive", fields_receive, METH_O, NULL},
+    {"push", fields_push, METH_O, NULL},
+    {NULL},
+};
+
+static PyTypeObject FieldsType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "gserver._native.ConnectionFields",
+    .tp_basicsize = sizeof(Fields),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .tp_new = PyType_GenericNew,
+    .tp_members = fields_members,
+    .tp_methods = fields_methods,
+    .tp_traverse = fields_traverse,
+    .tp_clear = fields_clear,
+    .tp_dealloc = fields_dealloc,
+};
+
+/* TurnLoop: the turns of one server. */
+
+typedef struct {
+    PyObject_HEAD
+    double now;
+    long batch;
+    int is_bound; /* bind() was called */
+    Py_ssize_t counter; /* which cell counts the messages */
+    Py_buffer cells;
+    PyObject *on_message, *raw, *json_lines, *encode_json, *malformed, *protocol_error, *handler_failures, *open;
+    PyObject *spare; /* an empty list, for the replies of the next turn */
+} TurnLoop;
+
+static PyMemberDef turn_members[] = {
+    {"now", T_DOUBLE, offsetof(TurnLoop, now), 0, NULL},
+    {"_batch", T_LONG, offsetof(TurnLoop, batch), 0, NULL},
+    {NULL},
+};
+
+static int
+turn_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    TurnLoop *turn = (TurnLoop *)self;
+    /* Not cells.obj: a memoryview that the collector clears while somebody holds its buffer crashes CPython 3.11. */
+    Py_VISIT(turn->on_message);
+    Py_VISIT(turn->raw);
+    Py_VISIT(turn->json_lines);
+    Py_VISIT(turn->encode_json);
+    Py_VISIT(turn->malformed);
+    Py_VISIT(turn->protocol_error);
+    Py_VISIT(turn->handler_failures);
+    Py_VISIT(turn->open);
+    Py_VISIT(turn->spare);
+    return 0;
+}
+
+static int
+turn_clear(PyObject *self)
+{
+    TurnLoop *turn = (TurnLoop *)self;
+    turn->is_bound = 0;
+    PyBuffer_Release(&turn->cells);
+    Py_CLEAR(turn->on_message);
+    Py_CLEAR(turn->raw);
+    Py_CLEAR(turn->json_lines);
+    Py_CLEAR(turn->encode_json);
+    Py_CLEAR(turn->malformed);
+    Py_CLEAR(turn->protocol_error);
+    Py_CLEAR(turn->handler_failures);
+    Py_CLEAR(turn->open);
+    Py_CLEAR(turn->spare);
+    return 0;
+}
+
+static void
+turn_dealloc(PyObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    turn_clear(self);
+    Py_TYPE(self)->tp_free(self);
+}
+
+static void
+count_messages(TurnLoop *turn, Fields *conn, long handled)
+{
+    conn->messages += handled;
+    ((uint64_t *)turn->cells.buf)[turn->counter] += (uint64_t)handled;
+}
+
+/* A turn */
+
+static int
+push_all(Fields *conn, PyObject *replies)
+{
+    PyObject *data;
+    if (PyList_GET_SIZE(replies) == 1)
+        data = Py_NewRef(PyList_GET_ITEM(replies, 0));
+    else {
+        data = PyObject_CallMethod(nothing, "join", "O", replies);
+    }
+    if (data == NULL || PyList_SetSlice(replies, 0, PY_SSIZE_T_MAX, NULL) < 0) {
+        Py_XDECREF(data);
+        return -1;
+    }
+    int status = push(conn, data);
+    Py_DECREF(data);
+    return status;
+}
+
+/* Send before the turn is over; the size of what still waits then. */
+static int
+send_early(TurnLoop *turn, Fields *conn, Py_ssize_t size)
+{
+    PyObject *number = PyLong_FromSsize_t(size);
+    if (number == NULL)
+        return -1;
+    int status = done(CALL2(turn, _send_early, conn, number));
+    Py_DECREF(number);
+    return status;
+}
+
+/* Before a message: may those before it wait with their replies, and may this connection go on? */
+static int
+before_message(TurnLoop *turn, Fields *conn, PyObject *replies, Py_ssize_t *size)
+{
+    Py_ssize_t count = PyList_GET_SIZE(replies);
+    if (count == 0)
+        return 0;
+    Py_ssize_t last = PyObject_Size(PyList_GET_ITEM(replies, count - 1));
+    if (last < 0)
+        return -1;
+    *size += last;
+    if (*size <= HIGH_WATER && is_none(conn->runner))
+        return 0;
+    int status = send_early(turn, conn, *size);
+    *size = 0;
+    return status;
+}
+
+static int
+look_at_the_clock(TurnLoop *turn, Fields *conn, double *began)
+{
+    PyObject *before = PyFloat_FromDouble(*began);
+    if (before == NULL)
+        return -1;
+    PyObject *after = CALL2(turn, _look_at_the_clock, conn, before);
+    Py_DECREF(before);
+    if (after == NULL)
+        return -1;
+    *began = PyFloat_AsDouble(after);
+    Py_DECREF(after);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* codec.encode(reply), but for the two codecs whose method would cost more than what it does. Takes over `reply`. */
+static PyObject *
+encode(TurnLoop *turn, PyObject *codec, PyObject *reply)
+{
+    PyObject *encoded;
+    if (Py_TYPE(codec) == (PyTypeObject *)turn->raw)
+        return reply;
+    if (Py_TYPE(codec) == (PyTypeObject *)turn->json_lines) {
+        encoded = PyObject_CallOneArg(turn->encode_json, reply);
+        if (encoded != NULL)
+            PyBytes_Concat(&encoded, newline);
+    }
+    else
+        encoded = CALL1(codec, encode, reply);
+    Py_DECREF(reply);
+    return encoded;
+}
+
+/* Call the handler, encode what it returns. */
+static int
+answer(TurnLoop *turn, Fields *conn, PyObject *codec, PyObject *message, PyObject *replies)
+{
+    if (Py_TYPE(message) == (PyTypeObject *)turn->malformed)
+        return done(CALL2(turn, _malformed, conn, message));
+    PyObject *arguments[] = {message, (PyObject *)conn};
+    PyObject *reply = PyObject_Vectorcall(turn->on_message, arguments, 2, NULL);
+    if (reply == NULL)
+        return -1;
+    if (reply == Py_None) {
+        Py_DECREF(reply);
+        return is_none(conn->runner) ? 0 : send_early(turn, conn, 0);
+    }
+    PyObject *encoded = encode(turn, codec, reply);
+    if (encoded == NULL)
+        return -1;
+    int status = PyList_Append(replies, encoded);
+    Py_DECREF(encoded);
+    return status;
+}
+
+/* Handle one message. What a handler may raise is dealt with; -1: something else was raised. */
+static int
+handle(TurnLoop *turn, Fields *conn, PyObject *codec, PyObject *message, PyObject *replies)
+{
+    if (answer(turn, conn, codec, message, replies) == 0)
+        return 0;
+    if (!PyErr_ExceptionMatches(turn->handler_failures))
+        return -1;
+    PyObject *error = caught();
+    int status = done(CALL2(turn, _handler_failed, conn, error));
+    Py_DECREF(error);
+    return status;
+}
+
+/* Raw hands on what it is given. With something left in it from before, by who changed codecs, it is like any other. */
+static int
+is_raw(TurnLoop *turn, PyObject *codec)
+{
+    if (Py_TYPE(codec) != (PyTypeObject *)turn->raw)
+        return 0;
+    PyObject *before = PyObject_GetAttr(codec, str__data);
+    int is_empty = before != NULL && PyBytes_CheckExact(before) && PyBytes_GET_SIZE(before) == 0;
+    Py_XDECREF(before);
+    PyErr_Clear();
+    return is_empty;
+}
+
+static PyObject *
+decode(PyObject *codec, PyObject *data)
+{
+    if (done(CALL1(codec, receive, data)) < 0)
+        return NULL;
+    PyObject *messages = CALL(codec, messages);
+    if (messages == NULL)
+        return NULL;
+    PyObject *each = PyObject_GetIter(messages);
+    Py_DECREF(messages);
+    return each;
+}
+
+/* Decode, and handle message after message; `handled`: how many were. */
+static int
+handle_all(TurnLoop *turn, Fields *conn, PyObject *codec, PyObject *data, PyObject *replies, long *handled)
+{
+    PyObject *each = decode(codec, data);
+    if (each == NULL)
+        return -1;
+    double began = turn->now;
+    long look_at = turn->batch;
+    Py_ssize_t size = 0;
+    int status = 0;
+    PyObject *message;
+    while (status == 0 && (message = PyIter_Next(each)) != NULL) {
+        status = before_message(turn, conn, replies, &size);
+        if (status == 0 && *handled == look_at) {
+            status = look_at_the_clock(turn, conn, &began);
+            look_at += turn->batch;
+        }
+        if (status == 0 && !is_none(conn->close_reason)) {
+            Py_DECREF(message);
+            break;
+        }
+        if (status == 0) {
+            ++*handled;
+            status = handle(turn, conn, codec, message, replies);
+        }
+        Py_DECREF(message);
+    }
+    Py_DECREF(each);
+    return PyErr_Occurred() ? -1 : status;
+}
+
+/* After the last message: what is inside of the codec, what is to be sent, and whether that is too much. */
+static int
+finish(Fields *conn, PyObject *codec, int has_inside, PyObject *replies)
+{
+    if (has_inside) {
+        PyObject *partial = PyObject_GetAttr(codec, str_partial);
+        int is_partial = partial == NULL ? -1 : PyObject_IsTrue(partial);
+        Py_XDECREF(partial);
+        if (is_partial < 0 || (is_partial && done(CALL(conn, message_began)) < 0))
+            return -1;
+    }
+    if (PyList_GET_SIZE(replies) != 0 && push_all(conn, replies) < 0)
+        return -1;
+    return is_none(conn->outbox) ? 0 : done(CALL(conn, wait_for_room));
+}
+
+static int
+handle_received(TurnLoop *turn, Fields *conn, PyObject *data, PyObject *replies)
+{
+    PyObject *codec = Py_NewRef(conn->codec);
+    int raw = is_raw(turn, codec), status;
+    long handled = 0;
+    if (raw) {
+        handled = 1;
+        status = handle(turn, conn, codec, data, replies);
+    }
+    else
+        status = handle_all(turn, conn, codec, data, replies, &handled);
+    if (status < 0 && PyErr_ExceptionMatches(turn->protocol_error)) {
+        PyObject *error = caught();
+        status = done(CALL2(turn, _protocol_broken, conn, error));
+        Py_DECREF(error);
+    }
+    if (status == 0) {
+        count_messages(turn, conn, handled);
+        handled = 0;
+        status = finish(conn, codec, !raw, replies);
+    }
+    Py_DECREF(codec);
+    if (status < 0) {
+        PyObject *error = caught();
+        PyObject *number = PyLong_FromLong(handled);
+        if (number != NULL)
+            status = done(PyObject_CallMethodObjArgs((PyObject *)turn, str__interrupted, conn, number, error, NULL));
+        Py_XDECREF(number);
+        Py_DECREF(error);
+    }
+    return status;
+}
+
+/* Of a turn that is over: nobody may hold on to the list, and nothing may be left in it. */
+static void
+keep_spare(TurnLoop *turn, PyObject *replies)
+{
+    if (turn->spare == NULL && Py_REFCNT(replies) == 1 && PyList_GET_SIZE(replies) == 0)
+        turn->spare = replies;
+    else
+        Py_DECREF(replies);
+}
+
+static int
+end_turn(Fields *conn)
+{
+    Py_CLEAR(conn->turn_replies);
+    if (is_none(conn->close_reason))
+        return 0;
+    PyObject *error = PyErr_Occurred() ? caught() : NULL;
+    int status = done(CALL(conn, turn_over));
+    if (error == NULL)
+        return status;
+    PyErr_Clear();
+#if PY_VERSION_HEX >= 0x030C0000
+    PyErr_SetRaisedException(error);
+#else
+    PyErr_Restore(Py_NewRef(Py_TYPE(error)), error, PyException_GetTraceback(error));
+#endif
+    return -1;
+}
+
+static int
+not_received(Fields *conn)
+{
+    if (!PyErr_ExceptionMatches(PyExc_OSError))
+        return -1;
+    PyErr_Clear();
+    return done(CALL(conn, broken));
+}
+
+static int
+turn_serve(TurnLoop *turn, Fields *conn)
+{
+    PyObject *data = NULL;
+    enum Received received = (conn->is_sealed ? receive_sealed : receive)(conn, RECEIVE_BYTES, &data);
+    if (received != DATA)
+        return received == NOTHING ? 0 : not_received(conn);
+    Py_ssize_t size = PyObject_Size(data);
+    if (size <= 0) {
+        Py_DECREF(data);
+        return size < 0 ? -1 : done(CALL1(turn, _end, conn));
+    }
+    conn->received_bytes += size;
+    conn->active_at = turn->now;
+    PyObject *replies = turn->spare != NULL ? turn->spare : PyList_New(0);
+    turn->spare = NULL;
+    if (replies == NULL) {
+        Py_DECREF(data);
+        return -1;
+    }
+    Py_XSETREF(conn->turn_replies, Py_NewRef(replies));
+    int status = handle_received(turn, conn, data, replies);
+    Py_DECREF(data);
+    if (end_turn(conn) < 0)
+        status = -1;
+    keep_spare(turn, replies);
+    return status;
+}
+
+static Fields *
+a_connection(TurnLoop *turn, PyObject *object)
+{
+    if (!turn->is_bound)
+        PyErr_SetString(PyExc_RuntimeError, "bind() was not called");
+    else if (!PyObject_TypeCheck(object, &FieldsType))
+        PyErr_Format(PyExc_TypeError, "%R is no connection", object);
+    else
+        return (Fields *)object;
+    return NULL;
+}
+
+static PyObject *
+turn_serve_method(PyObject *self, PyObject *object)
+{
+    Fields *conn = a_connection((TurnLoop *)self, object);
+    if (conn == NULL || turn_serve((TurnLoop *)self, conn) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* One of those that are ready. */
+static int
+serve_one(TurnLoop *turn, Fields *conn, PyObject *runner)
+{
+    if (!is_none(conn->runner))
+        return done(CALL(conn, pause));
+    if (conn->state != turn->open)
+        return 0;
+    if (PyObject_SetAttr(runner, str_conn, (PyObject *)conn) < 0)
+        return -1;
+    return turn_serve(turn, conn) < 0 ? -1 : PyObject_SetAttr(runner, str_conn, Py_None);
+}
+
+static PyObject *
+turn_serve_ready(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+    TurnLoop *turn = (TurnLoop *)self;
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "serve_ready() takes the connections that are ready, and the runner");
+        return NULL;
+    }
+    PyObject *ready = arguments[0], *runner = arguments[1];
+    for (;;) {
+        Py_ssize_t left = PyObject_Size(ready);
+        if (left <= 0)
+            return left < 0 ? NULL : Py_NewRef(Py_None);
+        PyObject *object = CALL(ready, popleft);
+        if (object == NULL)
+            return NULL;
+        Fields *conn = a_connection(turn, object);
+        if (conn == NULL || serve_one(turn, conn, runner) < 0) {
+            Py_DECREF(object);
+            return NULL;
+        }
+        if (conn->runner == runner)
+            return object;
+        Py_DECREF(object);
+    }
+}
+
+static PyObject *
+turn_bind(PyObject *self, PyObject *arguments)
+{
+    TurnLoop *turn = (TurnLoop *)self;
+    PyObject *on_message, *cells, *raw, *json_lines, *encode_json, *malformed, *protocol_error, *handler_failures, *open;
+    Py_ssize_t counter;
+    if (!PyArg_ParseTuple(arguments, "OOnO!O!OO!OOO", &on_message, &cells, &counter, &PyType_Type, &raw, &PyType_Type,
+                          &json_lines, &encode_json, &PyType_Type, &malformed, &protocol_error, &handler_failures, &open))
+        return NULL;
+    turn_clear(self);
+    if (PyObject_GetBuffer(cells, &turn->cells, PyBUF_WRITABLE) < 0)
+        return NULL;
+    if (counter < 0 || (counter + 1) * (Py_ssize_t)sizeof(uint64_t) > turn->cells.len) {
+        PyErr_Format(PyExc_ValueError, "there is no cell %zd of 8 bytes in %zd bytes", counter, turn->cells.len);
+        return NULL;
+    }
+    turn->counter = counter;
+    turn->on_message = Py_NewRef(on_message);
+    turn->raw = Py_NewRef(raw);
+    turn->json_lines = Py_NewRef(json_lines);
+    turn->encode_json = Py_NewRef(encode_json);
+    turn->malformed = Py_NewRef(malformed);
+    turn->protocol_error = Py_NewRef(protocol_error);
+    turn->handler_failures = Py_NewRef(handler_failures);
+    turn->open = Py_NewRef(open);
+    turn->is_bound = 1;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef turn_methods[] = {
+    {"bind", turn_bind, METH_VARARGS, NULL},
+    {"serve", turn_serve_method, METH_O, NULL},
+    {"serve_ready", (PyCFunction)(void (*)(void))turn_serve_ready, METH_FASTCALL, NULL},
+    {NULL},
+};
+
+static PyTypeObject TurnLoopType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "gserver._native.TurnLoop",
+    .tp_basicsize = sizeof(TurnLoop),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .tp_new = PyType_GenericNew,
+    .tp_members = turn_members,
+    .tp_methods = turn_methods,
+    .tp_traverse = turn_traverse,
+    .tp_clear = turn_clear,
+    .tp_dealloc = turn_dealloc,
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "gserver._native",
+    .m_doc = "The path of every message; see gserver.native.",
+    .m_size = -1,
+};
+
+PyMODINIT_FUNC
+PyInit__native(void)
+{
+#define INTERN(name) \
+    if ((str_##name = PyUnicode_InternFromString(#name)) == NULL) \
+        return NULL;
+    NAMES(INTERN)
+    nothing = PyBytes_FromString("");
+    newline = PyBytes_FromString("\n");
+    if (nothing == NULL || newline == NULL)
+        return NULL;
+    if (PyType_Ready(&FieldsType) < 0 || PyType_Ready(&TurnLoopType) < 0)
+        return NULL;
+    PyObject *self = PyModule_Create(&module);
+    if (self == NULL)
+        return NULL;
+    if (PyModule_AddObjectRef(self, "ConnectionFields", (PyObject *)&FieldsType) < 0 ||
+        PyModule_AddObjectRef(self, "TurnLoop", (PyObject *)&TurnLoopType) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return self;
+}

@@ -1,0 +1,40 @@
+from collections import deque
+from typing import Any
+
+from gserver.connection import Connection
+
+class ConnectionFields:
+    sock: Any
+    codec: Any
+    state: Any
+    close_reason: Any
+    runner: Any
+    outbox: Any
+    turn_replies: Any
+    received_bytes: int
+    sent_bytes: int
+    messages: int
+    active_at: float
+    fd: int
+    is_sealed: bool
+    def receive(self, max_bytes: int, /) -> bytes | None: ...
+    def push(self, data: bytes, /) -> None: ...
+
+class TurnLoop:
+    now: float
+    def bind(
+        self,
+        on_message: Any,
+        cells: Any,
+        counter: int,
+        raw: type,
+        json_lines: type,
+        encode_json: Any,
+        malformed: type,
+        protocol_error: type,
+        handler_failures: tuple[type, ...],
+        is_open: object,
+        /,
+    ) -> None: ...
+    def serve(self, conn: Connection, /) -> None: ...
+    def serve_ready(self, ready: deque[Connection], runner: Any, /) -> Connection | None: ...

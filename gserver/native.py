@@ -1,0 +1,38 @@
+"""The turn of connections, in C where gserver was compiled: _native.c says what turn.py says.
+
+What it buys, one worker, processor time against that of turn.py in the same run: an echo with one message in flight on
+each of 50 sockets takes 0.75 of it, JSON 0.82, and 16 JSON messages in flight 0.9 each.
+"""
+
+from __future__ import annotations
+
+from gserver.connection import State
+from gserver.errors import ProtocolError
+from gserver.fairness import Fairness
+from gserver.fields import IS_NATIVE
+from gserver.framing import JsonLines, Malformed, Raw
+from gserver.framing.json_values import encode_json
+from gserver.ledger import MESSAGES, Ledger
+from gserver.meter import Meter, MeteredTurn
+from gserver.service import Service
+from gserver.turn import HANDLER_FAILURES, Turn
+
+__all__ = ["make_turn"]
+
+if IS_NATIVE:
+    from gserver._native import TurnLoop
+
+    class NativeTurn(TurnLoop, Turn):
+        """A Turn whose serve() and serve_ready() are compiled; everything they call for what is not usual is Turn's."""
+
+        def __init__(self, service: Service, ledger: Ledger, fairness: Fairness) -> None:
+            super().__init__(service, ledger, fairness)
+            codecs = (Raw, JsonLines, encode_json, Malformed)
+            self.bind(service.on_message, ledger.cells, MESSAGES, *codecs, ProtocolError, HANDLER_FAILURES, State.OPEN)
+
+
+def make_turn(service: Service, ledger: Ledger, fairness: Fairness, meter: Meter | None = None) -> Turn:
+    """The fastest that there is; what is metered waits longer than a turn takes, and stays in Python."""
+    if meter is not None:
+        return MeteredTurn(service, ledger, fairness, meter)
+    return (NativeTurn if IS_NATIVE else Turn)(service, ledger, fairness)
