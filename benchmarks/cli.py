@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "--peers",
         metavar="LIST",
         type=_checked(parse_peers),
-        help=f"of {','.join(RECIPES)}; the last four are gserver in other ways (default: the job's)",
+        help=f"of {','.join(RECIPES)}; the last five are gserver in other ways (default: the job's)",
     )
     _add_amounts(parser)
     parser.add_argument("--markdown", action="store_true", help="print tables in Markdown")

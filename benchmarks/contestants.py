@@ -51,14 +51,21 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Variant(Recipe):
-    """gserver itself, served in another way."""
+    """gserver itself, served in another way.
+
+    words: further flags. before: words in front of the command.
+    """
 
     words: str = ""
+    before: str = ""
 
     def command(self, toolchain: Toolchain) -> Command:
-        return [*(self.program if word == "{app}" else word for word in GSERVER), *self.words.split()]
+        named = [self.program if word == "{app}" else word for word in GSERVER]
+        return [*self.before.split(), *named, *self.words.split()]
 
 
+#: What gserver serves in several ways.
+SHAPED = ("echo", "json", "tls", "cluster")
 TLS = "{port} {certfile} {keyfile}"
 RECIPES: dict[str, dict[str, Recipe]] = {
     "c": {"echo": Recipe("echo_epoll.c")},
@@ -82,9 +89,8 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "json": Recipe("gevent_json.py"),
         "tls": Recipe("gevent_echo.py", TLS),
     },
-    "dedicated": {
-        service: Variant(APPS[service], "--greenlets dedicated") for service in ("echo", "json", "tls", "cluster")
-    },
+    "pure": {service: Variant(APPS[service], before="env GSERVER_PURE=1") for service in SHAPED},
+    "dedicated": {service: Variant(APPS[service], "--greenlets dedicated") for service in SHAPED},
     "stream": {service: Variant("benchmarks.services:stream_echo") for service in ("echo", "tls", "cluster")},
     "bare": {"echo": Variant("benchmarks.services:bare_echo")},
     "send": {"broadcast": Variant("benchmarks.services:broadcast('send')")},

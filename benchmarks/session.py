@@ -18,6 +18,7 @@ from benchmarks.processors import available, place
 from benchmarks.rounds import Results, Turn, carry_out, order
 from benchmarks.tables import figure_text
 from benchmarks.toolchain import Missing, Toolchain, versions
+from gserver.fields import IS_NATIVE
 from loadtests.environment import describe, sockets_within
 
 __all__ = ["SECONDS", "Options", "Session", "heading"]
@@ -112,7 +113,7 @@ class Session:
     def document(self) -> dict[str, Any]:
         """Everything, as json.dump() takes it."""
         about = {
-            "environment": {**describe(), "load_average": os.getloadavg()[0]},
+            "environment": {**describe(), "compiled": IS_NATIVE, "load_average": os.getloadavg()[0]},
             "tools": versions(),
             "rounds": self.options.rounds,
             "seconds": self.options.seconds,
@@ -125,7 +126,10 @@ def heading(options: Options) -> list[str]:
     """Where and how it is measured."""
     where = describe()
     ticks = "; less than 3 s: processor time is counted in ticks of 10 ms" if options.seconds < SECONDS else ""
-    software = f"gserver {where['gserver']} ({where['source']}), Python {where['python']}, gevent {where['gevent']}"
+    how = "compiled" if IS_NATIVE else "not compiled"
+    software = (
+        f"gserver {where['gserver']} ({where['source']}, {how}), Python {where['python']}, gevent {where['gevent']}"
+    )
     return [
         f"{software}, {where['system']}, {where['processor']}",
         f"{place(available(), 1)}; rounds: {options.rounds} of {options.seconds:g} s{ticks}; seed {options.seed}",

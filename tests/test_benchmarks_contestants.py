@@ -76,9 +76,10 @@ def test_every_recipe_is_for_a_service_that_there_is_and_of_a_program_that_there
 
 
 def test_variants_are_gserver_served_in_another_way(tools: Toolchain) -> None:
-    found, _ = contestants(JOBS["echo"], GSERVER, ("dedicated", "stream"), {}, tools)
+    found, _ = contestants(JOBS["echo"], GSERVER, ("pure", "dedicated", "stream"), {}, tools)
 
     assert fill(found["dedicated"], "echo", VALUES)[-2:] == ["--greenlets", "dedicated"]
+    assert fill(found["pure"], "echo", VALUES)[:3] == ["env", "GSERVER_PURE=1", sys.executable]
     assert fill(found["stream"], "echo", VALUES)[3] == "benchmarks.services:stream_echo"
 
 

@@ -9,6 +9,7 @@ ratio to a yardstick, ordinary Python on a socket, that is counted in the same w
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import socket
@@ -19,7 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Costs", "Counts", "count_costs"]
+from gserver.fields import IS_NATIVE
+
+__all__ = ["Costs", "Counts", "count"]
 
 ROOT = Path(__file__).parents[2]
 VALGRIND = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
@@ -43,6 +46,10 @@ class Counts:
     echo: float
     json: float
 
+    @property
+    def costs(self) -> Costs:
+        return Costs(self.echo / self.yardstick, self.json / self.yardstick)
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -52,11 +59,14 @@ class Costs:
     json: float
 
 
-def count() -> Counts:
-    """Count, in four runs of the same program, two at a time."""
+def count(compiled: bool) -> Counts:
+    """Count what this interpreter does, in four runs of the same program, two at a time.
+
+    compiled: whether gserver may use what is compiled of it.
+    """
     plans = [[FEW] * 3, *([FEW + (MORE[kind] if kind == more else 0) for kind in range(3)] for more in range(3))]
     with ThreadPoolExecutor(2) as pool:
-        few, *others = pool.map(_instructions, plans)
+        few, *others = pool.map(functools.partial(_instructions, compiled), plans)
     each = (
         (total - few) / exchanges / messages
         for total, exchanges, (_, _, messages) in zip(others, MORE, KINDS, strict=True)
@@ -64,15 +74,11 @@ def count() -> Counts:
     return Counts(*each)
 
 
-def count_costs() -> Costs:
-    counts = count()
-    return Costs(counts.echo / counts.yardstick, counts.json / counts.yardstick)
-
-
-def _instructions(exchanges: Sequence[int]) -> int:
+def _instructions(compiled: bool, exchanges: Sequence[int]) -> int:
     """All that a run takes with so many exchanges of each kind."""
     program = [sys.executable, str(Path(__file__).with_name("counted.py"))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0"}
+    environment |= {} if compiled else {"GSERVER_PURE": "1"}
     pipe = subprocess.PIPE
     with subprocess.Popen([*VALGRIND, *program], stdout=pipe, stderr=pipe, text=True, env=environment) as process:
         try:
@@ -102,6 +108,8 @@ def _exchange(port: int, request: bytes, reply: bytes, number: int) -> None:
 
 
 if __name__ == "__main__":
-    found = count()
-    print(f"instructions for a message: {found}")
-    print(f"ratios: echo {found.echo / found.yardstick:.3f}, json {found.json / found.yardstick:.3f}")
+    for compiled in (True, False) if IS_NATIVE else (False,):
+        found = count(compiled)
+        costs = found.costs
+        ratios = f"echo {costs.echo:.3f}, json {costs.json:.3f} of a yardstick"
+        print(f"{'compiled' if compiled else 'pure'}: {ratios}; {found}")
