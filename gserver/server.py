@@ -27,23 +27,20 @@ from gserver.bare import BareHandlers
 from gserver.connection import Address, Connection, State
 from gserver.deadlines import Deadlines
 from gserver.door import Door, OwnOccupancy
-from gserver.engine import DedicatedEngine, Engine, PooledEngine
+from gserver.engines import make_engine
 from gserver.entrance import Entrance, EntranceRules
-from gserver.errors import CloseReason, ConfigError, HandlerTimeout, LimitExceeded
+from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded
 from gserver.fairness import Fairness
 from gserver.ledger import Ledger
 from gserver.limits import Limits
 from gserver.linger import Linger
 from gserver.longest_idle import LongestIdle
-from gserver.meter import Meter, StreamMeter
-from gserver.native import make_turn
 from gserver.service import Service, StreamService
 from gserver.spare import EXHAUSTED, SpareDescriptor
-from gserver.streams import StreamConnection, StreamEngine
+from gserver.streams import StreamConnection
 from gserver.timekeeper import Timekeeper
 from gserver.tls import Tls
 from gserver.tls_connection import TlsConnection, TlsStreamConnection
-from gserver.turn import Turn
 
 __all__ = ["Handle", "TcpServer"]
 
@@ -75,7 +72,6 @@ _LINGERING = {
 }
 # The same, but only where something was said: a flood of refused clients is to cost as little as it can.
 _LINGERING_IF_SAID = {CloseReason.FULL, CloseReason.ADDRESS_LIMIT, CloseReason.ACCEPT_RATE}
-_ENGINES: dict[str, Callable[[Turn], Engine[Any]]] = {"pooled": PooledEngine, "dedicated": DedicatedEngine}
 _KINDS: dict[tuple[bool, bool], type[Connection]] = {  # by: it is a stream, it is over TLS
     (False, False): Connection,
     (True, False): StreamConnection,
@@ -139,25 +135,21 @@ class TcpServer(StreamServer):
         self._handle: Any = None  # gevent's: what it calls for an accepted socket
         self._linger = Linger(linger_s, self._check_quiet)
         self._service = handle if isinstance(handle, Service | StreamService) else None
+        tells = handle if isinstance(handle, Service) else None
+        self._on_open, self._on_close = (tells.on_open, tells.on_close) if tells else (None, None)
         if self._service is not None and ssl_args:
             entrance, ssl_args = EntranceRules(tls=Tls.of_arguments(ssl_args)), {}
         self._entrance = None if entrance is None else Entrance(entrance, self._is_welcome, self._let_in)
         self._rules = entrance or EntranceRules()
         self._kind = _KINDS[isinstance(handle, StreamService), self._rules.tls is not None]
         self._fairness = Fairness()
-        self._engine = self._make_engine(greenlets)
+        self._engine = (
+            None
+            if self._service is None
+            else make_engine(self._service, greenlets, self.ledger, self._fairness, self._limits)
+        )
         self._keeper = Timekeeper(self._deadlines, self._engine)
         super().__init__(listener, cast(Any, handle), backlog, spawn, **ssl_args)  # a service is only kept by gevent
-
-    def _make_engine(self, greenlets: str) -> Engine[Any] | None:
-        if self._service is None:
-            return None
-        service, ledger, fairness, meter = self._service, self.ledger, self._fairness, Meter.of(self._limits)
-        if isinstance(service, StreamService):
-            return StreamEngine(service, ledger, fairness, None if meter is None else StreamMeter(meter))
-        if greenlets not in _ENGINES:
-            raise ConfigError(f"greenlets is {greenlets!r}, must be 'pooled' or 'dedicated'")
-        return _ENGINES[greenlets](make_turn(service, ledger, fairness, meter))
 
     # Accepting
 
@@ -259,7 +251,8 @@ class TcpServer(StreamServer):
         self.ledger.opened()
         self._connections.add(conn)
         self._outside.add(conn)
-        conn.retires_at = self._deadlines.retirement(conn.opened_at, random.random())
+        if self._deadlines.max_age_s:
+            conn.retires_at = self._deadlines.retirement(conn.opened_at, random.random())
         log.debug("accepted %s", conn)
         conn.state = State.HANDSHAKING
         # First by its name, if that is known: for who may not come in, nobody has to go.
@@ -303,11 +296,10 @@ class TcpServer(StreamServer):
         self._keeper.begin(conn)
         self._outside.discard(conn)
         self.connection_opened(conn)
-        on_open = self._service.on_open if isinstance(self._service, Service) else None
-        if on_open is None:
+        if self._on_open is None:
             self._begin(conn)
         else:
-            conn.runner = self._callbacks.spawn(self._open, conn, on_open)
+            conn.runner = self._callbacks.spawn(self._open, conn, self._on_open)
 
     def connection_opened(self, conn: Connection) -> None:
         """For who wants to know of each connection that its service gets; connection_closed() tells of all."""
@@ -332,9 +324,9 @@ class TcpServer(StreamServer):
     def _begin(self, conn: Connection) -> None:
         assert self._engine is not None
         self._engine.add(conn)
-        if conn.is_draining:  # the drain began while on_open ran
+        if conn.state is not State.OPEN:  # the drain began while on_open ran
             self._engine.drain(conn, conn.drain_reason)
-        elif conn.has_buffered:
+        elif conn.is_sealed and conn.has_buffered:
             self._engine.wake(conn)
 
     def connection_waits(self, conn: Connection) -> None:
@@ -360,12 +352,11 @@ class TcpServer(StreamServer):
     def connection_left(self, conn: Connection) -> None:
         """Nor does any handler hold on to it: tell the service."""
         self._connections.discard(conn)
-        on_close = self._service.on_close if isinstance(self._service, Service) else None
         if conn in self._outside:
             self._outside.discard(conn)
-        elif on_close is not None:
+        elif self._on_close is not None:
             assert conn.close_reason is not None
-            self._callbacks.spawn(self._tell_closed, conn, conn.close_reason, on_close)
+            self._callbacks.spawn(self._tell_closed, conn, conn.close_reason, self._on_close)
         self._check_quiet()
 
     def _tell_closed(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("gserver", "loadtests", "tests")
+PACKAGES = ("gserver", "loadtests", "benchmarks", "tests")
 #: From left to right; nobody imports from the right. Modules of one place may know each other.
 LAYERS = [
     {"gserver.errors"},
@@ -37,6 +37,7 @@ PURE = [
     "gserver/worker/wear.py",
     *(f"loadtests/{name}.py" for name in ("pacing", "histogram", "recording", "figures", "results")),
     *(f"loadtests/{name}.py" for name in ("compare", "report", "text", "profiles", "progress")),
+    *(f"benchmarks/{name}.py" for name in ("jobs", "figures", "messages", "ratios", "rounds", "tables", "document")),
 ]
 IMPURE = {"gevent", "locust", "socket", "_socket"}
 VAGUE = {"util", "utils", "common", "base", "helper", "misc"}
@@ -162,8 +163,27 @@ def test_a_worker_imports_gevent_only_after_the_fork() -> None:
 
 
 @each(python_files("gserver/**/*.py"))
-def test_the_server_knows_nothing_of_the_load_tests(path: Path) -> None:
-    assert {name for name in imports_of(path) if name.partition(".")[0] in ("loadtests", "locust")} == set()
+def test_the_server_knows_nothing_of_what_measures_it(path: Path) -> None:
+    measuring = ("loadtests", "benchmarks", "locust")
+
+    assert {name for name in imports_of(path) if name.partition(".")[0] in measuring} == set()
+
+
+@each(python_files("loadtests/**/*.py"))
+def test_the_load_tests_do_without_what_is_not_installed(path: Path) -> None:
+    assert {name for name in imports_of(path) if name.partition(".")[0] in ("benchmarks", "tests")} == set()
+
+
+def test_the_distribution_has_the_server_and_the_load_tests_alone() -> None:
+    (patterns,) = (
+        ast.literal_eval(word.value)
+        for call in ast.walk(parse(ROOT / "setup.py"))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "find_packages"
+        for word in call.keywords
+        if word.arg == "include"
+    )
+
+    assert patterns == ["gserver", "gserver.*", "loadtests", "loadtests.*"]
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,7 @@ class WorkerServer(TcpServer):
         # Only what somebody wants to hear costs something.
         self._tells_opening = "connection_open" in self._hooks
         self._tells_closing = "connection_close" in self._hooks
+        self._hears_closing = self._tells_closing or self._access_format is not None
 
     def do_read(self) -> tuple[Any, Any] | None:  # type: ignore[override]  # None: not now
         pause = self._pause()
@@ -102,6 +103,9 @@ class WorkerServer(TcpServer):
             self._tell("connection_open", conn)
 
     def connection_closed(self, conn: Connection) -> None:
+        if not self._hears_closing:
+            super().connection_closed(conn)
+            return
         was_opened = conn not in self._outside
         super().connection_closed(conn)
         reason = conn.close_reason

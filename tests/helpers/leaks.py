@@ -25,7 +25,8 @@ class Stock:
 
 
 def take_stock(greenlets: bool = True) -> Stock:
-    return Stock(open_descriptors(), children_of(os.getpid()), {id(each) for each in live_greenlets()} if greenlets else None)
+    alive = {id(each) for each in live_greenlets()} if greenlets else None
+    return Stock(open_descriptors(), children_of(os.getpid()), alive)
 
 
 def assert_no_leaks(before: Stock) -> None:

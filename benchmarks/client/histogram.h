@@ -1,0 +1,33 @@
+/* Times in nanoseconds, in buckets whose width is below 1/128 of their value: percentiles within 0.8 %, at a fixed cost. */
+#ifndef HISTOGRAM_H
+#define HISTOGRAM_H
+
+#include <stdint.h>
+
+enum { SUB_BITS = 7, SUBS = 1 << SUB_BITS, BUCKETS = (65 - SUB_BITS) * SUBS };
+
+typedef struct {
+    uint64_t counts[BUCKETS], total;
+} Histogram;
+
+static inline void histogram_add(Histogram *histogram, uint64_t ns) {
+    int shift = ns < SUBS ? 0 : 63 - __builtin_clzll(ns) - SUB_BITS; /* what is left of it is below 2 * SUBS */
+    histogram->counts[shift * SUBS + (ns >> shift)]++;
+    histogram->total++;
+}
+
+/* The middle of the bucket below which a `share` of all times lies. */
+static inline double histogram_quantile(const Histogram *histogram, double share) {
+    uint64_t rank = (uint64_t)(share * histogram->total), seen = 0;
+    for (int index = 0; index < BUCKETS; index++) {
+        seen += histogram->counts[index];
+        if (seen > rank) {
+            int shift = index < 2 * SUBS ? 0 : index / SUBS - 1;
+            uint64_t lowest = (uint64_t)(index - shift * SUBS) << shift;
+            return lowest + ((1ull << shift) - 1) / 2.0;
+        }
+    }
+    return 0;
+}
+
+#endif

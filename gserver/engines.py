@@ -1,0 +1,33 @@
+"""Which engine serves a service, and with which turn: by the kind of service, the shape asked for, and its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gserver.engine import DedicatedEngine, Engine, PooledEngine
+from gserver.errors import ConfigError
+from gserver.fairness import Fairness
+from gserver.ledger import Ledger
+from gserver.limits import Limits
+from gserver.meter import Meter, StreamMeter
+from gserver.native import make_turn
+from gserver.service import Service, StreamService
+from gserver.streams import StreamEngine
+from gserver.turn import Turn
+
+__all__ = ["make_engine"]
+
+_SHAPES: dict[str, Callable[[Turn], Engine[Any]]] = {"pooled": PooledEngine, "dedicated": DedicatedEngine}
+
+
+def make_engine(
+    service: Service | StreamService, greenlets: str, ledger: Ledger, fairness: Fairness, limits: Limits
+) -> Engine[Any]:
+    """`greenlets`: "pooled" or "dedicated", else ConfigError; a stream handler always has a greenlet of its own."""
+    meter = Meter.of(limits)
+    if isinstance(service, StreamService):
+        return StreamEngine(service, ledger, fairness, None if meter is None else StreamMeter(meter))
+    if greenlets not in _SHAPES:
+        raise ConfigError(f"greenlets is {greenlets!r}, must be 'pooled' or 'dedicated'")
+    return _SHAPES[greenlets](make_turn(service, ledger, fairness, meter))

@@ -1,0 +1,115 @@
+"""How many instructions a message costs the server in user space, counted by valgrind.
+
+The count does not depend on how busy the machine is. A server runs twice, with different numbers of messages; the
+difference is free of the start, the imports and the end. So that it holds for another interpreter too, it is given as a
+ratio to a yardstick, ordinary Python on a socket, that is counted in the same way (tests/helpers/counted.py).
+
+    python -m tests.helpers.instructions     prints what this interpreter needs
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from gserver.fields import IS_NATIVE
+
+__all__ = ["Costs", "Counts", "count"]
+
+ROOT = Path(__file__).parents[2]
+VALGRIND = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
+PATIENCE_S = 120
+ECHO = b"x" * 63 + b"\n"
+PIPELINED = 16
+SUMS = b'{"type":"SUM","a":10,"b":20}\n' * PIPELINED
+REPLIES = b'{"status":"OK","result":30}\n' * PIPELINED
+#: What is sent to each connection of counted.py, what comes back, and how many messages it is.
+KINDS = [(ECHO, ECHO, 1), (ECHO, ECHO, 1), (SUMS, REPLIES, PIPELINED)]
+#: Exchanges in every run, so that caches and learned sizes are as they stay; and how many more tell what one costs.
+FEW = 200
+MORE = (2000, 2000, 400)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Instructions for a message."""
+
+    yardstick: float
+    echo: float
+    json: float
+
+    @property
+    def costs(self) -> Costs:
+        return Costs(self.echo / self.yardstick, self.json / self.yardstick)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The same as ratios to the yardstick: of an echo, and of a JSON message of which 16 come together."""
+
+    echo: float
+    json: float
+
+
+def count(compiled: bool) -> Counts:
+    """Count what this interpreter does, in four runs of the same program, two at a time.
+
+    compiled: whether gserver may use what is compiled of it.
+    """
+    plans = [[FEW] * 3, *([FEW + (MORE[kind] if kind == more else 0) for kind in range(3)] for more in range(3))]
+    with ThreadPoolExecutor(2) as pool:
+        few, *others = pool.map(functools.partial(_instructions, compiled), plans)
+    each = (
+        (total - few) / exchanges / messages
+        for total, exchanges, (_, _, messages) in zip(others, MORE, KINDS, strict=True)
+    )
+    return Counts(*each)
+
+
+def _instructions(compiled: bool, exchanges: Sequence[int]) -> int:
+    """All that a run takes with so many exchanges of each kind."""
+    program = [sys.executable, str(Path(__file__).with_name("counted.py"))]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0"}
+    environment |= {} if compiled else {"GSERVER_PURE": "1"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*VALGRIND, *program], stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            for number, (request, reply, _) in zip(exchanges, KINDS, strict=True):
+                _exchange(int(process.stdout.readline()), request, reply, number)
+            _, said = process.communicate(timeout=PATIENCE_S)
+        except BaseException:
+            process.kill()
+            raise
+    found = re.search(r"I\s+refs:\s+([\d,]+)", said)
+    assert found, said
+    return int(found[1].replace(",", ""))
+
+
+def _exchange(port: int, request: bytes, reply: bytes, number: int) -> None:
+    """One after the other, so that each is a turn of its own."""
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(number):
+            client.sendall(request)
+            missing = len(reply)
+            while missing:
+                got = len(client.recv(missing))
+                assert got, "the server closed the connection"
+                missing -= got
+
+
+if __name__ == "__main__":
+    for compiled in (True, False) if IS_NATIVE else (False,):
+        found = count(compiled)
+        costs = found.costs
+        ratios = f"echo {costs.echo:.3f}, json {costs.json:.3f} of a yardstick"
+        print(f"{'compiled' if compiled else 'pure'}: {ratios}; {found}")

@@ -1,0 +1,77 @@
+"""What a message costs must not creep up: instructions are counted, so that no noise of the machine hides it.
+
+A change that makes a message dearer on purpose raises a bound, and says what it buys; one that makes it cheaper lowers
+the bounds. `python -m tests.helpers.instructions` prints the ratios of an interpreter.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import pytest
+
+from gserver.fields import IS_NATIVE
+from tests.helpers.instructions import Costs, count
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed"),
+]
+
+#: The ratios that were counted, by version; interpreters differ in what makes them fast. A version that is not here is
+#: held to the largest.
+COUNTED = {
+    "compiled": {
+        (3, 10): Costs(echo=0.35, json=0.26),
+        (3, 11): Costs(echo=0.54, json=0.42),
+        (3, 12): Costs(echo=0.60, json=0.43),
+        (3, 13): Costs(echo=0.64, json=0.45),
+    },
+    "pure": {
+        (3, 10): Costs(echo=0.89, json=0.39),
+        (3, 11): Costs(echo=1.06, json=0.50),
+        (3, 12): Costs(echo=1.08, json=0.51),
+        (3, 13): Costs(echo=1.14, json=0.53),
+    },
+}
+#: One build of a version with profile-guided optimization, as Debian's, counts up to 10 % less than one without, which
+#: is what stands above.
+TOLERANCE = 1.06
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("compiled", marks=pytest.mark.skipif(not IS_NATIVE, reason="gserver is not compiled")),
+        pytest.param("pure", marks=[pytest.mark.longhaul] if IS_NATIVE else []),
+    ],
+)
+def how(request: pytest.FixtureRequest) -> str:
+    """What serves: the turn in C, or where there is none, or much time, the one in Python."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def costs(how: str) -> Costs:
+    return count(compiled=how == "compiled").costs
+
+
+def bound(how: str, kind: str) -> float:
+    counted = COUNTED[how].get(sys.version_info[:2])
+    largest: float = max(getattr(each, kind) for each in COUNTED[how].values())
+    return getattr(counted, kind, largest) * TOLERANCE
+
+
+def test_an_echo_takes_no_more_instructions_than_it_did(costs: Costs, how: str) -> None:
+    assert costs.echo <= bound(how, "echo")
+
+
+def test_a_json_message_takes_no_more_instructions_than_it_did(costs: Costs, how: str) -> None:
+    assert costs.json <= bound(how, "json")
+
+
+def test_the_yardstick_measures_both(costs: Costs, how: str) -> None:
+    """A server that answered without doing anything, or a yardstick that had grown, would show here."""
+    assert costs.echo > bound(how, "echo") / 2
+    assert costs.json > bound(how, "json") / 2
