@@ -4,8 +4,8 @@
  * methods of turn.Turn and connection.Connection, which are the same on both paths. A change of Turn.serve() is a
  * change of turn_serve(), and the other way round; the suite runs both (see gserver/native.py).
  *
- * System calls here keep the interpreter's lock: the sockets do not block, and to give the lock away and take it again
- * twice for each message costs as much as decoding one.
+ * System calls here keep the interpreter's lock: they do not block, and to give the lock away and take it again twice for
+ * each message costs as much as decoding one.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -151,7 +151,7 @@ receive_from_kernel(Fields *conn, size_t most, PyObject **data)
     }
     ssize_t size;
     do
-        size = recv(conn->fd, where, most, 0);
+        size = recv(conn->fd, where, most, MSG_DONTWAIT);
     while (size < 0 && errno == EINTR);
     if (size < 0) {
         Py_XDECREF(large);
@@ -219,7 +219,7 @@ push_plain(Fields *conn, PyObject *data)
     if (conn->fd < 0 || !is_none(conn->outbox) || !PyBytes_CheckExact(data))
         return 1;
     Py_ssize_t size = PyBytes_GET_SIZE(data);
-    ssize_t sent = send(conn->fd, PyBytes_AS_STRING(data), (size_t)size, MSG_NOSIGNAL);
+    ssize_t sent = send(conn->fd, PyBytes_AS_STRING(data), (size_t)size, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent == size) {
         conn->sent_bytes += sent;
         return 0;

@@ -215,6 +215,8 @@ def test_chdir_is_where_the_application_is(tmp_path: Path) -> None:
 
 
 def test_an_address_in_use_is_one_line_and_a_failure(tmp_path: Path) -> None:
+    """It tries again for some seconds, which are made short."""
+    (tmp_path / "gserver.conf.py").write_text("from gserver.arbiter import listeners\nlisteners.RETRY_S = 0.01\n")
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         ended = run_gserver("json", "-b", f"127.0.0.1:{port}", "--log-level", "error", cwd=tmp_path)

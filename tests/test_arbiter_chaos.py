@@ -6,6 +6,7 @@ refused, every reply is right, what got no reply before an orderly end was never
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -45,7 +46,7 @@ def play(folder: Path, dice: random.Random, reloads: int, kills: int, options: t
     dice.shuffle(acts)
     with GserverProcess(folder, "app:app", *OPTIONS, *options, workers=3) as server:
         everybody = [server.arbiter]
-        with Swarm(server.address, long=30, short=4) as swarm:
+        with Swarm(server.address, long=30, short=4, pause_s=0.015) as swarm:
             for act in acts:
                 perform(act, folder, server, swarm, dice)
             everybody.append(server.arbiter)
@@ -61,16 +62,27 @@ def perform(act: str, folder: Path, server: GserverProcess, swarm: Swarm, dice: 
         ended = run_gserver("--reload-pid", "gserver.pid", cwd=folder)
         assert (ended.returncode, ended.stderr) == (0, ""), server.log
     elif act == "kill":
-        wait_for(lambda: bool(server.serving_pids()), "there is a worker to kill")
-        victim = dice.choice(server.serving_pids())
+        victim = choose_worker(server, dice)
         swarm.killed(victim)
-        os.kill(victim, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has ended its drain
+            os.kill(victim, signal.SIGKILL)
         wait_for(lambda: victim not in server.serving_pids(), "the killed worker is gone")
     elif act == "upgrade":
         upgrade(server)
     else:
         server.arbiter.send_signal(signal.SIGTTIN if act == "more" else signal.SIGTTOU)
     wait_for(lambda: swarm.tally.verified > verified, f"exchanges go on after: {act}")
+
+
+def choose_worker(server: GserverProcess, dice: random.Random) -> int:
+    serving: list[int] = []
+
+    def are_there() -> bool:
+        serving[:] = server.serving_pids()
+        return bool(serving)
+
+    wait_for(are_there, "there is a worker to kill")
+    return dice.choice(serving)
 
 
 def upgrade(server: GserverProcess) -> None:

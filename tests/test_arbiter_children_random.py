@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gserver.arbiter.children import (
@@ -81,6 +81,7 @@ class World:
         process = self.processes[pid]
         if process.stage == "booting" and process.deaf_since is None:
             process.stage = "ready"
+            self.deadlines[pid] = self.now + TIMEOUT_S  # a worker beats before it says that it is ready
             self.children.became_ready(pid, self.now)
 
     def wear(self, pid: int) -> None:
@@ -306,6 +307,7 @@ def make_world(policy: Policy, target: int, history: list[list[tuple[str, float]
 
 @settings(max_examples=200)
 @given(POLICIES, st.integers(1, 4), HISTORIES)
+@example(Policy(1, 0.0, READY_TIMEOUT_S, DRAIN_PATIENCE_S), 1, [[("behave", 0), ("deafen", 0), ("pass", 40.0)]])
 def test_when_nothing_happens_any_more_everything_comes_in_order(
     policy: Policy, target: int, history: list[list[tuple[str, float]]]
 ) -> None:

@@ -53,11 +53,12 @@ def test_the_config_file_and_what_patterns_match_are_watched_too(tmp_path: Path)
 # A process that watches for its parent, which counts what it hears.
 PARENT = """
 import os, signal, sys
-from gserver.arbiter.code_watch import Watched, watch_code
+from gserver.arbiter import code_watch
+code_watch.POLL_S, code_watch.LOOK_MS = 0.05, 100
 me = os.getpid()
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
 if os.fork() == 0:
-    os._exit(watch_code(Watched(sys.argv[1]), sys.argv[2], me))
+    os._exit(code_watch.watch_code(code_watch.Watched(sys.argv[1]), sys.argv[2], me))
 print("begun", flush=True)
 while signal.sigwait([signal.SIGHUP]):
     print("changed", flush=True)

@@ -257,7 +257,7 @@ def test_a_rate_is_of_all_listeners_together(tmp_path: Path) -> None:
 def test_a_reload_changes_a_limit(tmp_path: Path) -> None:
     config = tmp_path / "config.py"
     config.write_text("max_connections = 2")
-    with running(tmp_path, "-c", str(config), workers=2) as (server, enter):
+    with running(tmp_path, "-c", str(config), "--reload-settle", "0.1", workers=2) as (server, enter):
         before = [enter() for _ in range(2)]
         assert all(guest.is_served for guest in before)
         assert enter().ask() == "refused: the server is full: it holds 2 connections"

@@ -144,7 +144,7 @@ def connection_close(worker, conn, reason): say("connection_close", worker.age, 
 def test_every_hook_is_called_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "gserver.conf.py").write_text(HOOKS)
     (tmp_path / "app.py").write_text(LINE_APP)
-    with GserverProcess(tmp_path, "app:app") as server:
+    with GserverProcess(tmp_path, "app:app", "--reload-settle", "0.1") as server:
         with Client(server.address, Lines()) as client:
             client.recv()
             client.call(b"1")
@@ -271,7 +271,7 @@ def test_systemd_hears_ready_only_after_the_workers_are_and_of_reload_and_stop(t
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(PATIENCE_S)
         environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
-        with GserverProcess(tmp_path, "json", workers=2, environment=environment) as server:
+        with GserverProcess(tmp_path, "json", "--reload-settle", "0.1", workers=2, environment=environment) as server:
             assert told(manager, b"READY=1").endswith(b"STATUS=2 workers")
             assert server.log.count("Worker ready") == 2
             assert told(manager, b"WATCHDOG=1") == b"WATCHDOG=1"

@@ -57,8 +57,12 @@ def reload_with(server: GserverProcess, folder: Path) -> tuple[int, str]:
     return ended.returncode, ended.stderr
 
 
+#: Not a second for each reload, but where it matters.
+SETTLE = ("--reload-settle", "0.1")
+
+
 def start(folder: Path, *arguments: str, workers: int = 2) -> GserverProcess:
-    return GserverProcess(folder, "app:app", "--pid", "gserver.pid", *arguments, workers=workers)
+    return GserverProcess(folder, "app:app", "--pid", "gserver.pid", *SETTLE, *arguments, workers=workers)
 
 
 def test_new_code_takes_over_one_worker_after_the_other(tmp_path: Path) -> None:
@@ -83,7 +87,7 @@ def test_new_code_takes_over_one_worker_after_the_other(tmp_path: Path) -> None:
         (HANGS, ("--ready-timeout", "1"), "time.sleep(3600)"),
         (FAILS_ITS_PROBE, (), "the probe was"),
         (IS_NOT_READY, (), "the database is not there"),
-        (DIES_RIGHT_AFTER_READY, (), "exited with status 7"),
+        (DIES_RIGHT_AFTER_READY, ("--reload-settle", "1"), "exited with status 7"),
     ],
     ids=["raises at import", "hangs at import", "fails its probe", "is not ready", "dies right after it is ready"],
 )
@@ -130,7 +134,7 @@ def test_changed_settings_and_addresses_take_effect(tmp_path: Path) -> None:
     write(tmp_path, VERSIONED_APP.format(version=1))
     config = tmp_path / "gserver.conf.py"
     config.write_text("bind = ['127.0.0.1:0', 'unix:old']\nworkers = 1\n")
-    with GserverProcess(tmp_path, "app:app", "--pid", "gserver.pid", bind=None, workers=None) as server:
+    with GserverProcess(tmp_path, "app:app", "--pid", "gserver.pid", *SETTLE, bind=None, workers=None) as server:
         config.write_text("bind = ['127.0.0.1:0', 'unix:new']\nworkers = 3\nloglevel = 'debug'\nbacklog = 5\n")
 
         assert reload_with(server, tmp_path) == (0, "")
@@ -156,7 +160,7 @@ def test_new_workers_log_where_the_settings_now_say(tmp_path: Path, preload: str
     text = f"capture_output = True\npreload_app = {preload}\nerrorlog = 'errors.1'\naccesslog = 'access.1'\n"
     config.write_text(text)
     log = tmp_path / "errors.1"
-    with GserverProcess(tmp_path, "app:app", "--pid", "gserver.pid", log=log) as server:
+    with GserverProcess(tmp_path, "app:app", "--pid", "gserver.pid", *SETTLE, log=log) as server:
         config.write_text(text.replace(".1", ".2"))
         assert reload_with(server, tmp_path) == (0, "")
         with Client(server.address, Lines()) as client:

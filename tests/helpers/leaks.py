@@ -5,12 +5,11 @@ from __future__ import annotations
 import gc
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
-import psutil
 from gevent.hub import Hub
 from greenlet import greenlet
 
+from tests.helpers.processes import children_of
 from tests.helpers.waiting import is_soon
 
 __all__ = ["Stock", "assert_no_leaks", "live_greenlets", "take_stock"]
@@ -26,7 +25,8 @@ class Stock:
 
 
 def take_stock(greenlets: bool = True) -> Stock:
-    return Stock(open_descriptors(), child_processes(), {id(each) for each in live_greenlets()} if greenlets else None)
+    alive = {id(each) for each in live_greenlets()} if greenlets else None
+    return Stock(open_descriptors(), children_of(os.getpid()), alive)
 
 
 def assert_no_leaks(before: Stock) -> None:
@@ -35,7 +35,7 @@ def assert_no_leaks(before: Stock) -> None:
     def leaked() -> list[object]:
         now = open_descriptors()
         descriptors = [f"fd {fd}: {target}" for fd, target in now.items() if before.descriptors.get(fd) != target]
-        children = [f"child {pid}" for pid in child_processes() - before.children]
+        children = [f"child {pid}" for pid in children_of(os.getpid()) - before.children]
         return [*descriptors, *children, *(new_greenlets(before.greenlets) if before.greenlets is not None else ())]
 
     def clean() -> bool:
@@ -55,15 +55,6 @@ def open_descriptors() -> dict[int, str]:
         except FileNotFoundError:  # the descriptor of the listing itself
             continue
     return found
-
-
-def child_processes() -> set[int]:
-    """The kernel's own list, by thread: 0.05 ms, where psutil asks every process of the machine who its parent is."""
-    tasks = Path("/proc/self/task")
-    try:
-        return {int(pid) for thread in tasks.iterdir() for pid in (thread / "children").read_text().split()}
-    except OSError:  # a thread that has just ended, or a kernel without such a list
-        return {child.pid for child in psutil.Process().children()}
 
 
 def new_greenlets(before: set[int]) -> list[greenlet]:
