@@ -8,9 +8,9 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check
 SOURCES := gserver loadtests benchmarks tests setup.py
-JOBS := echo json churn idle tls handshakes cluster
-ROUNDS := 3
-OPTIONS :=
+JOBS ?= echo json churn idle tls handshakes cluster
+ROUNDS ?= 3
+OPTIONS ?=
 
 .PHONY: demo test bench lint types clean
 
