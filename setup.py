@@ -8,7 +8,16 @@ from setuptools import Extension, find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "gserver/__init__.py").read_text(), re.M)[1]
 
-LOADTESTS = ["locust>=2.43.4", "psutil>=5.9", "hdrhistogram>=0.10.3"]
+LOADTESTS = [
+    "locust>=2.43.4",
+    "psutil>=5.9",
+    "hdrhistogram>=0.10.3",
+    "scipy>=1.13",
+    "altair>=5.5",
+    "vl-convert-python>=1.7",
+    "jinja2>=3.1",
+    "rich>=13",
+]
 # What the server uses if it is there: names in ps, and changed files as soon as they change.
 EXTRAS = ["setproctitle>=1.3", "watchfiles>=0.21"]
 TEST = [
