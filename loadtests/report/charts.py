@@ -24,6 +24,7 @@ __all__ = [
     "data",
     "duration_y",
     "lines",
+    "nines_x",
     "number",
     "number_y",
     "phases",
@@ -66,6 +67,15 @@ def time_x(clock: Clock, field: str = "t") -> alt.X:
     """Seconds since the start of the run; every chart over time has the same."""
     axis = alt.Axis(title=None, labelExpr="datum.label + ' s'", tickMinStep=1, tickCount=alt.expr(f"{ROOM} / 60"))
     return alt.X(f"{field}:Q", scale=alt.Scale(domain=[0, clock.length], nice=False), axis=axis)
+
+
+def nines_x(last: float) -> alt.X:
+    """Percentiles up to a place on the nines axis."""
+    ticks = [0.0, 0.30103, *(float(nine) for nine in range(1, int(last) + 1))]
+    names = {0: "0%", 1: "90%", 2: "99%"} | {nine: f"99.{'9' * (nine - 2)}%" for nine in range(3, int(last) + 1)}
+    label = f"datum.value > 0.3 && datum.value < 0.31 ? '50%' : {names!r}[datum.value]"
+    axis = alt.Axis(values=ticks, labelExpr=label, title="percentile, each nine as wide as the last", grid=True)
+    return alt.X("nines:Q", scale=alt.Scale(domain=[0, last], nice=False), axis=axis)
 
 
 def number_y(field: str, form: str = ",.12~g", top: float | None = None) -> alt.Y:

@@ -15,6 +15,7 @@ from loadtests.report.charts import (
     data,
     duration_y,
     lines,
+    nines_x,
     number,
     number_y,
     phases,
@@ -80,7 +81,7 @@ def _percentiles(evidence: Evidence) -> Picture:
 
 def _percentile_panel(title: str, rows: Sequence[Row], fields: Mapping[str, str]) -> Panel:
     last = rows[-1]["nines"]
-    x = _nines_x(last)
+    x = nines_x(last)
     values = [row[column] for row in rows for column in fields if column in row]
     entries = {column: (words, DURATION) for column, words in fields.items()} | {
         "slower": ("slower than that", number())
@@ -91,14 +92,6 @@ def _percentile_panel(title: str, rows: Sequence[Row], fields: Mapping[str, str]
     shown = lines(rows, x, duration_y("value", min(values), max(values)), fields)
     chart = stacked([*doubt, shown], 260)
     return Panel(title, chart, pointed_at(rows, x, tip(head, entries)))
-
-
-def _nines_x(last: float) -> alt.X:
-    ticks = [0.0, 0.30103, *(float(nine) for nine in range(1, int(last) + 1))]
-    names = {0: "0%", 1: "90%", 2: "99%"} | {nine: f"99.{'9' * (nine - 2)}%" for nine in range(3, int(last) + 1)}
-    label = f"datum.value > 0.3 && datum.value < 0.31 ? '50%' : {names!r}[datum.value]"
-    axis = alt.Axis(values=ticks, labelExpr=label, title="percentile, each nine as wide as the last", grid=True)
-    return alt.X("nines:Q", scale=alt.Scale(domain=[0, last], nice=False), axis=axis)
 
 
 def _doubtful(start: float, end: float, x: alt.X) -> list[alt.Chart]:

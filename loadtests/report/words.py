@@ -8,20 +8,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from loadtests.comparison import FigureComparison
 from loadtests.figures import Figure
 from loadtests.results import Run
+from loadtests.text import title_of
 
 __all__ = [
     "UNKNOWN",
     "Saying",
     "Stamp",
+    "changed",
     "latency_note",
+    "moment",
     "problems_of",
     "quantity",
     "sayings",
     "started",
     "summary_of",
     "title_of_run",
+    "titled_figure",
     "verdict_of",
     "workload_of",
 ]
@@ -93,13 +98,30 @@ def _number(value: float) -> str:
     return f"{value:.{2 if abs(value) < 10 else 1 if abs(value) < 100 else 0}f}"
 
 
+def titled_figure(name: str) -> str:
+    """What a figure is called beside others: its kind of latency first."""
+    kind, _, quantile = name.rpartition("_")
+    return f"{kind} time {quantile}" if kind in ("service", "response") else title_of(name).removeprefix("server: ")
+
+
+def changed(figure: FigureComparison, value: float) -> str:
+    """A change of B against A: in percent, or in the figure's own unit where there is no ratio."""
+    if figure.scale == "ratio":
+        return f"{100 * value:+.{1 if abs(value) >= 0.01 else 2}f}%"
+    return f"{'+' if value > 0 else ''}{quantity(value, figure.unit)}"
+
+
 def title_of_run(run: Run) -> str:
     return f"{run.name}: {run.label}" if run.label else run.name
 
 
 def started(run: Run) -> str:
     """When it began, as a person writes it: the run has it in ISO 8601."""
-    return run.started_at.replace("T", " ").replace("+00:00", " UTC")
+    return moment(run.started_at)
+
+
+def moment(iso: str) -> str:
+    return iso.replace("T", " ").replace("+00:00", " UTC")
 
 
 def workload_of(run: Run) -> str:
