@@ -305,7 +305,7 @@ def test_what_is_not_a_document_is_one_line(tmp_path: Path, answer: bytes) -> No
             with server.accept()[0] as peer:
                 peer.sendall(answer)
             os._exit(0)
-        with pytest.raises(ConfigError, match="is not that of a gserver, or it ended meanwhile$"):
+        with pytest.raises(ConfigError, match=r"is not that of a gserver, or it ended meanwhile$"):
             read_stats(str(tmp_path / "stats"))
         os.waitpid(pid, 0)
 
