@@ -47,7 +47,10 @@ def parse_processors(line: str) -> dict[str, float]:
 
 
 def network(pid: int | str = "self") -> dict[str, int]:
-    """TCP in the network namespace of a process; OSError if it is not there."""
+    """TCP in the network namespace of a process; OSError if it is not there.
+
+    The memory is that of all sockets, but for up to a MiB that each processor keeps to itself.
+    """
     folder = PROC / str(pid) / "net"
     counted = parse_pairs((folder / "netstat").read_text())["TcpExt"]
     tcp = parse_pairs((folder / "snmp").read_text())["Tcp"]
