@@ -129,7 +129,7 @@ def noise(first: Mapping[str, Any], last: Mapping[str, Any]) -> float | None:
     Of the noisier one, where server and generator have a host each; None where the samples do not say. What a process
     used that has ended meanwhile is taken for noise.
     """
-    elapsed_s = last["time_s"] - first["time_s"]
+    elapsed_s: float = last["time_s"] - first["time_s"]
     if elapsed_s <= 0 or not all("busy_s" in sample.get("kernel", {}) for sample in (first, last)):
         return None
     here = _processor_s(last, "generator_host") - _processor_s(first, "generator_host")
