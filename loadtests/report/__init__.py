@@ -10,6 +10,6 @@ Nothing is computed here that a run does not say already.
 """
 
 from loadtests.report.markdown import render_markdown
-from loadtests.report.terminal import render_terminal
+from loadtests.report.terminal import render_summary
 
-__all__ = ["render_markdown", "render_terminal"]
+__all__ = ["render_markdown", "render_summary"]

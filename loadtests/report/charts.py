@@ -139,7 +139,7 @@ def bars(rows: Sequence[Row], clock: Clock, field: str, top: float | None = None
     chart: alt.Chart = (
         alt.Chart(data(rows))
         .transform_calculate(**{"from": f"datum.t - {half}", "to": f"datum.t + {half}", "none": "0"})
-        .mark_rect(color=colour(shade))
+        .mark_rect(color=colour(shade), opacity=0.75)
         .encode(x=x, x2="to:Q", y=number_y(field, top=top), y2="none:Q")
     )
     return chart

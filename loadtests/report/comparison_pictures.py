@@ -294,7 +294,7 @@ def _over_time(evidence: Mapping[str, Sequence[Evidence]]) -> Picture:
         return Picture(name, title, "There is no picture over time: the folders of the runs are not there any more.")
     steps = max(20, POINTS_OVER_TIME // len(runs))
     axis = Clock.over(0, length, steps)
-    panels = []
+    panels: list[Panel] = []
     for heading, values in _CURVES.items():
         rows = [
             row | {"side": letter, "run": f"{letter}{number_}"}

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from loadtests.recording import Recording
-from loadtests.results import Run, load_recording, load_run, load_samples
+from loadtests.results import ResultError, Run, load_recording, load_run, load_samples
 
 __all__ = ["Clock", "Evidence", "evidence_of", "load_evidence"]
 
@@ -63,9 +65,40 @@ class Evidence:
         return Clock.over(self.start, self.end, steps)
 
 
+class _Process(msgspec.Struct):
+    pid: int
+    cpu_user_s: float
+    cpu_system_s: float
+    rss_bytes: float
+
+
+class _Sample(msgspec.Struct):
+    time_s: float
+    processes: list[_Process]
+
+
+class _Health(msgspec.Struct):
+    sockets: float
+    cpu_s: float
+    lag_ns: float
+
+
 def load_evidence(folder: Path) -> Evidence:
     """The run in `folder`; ResultError says in one line why it is none."""
-    return evidence_of(load_run(folder), load_recording(folder / "client.json"), load_samples(folder / "samples.jsonl"))
+    run, recording = load_run(folder), load_recording(folder / "client.json")
+    samples = load_samples(folder / "samples.jsonl")
+    _check(folder / "run.json", run.phases, dict[str, tuple[int, int]])
+    _check(folder / "client.json", recording.health, dict[str, dict[int, _Health]])
+    _check(folder / "samples.jsonl", samples, list[_Sample])
+    return evidence_of(run, recording, samples)
+
+
+def _check(path: Path, values: object, shape: Any) -> None:
+    """ResultError if the values are not of this shape: what is drawn is read without looking again."""
+    try:
+        msgspec.convert(values, shape)
+    except msgspec.ValidationError as error:
+        raise ResultError(f"{path} is damaged: {error}") from None
 
 
 def evidence_of(run: Run, recording: Recording, samples: Sequence[dict[str, Any]]) -> Evidence:

@@ -9,6 +9,7 @@ from loadtests.figures import QUANTILES, Figure
 from loadtests.report.words import (
     latency_note,
     problems_of,
+    quantity,
     sayings,
     started,
     summary_of,
@@ -17,7 +18,7 @@ from loadtests.report.words import (
     workload_of,
 )
 from loadtests.results import Run
-from loadtests.text import human, render_table, title_of
+from loadtests.text import render_table, title_of
 
 __all__ = ["render_markdown", "render_markdown_of_all"]
 
@@ -32,10 +33,14 @@ def render_markdown_of_all(runs: Sequence[Run]) -> str:
     if len(runs) == 1:
         return render_markdown(runs[0])
     header, *rows = summary_of(runs)
-    parts = [f"# {len(runs)} runs", render_table(header, [[_cell(text) for text in row] for row in rows])]
+    parts = [f"# {len(runs)} runs", render_table(*_escaped(header, rows))]
     for run in runs:
         parts += [f"## {title_of_run(run)}", *_parts(run, "###")]
     return "\n\n".join(parts) + "\n"
+
+
+def _escaped(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    return [_cell(text) for text in header], [[_cell(text) for text in row] for row in rows]
 
 
 def _parts(run: Run, level: str) -> list[str]:
@@ -60,12 +65,15 @@ def _parts(run: Run, level: str) -> list[str]:
 
 def _latency_table(run: Run) -> str:
     """A row for each series whose figures are quantiles."""
-    names = [figure.name.removesuffix("_p50") for figure in run.figures if figure.name.endswith("_p50")]
     rows = []
-    for name in names:
+    for name in _timed(run):
         figures = [run.figure(f"{name}_{quantile}") for quantile in QUANTILES]
         rows.append([_cell(_series(name)), *(_said(figure) for figure in figures)])
     return render_table(["", *QUANTILES], rows) if rows else ""
+
+
+def _timed(run: Run) -> list[str]:
+    return [figure.name.removesuffix("_p50") for figure in run.figures if figure.name.endswith("_p50")]
 
 
 def _series(name: str) -> str:
@@ -76,14 +84,15 @@ def _series(name: str) -> str:
 
 
 def _said(figure: Figure | None) -> str:
-    return human(figure.value, figure.unit) if figure else ""
+    return quantity(figure.value, figure.unit) if figure else ""
 
 
 def _figure_table(run: Run) -> str:
+    latencies = {f"{name}_{quantile}" for name in _timed(run) for quantile in QUANTILES}
     rows = [
-        [title_of(figure.name), human(figure.value, figure.unit), _interval(figure)]
+        [title_of(figure.name), _said(figure), _interval(figure)]
         for figure in run.figures
-        if not figure.name.endswith(tuple(f"_{quantile}" for quantile in QUANTILES))
+        if figure.name not in latencies
     ]
     return render_table(["figure", "value", "95% interval"], rows)
 
@@ -91,7 +100,7 @@ def _figure_table(run: Run) -> str:
 def _interval(figure: Figure) -> str:
     if figure.low is None or figure.high is None:
         return ""
-    return f"{human(figure.low, '').strip()} to {human(figure.high, figure.unit)}"
+    return f"{quantity(figure.low, figure.unit)} to {quantity(figure.high, figure.unit)}"
 
 
 def _key_table(values: Mapping[str, Any]) -> str:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
+from loadtests.figures import memory_plateaus
 from loadtests.histogram import Histogram
 from loadtests.recording import CUT_OFF, OK
 from loadtests.report.evidence import Clock, Evidence
@@ -28,6 +30,7 @@ __all__ = [
     "overflow_rows",
     "overlaid_rows",
     "phase_rows",
+    "plateau_rows",
     "process_names",
     "process_rows",
     "quantile_rows",
@@ -39,6 +42,8 @@ CONNECT = "connect"
 BINS_PER_DECADE = 10
 # Places on the nines axis for each nine: enough for a smooth line.
 PLACES_PER_NINE = 16
+# What is shown of connecting at least.
+SHORTEST_S = 5
 # A quantile with fewer exchanges above it than this is an anecdote.
 ENOUGH_ABOVE = 10
 
@@ -237,7 +242,7 @@ def memory_rows(evidence: Evidence) -> list[Row]:
 def connecting(evidence: Evidence, clock: Clock) -> Clock:
     """The clock of the seconds up to the last connect, where that is but a part of the run."""
     last = max(evidence.recording.cells.get(CONNECT, {}), default=clock.end)
-    return Clock(clock.start, min(clock.end, last + 2), clock.step)
+    return Clock(clock.start, min(clock.end, max(last + 2, clock.start + SHORTEST_S)), clock.step)
 
 
 def connect_rows(evidence: Evidence, clock: Clock) -> list[Row]:
@@ -300,11 +305,17 @@ def _together(read: Sequence[Row]) -> Row:
     return row
 
 
-def fitted_rows(evidence: Evidence, rows: Sequence[Row]) -> list[Row]:
-    """The ends of the line that the run's memory per connection stands for, through the middle of the points."""
+def plateau_rows(evidence: Evidence) -> list[Row]:
+    """The plateaus that the memory of a connection is fitted to."""
+    plateaus = memory_plateaus(evidence.recording, [sample for sample in evidence.samples if sample["processes"]])
+    return [{"sockets": sockets, "rss": digits(rss / 2**20, 6)} for sockets, rss in plateaus]
+
+
+def fitted_rows(evidence: Evidence, plateaus: Sequence[Row]) -> list[Row]:
+    """The ends of the line that the run's memory of a connection is the slope of."""
     slope = evidence.run.figure("server_rss_per_socket")
-    if not slope or len(rows) < 2:
+    if not slope or len(plateaus) < 2:
         return []
-    middle = sum(row["sockets"] for row in rows) / len(rows), sum(row["rss"] for row in rows) / len(rows)
-    ends = min(row["sockets"] for row in rows), max(row["sockets"] for row in rows)
+    middle = fmean(row["sockets"] for row in plateaus), fmean(row["rss"] for row in plateaus)
+    ends = min(row["sockets"] for row in plateaus), max(row["sockets"] for row in plateaus)
     return [{"sockets": end, "rss": digits(middle[1] + slope.value / 1024 * (end - middle[0]), 6)} for end in ends]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import altair as alt
 
+from loadtests.figures import Figure
 from loadtests.report import rows as numbers
 from loadtests.report.charts import (
     DURATION,
@@ -200,7 +201,12 @@ def _memory(evidence: Evidence) -> Picture:
         return Picture(name, title, "There is no picture of memory by connections: the server was not sampled.")
     each = evidence.run.figure("server_rss_per_socket")
     words = "What the whole server held in memory with so many connections, once a second."
-    words += f" The line is {quantity(each.value, each.unit)} for a connection." if each else ""
+    plateaus = numbers.plateau_rows(evidence)
+    fitted = numbers.fitted_rows(evidence, plateaus)
+    if each and fitted:
+        words += (
+            f" The line, through what it held while they stayed the same, is {_said_memory(each)} for a connection."
+        )
     x = alt.X("sockets:Q", axis=alt.Axis(title="connections", format="~s"), scale=alt.Scale(nice=True))
     y = alt.Y("rss:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
     said = tip("'second ' + datum.t", {"sockets": ("connections", number()), "rss": ("memory", number("MiB"))})
@@ -210,11 +216,19 @@ def _memory(evidence: Evidence) -> Picture:
         .mark_circle(color=colour("blue"), size=36, opacity=0.55)
         .encode(x=x, y=y, tooltip="tip:N")
     )
-    fitted = numbers.fitted_rows(evidence, rows)
-    line = alt.Chart(data(fitted)).mark_line(color=colour("orange"), strokeWidth=1.8).encode(x="sockets:Q", y="rss:Q")
-    chart = stacked([*([line] if fitted else []), points], 240, "Memory, MiB")
+    through = alt.Chart(data(plateaus)).mark_point(color=colour("orange"), size=90, strokeWidth=1.8)
+    line = alt.Chart(data(fitted)).mark_line(color=colour("orange"), strokeWidth=1.8)
+    fit = [layer.encode(x="sockets:Q", y="rss:Q") for layer in (line, through)] if fitted else []
+    chart = stacked([points, *fit], 240, "Memory, MiB")
     columns = {"t": ("second", _plain), "sockets": ("connections", _plain), "rss": ("memory", _mib)}
     return Picture(name, title, words, (Panel(title, chart),), _table(rows, columns))
+
+
+def _said_memory(each: Figure) -> str:
+    said = quantity(each.value, each.unit)
+    if each.low is None or each.high is None:
+        return said
+    return f"{said} ({quantity(each.low, each.unit)} to {quantity(each.high, each.unit)})"
 
 
 # How it began, and who measured

@@ -22,7 +22,7 @@ from loadtests.report.words import (
 )
 from loadtests.results import Run
 
-__all__ = ["WIDTH", "render_terminal", "shown_runs"]
+__all__ = ["WIDTH", "render_summary", "render_terminal", "shown_runs"]
 
 WIDTH = 100
 COLOURS = {"valid": "green", "generator-bound": "yellow", "noisy-host": "yellow"}
@@ -34,6 +34,11 @@ def render_terminal(runs: Sequence[Run], width: int = WIDTH) -> str:
     console.print(shown_runs(runs))
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def render_summary(run: Run) -> str:
+    """What a person wants to know at the end of a run."""
+    return render_terminal([run])
 
 
 def shown_runs(runs: Sequence[Run]) -> RenderableType:
