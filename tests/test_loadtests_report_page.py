@@ -37,7 +37,7 @@ BROWSER_FLAGS = [
     "--disable-sync",
 ]
 MOST_BYTES = 2_000_000
-SIZES = {"desktop": (1280, "light"), "dark": (1280, "dark"), "phone": (400, "light"), "dark phone": (400, "dark")}
+SIZES = {"desktop": (1280, "light"), "dark phone": (400, "dark")}
 
 pytestmark = [
     pytest.mark.slow,

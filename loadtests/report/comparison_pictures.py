@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 
 import altair as alt
 
@@ -65,7 +66,12 @@ def _forest(comparison: Comparison) -> Picture:
     words = f"B against A, with the {level} interval. What lies within {band}, the shaded band, does not matter."
     rows = [_forest_row(figure) for figure in figures]
     chart = stacked(_forest_layers(rows, comparison.band), ROW_HEIGHT * len(rows))
-    return Picture(name, title, words, (Panel(title, chart),))
+    shown = tuple((row["figure"], row["said"], _between(row)) for row in rows)
+    return Picture(name, title, words, (Panel(title, chart),), Table(("figure", "B against A", "interval"), shown))
+
+
+def _between(row: Row) -> str:
+    return f"{row['low']:+.2f}% to {row['high']:+.2f}%" if "low" in row else ""
 
 
 def _forest_row(figure: FigureComparison) -> Row:
@@ -175,7 +181,9 @@ def _ratio(curve: QuantileCurve, band: float) -> Picture:
     ]
     entries = {"change": ("B against A", number("%")), "low": ("from", number("%")), "high": ("to", number("%"))}
     pointed = pointed_at(rows, x, tip(_AT_QUANTILE, entries))
-    return Picture(name, title, words, (Panel(title, stacked(layers, 220, "Difference, %"), pointed),))
+    return Picture(
+        name, title, words, (Panel(title, stacked(layers, 220, "Difference, %"), pointed),), _quantile_table(rows)
+    )
 
 
 _AT_QUANTILE = "format(datum.percentile, '.6~r') + '% of the exchanges'"
@@ -222,7 +230,7 @@ def _quantile_table(rows: Sequence[Row]) -> Table:
             quantity(row["a"], "us"),
             quantity(row["b"], "us"),
             f"{row['change']:+.2f}%",
-            f"{row['low']:+.2f}% to {row['high']:+.2f}%" if "low" in row else "",
+            _between(row),
         )
         for row in rows
     ]
@@ -295,6 +303,7 @@ def _over_time(evidence: Mapping[str, Sequence[Evidence]]) -> Picture:
     steps = max(20, POINTS_OVER_TIME // len(runs))
     axis = Clock.over(0, length, steps)
     panels: list[Panel] = []
+    medians: dict[str, dict[float, float]] = {}
     for heading, values in _CURVES.items():
         rows = [
             row | {"side": letter, "run": f"{letter}{number_}"}
@@ -303,7 +312,24 @@ def _over_time(evidence: Mapping[str, Sequence[Evidence]]) -> Picture:
         ]
         if rows:
             panels.append(_time_panel(heading, rows, axis, named=not panels))
-    return Picture(name, title, "A thin line is one run, on the seconds since its start.", tuple(panels))
+            for letter in evidence:
+                medians[f"{heading}, {letter}"] = _medians([row for row in rows if row["side"] == letter])
+    words = "A thin line is one run, on the seconds since its start. The numbers are the medians of each side."
+    return Picture(name, title, words, tuple(panels), _median_table(medians))
+
+
+def _medians(rows: Sequence[Row]) -> dict[float, float]:
+    """The median over the runs, at each time."""
+    values: dict[float, list[float]] = {}
+    for row in rows:
+        values.setdefault(row["t"], []).append(row["value"])
+    return {t: median(found) for t, found in values.items()}
+
+
+def _median_table(columns: Mapping[str, Mapping[float, float]]) -> Table:
+    times = sorted({t for column in columns.values() for t in column})
+    rows = [(f"{t:g}", *(f"{column[t]:,.4g}" if t in column else "" for column in columns.values())) for t in times]
+    return Table(("second", *columns), tuple(rows))
 
 
 def _time_panel(title: str, rows: Sequence[Row], clock: Clock, named: bool) -> Panel:

@@ -2,10 +2,13 @@
 "use strict";
 (() => {
   const tip = document.querySelector(".tip");
-  const say = (handler, event, item, value) => {
-    tip.hidden = !value;
-    if (!value) return;
-    tip.textContent = value;
+  // What a mark says; where the nearest one answers, Vega hands over what stands for it, with the mark's row inside.
+  const said = (item) => item?.datum?.tip ?? item?.datum?.datum?.tip;
+  const say = (handler, event, item) => {
+    const text = event.type === "pointerout" ? "" : said(item);
+    tip.hidden = !text;
+    if (!text) return;
+    tip.textContent = text;
     const room = document.documentElement.clientWidth - tip.offsetWidth - 8;
     tip.style.left = Math.max(8, Math.min(event.clientX + 14, room)) + window.scrollX + "px";
     tip.style.top = event.clientY + 14 + window.scrollY + "px";
