@@ -66,7 +66,7 @@ def drawing_library() -> str:
 
 
 def _specification(chart: alt.LayerChart | alt.VConcatChart) -> dict[str, Any]:
-    specification: dict[str, Any] = chart.to_dict()
+    specification: dict[str, Any] = chart.to_dict(validate=False)
     return {**specification, "config": CONFIG}
 
 

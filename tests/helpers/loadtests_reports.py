@@ -98,7 +98,7 @@ def warm_renderer() -> None:
 
 
 def make_comparison(folder: Path | None = None, **changes: Any) -> Comparison:
-    """Eight pairs, with every verdict; the first two runs of a side have folders if one is given to put them in."""
+    """Eight pairs, with every verdict; the first run of a side has a folder if one is given to put them in."""
     sides = [
         _side(name, title, scale, folder) for name, title, scale in (("a", "pooled", 1.0), ("b", "dedicated", 1.06))
     ]
@@ -123,7 +123,7 @@ def _side(name: str, title: str, scale: float, folder: Path | None) -> Side:
     runs = []
     for place in range(8):
         run = make_run(label=title, scale=scale, phases=PHASES)
-        if folder and place < 2:
+        if folder and place < 1:
             evidence = evidence_of(run, make_recording(scale=scale, failures=False), make_samples())
             run = dataclasses.replace(run, path=save_evidence(folder / f"{name}{place}", evidence))
         runs.append(run)
