@@ -23,6 +23,8 @@ __all__ = [
     "Interval",
     "Looks",
     "Shift",
+    "critical_rank_of_pairs",
+    "critical_rank_of_sets",
     "holm",
     "noise_floor",
     "pairs_shift",
@@ -34,6 +36,7 @@ __all__ = [
 
 Interval = tuple[float, float]
 Values = NDArray[np.float64]
+MOST_COUNTED = 50
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def pairs_shift(differences: Sequence[float], alpha: float = 0.05) -> Shift:
     """The one-sample shift of the pairs' differences (B less A), with an interval of level 1 - alpha."""
     values = np.asarray(differences, dtype=float)
     walsh = np.sort(_walsh_averages(values))
-    rank = _critical_rank(_signed_rank_counts(len(values)), alpha)
+    rank = critical_rank_of_pairs(len(values), alpha)
     interval = (float(walsh[rank - 1]), float(walsh[-rank])) if rank else None
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return Shift(float(np.median(walsh)), interval, _signed_rank_p(values), spread, not values.any())
@@ -88,9 +91,10 @@ def _signed_rank_p(values: Values) -> float:
     return _two_sided(_sums_of_subsets(tuple(doubled)), int(doubled[values > 0].sum()))
 
 
-@functools.lru_cache(maxsize=256)
-def _signed_rank_counts(pairs: int) -> Values:
-    return _sums_of_subsets(tuple(range(1, pairs + 1)))
+@functools.lru_cache(maxsize=4096)
+def critical_rank_of_pairs(pairs: int, alpha: float) -> int:
+    """Which Walsh average from either end bounds the interval; 0 if there are too few pairs for one."""
+    return _critical_rank(_sums_of_subsets(tuple(range(1, pairs + 1))), alpha)
 
 
 def _sums_of_subsets(numbers: tuple[int, ...]) -> Values:
@@ -111,7 +115,7 @@ def sets_shift(a: Sequence[float], b: Sequence[float], alpha: float = 0.05) -> S
     """The two-sample shift of `b` against `a`, with an interval of level 1 - alpha."""
     before, after = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     differences = np.sort(np.subtract.outer(after, before).ravel())
-    rank = _critical_rank(_rank_sum_counts(len(before), len(after)), alpha)
+    rank = critical_rank_of_sets(len(before), len(after), alpha)
     interval = (float(differences[rank - 1]), float(differences[-rank])) if rank else None
     tied = len(np.unique(np.concatenate([before, after]))) == 1
     return Shift(float(np.median(differences)), interval, _rank_sum_p(before, after), _pooled(before, after), tied)
@@ -136,10 +140,17 @@ def _rank_sum_p(a: Values, b: Values) -> float:
     return _two_sided(_sums_of_choices(tuple(doubled), len(a)), int(doubled[: len(a)].sum()))
 
 
-@functools.lru_cache(maxsize=256)
-def _rank_sum_counts(a: int, b: int) -> Values:
-    """The distribution of the Mann-Whitney statistic: that of rank sums, from the smallest on."""
-    return _sums_of_choices(tuple(range(1, a + b + 1)), a)[a * (a + 1) // 2 :][: a * b + 1]
+@functools.lru_cache(maxsize=4096)
+def critical_rank_of_sets(a: int, b: int, alpha: float) -> int:
+    """Which of the differences between runs of both sides bounds the interval; 0 if there are too few runs for one.
+
+    Counted out up to 50 runs on a side; beyond, where nobody could tell, by the normal distribution it then follows.
+    """
+    if max(a, b) > MOST_COUNTED:
+        deviation = math.sqrt(a * b * (a + b + 1) / 12)
+        return max(0, math.floor(a * b / 2 + float(stats.norm.ppf(alpha / 2)) * deviation + 0.5))
+    rank_sums = _sums_of_choices(tuple(range(1, a + b + 1)), a)
+    return _critical_rank(rank_sums[a * (a + 1) // 2 :], alpha)
 
 
 def _sums_of_choices(numbers: tuple[int, ...], chosen: int) -> Values:

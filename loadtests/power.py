@@ -1,0 +1,90 @@
+"""How many pairs, or runs on each side, find a difference. Pure; `python -m loadtests.power` prints the tables.
+
+The power of the exact tests by the mean and the variance of their statistics where B is shifted (Lehmann), for noise that
+is normal on the scale of the values; where only one order of the values can be significant, by its probability itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+from scipy import stats
+
+from loadtests.statistics import Interval, critical_rank_of_pairs, critical_rank_of_sets
+from loadtests.text import render_table
+
+__all__ = ["MOST", "needed_pairs", "needed_runs", "power_of_pairs", "power_of_sets", "power_tables"]
+
+#: Found so often where it is there.
+POWER = 0.9
+#: Nobody makes more.
+MOST = 500
+
+
+def power_of_pairs(pairs: int, shift: float, alpha: float) -> float:
+    """How often so many pairs are called different at level `alpha`, for a shift in units of their noise."""
+    rank = critical_rank_of_pairs(pairs, alpha)
+    if not rank:
+        return 0.0
+    one = float(stats.norm.cdf(shift))
+    two, three = _either_and_both(shift * math.sqrt(2))
+    if rank == 1:
+        return one**pairs
+    mean = pairs * one + pairs * (pairs - 1) / 2 * two
+    variance = (
+        pairs * one * (1 - one)
+        + pairs * (pairs - 1) / 2 * (2 * (one - two) ** 2 + 3 * two * (1 - two))
+        + pairs * (pairs - 1) * (pairs - 2) * (three - two**2)
+    )
+    return _reaches(pairs * (pairs + 1) // 2 - rank + 1, mean, variance)
+
+
+def power_of_sets(runs: int, shift: float, alpha: float) -> float:
+    """The same for so many runs on each side."""
+    rank = critical_rank_of_sets(runs, runs, alpha)
+    if not rank:
+        return 0.0
+    one, both = _either_and_both(shift / math.sqrt(2))
+    mean = runs**2 * one
+    variance = runs**2 * (one * (1 - one) + 2 * (runs - 1) * (both - one**2))
+    return _reaches(runs**2 - rank + 1, mean, variance)
+
+
+@functools.lru_cache(maxsize=4096)
+def _either_and_both(shift: float) -> Interval:
+    """P(X < shift), and P(X < shift and Y < shift), of normal X and Y with a correlation of a half."""
+    both = stats.multivariate_normal.cdf([shift, shift], mean=[0, 0], cov=[[1, 0.5], [0.5, 1]])
+    return float(stats.norm.cdf(shift)), float(both)
+
+
+def _reaches(critical: int, mean: float, variance: float) -> float:
+    if variance <= 1e-12:
+        return float(mean >= critical - 0.5)
+    return float(stats.norm.sf((critical - 0.5 - mean) / math.sqrt(variance)))
+
+
+def needed_pairs(difference: float, noise: float, alpha: float) -> int | None:
+    """How many pairs find a difference with that noise nine times in ten; None if more than anybody makes."""
+    return _needed(power_of_pairs, difference, noise, alpha)
+
+
+def needed_runs(difference: float, noise: float, alpha: float) -> int | None:
+    """The same for runs on each side."""
+    return _needed(power_of_sets, difference, noise, alpha)
+
+
+def _needed(power: Callable[[int, float, float], float], difference: float, noise: float, alpha: float) -> int | None:
+    shift = difference / noise if noise > 0 else math.inf
+    shift = min(shift, 20.0)  # beyond that only the attainable p counts
+    low, high = 0, 1
+    while power(high, shift, alpha) < POWER:
+        low, high = high, high * 2
+        if low > MOST:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(middle, shift, alpha) >= POWER else (middle, high)
+    return high if high <= MOST else None
