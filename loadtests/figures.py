@@ -52,7 +52,7 @@ def steady_window(recording: Recording) -> Window:
 def figures_of(recording: Recording, samples: Sequence[Sample]) -> list[Figure]:
     """Every figure that the recording and the samples (of the server's process tree; may be none) carry."""
     window = steady_window(recording)
-    exchanges = sorted(series for series in recording.cells if series != CONNECT)
+    exchanges = recording.exchange_series()
     return [
         *_counts(recording, exchanges),
         *_rates(recording, exchanges, window),
@@ -92,8 +92,8 @@ def _rates(recording: Recording, exchanges: list[str], window: Window) -> list[F
 
 def _latencies(name: str, recording: Recording, series: Iterable[str], window: Window | None = None) -> list[Figure]:
     span = (window.start, window.end) if window else (None, None)
-    latency = recording.total(series, *span).latency
-    values = latency.percentiles(QUANTILES.values())
+    service = recording.total(series, *span).service
+    values = service.percentiles(QUANTILES.values())
     return [
         Figure(f"{name}_{label}", values[quantile] / 1000, "us", "lower")
         for label, quantile in QUANTILES.items()

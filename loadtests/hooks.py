@@ -107,14 +107,13 @@ def _show_progress(path: Path) -> None:
 
 def progress_of(recording: Recording, second: int) -> dict[str, float]:
     """One second, as a progress line tells it; failures are those so far."""
-    exchanges = [series for series in recording.cells if series != "connect"]
-    cell = recording.total(exchanges, second, second + 1)
+    cell = recording.total(recording.exchange_series(), second, second + 1)
     outcomes = recording.outcomes()
     return {
         "second": second,
         "sockets": sum(list(health.values())[-1]["sockets"] for health in recording.health.values()),
         "exchanges": cell.outcomes[OK],
-        "p99_ns": cell.latency.percentiles([99]).get(99, 0),
+        "p99_ns": cell.service.percentiles([99]).get(99, 0),
         "failures": sum(count for outcome, count in outcomes.items() if outcome not in (OK, CUT_OFF)),
     }
 

@@ -1,7 +1,11 @@
 """What a swarm saw: for each series and second, latencies of successes and outcomes by class. Pure; merges exactly.
 
-Seconds are whole seconds of the machine's monotonic clock, which all processes of one host share; the sampler uses the
-same. A failure never enters a latency, and an exchange that was in flight when the test ended is `cut_off`: neither.
+A series is a phase of a connection, or a type of exchange. Each has two latencies: service time, from the send, and
+response time, from the moment the send was due; what has no schedule has no response time. A failure never enters a
+latency, and an exchange that was in flight when the test ended is `cut_off`: neither.
+
+Seconds are whole seconds of the run's clock, which is the monotonic clock of the host of the master; the sampler uses
+the same.
 """
 
 from __future__ import annotations
@@ -12,24 +16,28 @@ from typing import Any
 
 from loadtests.histogram import Histogram
 
-__all__ = ["CUT_OFF", "OK", "Cell", "Recording"]
+__all__ = ["CUT_OFF", "OK", "PHASES", "Cell", "Recording"]
 
 OK = "ok"
 CUT_OFF = "cut_off"
+#: Series of a connection's own life; every other series is a type of exchange.
+PHASES = ("connect", "tls", "first_byte", "close")
 NS_IN_S = 10**9
 
 
 class Cell:
     """One second of one series."""
 
-    __slots__ = ("latency", "outcomes")
+    __slots__ = ("outcomes", "response", "service")
 
     def __init__(self) -> None:
-        self.latency = Histogram()
+        self.service = Histogram()
+        self.response = Histogram()
         self.outcomes: Counter[str] = Counter()
 
     def add(self, other: Cell) -> None:
-        self.latency.add(other.latency.counts)
+        self.service.add(other.service.counts)
+        self.response.add(other.response.counts)
         self.outcomes.update(other.outcomes)
 
 
@@ -47,9 +55,12 @@ class Recording:
 
     # Recording
 
-    def succeeded(self, series: str, end_ns: int, latency_ns: int) -> None:
+    def succeeded(self, series: str, end_ns: int, service_ns: int, response_ns: int | None = None) -> None:
+        """A success, with its response time if it was due at a time of its own."""
         cell = self.cell(series, end_ns // NS_IN_S)
-        cell.latency.record(latency_ns)
+        cell.service.record(service_ns)
+        if response_ns is not None:
+            cell.response.record(response_ns)
         cell.outcomes[OK] += 1
 
     def ended(self, series: str, end_ns: int, outcome: str) -> None:
@@ -64,6 +75,10 @@ class Recording:
         return cell
 
     # Reading
+
+    def exchange_series(self) -> list[str]:
+        """The types of exchange that were recorded, in order."""
+        return sorted(series for series in self.cells if series not in PHASES)
 
     def total(self, series: Iterable[str] | None = None, start: int | None = None, end: int | None = None) -> Cell:
         """All cells of `series` (default: all) with start <= second < end, as one."""
@@ -103,7 +118,10 @@ class Recording:
         """Hand over everything as plain values, and start anew: what a process reports to the one that merges."""
         data = {
             "cells": {
-                series: {second: [cell.latency.counts, dict(cell.outcomes)] for second, cell in seconds.items()}
+                series: {
+                    second: [cell.service.counts, cell.response.counts, dict(cell.outcomes)]
+                    for second, cell in seconds.items()
+                }
                 for series, seconds in self.cells.items()
             },
             "health": self.health,
@@ -114,9 +132,10 @@ class Recording:
     def merge(self, data: Mapping[str, Any]) -> None:
         """Add what take() handed over elsewhere."""
         for series, seconds in data["cells"].items():
-            for second, (counts, outcomes) in seconds.items():
+            for second, (service, response, outcomes) in seconds.items():
                 cell = self.cell(series, int(second))
-                cell.latency.add(counts)
+                cell.service.add(service)
+                cell.response.add(response)
                 cell.outcomes.update(outcomes)
         for process, health in data["health"].items():
             self.health.setdefault(process, {}).update(health)
@@ -125,13 +144,7 @@ class Recording:
         """As it is kept in a run: histograms encoded, keys as text."""
         return {
             "cells": {
-                series: {
-                    str(second): {
-                        "outcomes": dict(cell.outcomes),
-                        **({"latency_hdr": cell.latency.encode()} if cell.latency.counts else {}),
-                    }
-                    for second, cell in sorted(seconds.items())
-                }
+                series: {str(second): _kept(cell) for second, cell in sorted(seconds.items())}
                 for series, seconds in sorted(self.cells.items())
             },
             "health": {
@@ -148,8 +161,17 @@ class Recording:
             for second, kept in seconds.items():
                 cell = recording.cell(series, int(second))
                 cell.outcomes.update(kept["outcomes"])
-                if "latency_hdr" in kept:
-                    cell.latency = Histogram.decode(kept["latency_hdr"])
+                cell.service = Histogram.decode(kept["service_hdr"]) if "service_hdr" in kept else Histogram()
+                cell.response = Histogram.decode(kept["response_hdr"]) if "response_hdr" in kept else Histogram()
         for process, health in data["health"].items():
             recording.health[process] = {int(second): values for second, values in health.items()}
         return recording
+
+
+def _kept(cell: Cell) -> dict[str, Any]:
+    """A cell as it is kept; a histogram that counted nothing is left out."""
+    histograms = {"service_hdr": cell.service, "response_hdr": cell.response}
+    return {
+        "outcomes": dict(cell.outcomes),
+        **{name: histogram.encode() for name, histogram in histograms.items() if histogram.counts},
+    }

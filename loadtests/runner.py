@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from loadtests import environment, results
-from loadtests.figures import CONNECT, figures_of
+from loadtests.figures import figures_of
 from loadtests.processes import (
     START_PATIENCE_S,
     NotAnswering,
@@ -302,7 +302,7 @@ def _doubts(swarm: Swarm, recording: Recording, samples: list[dict[str, Any]]) -
 
 
 def _exchanges(recording: Recording) -> list[Cell]:
-    return [recording.total([series]) for series in recording.cells if series != CONNECT]
+    return [recording.total([series]) for series in recording.exchange_series()]
 
 
 def _errors(swarm: Swarm, recording: Recording) -> dict[str, int]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import msgspec
+import pytest
 
-from loadtests.recording import CUT_OFF, OK, Recording
+from loadtests.recording import CUT_OFF, OK, PHASES, Recording
 
 S = 10**9
 
@@ -15,7 +16,7 @@ def make_recording() -> Recording:
     recording = Recording()
     recording.succeeded("connect", 9 * S, 1_000_000)
     for second in (10, 10, 11):
-        recording.succeeded("SUM", second * S + 5, 200_000 + second)
+        recording.succeeded("SUM", second * S + 5, 200_000 + second, 300_000 + second)
     recording.ended("SUM", 11 * S, "reset")
     recording.ended("SUM", 12 * S, CUT_OFF)
     recording.health["a"] = {10: {"sockets": 3, "cpu_s": 0.5, "lag_ns": 9}}
@@ -26,7 +27,22 @@ def test_failures_and_cut_off_exchanges_are_in_no_latency() -> None:
     total = make_recording().total(["SUM"])
 
     assert total.outcomes == {OK: 3, "reset": 1, CUT_OFF: 1}
-    assert total.latency.total == 3
+    assert total.service.total == 3
+
+
+def test_what_was_due_has_a_response_time_and_a_phase_has_none() -> None:
+    recording = make_recording()
+
+    assert recording.total(["SUM"]).response.percentiles([100]) == pytest.approx({100: 300_011}, rel=0.001)
+    assert recording.total(["connect"]).response.counts == {}
+
+
+def test_every_series_is_a_phase_or_a_type_of_exchange() -> None:
+    recording = make_recording()
+    for phase in PHASES:
+        recording.succeeded(phase, S, 1)
+
+    assert recording.exchange_series() == ["SUM"]
 
 
 def test_a_total_holds_its_seconds_and_no_others() -> None:
@@ -49,9 +65,10 @@ def test_what_processes_hand_over_merges_exactly() -> None:
         assert worker.cells == {}
 
     assert master.total(["SUM"]).outcomes == {OK: 6, "reset": 2, CUT_OFF: 2}
-    assert master.total(["SUM"]).latency.counts == {
-        k: 2 * v for k, v in make_recording().total(["SUM"]).latency.counts.items()
-    }
+    once, merged = make_recording().total(["SUM"]), master.total(["SUM"])
+    for latency in ("service", "response"):
+        counts = getattr(once, latency).counts
+        assert getattr(merged, latency).counts == {bucket: 2 * count for bucket, count in counts.items()}
     assert master.sockets() == {10: 6}
 
 
@@ -72,7 +89,8 @@ def test_what_is_kept_is_what_was_recorded() -> None:
 
     assert kept.to_json() == recording.to_json()
     assert kept.total().outcomes == recording.total().outcomes
-    assert kept.total().latency.counts == recording.total().latency.counts
+    assert kept.total().service.counts == recording.total().service.counts
+    assert kept.total().response.counts == recording.total().response.counts
     assert kept.sockets() == recording.sockets()
 
 

@@ -202,7 +202,7 @@ def test_only_successes_have_latencies(swarms: Swarms, name: str) -> None:
 
     for series in recording.cells:
         total = recording.total([series])
-        assert total.latency.total == total.outcomes[OK]
+        assert total.service.total == total.outcomes[OK]
 
 
 @pytest.mark.parametrize(("name", "series"), [("json", {"GREETING", "SUM"}), ("echo", {"echo"})])

@@ -81,7 +81,7 @@ class Swarm:
     def exchanges(self) -> Counter[str]:
         """Outcomes of all exchanges, connects left out."""
         recording = self.recording
-        return recording.total([series for series in recording.cells if series != "connect"]).outcomes
+        return recording.total(recording.exchange_series()).outcomes
 
     @property
     def locust_counts(self) -> dict[str, tuple[int, int]]:
