@@ -151,6 +151,11 @@ class Comparison:
         return tuple(figure for figure in self.figures if figure.headline)
 
     @property
+    def settled(self) -> bool:
+        """Whether more runs would tell nothing new."""
+        return bool(self.headlines) and all(figure.answer != INCONCLUSIVE for figure in self.headlines)
+
+    @property
     def answer(self) -> Answer:
         """Of the whole: worse if anything is, better if something is and all else is no worse, and so on."""
         answers = {figure.answer for figure in self.headlines}

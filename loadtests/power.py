@@ -1,7 +1,7 @@
 """How many pairs, or runs on each side, find a difference. Pure; `python -m loadtests.power` prints the tables.
 
-The power of the exact tests by the mean and the variance of their statistics where B is shifted (Lehmann), for noise that
-is normal on the scale of the values; where only one order of the values can be significant, by its probability itself.
+The power of the exact tests by the mean and the variance of their statistics where B is shifted (Lehmann), for noise
+that is normal on the scale of the values; where only one order of the pairs can be significant, by its probability.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import functools
 import math
 from collections.abc import Callable
 
-import numpy as np
 from scipy import stats
 
 from loadtests.statistics import Interval, critical_rank_of_pairs, critical_rank_of_sets
-from loadtests.text import render_table
+from loadtests.text import percent, render_table
 
 __all__ = ["MOST", "needed_pairs", "needed_runs", "power_of_pairs", "power_of_sets", "power_tables"]
 
@@ -88,3 +87,36 @@ def _needed(power: Callable[[int, float, float], float], difference: float, nois
         middle = (low + high) // 2
         low, high = (low, middle) if power(middle, shift, alpha) >= POWER else (middle, high)
     return high if high <= MOST else None
+
+
+#: Judged together: the headline figures but the error rate, which is the same on both sides where nothing fails.
+FIGURES = 8
+_NOISES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
+_DIFFERENCES = (0.02, 0.03, 0.05, 0.1)
+
+
+def power_tables(alpha: float = 0.05) -> str:
+    """How many pairs, and how many runs on each side, by noise and difference, in Markdown."""
+    return "\n\n".join(
+        [
+            "Pairs, by the standard deviation of a pair's ratio:\n\n" + _table(needed_pairs, alpha),
+            "Runs on each side, by the standard deviation of a run:\n\n" + _table(needed_runs, alpha),
+        ]
+    )
+
+
+def _table(needed: Callable[[float, float, float], int | None], alpha: float) -> str:
+    header = ["noise", *(f"a difference of {percent(difference)}" for difference in _DIFFERENCES)]
+    rows = [
+        [percent(noise), *(_cell(needed(math.log1p(each), noise, alpha / FIGURES)) for each in _DIFFERENCES)]
+        for noise in _NOISES
+    ]
+    return render_table(header, rows)
+
+
+def _cell(needed: int | None) -> str:
+    return str(needed) if needed else f"over {MOST}"
+
+
+if __name__ == "__main__":
+    print(power_tables())
