@@ -31,7 +31,7 @@ from loadtests.comparison import (
 from loadtests.figures import Figure
 from loadtests.histogram import Histogram
 from loadtests.noise import NoiseFloor
-from loadtests.power import MOST, needed_pairs, needed_runs
+from loadtests.power import needed_pairs, needed_runs
 from loadtests.quantile_curves import quantile_curve
 from loadtests.results import Run
 from loadtests.statistics import (
@@ -43,7 +43,7 @@ from loadtests.statistics import (
     smallest_p_of_pairs,
     smallest_p_of_sets,
 )
-from loadtests.text import human, percent
+from loadtests.text import human
 
 __all__ = ["HEADLINES", "Latencies", "Plan", "compare"]
 
@@ -61,6 +61,7 @@ HEADLINES = (
 #: Shown beside them and not judged: each more that is judged asks for more runs.
 OTHERS = ("response_p90", "service_p90", "service_p99.9", "connect_p50", "connect_p99", "server_rss_peak")
 VALID = "valid"
+TOO_FEW = "too few to tell"
 NOT_ENVIRONMENT = ("address", "pid", "port")
 
 
@@ -92,8 +93,9 @@ def compare(
     a: Side, b: Side, plan: Plan, a_latencies: Latencies | None = None, b_latencies: Latencies | None = None
 ) -> Comparison:
     """Set `b` against `a`. The curves by quantile need the latencies; nothing else does."""
-    judged = [found for name in HEADLINES if (found := _figure(name, a, b, plan))]
-    others = [found for name in OTHERS if (found := _figure(name, a, b, plan))]
+    found = [each for name in HEADLINES if (each := _figure(name, a, b, plan))]
+    judged = _judge(found, plan)
+    others = [each for name in OTHERS if (each := _figure(name, a, b, plan))]
     return Comparison(
         a=a,
         b=b,
@@ -101,13 +103,13 @@ def compare(
         band=plan.band,
         alpha=plan.alpha,
         level=1 - plan.alpha,
-        figures=(*_judge(judged, plan), *(figure for figure, _ in others)),
+        figures=(*judged, *(figure for figure, _ in others)),
         curves=_curves(a_latencies or Latencies(), b_latencies or Latencies(), plan),
         order=_order(a, b),
         environment=_differing(_places(a), _places(b)),
         workload=_differing([run.workload for run in a.runs], [run.workload for run in b.runs]),
         refusals=tuple(_refusals(a, b)),
-        notes=tuple(_notes(a, b, plan)),
+        notes=(*_notes(a, b, plan), *_too_few(judged, sum(not shift.tied for _, shift in found), plan)),
     )
 
 
@@ -223,17 +225,14 @@ def _counts(figure: FigureComparison, plan: Plan) -> tuple[int, int]:
 
 def _reason(figure: FigureComparison, alpha: float, needed: int | None, plan: Plan) -> str:
     a, b = _counts(figure, plan)
-    runs = "pairs" if plan.paired else "runs on each side"
     if a == b == 1 and figure.low is not None:
         return "within the noise of this host"
     if _smallest_p(a, b, plan) > alpha:
-        return f"too few to tell: {needed} {runs}, or more where they differ much"
+        return TOO_FEW
     if figure.scale == "difference":
         return "no difference is proven"
-    if needed is None:
-        return f"so noisy that more than {MOST} {runs} would be needed to tell {percent(plan.band)}"
-    if needed > min(a, b):
-        return f"about {needed} {runs} would tell {percent(plan.band)}"
+    if needed is None or needed > min(a, b):
+        return "too noisy for so few"
     return "a change smaller than the band, or near its edge"
 
 
@@ -242,6 +241,14 @@ def _smallest_p(a: int, b: int, plan: Plan) -> float:
 
 
 # What else to know
+
+
+def _too_few(figures: Sequence[FigureComparison], tested: int, plan: Plan) -> list[str]:
+    if not tested or not any(figure.reason == TOO_FEW for figure in figures):
+        return []
+    runs = "pairs" if plan.paired else "runs on each side"
+    least = (needed_pairs if plan.paired else needed_runs)(1.0, 0.0, plan.alpha / tested)
+    return [f"Too few to call anything different, however far apart: for {tested} figures it takes {least} {runs}."]
 
 
 def _curves(a: Latencies, b: Latencies, plan: Plan) -> tuple[QuantileCurve, ...]:

@@ -13,17 +13,26 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtests.comparison import Comparison, FigureComparison, KeyDifference, Side
+from loadtests.power import MOST
 from loadtests.text import human, percent, render_table, title_of
 
 __all__ = ["headline_of", "render_json", "render_markdown", "render_terminal"]
 
 SCHEMA_VERSION = 1
+FEWEST_FOR_NOISE = 3
 KIND = "gserver load test comparison"
 _COLOURS = {"better": "green", "worse": "bold red", "equivalent": "cyan", "inconclusive": "yellow"}
-_SIGNS = {"better": "+", "worse": "!", "equivalent": "=", "inconclusive": "?"}
 _EMOJI = {"better": "\N{LARGE GREEN CIRCLE}", "worse": "\N{LARGE RED CIRCLE}", "equivalent": "\N{LARGE BLUE CIRCLE}"}
 _EMOJI["inconclusive"] = "\N{MEDIUM WHITE CIRCLE}"
 _KINDS = {"response": "response time", "service": "service time"}
+# Short, so that a table fits into 80 columns.
+_TITLES = {
+    "error_rate": "errors",
+    "server_cpu_per_exchange": "CPU per exchange",
+    "server_rss_per_socket": "memory/connection",
+    "server_rss_peak": "memory, peak",
+}
+_UNITS = {"exchanges/s": "/s"}
 
 
 def headline_of(comparison: Comparison) -> str:
@@ -31,14 +40,12 @@ def headline_of(comparison: Comparison) -> str:
     by_answer: dict[str, list[str]] = {}
     for figure in comparison.headlines:
         by_answer.setdefault(str(figure.answer), []).append(_title(figure))
-    parts = [
-        f"{answer} in {_listed(by_answer[answer])}" if answer in ("worse", "better") else f"{answer} in {len(names)}"
-        for answer in ("worse", "better", "equivalent", "inconclusive")
-        if (names := by_answer.get(answer))
-    ]
-    if not parts:
+    if not by_answer:
         return "Nothing can be said: the two sides have no headline figure in common."
-    return f"{comparison.answer.capitalize()}: B is {', '.join(parts)} of {len(comparison.headlines)} figures."
+    named = [f"{answer} in {_listed(by_answer[answer])}" for answer in ("worse", "better") if answer in by_answer]
+    counted = [f"{len(by_answer[each])} {each}" for each in ("equivalent", "inconclusive") if each in by_answer]
+    parts = ([f"B is {' and '.join(named)}"] if named else []) + ([", ".join(counted)] if counted else [])
+    return f"{comparison.answer.capitalize()}: {'; '.join(parts)} (of {len(comparison.headlines)} figures)."
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -70,12 +77,12 @@ def render_terminal(comparison: Comparison, width: int = 100, colour: bool = Fal
 def _figure_table(comparison: Comparison) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
     table.add_column("figure", ratio=None, overflow="fold")
-    for title in ("A", "B", "B against A", _interval_title(comparison)):
+    for title in ("A", "B", "change", _interval_title(comparison)):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold")
     for figure in comparison.figures:
         style = _COLOURS.get(str(figure.answer), "dim")
-        table.add_row(_title(figure), *_cells(figure), Text(_verdict(figure), style=style))
+        table.add_row(_title(figure), *_cells(figure), Text(str(figure.answer or ""), style=style))
     return table
 
 
@@ -93,9 +100,9 @@ def _difference_table(differences: Sequence[KeyDifference]) -> Table:
 
 def render_markdown(comparison: Comparison) -> str:
     """Fit for a pull request's comment: the verdicts in sight, what else there is folded away."""
-    header = ["figure", "A", "B", "B against A", _interval_title(comparison), "verdict"]
+    header = ["figure", "A", "B", "change", _interval_title(comparison), "verdict"]
     rows = [
-        [_title(figure), *_cells(figure), f"{_EMOJI[figure.answer]} {_verdict(figure)}" if figure.answer else ""]
+        [_title(figure), *_cells(figure), f"{_EMOJI[figure.answer]} {figure.answer}" if figure.answer else ""]
         for figure in comparison.figures
         if figure.headline
     ]
@@ -143,35 +150,48 @@ def _interval_title(comparison: Comparison) -> str:
 
 def _title(figure: FigureComparison) -> str:
     name, _, quantile = figure.name.rpartition("_")
-    return f"{_KINDS[name]} {quantile}" if name in _KINDS else title_of(figure.name)
+    return f"{_KINDS[name]} {quantile}" if name in _KINDS else _TITLES.get(figure.name) or title_of(figure.name)
 
 
 def _cells(figure: FigureComparison) -> list[str]:
     interval = "-"
     if figure.low is not None and figure.high is not None:
         interval = f"{_change(figure, figure.low)} to {_change(figure, figure.high)}"
-    typical = [human(figure.a_typical, figure.unit), human(figure.b_typical, figure.unit)]
+    typical = [_value(figure, value) for value in (figure.a_typical, figure.b_typical)]
     return [*typical, _change(figure, figure.change), interval]
+
+
+def _value(figure: FigureComparison, value: float) -> str:
+    return human(value, _UNITS.get(figure.unit, figure.unit))
 
 
 def _change(figure: FigureComparison, value: float) -> str:
     if figure.scale == "ratio":
         return percent(value, signed=True)
-    return f"{'+' if value > 0 else ''}{human(value, figure.unit)}"
-
-
-def _verdict(figure: FigureComparison) -> str:
-    return ": ".join(filter(None, [str(figure.answer or ""), figure.reason]))
+    return f"{'+' if value > 0 else ''}{_value(figure, value)}"
 
 
 def _footnotes(comparison: Comparison) -> list[str]:
     refusals = [f"NOT COMPARABLE, and forced: {refusal}" for refusal in comparison.refusals]
-    return [*refusals, *comparison.notes, _how_to_read(comparison)]
+    return [*refusals, *comparison.notes, *_needed(comparison), _how_to_read(comparison)]
+
+
+def _needed(comparison: Comparison) -> list[str]:
+    """How many it would take, in the order of the table; nothing where too few are known to say how noisy they are."""
+    open_ones = [
+        figure for figure in comparison.headlines if figure.answer == "inconclusive" and figure.scale == "ratio"
+    ]
+    if not open_ones or min(len(comparison.a.runs), len(comparison.b.runs)) < FEWEST_FOR_NOISE:
+        return []
+    what = "pairs" if comparison.paired else "runs on each side"
+    counts = ", ".join(f"{_title(figure)} {figure.needed or f'over {MOST}'}" for figure in open_ones)
+    return [f"To tell a change of {percent(comparison.band)}, by the noise seen, about so many {what}: {counts}."]
 
 
 def _how_to_read(comparison: Comparison) -> str:
     return (
-        f"A and B are medians over the runs. Equivalent: the interval lies within {percent(comparison.band)}. "
+        "A and B are medians over the runs; the change is B against A. "
+        f"Equivalent: the interval lies within {percent(comparison.band)}. "
         f"Equal sides are called different at most {comparison.alpha * 100:.3g} times in 100, "
         f"over all {len(comparison.headlines)} figures together."
     )

@@ -3,7 +3,7 @@
     {"kind": "gserver load test noise floor", "schema_version": 1, "workload_hash": "...", "environment": {...},
      "pairs": 20, "floors": {"throughput": 0.012, ...}}
 
-A floor is the 95th percentile of |ln(B / A)| over the pairs. It tells of the same workload on the same host, and no other.
+A floor is the 95th percentile of |ln(B / A)| over the pairs. It tells of that workload on that host, and no other.
 """
 
 from __future__ import annotations

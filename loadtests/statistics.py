@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 __all__ = [
     "Interval",
@@ -148,7 +148,7 @@ def critical_rank_of_sets(a: int, b: int, alpha: float) -> int:
     """
     if max(a, b) > MOST_COUNTED:
         deviation = math.sqrt(a * b * (a + b + 1) / 12)
-        return max(0, math.floor(a * b / 2 + float(stats.norm.ppf(alpha / 2)) * deviation + 0.5))
+        return max(0, math.floor(a * b / 2 + float(special.ndtri(alpha / 2)) * deviation + 0.5))
     rank_sums = _sums_of_choices(tuple(range(1, a + b + 1)), a)
     return _critical_rank(rank_sums[a * (a + 1) // 2 :], alpha)
 
@@ -216,7 +216,7 @@ def single_shift(difference: float, floor: float, pairs: int) -> Shift:
 class Looks:
     """When the pairs made so far are looked at, and what may be believed then.
 
-    Each look spends a part of `alpha`, later ones more, and the parts add up to it. So the chance that any look calls
+    Each look spends a part of `alpha`, the last the most, and the parts add up to it. So the chance that any look calls
     equal sides different is at most alpha, whatever the looks have to do with each other, and with Holm's correction at
     each look that holds for all headline figures together. Intervals of level 1 - alpha_at() hold likewise at the look
     at which the pairs end.
