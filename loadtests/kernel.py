@@ -47,7 +47,10 @@ def parse_processors(line: str) -> dict[str, float]:
 
 
 def network(pid: int | str = "self") -> dict[str, int]:
-    """TCP in the network namespace of a process; OSError if it is not there."""
+    """TCP in the network namespace of a process; OSError if it is not there.
+
+    The memory is that of all sockets, but for up to a MiB that each processor keeps to itself.
+    """
     folder = PROC / str(pid) / "net"
     counted = parse_pairs((folder / "netstat").read_text())["TcpExt"]
     tcp = parse_pairs((folder / "snmp").read_text())["Tcp"]
@@ -121,17 +124,27 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def noise(first: Mapping[str, Any], last: Mapping[str, Any]) -> float | None:
-    """What others than the server, the generator and the sampler used of this host between two samples, in cores.
+    """What others than the server, the generator and the sampler used of a host between two samples, in cores.
 
-    None where the samples do not say, as for a host that is not the generator's.
+    Of the noisier one, where server and generator have a host each; None where the samples do not say. What a process
+    used that has ended meanwhile is taken for noise.
     """
-    elapsed_s = last["time_s"] - first["time_s"]
-    if elapsed_s <= 0 or "busy_s" not in last.get("kernel", {}) or "clock" in last:
+    elapsed_s: float = last["time_s"] - first["time_s"]
+    if elapsed_s <= 0 or not all("busy_s" in sample.get("kernel", {}) for sample in (first, last)):
         return None
-    busy_s: float = last["kernel"]["busy_s"] - first["kernel"]["busy_s"]
-    known_s = sum(_used(first, last, tree) for tree in ("processes", "generator"))
-    sampler_s: float = last["sampler"]["cpu_s"] - first["sampler"]["cpu_s"]
-    return float(max(0.0, busy_s - known_s - sampler_s) / elapsed_s)
+    here = _processor_s(last, "generator_host") - _processor_s(first, "generator_host")
+    there = _processor_s(last, "kernel") - _processor_s(first, "kernel")
+    server_s, generator_s = _used(first, last, "processes"), _used(first, last, "generator")
+    others_s = [there - server_s, here - generator_s] if "generator_host" in last else [there - server_s - generator_s]
+    return max(0.0, *others_s) / elapsed_s
+
+
+def _processor_s(sample: Mapping[str, Any], host: str) -> float:
+    """What all processes of that host have used, the sampler left out."""
+    if host == "kernel":
+        return float(sample["kernel"]["busy_s"] - sample["sampler"]["cpu_s"])
+    found = sample.get(host, {})
+    return float(found.get("busy_s", 0.0) - found.get("sampler_cpu_s", 0.0))
 
 
 def _used(first: Mapping[str, Any], last: Mapping[str, Any], tree: str) -> float:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import signal
 import sys
 import time
@@ -147,8 +148,13 @@ def main(argv: Sequence[str]) -> int:
         print(f"loadtests sample: {error}", file=sys.stderr)
     except OSError as error:
         where = arguments.output or arguments.listen or arguments.connect
-        print(f"loadtests sample: {where}: {error.strerror or error}", file=sys.stderr)
+        print(f"loadtests sample: {where}: {_cause(error)}", file=sys.stderr)
     return 1
+
+
+def _cause(error: OSError) -> str:
+    """In the system's words, without those that Python adds about an address."""
+    return os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error.strerror or error)
 
 
 def _parser() -> argparse.ArgumentParser:

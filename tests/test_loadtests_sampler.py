@@ -248,3 +248,18 @@ def test_noise_is_what_neither_server_nor_generator_nor_sampler_used() -> None:
     assert noise(first, sample(110.0, 1015.0, 12.0, 25.0, 2.0)) == pytest.approx((15 - 4 - 5 - 1) / 10)
     assert noise(first, sample(110.0, 1000.0, 12.0, 25.0, 2.0)) == 0.0
     assert noise(first, first) is None
+
+
+def test_of_two_hosts_the_noisier_one_counts() -> None:
+    def sample(time_s: float, there_s: float, here_s: float) -> dict[str, Any]:
+        return {
+            "time_s": time_s,
+            "processes": [{"pid": 1, "cpu_user_s": there_s / 2, "cpu_system_s": 0.0}],
+            "generator": [{"pid": 1, "cpu_user_s": here_s / 4, "cpu_system_s": 0.0}],
+            "kernel": {"busy_s": there_s},
+            "sampler": {"cpu_s": 0.0},
+            "generator_host": {"busy_s": here_s, "sampler_cpu_s": 0.0},
+        }
+
+    assert noise(sample(0.0, 0.0, 0.0), sample(10.0, 8.0, 4.0)) == pytest.approx(0.4)
+    assert noise(sample(0.0, 0.0, 0.0), sample(10.0, 2.0, 8.0)) == pytest.approx(0.6)
