@@ -31,7 +31,7 @@ from loadtests.comparison import (
 from loadtests.figures import Figure
 from loadtests.histogram import Histogram
 from loadtests.noise import NoiseFloor
-from loadtests.power import needed_pairs, needed_runs
+from loadtests.power import cautious, needed_pairs, needed_runs
 from loadtests.quantile_curves import quantile_curve
 from loadtests.results import Run
 from loadtests.statistics import (
@@ -211,7 +211,8 @@ def _answer(figure: FigureComparison, p: float, plan: Plan) -> Answer:
 
 def _needed(figure: FigureComparison, shift: Shift, alpha: float, plan: Plan) -> int | None:
     """Of a figure without a ratio only what the test needs at least is known: a band has no meaning for it."""
-    noise = shift.spread if figure.scale == "ratio" and min(_counts(figure, plan)) > 1 else 0.0
+    a, b = _counts(figure, plan)
+    noise = cautious(shift.spread, a - 1 if plan.paired else a + b - 2) if figure.scale == "ratio" else 0.0
     find = needed_pairs if plan.paired else needed_runs
     return find(math.log1p(plan.band), noise, alpha)
 

@@ -87,6 +87,11 @@ class FigureComparison:
     def headline(self) -> bool:
         return self.answer is not None
 
+    @property
+    def same(self) -> bool:
+        """Whether all runs of both sides have one and the same value, as errors have where there are none."""
+        return len({*self.a, *self.b}) == 1
+
 
 @dataclass(frozen=True)
 class QuantilePoint:

@@ -68,6 +68,7 @@ def render_terminal(comparison: Comparison, width: int = 100, colour: bool = Fal
         console.print(Text(f"\n{title}"), _difference_table(differences))
     console.print()
     console.print(_figure_table(comparison))
+    console.print()
     for line in _footnotes(comparison):
         console.print(Text(line))
     written: io.StringIO = console.file  # type: ignore[assignment]

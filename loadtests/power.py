@@ -14,7 +14,7 @@ from scipy import special
 from loadtests.statistics import Interval, critical_rank_of_pairs, critical_rank_of_sets
 from loadtests.text import percent, render_table
 
-__all__ = ["MOST", "needed_pairs", "needed_runs", "power_of_pairs", "power_of_sets", "power_tables"]
+__all__ = ["MOST", "cautious", "needed_pairs", "needed_runs", "power_of_pairs", "power_of_sets", "power_tables"]
 
 #: Found so often where it is there.
 POWER = 0.9
@@ -61,6 +61,11 @@ def _reaches(critical: int, mean: float, variance: float) -> float:
     if variance <= 1e-12:
         return float(mean >= critical - 0.5)
     return float(special.ndtr((mean - critical + 0.5) / math.sqrt(variance)))
+
+
+def cautious(noise: float, freedom: int) -> float:
+    """A measured standard deviation, raised by what so few runs may have missed of it, four times in five."""
+    return noise * math.sqrt(freedom / float(special.chdtri(freedom, 0.8))) if freedom > 0 else noise
 
 
 def needed_pairs(difference: float, noise: float, alpha: float) -> int | None:

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -102,6 +102,7 @@ def test_what_is_not_counted_is_close_to_what_would_be(alpha: float, monkeypatch
     assert by_normal == pytest.approx(counted, rel=0.01)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=9))
 def test_ties_of_pairs_are_counted_out(differences: list[int]) -> None:
     """SciPy's permutations of the signs give the same, for as few as it can go through."""
@@ -114,6 +115,7 @@ def test_ties_of_pairs_are_counted_out(differences: list[int]) -> None:
     assert pairs_shift(differences).p == pytest.approx(expected)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=5), st.lists(st.integers(0, 4), min_size=2, max_size=5))
 def test_ties_of_sets_are_counted_out(a: list[int], b: list[int]) -> None:
     """Of all ways to share out the values: so many lie as far from the middle in either direction, twice the rarer."""
@@ -154,12 +156,12 @@ def test_five_pairs_and_three_runs_have_no_interval() -> None:
 def test_an_interval_holds_the_true_shift_as_often_as_it_says(alpha: float) -> None:
     draw = np.random.default_rng(1)
     held = 0
-    for _ in range(400):
+    for _ in range(200):
         interval = pairs_shift(draw.standard_t(3, size=10) + 2.0, alpha).interval
         assert interval
         held += interval[0] <= 2.0 <= interval[1]
 
-    assert held / 400 >= 1 - alpha - 0.02
+    assert held / 200 >= 1 - alpha - 0.04
 
 
 def test_holm_has_the_values_of_rs_p_adjust() -> None:

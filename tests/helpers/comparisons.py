@@ -37,11 +37,16 @@ def run_of(logs: dict[str, float], number: int = 0, errors: float = 0.0) -> Run:
     return make_run(figures=figures, started_at=started_at, path=Path(f"results/run-{number:03}"))
 
 
-def simulated(draw: np.random.Generator, runs: int, change: float = 0.0, scale: float = 1.0) -> tuple[Side, Side]:
-    """Two sides, made in turns, B costing `change` more: half of a run's noise is common to all its figures, a slow
-    drift of the host is common to the runs of a pair, and one run in ten is an outlier."""
+def simulated(
+    draw: np.random.Generator, runs: int, change: float = 0.0, scale: float = 1.0, drifts: bool = True
+) -> tuple[Side, Side]:
+    """Two sides, made in turns, B costing `change` more.
+
+    Half of a run's noise is common to all its figures, one run in ten is an outlier, and where the host drifts that is
+    common to the runs of a pair.
+    """
     a, b = [], []
-    drift = np.cumsum(draw.normal(size=runs)) * 0.5
+    drift = np.cumsum(draw.normal(size=runs)) * 0.5 * drifts
     for number in range(runs):
         for side, shift in ((a, 0.0), (b, float(np.log1p(change)))):
             logs = {name: -shift if name == "throughput" else shift for name in NOISE}
