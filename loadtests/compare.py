@@ -60,7 +60,6 @@ HEADLINES = (
 )
 #: Shown beside them and not judged: each more that is judged asks for more runs.
 OTHERS = ("response_p90", "service_p90", "service_p99.9", "connect_p50", "connect_p99", "server_rss_peak")
-VALID = "valid"
 TOO_FEW = "too few to tell"
 NOT_ENVIRONMENT = ("address", "pid", "port")
 
@@ -297,10 +296,9 @@ def _refusals(a: Side, b: Side) -> list[str]:
 
 
 def _invalid(run: Run) -> str:
-    verdict = getattr(run, "verdict", None)
-    if verdict is None or verdict.state == VALID:
+    if run.verdict.is_valid:
         return ""
-    return f"{run.path.name or run.name} is {verdict.state}: {'; '.join(verdict.reasons)}"
+    return f"{run.path.name or run.name} is {run.verdict.state}: {'; '.join(run.verdict.reasons)}"
 
 
 def _notes(a: Side, b: Side, plan: Plan) -> list[str]:

@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from loadtests.figures import steady_window
-from loadtests.recording import Recording
 from loadtests.results import ResultError, Run, load_recording, load_run
 
 if TYPE_CHECKING:
@@ -209,16 +207,8 @@ def _latencies(side: Side) -> Latencies:
         if not (run.path / "client.json").exists():
             return Latencies()
         recording = load_recording(run.path / "client.json")
-        start, end = _measured(run, recording)
+        start, end = run.phases.get("measure", [0, 0])
         cell = recording.total(recording.exchange_series(), start, end)
         found.service.append(cell.service)
         found.response.append(cell.response)
     return found
-
-
-def _measured(run: Run, recording: Recording) -> tuple[int, int]:
-    phases: dict[str, list[int]] = getattr(run, "phases", {})
-    if "measure" in phases:
-        return phases["measure"][0], phases["measure"][1]
-    window = steady_window(recording)
-    return window.start, window.end

@@ -24,7 +24,6 @@ KIND = "gserver load test comparison"
 _COLOURS = {"better": "green", "worse": "bold red", "equivalent": "cyan", "inconclusive": "yellow"}
 _EMOJI = {"better": "\N{LARGE GREEN CIRCLE}", "worse": "\N{LARGE RED CIRCLE}", "equivalent": "\N{LARGE BLUE CIRCLE}"}
 _EMOJI["inconclusive"] = "\N{MEDIUM WHITE CIRCLE}"
-_KINDS = {"response": "response time", "service": "service time"}
 # Short, so that a table fits into 80 columns.
 _TITLES = {
     "error_rate": "errors",
@@ -150,8 +149,7 @@ def _interval_title(comparison: Comparison) -> str:
 
 
 def _title(figure: FigureComparison) -> str:
-    name, _, quantile = figure.name.rpartition("_")
-    return f"{_KINDS[name]} {quantile}" if name in _KINDS else _TITLES.get(figure.name) or title_of(figure.name)
+    return _TITLES.get(figure.name) or title_of(figure.name)
 
 
 def _cells(figure: FigureComparison) -> list[str]:

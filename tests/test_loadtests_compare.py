@@ -13,6 +13,7 @@ from loadtests.noise import NoiseFloor
 from loadtests.power import cautious, needed_pairs
 from loadtests.results import Run
 from loadtests.statistics import Looks, noise_floor
+from loadtests.verdict import Verdict
 from tests.helpers.comparisons import NOISE, run_of, simulated
 
 PAIRED, SETS = Plan(paired=True), Plan()
@@ -89,7 +90,7 @@ def test_of_a_thousand_equal_sides_at_most_one_in_twenty_is_called_different(kin
 @pytest.mark.longhaul
 @pytest.mark.parametrize("name", ["response_p50", "server_cpu_per_exchange"])
 def test_five_percent_are_found_with_as_many_pairs_as_the_tool_predicts_from_the_noise_it_saw(name: str) -> None:
-    """Each time: the noise is measured in 30 pairs of equal sides, as --aa does, and the pairs predicted are compared."""
+    """Each time the noise is measured in 30 pairs of equal sides, as --aa does, and as many as predicted are compared."""
     assert found_of(name, 200) >= 0.87 * 200
 
 
@@ -218,6 +219,15 @@ def test_runs_of_different_workloads_are_refused_with_what_differs() -> None:
     assert comparison.workload == (KeyDifference("sockets", "200", "100"),)
     assert comparison.refusals == (
         "the workloads differ, so the figures do not measure the same thing: sockets 200 against 100",
+    )
+
+
+def test_a_run_that_is_not_valid_is_refused_with_its_reasons() -> None:
+    a, b = sides({}, runs=2)
+    bound = dataclasses.replace(b.runs[0], verdict=Verdict("generator-bound", ["it used 97% of a core"]))
+
+    assert compare(a, Side("after", (bound, b.runs[1])), SETS).refusals == (
+        "run-001 is generator-bound: it used 97% of a core",
     )
 
 
