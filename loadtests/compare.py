@@ -30,11 +30,7 @@ from loadtests.comparison import (
 )
 from loadtests.figures import Figure
 from loadtests.histogram import Histogram
-from loadtests.noise import NoiseFloor
-from loadtests.power import cautious, needed_pairs, needed_runs
-from loadtests.quantile_curves import quantile_curve
-from loadtests.results import Run
-from loadtests.statistics import (
+from loadtests.inference import (
     Shift,
     holm,
     pairs_shift,
@@ -43,6 +39,10 @@ from loadtests.statistics import (
     smallest_p_of_pairs,
     smallest_p_of_sets,
 )
+from loadtests.noise import NoiseFloor
+from loadtests.power import cautious, needed_pairs, needed_runs
+from loadtests.quantile_curves import quantile_curve
+from loadtests.results import Run
 from loadtests.text import human
 
 __all__ = ["HEADLINES", "Latencies", "Plan", "compare"]
@@ -108,7 +108,10 @@ def compare(
         environment=_differing(_places(a), _places(b)),
         workload=_differing([run.workload for run in a.runs], [run.workload for run in b.runs]),
         refusals=tuple(_refusals(a, b)),
-        notes=(*_notes(a, b, plan), *_too_few(judged, sum(not shift.tied for _, shift in found), plan)),
+        notes=(
+            *_notes(a, b, plan),
+            *_too_few(judged, sum(figure.scale == "ratio" or not shift.tied for figure, shift in found), plan),
+        ),
     )
 
 

@@ -146,7 +146,7 @@ def _sides(arguments: argparse.Namespace) -> tuple[Side, Side, Plan]:
 def _paired(folder: Path, band: float) -> tuple[Side, Side, Plan]:
     from loadtests.compare import Plan
     from loadtests.comparison import Side
-    from loadtests.statistics import Looks
+    from loadtests.inference import Looks
 
     made = load_pairs(folder)
     a, b = (tuple(load_run(folder / pair[place]) for pair in made.pairs) for place in (0, 1))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from scipy import special
 
-from loadtests.statistics import Interval, critical_rank_of_pairs, critical_rank_of_sets
+from loadtests.inference import Interval, critical_rank_of_pairs, critical_rank_of_sets
 from loadtests.text import percent, render_table
 
 __all__ = ["MOST", "cautious", "needed_pairs", "needed_runs", "power_of_pairs", "power_of_sets", "power_tables"]

@@ -9,10 +9,10 @@ import pytest
 
 from loadtests.compare import Plan, compare
 from loadtests.comparison import Comparison, FigureComparison, KeyDifference, Side
+from loadtests.inference import Looks, noise_floor
 from loadtests.noise import NoiseFloor
 from loadtests.power import cautious, needed_pairs
 from loadtests.results import Run
-from loadtests.statistics import Looks, noise_floor
 from loadtests.verdict import Verdict
 from tests.helpers.comparisons import NOISE, run_of, simulated
 
@@ -90,7 +90,7 @@ def test_of_a_thousand_equal_sides_at_most_one_in_twenty_is_called_different(kin
 @pytest.mark.longhaul
 @pytest.mark.parametrize("name", ["response_p50", "server_cpu_per_exchange"])
 def test_five_percent_are_found_with_as_many_pairs_as_the_tool_predicts_from_the_noise_it_saw(name: str) -> None:
-    """Each time the noise is measured in 30 pairs of equal sides, as --aa does, and as many as predicted are compared."""
+    """Each time the noise is measured in 30 pairs of equal sides, as --aa does, and the pairs predicted compared."""
     assert found_of(name, 200) >= 0.87 * 200
 
 

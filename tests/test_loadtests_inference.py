@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from loadtests import statistics
-from loadtests.statistics import (
+from loadtests import inference
+from loadtests.inference import (
     Looks,
     critical_rank_of_pairs,
     critical_rank_of_sets,
@@ -96,7 +96,7 @@ def test_differences_are_counted_off_as_the_published_tables_say(a: int, b: int,
 def test_what_is_not_counted_is_close_to_what_would_be(alpha: float, monkeypatch: pytest.MonkeyPatch) -> None:
     rank = critical_rank_of_sets.__wrapped__
     by_normal = [rank(count, count, alpha) for count in (51, 60)]
-    monkeypatch.setattr(statistics, "MOST_COUNTED", 60)
+    monkeypatch.setattr(inference, "MOST_COUNTED", 60)
     counted = [rank(count, count, alpha) for count in (51, 60)]
 
     assert by_normal == pytest.approx(counted, rel=0.01)
