@@ -76,6 +76,7 @@ class TcpUser(User):
         ssl_context: for TLS; default: one that takes any certificate, or with --tls-ca only what that file vouches for.
         connect_timeout_s, reply_timeout_s, close_timeout_s: seconds; 5, 10 and 1.
         connect_attempts: tries before a task gives up until its next turn; 5, with a jittered pause that doubles.
+        due_ns: when the next exchange is due on the monotonic clock; 0 once it was made, and without a schedule.
         exchanges_per_connection: after so many it is closed, and the next exchange opens another; default 0: never.
     """
 
@@ -96,7 +97,7 @@ class TcpUser(User):
         super().__init__(environment)
         self.schedule: Schedule | None = None
         self._wire: Wire | None = None
-        self._due_ns = 0  # when the next send is due, once per tick
+        self.due_ns = 0
         self._left = 0  # exchanges before the connection is closed
         self._pacing = self._chosen_pacing()
         self._is_paced = isinstance(self._pacing, Paced)
@@ -150,7 +151,7 @@ class TcpUser(User):
         """
         if name not in self._names:
             self._learn(name)
-        due_ns, self._due_ns = self._due_ns, 0
+        due_ns, self.due_ns = self.due_ns, 0
         wire = self._wire or self._connected()
         if wire is None:
             return None
@@ -221,13 +222,14 @@ class TcpUser(User):
             gevent.killall(others)
 
     def _run_until_stopped(self) -> None:
-        choose, tasks, is_paced = random.choice, self._tasks, self._is_paced
+        tasks, is_paced = self._tasks, self._is_paced
+        only = tasks[0] if len(tasks) == 1 else None
         while self._state == LOCUST_STATE_RUNNING:
             if is_paced:
                 self._await_tick()
             if self._is_stopping:
                 return
-            choose(tasks)(self)  # type: ignore[operator]  # no TaskSet is among them
+            (only or random.choice(tasks))(self)  # type: ignore[operator]  # no TaskSet is among them
 
     def _run_beside(self) -> None:
         """In a greenlet of its own, on the same connection; of a task that raises Locust is told, and the next runs."""
@@ -249,7 +251,7 @@ class TcpUser(User):
             _alarm().sleep_until(due_ns)
             self._state = LOCUST_STATE_RUNNING
             RECORDER.late_sends += time.monotonic_ns() - due_ns > LATE_NS
-        self._due_ns = due_ns
+        self.due_ns = due_ns
 
     # The connection
 
