@@ -130,6 +130,7 @@ def _see_who_listens(environment: Environment, **_: Any) -> None:
 
 def _watch_health() -> None:
     """Each second: the sockets that are open, the processor time used, and the worst lateness of a short sleep."""
+    wait_for_clock()
     worst_ns, second = 0, RECORDER.now_s()
     while True:
         due_ns = time.monotonic_ns() + int(HEALTH_STEP_S * NS_IN_S)

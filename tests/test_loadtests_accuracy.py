@@ -2,8 +2,9 @@
 
 A reported percentile has to be within 1 % or 50 microseconds of the truth, and the truth lies between two measurements
 that know nothing of the recording. An exchange took at least what the server's books say of it, and at most what a task
-measured around it. Both bounds hold for every percentile of every swarm, whatever else the host does. How close they
-are is the host's affair; so with the books themselves each percentile must agree in one of three swarms.
+measured around it. Both bounds hold for every percentile of every swarm, whatever else the host does, and where they
+are close the report is as close to the truth. How close is the host's affair: with the books themselves the median and
+p90 must agree in one of three swarms; what is rarer is made of moments in which the host had something else to do.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ pytestmark = pytest.mark.slow
 
 KINDS = ("constant", "two", "uniform", "freeze")
 QUANTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
-# Rarer ones are made of single moments, in which the host may have had something else to do.
-SERVER_QUANTILES = (50.0, 90.0, 99.0)
+SERVER_QUANTILES = (50.0, 90.0)
+FROZEN_QUANTILES = (80.0, 90.0, 99.0)  # a third of the ticks of frozen users are late
 #: Few are frozen: they all go on at the same moment, and what they then cost each other is in no arithmetic.
 USERS = {"constant": 40, "two": 40, "uniform": 40, "freeze": 6}
 RATES = {"constant": 4, "two": 3, "uniform": 3, "freeze": 10}
@@ -125,12 +126,14 @@ def slack_ns(true_ns: int) -> float:
     return max(50_000, 0.01 * true_ns)
 
 
-def errors(name: str, reported: Histogram, truth: Sequence[int]) -> dict[str, str]:
+def errors(
+    name: str, reported: Histogram, truth: Sequence[int], quantiles: Sequence[float] = SERVER_QUANTILES
+) -> dict[str, str]:
     """The percentiles that are not within 1 % or 50 microseconds."""
-    found = reported.percentiles(SERVER_QUANTILES)
+    found = reported.percentiles(quantiles)
     return {
         f"{name} p{quantile:g}": f"is {true_ns / 1000:,.0f} us, and {found[quantile] / 1000:,.0f} was reported"
-        for quantile in SERVER_QUANTILES
+        for quantile in quantiles
         if abs(found[quantile] - (true_ns := percentile(truth, quantile))) > slack_ns(true_ns)
     }
 
@@ -169,7 +172,8 @@ def deviations(outcome: Outcome) -> dict[str, str]:
         if kind != "freeze":  # what waits for a frozen server waits where it does not see it
             service = [sent_ns - received_ns for _, received_ns, sent_ns in replies]
             wrong |= errors(f"{kind} service", total.service, service)
-    return wrong | errors("by arithmetic", total.response, responses_by_arithmetic(outcome.books["freeze"]))
+    by_arithmetic = responses_by_arithmetic(outcome.books["freeze"])
+    return wrong | errors("by arithmetic", total.response, by_arithmetic, FROZEN_QUANTILES)
 
 
 def responses_by_arithmetic(books: Books) -> list[int]:

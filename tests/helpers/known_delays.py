@@ -2,9 +2,9 @@
 
     python -m tests.helpers.known_delays KIND LOG
 
-KIND: constant (200 ms), two (100 or 300 ms), uniform (100 to 300 ms), freeze (50 ms; once it stops for a second, dead to
-the world). It says its port on standard output. At SIGTERM it writes LOG: {"replies": [[line, received_ns, sent_ns]],
-"frozen": [from_ns, to_ns]}, on the monotonic clock. So what it did is known, and not only what it was to do.
+KIND: constant (200 ms), two (100 or 300 ms), uniform (100 to 300 ms), freeze (50 ms; once it does nothing
+for a second). It says its port on standard output. At SIGTERM it writes LOG: {"replies": [[line, received_ns,
+sent_ns]], "frozen": [from_ns, to_ns]}, on the monotonic clock. So what it did is known, and not only what it was to do.
 """
 
 from __future__ import annotations
