@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from gserver.application import Application, parse_application
 from gserver.arbiter.arbiter import Arbiter, certificates_of
 from gserver.arbiter.askers import ask_for_reload
 from gserver.arbiter.code_watch import check_engine
+from gserver.arbiter.stats import read_stats
 from gserver.arbiter.succession import Command, Succession, take_inheritance
 from gserver.configuration import CONFIG_FILE, Configuration, add_arguments, as_text, parse_environment
 from gserver.errors import ConfigError
@@ -69,17 +71,22 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PIDFILE",
         help="make the server with this pid file reload, wait for it, and exit with 0 if it worked",
     )
+    parser.add_argument(
+        "--stats", metavar="PATH", help="print what the server with this stats socket has counted, in JSON, and exit"
+    )
     add_arguments(parser)
     return parser
 
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     arguments = vars(parser.parse_args(argv))
-    app, config, check, show, pidfile = [
-        arguments.pop(name) for name in ("app", "config", "check_config", "print_config", "reload_pid")
+    app, config, check, show, pidfile, stats = [
+        arguments.pop(name) for name in ("app", "config", "check_config", "print_config", "reload_pid", "stats")
     ]
     if pidfile is not None:
         return _reload(pidfile)
+    if stats is not None:
+        return _print_stats(stats)
     inheritance = take_inheritance(os.environ)
     sockets = inheritance.activated or take_sockets(os.environ, os.getpid())
     if config is None and os.path.exists(CONFIG_FILE):
@@ -113,6 +120,11 @@ def _reload(pidfile: str) -> int:
     if failure is not None:
         print(f"gserver: the reload failed: {failure}", file=sys.stderr)
     return 0 if failure is None else 1
+
+
+def _print_stats(path: str) -> int:
+    print(json.dumps(read_stats(path), indent=2))
+    return 0
 
 
 def _print_config(settings: Settings) -> int:

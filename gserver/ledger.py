@@ -13,7 +13,19 @@ from typing import Protocol
 
 from gserver.errors import CloseReason
 
-__all__ = ["ACCEPTED", "CELLS", "ERRORS", "MESSAGES", "OPEN", "RECEIVED", "SENT", "Cells", "Ledger", "closed_cell"]
+__all__ = [
+    "ACCEPTED",
+    "CELLS",
+    "ERRORS",
+    "MESSAGES",
+    "OPEN",
+    "RECEIVED",
+    "SENT",
+    "Cells",
+    "Ledger",
+    "closed_cell",
+    "snapshot",
+]
 
 ACCEPTED, OPEN, MESSAGES, ERRORS, RECEIVED, SENT = range(6)
 _FIRST_REASON = 6
@@ -37,6 +49,17 @@ class _Carrier(Protocol):
 def closed_cell(reason: CloseReason) -> int:
     """Where the connections that ended for `reason` are counted."""
     return _REASONS[reason]
+
+
+def snapshot(cells: memoryview) -> list[int]:
+    """A copy in which accepted == open + closed, though the owner goes on counting: who is between two cells is open.
+
+    A connection is counted as accepted before all else, so that reading what has closed first never finds too many.
+    """
+    closed = cells[_FIRST_REASON:CELLS].tolist()
+    counts = cells[:_FIRST_REASON].tolist()
+    counts[OPEN] = counts[ACCEPTED] - sum(closed)
+    return counts + closed
 
 
 class Ledger:

@@ -251,6 +251,10 @@ class Settings:
     pidfile: str | None = _setting(
         "Process", None, checks.optional_text, "-p", "--pid", metavar="FILE", fixed=True,
         help="where the arbiter's process id is written")
+    stats_socket: str | None = _setting(
+        "Process", None, checks.optional_text, "--stats-socket", metavar="PATH", fixed=True,
+        help="a unix socket, of mode 600, that tells whoever connects what the server has counted, in JSON; "
+             "gserver --stats PATH prints it")
     user: str | None = _setting(
         "Process", None, checks.user_name, "-u", "--user", metavar="USER", help="whom the workers run as")
     group: str | None = _setting(

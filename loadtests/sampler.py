@@ -1,110 +1,284 @@
-"""What the server costs: its process tree, sampled by a process of its own, which a busy generator cannot blind.
+"""`loadtests sample`: what a run costs its hosts, sampled by a process of its own, which a busy generator cannot blind.
 
-    python -m loadtests.sampler --pid PID --output FILE [--interval SECONDS]
+    loadtests sample --pid PID --output FILE       samples into a file
+    loadtests sample --pid PID --listen HOST:PORT  on a server's own machine: samples to whoever connects
+    loadtests sample --connect HOST:PORT --output FILE   on the run's machine: those, on this machine's clock
 
-One line of JSON a sample: the monotonic time, which every process of the host shares, and for each process of the tree
-its processor time, memory, descriptors, sockets and context switches so far. Ends with the tree, or at SIGTERM.
+A line of JSON for each sample: "time_s" on the monotonic clock, which every process of a host shares; "processes" of
+the server's tree and "generator", with what each has used so far; "kernel"; "server", what gserver itself has counted;
+"sampler", what all this costs. What cannot be had is left out. It ends with the tree, or at TERM or INT, with status 0;
+with 1, and one line, if it cannot go on. USR1 asks for what is dear (sockets told from files, USS) in the next sample.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-__all__ = ["main", "sample_tree"]
+from gserver.arbiter.stats import read_stats
+from gserver.bind import TcpBind, parse_bind
+from gserver.errors import ConfigError
+from loadtests import kernel
+from loadtests.remote import Broadcast, Feed, FeedLost
+from loadtests.tree import Budget, Plateau, Tree
+from loadtests.wakeup import Wakeup
+
+__all__ = ["Sampler", "main"]
 
 DEFAULT_INTERVAL_S = 0.25
-# Telling sockets from files takes a readlink for each descriptor, 3 ms at 2,000: done on every fourth sample only.
-SAMPLES_PER_SOCKET_COUNT = 4
+# An arbiter that does not answer in this time is left out of a sample, and asked again for the next.
+STATS_PATIENCE_S = 0.2
+# Above this, counting the sockets of a tree would hold up the samples; gserver's own counters say how many there are.
+MOST_COUNTED = 20_000
 
 
-def sample_tree(root: psutil.Process, count_sockets: bool = True) -> dict[str, Any]:
-    """One sample of the tree under `root`; without processes if it has ended."""
-    processes = []
-    for process in _tree(root):
+class CannotSample(Exception):
+    """The text is one line for a person."""
+
+
+@dataclass
+class Sampler:
+    """Takes samples.
+
+    Args:
+        server, generator: the process trees, as far as they are of this host.
+        port: the one that is tested, for its accept queue. stats_socket: gserver's.
+    """
+
+    server: Tree | None
+    generator: Tree | None = None
+    port: int | None = None
+    stats_socket: str | None = None
+    is_dear_asked_for: bool = True  # the first sample, before any socket, is what all others are compared with
+    _sockets: Budget = field(default_factory=Budget)
+    _uss: Budget = field(default_factory=Budget)
+    _plateau: Plateau = field(default_factory=Plateau)
+    _own: psutil.Process = field(default_factory=psutil.Process)
+    _untold: set[str] = field(default_factory=lambda: {"stats", "generator"})
+
+    def take(self) -> dict[str, Any] | None:
+        """A sample; None once the server has ended. CannotSample if it may not be read."""
+        sample: dict[str, Any] = {"time_s": time.monotonic(), "processes": []}
+        if self.server is not None:
+            sample["processes"] = self._server(sample["time_s"])
+            if not sample["processes"]:
+                return None
+        if self.generator is not None:
+            sample["generator"] = _readable(self.generator, False, False)
+            if not sample["generator"]:
+                self._tell("generator", f"the generator, process {self.generator.root_pid}, has ended")
+        sample["kernel"] = self._kernel()
+        if (counted := self._counted()) is not None:
+            sample["server"] = counted
+        own = self._own.cpu_times()
+        sample["sampler"] = {"cpu_s": own.user + own.system}
+        return sample
+
+    def _server(self, now_s: float) -> list[dict[str, Any]]:
+        assert self.server is not None
+        asked, self.is_dear_asked_for = self.is_dear_asked_for, False
+        held = self._plateau.descriptors
+        sockets = asked or (held <= MOST_COUNTED and self._sockets.allows(now_s))
+        uss = asked or (self._plateau.is_level and self._uss.allows(now_s))
+        processes = _readable(self.server, sockets, uss)
+        took_s = time.monotonic() - now_s
+        for budget, was_used in ((self._sockets, sockets), (self._uss, uss)):
+            if was_used:
+                budget.spent(now_s, took_s)
+        self._plateau.add(now_s, sum(process["descriptors"] for process in processes))
+        return processes
+
+    def _kernel(self) -> dict[str, float]:
+        found: dict[str, float] = {**kernel.processors()}
+        pid = self.server.root_pid if self.server is not None else "self"
+        with contextlib.suppress(OSError, KeyError):  # it ended meanwhile, or its kernel does not count this
+            found.update(kernel.network(pid))
+        if self.port is not None and (pid == "self" or kernel.same_namespace(int(pid))):
+            with contextlib.suppress(OSError):
+                waiting = kernel.accept_queue(self.port)
+                found.update({} if waiting is None else {"accept_queue": waiting})
+        return found
+
+    def _counted(self) -> dict[str, Any] | None:
+        """What gserver has counted over all its workers."""
+        if self.stats_socket is None:
+            return None
         try:
-            processes.append(_sample(process, count_sockets))
-        except psutil.Error:  # it ended between being listed and being read
-            continue
-    return {"time_s": time.monotonic(), "processes": processes}
+            told = read_stats(self.stats_socket, STATS_PATIENCE_S)
+        except ConfigError as error:
+            self._tell("stats", str(error))
+            return None
+        lags = [worker["lag_s"] for worker in told["workers"]]
+        return {**told["totals"], "workers": len(told["workers"]), "lag_s": max(lags, default=0.0)}
+
+    def _tell(self, what: str, text: str) -> None:
+        """Once for each thing that is missing in the samples from now on."""
+        if what in self._untold:
+            self._untold.discard(what)
+            print(f"loadtests sample: {text}", file=sys.stderr)
 
 
-def _tree(root: psutil.Process) -> list[psutil.Process]:
+def _readable(tree: Tree, sockets: bool, uss: bool) -> list[dict[str, Any]]:
     try:
-        return [root, *root.children(recursive=True)]
-    except psutil.Error:
-        return []
-
-
-def _sample(process: psutil.Process, count_sockets: bool) -> dict[str, Any]:
-    with process.oneshot():
-        if process.status() == psutil.STATUS_ZOMBIE:
-            raise psutil.NoSuchProcess(process.pid)
-        cpu, switches = process.cpu_times(), process.num_ctx_switches()
-        sample = {
-            "pid": process.pid,
-            "cpu_user_s": cpu.user,
-            "cpu_system_s": cpu.system,
-            "rss_bytes": process.memory_info().rss,
-            "descriptors": process.num_fds(),
-            "switches_voluntary": switches.voluntary,
-            "switches_involuntary": switches.involuntary,
-        }
-    if count_sockets:
-        sample["sockets"] = sum(1 for target in _descriptors(process.pid) if target.startswith("socket:"))
-    return sample
-
-
-def _descriptors(pid: int) -> Iterator[str]:
-    try:
-        for entry in os.scandir(f"/proc/{pid}/fd"):
-            try:
-                yield os.readlink(entry.path)
-            except OSError:  # closed meanwhile
-                continue
-    except OSError as error:
-        raise psutil.NoSuchProcess(pid) from error
+        return tree.sample(sockets, uss)
+    except psutil.AccessDenied as error:
+        raise CannotSample(f"process {error.pid} may not be sampled: it is another user's") from None
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m loadtests.sampler", description="Sample a process tree.")
-    parser.add_argument("--pid", type=int, required=True, help="the root of the tree")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="where to append the samples")
-    parser.add_argument("--interval", type=float, default=DEFAULT_INTERVAL_S, metavar="SECONDS", help="(default 0.25)")
+    """Sample as `argv` says, to the end of the tree or until told to stop; return the exit status."""
+    parser = _parser()
     arguments = parser.parse_args(argv)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    _check(parser, arguments)
     try:
-        root = psutil.Process(arguments.pid)
-    except psutil.Error:
-        print(f"loadtests.sampler: there is no process {arguments.pid}", file=sys.stderr)
-        return 1
-    _run(root, arguments.output, arguments.interval, stop)
+        with Wakeup(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) as wakeup:
+            return _relay(arguments, wakeup) if arguments.connect else _sample(arguments, wakeup)
+    except (CannotSample, FeedLost) as error:
+        print(f"loadtests sample: {error}", file=sys.stderr)
+    except OSError as error:
+        where = arguments.output or arguments.listen or arguments.connect
+        print(f"loadtests sample: {where}: {_cause(error)}", file=sys.stderr)
+    return 1
+
+
+def _cause(error: OSError) -> str:
+    """In the system's words, without those that Python adds about an address."""
+    return os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error.strerror or error)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="loadtests sample", description="Sample what a run costs its hosts.")
+    parser.add_argument("--pid", type=_number, help="the root of the server's process tree")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where to append the samples")
+    parser.add_argument("--listen", type=_address, metavar="HOST:PORT", help="where to give them to whoever connects")
+    parser.add_argument("--connect", type=_address, metavar="HOST:PORT", help="take those that are given there")
+    parser.add_argument("--generator", type=_number, metavar="PID", help="the root of the generator's process tree")
+    parser.add_argument("--port", type=_number, metavar="PORT", help="that is tested: its accept queue is sampled")
+    parser.add_argument("--stats-socket", metavar="PATH", help="gserver's, for what it has counted itself")
+    parser.add_argument(
+        "--interval", type=_interval, default=DEFAULT_INTERVAL_S, metavar="SECONDS", help="(default 0.25)"
+    )
+    return parser
+
+
+def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    if (arguments.pid is None) == (arguments.connect is None):
+        parser.error("either --pid or --connect must be given")
+    if (arguments.output is None) == (arguments.listen is None):
+        parser.error("either --output or --listen must be given")
+    if arguments.connect is not None and arguments.output is None:
+        parser.error("--connect needs --output")
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 2**31):
+        raise argparse.ArgumentTypeError(f"{text!r}, must be a number of at least 1")
+    return int(text)
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.01 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r}, must be a number of seconds from 0.01 to 3600")
+    return seconds
+
+
+def _address(text: str) -> TcpBind:
+    try:
+        bind = parse_bind(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not isinstance(bind, TcpBind):
+        raise argparse.ArgumentTypeError(f"{text!r}, must be HOST:PORT or [V6]:PORT")
+    return bind
+
+
+def _tree(pid: int | None) -> Tree | None:
+    try:
+        return None if pid is None else Tree(pid)
+    except psutil.NoSuchProcess:
+        raise CannotSample(f"there is no process {pid}") from None
+
+
+def _sample(arguments: argparse.Namespace, wakeup: Wakeup) -> int:
+    sampler = Sampler(_tree(arguments.pid), _tree(arguments.generator), arguments.port, arguments.stats_socket)
+    with contextlib.ExitStack() as stack:
+        if arguments.listen is not None:
+            broadcast = stack.enter_context(Broadcast((arguments.listen.host, arguments.listen.port), wakeup))
+            host, port = broadcast.address
+            print(f"loadtests sample: listening at {TcpBind(host, port)}", file=sys.stderr, flush=True)
+            write, end = broadcast.send, broadcast.end
+        else:
+            file = stack.enter_context(arguments.output.open("a"))
+            write, end = _writer(file), _ignore
+        why = _loop(sampler, arguments.interval, wakeup, write)
+        end(why or "it was told to stop")
+    if why is not None:
+        print(f"loadtests sample: {why}", file=sys.stderr)
     return 0
 
 
-def _run(root: psutil.Process, output: Path, interval_s: float, stop: threading.Event) -> None:
-    due_s, taken = time.monotonic(), 0
-    with output.open("a") as file:
-        while not stop.wait(max(0.0, due_s - time.monotonic())):
-            sample = sample_tree(root, taken % SAMPLES_PER_SOCKET_COUNT == 0)
-            if not sample["processes"]:
-                return
-            file.write(json.dumps(sample) + "\n")
-            file.flush()
-            taken += 1
-            due_s += interval_s
+def _loop(sampler: Sampler, interval_s: float, wakeup: Wakeup, write: Any) -> str | None:
+    """Why it ended, if not because it was told to."""
+    due_s = time.monotonic()
+    while True:
+        for number in wakeup.wait(due_s):
+            if number != signal.SIGUSR1:
+                return None
+            sampler.is_dear_asked_for = True
+        sample = sampler.take()
+        if sample is None:
+            assert sampler.server is not None
+            return f"process {sampler.server.root_pid} has ended"
+        write(sample)
+        due_s = max(due_s + interval_s, time.monotonic())  # one that came late is not made up for
+
+
+def _writer(file: Any) -> Any:
+    def write(sample: Mapping[str, Any]) -> None:
+        file.write(json.dumps(sample) + "\n")
+        file.flush()
+
+    return write
+
+
+def _ignore(why: str) -> None:
+    """A file needs no farewell."""
+
+
+def _relay(arguments: argparse.Namespace, wakeup: Wakeup) -> int:
+    """Write what another host's sampler says, on this host's clock, with this host's generator beside it."""
+    sampler = Sampler(None, _tree(arguments.generator), stats_socket=None)
+    with arguments.output.open("a") as file, Feed((arguments.connect.host, arguments.connect.port), wakeup) as feed:
+        write = _writer(file)
+        for sample in feed:
+            here = sampler.take()
+            assert here is not None
+            if "generator" in here:
+                sample["generator"] = here["generator"]
+            sample["generator_host"] = {
+                "time_s": here["time_s"],
+                **here["kernel"],
+                "sampler_cpu_s": here["sampler"]["cpu_s"],
+            }
+            write(sample)
+    if feed.why_ended is not None:
+        print(f"loadtests sample: {feed.why_ended}", file=sys.stderr)
+    return 0
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ from gserver.arbiter.crew import EXIT_CANNOT_START, Crew, RunWorker
 from gserver.arbiter.listeners import Listeners
 from gserver.arbiter.mold import MoldBroken, adopt_orphans
 from gserver.arbiter.signals import Request, SignalQueue
+from gserver.arbiter.stats import StatsSocket
 from gserver.arbiter.succession import Succession
 from gserver.configuration import Configuration
 from gserver.errors import ConfigError
@@ -99,6 +100,7 @@ class Arbiter:
         self._askers = Askers()
         self._notifier = Notifier(os.environ, self.pid)
         self._selector = selectors.DefaultSelector()
+        self._stats = StatsSocket(settings.stats_socket, self._selector)
         self._run_worker, self._run_mold = run_worker, run_mold
         self._code_watch: int | None = None  # the pid of the process that watches files
 
@@ -124,11 +126,14 @@ class Arbiter:
         return self._exit_status
 
     def _begin(self) -> None:
-        self._write_pidfile()
+        # While the arbiter before this one has the pid file, this one's name has .2 behind it, as in gunicorn.
+        suffix = ".2" if self._succession.has_predecessor else ""
+        self._pidfile.write(suffix)
         self._selector.register(self._signals, selectors.EVENT_READ)
         if self._succession.has_predecessor:
             self._selector.register(self._succession, selectors.EVENT_READ)
         self._crew = Crew(self._run_worker, self._run_mold, self._selector, self._signals, self._forget_in_child)
+        self._stats.open(self._crew.scoreboard, self._children, suffix)
         log.info("Listening at: %s (%d)", self._listeners.describe(), self.pid)
         if self.settings.preload_app:
             adopt_orphans()
@@ -154,6 +159,8 @@ class Arbiter:
                     self._obey(request)
             elif key.fileobj is self._succession:
                 self._take_over()
+            elif callable(key.data):
+                key.data()
             else:
                 self._hear(key.data)
         self._notifier.ping(time.monotonic())
@@ -252,9 +259,7 @@ class Arbiter:
                 return
             code = os.waitstatus_to_exitcode(status)
             if pid in self._children:
-                self._hear(
-                    pid
-                )  # what it said last may matter: one that was ready has proven that the application loads
+                self._hear(pid)  # one that was ready, and said so last, has proven that the application loads
                 self._bury(pid, code)
             elif self._crew.molds.lost(pid):
                 log.log(logging.INFO if code == 0 else logging.ERROR, "Mold ended with status %d (pid: %d)", code, pid)
@@ -402,13 +407,8 @@ class Arbiter:
         self._succession.predecessor_ended()
         log.info("The arbiter before this one has ended")
         self._pidfile.rename(self.settings.pidfile)
+        self._stats.rename(self.settings.stats_socket)
         self._notifier.took_over(self.pid)
-
-    def _write_pidfile(self) -> None:
-        """While the arbiter before this one has the file, this one's name has .2 behind it, as in gunicorn."""
-        if self._succession.has_predecessor and self.settings.pidfile is not None:
-            self._pidfile = Pidfile(self.settings.pidfile + ".2")
-        self._pidfile.write()
 
     # Stopping
 
@@ -448,6 +448,7 @@ class Arbiter:
         self._selector.close()
         self._listeners.leave_to_successor()
         self._succession.leave_to_worker()
+        self._stats.leave_to_arbiter()
         if self._daemon is not None:
             self._daemon.leave_to_child()
 
@@ -457,6 +458,7 @@ class Arbiter:
             os.waitpid(child.pid, 0)
         self._close_listeners()
         self._pidfile.remove()
+        self._stats.close()
         self._askers.answer("the server has stopped")
         if hasattr(self, "_crew"):
             self._crew.close()

@@ -14,10 +14,10 @@ import select
 import signal
 import socket
 import stat
-from collections.abc import Iterator
 
 from gserver.errors import ConfigError
 from gserver.process.pidfile import read_pid
+from gserver.process.unix_path import short_path
 
 __all__ = ["Askers", "ask_for_reload"]
 
@@ -53,7 +53,7 @@ def _asker(pidfile: str, path: str) -> str:
 def _send(path: str, text: str) -> None:
     with (
         contextlib.suppress(OSError),
-        _short(path) as address,
+        short_path(path) as address,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
     ):
         sender.setblocking(False)
@@ -62,16 +62,6 @@ def _send(path: str, text: str) -> None:
         except ConnectionRefusedError:  # it was killed while it waited
             if stat.S_ISSOCK(os.stat(path).st_mode):
                 os.unlink(path)
-
-
-@contextlib.contextmanager
-def _short(path: str) -> Iterator[str]:
-    """A path of few bytes to the same place: a socket's address holds only 107 (unix(7))."""
-    folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_PATH | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{folder}/{os.path.basename(path)}"
-    finally:
-        os.close(folder)
 
 
 def ask_for_reload(pidfile: str) -> str | None:
@@ -85,7 +75,7 @@ def ask_for_reload(pidfile: str) -> str | None:
     path = f"{os.path.abspath(pidfile)}.{os.getpid()}{SUFFIX}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         try:
-            with _short(path) as address:
+            with short_path(path) as address:
                 receiver.bind(address)
         except OSError as error:
             raise ConfigError(f"cannot wait for an answer beside {pidfile!r}: {error.strerror}") from error

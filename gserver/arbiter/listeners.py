@@ -16,13 +16,13 @@ import contextlib
 import errno
 import os
 import socket
-import stat
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from gserver.bind import Bind, FdBind, TcpBind, UnixBind
 from gserver.errors import ConfigError
 from gserver.process.privileges import gid_of, uid_of
+from gserver.process.unix_path import identity, remove_stale
 
 __all__ = ["Lane", "Listeners"]
 
@@ -199,7 +199,7 @@ class Listeners:
             raise
 
     def _listen_unix(self, bind: UnixBind) -> socket.socket:
-        _remove_stale(bind.path)
+        remove_stale(bind.path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listener.bind(bind.path)
@@ -226,13 +226,13 @@ class Listeners:
 
     def _remember(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self._paths[path] = _identity(path)
+            self._paths[path] = identity(path)
 
     def _remove_own(self, path: str) -> None:
         """Remove the path of a socket, if it is still the one that this arbiter has made."""
         made = self._paths.pop(path, None)
         with contextlib.suppress(FileNotFoundError):
-            if made is not None and _identity(path) == made:
+            if made is not None and identity(path) == made:
                 os.unlink(path)
 
 
@@ -252,28 +252,6 @@ def _from_descriptor(descriptor: int) -> socket.socket:
     listener.setblocking(False)
     os.set_inheritable(descriptor, False)
     return listener
-
-
-def _identity(path: str) -> tuple[int, int]:
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
-
-
-def _remove_stale(path: str) -> None:
-    """Remove the socket that a dead server left at `path`; a live one, and anything that is no socket, stays."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # one whose queue is full is alive, and would keep us waiting
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-        except OSError:
-            pass  # bind() will say what is wrong
 
 
 def _describe(listener: socket.socket) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from gserver.admission import TABLE_WORDS, AddressTable
 from gserver.errors import CloseReason
-from gserver.ledger import CELLS, OPEN, closed_cell
+from gserver.ledger import CELLS, OPEN, closed_cell, snapshot
 
 __all__ = ["SERVING", "Place", "Scoreboard"]
 
@@ -101,8 +101,8 @@ class Scoreboard:
         self._size = size
         self._address_memory = mmap.mmap(-1, max(1, size) * _TABLE_BYTES)
         self._address_words = memoryview(self._address_memory).cast("Q")
-        # The last place is nobody's: what the workers that are gone had counted.
-        self._gone = Place(self._words, size)
+        #: The last place is nobody's: what the workers that are gone had counted.
+        self.gone = Place(self._words, size)
 
     def place(self, index: int) -> Place:
         """One of the places; IndexError if there are not so many."""
@@ -125,12 +125,12 @@ class Scoreboard:
 
     def vacate(self, place: Place) -> None:
         """Its worker is gone: keep what it had counted."""
-        cells = place.cells
-        cells[closed_cell(CloseReason.WORKER_DIED)] += cells[OPEN]
-        cells[OPEN] = 0
+        counted = snapshot(place.cells)  # it may have been killed between two cells
+        counted[closed_cell(CloseReason.WORKER_DIED)] += counted[OPEN]
+        counted[OPEN] = 0
         for cell in range(CELLS):
-            self._gone.cells[cell] += cells[cell]
-            cells[cell] = 0
+            self.gone.cells[cell] += counted[cell]
+            place.cells[cell] = 0
         place.leave()
 
     def taken(self) -> Iterator[Place]:
@@ -139,7 +139,7 @@ class Scoreboard:
 
     def totals(self) -> list[int]:
         """The cells of a ledger over all workers that there are and ever were."""
-        places = [self._gone, *self.taken()]
+        places = [self.gone, *self.taken()]
         return [sum(place.cells[cell] for place in places) for cell in range(CELLS)]
 
     def open_connections(self) -> int:

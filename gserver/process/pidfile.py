@@ -17,10 +17,12 @@ class Pidfile:
     def __init__(self, path: str | None) -> None:
         self.path = None if path is None else os.path.abspath(path)
 
-    def write(self) -> None:
-        """ConfigError if another process that lives has its id there, or it cannot be written."""
+    def write(self, suffix: str = "") -> None:
+        """Stand there, with `suffix` behind the path; ConfigError if another process that lives has its id there, or it
+        cannot be written."""
         if self.path is None:
             return
+        self.path += suffix
         other = read_pid(self.path)
         if other not in (None, os.getpid()) and _lives(other):
             raise ConfigError(f"pid file {self.path!r} belongs to process {other}, which runs")

@@ -1,0 +1,101 @@
+"""What this host has to give to a swarm and a server: limits, kernel settings, memory, processors and who uses them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from loadtests import kernel
+
+__all__ = ["Host", "look"]
+
+_SYS = Path("/proc/sys")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+WATCH_S = 1.0
+
+
+@dataclass(frozen=True)
+class Host:
+    """Facts. None: this kernel does not say, or has no such limit."""
+
+    cores: int  # that this process may use
+    soft_descriptors: int
+    hard_descriptors: int
+    most_descriptors: int  # what a hard limit may be raised to (nr_open)
+    system_descriptors: int
+    system_descriptors_used: int
+    ports: tuple[int, int]
+    somaxconn: int
+    syn_backlog: int
+    available_bytes: int
+    tcp_pressure_bytes: int | None
+    time_wait_reuse: int  # 0: never, 1: always, 2: over the loopback interface
+    tracked: int | None  # connections that the firewall keeps in mind, and
+    most_tracked: int | None  # how many it can
+    others_cores: float  # used by others while this was looked at
+    steal: float  # share of the time that a hypervisor gave to others
+
+
+def look(watch_s: float = WATCH_S) -> Host:
+    """Look at this host, and for so long at who uses it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used, _, system = _numbers("fs/file-nr")
+    low, high = _numbers("net/ipv4/ip_local_port_range")
+    pressure = _optional("net/ipv4/tcp_mem", 1)
+    others, steal = _watch(watch_s)
+    return Host(
+        cores=len(os.sched_getaffinity(0)),
+        soft_descriptors=soft,
+        hard_descriptors=hard,
+        most_descriptors=_numbers("fs/nr_open")[0],
+        system_descriptors=system,
+        system_descriptors_used=used,
+        ports=(low, high),
+        somaxconn=_numbers("net/core/somaxconn")[0],
+        syn_backlog=_numbers("net/ipv4/tcp_max_syn_backlog")[0],
+        available_bytes=_available_bytes(),
+        tcp_pressure_bytes=None if pressure is None else pressure * _PAGE_BYTES,
+        time_wait_reuse=_optional("net/ipv4/tcp_tw_reuse") or 0,
+        tracked=_optional("net/netfilter/nf_conntrack_count"),
+        most_tracked=_optional("net/netfilter/nf_conntrack_max"),
+        others_cores=others,
+        steal=steal,
+    )
+
+
+def _numbers(name: str) -> list[int]:
+    return [int(word) for word in (_SYS / name).read_text().split()]
+
+
+def _optional(name: str, index: int = 0) -> int | None:
+    try:
+        return _numbers(name)[index]
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def _available_bytes() -> int:
+    """What is free, and what a control group leaves of it."""
+    available = int(psutil.virtual_memory().available)
+    with contextlib.suppress(OSError, ValueError):  # no limit is written as a word
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text())
+        available = min(available, limit - int((group / "memory.current").read_text()))
+    return max(0, available)
+
+
+def _watch(seconds: float) -> tuple[float, float]:
+    """Cores that others used meanwhile, and the share of the processors' time that was stolen."""
+    before, began_s, own = kernel.processors(), time.monotonic(), time.process_time()
+    time.sleep(seconds)
+    elapsed_s = time.monotonic() - began_s
+    after, own = kernel.processors(), time.process_time() - own
+    busy_s = after["busy_s"] + after["interrupts_s"] - before["busy_s"] - before["interrupts_s"] - own
+    stolen_s = after["steal_s"] - before["steal_s"]
+    return max(0.0, busy_s) / elapsed_s, stolen_s / elapsed_s / (os.cpu_count() or 1)

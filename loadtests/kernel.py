@@ -1,0 +1,157 @@
+"""What the kernel says of a host: its processors, its TCP, and the queues of its listeners.
+
+Everything that is counted is cumulative: two samples and the time between them make a rate. Network counters are those
+of one network namespace, which may be another process's.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["accept_queue", "network", "noise", "parse_pairs", "parse_processors", "processors", "same_namespace"]
+
+PROC = Path("/proc")
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+# sock_diag(7)
+_NETLINK_SOCK_DIAG = 4
+_BY_FAMILY = 20
+_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
+_DONE, _ERROR = 3, 2
+_LISTEN = 1 << 10
+_HEADER = struct.Struct("=IHHII")
+_REQUEST = struct.Struct("=BBxxI48x")
+#: The source port, big-endian; what waits to be accepted stands where another socket's unread bytes do.
+_ROW = struct.Struct("=4x2s50xI")
+
+
+def processors() -> dict[str, float]:
+    """Seconds that all processors together have spent."""
+    with (PROC / "stat").open() as file:
+        return parse_processors(file.readline())
+
+
+def parse_processors(line: str) -> dict[str, float]:
+    """The first line of /proc/stat: processes, interrupts, and what a hypervisor gave to others meanwhile.
+
+    Interrupts are no process's time, and what goes over the loopback interface is for a good part served in them.
+    """
+    user, nice, system, _, _, irq, softirq, steal = (int(word) / _TICKS for word in line.split()[1:9])
+    return {"busy_s": user + nice + system, "interrupts_s": irq + softirq, "steal_s": steal}
+
+
+def network(pid: int | str = "self") -> dict[str, int]:
+    """TCP in the network namespace of a process; OSError if it is not there.
+
+    The memory is that of all sockets, but for up to a MiB that each processor keeps to itself.
+    """
+    folder = PROC / str(pid) / "net"
+    counted = parse_pairs((folder / "netstat").read_text())["TcpExt"]
+    tcp = parse_pairs((folder / "snmp").read_text())["Tcp"]
+    held = _sockstat((folder / "sockstat").read_text())
+    return {
+        "listen_overflows": counted["ListenOverflows"],
+        "listen_drops": counted["ListenDrops"],
+        "retransmits": tcp["RetransSegs"],
+        "tcp_established": tcp["CurrEstab"],
+        "tcp_time_wait": held["tw"],
+        "tcp_memory_bytes": held["mem"] * _PAGE_BYTES,
+    }
+
+
+def parse_pairs(text: str) -> dict[str, dict[str, int]]:
+    """netstat and snmp: a line of names and a line of numbers, both after the name of the protocol."""
+    lines = text.splitlines()
+    tables = {}
+    for names, numbers in zip(lines[::2], lines[1::2], strict=False):
+        protocol, _, heads = names.partition(":")
+        tables[protocol] = dict(zip(heads.split(), map(int, numbers.split()[1:]), strict=False))
+    return tables
+
+
+def _sockstat(text: str) -> dict[str, int]:
+    words = next(line.split()[1:] for line in text.splitlines() if line.startswith("TCP:"))
+    return dict(zip(words[::2], map(int, words[1::2]), strict=True))
+
+
+def same_namespace(pid: int) -> bool:
+    """Whether a process is in the network namespace of this one, which accept_queue() asks."""
+    try:
+        return os.readlink(PROC / str(pid) / "ns/net") == os.readlink(PROC / "self/ns/net")
+    except OSError:
+        return False
+
+
+def accept_queue(port: int) -> int | None:
+    """How many connections wait to be accepted by the listeners of a TCP port; None if nobody listens there.
+
+    Asked by netlink, for listeners only: /proc/net/tcp has a line for every connection.
+    """
+    waiting = None
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for row_port, queued in _listeners(family):
+            if row_port == port:
+                waiting = (waiting or 0) + queued
+    return waiting
+
+
+def _listeners(family: int) -> Iterator[tuple[int, int]]:
+    """(port, how many wait) of each."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as diag:
+        request = _REQUEST.pack(family, socket.IPPROTO_TCP, _LISTEN)
+        diag.sendto(_HEADER.pack(_HEADER.size + len(request), _BY_FAMILY, _DUMP, 1, 0) + request, (0, 0))
+        while True:
+            data = diag.recv(1 << 16)
+            for kind, body in _messages(data):
+                if kind in (_DONE, _ERROR):
+                    return
+                port, queued = _ROW.unpack_from(body)
+                yield int.from_bytes(port, "big"), queued
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at + _HEADER.size <= len(data):
+        length, kind, *_ = _HEADER.unpack_from(data, at)
+        yield kind, data[at + _HEADER.size : at + length]
+        at += (length + 3) & ~3
+
+
+def noise(first: Mapping[str, Any], last: Mapping[str, Any]) -> float | None:
+    """What others than the server, the generator and the sampler used of a host between two samples, in cores.
+
+    Of the noisier one, where server and generator have a host each; None where the samples do not say. What a process
+    used that has ended meanwhile is taken for noise.
+    """
+    elapsed_s: float = last["time_s"] - first["time_s"]
+    if elapsed_s <= 0 or not all("busy_s" in sample.get("kernel", {}) for sample in (first, last)):
+        return None
+    here = _processor_s(last, "generator_host") - _processor_s(first, "generator_host")
+    there = _processor_s(last, "kernel") - _processor_s(first, "kernel")
+    server_s, generator_s = _used(first, last, "processes"), _used(first, last, "generator")
+    others_s = [there - server_s, here - generator_s] if "generator_host" in last else [there - server_s - generator_s]
+    return max(0.0, *others_s) / elapsed_s
+
+
+def _processor_s(sample: Mapping[str, Any], host: str) -> float:
+    """What all processes of that host have used, the sampler left out."""
+    if host == "kernel":
+        return float(sample["kernel"]["busy_s"] - sample["sampler"]["cpu_s"])
+    found = sample.get(host, {})
+    return float(found.get("busy_s", 0.0) - found.get("sampler_cpu_s", 0.0))
+
+
+def _used(first: Mapping[str, Any], last: Mapping[str, Any], tree: str) -> float:
+    """Seconds, of the processes that there are still."""
+    before = {(each["pid"], each.get("started_s")): _seconds(each) for each in first.get(tree, [])}
+    return sum(_seconds(each) - before.get((each["pid"], each.get("started_s")), 0.0) for each in last.get(tree, []))
+
+
+def _seconds(process: Mapping[str, Any]) -> float:
+    return float(process["cpu_user_s"] + process["cpu_system_s"])

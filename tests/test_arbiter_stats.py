@@ -1,0 +1,389 @@
+"""The stats socket: what the server has counted, told to whoever connects."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gserver.arbiter.children import Children
+from gserver.arbiter.scoreboard import Place, Scoreboard
+from gserver.arbiter.stats import MAX_READERS, StatsSocket, document, read_stats
+from gserver.client import Client
+from gserver.errors import CloseReason, ConfigError
+from gserver.framing import JsonLines
+from gserver.ledger import CELLS, MESSAGES, Ledger
+from gserver.process.unix_path import short_path
+from tests.helpers.processes import GserverProcess, run_gserver, wait_for
+
+SUM = {"type": "SUM", "a": 10, "b": 20}
+
+
+class Arbiter:
+    """A scoreboard, a book of children and a loop, as the arbiter has them."""
+
+    def __init__(self, path: Path | None, workers: int = 1, counted: int = 0) -> None:
+        """counted: what stands in each cell of each worker."""
+        self.scoreboard = Scoreboard(1000)
+        self.children = Children(workers)
+        self.selector = selectors.DefaultSelector()
+        self.stats = StatsSocket(None if path is None else str(path), self.selector)
+        self.places = [self.hire(100 + number, counted) for number in range(workers)]
+
+    def hire(self, pid: int, counted: int) -> Place:
+        place = self.scoreboard.free_place()
+        place.take(age=pid - 99)
+        place.belongs_to(pid)
+        self.children.spawned(pid, 0.0, age=pid - 99)
+        for cell in range(CELLS) if counted else ():
+            place.cells[cell] = counted
+        return place
+
+    def open(self, suffix: str = "") -> None:
+        self.stats.open(self.scoreboard, self.children, suffix)
+
+    def turn(self, timeout_s: float = 0.0) -> int:
+        """One turn of the loop; how many things there were to do."""
+        ready = self.selector.select(timeout_s)
+        for key, _ in ready:
+            key.data()
+        return len(ready)
+
+    def close(self) -> None:
+        self.stats.close()
+        self.selector.close()
+
+
+@pytest.fixture
+def arbiter(tmp_path: Path) -> Iterator[Arbiter]:
+    made = Arbiter(tmp_path / "stats", workers=2)
+    made.open()
+    yield made
+    made.close()
+
+
+def connect(path: Path) -> socket.socket:
+    reader = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    reader.settimeout(5)
+    reader.connect(str(path))
+    return reader
+
+
+def read_to_end(reader: socket.socket) -> bytes:
+    received = b""
+    while data := reader.recv(1 << 16):
+        received += data
+    return received
+
+
+def law_holds(counts: dict[str, Any]) -> bool:
+    return bool(counts["accepted"] == counts["open"] + sum(counts["closed"].values()))
+
+
+# The document
+
+
+def test_every_worker_and_the_totals_are_told() -> None:
+    arbiter = Arbiter(None, workers=2)
+    for place, opened in zip(arbiter.places, (3, 2), strict=True):
+        ledger = Ledger(place.cells)
+        for _ in range(opened):
+            ledger.opened()
+        ledger.ended(CloseReason.PEER_EOF)
+        place.cells[MESSAGES] += 10
+    arbiter.places[1].lag_s = 0.25
+    arbiter.children.became_ready(101, 0.0)
+    told = document(arbiter.scoreboard, arbiter.children)
+    arbiter.close()
+
+    one, other = told["workers"]
+    assert (one["pid"], one["age"], one["generation"], one["state"], one["lag_s"]) == (100, 1, 0, "booting", 0)
+    assert (other["pid"], other["age"], other["state"], other["lag_s"]) == (101, 2, "ready", 0.25)
+    assert one["closed"] == other["closed"] == {"peer_eof": 1}
+    assert (one["accepted"], one["open"], one["messages"]) == (3, 2, 10)
+    totals = {"accepted": 5, "open": 3, "messages": 20, "errors": 0, "received_bytes": 0, "sent_bytes": 0}
+    assert told["totals"] == {**totals, "closed": {"peer_eof": 2}}
+    assert told["pid"] == os.getpid()
+
+
+def test_those_who_are_gone_are_in_the_totals_alone() -> None:
+    arbiter = Arbiter(None, workers=2)
+    for place in arbiter.places:
+        Ledger(place.cells).opened()
+    arbiter.scoreboard.vacate(arbiter.places[0])
+    arbiter.children.exited(100, 0.0)
+    told = document(arbiter.scoreboard, arbiter.children)
+    arbiter.close()
+
+    assert [worker["pid"] for worker in told["workers"]] == [101]
+    assert (told["totals"]["accepted"], told["totals"]["open"]) == (2, 1)
+    assert told["totals"]["closed"] == {"worker_died": 1}
+
+
+def test_the_books_balance_in_every_document_though_a_worker_counts_meanwhile() -> None:
+    arbiter = Arbiter(None)
+    pid = os.fork()
+    if pid == 0:
+        ledger = Ledger(arbiter.places[0].cells)
+        while True:
+            ledger.opened()
+            ledger.ended(CloseReason.PEER_EOF)
+    told = [document(arbiter.scoreboard, arbiter.children) for _ in range(2000)]
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    arbiter.scoreboard.vacate(arbiter.places[0])
+    arbiter.children.exited(100, 0.0)
+    at_last = document(arbiter.scoreboard, arbiter.children)["totals"]
+    arbiter.close()
+
+    assert told[-1]["totals"]["accepted"] > told[0]["totals"]["accepted"]
+    assert all(law_holds(each["totals"]) and law_holds(each["workers"][0]) for each in told)
+    assert all(each["totals"]["open"] >= 0 for each in told)
+    assert law_holds(at_last)
+    assert at_last["open"] == 0
+
+
+# The socket
+
+
+def test_whoever_connects_gets_one_document_and_the_end(arbiter: Arbiter, tmp_path: Path) -> None:
+    with connect(tmp_path / "stats") as reader:
+        while arbiter.turn():
+            pass
+        told = json.loads(read_to_end(reader))
+
+    assert [worker["pid"] for worker in told["workers"]] == [100, 101]
+
+
+def test_only_its_user_may_read_it(arbiter: Arbiter, tmp_path: Path) -> None:
+    assert stat.S_IMODE((tmp_path / "stats").stat().st_mode) == 0o600
+
+
+def test_without_a_path_nothing_is_waited_for() -> None:
+    arbiter = Arbiter(None)
+    arbiter.open()
+
+    assert not arbiter.selector.get_map()
+    arbiter.close()
+
+
+def test_a_reader_that_never_reads_holds_up_nobody(tmp_path: Path) -> None:
+    """A document of 900 workers is more than the kernel takes at once: what is left waits for its reader alone."""
+    arbiter = Arbiter(tmp_path / "stats", workers=900, counted=10**9)
+    arbiter.open()
+    with connect(tmp_path / "stats") as deaf, connect(tmp_path / "stats") as reader:
+        reader.setblocking(False)
+        received = b""
+        while not received.endswith(b"\n"):
+            arbiter.turn(1.0)
+            with contextlib.suppress(BlockingIOError):
+                received += reader.recv(1 << 20)
+        assert len(json.loads(received)["workers"]) == 900
+        assert len(received) > 212_992
+        assert arbiter.turn() == 0  # the deaf one takes no turns either
+        assert deaf.recv(10)
+    arbiter.close()
+
+
+def test_readers_that_never_read_are_given_up_when_others_come(tmp_path: Path) -> None:
+    arbiter = Arbiter(tmp_path / "stats", workers=900, counted=10**9)
+    arbiter.open()
+    readers = []
+    for _ in range(MAX_READERS + 3):
+        readers.append(connect(tmp_path / "stats"))
+        arbiter.turn(1.0)
+
+    assert len(arbiter.selector.get_map()) == 1 + MAX_READERS
+    assert not read_to_end(readers[0]).endswith(b"\n")
+    for reader in readers:
+        reader.close()
+    while arbiter.turn():
+        pass
+    assert len(arbiter.selector.get_map()) == 1
+    arbiter.close()
+
+
+def test_a_reader_that_has_gone_is_no_trouble(arbiter: Arbiter, tmp_path: Path) -> None:
+    connect(tmp_path / "stats").close()
+    while arbiter.turn():
+        pass
+
+    assert len(arbiter.selector.get_map()) == 1
+
+
+# The path
+
+
+def test_nothing_is_left_of_it(tmp_path: Path) -> None:
+    arbiter = Arbiter(tmp_path / "stats")
+    arbiter.open()
+    arbiter.close()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_dead_server_left_is_replaced(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
+        dead.bind(str(tmp_path / "stats"))
+    arbiter = Arbiter(tmp_path / "stats")
+    arbiter.open()
+    connect(tmp_path / "stats").close()
+    arbiter.close()
+
+
+@pytest.mark.parametrize("what", ["a file", "a server that lives"])
+def test_what_is_not_a_dead_servers_stays_and_is_one_line(arbiter: Arbiter, tmp_path: Path, what: str) -> None:
+    (tmp_path / "a file").write_text("keep me")
+    path = tmp_path / ("a file" if what == "a file" else "stats")
+    other = Arbiter(path)
+
+    with pytest.raises(ConfigError, match=r"^stats socket '.*' cannot be made: Address already in use$"):
+        other.open()
+    other.close()
+    assert path.exists()
+
+
+def test_a_path_that_somebody_else_has_now_is_left_to_them(tmp_path: Path) -> None:
+    old, new = Arbiter(tmp_path / "stats"), Arbiter(tmp_path / "stats")
+    old.open()
+    (tmp_path / "stats").unlink()
+    new.open()
+    old.close()
+
+    connect(tmp_path / "stats").close()
+    new.close()
+
+
+def test_a_successor_stands_beside_and_then_in_its_place(tmp_path: Path) -> None:
+    old, new = Arbiter(tmp_path / "stats"), Arbiter(tmp_path / "stats")
+    old.open()
+    new.open(".2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["stats", "stats.2"]
+    old.close()
+    new.stats.rename(str(tmp_path / "stats"))
+
+    connect(tmp_path / "stats").close()
+    new.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_path_is_no_trouble(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 100) / ("y" * 100)
+    folder.mkdir(parents=True)
+    arbiter = Arbiter(folder / "stats")
+    arbiter.open()
+    with short_path(str(folder / "stats")) as address:
+        connect(Path(address)).close()
+    arbiter.close()
+    assert list(folder.iterdir()) == []
+
+
+# Reading
+
+
+def test_a_path_where_nobody_is_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^stats socket '.*/nowhere' cannot be read: No such file or directory$"):
+        read_stats(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("answer", [b"", b"[1]", b'{"version": "0', b"\xff"])
+def test_what_is_not_a_document_is_one_line(tmp_path: Path, answer: bytes) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(str(tmp_path / "stats"))
+        server.listen()
+        pid = os.fork()
+        if pid == 0:
+            with server.accept()[0] as peer:
+                peer.sendall(answer)
+            os._exit(0)
+        with pytest.raises(ConfigError, match=r"is not that of a gserver, or it ended meanwhile$"):
+            read_stats(str(tmp_path / "stats"))
+        os.waitpid(pid, 0)
+
+
+def test_an_arbiter_that_is_stopped_is_waited_for_no_longer_than_asked(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(str(tmp_path / "stats"))
+        server.listen()
+
+        with pytest.raises(ConfigError, match=r"cannot be read: timed out$"):
+            read_stats(str(tmp_path / "stats"), timeout_s=0.05)
+
+
+# The real executable
+
+
+def test_what_a_client_did_is_counted_and_survives_its_worker(tmp_path: Path) -> None:
+    with GserverProcess(tmp_path, "json", "--stats-socket", "stats", workers=2) as server:
+        path = str(tmp_path / "stats")
+        with Client(server.address, JsonLines()) as client:
+            client.call(SUM)
+            during = read_stats(path)
+        wait_for(lambda: read_stats(path)["totals"]["open"] == 0, "the connection has ended")
+        wait_for(lambda: read_stats(path)["totals"]["received_bytes"] > 0, "its bytes are entered")
+        after = read_stats(path)
+        server.kill_worker(next(worker["pid"] for worker in after["workers"] if worker["accepted"]))
+
+        assert (during["totals"]["accepted"], during["totals"]["open"], during["totals"]["messages"]) == (1, 1, 1)
+        assert sum(worker["open"] for worker in during["workers"]) == 1
+        assert after["totals"]["closed"] == {"peer_eof": 1}
+        assert read_stats(path)["totals"] == after["totals"]
+        assert {worker["pid"] for worker in read_stats(path)["workers"]} == {each.pid for each in server.workers()}
+        assert all(law_holds(each) for each in [during["totals"], after["totals"], *after["workers"]])
+
+
+def test_a_worker_inherits_nothing_of_it(tmp_path: Path) -> None:
+    """Else a reader would not see the end of its document, nor anybody that of the server."""
+    with GserverProcess(tmp_path, "json", "--stats-socket", "stats") as server:
+        path = str(tmp_path / "stats")
+        with connect(tmp_path / "stats") as reader:
+            told = json.loads(read_to_end(reader))
+        server.signal(signal.SIGSTOP)
+        with connect(tmp_path / "stats"):
+            pass
+        server.signal(signal.SIGKILL)
+        server.wait()
+
+        with pytest.raises(ConfigError, match="Connection refused"):
+            read_stats(path)
+        assert told["pid"] == server.process.pid
+
+
+def test_a_reload_leaves_it_where_it_is_and_an_upgrade_takes_it_over(tmp_path: Path) -> None:
+    options = ("--stats-socket", "stats", "--pid", "gserver.pid", "--reload-settle", "0.1")
+    with GserverProcess(tmp_path, "json", *options) as server:
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("Reloaded")
+        assert {worker["generation"] for worker in read_stats(str(tmp_path / "stats"))["workers"]} >= {1}
+        old = server.arbiter
+        old.send_signal(signal.SIGUSR2)
+        wait_for(lambda: (tmp_path / "stats.2").exists(), "the new arbiter has its socket")
+        server.wait_for_log("Worker ready", 3)
+        assert read_stats(str(tmp_path / "stats"))["pid"] == old.pid
+        old.send_signal(signal.SIGTERM)
+        wait_for(lambda: server.arbiter.pid != old.pid, "the new arbiter has the pid file")
+        new = server.arbiter
+        wait_for(lambda: not (tmp_path / "stats.2").exists(), "the new arbiter has the path")
+        assert read_stats(str(tmp_path / "stats"))["pid"] == new.pid
+        new.terminate()
+        wait_for(lambda: not new.is_running(), "the new arbiter has ended")
+    assert not (tmp_path / "stats").exists()
+
+
+def test_the_command_prints_the_document(tmp_path: Path) -> None:
+    with GserverProcess(tmp_path, "json", "--stats-socket", "stats"):
+        printed = run_gserver("--stats", "stats", cwd=tmp_path)
+
+    assert json.loads(printed.stdout)["totals"]["accepted"] == 0
+    refused = run_gserver("--stats", "stats", cwd=tmp_path)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "gserver: stats socket 'stats' cannot be read: No such file or directory\n"

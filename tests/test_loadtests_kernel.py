@@ -1,0 +1,133 @@
+"""What the kernel says of a host; the parsers on texts, the rest on this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from loadtests import kernel
+
+NETSTAT = """\
+TcpExt: SyncookiesSent ListenOverflows ListenDrops TCPTimeouts
+TcpExt: 1 22 33 4
+IpExt: InNoRoutes InOctets
+IpExt: 0 99
+"""
+is_root = os.getuid() == 0
+
+
+def test_processor_time_is_that_of_processes_of_interrupts_and_what_was_stolen() -> None:
+    ticks = os.sysconf("SC_CLK_TCK")
+    line = " ".join(["cpu ", *(str(seconds * ticks) for seconds in (10, 2, 30, 400, 5, 1, 6, 7, 3, 1))])
+
+    assert kernel.parse_processors(line) == {"busy_s": 42.0, "interrupts_s": 7.0, "steal_s": 7.0}
+
+
+def test_pairs_of_lines_are_tables() -> None:
+    tables = kernel.parse_pairs(NETSTAT)
+
+    assert tables["TcpExt"] == {"SyncookiesSent": 1, "ListenOverflows": 22, "ListenDrops": 33, "TCPTimeouts": 4}
+    assert tables["IpExt"] == {"InNoRoutes": 0, "InOctets": 99}
+
+
+def test_work_that_is_done_is_seen() -> None:
+    before = kernel.processors()
+    subprocess.run([sys.executable, "-c", "sum(range(5_000_000))"], check=True)
+    after = kernel.processors()
+
+    assert after["busy_s"] > before["busy_s"]
+    assert all(after[name] >= before[name] for name in before)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_accept_queue_is_of_the_port_that_was_asked_for(host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as one, socket.create_server((host, 0), family=family) as other:
+        clients = [socket.create_connection(one.getsockname()[:2]) for _ in range(5)]
+        assert kernel.accept_queue(one.getsockname()[1]) == 5
+        assert kernel.accept_queue(other.getsockname()[1]) == 0
+        one.accept()[0].close()
+        assert kernel.accept_queue(one.getsockname()[1]) == 4
+        for client in clients:
+            client.close()
+
+
+def test_the_queues_of_all_listeners_of_a_port_are_one() -> None:
+    one = socket.create_server(("127.0.0.1", 0), reuse_port=True)
+    with one, socket.create_server(one.getsockname(), reuse_port=True):
+        clients = [socket.create_connection(one.getsockname()) for _ in range(20)]
+        assert kernel.accept_queue(one.getsockname()[1]) == 20
+        for client in clients:
+            client.close()
+
+
+def test_where_nobody_listens_there_is_no_queue() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+
+        assert kernel.accept_queue(bound.getsockname()[1]) is None
+
+
+def test_connections_that_a_full_queue_loses_are_counted() -> None:
+    before = kernel.network()
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as listener:
+        clients = [socket.socket() for _ in range(4)]
+        for client in clients:
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        after = kernel.network()
+        for client in clients:
+            client.close()
+
+    assert after["listen_overflows"] >= before["listen_overflows"] + 1
+    assert after["listen_drops"] >= before["listen_drops"] + 1
+
+
+def test_bytes_that_nobody_reads_are_memory_of_tcp() -> None:
+    """Each processor keeps up to a MiB to itself, which is not in the figure."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(20)]
+        before = kernel.network()
+        sent = 0
+        for client in clients:
+            client.setblocking(False)
+            sent += client.send(bytes(4_000_000))
+        after = kernel.network()
+        for client in clients:
+            client.close()
+
+    assert sent > 20_000_000
+    assert after["tcp_memory_bytes"] - before["tcp_memory_bytes"] > sent / 2
+    assert after["tcp_established"] >= 40
+
+
+@pytest.mark.skipif(not is_root or not shutil.which("unshare"), reason="needs root and unshare")
+def test_a_process_in_another_network_is_asked_about_its_own() -> None:
+    with subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec sleep 60"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        there, here = kernel.network(process.pid), kernel.same_namespace(process.pid)
+        process.kill()
+
+    assert there["tcp_established"] == there["listen_drops"] == there["retransmits"] == 0
+    assert not here
+    assert kernel.same_namespace(os.getpid())
+
+
+def test_a_process_that_is_gone_is_an_error() -> None:
+    with pytest.raises(OSError, match="No such file"):
+        kernel.network(2**22 + 1)
+    assert not kernel.same_namespace(2**22 + 1)
+
+
+def test_the_kernel_has_every_counter_that_is_read() -> None:
+    names = {"listen_overflows", "listen_drops", "retransmits", "tcp_established", "tcp_time_wait", "tcp_memory_bytes"}
+
+    assert set(kernel.network()) == names
+    assert Path("/proc/stat").exists()
