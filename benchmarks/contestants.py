@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.jobs import Job
-from benchmarks.toolchain import Missing, Toolchain, check_module
+from loadtests import recipes
+from loadtests.recipes import Recipe
+from loadtests.toolchain import Missing, Toolchain
 
-__all__ = ["GSERVER", "OURS", "RECIPES", "Command", "Recipe", "contestants", "fill", "parse_command", "parse_peers"]
+__all__ = ["GSERVER", "OURS", "RECIPES", "Command", "contestants", "fill", "parse_command", "parse_peers"]
 
 Command = list[str]
 
@@ -33,27 +35,10 @@ GSERVER: Command = [sys.executable, *["-m", "gserver", "{app}", "-b", "127.0.0.1
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a peer serves a service.
-
-    program: a file of peers/, or what gserver is to serve. module: what it imports that may be missing.
-    """
-
-    program: str
-    words: str = "{port}"
-    module: str | None = None
-
-    def command(self, toolchain: Toolchain) -> Command:
-        if self.module is not None:
-            check_module(self.module)
-        return [*toolchain.command_of(self.program), *self.words.split()]
-
-
-@dataclass(frozen=True)
 class Variant(Recipe):
     """gserver itself, served in another way.
 
-    words: further flags. before: words in front of the command.
+    program: what it is to serve. words: further flags. before: words in front of the command.
     """
 
     words: str = ""
@@ -66,29 +51,8 @@ class Variant(Recipe):
 
 #: What gserver serves in several ways.
 SHAPED = ("echo", "json", "tls", "cluster")
-TLS = "{port} {certfile} {keyfile}"
 RECIPES: dict[str, dict[str, Recipe]] = {
-    "c": {"echo": Recipe("echo_epoll.c")},
-    "go": {"echo": Recipe("echo.go"), "tls": Recipe("echo.go", TLS), "cluster": Recipe("echo.go")},
-    "node": {
-        "echo": Recipe("echo.js"),
-        "json": Recipe("json.js"),
-        "tls": Recipe("echo.js", TLS),
-        "cluster": Recipe("cluster.js", "{port} {workers}"),
-    },
-    "uvloop": {
-        "echo": Recipe("asyncio_echo.py", "uvloop {port}", "uvloop"),
-        "tls": Recipe("asyncio_echo.py", f"uvloop {TLS}", "uvloop"),
-    },
-    "asyncio": {
-        "echo": Recipe("asyncio_echo.py", "asyncio {port}"),
-        "tls": Recipe("asyncio_echo.py", f"asyncio {TLS}"),
-    },
-    "gevent": {
-        "echo": Recipe("gevent_echo.py"),
-        "json": Recipe("gevent_json.py"),
-        "tls": Recipe("gevent_echo.py", TLS),
-    },
+    **recipes.RECIPES,
     "pure": {service: Variant(APPS[service], before="env GSERVER_PURE=1") for service in SHAPED},
     "dedicated": {service: Variant(APPS[service], "--greenlets dedicated") for service in SHAPED},
     "stream": {service: Variant("benchmarks.services:stream_echo") for service in ("echo", "tls", "cluster")},

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import toolchain
 from benchmarks.contestants import (
     APPS,
     GSERVER,
@@ -17,7 +16,8 @@ from benchmarks.contestants import (
     parse_peers,
 )
 from benchmarks.jobs import JOBS, Job
-from benchmarks.toolchain import PEERS, Missing, Toolchain
+from loadtests import toolchain
+from loadtests.toolchain import PEERS, Missing, Toolchain
 
 VALUES = {"port": "4000", "workers": "2", "certfile": "c.pem", "keyfile": "k.pem"}
 
@@ -26,7 +26,7 @@ VALUES = {"port": "4000", "workers": "2", "certfile": "c.pem", "keyfile": "k.pem
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toolchain:
     """Everything is installed, and nothing has to be compiled."""
     monkeypatch.setattr(Toolchain, "command_of", lambda self, program: [f"run-{program}"])
-    monkeypatch.setattr("benchmarks.contestants.check_module", lambda name: None)
+    monkeypatch.setattr("loadtests.recipes.check_module", lambda name: None)
     return Toolchain(tmp_path)
 
 
