@@ -13,6 +13,7 @@ import functools
 import logging
 import random
 import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Literal, cast
@@ -183,6 +184,9 @@ class TcpServer(StreamServer):
             return None
         sock = _socket.socket(listener.family, listener.type, listener.proto, fd)
         sock.setblocking(False)
+        if listener.family != socket.AF_UNIX:
+            # The same few hosts come again and again (proxies, gateways): one text for all of theirs, 60 bytes each.
+            address = (sys.intern(address[0]), *address[1:])
         return sock, address
 
     def pause_accepting(self, seconds: float) -> None:

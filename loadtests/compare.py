@@ -15,7 +15,7 @@ __all__ = ["Comparison", "Difference", "compare", "render_comparison"]
 
 HEADLINES = [
     "throughput",
-    *(f"latency_{quantile}" for quantile in QUANTILES if quantile != "max"),
+    *(f"{latency}_{quantile}" for latency in ("response", "service") for quantile in QUANTILES if quantile != "max"),
     "connect_p99",
     "server_cpu_per_exchange",
     "server_rss_per_socket",

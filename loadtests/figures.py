@@ -1,37 +1,49 @@
 """The figures of a run, computed from what was recorded and sampled. Pure.
 
-Rates, latencies and costs are those of the steady window: the whole seconds after all sockets were connected and before
-the first of them closed. Connecting, failures and peaks are those of the whole run.
+Rates, latencies and costs are those of the measure phase: neither the ramp nor the warm-up before it, nor the cool-down
+after it, enters them. What a connection costs and how many there were is a matter of the whole run: connects happen in
+the ramp; where most of them happened in the measure phase, as with sockets that come and go, it is those. Failures and
+peaks are those of the whole run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from statistics import median
 from typing import Any
 
-from loadtests.recording import CUT_OFF, OK, Recording
+from loadtests.recording import CUT_OFF, OK, PHASES, Cell, Recording
+from loadtests.slope import fitted_slope
 
-__all__ = ["CONNECT", "QUANTILES", "Figure", "Window", "figures_of", "server_cpu", "steady_window"]
+__all__ = ["QUANTILES", "Figure", "Window", "figures_of", "measure_window", "phases_seen", "server_cpu"]
 
 CONNECT = "connect"
 QUANTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
+# Whole seconds with the same sockets from which a plateau is taken for one; the first of them is left out.
+PLATEAU_S = 3
+# Of the most that were open: what sockets may differ by from one second of a plateau to the next.
+PLATEAU_SPREAD = 0.002
 Sample = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure: `better` is "lower" or "higher" where that can be said, else ""."""
+    """One figure: `better` is "lower" or "higher" where that can be said, else ""; low and high are the ends of its
+    95 % confidence interval, where one was estimated."""
 
     name: str
     value: float
     unit: str
     better: str = ""
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
 class Window:
-    """Whole seconds of the monotonic clock, start <= second < end."""
+    """Whole seconds of the run's clock, start <= second < end."""
 
     start: int
     end: int
@@ -40,79 +52,127 @@ class Window:
     def length_s(self) -> int:
         return max(0, self.end - self.start)
 
+    def holds(self, time_s: float) -> bool:
+        return self.start <= time_s < self.end
 
-def steady_window(recording: Recording) -> Window:
-    """The seconds in which as many sockets were open as ever; empty if there was no such whole second."""
+
+def measure_window(phases: Mapping[str, Sequence[int]]) -> Window:
+    """The measure phase; empty if the run did not come to it."""
+    start, end = phases.get("measure", (0, 0))
+    return Window(start, end)
+
+
+def phases_seen(recording: Recording) -> dict[str, list[int]]:
+    """The phases that a recording shows: measured is while as many sockets were open as ever."""
     sockets = recording.sockets()
     peak = max(sockets.values(), default=0)
     full = [second for second, count in sockets.items() if count == peak and peak > 0]
-    return Window(full[0] + 1, full[-1]) if full else Window(0, 0)
+    if len(full) < 3:
+        return {}
+    first, last = min(sockets), max(sockets)
+    return {"ramp": [first, full[0] + 1], "measure": [full[0] + 1, full[-1]], "cooldown": [full[-1], last + 1]}
 
 
-def figures_of(recording: Recording, samples: Sequence[Sample]) -> list[Figure]:
-    """Every figure that the recording and the samples (of the server's process tree; may be none) carry."""
-    window = steady_window(recording)
-    exchanges = recording.exchange_series()
+def figures_of(
+    recording: Recording,
+    samples: Sequence[Sample],
+    phases: Mapping[str, Sequence[int]],
+    offered: float | None = None,
+) -> list[Figure]:
+    """Every figure that the recording and the samples (of the server; may be none) carry.
+
+    offered: exchanges a second that the schedules of all sockets ask for together; None if they have none.
+    """
+    window = measure_window(phases)
+    measured = recording.total(recording.exchange_series(), window.start, window.end)
     return [
-        *_counts(recording, exchanges),
-        *_rates(recording, exchanges, window),
-        *_generator(recording, window),
-        *_server(recording, exchanges, window, samples),
+        *_counts(recording, measured),
+        *_rates(measured, window, offered),
+        *_phase_latencies(recording, window),
+        *_latencies("", measured),
+        *_by_type(recording, window),
+        *_generator(recording, window, measured),
+        *_server(recording, window, measured, samples),
     ]
 
 
-def _counts(recording: Recording, exchanges: list[str]) -> list[Figure]:
-    outcomes = recording.total(exchanges).outcomes
+def _counts(recording: Recording, measured: Cell) -> list[Figure]:
+    outcomes = recording.total(recording.exchange_series()).outcomes
     connects = recording.total([CONNECT]).outcomes
-    return [
+    ended = measured.outcomes[OK] + failures(measured.outcomes)
+    figures = [
         Figure("sockets_peak", max(recording.sockets().values(), default=0), "sockets"),
         Figure("connects_ok", connects[OK], "connects"),
-        Figure("connects_failed", _failures(connects), "connects", "lower"),
+        Figure("connects_failed", failures(connects), "connects", "lower"),
         Figure("exchanges_ok", outcomes[OK], "exchanges"),
-        Figure("exchanges_failed", _failures(outcomes), "exchanges", "lower"),
+        Figure("exchanges_failed", failures(outcomes), "exchanges", "lower"),
         Figure("exchanges_cut_off", outcomes[CUT_OFF], "exchanges"),
     ]
-
-
-def _failures(outcomes: Mapping[str, int]) -> int:
-    return sum(count for outcome, count in outcomes.items() if outcome not in (OK, CUT_OFF))
-
-
-def _rates(recording: Recording, exchanges: list[str], window: Window) -> list[Figure]:
-    figures = [Figure("steady_s", window.length_s, "s")]
-    if window.length_s:
-        done = recording.total(exchanges, window.start, window.end).outcomes[OK]
-        figures.append(Figure("throughput", done / window.length_s, "exchanges/s", "higher"))
-    figures += _latencies("connect", recording, [CONNECT])
-    figures += _latencies("latency", recording, exchanges, window)
-    for series in exchanges:
-        figures += _latencies(f"latency_{series}", recording, [series], window)
+    if ended:
+        figures.append(Figure("error_rate", 100 * failures(measured.outcomes) / ended, "%", "lower"))
     return figures
 
 
-def _latencies(name: str, recording: Recording, series: Iterable[str], window: Window | None = None) -> list[Figure]:
-    span = (window.start, window.end) if window else (None, None)
-    service = recording.total(series, *span).service
-    values = service.percentiles(QUANTILES.values())
+def failures(outcomes: Mapping[str, int]) -> int:
+    """How many of what ended neither succeeded nor were cut off."""
+    return sum(count for outcome, count in outcomes.items() if outcome not in (OK, CUT_OFF))
+
+
+def _rates(measured: Cell, window: Window, offered: float | None) -> list[Figure]:
+    figures = [Figure("steady_s", window.length_s, "s")]
+    if window.length_s:
+        figures.append(Figure("throughput", measured.outcomes[OK] / window.length_s, "exchanges/s", "higher"))
+    if offered:
+        figures.append(Figure("offered", offered, "exchanges/s"))
+    return figures
+
+
+def _phase_latencies(recording: Recording, window: Window) -> list[Figure]:
+    figures = []
+    for phase in PHASES:
+        whole, inside = recording.total([phase]), recording.total([phase], window.start, window.end)
+        cell = inside if 2 * inside.outcomes[OK] >= whole.outcomes[OK] else whole
+        figures += _percentiles(phase, cell.service.percentiles(QUANTILES.values()))
+    return figures
+
+
+def _latencies(series: str, cell: Cell) -> list[Figure]:
+    of = f"_{series}" if series else ""
     return [
-        Figure(f"{name}_{label}", values[quantile] / 1000, "us", "lower")
-        for label, quantile in QUANTILES.items()
-        if values
+        *_percentiles(f"service{of}", cell.service.percentiles(QUANTILES.values())),
+        *_percentiles(f"response{of}", cell.response.percentiles(QUANTILES.values())),
     ]
 
 
-def _generator(recording: Recording, window: Window) -> list[Figure]:
-    if not window.length_s:
-        return []
-    cores, lags_ns = [], []
+def _by_type(recording: Recording, window: Window) -> Iterable[Figure]:
+    for series in recording.exchange_series():
+        yield from _latencies(series, recording.total([series], window.start, window.end))
+
+
+def _percentiles(name: str, values_ns: Mapping[float, int]) -> list[Figure]:
+    return [
+        Figure(f"{name}_{label}", values_ns[quantile] / 1000, "us", "lower")
+        for label, quantile in QUANTILES.items()
+        if values_ns
+    ]
+
+
+def _generator(recording: Recording, window: Window, measured: Cell) -> list[Figure]:
+    cores, lags_ns, late = [], [], 0.0
     for health in recording.health.values():
-        inside = {second: values for second, values in health.items() if window.start <= second < window.end}
+        inside = {second: values for second, values in health.items() if window.holds(second)}
         lags_ns += [values["lag_ns"] for values in inside.values()]
+        late += sum(values.get("late_sends", 0) for values in inside.values())
         if len(inside) > 1:  # what it used is known between two readings
             first, last = min(inside), max(inside)
             cores.append((inside[last]["cpu_s"] - inside[first]["cpu_s"]) / (last - first))
     figures = [Figure("generator_cpu", 100 * sum(cores), "% of a core", "lower")] if cores else []
-    return figures + ([Figure("generator_lag_max", max(lags_ns) / 1e6, "ms", "lower")] if lags_ns else [])
+    if lags_ns:
+        figures.append(Figure("generator_lag_max", max(lags_ns) / 1e6, "ms", "lower"))
+    if measured.response.counts:  # only what has a schedule can be late
+        sent = measured.outcomes.total()
+        figures.append(Figure("generator_late", 100 * late / sent, "% of sends", "lower"))
+    return figures
 
 
 def server_cpu(first: Sample, last: Sample) -> float:
@@ -121,30 +181,69 @@ def server_cpu(first: Sample, last: Sample) -> float:
     return 100 * _grown(first, last, "cpu_user_s", "cpu_system_s") / elapsed_s if elapsed_s > 0 else 0.0
 
 
-def _server(recording: Recording, exchanges: list[str], window: Window, samples: Sequence[Sample]) -> list[Figure]:
-    if not samples:
+def _server(recording: Recording, window: Window, measured: Cell, samples: Sequence[Sample]) -> list[Figure]:
+    sampled = [sample for sample in samples if sample["processes"]]
+    if not sampled:
         return []
-    peak = max(samples, key=_rss)
-    figures = [Figure("server_rss_peak", _rss(peak) / 2**20, "MiB", "lower")]
-    inside = [sample for sample in samples if window.start <= sample["time_s"] < window.end]
+    figures = [Figure("server_rss_peak", max(map(_rss, sampled)) / 2**20, "MiB", "lower")]
+    figures += [*_memory(recording, sampled), *_overflows(sampled)]
+    inside = [sample for sample in sampled if window.holds(sample["time_s"])]
     if len(inside) < 2:
         return figures
     cpu_percent = server_cpu(inside[0], inside[-1])
     figures.append(Figure("server_cpu", cpu_percent, "% of a core", "lower"))
-    done = recording.total(exchanges, window.start, window.end).outcomes[OK]
-    if done:
+    if done := measured.outcomes[OK]:
         per_s = done / window.length_s
         figures.append(Figure("server_cpu_per_exchange", 1e4 * cpu_percent / per_s, "us", "lower"))
-    return [*figures, *_memory(recording, samples, inside), *_tree(inside)]
+    return [*figures, *_tree(inside)]
 
 
-def _memory(recording: Recording, samples: Sequence[Sample], inside: Sequence[Sample]) -> list[Figure]:
-    """What a connection costs: memory with all of them, less that of the first sample, which a run takes before."""
-    sockets = max(recording.sockets().values(), default=0)
-    if not sockets or samples[0]["time_s"] >= inside[0]["time_s"]:
+def _memory(recording: Recording, samples: Sequence[Sample]) -> list[Figure]:
+    """What a connection costs: the slope of memory over sockets, through the plateaus of both."""
+    slope = fitted_slope(memory_plateaus(recording, samples))
+    if slope is None:
         return []
-    held = sorted(_rss(sample) for sample in inside)[len(inside) // 2] - _rss(samples[0])
-    return [Figure("server_rss_per_socket", held / 1024 / sockets, "KiB", "lower")]
+    low, high = (None if end is None else end / 1024 for end in (slope.low, slope.high))
+    return [Figure("server_rss_per_socket", slope.value / 1024, "KiB", "lower", low, high)]
+
+
+def memory_plateaus(recording: Recording, samples: Sequence[Sample]) -> list[tuple[float, float]]:
+    """(sockets, resident bytes of the server's tree) for each time that the sockets stayed the same for a while.
+
+    The first is that before any socket; none is from after the first socket of the last plateau closed: what a process
+    once took it does not give back at once.
+    """
+    sockets = recording.sockets()
+    if not sockets:
+        return []
+    before = [_rss(sample) for sample in samples if sample["time_s"] < min(sockets)]
+    points = [(0.0, median(before))] if before else []
+    for window, count in _plateaus(sockets):
+        held = [_rss(sample) for sample in samples if window.holds(sample["time_s"])]
+        if held and count:
+            points.append((float(count), median(held)))
+    return points
+
+
+def _plateaus(sockets: Mapping[int, int]) -> list[tuple[Window, int]]:
+    """Up to the highest one: the seconds with the same sockets, without the first."""
+    step = max(1.0, PLATEAU_SPREAD * max(sockets.values()))
+    found = []
+    for level, group in groupby(sockets.items(), key=lambda each: round(each[1] / step)):
+        seconds = [second for second, _ in group]
+        if level and len(seconds) >= PLATEAU_S:
+            found.append((Window(seconds[0] + 1, seconds[-1] + 1), sockets[seconds[-1]]))
+    if not found:
+        return []
+    highest = max(range(len(found)), key=lambda place: found[place][1])
+    return found[: highest + 1]
+
+
+def _overflows(samples: Sequence[Sample]) -> list[Figure]:
+    counted = [
+        sample["kernel"]["listen_overflows"] for sample in samples if "listen_overflows" in sample.get("kernel", {})
+    ]
+    return [Figure("listen_overflows", counted[-1] - counted[0], "connects", "lower")] if counted else []
 
 
 def _tree(inside: Sequence[Sample]) -> list[Figure]:

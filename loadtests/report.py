@@ -12,7 +12,7 @@ _QUANTILES = ("p50", "p90", "p99", "p99.9", "max")
 
 def render_summary(run: Run) -> str:
     """What a person wants to know at the end of a run, for the terminal."""
-    lines = [_headline(run), ""]
+    lines = [_headline(run), *_doubts(run), ""]
     width = max(len(title) for title, _ in _summary_rows(run))
     lines += [f"  {title.ljust(width)}  {value}" for title, value in _summary_rows(run)]
     lines += [f"  {problem}" for problem in _problems(run)]
@@ -22,6 +22,11 @@ def render_summary(run: Run) -> str:
 def _headline(run: Run) -> str:
     label = f" ({run.label})" if run.label else ""
     return f"{run.name}{label}, {run.started_at}: {_outcome(run)}"
+
+
+def _doubts(run: Run) -> list[str]:
+    """Why the figures cannot be believed."""
+    return [f"  {run.verdict.state.upper()}: {reason}" for reason in run.verdict.reasons]
 
 
 def _outcome(run: Run) -> str:
@@ -36,7 +41,8 @@ def _summary_rows(run: Run) -> list[tuple[str, str]]:
         ("sockets held at once", f"{_shown(run, 'sockets_peak')} of {run.workload['sockets']:,} wanted"),
         ("connect", _quantiles(run, "connect", ("p50", "p99", "max"))),
         ("throughput", _throughput(run)),
-        ("latency", _quantiles(run, "latency", _QUANTILES)),
+        ("response time", _quantiles(run, "response", _QUANTILES)),
+        ("service time", _quantiles(run, "service", _QUANTILES)),
         ("server processor", _joined(run, ("server_cpu", "server_cpu_per_exchange"), ("", "per exchange"))),
         ("server memory", _joined(run, ("server_rss_peak", "server_rss_per_socket"), ("peak", "per connection"))),
         ("generator", _joined(run, ("generator_cpu", "generator_lag_max"), ("", "worst lateness"))),
@@ -46,8 +52,8 @@ def _summary_rows(run: Run) -> list[tuple[str, str]]:
 
 def _throughput(run: Run) -> str:
     if not run.figure("throughput"):
-        return "nothing: there was no whole second with all sockets connected"
-    return f"{_shown(run, 'throughput')} over {_shown(run, 'steady_s')} with all sockets connected"
+        return "nothing was measured"
+    return f"{_shown(run, 'throughput')} over {_shown(run, 'steady_s')}"
 
 
 def _quantiles(run: Run, name: str, quantiles: tuple[str, ...]) -> str:
@@ -81,11 +87,12 @@ def render_markdown(run: Run) -> str:
         f"# {run.name}{f': {run.label}' if run.label else ''}",
         f"{run.started_at}. {_outcome(run)[0].upper()}{_outcome(run)[1:]}.",
     ]
+    parts.append(f"Verdict on the run itself: **{run.verdict.state}**. {' '.join(run.verdict.reasons)}".strip())
     if problems := _problems(run):
         parts.append("\n".join(f"- {problem}" for problem in problems))
     parts += [
         "## Latency\n\n" + _latency_table(run),
-        "Of exchanges that succeeded, in the seconds in which all sockets were connected; connects: of the whole run.",
+        "Of exchanges that succeeded, in the measure phase; connects: of the whole run.",
         "## Figures\n\n" + _figure_table(run),
         "## Workload\n\n" + _key_table({**run.workload, "hash": run.workload_hash}),
         "## Server\n\n" + _key_table(run.server),
@@ -99,13 +106,14 @@ def _latency_table(run: Run) -> str:
     rows = []
     for name in series:
         figures = [run.figure(f"{name}_{quantile}") for quantile in _QUANTILES]
-        title = name.removeprefix("latency_").replace("latency", "all exchanges")
-        rows.append([title, *(human(figure.value, figure.unit) if figure else "" for figure in figures)])
+        rows.append(
+            [name.replace("_", " "), *(human(figure.value, figure.unit) if figure else "" for figure in figures)]
+        )
     return render_table(["series", *_QUANTILES], rows)
 
 
 def _figure_table(run: Run) -> str:
-    shown = [figure for figure in run.figures if not figure.name.startswith(("latency", "connect_"))]
+    shown = [figure for figure in run.figures if not figure.name.endswith(tuple(f"_{each}" for each in _QUANTILES))]
     return render_table(["figure", "value"], [[title_of(each.name), human(each.value, each.unit)] for each in shown])
 
 

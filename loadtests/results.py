@@ -5,7 +5,7 @@
     samples.jsonl   what the server cost: a line for each sample of its process tree
     server.log, locust.log, report.md
 
-run.json history: schema 1, the first.
+run.json history: schema 1, the first; 2, with phases, a verdict, intervals of figures, and both latencies.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import msgspec
 
 from loadtests.figures import Figure
 from loadtests.recording import Recording
+from loadtests.verdict import Verdict
 
 __all__ = ["ResultError", "Run", "load_recording", "load_run", "load_samples", "save_run"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KIND = "gserver load test run"
 
 
@@ -44,6 +45,8 @@ class Run:
     environment: dict[str, Any]
     figures: list[Figure]
     errors: dict[str, int]  # "series: class" -> count
+    phases: dict[str, list[int]]  # "ramp", "warmup", "measure", "cooldown" -> seconds of the run's clock, end exclusive
+    verdict: Verdict
     warnings: list[str] = field(default_factory=list)
     path: Path = field(default=Path(), compare=False)
 
@@ -72,7 +75,9 @@ def load_run(folder: Path) -> Run:
         raise ResultError(f"{folder}: run.json is not of a gserver load test")
     version = data.pop("schema_version", None)
     if version != SCHEMA_VERSION:
-        raise ResultError(f"{folder}: run.json has schema version {version!r}, this loadtests reads {SCHEMA_VERSION}")
+        raise ResultError(
+            f"{folder}: run.json has schema version {version!r}, this loadtests reads {SCHEMA_VERSION}: run it again"
+        )
     try:
         run = dataclasses.replace(msgspec.convert(data, Run), path=folder)
     except msgspec.ValidationError as error:

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from loadtests import environment, results
-from loadtests.figures import figures_of
+from loadtests.figures import figures_of, phases_seen
 from loadtests.processes import (
     START_PATIENCE_S,
     NotAnswering,
@@ -38,6 +38,7 @@ from loadtests.profiles import Profile
 from loadtests.progress import Progress
 from loadtests.recording import CUT_OFF, OK, Cell, Recording
 from loadtests.report import render_markdown
+from loadtests.verdict import VALID, Verdict
 
 __all__ = ["Target", "execute"]
 
@@ -267,6 +268,7 @@ def _describe(swarm: Swarm, recording: Recording, started_at: str, label: str) -
     (swarm.folder / "progress.jsonl").unlink(missing_ok=True)
     samples = results.load_samples(swarm.folder / "samples.jsonl")
     warnings = [*swarm.warnings, *_doubts(swarm, recording, samples)]
+    phases = phases_seen(recording)
     command = shlex.join(["gserver", *target.command[3:]]) if target.command else "was running already"
     return results.Run(
         name=profile.name,
@@ -276,11 +278,20 @@ def _describe(swarm: Swarm, recording: Recording, started_at: str, label: str) -
         workload_hash=profile.workload_hash,
         server={"address": target.url, "command": _without_port(command)},
         environment=dict(environment.describe()),
-        figures=figures_of(recording, samples),
+        figures=figures_of(recording, samples, phases, profile.sockets * profile.rate or None),
         errors=_errors(swarm, recording),
+        phases=phases,
+        verdict=Verdict("incomplete", [warning]) if (warning := _cut_short(swarm)) else Verdict(VALID),
         warnings=warnings,
         path=swarm.folder,
     )
+
+
+def _cut_short(swarm: Swarm) -> str | None:
+    """Why there is less of the run than there should be."""
+    if swarm.server_ended:
+        return "the server ended in the middle of the run"
+    return "the run was interrupted before its time" if swarm.interrupted else None
 
 
 def _without_port(command: str) -> str:

@@ -13,10 +13,13 @@ _TITLES = {
     "exchanges_ok": "exchanges",
     "exchanges_failed": "exchanges that failed",
     "exchanges_cut_off": "exchanges cut off by the end",
-    "steady_s": "steady window",
+    "error_rate": "exchanges that failed, of those measured",
+    "steady_s": "measured for",
     "throughput": "throughput",
+    "offered": "asked for by the schedules",
     "generator_cpu": "generator: processor",
     "generator_lag_max": "generator: worst lateness",
+    "generator_late": "generator: sends that were late",
     "server_rss_peak": "server: memory, peak",
     "server_rss_per_socket": "server: memory per connection",
     "server_cpu": "server: processor",
@@ -25,7 +28,9 @@ _TITLES = {
     "server_descriptors": "server: descriptors",
     "server_sockets": "server: sockets",
     "server_switches": "server: context switches",
+    "listen_overflows": "server: connects that found its queue full",
 }
+_LATENCIES = {"service": "service time", "response": "response time"}
 
 
 def title_of(figure: str) -> str:
@@ -33,10 +38,10 @@ def title_of(figure: str) -> str:
     if figure in _TITLES:
         return _TITLES[figure]
     name, _, quantile = figure.rpartition("_")
-    if name == "connect":
-        return f"connect {quantile}"
-    series = name.removeprefix("latency").removeprefix("_")
-    return f"latency {quantile}" + (f", {series}" if series else "")
+    kind, _, series = name.partition("_")
+    if kind in _LATENCIES:
+        return f"{_LATENCIES[kind]} {quantile}" + (f", {series}" if series else "")
+    return f"{name.replace('_', ' ')} {quantile}".strip()
 
 
 def human(value: float, unit: str) -> str:

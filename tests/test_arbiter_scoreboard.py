@@ -232,6 +232,21 @@ def test_totals_only_grow_when_a_worker_goes() -> None:
     assert after[closed_cell(CloseReason.WORKER_DIED)] == before[OPEN]
 
 
+@pytest.mark.parametrize("killed", ["as it accepted", "as it closed"])
+def test_a_worker_that_was_killed_between_two_cells_leaves_books_that_balance(killed: str) -> None:
+    scoreboard = Scoreboard(1)
+    place = make_taken(scoreboard, 11, opened=2)
+    if killed == "as it accepted":
+        place.cells[ACCEPTED] += 1
+    else:
+        place.cells[OPEN] -= 1
+    scoreboard.vacate(place)
+
+    totals = Ledger(scoreboard.totals())
+    totals.check()
+    assert totals.closed == {CloseReason.WORKER_DIED: 3 if killed == "as it accepted" else 2}
+
+
 def test_a_place_that_is_vacated_twice_is_counted_once() -> None:
     scoreboard = Scoreboard(1)
     place = make_taken(scoreboard, 11, opened=3)

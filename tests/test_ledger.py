@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gserver.errors import CloseReason
-from gserver.ledger import ACCEPTED, CELLS, ERRORS, MESSAGES, OPEN, RECEIVED, SENT, Cells, Ledger, closed_cell
+from gserver.ledger import ACCEPTED, CELLS, ERRORS, MESSAGES, OPEN, RECEIVED, SENT, Cells, Ledger, closed_cell, snapshot
 from tests.helpers.services import make_echo_lines
 from tests.helpers.serving import Serving
 from tests.helpers.waiting import wait_until
@@ -42,6 +42,21 @@ def test_every_connection_is_open_or_closed_for_a_reason() -> None:
     assert (ledger.accepted, ledger.open) == (4, 1)
     assert ledger.closed == {CloseReason.PEER_EOF: 2, CloseReason.KILLED: 1}
     ledger.check()
+
+
+@pytest.mark.parametrize("between", ["accepted and open", "open and closed"])
+def test_a_snapshot_balances_and_takes_who_is_between_two_cells_for_open(between: str) -> None:
+    cells = memoryview(bytearray(8 * CELLS)).cast("Q")
+    ledger = Ledger(cells)
+    for _ in range(3):
+        ledger.opened()
+    ledger.ended(CloseReason.PEER_EOF)
+    cells[ACCEPTED if between == "accepted and open" else OPEN] += 1 if between == "accepted and open" else -1
+    copied = Ledger(snapshot(cells))
+
+    copied.check()
+    assert copied.open == (3 if between == "accepted and open" else 2)
+    assert copied.closed == {CloseReason.PEER_EOF: 1}
 
 
 def test_a_connection_that_was_never_accepted_is_noticed() -> None:

@@ -17,10 +17,14 @@ B: after, 2026-01-02T03:04:05+00:00
 | figure                              |                 A |                 B |  B against A |
 |-------------------------------------|------------------:|------------------:|-------------:|
 | throughput                          | 2,000 exchanges/s | 1,333 exchanges/s | -33.3% worse |
-| latency p50                         |            200 us |            300 us | +50.0% worse |
-| latency p90                         |            400 us |            600 us | +50.0% worse |
-| latency p99                         |          1,234 us |          1,852 us | +50.0% worse |
-| latency p99.9                       |          5,678 us |          8,517 us | +50.0% worse |
+| response time p50                   |            200 us |            300 us | +50.0% worse |
+| response time p90                   |            400 us |            600 us | +50.0% worse |
+| response time p99                   |          1,234 us |          1,852 us | +50.0% worse |
+| response time p99.9                 |          5,678 us |          8,517 us | +50.0% worse |
+| service time p50                    |            200 us |            300 us | +50.0% worse |
+| service time p90                    |            400 us |            600 us | +50.0% worse |
+| service time p99                    |          1,234 us |          1,852 us | +50.0% worse |
+| service time p99.9                  |          5,678 us |          8,517 us | +50.0% worse |
 | connect p99                         |          1,234 us |          1,234 us |        +0.0% |
 | server: processor time per exchange |             85 us |            128 us | +50.0% worse |
 | server: memory per connection       |          0.62 KiB |          0.94 KiB | +50.0% worse |

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from loadtests.figures import Window, figures_of, steady_window
+from loadtests.figures import figures_of, memory_plateaus, phases_seen
 from loadtests.recording import CUT_OFF, Recording
 
 S, MS = 10**9, 10**6
+PHASES = {"ramp": [100, 103], "measure": [103, 107], "cooldown": [107, 108]}
 
 
 def make_recording() -> Recording:
@@ -55,11 +56,11 @@ def make_samples() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def figures() -> dict[str, float]:
-    return {figure.name: figure.value for figure in figures_of(make_recording(), make_samples())}
+    return {figure.name: figure.value for figure in figures_of(make_recording(), make_samples(), PHASES)}
 
 
-def test_the_steady_window_is_the_whole_seconds_with_all_sockets() -> None:
-    assert steady_window(make_recording()) == Window(103, 107)
+def test_what_is_measured_without_a_plan_is_the_whole_seconds_with_all_sockets() -> None:
+    assert phases_seen(make_recording())["measure"] == [103, 107]
 
 
 def test_counts_are_of_the_whole_run(figures: dict[str, float]) -> None:
@@ -71,7 +72,7 @@ def test_counts_are_of_the_whole_run(figures: dict[str, float]) -> None:
 def test_rates_and_latencies_are_of_the_window(figures: dict[str, float]) -> None:
     assert figures["steady_s"] == 4
     assert figures["throughput"] == 50
-    for name in ("latency_p50", "latency_max", "latency_SUM_p99"):
+    for name in ("service_p50", "service_max", "service_SUM_p99"):
         assert figures[name] == pytest.approx(2000, rel=0.001)
     assert figures["connect_p50"] == pytest.approx(5000, rel=0.001)
 
@@ -93,11 +94,11 @@ def test_the_server_is_its_whole_tree(figures: dict[str, float]) -> None:
 
 
 def test_without_samples_there_are_no_figures_of_the_server() -> None:
-    assert not [figure for figure in figures_of(make_recording(), []) if figure.name.startswith("server")]
+    assert not [figure for figure in figures_of(make_recording(), [], PHASES) if figure.name.startswith("server")]
 
 
 def test_a_run_that_saw_nothing_has_no_rates() -> None:
-    names = {figure.name: figure.value for figure in figures_of(Recording(), make_samples())}
+    names = {figure.name: figure.value for figure in figures_of(Recording(), make_samples(), {})}
 
     assert names["exchanges_ok"] == 0
     assert "throughput" not in names
@@ -107,17 +108,15 @@ def test_a_run_that_saw_nothing_has_no_rates() -> None:
 def test_a_server_that_died_at_once_is_no_division_by_zero() -> None:
     dead = [{"time_s": 104.0, "processes": []}, {"time_s": 104.25, "processes": []}]
 
-    assert figures_of(make_recording(), dead)
+    assert figures_of(make_recording(), dead, PHASES)
 
 
 def test_a_generator_that_was_read_once_in_the_window_has_no_processor_use() -> None:
     """Not 0: what it used is known only between two readings."""
     recording = make_recording()
     recording.health["a"] = {second: values for second, values in recording.health["a"].items() if second in (102, 104)}
-    recording.health["a"][105] = {"sockets": 10, "cpu_s": 60.0, "lag_ns": MS}
-    names = {figure.name for figure in figures_of(recording, [])}
+    names = {figure.name for figure in figures_of(recording, [], {"measure": [103, 105]})}
 
-    assert steady_window(recording) == Window(103, 105)
     assert "generator_cpu" not in names
     assert "generator_lag_max" in names
 
@@ -126,7 +125,7 @@ def test_a_gap_in_the_readings_does_not_change_the_processor_use() -> None:
     recording = make_recording()
     del recording.health["a"][103]
 
-    assert {f.name: f.value for f in figures_of(recording, [])}["generator_cpu"] == pytest.approx(50)
+    assert {f.name: f.value for f in figures_of(recording, [], PHASES)}["generator_cpu"] == pytest.approx(50)
 
 
 def test_a_worker_that_was_replaced_takes_back_nothing_that_was_used() -> None:
@@ -135,7 +134,55 @@ def test_a_worker_that_was_replaced_takes_back_nothing_that_was_used() -> None:
     for sample in samples:
         if sample["time_s"] >= 105:
             sample["processes"][1] |= {"pid": 3, "cpu_user_s": 0.1 * (sample["time_s"] - 105), "cpu_system_s": 0.0}
-    figures = {figure.name: figure.value for figure in figures_of(make_recording(), samples)}
+    figures = {figure.name: figure.value for figure in figures_of(make_recording(), samples, PHASES)}
 
     elapsed_s = 3.75  # from the first sample of the window to its last
     assert figures["server_cpu"] == pytest.approx(100 * (0.1 * elapsed_s + 0.1 * (elapsed_s - 2)) / elapsed_s)
+
+
+def test_memory_per_connection_is_the_slope_through_the_plateaus() -> None:
+    """0, 1,000 and 3,000 sockets at 20 MiB and 10 KiB each: the seconds in between say nothing."""
+    sockets = [0, 400, 1000, 1000, 1000, 1000, 2100, 3000, 3000, 3000, 3000, 0]
+    recording = Recording()
+    recording.health["a"] = {
+        100 + at: {"sockets": count, "cpu_s": 0.0, "lag_ns": 0} for at, count in enumerate(sockets)
+    }
+    samples = [sample_of(99.5, 20 * 2**20)] + [
+        sample_of(100.5 + at, 20 * 2**20 + (10 * 1024 * count if count in (1000, 3000) else 7 * 2**30))
+        for at, count in enumerate(sockets)
+    ]
+
+    assert [count for count, _ in memory_plateaus(recording, samples)] == [0, 1000, 3000]
+    (slope,) = [each for each in figures_of(recording, samples, {}) if each.name == "server_rss_per_socket"]
+    assert slope.low is not None
+    assert slope.high is not None
+    assert (slope.low, slope.value, slope.high) == pytest.approx((10, 10, 10))
+
+
+def sample_of(time_s: float, rss_bytes: float) -> dict[str, Any]:
+    return {"time_s": time_s, "processes": [{"pid": 1, "cpu_user_s": 0.0, "cpu_system_s": 0.0, "rss_bytes": rss_bytes}]}
+
+
+def test_connects_that_happen_while_it_is_measured_are_those_that_are_shown() -> None:
+    recording = make_recording()
+    for _ in range(11):
+        recording.succeeded("connect", 105 * S, 9 * MS)
+    figures = {figure.name: figure.value for figure in figures_of(recording, [], PHASES)}
+
+    assert figures["connect_p50"] == pytest.approx(9000, rel=0.001)
+
+
+def test_both_latencies_and_the_share_of_late_sends_are_of_what_has_a_schedule() -> None:
+    recording = Recording()
+    for _ in range(8):
+        recording.succeeded("SUM", 100 * S, 2 * MS, 3 * MS)
+    recording.ended("SUM", 100 * S, "timeout")
+    recording.ended("SUM", 100 * S, CUT_OFF)
+    recording.health["a"] = {100: {"sockets": 1, "cpu_s": 0.0, "lag_ns": 0, "late_sends": 5}}
+    figures = {figure.name: figure.value for figure in figures_of(recording, [], {"measure": [100, 101]}, 20.0)}
+
+    assert figures["service_p99"] == pytest.approx(2000, rel=0.001)
+    assert figures["response_SUM_p99"] == pytest.approx(3000, rel=0.001)
+    assert figures["generator_late"] == pytest.approx(50)
+    assert figures["error_rate"] == pytest.approx(100 / 9)
+    assert figures["offered"] == 20

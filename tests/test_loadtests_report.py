@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from loadtests.report import render_markdown, render_summary
+from loadtests.verdict import Verdict
 from tests.helpers.loadtests_runs import make_run
 
 SUMMARY = """\
@@ -10,8 +11,9 @@ json (before), 2026-01-02T03:04:05+00:00: 200 sockets at once, 36,000 exchanges,
 
   sockets held at once  200 sockets of 200 wanted
   connect               p50 200 us, p99 1,234 us, max 12,345 us
-  throughput            2,000 exchanges/s over 18 s with all sockets connected
-  latency               p50 200 us, p90 400 us, p99 1,234 us, p99.9 5,678 us, max 12,345 us
+  throughput            2,000 exchanges/s over 18 s
+  response time         p50 200 us, p90 400 us, p99 1,234 us, p99.9 5,678 us, max 12,345 us
+  service time          p50 200 us, p90 400 us, p99 1,234 us, p99.9 5,678 us, max 12,345 us
   server processor      17% of a core, 85 us per exchange
   server memory         48.2 MiB peak, 0.62 KiB per connection
   generator             41.2% of a core, 7.50 ms worst lateness"""
@@ -47,10 +49,17 @@ def test_a_run_that_saw_nothing_can_be_shown() -> None:
 def test_the_report_has_a_row_of_latencies_for_each_series() -> None:
     text = render_markdown(make_run())
 
-    assert "| series        |    p50 |    p90 |      p99 |    p99.9 |       max |" in text
-    assert "| all exchanges | 200 us | 400 us | 1,234 us | 5,678 us | 12,345 us |" in text
-    assert "| SUM           | 200 us | 400 us | 1,234 us | 5,678 us | 12,345 us |" in text
+    assert "| series       |    p50 |    p90 |      p99 |    p99.9 |       max |" in text
+    assert "| response     | 200 us | 400 us | 1,234 us | 5,678 us | 12,345 us |" in text
+    assert "| service SUM  | 200 us | 400 us | 1,234 us | 5,678 us | 12,345 us |" in text
 
 
 def test_a_value_with_a_bar_does_not_break_the_table() -> None:
     assert "a \\| b" in render_markdown(make_run(server={"command": "a | b"}))
+
+
+def test_a_run_that_cannot_be_believed_says_so_first() -> None:
+    run = make_run(verdict=Verdict("noisy-host", ["3% of the time was stolen."]))
+
+    assert render_summary(run).splitlines()[1] == "  NOISY-HOST: 3% of the time was stolen."
+    assert "**noisy-host**. 3% of the time was stolen." in render_markdown(run)

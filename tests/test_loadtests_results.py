@@ -39,7 +39,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 
 def broken(**changes: Any) -> str:
     """The text of a run.json of which something was changed; None takes it out."""
-    values = dataclasses.asdict(make_run()) | {"kind": "gserver load test run", "schema_version": 1} | changes
+    values = dataclasses.asdict(make_run()) | {"kind": "gserver load test run", "schema_version": 2} | changes
     return json.dumps({key: value for key, value in values.items() if value is not None and key != "path"})
 
 
@@ -51,7 +51,8 @@ def broken(**changes: Any) -> str:
         ('{"kind": "gserver load', "cannot be read"),
         ("[]", "run.json is not of a gserver load test"),
         (broken(kind="another"), "run.json is not of a gserver load test"),
-        (broken(schema_version=2), "run.json has schema version 2, this loadtests reads 1"),
+        (broken(schema_version=1), "run.json has schema version 1, this loadtests reads 2: run it again"),
+        (broken(schema_version=3), "run.json has schema version 3, this loadtests reads 2"),
         (broken(schema_version=None), "run.json has schema version None"),
         (broken(label=None), "missing required field `label`"),
         (broken(figures=3), "run.json is damaged"),
@@ -63,6 +64,9 @@ def broken(**changes: Any) -> str:
         (broken(environment=[]), "`$.environment`"),
         (broken(errors={"connect: refused": "many"}), "`$.errors[...]`"),
         (broken(warnings=3), "`$.warnings`"),
+        (broken(phases={"measure": ["1", 2]}), "`$.phases[...][0]`"),
+        (broken(verdict=None), "missing required field `verdict`"),
+        (broken(verdict={"state": "fine"}), "Invalid enum value 'fine' - at `$.verdict.state`"),
     ],
 )
 def test_a_broken_folder_is_one_clear_line(tmp_path: Path, text: str | None, says: str) -> None:

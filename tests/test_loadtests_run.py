@@ -120,14 +120,16 @@ def test_a_run_leaves_a_folder_that_says_all(ended: dict[str, Ended]) -> None:
     assert "of 50 sockets" in own.err
     assert (run.label, run.errors, run.warnings) == ("a label", {}, [])
     assert run.server["command"] == "gserver json -b 127.0.0.1:0 -w 2 --backlog 4096"
-    assert run.figures == figures_of(load_recording(folder / "client.json"), load_samples(folder / "samples.jsonl"))
+    assert run.figures == figures_of(
+        load_recording(folder / "client.json"), load_samples(folder / "samples.jsonl"), run.phases, 500
+    )
     figures = {figure.name: figure.value for figure in run.figures}
     assert figures["sockets_peak"] == 50
     assert figures["connects_ok"] == 50
     assert figures["exchanges_ok"] > 500
     assert figures["server_processes"] == 3
     assert 1 < figures["server_cpu_per_exchange"] < 5000
-    assert 0 < figures["latency_p50"] <= figures["latency_p99"] <= figures["latency_max"]
+    assert 0 < figures["service_p50"] <= figures["service_p99"] <= figures["service_max"]
     assert_nothing_left(own.results)
 
 

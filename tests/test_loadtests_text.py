@@ -32,8 +32,10 @@ def test_a_table_is_aligned_markdown() -> None:
     ("name", "title"),
     [
         ("throughput", "throughput"),
-        ("latency_p99.9", "latency p99.9"),
-        ("latency_SUM_p50", "latency p50, SUM"),
+        ("service_p99.9", "service time p99.9"),
+        ("response_SUM_p50", "response time p50, SUM"),
+        ("service_my_type_p50", "service time p50, my_type"),
+        ("first_byte_p90", "first byte p90"),
         ("connect_max", "connect max"),
         ("server_cpu_per_exchange", "server: processor time per exchange"),
     ],

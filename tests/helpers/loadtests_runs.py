@@ -6,6 +6,7 @@ from typing import Any
 
 from loadtests.figures import Figure
 from loadtests.results import Run
+from loadtests.verdict import Verdict
 
 __all__ = ["make_run"]
 
@@ -20,17 +21,21 @@ def make_run(name: str = "json", scale: float = 1.0, **changes: Any) -> Run:
         Figure("exchanges_ok", 36000, "exchanges"),
         Figure("exchanges_failed", 0, "exchanges", "lower"),
         Figure("exchanges_cut_off", 3, "exchanges"),
+        Figure("error_rate", 0, "%", "lower"),
         Figure("steady_s", 18, "s"),
         Figure("throughput", 2000 / scale, "exchanges/s", "higher"),
         *(Figure(f"connect_{quantile}", value, "us", "lower") for quantile, value in latencies.items()),
-        *(Figure(f"latency_{quantile}", value * scale, "us", "lower") for quantile, value in latencies.items()),
-        *(Figure(f"latency_SUM_{quantile}", value * scale, "us", "lower") for quantile, value in latencies.items()),
+        *(
+            Figure(f"{latency}_{quantile}", value * scale, "us", "lower")
+            for latency in ("service", "response", "service_SUM", "response_SUM")
+            for quantile, value in latencies.items()
+        ),
         Figure("generator_cpu", 41.25, "% of a core", "lower"),
         Figure("generator_lag_max", 7.5, "ms", "lower"),
         Figure("server_rss_peak", 48.25 * scale, "MiB", "lower"),
         Figure("server_cpu", 17.0 * scale, "% of a core", "lower"),
         Figure("server_cpu_per_exchange", 85.0 * scale, "us", "lower"),
-        Figure("server_rss_per_socket", 0.625 * scale, "KiB", "lower"),
+        Figure("server_rss_per_socket", 0.625 * scale, "KiB", "lower", 0.5 * scale, 0.75 * scale),
     ]
     values: dict[str, Any] = {
         "name": name,
@@ -42,6 +47,8 @@ def make_run(name: str = "json", scale: float = 1.0, **changes: Any) -> Run:
         "environment": {"python": "3.11.7", "cores": 2},
         "figures": figures,
         "errors": {},
+        "phases": {"ramp": [100, 102], "warmup": [102, 104], "measure": [104, 122], "cooldown": [122, 123]},
+        "verdict": Verdict("valid"),
         "warnings": [],
         **changes,
     }
