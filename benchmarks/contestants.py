@@ -6,7 +6,6 @@ A command is a list of words in which {port}, {workers}, {certfile} and {keyfile
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from loadtests import recipes
 from loadtests.recipes import Recipe
 from loadtests.toolchain import Missing, Toolchain
 
-__all__ = ["GSERVER", "OURS", "RECIPES", "Command", "contestants", "fill", "parse_command", "parse_peers"]
+__all__ = ["GSERVER", "OURS", "RECIPES", "Command", "contestants", "fill", "parse_peers"]
 
 Command = list[str]
 
@@ -68,14 +67,6 @@ def parse_peers(text: str) -> tuple[str, ...]:
         if name not in RECIPES:
             raise ValueError(f"there is no peer {name!r}; the peers are {', '.join(RECIPES)}")
     return names
-
-
-def parse_command(text: str) -> Command:
-    """The words of a server's command; ValueError unless it says where the port goes."""
-    words = shlex.split(text)
-    if not any("{port}" in word for word in words):
-        raise ValueError(f"{text!r} does not say where its port goes: {{port}}")
-    return words
 
 
 def fill(command: Sequence[str], service: str, values: Mapping[str, str]) -> list[str]:

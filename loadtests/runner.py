@@ -62,11 +62,15 @@ class Target:
         address: (host, port).
         command: how the run starts it; None for one that runs already.
         pid: the root of its process tree, if that is known.
+        workers: how many the run waits for; None for a server that is no gserver.
+        title: what the run says that it was; "": the command.
     """
 
     address: tuple[str, int]
     command: list[str] | None = None
     pid: int | None = None
+    workers: int | None = None
+    title: str = ""
 
     @property
     def url(self) -> str:
@@ -92,7 +96,7 @@ def local_target(profile: Profile) -> Target:
     """The profile's application on a gserver of this installation, on a free port."""
     port = free_port()
     bind = ("-b", f"127.0.0.1:{port}", "-w", str(profile.workers), "--backlog", "4096")
-    return Target(("127.0.0.1", port), python_module("gserver", profile.app, *bind))
+    return Target(("127.0.0.1", port), python_module("gserver", profile.app, *bind), workers=profile.workers)
 
 
 def execute(profile: Profile, target: Target | None, results_folder: Path, label: str) -> tuple[results.Run, bool]:
@@ -171,9 +175,9 @@ def _start_server(swarm: Swarm, stack: contextlib.ExitStack) -> None:
 def _await_workers(swarm: Swarm) -> None:
     """Until the last worker is ready: one that still imports would be taken for memory that connections cost."""
     deadline = time.monotonic() + START_PATIENCE_S
-    while (swarm.folder / "server.log").read_text().count("Worker ready") < swarm.profile.workers:
+    while (swarm.folder / "server.log").read_text().count("Worker ready") < (swarm.target.workers or 0):
         if time.monotonic() > deadline:
-            raise NotAnswering(f"not all of the {swarm.profile.workers} workers are ready")
+            raise NotAnswering(f"not all of the {swarm.target.workers} workers are ready")
         time.sleep(0.05)
 
 
@@ -269,14 +273,13 @@ def _describe(swarm: Swarm, recording: Recording, started_at: str, label: str) -
     samples = results.load_samples(swarm.folder / "samples.jsonl")
     warnings = [*swarm.warnings, *_doubts(swarm, recording, samples)]
     phases = phases_seen(recording)
-    command = shlex.join(["gserver", *target.command[3:]]) if target.command else "was running already"
     return results.Run(
         name=profile.name,
         label=label,
         started_at=started_at,
         workload=dict(profile.workload),
         workload_hash=profile.workload_hash,
-        server={"address": target.url, "command": _without_port(command)},
+        server={"address": target.url, "command": _named(target)},
         environment=dict(environment.describe()),
         figures=figures_of(recording, samples, phases, profile.sockets * profile.rate or None),
         errors=_errors(swarm, recording),
@@ -294,12 +297,14 @@ def _cut_short(swarm: Swarm) -> str | None:
     return "the run was interrupted before its time" if swarm.interrupted else None
 
 
-def _without_port(command: str) -> str:
-    """The command as it would be typed again: the port was only what happened to be free."""
-    words = command.split()
+def _named(target: Target) -> str:
+    """The server as it would be typed again: the port was only what happened to be free."""
+    if target.title or target.command is None:
+        return target.title or "was running already"
+    words = ["gserver", *target.command[3:]]
     if "-b" in words:
         words[words.index("-b") + 1] = "127.0.0.1:0"
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def _doubts(swarm: Swarm, recording: Recording, samples: list[dict[str, Any]]) -> list[str]:
