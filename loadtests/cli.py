@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from loadtests import compare_command
 from loadtests.address import parse_host
-from loadtests.compare import compare, render_comparison
 from loadtests.processes import NotAnswering
 from loadtests.profiles import PROFILES, Profile
 from loadtests.report import render_markdown, render_summary
@@ -54,10 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="show the report of a run")
     report.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
     report.set_defaults(do=_report)
-    comparing = commands.add_parser("compare", help="set one run against another")
-    comparing.add_argument("a", type=Path, metavar="RUN", help="the folder of a run")
-    comparing.add_argument("b", type=Path, metavar="RUN", help="the folder of the one to set against it")
-    comparing.set_defaults(do=_compare)
+    comparing = commands.add_parser("compare", help="set runs against others, and say what that proves")
+    compare_command.add_arguments(comparing)
+    comparing.set_defaults(do=compare_command.main)
     listing = commands.add_parser("list", help="show the profiles")
     listing.set_defaults(do=_list)
     return parser
@@ -125,11 +124,6 @@ def _report(arguments: argparse.Namespace) -> int:
     run = load_run(arguments.run)
     write_whole(arguments.run / "report.md", render_markdown(run))
     print(render_summary(run))
-    return 0
-
-
-def _compare(arguments: argparse.Namespace) -> int:
-    print(render_comparison(compare(load_run(arguments.a), load_run(arguments.b))))
     return 0
 
 
