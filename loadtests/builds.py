@@ -1,4 +1,4 @@
-"""Another commit of this repository, made ready to serve: a worktree with a virtual environment of its own, kept by commit.
+"""Another commit of this repository, made ready to serve: a worktree with an environment of its own, kept by commit.
 
     CACHE/COMMIT-PYTHON/tree, venv, log, and ready, which is written last
 

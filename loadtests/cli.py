@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from loadtests import compare_command
+from loadtests import ab_command, compare_command, history_command
 from loadtests.address import parse_host
 from loadtests.processes import NotAnswering
 from loadtests.profiles import PROFILES, Profile
@@ -57,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     comparing = commands.add_parser("compare", help="set runs against others, and say what that proves")
     compare_command.add_arguments(comparing)
     comparing.set_defaults(do=compare_command.main)
+    pairing = commands.add_parser("ab", help="run two servers in turns, in pairs, until it is known how they differ")
+    ab_command.add_arguments(pairing)
+    pairing.set_defaults(do=ab_command.main)
+    trends = commands.add_parser("history", help="show the runs below a folder as trends, and what changed")
+    history_command.add_arguments(trends)
+    trends.set_defaults(do=history_command.main)
     listing = commands.add_parser("list", help="show the profiles")
     listing.set_defaults(do=_list)
     return parser

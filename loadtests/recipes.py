@@ -1,4 +1,4 @@
-"""The peers, and how each serves a service: a program of peers/ and the words behind it, of which {port} is replaced."""
+"""The peers, and how each serves a service: a program of peers/ and the words behind it; {port} will be replaced."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ KINDS = ("gserver:", "peer:", "cmd:")
 _GSERVER = re.compile(r"(?P<app>[^@?(]+(\(.*\))?)(@(?P<ref>[^?]+))?(\?(?P<query>.*))?")
 #: What a run decides itself.
 NOT_YOURS = ("bind", "daemon")
+SWITCH = {"true": True, "false": False}
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,15 @@ def _repeats(field: dataclasses.Field[Any]) -> bool:
     return bool(field.metadata["argument"].get("action") == "append")
 
 
+def _is_switch(field: dataclasses.Field[Any]) -> bool:
+    return bool(field.metadata["argument"].get("action") == "store_true")
+
+
 def _check(field: dataclasses.Field[Any], value: str) -> None:
+    if _is_switch(field):
+        if value not in SWITCH:
+            raise ValueError(f"setting {field.name} is {value!r}, must be true or false")
+        return
     try:
         field.metadata["check"]([value] if _repeats(field) else value)
     except ValueError as error:
@@ -127,6 +136,6 @@ def _flags(settings: dict[str, list[str]]) -> tuple[str, ...]:
 
 def _words(field: dataclasses.Field[Any], values: Sequence[str]) -> list[str]:
     flag = next(flag for flag in reversed(field.metadata["flags"]) if flag.startswith("--"))
-    if field.metadata["argument"].get("action") == "store_true":
-        return [flag] if field.metadata["check"](values[0]) else []
+    if _is_switch(field):
+        return [flag] if SWITCH[values[0]] else []
     return [f"{flag}={value}" for value in values]

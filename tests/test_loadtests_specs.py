@@ -7,7 +7,7 @@ from loadtests.specs import parse_command, parse_spec
 
 
 def test_gserver_is_what_it_serves_with_settings_as_flags() -> None:
-    spec = parse_spec("gserver:echo?greenlets=dedicated&workers=2&reload=false&preload_app=1")
+    spec = parse_spec("gserver:echo?greenlets=dedicated&workers=2&reload=false&preload_app=true")
 
     assert (spec.kind, spec.served, spec.ref, spec.workers) == ("gserver", "echo", None, 2)
     assert spec.flags == ("--greenlets=dedicated", "--preload")
@@ -54,6 +54,7 @@ def test_values_may_be_quoted_as_in_a_link_and_a_setting_that_may_be_repeated_is
         ("gserver:json?workers=none", "setting workers is 'none', must be a whole number"),
         ("gserver:json?workers", "setting workers has no value: write workers=VALUE"),
         ("gserver:json?workers=1&workers=2", "setting workers is given twice"),
+        ("gserver:json?preload_app=1", "setting preload_app is '1', must be true or false"),
         ("gserver:json?bind=:1", "setting bind cannot be chosen for a load test"),
         ("gserver:json?on_exit=x", "setting on_exit cannot be chosen for a load test"),
         ("peer:node-tls", "there is no peer 'node-tls': expected one of c-echo, go-echo, node-echo"),
