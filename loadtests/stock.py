@@ -1,0 +1,70 @@
+"""The users that come along: an echo, JSON, and any message on any codec.
+
+They say nothing of their pace: --rate and --depth do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+from locust import task
+from locust.env import Environment
+
+from gserver.framing import Codec, JsonLines
+from loadtests.asked import Echoed, asked_of
+from loadtests.users import TcpUser
+
+__all__ = ["EchoUser", "JsonUser", "MessageUser"]
+
+
+class EchoUser(TcpUser):
+    """Bytes that no other message has, which must come back as they are."""
+
+    codec = Echoed
+    _numbers = itertools.count()
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        size = max(1, getattr(environment.parsed_options, "payload", 64))
+        self._head = random.randbytes(6).hex().encode() + b"-%d "
+        self._filler = b"x" * size
+        self._size = size - 1
+
+    @task
+    def echo(self) -> None:
+        message = (self._head % next(self._numbers) + self._filler)[: self._size] + b"\n"
+        self.exchange("echo", message, message)
+
+
+class JsonUser(TcpUser):
+    """GREETING and SUM in newline-framed JSON, with arguments of its own."""
+
+    codec = JsonLines
+
+    @task
+    def greeting(self) -> None:
+        name = f"user-{random.getrandbits(32):08x}"
+        self.exchange("GREETING", {"type": "GREETING", "name": name}, {"status": "OK", "reply": f"Hello, {name}!"})
+
+    @task
+    def sum(self) -> None:
+        a, b = random.getrandbits(30), random.getrandbits(30)
+        self.exchange("SUM", {"type": "SUM", "a": a, "b": b}, {"status": "OK", "result": a + b})
+
+
+class MessageUser(TcpUser):
+    """The same message again and again: --message in --codec; any complete message is a reply, or only --expect."""
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        options: Any = environment.parsed_options
+        self._asked = asked_of(options.message, options.codec, options.expect)
+
+    def make_codec(self) -> Codec:
+        return self._asked.codec()
+
+    @task
+    def message(self) -> None:
+        self.exchange("message", self._asked.message, self._asked.expected)
