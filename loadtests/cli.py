@@ -13,8 +13,9 @@ from loadtests import ab_command, compare_command, history_command
 from loadtests.address import parse_host
 from loadtests.processes import NotAnswering
 from loadtests.profiles import PROFILES, Profile
-from loadtests.report import render_markdown, render_summary
-from loadtests.results import ResultError, load_run, write_whole
+from loadtests.report import command as report_command
+from loadtests.report import render_summary
+from loadtests.results import ResultError
 from loadtests.runner import Target, execute
 from loadtests.text import render_table
 
@@ -51,9 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="loadtests", description="Put a swarm on a TCP server, and compare the runs.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_run(commands.add_parser("run", help="carry out a run and keep it in a folder"))
-    report = commands.add_parser("report", help="show the report of a run")
-    report.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
-    report.set_defaults(do=_report)
+    report = commands.add_parser("report", help="report on runs: in words, as a page, as pictures")
+    report_command.add_arguments(report)
+    report.set_defaults(do=report_command.main)
     comparing = commands.add_parser("compare", help="set runs against others, and say what that proves")
     compare_command.add_arguments(comparing)
     comparing.set_defaults(do=compare_command.main)
@@ -124,13 +125,6 @@ def _profile(arguments: argparse.Namespace) -> Profile:
     }
     changes = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(PROFILES[arguments.profile], **changes)
-
-
-def _report(arguments: argparse.Namespace) -> int:
-    run = load_run(arguments.run)
-    write_whole(arguments.run / "report.md", render_markdown(run))
-    print(render_summary(run))
-    return 0
 
 
 def _list(arguments: argparse.Namespace) -> int:

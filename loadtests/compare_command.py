@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from loadtests.results import ResultError, Run, load_recording, load_run
+from loadtests.results import ResultError, Run, load_recording, load_run, write_whole
 
 if TYPE_CHECKING:
     from loadtests.compare import Latencies, Plan
@@ -78,6 +78,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fail-on", choices=("worse", "inconclusive", "never"), default="worse", help="(default worse)"
     )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write it as a page, with pictures")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--markdown", action="store_true", help="for a pull request's comment")
     output.add_argument("--json", action="store_true", help="everything, for programs")
@@ -106,6 +107,8 @@ def main(arguments: argparse.Namespace) -> int:
         print("loadtests: not compared; --force compares all the same", file=sys.stderr)
         return EXIT_CANNOT_TELL
     sys.stdout.write(_rendered(comparison, arguments))
+    if arguments.html:
+        _write_page(comparison, arguments.html)
     return exit_status(comparison, arguments.fail_on)
 
 
@@ -126,6 +129,12 @@ def exit_status(comparison: Comparison, fail_on: str) -> int:
     if told <= {"inconclusive"} or (fail_on == "inconclusive" and "inconclusive" in answers):
         return EXIT_CANNOT_TELL
     return 0
+
+
+def _write_page(comparison: Comparison, path: Path) -> None:
+    from loadtests.report.comparison_page import render_comparison_html
+
+    write_whole(path, render_comparison_html(comparison))
 
 
 def _rendered(comparison: Comparison, arguments: argparse.Namespace) -> str:
