@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from loadtests.toolchain import Missing, cache_folder, need, run_tool
+from loadtests.toolchain import Missing, cache_folder, check_module, need, run_tool
 
 __all__ = ["Build", "build", "builds_cache"]
 
@@ -81,7 +81,8 @@ def _make(git: Sequence[str], commit: str, folder: Path, made: Build) -> None:
     folder.mkdir()
     run_tool([*git, "worktree", "prune"])
     run_tool([*git, "worktree", "add", "--quiet", "--force", "--detach", str(made.tree), commit])
-    run_tool([sys.executable, "-m", "venv", str(folder / "venv")])
+    check_module("pip")
+    run_tool([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")])
     constraints = folder / "constraints.txt"
     constraints.write_text("".join(f"{each}\n" for each in _installed()))
     _install(folder, constraints, made)
@@ -90,7 +91,7 @@ def _make(git: Sequence[str], commit: str, folder: Path, made: Build) -> None:
 
 
 def _install(folder: Path, constraints: Path, made: Build) -> None:
-    pip = [str(folder / "venv" / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "venv"), "--disable-pip-version-check", "install"]
     command = [*pip, "--constraint", str(constraints), "--editable", str(made.tree)]
     log = folder / "log"
     with log.open("wb") as output:
