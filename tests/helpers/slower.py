@@ -1,4 +1,4 @@
-"""Echo as it is built in, and the same with a handler that sleeps for 100 microseconds: what a comparison has to find."""
+"""Echo as it is built in, and with a handler that sleeps for 100 microseconds: what a comparison has to find."""
 
 from __future__ import annotations
 
