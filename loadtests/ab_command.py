@@ -10,6 +10,7 @@ Exit status as of `loadtests compare`: 0 nothing worse, 1 worse, 2 wrong usage, 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import random
 import sys
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", choices=PROFILES, help="(default: echo for a server of echo, else json)")
     add_run_options(parser)
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="(default results)")
+    parser.add_argument("--name", metavar="NAME", help="of the folder in it (default: the time and the profile)")
     compare_command.add_output_arguments(parser)
 
 
@@ -72,7 +74,7 @@ def main(arguments: argparse.Namespace) -> int:
     except Missing as lack:
         print(f"loadtests: {lack}", file=sys.stderr)
         return EXIT_USAGE
-    pairs = Pairs(sides, profile, _new_folder(arguments.results, profile), _made(arguments, sides))
+    pairs = Pairs(sides, profile, _new_folder(arguments, profile), _made(arguments, sides))
     pairs.make()
     if not pairs.made.pairs:
         _say(f"no pair was made: {pairs.made.ended}")
@@ -91,16 +93,19 @@ def _made(arguments: argparse.Namespace, sides: Sequence[ReadySide]) -> Made:
     return Made(sides[0].title, sides[1].title, seed, arguments.pairs, looks, arguments.band)
 
 
-def _new_folder(results: Path, profile: Profile) -> Path:
-    now = datetime.datetime.now(datetime.timezone.utc)
+def _new_folder(arguments: argparse.Namespace, profile: Profile) -> Path:
+    """A folder that nobody else has, even if several comparisons begin in the same second."""
+    results: Path = arguments.results
     results.mkdir(parents=True, exist_ok=True)
+    if arguments.name:
+        (results / arguments.name).mkdir()
+        return results / arguments.name
+    now = datetime.datetime.now(datetime.timezone.utc)
     name = f"{now:%Y%m%dT%H%M%SZ}-ab-{profile.name}"
     for folder in [results / name, *(results / f"{name}-{number}" for number in range(2, 100))]:
-        try:
+        with contextlib.suppress(FileExistsError):
             folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder
+            return folder
     raise FileExistsError(f"{results / name}: a hundred comparisons began in this second")
 
 

@@ -81,6 +81,16 @@ def test_both_sides_run_in_pairs_in_the_order_of_the_seed_each_on_a_fresh_server
         assert (load_run(folder / a).label[0], load_run(folder / b).label[0]) == ("A", "B")
 
 
+def test_the_folder_can_be_given_a_name_that_nothing_has_yet(
+    swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ab(tmp_path, *SIDES, "--pairs", "1", "--name", "mine") == 3
+    assert load_pairs(tmp_path / "results" / "mine").pairs
+    capsys.readouterr()
+    assert ab(tmp_path, *SIDES, "--pairs", "1", "--name", "mine") == 1
+    assert "File exists" in capsys.readouterr().err
+
+
 def test_the_seed_is_recorded_also_where_none_was_given(swarms: Swarms, tmp_path: Path) -> None:
     ab(tmp_path, *SIDES, "--pairs", "1")
 
