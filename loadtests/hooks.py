@@ -1,106 +1,172 @@
 """What ties a recording to Locust: command-line arguments, the workers' reports, and the file at the end.
 
 Importing this registers the listeners, once, with Locust's global events; users.py does, so that any locustfile with a
-TcpUser records. One recording belongs to each Locust process: workers hand theirs to the master with every report, the
-master merges them, and writes them when it quits.
+TcpUser records. Workers hand what they recorded to the master with every report of Locust's. At the end the master asks
+each for its last one and waits for it, for Locust itself waits half a second for whatever comes; who has not said its
+last by then is named in the recording. Workers ask the master for its clock, whose seconds the recording's are.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
-import os
 import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import gevent
 import locust.stats
+from gevent.event import Event
 from locust import events
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
-from locust.runners import WorkerRunner
+from locust.rpc import Message
+from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
+from gserver.framing import CODECS
+from loadtests.address import parse_host
+from loadtests.clocks import Reading
+from loadtests.dial import loopback_sources, parse_sources
 from loadtests.environment import raise_nofile_limit
+from loadtests.recorder import RECORDER, three_digits
 from loadtests.recording import CUT_OFF, OK, Recording
 from loadtests.results import write_whole
+from loadtests.wire import Wire
 
-__all__ = ["RECORDER", "Recorder"]
+__all__ = ["wait_for_clock"]
 
 HEALTH_STEP_S = 0.05
+FLUSH_EVERY_S = 1.0
 REPORT_KEY = "gserver_recording"
+CLOCK, LAST_REPORT = "gserver_clock", "gserver_last_report"
 NS_IN_S = 10**9
+# The clocks are compared so often before anything is recorded, then now and again.
+FIRST_READINGS, FIRST_READINGS_EVERY_S, READINGS_EVERY_S = 10, 0.01, 2.0
+CLOCK_PATIENCE_S = 5.0
+# For a worker's last report, beyond what its users may take to stop.
+REPORT_PATIENCE_S = 10.0
+EXIT_USAGE = 2
+
+_has_clock = Event()
+_has_said_last = Event()
+_processes: dict[str, str] = {}  # a worker's name with Locust -> its process, which the recording knows it by
 
 
-class Recorder:
-    """This process's recording, its open sockets, and what the last second looked like."""
-
-    def __init__(self) -> None:
-        self.recording = Recording()
-        self.merged = Recording()  # on the master: what has been reported, its own part included
-        self.open_sockets = 0
-
-    def collect(self) -> Recording:
-        """Everything known to this process so far."""
-        self.merged.merge(self.recording.take())
-        return self.merged
-
-
-RECORDER = Recorder()
+def wait_for_clock() -> None:
+    """Until it is known in which second of the run's clock something happens here."""
+    _has_clock.wait(CLOCK_PATIENCE_S)
 
 
 @events.init_command_line_parser.add_listener
 def _add_arguments(parser: LocustArgumentParser) -> None:
-    """Arguments of Locust's own command line; --rate and --payload are in the form of its web UI too."""
-    parser.add_argument(
-        "--rate", type=float, default=1.0, help="Exchanges a second of each TCP user; 0 is as fast as it is answered"
-    )
-    parser.add_argument("--payload", type=int, default=64, help="Bytes of an EchoUser's message")
-    parser.add_argument("--recording", default="", help="Write what was recorded to this file", include_in_web_ui=False)
-    parser.add_argument("--progress", default="", help="Append a line a second to this file", include_in_web_ui=False)
+    """Arguments of Locust's own command line; those that change the load are in the form of its web UI too."""
+    add = parser.add_argument
+    add("--rate", type=float, default=1.0, help="Exchanges a second of each TCP user; 0 is as fast as it is answered")
+    add("--depth", type=int, default=1, help="With --rate 0: messages in flight on each connection")
+    add("--payload", type=int, default=64, help="Bytes of an EchoUser's message")
+    add("--message", default="", help="What a MessageUser sends; \\n, \\r, \\t, \\0, \\\\ and \\xHH are understood")
+    add("--codec", default="lines", help=f"How a MessageUser's messages are framed: {', '.join(CODECS)}")
+    add("--expect", default="", help="The reply a MessageUser expects, written as --message is; default: any")
+    add("--source-addresses", default="", help="Where connections come from: FIRST-LAST, or several with commas")
+    add("--tls-ca", default="", help="With a host tls://...: verify its certificate against this file")
+    add("--recording", default="", help="Write what was recorded to this file", include_in_web_ui=False)
+    add("--progress", default="", help="Append a line a second to this file", include_in_web_ui=False)
 
 
 @events.init.add_listener
 def _begin(environment: Environment, **_: Any) -> None:
     raise_nofile_limit()
+    RECORDER.environment = environment
     # Locust is about to set its timer for --run-time, and the loop's clock stands where the imports began: without this
     # a run is shorter by what they took.
     gevent.get_hub().loop.update_now()
+    # When it stops a test Locust looks up who asked it to, which the first time reads the sources of all modules: 40 ms
+    # in which the last exchanges of every user would wait.
+    inspect.getframeinfo(inspect.stack()[0][0])
     locust.stats.bucket_response_time = three_digits  # type: ignore[assignment]  # floats are welcome there
+    _choose_sources(environment)
     gevent.spawn(_watch_health)
+    gevent.spawn(_flush_regularly)
+    runner = environment.runner
+    if isinstance(runner, WorkerRunner):
+        runner.register_message(CLOCK, _read_clock)
+        runner.register_message(LAST_REPORT, _say_last, concurrent=True)
+        gevent.spawn(_compare_clocks, runner)
+        return
+    _has_clock.set()
+    if isinstance(runner, MasterRunner):
+        runner.register_message(CLOCK, _tell_clock)
     progress = getattr(environment.parsed_options, "progress", "")
-    if progress and not isinstance(environment.runner, WorkerRunner):
+    if progress:
         gevent.spawn(_show_progress, Path(progress))
 
 
-def three_digits(response_time_ms: float) -> float:
-    """Locust's own buckets are whole milliseconds below 100, in which a server that answers in 0.3 ms answers in 0."""
-    return float(f"{response_time_ms:.3g}")
+def _choose_sources(environment: Environment) -> None:
+    """Where connections come from, if nobody said so; a wrong address ends this process with a line that names it."""
+    options = environment.parsed_options
+    given = getattr(options, "source_addresses", "")
+    try:
+        parse_sources(given)
+        if options is not None and not given and not isinstance(environment.runner, WorkerRunner):
+            host = parse_host(environment.host)[0] if environment.host else ""
+            options.source_addresses = ",".join(loopback_sources(host, options.num_users or 0))
+    except ValueError as error:
+        if "source" in str(error):
+            print(f"loadtests: --source-addresses: {error}", file=sys.stderr)
+            sys.exit(EXIT_USAGE)
+
+
+@events.test_start.add_listener
+def _see_who_listens(environment: Environment, **_: Any) -> None:
+    """Locust's own listener is one; whoever adds another wants to hear of each request."""
+    _has_said_last.clear()
+    RECORDER.is_batched = len(environment.events.request._handlers) <= 1
+
+
+# Health, and Locust's statistics
 
 
 def _watch_health() -> None:
     """Each second: the sockets that are open, the processor time used, and the worst lateness of a short sleep."""
-    process = f"{os.uname().nodename}-{os.getpid()}"
-    worst_ns, second = 0, time.monotonic_ns() // NS_IN_S
+    wait_for_clock()
+    worst_ns, second = 0, RECORDER.now_s()
     while True:
         due_ns = time.monotonic_ns() + int(HEALTH_STEP_S * NS_IN_S)
         gevent.sleep(HEALTH_STEP_S)
-        now_ns = time.monotonic_ns()
-        worst_ns = max(worst_ns, now_ns - due_ns)
-        if now_ns // NS_IN_S > second:
-            used = resource.getrusage(resource.RUSAGE_SELF)
-            RECORDER.recording.health.setdefault(process, {})[second] = {
-                "sockets": RECORDER.open_sockets,
-                "cpu_s": used.ru_utime + used.ru_stime,
-                "lag_ns": worst_ns,
-            }
-            worst_ns, second = 0, now_ns // NS_IN_S
+        worst_ns = max(worst_ns, time.monotonic_ns() - due_ns)
+        now_s = RECORDER.now_s()
+        if now_s != second:
+            RECORDER.healthy(second, _health(worst_ns))
+            worst_ns, second = 0, now_s
+
+
+def _health(lag_ns: int) -> dict[str, float]:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    late_sends, RECORDER.late_sends = RECORDER.late_sends, 0
+    health = {
+        "sockets": Wire.open,
+        "cpu_s": used.ru_utime + used.ru_stime,
+        "lag_ns": lag_ns,
+        "late_sends": late_sends,
+    }
+    if RECORDER.clock.readings:
+        health["clock_offset_ns"] = RECORDER.clock.offset_ns
+        health["clock_uncertainty_ns"] = RECORDER.clock.uncertainty_ns
+    return health
+
+
+def _flush_regularly() -> None:
+    while True:
+        gevent.sleep(FLUSH_EVERY_S)
+        RECORDER.flush()
 
 
 def _show_progress(path: Path) -> None:
     while True:
         gevent.sleep(1)
-        line = json.dumps(progress_of(RECORDER.collect(), time.monotonic_ns() // NS_IN_S - 1))
+        line = json.dumps(progress_of(RECORDER.merged, RECORDER.now_s() - 1))
         with path.open("a") as file:
             file.write(line + "\n")
 
@@ -109,33 +175,108 @@ def progress_of(recording: Recording, second: int) -> dict[str, float]:
     """One second, as a progress line tells it; failures are those so far."""
     cell = recording.total(recording.exchange_series(), second, second + 1)
     outcomes = recording.outcomes()
+    latency = cell.response if cell.response.counts else cell.service
     return {
         "second": second,
         "sockets": sum(list(health.values())[-1]["sockets"] for health in recording.health.values()),
         "exchanges": cell.outcomes[OK],
-        "p99_ns": cell.service.percentiles([99]).get(99, 0),
+        "p99_ns": latency.percentiles([99]).get(99, 0),
         "failures": sum(count for outcome, count in outcomes.items() if outcome not in (OK, CUT_OFF)),
     }
 
 
+@events.test_stop.add_listener
+def _flush_at_the_end(environment: Environment, **_: Any) -> None:
+    """Before Locust shows its statistics. A worker's users have stopped by now, and the master's workers are asked."""
+    RECORDER.flush()
+    if isinstance(environment.runner, MasterRunner):
+        _await_last_reports(environment.runner)
+
+
+# Reports
+
+
 @events.report_to_master.add_listener
 def _report(data: dict[str, Any], **_: Any) -> None:
-    data[REPORT_KEY] = RECORDER.recording.take()
+    """Registered before Locust's own listener, which therefore reports what this has fed to its statistics."""
+    data[REPORT_KEY] = RECORDER.report(_has_said_last.is_set())
 
 
 @events.worker_report.add_listener
-def _merge(data: dict[str, Any], **_: Any) -> None:
+def _merge(client_id: str, data: dict[str, Any], **_: Any) -> None:
     if REPORT_KEY in data:
-        RECORDER.merged.merge(data[REPORT_KEY])
+        _processes[client_id] = data[REPORT_KEY]["process"]
+        RECORDER.merged.merge_report(data[REPORT_KEY])
+
+
+def _await_last_reports(runner: MasterRunner) -> None:
+    """Ask every worker that still lives for its last report, and wait until all have come or their time is up."""
+    runner.send_message(LAST_REPORT)
+    deadline = time.monotonic() + (runner.environment.stop_timeout or 0) + REPORT_PATIENCE_S
+    while time.monotonic() < deadline:
+        living = [client.id for client in runner.clients.all if client.state != STATE_MISSING]
+        if all(_is_final(client_id) for client_id in living):
+            return
+        gevent.sleep(0.05)
+
+
+def _is_final(client_id: str) -> bool:
+    report = RECORDER.merged.reports.get(_processes.get(client_id, ""))
+    return report is not None and bool(report["final"])
+
+
+def _say_last(environment: Environment, **_: Any) -> None:
+    """On a worker: stop the users, and report what they recorded by then."""
+    runner = environment.runner
+    assert isinstance(runner, WorkerRunner)
+    runner.stop()
+    _has_said_last.set()
+    runner._send_stats()
+
+
+# Clocks
+
+
+def _compare_clocks(runner: WorkerRunner) -> None:
+    """On a worker: ask the master what time it is, again and again."""
+    while True:
+        runner.send_message(CLOCK, {"sent_ns": time.monotonic_ns()})
+        gevent.sleep(FIRST_READINGS_EVERY_S if RECORDER.clock.readings < FIRST_READINGS else READINGS_EVERY_S)
+
+
+def _tell_clock(environment: Environment, msg: Message, **_: Any) -> None:
+    """On the master."""
+    data = {**msg.data, "other_ns": time.monotonic_ns()}
+    assert isinstance(environment.runner, MasterRunner)
+    environment.runner.send_message(CLOCK, data, msg.node_id)
+
+
+def _read_clock(msg: Message, **_: Any) -> None:
+    RECORDER.clock.take(Reading(**msg.data, received_ns=time.monotonic_ns()))
+    if RECORDER.clock.readings >= FIRST_READINGS:
+        _has_clock.set()
+
+
+# The end
 
 
 @events.init.add_listener
 def _write_at_the_end(environment: Environment, **_: Any) -> None:
     """On quit and not on quitting: the workers' last reports arrive in between."""
     path = getattr(environment.parsed_options, "recording", "")
-    if path and not isinstance(environment.runner, WorkerRunner):
+    if isinstance(environment.runner, WorkerRunner):
+        events.quit.add_listener(lambda **_: _say_last_unasked(environment.runner))  # type: ignore[no-untyped-call]
+    elif path:
         events.quit.add_listener(lambda **_: _write(Path(path)))  # type: ignore[no-untyped-call]
 
 
+def _say_last_unasked(runner: WorkerRunner) -> None:
+    """A worker that was told to end by somebody else than its master."""
+    if not _has_said_last.is_set():
+        _has_said_last.set()
+        runner._send_stats()
+
+
 def _write(path: Path) -> None:
-    write_whole(path, json.dumps(RECORDER.collect().to_json()))
+    RECORDER.flush()
+    write_whole(path, json.dumps(RECORDER.merged.to_json()))

@@ -2,23 +2,37 @@
 
 locust -f loadtests/locustfile.py --host tcp://127.0.0.1:3001              a JSON server: JsonUser
 locust -f loadtests/locustfile.py EchoUser --host tcp://127.0.0.1:3000     an echo server
+locust -f loadtests/locustfile.py --message PING --expect PONG --host ...  any server: MessageUser, with --codec NAME
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from locust import events
 from locust.env import Environment
+from locust.runners import WorkerRunner
 
-from loadtests.users import EchoUser, JsonUser
+from loadtests.stock import EchoUser, JsonUser, MessageUser, asked_of
 
-__all__ = ["EchoUser", "JsonUser"]
+__all__ = ["EchoUser", "JsonUser", "MessageUser"]
+
+EXIT_USAGE = 2
 
 
 @events.init.add_listener
-def _json_unless_asked(environment: Environment, **_: Any) -> None:
-    """No server speaks both protocols: where nobody chose a user class, it is JsonUser."""
-    options = environment.parsed_options
+def _choose(environment: Environment, **_: Any) -> None:
+    """No server speaks all protocols: where nobody chose a class, it is MessageUser with --message, else JsonUser."""
+    options: Any = environment.parsed_options
+    if isinstance(environment.runner, WorkerRunner):  # which may not know yet what its master was asked for
+        return
+    message = getattr(options, "message", "")
+    if message:
+        try:
+            asked_of(message, options.codec, options.expect)
+        except ValueError as error:
+            print(f"loadtests: {error}", file=sys.stderr)
+            sys.exit(EXIT_USAGE)
     if not getattr(options, "user_classes", None) and not getattr(options, "class_picker", False):
-        environment.user_classes = [JsonUser]
+        environment.user_classes = [MessageUser if message else JsonUser]

@@ -46,12 +46,17 @@ class Recording:
 
     Attributes:
         cells: series -> second -> Cell.
-        health: process -> second -> {"sockets": open at its end, "cpu_s": used so far, "lag_ns": worst of the loop}.
+        health: process -> second -> {"sockets": open at its end, "cpu_s": used so far, "lag_ns": worst of the loop,
+            "late_sends": sends that were late although their user was free}; on a worker with a clock of its own also
+            {"clock_offset_ns": what its clock lacks to the run's, "clock_uncertainty_ns": give or take}.
+        reports: worker process -> {"recorded": outcomes it says it has recorded, "merged": those that have arrived,
+            "final": whether it has said its last}; empty where one process did it all.
     """
 
     def __init__(self) -> None:
         self.cells: dict[str, dict[int, Cell]] = {}
         self.health: dict[str, dict[int, dict[str, float]]] = {}
+        self.reports: dict[str, dict[str, int | bool]] = {}
 
     # Recording
 
@@ -98,6 +103,19 @@ class Recording:
                     outcomes[outcome] += count
         return outcomes
 
+    def missing(self) -> list[str]:
+        """A sentence for each worker of which not everything has arrived."""
+        return [
+            f"worker {process} "
+            + (
+                "recorded {recorded:,} outcomes, and {merged:,} arrived"
+                if report["final"]
+                else "did not say its last: {merged:,} outcomes arrived"
+            ).format_map(report)
+            for process, report in sorted(self.reports.items())
+            if not report["final"] or report["recorded"] != report["merged"]
+        ]
+
     def sockets(self) -> dict[int, int]:
         """Open sockets by second, over all processes; a process that says nothing in a second counts as before."""
         seconds = {second for process in self.health.values() for second in process}
@@ -129,6 +147,22 @@ class Recording:
         self.cells, self.health = {}, {}
         return data
 
+    def report(self, process: str, recorded: int, is_final: bool) -> dict[str, Any]:
+        """take(), with what lets the one that merges know whether everything arrived.
+
+        recorded: outcomes so far, those included that are handed over now; is_final: there will be no more.
+        """
+        return {"process": process, "recorded": recorded, "final": is_final, "recording": self.take()}
+
+    def merge_report(self, report: Mapping[str, Any]) -> None:
+        """Add what report() handed over elsewhere."""
+        book = self.reports.setdefault(report["process"], {"recorded": 0, "merged": 0, "final": False})
+        cells = report["recording"]["cells"].values()
+        book["merged"] += sum(sum(outcomes.values()) for seconds in cells for _, _, outcomes in seconds.values())
+        book["recorded"] = max(book["recorded"], report["recorded"])
+        book["final"] = report["final"]
+        self.merge(report["recording"])
+
     def merge(self, data: Mapping[str, Any]) -> None:
         """Add what take() handed over elsewhere."""
         for series, seconds in data["cells"].items():
@@ -151,6 +185,7 @@ class Recording:
                 process: {str(second): values for second, values in sorted(health.items())}
                 for process, health in self.health.items()
             },
+            "reports": self.reports,
         }
 
     @classmethod
@@ -165,6 +200,7 @@ class Recording:
                 cell.response = Histogram.decode(kept["response_hdr"]) if "response_hdr" in kept else Histogram()
         for process, health in data["health"].items():
             recording.health[process] = {int(second): values for second, values in health.items()}
+        recording.reports = dict(data["reports"])
         return recording
 
 

@@ -1,43 +1,54 @@
-"""Locust users for raw TCP, on gserver's codecs.
+"""A Locust user for raw TCP, on gserver's codecs.
 
-A TcpUser holds one connection. Connecting is a request of its own ("TCP connect"), with retries; an exchange sends a
-message, waits for its reply and holds it against what was expected. Locust's own `events.request.measure()` is not
-used: it hides exceptions, and counts a request that is cut off by the end of the test as a success.
+    class Sensor(TcpUser):
+        codec = Lines
+        wait_time = paced(10)
+
+        @task
+        def report(self) -> None:
+            self.exchange("report", b"42", expected=b"OK")
+
+A TcpUser holds one connection. Opening it, in TCP and in TLS, is a series of its own, with retries; so are the first
+byte on it, and closing it in good order. An exchange sends a message, waits for its reply and holds it against what was
+expected. Locust's own `events.request.measure()` is not used: it hides exceptions, and counts a request that is cut
+off by the end of the test as a success.
+
+Tasks run in a loop of this class's own, for Locust's takes a turn of the event loop between any two of them, and sleeps
+to the millisecond. Where a user's tasks are TaskSets, or its wait time is none of pacing.py, Locust's loop runs them.
 """
 
 from __future__ import annotations
 
-import itertools
+import _socket
+import functools
 import random
-import socket
+import ssl
 import time
-from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import gevent
 from gevent import GreenletExit
-from locust import User, task
+from locust import User
 from locust.env import Environment
+from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_WAITING
 
 from gserver.errors import IncompleteMessage, ProtocolError
-from gserver.framing import Codec, JsonLines, Malformed, Raw
-from loadtests.address import parse_host
-from loadtests.hooks import RECORDER
-from loadtests.pacing import Schedule
-from loadtests.recording import CUT_OFF
+from gserver.framing import Codec, JsonLines, Malformed
+from loadtests.address import is_tls, parse_host
+from loadtests.alarm import Alarm
+from loadtests.dial import Dialer, parse_sources
+from loadtests.hooks import wait_for_clock
+from loadtests.pacing import Burst, Closed, Paced, Schedule
+from loadtests.recorder import LATE_NS, RECORDER, REQUEST_TYPE, UNSEEN_BY_LOCUST
+from loadtests.recording import CUT_OFF, PHASES
+from loadtests.wire import PeerFinished, TlsWire, Wire, WireClosed
 
-__all__ = ["EchoUser", "JsonUser", "TcpUser", "WrongReply"]
-
-RECEIVE_BYTES = 64 * 1024
+__all__ = ["TcpUser", "WrongReply"]
 
 
 class WrongReply(Exception):
     """The server answered, and not what was asked for."""
-
-
-class PeerFinished(Exception):
-    """The server ended the connection instead of answering."""
 
 
 def outcome_of(error: BaseException) -> str:
@@ -49,6 +60,7 @@ def outcome_of(error: BaseException) -> str:
         (ConnectionRefusedError, "refused"),
         (TimeoutError, "timeout"),
         ((ConnectionResetError, BrokenPipeError, ConnectionAbortedError), "reset"),
+        (ssl.SSLError, "tls"),
         (OSError, "os_error"),
     ]
     return next((name for kind, name in kinds if isinstance(error, kind)), "error")
@@ -59,39 +71,75 @@ class TcpUser(User):
 
     Attributes:
         codec: makes a codec for each connection; default JsonLines.
-        connect_timeout_s, reply_timeout_s: seconds; 5 and 10.
+        wait_time: paced(rate) or closed(depth) of pacing.py, or one of Locust's; default: what --rate and --depth say.
+        tls: whether to speak TLS whatever the host says; default: if it is tls://HOST:PORT.
+        ssl_context: for TLS; default: one that takes any certificate, or with --tls-ca only what that file vouches for.
+        connect_timeout_s, reply_timeout_s, close_timeout_s: seconds; 5, 10 and 1.
         connect_attempts: tries before a task gives up until its next turn; 5, with a jittered pause that doubles.
+        due_ns: when the next exchange is due on the monotonic clock; 0 once it was made, and without a schedule.
+        exchanges_per_connection: after so many it is closed, and the next exchange opens another; default 0: never.
     """
 
     abstract = True
     codec: Callable[[], Codec] = JsonLines
+    tls = False
+    ssl_context: ssl.SSLContext | None = None
     connect_timeout_s = 5.0
     reply_timeout_s = 10.0
+    close_timeout_s = 1.0
     connect_attempts = 5
+    exchanges_per_connection = 0
+
+    _burst: ClassVar[Burst] = Burst()
+    _names: ClassVar[set[str]] = set()  # of exchanges, that were found to be no phase's
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self._socket: socket.socket | None = None
-        self._codec: Codec = type(self).codec()
-        self._replies: deque[Any] = deque()
-        rate = getattr(environment.parsed_options, "rate", 1.0)
-        self._schedule: Schedule | None = None
-        self._period_s = 1 / rate if rate > 0 else 0.0
+        self.schedule: Schedule | None = None
+        self._wire: Wire | None = None
+        self.due_ns = 0
+        self._left = 0  # exchanges before the connection is closed
+        self._pacing = self._chosen_pacing()
+        self._is_paced = isinstance(self._pacing, Paced)
+        self._is_connecting = False
+        self._is_stopping = False
+        if self._pacing is not None and not any(isinstance(each, type) for each in self.tasks):
+            self._tasks, self.tasks = self.tasks, [TcpUser._run_tasks]
+            self.wait_time = _at_once  # type: ignore[method-assign]  # between two tasks of Locust's, of which there is one
+        if TcpUser._burst.is_over:
+            TcpUser._burst = Burst()
+        self._started_in = TcpUser._burst
+        self._place = self._started_in.join()
+
+    def _chosen_pacing(self) -> Paced | Closed | None:
+        given = type(self).wait_time
+        if given is TcpUser.wait_time:
+            return _pacing_of(self.environment)
+        return given if isinstance(given, (Paced, Closed)) else None
+
+    def wait_time(self) -> float:
+        """What --rate says; only asked for where Locust's own loop runs the tasks."""
+        return self._pacing(self) if self._pacing else 0.0
+
+    def make_codec(self) -> Codec:
+        """One for a new connection."""
+        return type(self).codec()
 
     def on_start(self) -> None:
         """Locust starts the users of a second in one burst: spread their connects over that second."""
-        gevent.sleep(random.random())
+        self._started_in.is_over = True
+        gevent.sleep(self._started_in.wait_s(self._place, random.random))
+        wait_for_clock()
         self._connected()
-        if self._period_s:
-            self._schedule = Schedule(self._period_s, random.random(), time.monotonic())
-            gevent.sleep(self._schedule.wait_s(time.monotonic()))
 
     def on_stop(self) -> None:
         self.disconnect()
 
-    def wait_time(self) -> float:
-        """Until the next exchange is due, for --rate exchanges a second; at once with --rate 0."""
-        return self._schedule.wait_s(time.monotonic()) if self._schedule else 0.0
+    def stop(self, force: bool = False) -> bool:
+        """Locust is about to kill a user that waits; one whose tick comes before that must not send any more."""
+        self._is_stopping = True
+        stopped: bool = super().stop(force)
+        return stopped
 
     # Exchanges
 
@@ -99,144 +147,241 @@ class TcpUser(User):
         """Send `message`, wait for its reply, record it under `name`; return the reply, or None if it failed.
 
         A reply other than `expected` (unless that is None) is a failure. A failure closes the connection; the next
-        exchange opens another.
+        exchange opens another. ValueError: a name that is that of a phase of the connection.
         """
-        sock = self._connected()
-        if sock is None:
+        if name not in self._names:
+            self._learn(name)
+        due_ns, self.due_ns = self.due_ns, 0
+        wire = self._wire or self._connected()
+        if wire is None:
             return None
-        start_ns = time.monotonic_ns()
-        reply = None
+        start_ns = 0
         try:
-            sock.sendall(self._codec.encode(message))
-            reply = self.await_reply(sock, message)
-            if expected is not None and reply != expected:
-                raise WrongReply(f"expected {_short(expected)}, got {_short(reply)}")
-        except GreenletExit:
-            RECORDER.recording.ended(name, time.monotonic_ns(), CUT_OFF)
-            raise
+            data = wire.codec.encode(message)
+            start_ns = time.monotonic_ns()
+            reply = wire.ask(data, start_ns)
+            end_ns = wire.received_ns
+            if reply != expected and (expected is not None or isinstance(reply, Malformed)):
+                raise _wrong(reply, expected)
         except Exception as error:
-            self.disconnect()
-            self._record(name, start_ns, error, None)
+            self._failed(name, start_ns, error, wire)
             return None
-        self._record(name, start_ns, None, reply)
+        except BaseException as error:  # the end of the test, or a gevent.Timeout of the task's own
+            RECORDER.ended(name, time.monotonic_ns(), CUT_OFF if isinstance(error, GreenletExit) else "timeout")
+            self._drop(wire)
+            raise
+        response_ns = end_ns - (due_ns or start_ns) if self._is_paced else None
+        RECORDER.succeeded(name, end_ns, end_ns - start_ns, response_ns, len(reply) if type(reply) is bytes else 0)
+        if wire.is_new:
+            self._first_byte(wire)
+        if not RECORDER.is_batched:
+            self._tell_locust(name, end_ns - start_ns, None, reply)
+        if self._left:
+            self._one_less()
         return reply
 
-    def await_reply(self, sock: socket.socket, message: Any) -> Any:
-        """Receive the reply to `message`: here the codec's next message."""
-        while not self._replies:
-            data = sock.recv(RECEIVE_BYTES)
-            if not data:
-                self._codec.eof()
-                raise PeerFinished("the server closed the connection")
-            self._codec.receive(data)
-            self._replies.extend(self._codec.messages())
-        reply = self._replies.popleft()
-        if isinstance(reply, Malformed):
-            raise WrongReply(f"{reply.message}: {reply.detail}")
-        return reply
+    def _learn(self, name: str) -> None:
+        if name in PHASES:
+            raise ValueError(f"an exchange is named {name!r}, which is what a phase of a connection is called")
+        self._names.add(name)
 
-    def _record(self, name: str, start_ns: int, error: Exception | None, reply: Any) -> None:
+    def _failed(self, name: str, start_ns: int, error: Exception, wire: Wire) -> None:
         end_ns = time.monotonic_ns()
-        if error is None:
-            RECORDER.recording.succeeded(name, end_ns, end_ns - start_ns)
-        else:
-            RECORDER.recording.ended(name, end_ns, outcome_of(error))
+        self._drop(wire)
+        if isinstance(error, WireClosed):  # another exchange has failed, and this one was on its connection
+            RECORDER.ended(name, end_ns, CUT_OFF)
+            return
+        RECORDER.ended(name, end_ns, outcome_of(error))
+        self._tell_locust(name, end_ns - (start_ns or end_ns), error, None)
+
+    def _tell_locust(self, name: str, service_ns: int, error: Exception | None, reply: Any) -> None:
         self.environment.events.request.fire(
-            request_type="TCP",
+            request_type=REQUEST_TYPE,
             name=name,
-            response_time=(end_ns - start_ns) / 1e6,
+            response_time=service_ns / 1e6,
             response_length=len(reply) if isinstance(reply, bytes) else 0,
             response=reply,
             context=self.context(),
             exception=error,
-            start_time=time.time() - (end_ns - start_ns) / 1e9,
+            start_time=time.time() - service_ns / 1e9,
         )
+
+    # Tasks
+
+    def _run_tasks(self) -> None:
+        """All tasks, as Locust sees it: until it stops the user."""
+        depth = self._pacing.depth if isinstance(self._pacing, Closed) else 1
+        if depth == 1:
+            self._run_until_stopped()
+            return
+        others = [gevent.spawn(self._run_beside) for _ in range(depth - 1)]
+        try:
+            self._run_until_stopped()
+            gevent.joinall(others)
+        finally:
+            gevent.killall(others)
+
+    def _run_until_stopped(self) -> None:
+        tasks, is_paced = self._tasks, self._is_paced
+        only = tasks[0] if len(tasks) == 1 else None
+        while self._state == LOCUST_STATE_RUNNING:
+            if is_paced:
+                self._await_tick()
+            if self._is_stopping:
+                return
+            (only or random.choice(tasks))(self)  # type: ignore[operator]  # no TaskSet is among them
+
+    def _run_beside(self) -> None:
+        """In a greenlet of its own, on the same connection; of a task that raises Locust is told, and the next runs."""
+        while self._state == LOCUST_STATE_RUNNING:
+            try:
+                self._run_until_stopped()
+            except Exception as error:
+                self.environment.events.user_error.fire(user_instance=self, exception=error, tb=error.__traceback__)
+                gevent.sleep(0)
+
+    def _await_tick(self) -> None:
+        """Until the next tick is due; one that was missed is due at once."""
+        assert isinstance(self._pacing, Paced)
+        if self.schedule is None:
+            self.schedule = self._pacing.schedule(time.monotonic_ns())
+        due_ns = self.schedule.next_ns()
+        if due_ns > time.monotonic_ns():
+            self._state = LOCUST_STATE_WAITING  # for Locust, which then need not wait for it
+            _alarm().sleep_until(due_ns)
+            self._state = LOCUST_STATE_RUNNING
+            RECORDER.late_sends += time.monotonic_ns() - due_ns > LATE_NS
+        self.due_ns = due_ns
 
     # The connection
 
-    def _connected(self) -> socket.socket | None:
+    def _connected(self) -> Wire | None:
         """The connection, opened if there is none; None if that failed every time."""
-        for attempt in range(self.connect_attempts):
-            if self._socket is not None:
-                break
-            if attempt:
-                gevent.sleep(random.uniform(0.5, 1.5) * 0.1 * 2**attempt)
-            self._connect()
-        return self._socket
+        while self._is_connecting:  # another task that runs beside this one
+            gevent.sleep(0.01)
+        self._is_connecting = True
+        try:
+            for attempt in range(self.connect_attempts):
+                if self._wire is not None:
+                    break
+                if attempt:
+                    gevent.sleep(random.uniform(0.5, 1.5) * 0.1 * 2**attempt)
+                self._wire = self._connect()
+        finally:
+            self._is_connecting = False
+        self._left = self.exchanges_per_connection
+        return self._wire
 
-    def _connect(self) -> None:
+    def _connect(self) -> Wire | None:
+        options = self.environment.parsed_options
+        host = self.environment.host or self.host
+
+        sockets: list[_socket.socket] = []
+
+        def dial() -> None:
+            dialer = _dialer(parse_host(host), getattr(options, "source_addresses", ""))
+            sockets.append(dialer.dial(self.connect_timeout_s))
+
+        if not self._phase("connect", dial):
+            return None
+        if not (self.tls or is_tls(host)):
+            return Wire(sockets[0], self.make_codec(), self.reply_timeout_s)
+        context = self.ssl_context or _context(getattr(options, "tls_ca", ""))
+        wire = TlsWire(sockets[0], self.make_codec(), self.reply_timeout_s, context, parse_host(host)[0])
+        if not self._phase("tls", lambda: wire.handshake(self.connect_timeout_s)):
+            wire.close()
+            return None
+        return wire
+
+    def _phase(self, name: str, work: Callable[[], object]) -> bool:
+        """Do `work`, record how long it took or why it failed, and return whether it did not."""
         start_ns = time.monotonic_ns()
         try:
-            sock = socket.create_connection(parse_host(self.environment.host or self.host), self.connect_timeout_s)
+            work()
         except GreenletExit:
-            RECORDER.recording.ended("connect", time.monotonic_ns(), CUT_OFF)
+            RECORDER.ended(name, time.monotonic_ns(), CUT_OFF)
             raise
-        except (OSError, ValueError) as error:  # ValueError: a host that cannot be one
-            self._record("connect", start_ns, error, None)
-            return
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.settimeout(self.reply_timeout_s)
-        self._socket = sock
-        self._codec = type(self).codec()
-        self._replies.clear()
-        RECORDER.open_sockets += 1
-        self._record("connect", start_ns, None, None)
+        except (OSError, ValueError, PeerFinished) as error:  # ValueError: a host that cannot be one
+            end_ns = time.monotonic_ns()
+            RECORDER.ended(name, end_ns, outcome_of(error))
+            if name not in UNSEEN_BY_LOCUST:
+                self._tell_locust(name, end_ns - start_ns, error, None)
+            return False
+        end_ns = time.monotonic_ns()
+        RECORDER.succeeded(name, end_ns, end_ns - start_ns)
+        if not (RECORDER.is_batched or name in UNSEEN_BY_LOCUST):
+            self._tell_locust(name, end_ns - start_ns, None, None)
+        return True
+
+    def _first_byte(self, wire: Wire) -> None:
+        wire.is_new = False
+        RECORDER.succeeded("first_byte", wire.first_byte_ns, max(0, wire.first_byte_ns - wire.first_sent_ns))
+
+    def _one_less(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self.disconnect()
 
     def disconnect(self) -> None:
-        """Close the connection, if there is one."""
-        sock, self._socket = self._socket, None
-        if sock is not None:
-            RECORDER.open_sockets -= 1
-            sock.close()
+        """Close the connection in good order, if there is one: a series of its own, as long as nothing is in flight."""
+        wire, self._wire = self._wire, None
+        if wire is None:
+            return
+        try:
+            if wire.is_quiet:
+                self._phase("close", lambda: wire.finish(self.close_timeout_s))
+        finally:
+            wire.close()
+
+    def _drop(self, wire: Wire) -> None:
+        """Close at once a connection on which something went wrong."""
+        if self._wire is wire:
+            self._wire = None
+        wire.close()
+
+
+def _at_once() -> float:
+    return 0.0
+
+
+@functools.cache
+def _alarm() -> Alarm:
+    return Alarm()
+
+
+def _pacing_of(environment: Environment) -> Paced | Closed:
+    """What the command line asks of users that say nothing themselves."""
+    options = environment.parsed_options
+    return _pacing(getattr(options, "rate", 1.0), getattr(options, "depth", 1))
+
+
+@functools.cache
+def _pacing(rate: float, depth: int) -> Paced | Closed:
+    return Paced(rate) if rate > 0 else Closed(depth)
+
+
+@functools.cache
+def _dialer(address: tuple[str, int], sources: str) -> Dialer:
+    return Dialer(address, parse_sources(sources))
+
+
+@functools.cache
+def _context(ca: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if ca:
+        context.load_verify_locations(ca)
+    else:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _wrong(reply: Any, expected: Any) -> WrongReply:
+    if isinstance(reply, Malformed):
+        return WrongReply(f"{reply.message}: {reply.detail}")
+    return WrongReply(f"expected {_short(expected)}, got {_short(reply)}")
 
 
 def _short(thing: Any) -> str:
     text = repr(thing)
     return text if len(text) <= 80 else f"{text[:80]}... ({len(text)} characters)"
-
-
-class EchoUser(TcpUser):
-    """Bytes that no other message has, which must come back as they are."""
-
-    codec = Raw
-    _numbers = itertools.count()
-
-    def __init__(self, environment: Environment) -> None:
-        super().__init__(environment)
-        size = getattr(environment.parsed_options, "payload", 64)
-        self._size = max(1, size)
-        self._salt = random.randbytes(6).hex()
-
-    @task
-    def echo(self) -> None:
-        head = f"{self._salt}-{next(self._numbers)} ".encode()
-        message = (head + b"x" * self._size)[: self._size - 1] + b"\n"
-        self.exchange("echo", message, message)
-
-    def await_reply(self, sock: socket.socket, message: bytes) -> bytes:
-        """As many bytes as were sent: TCP does not keep them together."""
-        reply = sock.recv(len(message))
-        while len(reply) < len(message):
-            if not reply:
-                raise PeerFinished("the server closed the connection")
-            more = sock.recv(len(message) - len(reply))
-            if not more:
-                raise PeerFinished(f"the server stopped after {len(reply)} of {len(message)} bytes")
-            reply += more
-        return reply
-
-
-class JsonUser(TcpUser):
-    """GREETING and SUM in newline-framed JSON, with arguments of its own."""
-
-    codec = JsonLines
-
-    @task
-    def greeting(self) -> None:
-        name = f"user-{random.getrandbits(32):08x}"
-        self.exchange("GREETING", {"type": "GREETING", "name": name}, {"status": "OK", "reply": f"Hello, {name}!"})
-
-    @task
-    def sum(self) -> None:
-        a, b = random.getrandbits(30), random.getrandbits(30)
-        self.exchange("SUM", {"type": "SUM", "a": a, "b": b}, {"status": "OK", "result": a + b})

@@ -2,27 +2,93 @@
 
 from __future__ import annotations
 
-import pytest
+import itertools
+import random
+import time
 
-from loadtests.pacing import Schedule
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadtests.pacing import Burst, Closed, Paced, Schedule, closed, paced
+
+MS = 10**6
+
+
+class Someone:
+    """What a schedule is kept on: any object that has attributes."""
+
+    ten_a_second = paced(10)
+    at_once = closed(depth=3)
 
 
 def test_ticks_come_at_their_period_after_the_phase() -> None:
-    schedule = Schedule(2.0, 0.25, 100.0)
+    schedule = Schedule(2000, 0.25, 10_000)
 
-    assert schedule.wait_s(100.0) == 0.5
-    assert schedule.wait_s(100.5) == 2.0
-    assert schedule.wait_s(103.0) == 1.5
+    assert [schedule.next_ns() for _ in range(3)] == [10_500, 12_500, 14_500]
+
+
+@given(st.floats(0.01, 100_000), st.floats(0, 0.999), st.integers(0, 10**18))
+def test_a_schedule_does_not_drift(rate: float, phase: float, start_ns: int) -> None:
+    """The thousandth tick is where arithmetic has it, to the accuracy of the numbers."""
+    schedule = Schedule(1e9 / rate, phase, start_ns)
+    ticks = [schedule.next_ns() for _ in range(1000)]
+
+    assert ticks[999] == pytest.approx(start_ns + (phase + 999) * 1e9 / rate, abs=1 + start_ns / 2**50)
 
 
 def test_a_missed_tick_is_not_forgotten() -> None:
-    """After a stall of three periods three ticks are due at once, and then the schedule is where it would have been."""
-    schedule = Schedule(1.0, 0.0, 0.0)
+    """After a stall of three periods the ticks are due where they were, and Locust is told to wait for none of them."""
+    someone = Someone()
+    someone.ten_a_second()
+    stalled_ns = time.monotonic_ns() - 350 * MS
+    someone.schedule = Schedule(100 * MS, 0.0, stalled_ns)  # type: ignore[attr-defined]
+    waits = [someone.ten_a_second() for _ in range(5)]
 
-    assert [schedule.wait_s(3.5) for _ in range(5)] == [0.0, 0.0, 0.0, 0.0, 0.5]
+    assert waits[:4] == [0, 0, 0, 0]
+    assert 0 < waits[4] <= 0.05
 
 
-@pytest.mark.parametrize("period_s", [0, -1])
-def test_a_period_must_be_positive(period_s: float) -> None:
-    with pytest.raises(ValueError, match=f"period_s is {period_s}"):
-        Schedule(period_s, 0.0, 0.0)
+def test_each_user_has_a_phase_of_its_own() -> None:
+    random.seed(5)
+    waits = sorted(Someone().ten_a_second() for _ in range(1000))
+
+    assert 0 <= waits[0] < 0.005
+    assert 0.095 < waits[-1] <= 0.1
+    assert all(b - a < 0.002 for a, b in itertools.pairwise(waits)), "spread over the period"
+
+
+def test_wait_times_tell_a_class_what_they_are_and_a_user_how_long() -> None:
+    assert isinstance(Someone.ten_a_second, Paced)
+    assert Someone.ten_a_second.rate == 10
+    assert isinstance(Someone.at_once, Closed)
+    assert Someone.at_once.depth == 3
+    assert Someone().at_once() == 0
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("inf"), float("nan")])
+def test_a_rate_must_be_positive_and_finite(rate: float) -> None:
+    with pytest.raises(ValueError, match=f"rate is {rate}, must be more than 0"):
+        paced(rate)
+
+
+def test_a_depth_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="depth is 0, must be at least 1"):
+        closed(0)
+
+
+def test_a_period_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="period_ns is 0"):
+        Schedule(0, 0.0, 0)
+
+
+@given(st.integers(1, 300), st.randoms())
+def test_a_burst_is_spread_evenly_over_a_second(size: int, chance: random.Random) -> None:
+    """One in each of as many shares of the second as there are users."""
+    burst = Burst()
+    places = [burst.join() for _ in range(size)]
+    waits = [burst.wait_s(place, chance.random) for place in places]
+
+    assert [int(wait * size - 1e-9) for wait in waits] == pytest.approx(range(size), abs=1)
+    assert min(waits) >= 0
+    assert max(waits) <= 1

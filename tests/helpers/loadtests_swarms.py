@@ -32,8 +32,9 @@ class Swarm:
         self._folder = folder
         folder.mkdir()
         url = host if isinstance(host, str) else "tcp://{}:{}".format(*host)
+        to = ["--host", url] if url else []
         records = ["--recording", "client.json", "--progress", "progress.jsonl"]
-        command = [sys.executable, "-m", "locust", "--headless", "--only-summary", "-f", str(file), "--host", url]
+        command = [sys.executable, "-m", "locust", "--headless", "--only-summary", "-f", str(file), *to]
         with (folder / "locust.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, *records, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder

@@ -1,0 +1,224 @@
+"""What a swarm reports of servers whose delays are known, held against the books of those servers.
+
+A reported percentile has to be within 1 % or 50 microseconds of the truth, and the truth lies between two measurements
+that know nothing of the recording. An exchange took at least what the server's books say of it, and at most what a task
+measured around it. Both bounds hold for every percentile of every swarm, whatever else the host does, and where they
+are close the report is as close to the truth. How close is the host's affair: with the books themselves the median and
+p90 must agree in one of three swarms; what is rarer is made of moments in which the host had something else to do.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from loadtests.histogram import Histogram
+from loadtests.recording import CUT_OFF, OK, Recording
+from tests.helpers.known_delays import Books, KnownDelays
+from tests.helpers.loadtests_swarms import Swarm
+
+pytestmark = pytest.mark.slow
+
+KINDS = ("constant", "two", "uniform", "freeze")
+QUANTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
+SERVER_QUANTILES = (50.0, 90.0)
+FROZEN_QUANTILES = (80.0, 90.0, 99.0)  # a third of the ticks of frozen users are late
+#: Few are frozen: they all go on at the same moment, and what they then cost each other is in no arithmetic.
+USERS = {"constant": 40, "two": 40, "uniform": 40, "freeze": 6}
+RATES = {"constant": 4, "two": 3, "uniform": 3, "freeze": 10}
+FREEZE_DELAY_NS = 50 * 10**6
+ATTEMPTS = 3
+LOCUSTFILE = """
+import itertools
+import json
+import os
+import time
+from pathlib import Path
+
+from locust import events, task
+
+from gserver.framing import Lines
+from loadtests.pacing import paced
+from loadtests.users import TcpUser
+
+MEASURED = []
+numbers = itertools.count()
+
+
+class Known(TcpUser):
+    abstract = True
+    codec = Lines
+
+    @task
+    def ask(self):
+        name = type(self).__name__
+        due_ns = self.due_ns
+        line = b"%d-%d %d" % (os.getpid(), next(numbers), due_ns)
+        start_ns = time.perf_counter_ns()
+        reply = self.exchange(name, line, line)
+        end_ns = time.perf_counter_ns()
+        if reply is not None:
+            MEASURED.append((name, line.decode(), end_ns - start_ns, time.monotonic_ns() - due_ns))
+
+"""
+CLASS = """
+class {kind}(Known):
+    host = "tcp://127.0.0.1:{port}"
+    wait_time = paced({rate})
+    fixed_count = {users}
+
+"""
+AT_THE_END = """
+@events.quit.add_listener
+def keep(**_):
+    Path("measured-%d.json" % os.getpid()).write_text(json.dumps(MEASURED))
+"""
+
+
+@dataclass
+class Outcome:
+    """A swarm on four servers that has ended."""
+
+    recording: Recording
+    books: dict[str, Books]
+    service: dict[str, list[int]]  # what tasks measured
+    response: dict[str, list[int]]
+
+
+def swarm(folder: Path, processes: int) -> Outcome:
+    folder.mkdir()
+    servers = {kind: KnownDelays(kind, folder) for kind in KINDS}
+    try:
+        text = LOCUSTFILE
+        for kind, server in servers.items():
+            text += CLASS.format(kind=kind, port=server.port, rate=RATES[kind], users=USERS[kind])
+        file = folder / "known.py"
+        file.write_text(text + AT_THE_END)
+        users = str(sum(USERS.values()))
+        arguments = ["--users", users, "--spawn-rate", users, "--run-time", "6s", "--stop-timeout", "10"]
+        if processes > 1:
+            arguments += ["--processes", str(processes)]
+        ended = Swarm(folder / "swarm", "", *arguments, file=file).finish()
+        assert ended.process.returncode == 0, ended.log
+        measured = [each for path in folder.glob("swarm/measured-*.json") for each in json.loads(path.read_text())]
+        return Outcome(
+            ended.recording,
+            {kind: server.books() for kind, server in servers.items()},
+            {kind: [service for name, _, service, _ in measured if name == kind] for kind in KINDS},
+            {kind: [response for name, _, _, response in measured if name == kind] for kind in KINDS},
+        )
+    finally:
+        for server in servers.values():
+            server.__exit__(None, None, None)
+
+
+def percentile(latencies: Sequence[int], quantile: float) -> int:
+    """The nearest rank, as HdrHistogram rounds it."""
+    return sorted(latencies)[max(1, int(quantile / 100 * len(latencies) + 0.5)) - 1]
+
+
+def slack_ns(true_ns: int) -> float:
+    return max(50_000, 0.01 * true_ns)
+
+
+def errors(
+    name: str, reported: Histogram, truth: Sequence[int], quantiles: Sequence[float] = SERVER_QUANTILES
+) -> dict[str, str]:
+    """The percentiles that are not within 1 % or 50 microseconds."""
+    found = reported.percentiles(quantiles)
+    return {
+        f"{name} p{quantile:g}": f"is {true_ns / 1000:,.0f} us, and {found[quantile] / 1000:,.0f} was reported"
+        for quantile in quantiles
+        if abs(found[quantile] - (true_ns := percentile(truth, quantile))) > slack_ns(true_ns)
+    }
+
+
+def assert_between(least: Sequence[int], reported: Histogram, most: Sequence[int]) -> None:
+    for quantile, found_ns in reported.percentiles(QUANTILES).items():
+        least_ns, most_ns = percentile(least, quantile), percentile(most, quantile)
+        assert least_ns - slack_ns(least_ns) <= found_ns <= most_ns + slack_ns(most_ns), f"p{quantile:g}"
+
+
+def assert_counts_are_exact(outcome: Outcome) -> None:
+    for kind in KINDS:
+        total = outcome.recording.total([kind])
+        assert total.outcomes == {OK: len(outcome.books[kind].replies)}, kind
+        assert CUT_OFF not in total.outcomes
+        assert total.service.total == total.response.total == total.outcomes[OK]
+    assert outcome.recording.missing() == []
+
+
+def assert_bounds_hold(outcome: Outcome) -> None:
+    for kind in KINDS:
+        total, replies = outcome.recording.total([kind]), outcome.books[kind].replies
+        served = [sent_ns - received_ns for _, received_ns, sent_ns in replies]
+        responded = [sent_ns - int(line.split()[1]) for line, _, sent_ns in replies]
+        assert_between(served, total.service, outcome.service[kind])
+        assert_between(responded, total.response, outcome.response[kind])
+
+
+def deviations(outcome: Outcome) -> dict[str, str]:
+    """Where the reports and the servers' books disagree."""
+    wrong: dict[str, str] = {}
+    for kind in KINDS:
+        total, replies = outcome.recording.total([kind]), outcome.books[kind].replies
+        response = [sent_ns - int(line.split()[1]) for line, _, sent_ns in replies]
+        wrong |= errors(f"{kind} response", total.response, response)
+        if kind != "freeze":  # what waits for a frozen server waits where it does not see it
+            service = [sent_ns - received_ns for _, received_ns, sent_ns in replies]
+            wrong |= errors(f"{kind} service", total.service, service)
+    by_arithmetic = responses_by_arithmetic(outcome.books["freeze"])
+    return wrong | errors("by arithmetic", total.response, by_arithmetic, FROZEN_QUANTILES)
+
+
+def responses_by_arithmetic(books: Books) -> list[int]:
+    """Of users with a tick each 100 ms, and a server that takes 50 ms but for a second in which it does nothing."""
+    frozen_ns, thawed_ns = books.frozen
+    delay_ns = int(statistics.median(sent_ns - received_ns for _, received_ns, sent_ns in books.replies))
+    ticks: dict[str, list[int]] = {}
+    for line, _, _ in books.replies:
+        due_ns = int(line.split()[1])
+        ticks.setdefault(f"{due_ns % (10**9 // RATES['freeze'])}", []).append(due_ns)
+    responses = []
+    for of_a_user in ticks.values():
+        free_ns = 0
+        for due_ns in sorted(of_a_user):
+            arrived_ns = max(due_ns, free_ns)
+            begun_ns = thawed_ns if frozen_ns <= arrived_ns < thawed_ns else arrived_ns
+            free_ns = begun_ns + delay_ns
+            if arrived_ns < frozen_ns < free_ns:  # it was to be answered in that second
+                free_ns = thawed_ns
+            responses.append(free_ns - due_ns)
+    return responses
+
+
+def assert_a_freeze_is_seen(outcome: Outcome) -> None:
+    """In the response time by every tick in it; in the service time as one slow exchange of each user."""
+    total = outcome.recording.total(["freeze"])
+    slow = sum(count for latency_ns, count in total.service.counts.items() if latency_ns > 10**9 / 2)
+    late = sum(count for latency_ns, count in total.response.counts.items() if latency_ns > 10**9 / 2)
+    assert 0 < slow <= USERS["freeze"]
+    assert late > 9 * USERS["freeze"], "the ten ticks of each user in that second were late by more than half of it"
+    assert total.service.percentiles([90])[90] < 2 * FREEZE_DELAY_NS
+
+
+@pytest.mark.parametrize(
+    "processes", [1, pytest.param(2, marks=pytest.mark.longhaul), pytest.param(4, marks=pytest.mark.longhaul)]
+)
+def test_counts_are_exact_and_percentiles_within_a_hundredth(processes: int, tmp_path: Path) -> None:
+    always: dict[str, str] | None = None
+    for attempt in range(ATTEMPTS):
+        outcome = swarm(tmp_path / str(attempt), processes)
+        assert_counts_are_exact(outcome)
+        assert_bounds_hold(outcome)
+        assert_a_freeze_is_seen(outcome)
+        wrong = deviations(outcome)
+        always = wrong if always is None else {name: text for name, text in wrong.items() if name in always}
+        if not always:
+            return
+    assert always == {}
