@@ -14,7 +14,8 @@ from locust import events
 from locust.env import Environment
 from locust.runners import WorkerRunner
 
-from loadtests.stock import EchoUser, JsonUser, MessageUser, asked_of
+from loadtests.asked import asked_of
+from loadtests.stock import EchoUser, JsonUser, MessageUser
 
 __all__ = ["EchoUser", "JsonUser", "MessageUser"]
 

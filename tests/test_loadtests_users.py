@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from loadtests.recording import CUT_OFF, OK
-from tests.helpers.loadtests_swarms import JsonServer, Peer, Swarm, bound_socket, reset
+from tests.helpers.loadtests_swarms import JsonServer, Peer, Swarm, bound_socket, of_processes, reset
 from tests.helpers.processes import GserverProcess, wait_for
 
 pytestmark = pytest.mark.slow
@@ -123,7 +123,7 @@ def swarms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarms]:
         begin("json", json_server)
         begin("echo", echo_server, "--payload", "100000", "EchoUser")
         begin("as-fast-as-it-can", echo_server, "--rate", "0", "--payload", "1", "EchoUser")
-        begin("processes", peer(counting), "--processes", "2", "--rate", "20", "JsonUser")
+        begin("processes", peer(counting), *of_processes(2), "--rate", "20", "JsonUser")
         begin("unasked", peer(JsonServer(times=3)), "JsonUser")
         begin("patient", peer(HOSTILE["says-nothing"].behave), "--stop-timeout", "1", "JsonUser")
         begin("nobody-listens", stack.enter_context(bound_socket()).getsockname(), "Impatient", file=impatient)

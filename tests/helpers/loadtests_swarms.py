@@ -16,13 +16,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from loadtests.processes import free_port
 from loadtests.recording import Recording
 from loadtests.results import load_recording
 
-__all__ = ["LOCUSTFILE", "JsonServer", "Peer", "Swarm", "bound_socket", "reset"]
+__all__ = ["LOCUSTFILE", "JsonServer", "Peer", "Swarm", "bound_socket", "of_processes", "reset"]
 
 LOCUSTFILE = Path(__file__).parents[2] / "loadtests" / "locustfile.py"
 SWARM_PATIENCE_S = 60.0
+
+
+def of_processes(count: int) -> list[str]:
+    """Arguments of a swarm of several processes, which talk on a port of their own."""
+    port = str(free_port())
+    return ["--processes", str(count), "--master-bind-port", port, "--master-port", port]
 
 
 class Swarm:

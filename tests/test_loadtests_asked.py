@@ -1,0 +1,87 @@
+"""Messages as a command line gives them, and replies without a framing."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadtests.asked import Echoed, asked_of, unescaped
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        ("", b""),
+        ("plain", b"plain"),
+        (r"a\nb\r\t\0\\c", b"a\nb\r\t\0\\c"),
+        (r"\x00\xfF\x41", b"\x00\xffA"),
+        ("é\n", b"\xc3\xa9\n"),
+    ],
+)
+def test_escapes_stand_for_bytes(text: str, data: bytes) -> None:
+    assert unescaped(text) == data
+
+
+@pytest.mark.parametrize("text", ["\\q", "end\\", "\\x4", "\\xgg"])
+def test_an_unknown_escape_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="after a backslash"):
+        unescaped(text)
+
+
+def test_a_message_is_what_its_codec_carries() -> None:
+    assert asked_of("ping", "lines", "pong").message == b"ping"
+    assert asked_of("ping", "lines", "").expected is None
+    value = asked_of('{"type": "SUM", "a": 1}', "json_lines", "[1, 2]")
+    assert (value.message, value.expected) == ({"type": "SUM", "a": 1}, [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("x", "morse", ""), "--codec: unknown codec 'morse': expected one of raw, lines"),
+        (("{", "json_lines", ""), "--message is '{', which is not JSON"),
+        (("1", "json_lines", "}"), "--expect is '}', which is not JSON"),
+        (("a\\nb", "lines", ""), "which lines does not carry"),
+    ],
+)
+def test_what_cannot_be_asked_is_named(arguments: tuple[str, str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=r"^--") as raised:
+        asked_of(*arguments)
+
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_raw_replies_are_as_long_as_what_is_expected() -> None:
+    codec = asked_of("ping", "raw", "a long reply").codec()
+    codec.encode(b"ping")
+    codec.receive(b"a long ")
+    assert list(codec.messages()) == []
+    codec.receive(b"reply")
+
+    assert list(codec.messages()) == [b"a long reply"]
+
+
+@given(st.lists(st.binary(min_size=1, max_size=20), min_size=1), st.randoms())
+def test_an_echo_is_cut_as_it_was_sent_however_it_comes(messages: list[bytes], chance: random.Random) -> None:
+    codec, received = Echoed(), []
+    data = b"".join(codec.encode(message) for message in messages)
+    while data:
+        size = chance.randrange(1, 40)
+        codec.receive(data[:size])
+        received += codec.messages()
+        data = data[size:]
+
+    assert received == messages
+    assert not codec.partial
+
+
+def test_more_than_was_sent_is_a_message_too() -> None:
+    codec = Echoed()
+    codec.encode(b"ab")
+    codec.receive(b"abc")
+
+    assert codec.messages() == [b"ab", b"c"]

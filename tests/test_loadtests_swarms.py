@@ -1,0 +1,293 @@
+"""Swarms that differ from the usual: in TLS, of any message, of users of one's own, of several processes and clocks.
+
+All of them run at the same time; each is a Locust of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loadtests.processes import free_port
+from loadtests.recording import CUT_OFF, OK
+from tests.helpers.certificates import make_certificates
+from tests.helpers.loadtests_swarms import LOCUSTFILE, JsonServer, Peer, Swarm, of_processes
+from tests.helpers.processes import GserverProcess, wait_for
+
+pytestmark = pytest.mark.slow
+
+USERS = 4
+BRIEFLY = ("--users", str(USERS), "--spawn-rate", "100", "--run-time", "3s", "--stop-timeout", "20")
+OWN = """
+from gserver import Lines
+from locust import constant, events, task
+from loadtests.pacing import closed, paced
+from loadtests.users import TcpUser
+
+class Own(TcpUser):
+    abstract = True
+    codec = Lines
+
+    @task
+    def ask(self):
+        self.exchange(type(self).__name__, b"question", b"question")
+
+class Paced(Own):
+    fixed_count = 4
+    wait_time = paced(20)
+
+class Deep(Own):
+    fixed_count = 2
+    wait_time = closed(depth=8)
+
+class Waiting(Own):
+    fixed_count = 2
+    wait_time = constant(0.1)
+
+class Churning(Own):
+    fixed_count = 2
+    wait_time = paced(20)
+    exchanges_per_connection = 1
+
+class Misnamed(Own):
+    fixed_count = 1
+    wait_time = paced(5)
+
+    @task
+    def ask(self):
+        self.exchange("connect", b"question")
+"""
+LISTENING = """
+from locust import events
+heard = []
+events.request.add_listener(lambda name, exception, **_: heard.append((name, exception)))
+events.quit.add_listener(lambda **_: print("HEARD", sum(name == "Paced" for name, _ in heard)))
+"""
+SHIFT_S = 1000
+
+
+@dataclass
+class Swarms:
+    by_name: dict[str, Swarm] = field(default_factory=dict)
+    servers: dict[str, JsonServer] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)  # addresses that connections came from
+    began_s: float = field(default_factory=time.monotonic)
+
+    def __getitem__(self, name: str) -> Swarm:
+        return self.by_name[name]
+
+
+def can_shift_clocks() -> bool:
+    unshare = shutil.which("unshare")
+    command = [str(unshare), "-T", "--monotonic", "5", "--fork", "true"]
+    return bool(unshare) and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+CAN_SHIFT = can_shift_clocks()
+
+
+@pytest.fixture(scope="module")
+def swarms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarms]:
+    folder = tmp_path_factory.mktemp("swarms")
+    swarms = Swarms()
+    own, listening = folder / "own.py", folder / "listening.py"
+    own.write_text(OWN)
+    listening.write_text(OWN + LISTENING)
+    certificates = make_certificates(folder / "certificates")
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: [swarm.kill() for swarm in swarms.by_name.values()])
+
+        def begin(name: str, host: tuple[str, int] | str, *arguments: str, file: Path = LOCUSTFILE) -> Swarm:
+            swarm = swarms.by_name[name] = Swarm(folder / name, host, *BRIEFLY, *arguments, file=file)
+            wait_for(lambda: sum(not each.is_up for each in swarms.by_name.values()) < 2, "that one Locust starts")
+            return swarm
+
+        def serve(name: str) -> tuple[str, int]:
+            server = swarms.servers[name] = JsonServer()
+
+            def behave(connection: socket.socket) -> None:
+                if name == "killed":
+                    swarms.seen.add(connection.getpeername()[0])
+                server(connection)
+
+            return stack.enter_context(Peer(behave)).address
+
+        echo = stack.enter_context(GserverProcess(folder, "echo")).address
+        tls_options = ("--certfile", certificates.certfile, "--keyfile", certificates.keyfile)
+        secure = stack.enter_context(GserverProcess(folder, "json", *tls_options)).address
+        tls = "tls://localhost:{1}".format(*secure)
+        begin("tls", tls, "--rate", "20", "--tls-ca", certificates.ca)
+        begin("tls-of-a-stranger", tls, "--rate", "1", "--tls-ca", make_certificates(folder / "stranger").ca)
+        message = ("--rate", "20", "--message", r"ping \x41\\ é\n")
+        begin("expected", echo, *message, "--expect", r"ping A\x5c é\n", "--codec", "raw")
+        begin("own", echo, "--users", "11", file=own)
+        begin("listening", echo, "Paced", file=listening)
+        if CAN_SHIFT:
+            stack.enter_context(begin_shifted(folder, swarms, serve("shifted")))
+        sources = ("--source-addresses", "127.0.3.1-127.0.3.4")
+        killed = begin("killed", serve("killed"), "--rate", "20", *of_processes(2), *sources, "--run-time", "6s")
+        kill_a_worker(killed)
+        for swarm in swarms.by_name.values():
+            swarm.finish()
+        yield swarms
+
+
+@contextlib.contextmanager
+def begin_shifted(folder: Path, swarms: Swarms, server: tuple[str, int]) -> Iterator[None]:
+    """A master, a worker, and another worker whose monotonic clock is another."""
+    port = str(free_port())
+    master = ("--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--expect-workers", "2")
+    swarms.by_name["shifted"] = Swarm(folder / "shifted", server, *BRIEFLY, "--rate", "20", *master)
+    locust = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--worker"]
+    worker = [*locust, "--master-host", "127.0.0.1", "--master-port", port]
+    shifting = ["unshare", "-T", "--monotonic", str(SHIFT_S), "--fork", "--kill-child"]
+    with (folder / "workers.log").open("wb") as log:
+        workers = [subprocess.Popen(command, stdout=log, stderr=log) for command in (worker, [*shifting, *worker])]
+    try:
+        yield
+    finally:
+        for each in workers:
+            each.kill()
+            each.wait()
+
+
+def kill_a_worker(swarm: Swarm) -> None:
+    """Once it has reported a few seconds of work."""
+    wait_for(lambda: '"exchanges"' in swarm.progress and '"exchanges": 0' not in last_line(swarm), "work", 60)
+    worker = psutil.Process(swarm.process.pid).children()[0]
+    os.kill(worker.pid, signal.SIGKILL)
+
+
+def last_line(swarm: Swarm) -> str:
+    return swarm.progress.strip().rpartition("\n")[2]
+
+
+def kinds(swarm: Swarm) -> set[str]:
+    return {outcome for outcome, count in swarm.exchanges.items() if count and outcome != CUT_OFF}
+
+
+@pytest.mark.parametrize("name", ["tls", "expected", "own"])
+def test_every_exchange_succeeds_and_locust_has_counted_it(swarms: Swarms, name: str) -> None:
+    swarm = swarms[name]
+    counts = {series: count for series, (count, _) in swarm.locust_counts.items()}
+    recorded = {series: outcomes[OK] for series, outcomes in swarm.outcomes.items()}
+
+    assert kinds(swarm) == {OK}, swarm.log
+    assert counts == {series: count for series, count in recorded.items() if series not in ("first_byte", "close")}
+    if name != "own":  # one of its users is in error
+        assert swarm.process.returncode == 0
+        assert "Traceback" not in swarm.log
+
+
+def test_a_tls_handshake_is_a_series_of_its_own(swarms: Swarms) -> None:
+    outcomes = swarms["tls"].outcomes
+
+    assert outcomes.keys() == {"connect", "tls", "first_byte", "close", "GREETING", "SUM"}
+    assert outcomes["connect"] == outcomes["tls"] == outcomes["first_byte"] == outcomes["close"] == {OK: USERS}
+
+
+def test_a_handshake_that_fails_is_counted_as_such_and_makes_no_exchange(swarms: Swarms) -> None:
+    outcomes = swarms["tls-of-a-stranger"].outcomes
+
+    assert outcomes.keys() == {"connect", "tls"}
+    assert {each for each, count in outcomes["tls"].items() if count and each != CUT_OFF} == {"tls"}
+    assert outcomes["connect"][OK] >= USERS
+
+
+def test_a_paced_user_has_two_latencies_and_one_in_a_closed_loop_has_one(swarms: Swarms) -> None:
+    for name, has_response in [("Paced", True), ("Churning", True), ("Deep", False), ("Waiting", False)]:
+        total = swarms["own"].recording.total([name])
+
+        assert total.service.total == total.outcomes[OK] > 0
+        assert total.response.total == (total.outcomes[OK] if has_response else 0)
+
+
+def test_several_in_flight_are_more_than_one(swarms: Swarms) -> None:
+    outcomes = swarms["own"].outcomes
+
+    assert outcomes["Deep"][OK] > 5 * outcomes["Paced"][OK]
+
+
+def test_a_connection_for_each_exchange_is_opened_and_closed(swarms: Swarms) -> None:
+    outcomes = swarms["own"].outcomes
+    others = 4 + 2 + 2 + 1  # users that keep their connections
+
+    assert outcomes["Churning"][OK] <= outcomes["connect"][OK] - others <= outcomes["Churning"][OK] + 2
+    assert outcomes["close"].total() == outcomes["connect"][OK]
+
+
+def test_an_exchange_named_as_a_phase_is_refused(swarms: Swarms) -> None:
+    assert "an exchange is named 'connect', which is what a phase of a connection is called" in swarms["own"].log
+
+
+def test_who_listens_to_requests_hears_of_each(swarms: Swarms) -> None:
+    swarm = swarms["listening"]
+
+    assert f"HEARD {swarm.exchanges[OK]}\n" in swarm.log
+    assert swarm.locust_counts["Paced"] == (swarm.exchanges[OK], 0)
+
+
+@pytest.mark.skipif(not CAN_SHIFT, reason="no time namespaces here")
+def test_a_worker_with_a_clock_of_its_own_counts_in_the_seconds_of_the_run(swarms: Swarms) -> None:
+    recording = swarms["shifted"].recording
+    seconds = {second for cells in recording.cells.values() for second in cells}
+    offsets = {
+        health["clock_offset_ns"]
+        for process in recording.health.values()
+        for health in process.values()
+        if "clock_offset_ns" in health
+    }
+
+    assert recording.missing() == []
+    assert swarms.began_s - 1 < min(seconds) <= max(seconds) < time.monotonic()
+    assert {second for process in recording.health.values() for second in process} < set(
+        range(int(swarms.began_s) - 1, int(time.monotonic()))
+    )
+    assert {round(offset / 1e9, 1) for offset in offsets} == {0, -SHIFT_S}
+    assert swarms.servers["shifted"].answered == swarms["shifted"].exchanges[OK]
+
+
+def test_of_a_worker_that_was_killed_the_run_knows_that_not_all_has_arrived(swarms: Swarms) -> None:
+    """What had arrived counts, and so does all of the other worker; both its users' work goes on there."""
+    recording = swarms["killed"].recording
+    missing = recording.missing()
+
+    assert len(recording.reports) == 2
+    assert len(missing) == 1
+    assert "did not say its last" in missing[0]
+    assert 0 < swarms["killed"].exchanges[OK] < swarms.servers["killed"].answered
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--message", "x", "--codec", "morse"], "--codec: unknown codec 'morse': expected one of raw, lines"),
+        (["--source-addresses", "127.0.0.300"], "source address '127.0.0.300', expected ADDRESS or FIRST-LAST"),
+    ],
+)
+def test_a_wrong_argument_ends_locust_with_a_line_that_names_it(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    swarm = Swarm(tmp_path / "swarm", "tcp://127.0.0.1:1", *BRIEFLY, *arguments).finish()
+
+    assert words in swarm.log
+    assert "Traceback" not in swarm.log
+    assert swarm.process.returncode == 2
+
+
+def test_connections_come_from_the_addresses_that_were_asked_for(swarms: Swarms) -> None:
+    """From several; two processes may begin with the same one."""
+    assert swarms.seen <= {f"127.0.3.{number}" for number in range(1, 5)}
+    assert len(swarms.seen) > 1
