@@ -26,7 +26,9 @@ def _headline(run: Run) -> str:
 
 def _doubts(run: Run) -> list[str]:
     """Why the figures cannot be believed."""
-    return [f"  {run.verdict.state.upper()}: {reason}" for reason in run.verdict.reasons]
+    if run.verdict.is_valid:
+        return []
+    return [f"  {run.verdict.state.upper()}, not to be believed:", *(f"    {reason}" for reason in run.verdict.reasons)]
 
 
 def _outcome(run: Run) -> str:

@@ -61,5 +61,8 @@ def test_a_value_with_a_bar_does_not_break_the_table() -> None:
 def test_a_run_that_cannot_be_believed_says_so_first() -> None:
     run = make_run(verdict=Verdict("noisy-host", ["3% of the time was stolen."]))
 
-    assert render_summary(run).splitlines()[1] == "  NOISY-HOST: 3% of the time was stolen."
+    assert render_summary(run).splitlines()[1:3] == [
+        "  NOISY-HOST, not to be believed:",
+        "    3% of the time was stolen.",
+    ]
     assert "**noisy-host**. 3% of the time was stolen." in render_markdown(run)
