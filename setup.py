@@ -49,7 +49,11 @@ setup(
     packages=find_packages(include=["gserver", "gserver.*", "loadtests", "loadtests.*"]),
     # The path of every message; without a compiler it stays in Python.
     ext_modules=[Extension("gserver._native", ["gserver/_native.c"], optional=True)],
-    package_data={"gserver": ["py.typed", "_native.pyi"], "loadtests": ["py.typed"]},
+    package_data={
+        "gserver": ["py.typed", "_native.pyi"],
+        "loadtests": ["py.typed"],
+        "loadtests.report": ["templates/*"],
+    },
     install_requires=["gevent>=26.4", "msgspec>=0.19"],
     extras_require={"extras": EXTRAS, "loadtests": LOADTESTS, "test": TEST},
     entry_points={

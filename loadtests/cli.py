@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gserver.framing import CODECS
+from loadtests import compare_command, doctor, sampler
 from loadtests.address import is_tls, parse_host
-from loadtests.compare import compare, render_comparison
 from loadtests.processes import NotAnswering
 from loadtests.profiles import PROFILES, Profile
-from loadtests.report import render_markdown, render_summary
-from loadtests.results import ResultError, load_run, write_whole
+from loadtests.report import command as report_command
+from loadtests.report import render_summary
+from loadtests.results import ResultError
 from loadtests.runner import Options, Target, execute
 from loadtests.text import render_table
 from loadtests.worker import MASTER_PORT, work
@@ -30,10 +31,17 @@ EXIT_FAILURES = 1
 EXIT_USAGE = 2
 EXIT_DOUBTFUL = 3
 EXIT_INTERRUPTED = 130
+#: Commands that read their arguments themselves.
+OF_THEIR_OWN: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "sample": (sampler.main, "sample a server for a run on another host"),
+    "doctor": (doctor.main, "say what this host can hold, and what to raise"),
+}
 
 
 def main(argv: Sequence[str]) -> int:
     """Do what `argv` says; return the exit status."""
+    if argv and argv[0] in OF_THEIR_OWN:
+        return OF_THEIR_OWN[argv[0]][0](argv[1:])
     arguments = _parser().parse_args(argv)
     try:
         status: int = arguments.do(arguments)
@@ -59,13 +67,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_run(commands.add_parser("run", help="carry out a run and keep it in a folder"))
     _add_worker(commands.add_parser("worker", help="be a part of the swarm of a run on another host"))
-    report = commands.add_parser("report", help="show the report of a run")
-    report.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
-    report.set_defaults(do=_report)
-    comparing = commands.add_parser("compare", help="set one run against another")
-    comparing.add_argument("a", type=Path, metavar="RUN", help="the folder of a run")
-    comparing.add_argument("b", type=Path, metavar="RUN", help="the folder of the one to set against it")
-    comparing.set_defaults(do=_compare)
+    report = commands.add_parser("report", help="report on runs: in words, as a page, as pictures")
+    report_command.add_arguments(report)
+    report.set_defaults(do=report_command.main)
+    comparing = commands.add_parser("compare", help="set runs against others, and say what that proves")
+    compare_command.add_arguments(comparing)
+    comparing.set_defaults(do=compare_command.main)
+    for name, (_, says) in OF_THEIR_OWN.items():
+        commands.add_parser(name, help=says)
     listing = commands.add_parser("list", help="show the profiles")
     listing.set_defaults(do=_list)
     return parser
@@ -215,18 +224,6 @@ def _existing(file: Path | None) -> Path | None:
     if file is not None and not file.is_file():
         raise ValueError(f"there is no file {file}")
     return file.resolve() if file is not None else None
-
-
-def _report(arguments: argparse.Namespace) -> int:
-    run = load_run(arguments.run)
-    write_whole(arguments.run / "report.md", render_markdown(run))
-    print(render_summary(run))
-    return 0
-
-
-def _compare(arguments: argparse.Namespace) -> int:
-    print(render_comparison(compare(load_run(arguments.a), load_run(arguments.b))))
-    return 0
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -1,108 +1,322 @@
-"""Two runs side by side. Pure: differences of figures, and of everything that was not meant to differ.
+"""Two sides of runs, set against each other: what differs, and what that proves. Pure.
 
-One run on each side is one observation on each side, and proves nothing: the difference between them may be the host's.
+A verdict on a figure, from the exact interval of its change and the p-value of its exact test with Holm's correction:
+
+    equivalent      the interval lies within the band: if there is a change, it does not matter
+    better, worse   not that, and the test calls the sides different
+    inconclusive    neither: more runs would tell
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
 
-from loadtests.figures import QUANTILES, Figure
+from loadtests.comparison import (
+    BETTER,
+    EQUIVALENT,
+    INCONCLUSIVE,
+    WORSE,
+    Answer,
+    Comparison,
+    FigureComparison,
+    KeyDifference,
+    QuantileCurve,
+    Side,
+)
+from loadtests.figures import Figure
+from loadtests.histogram import Histogram
+from loadtests.inference import (
+    Shift,
+    holm,
+    pairs_shift,
+    sets_shift,
+    single_shift,
+    smallest_p_of_pairs,
+    smallest_p_of_sets,
+)
+from loadtests.noise import NoiseFloor
+from loadtests.power import cautious, needed_pairs, needed_runs
+from loadtests.quantile_curves import quantile_curve
 from loadtests.results import Run
-from loadtests.text import human, render_table, title_of
+from loadtests.text import human
 
-__all__ = ["Comparison", "Difference", "compare", "render_comparison"]
+__all__ = ["HEADLINES", "Latencies", "Plan", "compare"]
 
-HEADLINES = [
+HEADLINES = (
     "throughput",
-    *(f"{latency}_{quantile}" for latency in ("response", "service") for quantile in QUANTILES if quantile != "max"),
-    "connect_p99",
+    "response_p50",
+    "response_p99",
+    "response_p99.9",
+    "service_p50",
+    "service_p99",
+    "error_rate",
     "server_cpu_per_exchange",
     "server_rss_per_socket",
-    "server_rss_peak",
-    "exchanges_failed",
-]
-SHOWN = 0.0005  # a tenth of a percent, rounded
-CAVEAT = "One run on each side proves nothing: run each several times, in turns, before you believe a difference."
+)
+#: Shown beside them and not judged: each more that is judged asks for more runs.
+OTHERS = ("response_p90", "service_p90", "service_p99.9", "connect_p50", "connect_p99", "server_rss_peak")
+TOO_FEW = "too few to tell"
+NOT_ENVIRONMENT = ("address", "pid", "port")
 
 
 @dataclass(frozen=True)
-class Difference:
-    """One figure of both runs; a side that has none is None."""
+class Plan:
+    """How to compare.
 
-    name: str
-    a: Figure | None
-    b: Figure | None
+    Attributes:
+        paired: whether the n-th run of A was made beside the n-th of B.
+        alpha: of all headline figures together; at a look within ab, what that look may spend.
+        noise: of this host, for one run against one.
+    """
 
-    @property
-    def relative(self) -> float | None:
-        """(b - a) / a, or None where that says nothing."""
-        if self.a is None or self.b is None or self.a.value == 0:
-            return None
-        return (self.b.value - self.a.value) / self.a.value
-
-    @property
-    def direction(self) -> str:
-        """Whether b looks "better" or "worse"; "" where it does not differ by as much as a report shows."""
-        if self.a is None or self.b is None or self.a.value == self.b.value or not self.a.better:
-            return ""
-        if self.relative is not None and abs(self.relative) < SHOWN:
-            return ""
-        return "better" if (self.b.value > self.a.value) == (self.a.better == "higher") else "worse"
+    paired: bool = False
+    band: float = 0.03
+    alpha: float = 0.05
+    noise: NoiseFloor | None = None
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What differs between two runs."""
+class Latencies:
+    """What each run of a side recorded in its steady seconds, run by run."""
 
-    a: Run
-    b: Run
-    differences: list[Difference]
-    environment: list[tuple[str, str, str]]  # key, and its value on both sides
-    workload: list[tuple[str, str, str]]
+    service: list[Histogram] = field(default_factory=list)
+    response: list[Histogram] = field(default_factory=list)
 
 
-def compare(a: Run, b: Run) -> Comparison:
-    """Set `b` against `a`."""
-    names = [name for name in HEADLINES if a.figure(name) or b.figure(name)]
+def compare(
+    a: Side, b: Side, plan: Plan, a_latencies: Latencies | None = None, b_latencies: Latencies | None = None
+) -> Comparison:
+    """Set `b` against `a`. The curves by quantile need the latencies; nothing else does."""
+    found = [each for name in HEADLINES if (each := _figure(name, a, b, plan))]
+    judged = _judge(found, plan)
+    others = [each for name in OTHERS if (each := _figure(name, a, b, plan))]
     return Comparison(
-        a,
-        b,
-        [Difference(name, a.figure(name), b.figure(name)) for name in names],
-        _differing(a.environment, b.environment) + _differing(a.server, b.server, ignored=("address",)),
-        _differing(a.workload, b.workload),
+        a=a,
+        b=b,
+        paired=plan.paired,
+        band=plan.band,
+        alpha=plan.alpha,
+        level=1 - plan.alpha,
+        figures=(*judged, *(figure for figure, _ in others)),
+        curves=_curves(a_latencies or Latencies(), b_latencies or Latencies(), plan),
+        order=_order(a, b),
+        environment=_differing(_places(a), _places(b)),
+        workload=_differing([run.workload for run in a.runs], [run.workload for run in b.runs]),
+        refusals=tuple(_refusals(a, b)),
+        notes=(
+            *_notes(a, b, plan),
+            *_too_few(judged, sum(figure.scale == "ratio" or not shift.tied for figure, shift in found), plan),
+        ),
     )
 
 
-def _differing(a: dict[str, object], b: dict[str, object], ignored: tuple[str, ...] = ()) -> list[tuple[str, str, str]]:
-    keys = [key for key in dict.fromkeys([*a, *b]) if key not in ignored and a.get(key) != b.get(key)]
-    return [(key, str(a.get(key, "not recorded")), str(b.get(key, "not recorded"))) for key in keys]
+# Figures
 
 
-def render_comparison(comparison: Comparison) -> str:
-    """The comparison as Markdown that also reads well in a terminal."""
-    a, b = comparison.a, comparison.b
-    parts = [f"A: {_named(a)}\nB: {_named(b)}"]
-    if comparison.workload:
-        parts.append("The workloads differ, so the figures do not measure the same thing:")
-        parts.append(render_table(["workload", "A", "B"], [list(row) for row in comparison.workload]))
-    if comparison.environment:
-        parts.append(render_table(["environment", "A", "B"], [list(row) for row in comparison.environment]))
-    rows = [[title_of(each.name), _cell(each.a), _cell(each.b), _change(each)] for each in comparison.differences]
-    parts.append(render_table(["figure", "A", "B", "B against A"], rows))
-    parts.append(CAVEAT)
-    return "\n\n".join(parts)
+def _figure(name: str, a: Side, b: Side, plan: Plan) -> tuple[FigureComparison, Shift] | None:
+    """One figure, without a verdict; None if a side has it in none of its runs."""
+    before, after = [run.figure(name) for run in a.runs], [run.figure(name) for run in b.runs]
+    one = next((figure for figure in before if figure), None)
+    if one is None or not any(after):
+        return None
+    a_values, b_values = _known(before, after, plan.paired)
+    if not a_values or not b_values:
+        return None
+    is_ratio = min(*a_values, *b_values) > 0
+    if is_ratio:
+        shift = _shift(name, [math.log(value) for value in a_values], [math.log(value) for value in b_values], plan)
+    else:
+        shift = _shift("", a_values, b_values, plan)
+    low, high = shift.interval or (None, None)
+    shown = _as_change if is_ratio else _as_is
+    found = FigureComparison(
+        name=name,
+        unit=one.unit,
+        better=one.better,
+        a=tuple(figure.value if figure else None for figure in before),
+        b=tuple(figure.value if figure else None for figure in after),
+        a_typical=median(a_values),
+        b_typical=median(b_values),
+        scale="ratio" if is_ratio else "difference",
+        change=shown(shift.estimate) or 0.0,
+        low=shown(low),
+        high=shown(high),
+        p=shift.p,
+    )
+    return found, shift
 
 
-def _named(run: Run) -> str:
-    return f"{run.path.name or run.name}{f' ({run.label})' if run.label else ''}, {run.started_at}"
+def _known(
+    before: Sequence[Figure | None], after: Sequence[Figure | None], paired: bool
+) -> tuple[list[float], list[float]]:
+    if not paired:
+        return [each.value for each in before if each], [each.value for each in after if each]
+    both = [(x.value, y.value) for x, y in zip(before, after, strict=True) if x and y]
+    return [x for x, _ in both], [y for _, y in both]
 
 
-def _cell(figure: Figure | None) -> str:
-    return human(figure.value, figure.unit) if figure else "-"
+def _shift(name: str, a: Sequence[float], b: Sequence[float], plan: Plan) -> Shift:
+    """Of logarithms, or of plain values for a figure that has no floor: then `name` is empty."""
+    if len(a) == len(b) == 1:
+        difference = b[0] - a[0]
+        floor = plan.noise.floors.get(name) if plan.noise else None
+        if floor is None or plan.noise is None:
+            return Shift(difference, None, 1.0, 0.0, difference == 0)
+        return single_shift(difference, floor, plan.noise.pairs)
+    if plan.paired:
+        return pairs_shift([y - x for x, y in zip(a, b, strict=True)], plan.alpha)
+    return sets_shift(a, b, plan.alpha)
 
 
-def _change(difference: Difference) -> str:
-    if difference.relative is None:
-        return difference.direction or "-"
-    return f"{difference.relative:+.1%} {difference.direction}".strip()
+def _as_change(logarithm: float | None) -> float | None:
+    return None if logarithm is None else math.expm1(logarithm)
+
+
+def _as_is(value: float | None) -> float | None:
+    return value
+
+
+# Verdicts
+
+
+def _judge(figures: Sequence[tuple[FigureComparison, Shift]], plan: Plan) -> list[FigureComparison]:
+    # What is the same everywhere is no hypothesis. Leaving it out keeps the error rate: whether a figure is tied does
+    # not depend on which run is whose, and the tests hold for any values as long as that is left to chance.
+    adjusted = holm({figure.name: shift.p for figure, shift in figures if not shift.tied})
+    alpha = plan.alpha / max(1, len(adjusted))
+    return [_judged(figure, shift, adjusted.get(figure.name, 1.0), alpha, plan) for figure, shift in figures]
+
+
+def _judged(figure: FigureComparison, shift: Shift, p: float, alpha: float, plan: Plan) -> FigureComparison:
+    answer = _answer(figure, p, plan)
+    needed, reason = None, ""
+    if answer == INCONCLUSIVE:
+        needed = _needed(figure, shift, alpha, plan)
+        reason = _reason(figure, alpha, needed, plan)
+    return dataclasses.replace(figure, p_adjusted=p, answer=answer, reason=reason, needed=needed)
+
+
+def _answer(figure: FigureComparison, p: float, plan: Plan) -> Answer:
+    if figure.low is not None and figure.high is not None:
+        low, high = (1 / (1 + plan.band) - 1, plan.band) if figure.scale == "ratio" else (0.0, 0.0)
+        if low <= figure.low and figure.high <= high:
+            return EQUIVALENT
+    if p > plan.alpha or figure.change == 0:
+        return INCONCLUSIVE
+    return BETTER if (figure.change > 0) == (figure.better == "higher") else WORSE
+
+
+def _needed(figure: FigureComparison, shift: Shift, alpha: float, plan: Plan) -> int | None:
+    """Of a figure without a ratio only what the test needs at least is known: a band has no meaning for it."""
+    a, b = _counts(figure, plan)
+    noise = cautious(shift.spread, a - 1 if plan.paired else a + b - 2) if figure.scale == "ratio" else 0.0
+    find = needed_pairs if plan.paired else needed_runs
+    return find(math.log1p(plan.band), noise, alpha)
+
+
+def _counts(figure: FigureComparison, plan: Plan) -> tuple[int, int]:
+    a, b = ([value for value in side if value is not None] for side in (figure.a, figure.b))
+    if plan.paired:
+        return (min(len(a), len(b)),) * 2
+    return len(a), len(b)
+
+
+def _reason(figure: FigureComparison, alpha: float, needed: int | None, plan: Plan) -> str:
+    a, b = _counts(figure, plan)
+    if a == b == 1 and figure.low is not None:
+        return "within the noise of this host"
+    if _smallest_p(a, b, plan) > alpha:
+        return TOO_FEW
+    if figure.scale == "difference":
+        return "no difference is proven"
+    if needed is None or needed > min(a, b):
+        return "too noisy for so few"
+    return "a change smaller than the band, or near its edge"
+
+
+def _smallest_p(a: int, b: int, plan: Plan) -> float:
+    return smallest_p_of_pairs(a) if plan.paired else smallest_p_of_sets(a, b)
+
+
+# What else to know
+
+
+def _too_few(figures: Sequence[FigureComparison], tested: int, plan: Plan) -> list[str]:
+    if not tested or not any(figure.reason == TOO_FEW for figure in figures):
+        return []
+    runs = "pairs" if plan.paired else "runs on each side"
+    least = (needed_pairs if plan.paired else needed_runs)(1.0, 0.0, plan.alpha / tested)
+    return [f"Too few to call anything different, however far apart: for {tested} figures it takes {least} {runs}."]
+
+
+def _curves(a: Latencies, b: Latencies, plan: Plan) -> tuple[QuantileCurve, ...]:
+    found = (
+        quantile_curve("response", a.response, b.response, plan.paired),
+        quantile_curve("service", a.service, b.service, plan.paired),
+    )
+    return tuple(curve for curve in found if curve)
+
+
+def _order(a: Side, b: Side) -> tuple[tuple[str, int], ...]:
+    runs = [
+        (run.started_at, side, place) for side, runs in (("A", a.runs), ("B", b.runs)) for place, run in enumerate(runs)
+    ]
+    return tuple((side, place) for _, side, place in sorted(runs))
+
+
+def _places(side: Side) -> list[dict[str, Any]]:
+    servers = [{key: run.server[key] for key in run.server if key not in NOT_ENVIRONMENT} for run in side.runs]
+    return [{**run.environment, **server} for run, server in zip(side.runs, servers, strict=True)]
+
+
+def _differing(a: Sequence[dict[str, Any]], b: Sequence[dict[str, Any]]) -> tuple[KeyDifference, ...]:
+    """The keys whose values are not the same in all runs of both sides."""
+    keys = dict.fromkeys(key for values in [*a, *b] for key in values)
+    return tuple(
+        KeyDifference(key, _values(key, a), _values(key, b))
+        for key in keys
+        if len({str(values.get(key)) for values in [*a, *b]}) > 1
+    )
+
+
+def _values(key: str, each: Sequence[dict[str, Any]]) -> str:
+    return ", ".join(sorted({str(values.get(key, "not recorded")) for values in each}))
+
+
+def _refusals(a: Side, b: Side) -> list[str]:
+    runs = [*a.runs, *b.runs]
+    refusals = [refusal for run in runs if (refusal := _invalid(run))]
+    if len({run.workload_hash for run in runs}) > 1:
+        keys = _differing([run.workload for run in a.runs], [run.workload for run in b.runs])
+        what = "; ".join(f"{each.key} {each.a} against {each.b}" for each in keys)
+        refusals.append(f"the workloads differ, so the figures do not measure the same thing: {what or 'by hash'}")
+    return refusals
+
+
+def _invalid(run: Run) -> str:
+    if run.verdict.is_valid:
+        return ""
+    return f"{run.path.name or run.name} is {run.verdict.state}: {'; '.join(run.verdict.reasons)}"
+
+
+def _notes(a: Side, b: Side, plan: Plan) -> list[str]:
+    notes = []
+    if len(a.runs) == len(b.runs) == 1:
+        against = f"the noise floor of {plan.noise.pairs} pairs" if plan.noise else "nothing: no claim is made"
+        notes.append(f"One run on each side is one observation each, held against {against}.")
+    elif not plan.paired:
+        notes.append("The runs were not made in pairs: what changed on the host between the sides looks like a change.")
+    return notes + [
+        f"{side.title} failed {human(failed, 'exchanges')}: {', '.join(_errors(side))}."
+        for side in (a, b)
+        if (failed := sum(sum(run.errors.values()) for run in side.runs))
+    ]
+
+
+def _errors(side: Side) -> list[str]:
+    return sorted({name for run in side.runs for name in run.errors})

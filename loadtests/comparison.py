@@ -87,6 +87,11 @@ class FigureComparison:
     def headline(self) -> bool:
         return self.answer is not None
 
+    @property
+    def same(self) -> bool:
+        """Whether all runs of both sides have one and the same value, as errors have where there are none."""
+        return len({*self.a, *self.b}) == 1
+
 
 @dataclass(frozen=True)
 class QuantilePoint:
@@ -149,6 +154,11 @@ class Comparison:
     @property
     def headlines(self) -> tuple[FigureComparison, ...]:
         return tuple(figure for figure in self.figures if figure.headline)
+
+    @property
+    def settled(self) -> bool:
+        """Whether more runs would tell nothing new."""
+        return bool(self.headlines) and all(figure.answer != INCONCLUSIVE for figure in self.headlines)
 
     @property
     def answer(self) -> Answer:

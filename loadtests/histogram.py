@@ -66,8 +66,7 @@ class Histogram:
         except Exception as error:  # the library raises whatever struct, zlib and base64 raise
             raise ValueError(f"not an encoded histogram: {error}") from error
         # Not get_recorded_iterator(): it takes 150 ms to walk the buckets, and a run has a histogram a second.
-        for index in range(hdr.counts_len):
-            count = hdr.get_count_at_index(index)
+        for index, count in enumerate(hdr.counts[:]):
             if count:
                 histogram.counts[hdr.get_value_from_index(index)] = count
         return histogram

@@ -44,7 +44,7 @@ def _add_arguments(parser: LocustArgumentParser) -> None:
 
 @events.spawning_complete.add_listener
 def _freeze(**_: Any) -> None:
-    """The users that are there now stay: a collector that goes through them all, again and again, holds up everything."""
+    """The users that are there now stay: a collector that goes through all of them again holds up everything."""
     gc.collect()
     gc.freeze()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["human", "render_table", "title_of"]
+__all__ = ["human", "percent", "render_table", "title_of"]
 
 _TITLES = {
     "sockets_peak": "sockets held at once",
@@ -52,6 +52,14 @@ def human(value: float, unit: str) -> str:
         decimals = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
         number = f"{value:.{decimals}f}"
     return f"{number}{'' if unit.startswith('%') else ' '}{unit}"
+
+
+def percent(fraction: float, signed: bool = False) -> str:
+    """A fraction in percent with as many digits as it needs to be told from nothing."""
+    value = 100 * fraction
+    decimals = 0 if abs(value) >= 100 or value == int(value) else 1 if abs(value) >= 1 else 2
+    number = f"{value:{'+' if signed and round(value, decimals) else ''},.{decimals}f}"
+    return f"{0:.{decimals}f}%" if float(number.replace(",", "")) == 0 else number + "%"
 
 
 def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

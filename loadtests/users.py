@@ -162,6 +162,8 @@ class TcpUser(User):
             start_ns = time.monotonic_ns()
             reply = wire.ask(data, start_ns)
             end_ns = wire.received_ns
+            if end_ns < start_ns:
+                raise WrongReply(f"it was there before it was asked for: {_short(reply)}")
             if reply != expected and (expected is not None or isinstance(reply, Malformed)):
                 raise _wrong(reply, expected)
         except Exception as error:

@@ -37,6 +37,7 @@ PURE = [
     "gserver/worker/wear.py",
     *(f"loadtests/{name}.py" for name in ("pacing", "histogram", "recording", "figures", "results")),
     *(f"loadtests/{name}.py" for name in ("compare", "report", "text", "profiles", "progress")),
+    *(f"loadtests/{name}.py" for name in ("inference", "power", "quantile_curves", "comparison", "comparison_text")),
     *(f"benchmarks/{name}.py" for name in ("jobs", "figures", "messages", "ratios", "rounds", "tables", "document")),
 ]
 IMPURE = {"gevent", "locust", "socket", "_socket"}

@@ -1,95 +1,266 @@
-"""Two runs side by side."""
+"""What a comparison claims: how often it is wrong about equal sides, how often it finds a change, and what it says."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import dataclasses
 
+import numpy as np
 import pytest
 
-from loadtests.compare import CAVEAT, Difference, compare, render_comparison
-from loadtests.figures import Figure
-from tests.helpers.loadtests_runs import make_run
+from loadtests.compare import Plan, compare
+from loadtests.comparison import Comparison, FigureComparison, KeyDifference, Side
+from loadtests.inference import Looks, noise_floor
+from loadtests.noise import NoiseFloor
+from loadtests.power import cautious, needed_pairs
+from loadtests.results import Run
+from loadtests.verdict import Verdict
+from tests.helpers.comparisons import NOISE, run_of, simulated
 
-TABLE = """\
-A: before (pooled), 2026-01-02T03:04:05+00:00
-B: after, 2026-01-02T03:04:05+00:00
-
-| figure                              |                 A |                 B |  B against A |
-|-------------------------------------|------------------:|------------------:|-------------:|
-| throughput                          | 2,000 exchanges/s | 1,333 exchanges/s | -33.3% worse |
-| response time p50                   |            200 us |            300 us | +50.0% worse |
-| response time p90                   |            400 us |            600 us | +50.0% worse |
-| response time p99                   |          1,234 us |          1,852 us | +50.0% worse |
-| response time p99.9                 |          5,678 us |          8,517 us | +50.0% worse |
-| service time p50                    |            200 us |            300 us | +50.0% worse |
-| service time p90                    |            400 us |            600 us | +50.0% worse |
-| service time p99                    |          1,234 us |          1,852 us | +50.0% worse |
-| service time p99.9                  |          5,678 us |          8,517 us | +50.0% worse |
-| connect p99                         |          1,234 us |          1,234 us |        +0.0% |
-| server: processor time per exchange |             85 us |            128 us | +50.0% worse |
-| server: memory per connection       |          0.62 KiB |          0.94 KiB | +50.0% worse |
-| server: memory, peak                |          48.2 MiB |          72.4 MiB | +50.0% worse |
-| exchanges that failed               |       0 exchanges |       0 exchanges |            - |
-
-"""
+PAIRED, SETS = Plan(paired=True), Plan()
 
 
-def test_the_table_has_both_values_and_the_difference() -> None:
-    before = make_run(label="pooled", path=Path("results/before"))
-    after = make_run(scale=1.5, path=Path("results/after"))
+def claims(comparison: Comparison) -> set[str]:
+    """The figures that are called better or worse."""
+    return {figure.name for figure in comparison.headlines if figure.answer in ("better", "worse")}
 
-    assert render_comparison(compare(before, after)) == TABLE + CAVEAT
+
+def first(side: Side, runs: int) -> Side:
+    return dataclasses.replace(side, runs=side.runs[:runs])
+
+
+def in_turns(a: Side, b: Side, looks: Looks) -> Comparison:
+    """As ab makes pairs: until everything is settled at a look, or there are no more."""
+    for count in looks.at:
+        comparison = compare(first(a, count), first(b, count), Plan(paired=True, alpha=looks.alpha_at(count)))
+        if comparison.settled:
+            break
+    return comparison
+
+
+def any_claim(a: Side, b: Side, looks: Looks) -> bool:
+    """Harsher than stopping: a claim at any look counts, whether the pairs would have ended there or not."""
+    return any(
+        claims(compare(first(a, count), first(b, count), Plan(paired=True, alpha=looks.alpha_at(count))))
+        for count in looks.at
+    )
+
+
+def wrong_about_equal_sides(kind: str, trials: int) -> int:
+    draw = np.random.default_rng(7)
+    return sum(is_wrong(kind, draw) for _ in range(trials))
+
+
+def is_wrong(kind: str, draw: np.random.Generator) -> bool:
+    if kind == "in turns":
+        return any_claim(*simulated(draw, 14), Looks(14, 3))
+    if kind == "pairs":
+        return bool(claims(compare(*simulated(draw, 10), PAIRED)))
+    if kind == "sets":
+        return bool(claims(compare(*simulated(draw, 8, drifts=False), SETS)))
+    return bool(claims(compare(*simulated(draw, 1), Plan(noise=floor_of(*simulated(draw, 20))))))
+
+
+def floor_of(a: Side, b: Side) -> NoiseFloor:
+    pairs = list(zip(a.runs, b.runs, strict=True))
+    floors = {name: noise_floor([np.log(value(y, name) / value(x, name)) for x, y in pairs]) for name in NOISE}
+    return NoiseFloor(a.runs[0].workload_hash, a.runs[0].environment, len(pairs), floors)
+
+
+def value(run: Run, name: str) -> float:
+    figure = run.figure(name)
+    assert figure
+    return figure.value
+
+
+KINDS = ["pairs", "sets", "in turns", "single"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_sides_are_seldom_called_different(kind: str) -> None:
+    """Of 40 one in twenty is 2; more than 6 happen by chance once in two hundred times."""
+    assert wrong_about_equal_sides(kind, 40) <= 6
+
+
+@pytest.mark.longhaul
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_a_thousand_equal_sides_at_most_one_in_twenty_is_called_different(kind: str) -> None:
+    assert wrong_about_equal_sides(kind, 1000) <= 50
+
+
+@pytest.mark.longhaul
+@pytest.mark.parametrize("name", ["response_p50", "server_cpu_per_exchange"])
+def test_five_percent_are_found_with_as_many_pairs_as_the_tool_predicts_from_the_noise_it_saw(name: str) -> None:
+    """Each time the noise is measured in 30 pairs of equal sides, as --aa does, and the pairs predicted compared."""
+    assert found_of(name, 200) >= 0.87 * 200
+
+
+def found_of(name: str, trials: int) -> int:
+    draw = np.random.default_rng(3)
+    return sum(name in claims(compare(*simulated(draw, predicted(draw, name), 0.05), PAIRED)) for _ in range(trials))
+
+
+def predicted(draw: np.random.Generator, name: str) -> int:
+    figure = one(compare(*simulated(draw, 30), PAIRED), name)
+    logs = np.log(np.array(figure.b, dtype=float) / np.array(figure.a, dtype=float))
+    pairs = needed_pairs(float(np.log1p(0.05)), cautious(float(logs.std(ddof=1)), 29), 0.05 / len(NOISE))
+    assert pairs
+    return pairs
+
+
+def test_a_difference_is_found_with_the_pairs_predicted() -> None:
+    assert found_of("response_p50", 30) >= 23
+
+
+# What it says
+
+
+def one(comparison: Comparison, name: str) -> FigureComparison:
+    figure = comparison.figure(name)
+    assert figure
+    return figure
+
+
+def sides(changes: dict[str, float], runs: int = 10, noise: float = 0.0001) -> tuple[Side, Side]:
+    """Two sides with next to no noise, so that the verdict is known."""
+    a = tuple(run_of({name: noise * np.sin(number) for name in NOISE}, 2 * number) for number in range(runs))
+    b = tuple(
+        run_of({name: noise * np.cos(number) + np.log1p(changes.get(name, 0.0)) for name in NOISE}, 2 * number + 1)
+        for number in range(runs)
+    )
+    return Side("before", a), Side("after", b)
+
+
+@pytest.mark.parametrize("plan", [PAIRED, SETS])
+@pytest.mark.parametrize(
+    ("name", "change", "answer"),
+    [
+        ("response_p50", 0.05, "worse"),
+        ("response_p50", -0.05, "better"),
+        ("throughput", 0.05, "better"),
+        ("throughput", -0.05, "worse"),
+        ("throughput", 0.02, "equivalent"),
+        ("service_p99", 0.0, "equivalent"),
+    ],
+)
+def test_a_verdict_knows_which_direction_is_better(plan: Plan, name: str, change: float, answer: str) -> None:
+    comparison = compare(*sides({name: change}), plan)
+
+    assert one(comparison, name).answer == answer
+    assert one(comparison, name).change == pytest.approx(change, abs=0.001)
+    assert comparison.answer == answer
+    assert comparison.settled
+
+
+def test_a_change_within_the_band_is_equivalent_though_the_test_finds_it() -> None:
+    figure = one(compare(*sides({"service_p50": 0.02}), PAIRED), "service_p50")
+
+    assert figure.p_adjusted is not None
+    assert figure.p_adjusted < 0.05
+    assert figure.answer == "equivalent"
+    assert one(compare(*sides({"service_p50": 0.02}), Plan(paired=True, band=0.01)), "service_p50").answer == "worse"
+
+
+def test_worse_weighs_more_than_better() -> None:
+    assert compare(*sides({"service_p50": 0.1, "throughput": 0.1}), PAIRED).answer == "worse"
+
+
+def test_few_pairs_claim_nothing_and_say_how_many_would() -> None:
+    comparison = compare(*sides({"service_p50": 0.5}, runs=5), PAIRED)
+
+    assert {figure.answer for figure in comparison.headlines} == {"inconclusive"}
+    assert one(comparison, "service_p50").reason == "too few to tell"
+    assert one(comparison, "service_p50").needed == 9
+    assert any("for 8 figures it takes 9 pairs" in note for note in comparison.notes)
+    assert claims(compare(*sides({"service_p50": 0.5}, runs=9), PAIRED)) == {"service_p50"}
+
+
+def test_one_run_on_each_side_claims_nothing_without_a_noise_floor() -> None:
+    a, b = sides({"service_p50": 0.5}, runs=1)
+    floor = NoiseFloor("0123456789ab", {}, 20, dict.fromkeys(NOISE, 0.01))
+
+    assert claims(compare(a, b, SETS)) == set()
+    assert "no claim" in compare(a, b, SETS).notes[0]
+    assert claims(compare(a, b, Plan(noise=floor))) == {"service_p50"}
+    assert one(compare(a, b, Plan(noise=floor)), "throughput").answer == "equivalent"
+
+
+def with_errors(rates: list[float]) -> Side:
+    return Side("", tuple(run_of({}, number, rate) for number, rate in enumerate(rates)))
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "better", "relative", "direction"),
+    ("a", "b", "answer"),
     [
-        (100.0, 110.0, "higher", 0.1, "better"),
-        (100.0, 110.0, "lower", 0.1, "worse"),
-        (100.0, 90.0, "lower", -0.1, "better"),
-        (100.0, 110.0, "", 0.1, ""),
-        (100.0, 100.01, "lower", 0.0001, ""),
-        (0.0, 3.0, "lower", None, "worse"),
-        (0.0, 0.0, "lower", None, ""),
+        ([0.0] * 10, [0.0] * 10, "equivalent"),
+        ([0.0] * 10, [0.01 * each for each in range(1, 11)], "worse"),
+        ([0.01 * each for each in range(1, 11)], [0.0] * 10, "better"),
+        ([0.0] * 10, [0.0] * 9 + [3.0], "inconclusive"),
     ],
 )
-def test_a_difference_is_relative_and_has_a_direction(
-    a: float, b: float, better: str, relative: float | None, direction: str
-) -> None:
-    difference = Difference("x", Figure("x", a, "us", better), Figure("x", b, "us", better))
+def test_errors_are_compared_as_they_are_for_nothing_has_no_ratio(a: list[float], b: list[float], answer: str) -> None:
+    figure = one(compare(with_errors(a), with_errors(b), PAIRED), "error_rate")
 
-    assert difference.relative == (None if relative is None else pytest.approx(relative))
-    assert difference.direction == direction
+    assert figure.scale == "difference"
+    assert figure.answer == answer
 
 
-def test_a_figure_that_one_side_lacks_is_shown_for_the_other() -> None:
-    without = make_run(figures=[f for f in make_run().figures if f.name != "server_cpu_per_exchange"])
-    text = render_comparison(compare(make_run(), without))
-
-    assert any("85 us |" in line and line.count(" - |") == 2 for line in text.splitlines())
+def test_what_is_the_same_everywhere_asks_for_no_more_pairs() -> None:
+    """Nine figures would take ten pairs; the ninth is errors, and there are none."""
+    assert claims(compare(*sides({"throughput": -0.1}, runs=9), PAIRED)) == {"throughput"}
 
 
-def test_what_differs_in_the_environment_stands_above() -> None:
-    other = make_run(
-        environment={"python": "3.13.0", "cores": 2}, server={"address": "x", "command": "gserver json -w 2"}
+def test_runs_of_different_workloads_are_refused_with_what_differs() -> None:
+    a, b = sides({}, runs=2)
+    other = tuple(
+        dataclasses.replace(run, workload={**run.workload, "sockets": 100}, workload_hash="f") for run in b.runs
     )
-    comparison = compare(make_run(), other)
+    comparison = compare(a, Side("after", other), SETS)
 
-    assert comparison.environment == [
-        ("python", "3.11.7", "3.13.0"),
-        ("command", "gserver json -w 1", "gserver json -w 2"),
+    assert comparison.workload == (KeyDifference("sockets", "200", "100"),)
+    assert comparison.refusals == (
+        "the workloads differ, so the figures do not measure the same thing: sockets 200 against 100",
+    )
+
+
+def test_a_run_that_is_not_valid_is_refused_with_its_reasons() -> None:
+    a, b = sides({}, runs=2)
+    bound = dataclasses.replace(b.runs[0], verdict=Verdict("generator-bound", ["it used 97% of a core"]))
+
+    assert compare(a, Side("after", (bound, b.runs[1])), SETS).refusals == (
+        "run-001 is generator-bound: it used 97% of a core",
+    )
+
+
+def test_what_differs_in_the_environment_is_listed_with_all_its_values() -> None:
+    a, b = sides({}, runs=2)
+    upgraded = dataclasses.replace(b.runs[1], environment={"python": "3.13.0", "cores": 2}, server={"command": "x"})
+    comparison = compare(a, Side("after", (b.runs[0], upgraded)), SETS)
+
+    assert comparison.environment == (
+        KeyDifference("python", "3.11.7", "3.11.7, 3.13.0"),
+        KeyDifference("command", "gserver json -w 1", "gserver json -w 1, x"),
+    )
+
+
+def test_the_order_is_that_in_which_the_runs_were_made() -> None:
+    assert compare(*sides({}, runs=2), PAIRED).order == (("A", 0), ("B", 0), ("A", 1), ("B", 1))
+
+
+def test_a_figure_that_one_side_lacks_is_not_compared() -> None:
+    a, b = sides({}, runs=2)
+    without = [
+        dataclasses.replace(run, figures=[each for each in run.figures if each.name != "throughput"]) for run in b.runs
     ]
-    text = render_comparison(comparison)
-    assert text.index("3.13.0") < text.index("throughput")
+
+    assert compare(a, Side("after", tuple(without)), SETS).figure("throughput") is None
+    partly = compare(a, Side("after", (b.runs[0], without[1])), PAIRED).figure("throughput")
+    assert partly
+    assert partly.b[1] is None
+    assert partly.b_typical == partly.b[0]
 
 
-def test_different_workloads_are_said_to_measure_different_things() -> None:
-    other = make_run(workload={"user": "JsonUser", "sockets": 100, "rate": 10})
-    text = render_comparison(compare(make_run(), other))
+def test_errors_of_any_run_are_told_beside_the_verdicts() -> None:
+    a, b = sides({}, runs=2)
+    failed = dataclasses.replace(b.runs[0], errors={"SUM: reset": 3})
 
-    assert "The workloads differ" in text
-    assert "| sockets" in text
-
-
-def test_one_run_each_proves_nothing() -> None:
-    assert "proves nothing" in render_comparison(compare(make_run(), make_run()))
+    assert "after failed 3 exchanges: SUM: reset." in compare(a, Side("after", (failed, b.runs[1])), PAIRED).notes

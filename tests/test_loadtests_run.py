@@ -115,7 +115,7 @@ def test_a_run_leaves_a_folder_that_says_all(ended: dict[str, Ended]) -> None:
         "server.log",
         "locust.log",
     }
-    assert "no errors" in own.out
+    assert "none  of" in own.out
     assert str(folder / "report.md") in own.out
     assert "of 50 sockets" in own.err
     assert (run.label, run.errors, run.warnings) == ("a label", {}, [])
@@ -137,8 +137,8 @@ def test_a_server_that_runs_is_tested_and_sampled_by_its_pid(ended: dict[str, En
     sampled, blind = ended["sampled"], ended["blind"]
 
     assert (sampled.status, blind.status) == (0, 0)
-    assert "per exchange" in sampled.out
-    assert "per exchange" not in blind.out
+    assert "for an exchange" in sampled.out
+    assert "for an exchange" not in blind.out
     assert load_run(only_run(blind.results)).warnings == ["the server was not sampled: --server-pid was not given"]
 
 
@@ -157,7 +157,7 @@ def test_a_server_that_dies_in_the_middle_is_a_readable_run(tmp_path: Path, star
     assert status == 1
     assert "Traceback" not in out + err
     assert run.errors["connect: refused"] > 0
-    assert "ERROR connect: refused" in out
+    assert "Error: connect: refused" in out
 
 
 def wait_for_sockets(process: subprocess.Popen[str]) -> None:

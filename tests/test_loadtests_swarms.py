@@ -130,8 +130,11 @@ def swarms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarms]:
         tls = "tls://localhost:{1}".format(*secure)
         begin("tls", tls, "--rate", "20", "--tls-ca", certificates.ca)
         begin("tls-of-a-stranger", tls, "--rate", "1", "--tls-ca", make_certificates(folder / "stranger").ca)
-        message = ("--rate", "20", "--message", r"ping \x41\\ é\n")
-        begin("expected", echo, *message, "--expect", r"ping A\x5c é\n", "--codec", "raw")
+        message = r"ping \x41\\ é\n"
+        begin("expected", echo, "--rate", "20", "--message", message, "--expect", r"ping A\x5c é\n", "--codec", "raw")
+        message = '{"type": "SUM", "a": 1, "b": 2}'
+        unasked = stack.enter_context(Peer(JsonServer(times=3))).address
+        begin("unasked", unasked, "--rate", "20", "--message", message, "--codec", "json_lines")
         begin("own", echo, "--users", "11", file=own)
         begin("listening", echo, "Paced", file=listening)
         if CAN_SHIFT:
@@ -204,6 +207,14 @@ def test_a_handshake_that_fails_is_counted_as_such_and_makes_no_exchange(swarms:
     assert outcomes.keys() == {"connect", "tls"}
     assert {each for each, count in outcomes["tls"].items() if count and each != CUT_OFF} == {"tls"}
     assert outcomes["connect"][OK] >= USERS
+
+
+def test_a_reply_that_was_there_before_it_was_asked_for_is_none(swarms: Swarms) -> None:
+    """Any message is a reply here; but one that comes unasked would make the quickest exchanges of all."""
+    exchanges = swarms["unasked"].exchanges
+
+    assert kinds(swarms["unasked"]) == {OK, "mismatch"}
+    assert abs(exchanges[OK] - exchanges["mismatch"]) <= USERS < exchanges["mismatch"]
 
 
 def test_a_paced_user_has_two_latencies_and_one_in_a_closed_loop_has_one(swarms: Swarms) -> None:

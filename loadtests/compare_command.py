@@ -1,0 +1,223 @@
+"""loadtests compare: finds the runs of both sides, and ends with what a pipeline can act on.
+
+    loadtests compare A B                       two folders, each of one run or of many
+    loadtests compare --a RUN... --b RUN...     two lists of runs
+    loadtests compare FOLDER                    what `loadtests ab` left: pairs
+
+`ab` leaves ab.json beside its runs: {"pairs": [["run of A", "run of B"], ...], "order": ["ab", "ba", ...], "seed": 1,
+"a": "title", "b": "title", "max_pairs": 20, "looks": 3}. With the last two the pairs were looked at while they were
+made, and what may be believed is what that look may spend.
+
+Exit status: 0 nothing worse, 1 worse, 2 wrong usage, 3 cannot tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from loadtests.results import ResultError, Run, load_recording, load_run, write_whole
+
+if TYPE_CHECKING:
+    from loadtests.compare import Latencies, Plan
+    from loadtests.comparison import Comparison, Side
+
+__all__ = ["AB_FILE", "Pairs", "add_arguments", "exit_status", "load_pairs", "main"]
+
+AB_FILE = "ab.json"
+EXIT_WORSE = 1
+EXIT_USAGE = 2
+EXIT_CANNOT_TELL = 3
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """ab.json: which runs (folders beside it) were made as pairs, and when they were looked at."""
+
+    pairs: list[tuple[str, str]]
+    order: list[str] = field(default_factory=list)
+    seed: int | None = None
+    a: str = "A"
+    b: str = "B"
+    max_pairs: int | None = None
+    looks: int = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `loadtests compare`."""
+    parser.add_argument(
+        "sides", nargs="*", type=Path, metavar="FOLDER", help="A and B: each a run, or a folder of runs"
+    )
+    parser.add_argument("--a", nargs="+", type=Path, default=[], metavar="RUN", help="the runs of A")
+    parser.add_argument("--b", nargs="+", type=Path, default=[], metavar="RUN", help="the runs of B, set against A's")
+    parser.add_argument("--band", type=_percent, default=0.03, metavar="P%", help="what does not matter (default 3%%)")
+    parser.add_argument("--noise", type=Path, metavar="FILE", help="this host's noise floor, for one run against one")
+    parser.add_argument("--force", action="store_true", help="compare what is not comparable")
+    parser.add_argument(
+        "--fail-on", choices=("worse", "inconclusive", "never"), default="worse", help="(default worse)"
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write it as a page, with pictures")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--markdown", action="store_true", help="for a pull request's comment")
+    output.add_argument("--json", action="store_true", help="everything, for programs")
+
+
+def _percent(text: str) -> float:
+    try:
+        value = float(text.removesuffix("%")) / 100
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}, must be a percentage above 0 and below 100, such as 3%")
+    return value
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Compare, print, and return the exit status."""
+    try:
+        comparison = comparison_of(arguments)
+    except (ResultError, ValueError, OSError) as error:
+        print(f"loadtests: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    if comparison.refusals and not arguments.force:
+        for refusal in comparison.refusals:
+            print(f"loadtests: {refusal}", file=sys.stderr)
+        print("loadtests: not compared; --force compares all the same", file=sys.stderr)
+        return EXIT_CANNOT_TELL
+    sys.stdout.write(_rendered(comparison, arguments))
+    if arguments.html:
+        _write_page(comparison, arguments.html)
+    return exit_status(comparison, arguments.fail_on)
+
+
+def exit_status(comparison: Comparison, fail_on: str) -> int:
+    """What a pipeline gets. That there were no errors on either side is not yet something told."""
+    answers = {figure.answer for figure in comparison.headlines}
+    told = {figure.answer for figure in comparison.headlines if not figure.same}
+    if fail_on == "never":
+        return 0
+    if "worse" in answers:
+        return EXIT_WORSE
+    if told <= {"inconclusive"} or (fail_on == "inconclusive" and "inconclusive" in answers):
+        return EXIT_CANNOT_TELL
+    return 0
+
+
+def _write_page(comparison: Comparison, path: Path) -> None:
+    from loadtests.report.comparison_page import render_comparison_html
+
+    write_whole(path, render_comparison_html(comparison))
+
+
+def _rendered(comparison: Comparison, arguments: argparse.Namespace) -> str:
+    from loadtests.comparison_text import render_json, render_markdown, render_terminal
+
+    if arguments.json:
+        return render_json(comparison)
+    if arguments.markdown:
+        return render_markdown(comparison)
+    return render_terminal(comparison, shutil.get_terminal_size((100, 24)).columns, sys.stdout.isatty())
+
+
+# Finding the runs
+
+
+def comparison_of(arguments: argparse.Namespace) -> Comparison:
+    """What the arguments ask for. SciPy takes a second to import: other commands do without it."""
+    from loadtests.compare import compare
+
+    a, b, plan = _sides(arguments)
+    return compare(a, b, plan, _latencies(a), _latencies(b))
+
+
+def _sides(arguments: argparse.Namespace) -> tuple[Side, Side, Plan]:
+    from loadtests.compare import Plan
+    from loadtests.noise import load_noise
+
+    sides, lists = arguments.sides, (arguments.a, arguments.b)
+    noise = load_noise(arguments.noise) if arguments.noise else None
+    if len(sides) == 1 and not any(lists):
+        return _paired(sides[0], arguments.band)
+    if not (len(sides) == 2 and not any(lists)) and not (not sides and all(lists)):
+        raise ValueError("give two folders, or --a RUN... and --b RUN..., or the one folder of `loadtests ab`")
+    a, b = (_side([folder]) for folder in sides) if sides else (_side(each) for each in lists)
+    if noise and (objections := noise.objections_to(a.runs[0])):
+        raise ValueError(objections[0])
+    return a, b, Plan(band=arguments.band, noise=noise)
+
+
+def _paired(folder: Path, band: float) -> tuple[Side, Side, Plan]:
+    from loadtests.compare import Plan
+    from loadtests.comparison import Side
+    from loadtests.inference import Looks
+
+    made = load_pairs(folder)
+    a, b = (tuple(load_run(folder / pair[place]) for pair in made.pairs) for place in (0, 1))
+    looks = Looks(made.max_pairs or len(made.pairs), made.looks)
+    plan = Plan(paired=True, band=band, alpha=looks.alpha_at(len(made.pairs)))
+    return Side(made.a, a), Side(made.b, b), plan
+
+
+def load_pairs(folder: Path) -> Pairs:
+    """The ab.json in `folder`; ResultError says in one line why there is none."""
+    path = folder / AB_FILE
+    if (folder / "run.json").exists():
+        raise ResultError(f"{folder} is one run: there is nothing to compare it with")
+    try:
+        made = msgspec.json.decode(path.read_bytes(), type=Pairs)
+    except FileNotFoundError:
+        raise ResultError(f"{folder}: not the folder of an ab (there is no {AB_FILE})") from None
+    except (OSError, msgspec.DecodeError) as error:
+        raise ResultError(f"{path} cannot be read: {error}") from None
+    if not made.pairs or not 1 <= made.looks <= (made.max_pairs or len(made.pairs)):
+        raise ResultError(f"{path} is damaged: {len(made.pairs)} pairs, {made.looks} looks")
+    return made
+
+
+def _side(folders: list[Path]) -> Side:
+    from loadtests.comparison import Side
+
+    runs = [run for folder in folders for run in _runs(folder)]
+    twice = {run.path.resolve() for run in runs}
+    if len(twice) < len(runs):
+        raise ResultError(f"{folders[0]} and others: the same run stands in a side more than once")
+    return Side(_title(folders, runs), tuple(sorted(runs, key=lambda run: run.started_at)))
+
+
+def _runs(folder: Path) -> list[Run]:
+    """The run in a folder, or all runs that lie in it."""
+    if (folder / AB_FILE).exists():
+        raise ResultError(f"{folder} has the pairs of an ab, which are both sides: give it alone")
+    if (folder / "run.json").exists() or not folder.is_dir():
+        return [load_run(folder)]
+    inside = sorted(path.parent for path in folder.glob("*/run.json"))
+    return [load_run(path) for path in inside] if inside else [load_run(folder)]
+
+
+def _title(folders: list[Path], runs: list[Run]) -> str:
+    labels = {run.label for run in runs}
+    if len(labels) == 1 and labels != {""}:
+        return labels.pop()
+    return folders[0].name or str(folders[0]) if len(folders) == 1 else f"{folders[0].name} and {len(folders) - 1} more"
+
+
+def _latencies(side: Side) -> Latencies:
+    """What the runs recorded in their steady seconds; a run that kept no recording has no curves."""
+    from loadtests.compare import Latencies
+
+    found = Latencies()
+    for run in side.runs:
+        if not (run.path / "client.json").exists():
+            return Latencies()
+        recording = load_recording(run.path / "client.json")
+        start, end = run.phases.get("measure", [0, 0])
+        cell = recording.total(recording.exchange_series(), start, end)
+        found.service.append(cell.service)
+        found.response.append(cell.response)
+    return found

@@ -1,0 +1,72 @@
+"""The noise floor of a host: how far two runs of one and the same thing lie apart there. `loadtests ab --aa` stores it.
+
+    {"kind": "gserver load test noise floor", "schema_version": 1, "workload_hash": "...", "environment": {...},
+     "pairs": 20, "floors": {"throughput": 0.012, ...}}
+
+A floor is the 95th percentile of |ln(B / A)| over the pairs. It tells of that workload on that host, and no other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from loadtests.results import ResultError, Run, write_whole
+
+__all__ = ["NoiseFloor", "load_noise", "save_noise"]
+
+SCHEMA_VERSION = 1
+KIND = "gserver load test noise floor"
+#: What makes a host: the same values, or the floor is another host's.
+HOST_KEYS = ("system", "processor", "cores")
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """How far apart equal runs lie: for each figure, measured over so many pairs."""
+
+    workload_hash: str
+    environment: dict[str, Any]
+    pairs: int
+    floors: dict[str, float]
+
+    def objections_to(self, run: Run) -> list[str]:
+        """Why this floor says nothing about a run; empty if it does."""
+        if run.workload_hash != self.workload_hash:
+            return [f"the noise floor is of workload {self.workload_hash}, the run of {run.workload_hash}"]
+        return [
+            f"the noise floor is of another host: {key} {self.environment.get(key)!r}, not {run.environment.get(key)!r}"
+            for key in HOST_KEYS
+            if self.environment.get(key) != run.environment.get(key)
+        ]
+
+
+def save_noise(path: Path, noise: NoiseFloor) -> None:
+    """Write it, whole or not at all."""
+    values = {"kind": KIND, "schema_version": SCHEMA_VERSION, **dataclasses.asdict(noise)}
+    write_whole(path, json.dumps(values, indent=1) + "\n")
+
+
+def load_noise(path: Path) -> NoiseFloor:
+    """The noise floor in a file; ResultError says in one line why it is none."""
+    try:
+        data = msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError) as error:
+        raise ResultError(f"{path} cannot be read: {error}") from None
+    if not isinstance(data, dict) or data.pop("kind", None) != KIND:
+        raise ResultError(f"{path} is no noise floor of a gserver load test")
+    version = data.pop("schema_version", None)
+    if version != SCHEMA_VERSION:
+        raise ResultError(f"{path} has schema version {version!r}, this loadtests reads {SCHEMA_VERSION}")
+    try:
+        noise = msgspec.convert(data, NoiseFloor)
+    except msgspec.ValidationError as error:
+        raise ResultError(f"{path} is damaged: {error}") from None
+    if noise.pairs < 1 or min(noise.floors.values(), default=0) < 0:
+        raise ResultError(f"{path} is damaged: it says {noise.pairs} pairs and floors of {noise.floors}")
+    return noise

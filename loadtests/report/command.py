@@ -1,0 +1,76 @@
+"""`loadtests report RUN...`: on the terminal, in Markdown, as JSON, as one HTML file, and as pictures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from loadtests.report.document import render_json
+from loadtests.report.markdown import render_markdown, render_markdown_of_all
+from loadtests.report.terminal import shown_runs
+from loadtests.results import Run, load_run, write_whole
+
+__all__ = ["add_arguments", "main"]
+
+PAGE = "report.html"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run")
+    text = parser.add_mutually_exclusive_group()
+    text.add_argument("--markdown", action="store_true", help="print Markdown, and write nothing")
+    text.add_argument("--json", action="store_true", help="print JSON, and write nothing")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help=f"where the page goes (default: {PAGE} in the folder of a single run)"
+    )
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="also write each picture to a file there")
+    parser.add_argument("--format", choices=("svg", "png"), default="svg", help="of those pictures (default svg)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Report on the runs; ResultError says in one line which of the folders is none."""
+    runs = [load_run(folder) for folder in arguments.runs]
+    if arguments.markdown:
+        print(render_markdown_of_all(runs), end="")
+    elif arguments.json:
+        print(render_json(runs))
+    else:
+        Console(highlight=False).print(shown_runs(runs))
+        _write_beside(runs, arguments)
+    if arguments.html:
+        _write_page(arguments.runs, arguments.html)
+    if arguments.pictures:
+        _write_pictures(arguments.runs, arguments.pictures, arguments.format)
+    return 0
+
+
+def _write_beside(runs: Sequence[Run], arguments: argparse.Namespace) -> None:
+    """A single run's report is kept in its folder."""
+    if len(runs) == 1:
+        write_whole(runs[0].path / "report.md", render_markdown(runs[0]))
+        if not arguments.html:
+            _write_page(arguments.runs, runs[0].path / PAGE)
+
+
+# What draws takes a second to import: only where something is drawn.
+
+
+def _write_page(folders: Sequence[Path], path: Path) -> None:
+    from loadtests.report.evidence import load_evidence
+    from loadtests.report.page import render_runs_html
+
+    write_whole(path, render_runs_html([load_evidence(folder) for folder in folders]))
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"\n  page  {path}")
+
+
+def _write_pictures(folders: Sequence[Path], to: Path, form: str) -> None:
+    from loadtests.report.evidence import load_evidence
+    from loadtests.report.pictures import save_pictures
+    from loadtests.report.run_pictures import run_pictures
+
+    for folder in folders:
+        prefix = f"{folder.resolve().name}-" if len(folders) > 1 else ""
+        save_pictures(run_pictures(load_evidence(folder)), to, form, prefix)

@@ -1,0 +1,365 @@
+"""The pictures of a comparison: what is told of every figure, latency by quantile, and each run by itself.
+
+A is blue and round, B is orange and square. A verdict has a colour and a shape, and stands in words beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+
+import altair as alt
+
+from loadtests.comparison import BETTER, EQUIVALENT, WORSE, Comparison, FigureComparison, QuantileCurve
+from loadtests.report import rows as numbers
+from loadtests.report.charts import (
+    DURATION,
+    data,
+    duration_y,
+    nines_x,
+    number,
+    pointed_at,
+    small_print,
+    stacked,
+    time_x,
+    tip,
+)
+from loadtests.report.evidence import Clock, Evidence
+from loadtests.report.look import colour
+from loadtests.report.pictures import Panel, Picture, Table
+from loadtests.report.rows import Row, digits
+from loadtests.report.words import changed, quantity, titled_figure
+
+__all__ = ["comparison_pictures"]
+
+SIDES = alt.Scale(domain=["A", "B"], range=[colour("blue"), colour("orange")])
+ANSWERS = {BETTER: ("good", "triangle-up"), WORSE: ("bad", "triangle-down"), EQUIVALENT: ("blue", "square")}
+UNDECIDED = ("grey", "circle")
+_LEGEND = alt.Legend(columns=0, symbolOpacity=1, symbolStrokeWidth=2.5)
+ROW_HEIGHT = 44
+# Room for what stands beside a row: its figure and its verdict.
+LABEL_ROOM = 150
+POINTS_OVER_TIME = 2400
+
+
+def comparison_pictures(comparison: Comparison, evidence: Mapping[str, Sequence[Evidence]]) -> list[Picture]:
+    """Every picture of a comparison; `evidence` of the runs of "A" and "B", as far as there is any."""
+    return [
+        _forest(comparison),
+        *(picture for curve in comparison.curves for picture in (_overlaid(curve), _ratio(curve, comparison.band))),
+        _dots(comparison),
+        _over_time(evidence),
+    ]
+
+
+# The verdicts
+
+
+def _forest(comparison: Comparison) -> Picture:
+    figures = [figure for figure in comparison.headlines if figure.scale == "ratio"]
+    name, title = "verdicts", "What is told of each figure"
+    if not figures:
+        return Picture(name, title, "There is no picture of the verdicts: no figure of both sides has a ratio.")
+    band = f"{100 * comparison.band:.3g}%"
+    level = f"{100 * comparison.level:.3g}%"
+    words = f"B against A, with the {level} interval. What lies within {band}, the shaded band, does not matter."
+    rows = [_forest_row(figure) for figure in figures]
+    chart = stacked(_forest_layers(rows, comparison.band), ROW_HEIGHT * len(rows))
+    shown = tuple((row["figure"], row["said"], _between(row)) for row in rows)
+    return Picture(name, title, words, (Panel(title, chart),), Table(("figure", "B against A", "interval"), shown))
+
+
+def _between(row: Row) -> str:
+    return f"{row['low']:+.2f}% to {row['high']:+.2f}%" if "low" in row else ""
+
+
+def _forest_row(figure: FigureComparison) -> Row:
+    answer = figure.answer or "inconclusive"
+    row: Row = {
+        "figure": titled_figure(figure.name),
+        "said": f"{changed(figure, figure.change)}, {answer}",
+        "change": digits(100 * figure.change),
+        "answer": answer,
+    }
+    if figure.low is not None and figure.high is not None:
+        row |= {"low": digits(100 * figure.low), "high": digits(100 * figure.high)}
+    return row
+
+
+def _forest_layers(rows: Sequence[Row], band: float) -> list[alt.Chart]:
+    ends = [100 * band, -100 * band, *(row[key] for row in rows for key in ("change", "low", "high") if key in row)]
+    scale = alt.Scale(domain=_reach(ends, band), nice=False, clamp=True)
+    x_axis = alt.Axis(title="B against A, %", format="+.12~g", tickCount=5, grid=True)
+    names = {row["figure"]: [row["figure"], row["said"]] for row in rows}
+    y_axis = alt.Axis(
+        title=None,
+        labelExpr=f"{names!r}[datum.value]",
+        minExtent=LABEL_ROOM,
+        maxExtent=LABEL_ROOM,
+        labelLimit=LABEL_ROOM,
+        labelColor=colour("ink"),
+        labelLineHeight=14,
+        grid=False,
+    )
+    y = alt.Y("figure:N", sort=[row["figure"] for row in rows], axis=y_axis)
+    shades = alt.Scale(
+        domain=[*ANSWERS, "inconclusive"], range=[colour(ANSWERS[each][0]) for each in ANSWERS] + [colour(UNDECIDED[0])]
+    )
+    shapes = alt.Scale(domain=[*ANSWERS, "inconclusive"], range=[ANSWERS[each][1] for each in ANSWERS] + [UNDECIDED[1]])
+    shade = alt.Color("answer:N", scale=shades, legend=None)
+    said = tip("datum.figure + ': ' + datum.said", {"low": ("from", number("%")), "high": ("to", number("%"))})
+    base = alt.Chart(data(rows)).transform_calculate(tip=said)
+    within = alt.Chart(data([{"change": -100 * band, "high": 100 * band}])).mark_rect(color=colour("shade"))
+    zero = alt.Chart(data([{"change": 0}])).mark_rule(color=colour("soft"))
+    return [
+        within.encode(x=alt.X("change:Q", scale=scale, axis=x_axis), x2="high:Q"),
+        zero.encode(x=alt.X("change:Q", scale=scale, axis=x_axis)),
+        base.mark_rule(strokeWidth=2.5).encode(
+            x=alt.X("low:Q", scale=scale, axis=x_axis), x2="high:Q", y=y, color=shade, tooltip="tip:N"
+        ),
+        base.mark_point(size=110, filled=True, opacity=1).encode(
+            x=alt.X("change:Q", scale=scale, axis=x_axis),
+            y=y,
+            color=shade,
+            shape=alt.Shape("answer:N", scale=shapes, legend=None),
+            tooltip="tip:N",
+        ),
+    ]
+
+
+def _reach(ends: Sequence[float], band: float) -> list[float]:
+    """How far the picture goes: one change many times as large as the others is left at its edge, and said in words."""
+    usual = sorted(abs(end) for end in ends)[len(ends) // 2]
+    most = max(500 * band, 4 * usual)
+    return [1.08 * max(-most, min(ends)), 1.08 * min(most, max(ends))]
+
+
+# Latency by quantile
+
+
+def _overlaid(curve: QuantileCurve) -> Picture:
+    name, title = f"quantiles-{curve.latency}", f"{curve.latency.capitalize()} time by percentile"
+    rows = _curve_rows(curve)
+    words = "All runs of a side together; the thin lines are the runs. " + (
+        "From the moment a send was due." if curve.latency == "response" else "From the send."
+    )
+    values = [value for row in rows for value in (row["a"], row["b"])]
+    values += [value for run in (*curve.a_runs, *curve.b_runs) for value in run if value > 0]
+    x, y = nines_x(rows[-1]["nines"]), duration_y("us", min(values), max(values))
+    side = alt.Color("side:N", scale=SIDES, legend=_LEGEND)
+    thin = alt.Chart(data(_run_rows(curve))).mark_line(strokeWidth=0.8, opacity=0.35)
+    both = [{"nines": row["nines"], "side": letter.upper(), "us": row[letter]} for letter in "ab" for row in rows]
+    thick = alt.Chart(data(both)).mark_line(strokeWidth=2.2)
+    chart = stacked(
+        [
+            *_anecdotes(rows, x),
+            thin.encode(x=x, y=y, color=side, detail="run:N"),
+            thick.encode(x=x, y=y, color=side),
+        ],
+        260,
+    )
+    said = tip(_AT_QUANTILE, {"a": ("A", DURATION), "b": ("B", DURATION), "change": ("B against A", number("%"))})
+    return Picture(name, title, words, (Panel(title, chart, pointed_at(rows, x, said)),), _quantile_table(rows))
+
+
+def _ratio(curve: QuantileCurve, band: float) -> Picture:
+    name, title = f"ratio-{curve.latency}", f"B against A, {curve.latency} time by percentile"
+    rows = _curve_rows(curve)
+    banded = [row for row in rows if "low" in row]
+    words = "How much slower B was at each percentile, in percent; below zero it was faster."
+    words += " The band is what the runs of a side differ by." if banded else " There are too few runs for a band."
+    x = nines_x(rows[-1]["nines"])
+    y = alt.Y("change:Q", title=None, axis=alt.Axis(format="+.12~g", tickCount=5), scale=alt.Scale(zero=True))
+    within = alt.Chart(data([{"change": -100 * band, "high": 100 * band}])).mark_rect(color=colour("shade"))
+    layers = [
+        within.encode(y=y, y2="high:Q"),
+        *_anecdotes(rows, x),
+        alt.Chart(data([{"change": 0}])).mark_rule(color=colour("soft")).encode(y=y),
+        alt.Chart(data(banded)).mark_area(color=colour("orange"), opacity=0.2).encode(x=x, y="low:Q", y2="high:Q"),
+        alt.Chart(data(rows)).mark_line(color=colour("orange"), strokeWidth=2).encode(x=x, y=y),
+    ]
+    entries = {"change": ("B against A", number("%")), "low": ("from", number("%")), "high": ("to", number("%"))}
+    pointed = pointed_at(rows, x, tip(_AT_QUANTILE, entries))
+    return Picture(
+        name, title, words, (Panel(title, stacked(layers, 220, "Difference, %"), pointed),), _quantile_table(rows)
+    )
+
+
+_AT_QUANTILE = "format(datum.percentile, '.6~r') + '% of the exchanges'"
+
+
+def _curve_rows(curve: QuantileCurve) -> list[Row]:
+    """The points of a curve; the maximum has no place on a nines axis."""
+    rows = []
+    for point in curve.points:
+        if point.quantile < 100:
+            row: Row = {"nines": numbers.nines(point.quantile), "percentile": digits(point.quantile, 6)}
+            row |= {"a": digits(point.a_us), "b": digits(point.b_us), "change": digits(100 * point.change)}
+            if point.low is not None and point.high is not None:
+                row |= {"low": digits(100 * point.low), "high": digits(100 * point.high)}
+            rows.append(row | {"enough": point.enough})
+    return rows
+
+
+def _run_rows(curve: QuantileCurve) -> list[Row]:
+    places = [(place, point.quantile) for place, point in enumerate(curve.points) if point.quantile < 100]
+    return [
+        {"nines": numbers.nines(quantile), "side": letter, "run": f"{letter}{number}", "us": digits(values[place])}
+        for letter, runs in (("A", curve.a_runs), ("B", curve.b_runs))
+        for number, values in enumerate(runs, start=1)
+        for place, quantile in places
+        if values[place] > 0
+    ]
+
+
+def _anecdotes(rows: Sequence[Row], x: alt.X) -> list[alt.Chart]:
+    """The percentiles with too few exchanges above them, shaded."""
+    first = next((row["nines"] for row in rows if not row["enough"]), None)
+    if first is None:
+        return []
+    span = [{"nines": first, "end": rows[-1]["nines"]}]
+    shade = alt.Chart(data(span)).mark_rect(color=colour("raised")).encode(x=x, x2="end:Q")
+    return [shade, small_print(span, "'too few slower'", "right").encode(x="end:Q", y=alt.value("height"))]
+
+
+def _quantile_table(rows: Sequence[Row]) -> Table:
+    shown = [
+        (
+            f"{row['percentile']:.6g}%",
+            quantity(row["a"], "us"),
+            quantity(row["b"], "us"),
+            f"{row['change']:+.2f}%",
+            _between(row),
+        )
+        for row in rows
+    ]
+    return Table(("percentile", "A", "B", "B against A", "band"), tuple(shown))
+
+
+# Run by run
+
+
+def _dots(comparison: Comparison) -> Picture:
+    name, title = "runs", "Each run, in the order in which they were made"
+    order = comparison.order or tuple(
+        (letter, place)
+        for letter, side in (("A", comparison.a), ("B", comparison.b))
+        for place in range(len(side.runs))
+    )
+    figures = comparison.headlines
+    panels = [_dot_panel(figure, order, figure is figures[0], figure is figures[-1]) for figure in figures]
+    if not panels:
+        return Picture(name, title, "There is no picture of the runs: the sides have no figure in common.")
+    words = "A drift, or a run that stands apart, shows here. The lines are the medians of a side."
+    return Picture(name, title, words, tuple(panels), _dot_table(comparison, order))
+
+
+def _dot_panel(figure: FigureComparison, order: Sequence[tuple[str, int]], first: bool, last: bool) -> Panel:
+    values = {"A": figure.a, "B": figure.b}
+    rows: list[Row] = []
+    for number_, (letter, place) in enumerate(order, start=1):
+        value = values[letter][place]
+        if value is not None:
+            said = f"run {number_}, {letter}: {quantity(value, figure.unit)}"
+            rows.append({"run": number_, "side": letter, "value": digits(value, 5), "tip": said})
+    x = alt.X(
+        "run:Q",
+        scale=alt.Scale(domain=[0.5, len(order) + 0.5], nice=False),
+        axis=alt.Axis(title=None, tickMinStep=1, labels=last),
+    )
+    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=3, format=",.12~g"))
+    legend = alt.Legend(columns=0, symbolOpacity=1, symbolStrokeWidth=0) if first else None
+    shade = alt.Color("side:N", scale=SIDES, legend=legend)
+    shape = alt.Shape("side:N", scale=alt.Scale(domain=["A", "B"], range=["circle", "square"]), legend=legend)
+    typical = [{"value": digits(figure.a_typical, 5), "side": "A"}, {"value": digits(figure.b_typical, 5), "side": "B"}]
+    lines = alt.Chart(data(typical)).mark_rule(strokeWidth=1.2, strokeDash=[5, 3]).encode(y=y, color=shade)
+    dots = alt.Chart(data(rows)).mark_point(filled=True, size=60, opacity=0.9)
+    title = f"{titled_figure(figure.name)}, {figure.unit}"
+    return Panel(title, stacked([lines, dots.encode(x=x, y=y, color=shade, shape=shape, tooltip="tip:N")], 80, title))
+
+
+def _dot_table(comparison: Comparison, order: Sequence[tuple[str, int]]) -> Table:
+    figures = comparison.headlines
+    rows = []
+    for number_, (letter, place) in enumerate(order, start=1):
+        values = [(figure.a if letter == "A" else figure.b)[place] for figure in figures]
+        cells = (
+            "-" if value is None else quantity(value, each.unit) for value, each in zip(values, figures, strict=True)
+        )
+        rows.append((str(number_), letter, *cells))
+    return Table(("run", "side", *(titled_figure(figure.name) for figure in figures)), tuple(rows))
+
+
+# Over time
+
+
+def _over_time(evidence: Mapping[str, Sequence[Evidence]]) -> Picture:
+    name, title = "over-time", "Over time, all runs laid over each other"
+    runs = [(letter, each) for letter, side in evidence.items() for each in side]
+    length = max((each.end - each.start for _, each in runs), default=0)
+    if not length:
+        return Picture(name, title, "There is no picture over time: the folders of the runs are not there any more.")
+    steps = max(20, POINTS_OVER_TIME // len(runs))
+    axis = Clock.over(0, length, steps)
+    panels: list[Panel] = []
+    medians: dict[str, dict[float, float]] = {}
+    for heading, values in _CURVES.items():
+        rows = [
+            row | {"side": letter, "run": f"{letter}{number_}"}
+            for number_, (letter, each) in enumerate(runs, start=1)
+            for row in values(each, each.clock(steps))
+        ]
+        if rows:
+            panels.append(_time_panel(heading, rows, axis, named=not panels))
+            for letter in evidence:
+                medians[f"{heading}, {letter}"] = _medians([row for row in rows if row["side"] == letter])
+    words = "A thin line is one run, on the seconds since its start. The numbers are the medians of each side."
+    return Picture(name, title, words, tuple(panels), _median_table(medians))
+
+
+def _medians(rows: Sequence[Row]) -> dict[float, float]:
+    """The median over the runs, at each time."""
+    values: dict[float, list[float]] = {}
+    for row in rows:
+        values.setdefault(row["t"], []).append(row["value"])
+    return {t: median(found) for t, found in values.items()}
+
+
+def _median_table(columns: Mapping[str, Mapping[float, float]]) -> Table:
+    times = sorted({t for column in columns.values() for t in column})
+    rows = [(f"{t:g}", *(f"{column[t]:,.4g}" if t in column else "" for column in columns.values())) for t in times]
+    return Table(("second", *columns), tuple(rows))
+
+
+def _time_panel(title: str, rows: Sequence[Row], clock: Clock, named: bool) -> Panel:
+    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=4, format=",.12~g"))
+    side = alt.Color("side:N", scale=SIDES, legend=_LEGEND if named else None)
+    lines = alt.Chart(data(rows)).mark_line(strokeWidth=1.1, opacity=0.7)
+    return Panel(title, stacked([lines.encode(x=time_x(clock), y=y, color=side, detail="run:N")], 140, title))
+
+
+def _throughput(evidence: Evidence, clock: Clock) -> list[Row]:
+    return [{"t": row["t"], "value": row["exchanges"]} for row in numbers.load_rows(evidence, clock)]
+
+
+def _tail(evidence: Evidence, clock: Clock) -> list[Row]:
+    return [{"t": row["t"], "value": digits(row["p99"] / 1000)} for row in numbers.latency_rows(evidence, clock)]
+
+
+def _summed(kind: str) -> Callable[[Evidence, Clock], list[Row]]:
+    def rows(evidence: Evidence, clock: Clock) -> list[Row]:
+        return [
+            {"t": row["t"], "value": digits(math.fsum(value for key, value in row.items() if key.startswith(kind)))}
+            for row in numbers.process_rows(evidence, clock)
+        ]
+
+    return rows
+
+
+_CURVES: dict[str, Callable[[Evidence, Clock], list[Row]]] = {
+    "Exchanges a second": _throughput,
+    "99th percentile of latency, ms": _tail,
+    "Processor of the server, % of a core": _summed("cpu "),
+    "Memory of the server, MiB": _summed("rss "),
+}

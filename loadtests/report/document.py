@@ -1,0 +1,43 @@
+"""A report as JSON, for programs: each run's verdict, its figures by name, and the ten that matter in words."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from loadtests.report.words import problems_of, sayings, verdict_of
+from loadtests.results import Run
+
+__all__ = ["render_json"]
+
+KIND = "gserver load test report"
+SCHEMA_VERSION = 1
+
+
+def render_json(runs: Sequence[Run]) -> str:
+    return json.dumps({"kind": KIND, "schema_version": SCHEMA_VERSION, "runs": [_run(run) for run in runs]}, indent=1)
+
+
+def _run(run: Run) -> dict[str, Any]:
+    figures = {figure.name: _figure(dataclasses.asdict(figure)) for figure in run.figures}
+    return {
+        "name": run.name,
+        "label": run.label,
+        "started_at": run.started_at,
+        "verdict": {"state": run.verdict.state, "reasons": list(verdict_of(run).reasons)},
+        "in_words": [dataclasses.asdict(saying) for saying in sayings(run)],
+        "figures": figures,
+        "phases": run.phases,
+        "problems": problems_of(run),
+        "workload": run.workload,
+        "workload_hash": run.workload_hash,
+        "server": run.server,
+        "environment": run.environment,
+    }
+
+
+def _figure(values: dict[str, Any]) -> dict[str, Any]:
+    """A figure without its name, and without what it has not."""
+    return {key: value for key, value in values.items() if key != "name" and value not in (None, "")}

@@ -1,0 +1,111 @@
+"""What a report is made from: a run, what its swarm saw and what its server cost, with one time axis for all of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from loadtests.recording import Recording
+from loadtests.results import ResultError, Run, load_recording, load_run, load_samples
+
+__all__ = ["Clock", "Evidence", "evidence_of", "load_evidence"]
+
+MEASURE = "measure"
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The seconds of a run, from its start on the run's clock, cut into steps as long as a picture can show."""
+
+    start: int
+    end: int
+    step: int
+
+    @classmethod
+    def over(cls, start: int, end: int, steps: int) -> Clock:
+        """A clock of at most `steps` steps of whole seconds."""
+        return cls(start, end, max(1, math.ceil((end - start) / steps)))
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
+
+    def steps(self) -> Iterator[tuple[int, int]]:
+        """(start, end) of each step, on the run's clock."""
+        for start in range(self.start, self.end, self.step):
+            yield start, min(start + self.step, self.end)
+
+    def since(self, time_s: float) -> float:
+        """Seconds since the start of the run."""
+        return round(time_s - self.start, 3)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A run with everything in its folder that a picture is made from."""
+
+    run: Run
+    recording: Recording
+    samples: Sequence[dict[str, Any]]
+    start: int
+    end: int
+
+    @property
+    def measured(self) -> tuple[int, int] | None:
+        """The phase that the figures are of."""
+        phase = self.run.phases.get(MEASURE)
+        return (phase[0], phase[1]) if phase and phase[1] > phase[0] else None
+
+    def clock(self, steps: int) -> Clock:
+        return Clock.over(self.start, self.end, steps)
+
+
+class _Process(msgspec.Struct):
+    pid: int
+    cpu_user_s: float
+    cpu_system_s: float
+    rss_bytes: float
+
+
+class _Sample(msgspec.Struct):
+    time_s: float
+    processes: list[_Process]
+
+
+class _Health(msgspec.Struct):
+    sockets: float
+    cpu_s: float
+    lag_ns: float
+
+
+def load_evidence(folder: Path) -> Evidence:
+    """The run in `folder`; ResultError says in one line why it is none."""
+    run, recording = load_run(folder), load_recording(folder / "client.json")
+    samples = load_samples(folder / "samples.jsonl")
+    _check(folder / "run.json", run.phases, dict[str, tuple[int, int]])
+    _check(folder / "client.json", recording.health, dict[str, dict[int, _Health]])
+    _check(folder / "samples.jsonl", samples, list[_Sample])
+    return evidence_of(run, recording, samples)
+
+
+def _check(path: Path, values: object, shape: Any) -> None:
+    """ResultError if the values are not of this shape: what is drawn is read without looking again."""
+    try:
+        msgspec.convert(values, shape)
+    except msgspec.ValidationError as error:
+        raise ResultError(f"{path} is damaged: {error}") from None
+
+
+def evidence_of(run: Run, recording: Recording, samples: Sequence[dict[str, Any]]) -> Evidence:
+    """The evidence of a run: it starts with its first phase, or else with the first second that the swarm recorded."""
+    seconds = [second for cells in recording.cells.values() for second in cells]
+    seconds += [second for health in recording.health.values() for second in health]
+    starts = [phase[0] for phase in run.phases.values()]
+    start = min(starts or seconds, default=0)
+    end = max([*(second + 1 for second in seconds), *(phase[1] for phase in run.phases.values())], default=start)
+    return Evidence(run, recording, samples, start, end)

@@ -1,0 +1,94 @@
+"""A picture: what it shows in words, its panels as charts, its numbers as a table; and as Vega-Lite, SVG or PNG.
+
+A picture for which there is nothing to draw has no panels, and its words say why. The panels of one picture stand below
+each other: each is a chart of its own in a page, where it is as wide as the page, and all are one image in a file.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+from loadtests.report.look import CONFIG, LIGHT, ROOM, painted
+
+__all__ = ["FORMATS", "Panel", "Picture", "Table", "drawing_library", "drawn", "for_page", "save_pictures"]
+
+FORMATS = ("svg", "png")
+IMAGE_WIDTH = 720
+PNG_SCALE = 2
+
+
+@dataclass(frozen=True)
+class Table:
+    """The numbers of a picture, as text."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart; `label` is what a screen reader says of it, `pointed` the layer that answers somebody who points."""
+
+    label: str
+    chart: alt.LayerChart
+    pointed: alt.Chart | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """`name` is that of its file and its place in a page."""
+
+    name: str
+    title: str
+    words: str
+    panels: tuple[Panel, ...] = ()
+    table: Table | None = None
+
+
+def for_page(panel: Panel) -> dict[str, Any]:
+    """The panel as Vega-Lite that takes its width from the page and its colours from the style sheet."""
+    chart = panel.chart + panel.pointed if panel.pointed else panel.chart
+    return _specification(chart.add_params(alt.param(name=ROOM, expr="width")).properties(width="container"))
+
+
+@functools.cache
+def drawing_library() -> str:
+    """The script that draws in a page, as vl-convert brings it. Bundling it takes seconds, so that is done once."""
+    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return script.replace("</script", "<\\/script")
+
+
+def _specification(chart: alt.LayerChart | alt.VConcatChart) -> dict[str, Any]:
+    specification: dict[str, Any] = chart.to_dict(validate=False)
+    return {**specification, "config": CONFIG}
+
+
+def drawn(picture: Picture, form: str) -> bytes:
+    """The whole picture as an image in light colours: "svg" or "png"."""
+    panels = [panel.chart.properties(width=IMAGE_WIDTH) for panel in picture.panels]
+    heading = alt.TitleParams(picture.title, fontSize=16, fontWeight=600, anchor="start", frame="bounds", offset=16)
+    stacked = alt.vconcat(*panels, spacing=24, title=heading).add_params(alt.param(name=ROOM, value=IMAGE_WIDTH))
+    specification = painted(_specification(stacked), LIGHT)
+    specification["config"] |= {"background": LIGHT["page"], "padding": 16}
+    if form == "svg":
+        return str(vl_convert.vegalite_to_svg(specification)).encode()
+    return bytes(vl_convert.vegalite_to_png(specification, scale=PNG_SCALE))
+
+
+def save_pictures(pictures: Sequence[Picture], folder: Path, form: str, prefix: str = "") -> list[Path]:
+    """Each picture that has something to draw, as a file in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for picture in pictures:
+        if picture.panels:
+            path = folder / f"{prefix}{picture.name}.{form}"
+            path.write_bytes(drawn(picture, form))
+            paths.append(path)
+    return paths

@@ -1,0 +1,190 @@
+"""The pictures of runs and comparisons, and their files."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from loadtests.recording import Recording
+from loadtests.report.comparison_pictures import comparison_pictures
+from loadtests.report.evidence import Evidence, evidence_of
+from loadtests.report.look import DARK, LIGHT, painted
+from loadtests.report.pictures import Picture, drawn, for_page, save_pictures
+from loadtests.report.run_pictures import overlaid_pictures, run_pictures
+from tests.helpers.loadtests_reports import (
+    PHASES,
+    make_comparison,
+    make_evidence,
+    make_recording,
+    make_samples,
+    warm_renderer,
+)
+from tests.helpers.loadtests_runs import make_run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _renderer() -> None:
+    warm_renderer()
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Picture]:
+    return run_pictures(make_evidence())
+
+
+NAMES = ["percentiles", "heatmap", "load", "server", "memory", "connects", "generator"]
+
+
+def pictures_by_name(evidence: Evidence) -> dict[str, Picture]:
+    return {picture.name: picture for picture in run_pictures(evidence)}
+
+
+def test_a_run_has_its_seven_pictures_each_with_its_numbers(pictures: list[Picture]) -> None:
+    assert [picture.name for picture in pictures] == NAMES
+    assert all(picture.panels and picture.table and picture.table.rows for picture in pictures)
+    assert [panel.label for panel in pictures[2].panels] == [
+        "Exchanges a second",
+        "Failures a second",
+        "Connections open",
+    ]
+    assert "Accept queue overflows" in [panel.label for panel in pictures[5].panels]
+
+
+def test_a_run_without_samples_says_why_pictures_are_missing() -> None:
+    pictures = pictures_by_name(evidence_of(make_run(phases=PHASES), make_recording(), []))
+
+    for name in ("server", "memory"):
+        assert not pictures[name].panels
+        assert (
+            pictures[name].words.endswith("the server was not sampled.") or "it was not sampled" in pictures[name].words
+        )
+    assert "Nobody watched the accept queue." in pictures["connects"].words
+
+
+def test_a_run_that_saw_nothing_has_no_pictures_and_says_so() -> None:
+    pictures = run_pictures(evidence_of(make_run(figures=[], phases={}), Recording(), []))
+
+    assert [picture.name for picture in pictures] == NAMES
+    assert all(not picture.panels and picture.words.startswith("There is no ") for picture in pictures)
+
+
+def test_a_run_without_a_schedule_or_a_measured_phase_says_so() -> None:
+    words = pictures_by_name(evidence_of(make_run(phases={}), make_recording(response=False), []))["percentiles"].words
+
+    assert "no phase that was measured" in words
+    assert "There is no response time" in words
+
+
+def test_what_did_not_happen_is_said_and_not_drawn() -> None:
+    evidence = evidence_of(make_run(phases=PHASES), make_recording(failures=False), make_samples(overflows=0))
+    pictures = pictures_by_name(evidence)
+
+    assert "Nothing failed." in pictures["load"].words
+    assert len(pictures["load"].panels) == 2
+    assert "The accept queue was never full." in pictures["connects"].words
+
+
+def test_several_runs_are_laid_over_each_other() -> None:
+    (picture,) = overlaid_pictures([make_evidence(make_run(label=label, phases=PHASES)) for label in "ab"])
+
+    assert picture.table
+    assert picture.table.header == ("percentile", "1: json: a", "2: json: b")
+
+
+def test_a_comparison_has_its_verdicts_its_curves_and_its_runs() -> None:
+    pictures = comparison_pictures(make_comparison(), {"A": [make_evidence()], "B": [make_evidence()]})
+
+    assert [picture.name for picture in pictures] == [
+        "verdicts",
+        "quantiles-response",
+        "ratio-response",
+        "quantiles-service",
+        "ratio-service",
+        "runs",
+        "over-time",
+    ]
+    assert all(picture.panels for picture in pictures)
+    assert len(pictures[5].panels) == len(make_comparison().headlines)
+
+
+def test_a_comparison_of_nothing_says_why_pictures_are_missing() -> None:
+    pictures = comparison_pictures(make_comparison(figures=(), curves=()), {"A": [], "B": []})
+
+    assert [picture.name for picture in pictures] == ["verdicts", "runs", "over-time"]
+    assert all(not picture.panels and picture.words.startswith("There is no picture") for picture in pictures)
+
+
+def test_a_change_without_an_interval_is_a_point_alone() -> None:
+    bare = [dataclasses.replace(figure, low=None, high=None) for figure in make_comparison().figures]
+    curves = [
+        dataclasses.replace(
+            curve, points=tuple(dataclasses.replace(point, low=None, high=None) for point in curve.points)
+        )
+        for curve in make_comparison().curves
+    ]
+    comparison = make_comparison(figures=tuple(bare), curves=tuple(curves), order=())
+    pictures = {picture.name: picture for picture in comparison_pictures(comparison, {})}
+
+    assert "There are too few runs for a band." in pictures["ratio-response"].words
+    assert b"<svg" in drawn(pictures["verdicts"], "svg")
+    assert b"<svg" in drawn(pictures["ratio-response"], "svg")
+
+
+def test_the_same_run_is_drawn_in_the_same_bytes(pictures: list[Picture]) -> None:
+    again = run_pictures(make_evidence())
+
+    for one, other in zip(pictures[:3], again[:3], strict=True):
+        assert [for_page(panel) for panel in one.panels] == [for_page(panel) for panel in other.panels]
+    assert drawn(pictures[2], "svg") == drawn(again[2], "svg")
+
+
+def test_an_image_has_colours_and_is_well_formed(pictures: list[Picture], tmp_path: Path) -> None:
+    paths = save_pictures(pictures[:3], tmp_path / "new", "svg", "before-")
+
+    assert [path.name for path in paths] == [f"before-{name}.svg" for name in NAMES[:3]]
+    for path in paths:
+        text = path.read_text()
+        ElementTree.fromstring(text)
+        assert "var(--" not in text
+        assert LIGHT["soft"] in text
+
+
+def test_an_image_can_be_a_png(pictures: list[Picture], tmp_path: Path) -> None:
+    (path,) = save_pictures(pictures[4:5], tmp_path, "png")
+
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_with_nothing_to_draw_makes_no_file(tmp_path: Path) -> None:
+    assert save_pictures([Picture("name", "title", "why")], tmp_path, "svg") == []
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
+def test_what_is_read_stands_out_from_the_page(theme: dict[str, str]) -> None:
+    """WCAG 2: 4.5 to 1 for words, 3 to 1 for what is drawn."""
+    for name in ("ink", "soft", "blue", "good", "bad"):
+        assert contrast(theme[name], theme["page"]) >= 4.5, name
+    assert contrast(theme["ink"], theme["raised"]) >= 4.5
+    for name in ("blue", "orange", "teal", "purple", "olive", "grey"):
+        assert contrast(theme[name], theme["page"]) >= 3, name
+    assert LIGHT.keys() == DARK.keys()
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour: str) -> float:
+    parts = [int(part, 16) / 255 for part in re.findall("[0-9a-f]{2}", colour)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_a_colour_that_no_theme_has_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        painted({"color": "var(--mauve)"}, LIGHT)
