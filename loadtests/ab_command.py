@@ -14,6 +14,7 @@ import contextlib
 import datetime
 import random
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from loadtests import compare_command
 from loadtests.noise import noise_file, save_noise
 from loadtests.profiles import PROFILES, Profile
 from loadtests.results import Run, write_whole
-from loadtests.run_options import add_run_options, profile_of
+from loadtests.run_options import add_run_options, at_least, profile_of
 from loadtests.runner import execute
 from loadtests.sides import ReadySide, make_ready
 from loadtests.specs import parse_spec
@@ -38,7 +39,7 @@ if TYPE_CHECKING:  # SciPy takes a second to import: other commands do without i
 __all__ = ["add_arguments", "main"]
 
 PAIRS = 12
-#: How often a run that cannot be believed is made once more before that is given up.
+#: How often a run that cannot be believed is made once more before that is given up. --force does not ask.
 REPEATS = 2
 EXIT_USAGE = 2
 EXIT_CANNOT_TELL = 3
@@ -52,12 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", metavar="A", help=f"a server: {sides}")
     parser.add_argument("b", metavar="B", nargs="?", help="the server to set against it; none with --aa")
     parser.add_argument("--aa", action="store_true", help="A against itself; keeps the noise of this host")
-    parser.add_argument("--pairs", type=_at_least_one, default=PAIRS, metavar="N", help=f"at most (default {PAIRS})")
+    parser.add_argument("--pairs", type=at_least(1, int), default=PAIRS, metavar="N", help=f"at most (default {PAIRS})")
     parser.add_argument(
         "--seed", type=int, metavar="N", help="of the order within the pairs (default: drawn, recorded)"
     )
     parser.add_argument("--profile", choices=PROFILES, help="(default: echo for a server of echo, else json)")
     add_run_options(parser)
+    parser.add_argument("--workers", type=at_least(1, int), metavar="N", help="of gserver, where a side says none")
+    parser.set_defaults(host=None)
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="(default results)")
     parser.add_argument("--name", metavar="NAME", help="of the folder in it (default: the time and the profile)")
     compare_command.add_output_arguments(parser)
@@ -70,11 +73,11 @@ def main(arguments: argparse.Namespace) -> int:
     specs = [parse_spec(text) for text in (arguments.a, arguments.b or arguments.a)]
     profile = profile_of(arguments, arguments.profile or specs[0].profile)
     try:
-        sides = [make_ready(spec, profile.workers, _say) for spec in specs]
+        sides = [make_ready(spec, profile, _say) for spec in specs]
     except Missing as lack:
         print(f"loadtests: {lack}", file=sys.stderr)
         return EXIT_USAGE
-    pairs = Pairs(sides, profile, _new_folder(arguments, profile), _made(arguments, sides))
+    pairs = Pairs(sides, profile, _new_folder(arguments, profile), _made(arguments, sides), arguments.force)
     pairs.make()
     if not pairs.made.pairs:
         _say(f"no pair was made: {pairs.made.ended}")
@@ -98,8 +101,9 @@ def _new_folder(arguments: argparse.Namespace, profile: Profile) -> Path:
     results: Path = arguments.results
     results.mkdir(parents=True, exist_ok=True)
     if arguments.name:
-        (results / arguments.name).mkdir()
-        return results / arguments.name
+        named = results / str(arguments.name)
+        named.mkdir()
+        return named
     now = datetime.datetime.now(datetime.timezone.utc)
     name = f"{now:%Y%m%dT%H%M%SZ}-ab-{profile.name}"
     for folder in [results / name, *(results / f"{name}-{number}" for number in range(2, 100))]:
@@ -119,16 +123,6 @@ def _keep_noise(pairs: Pairs) -> None:
     _say(f"the noise of this host over {floor.pairs} pairs is kept in {path}, and beside the runs")
 
 
-def _at_least_one(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}, must be a whole number of at least 1")
-    return value
-
-
 def _say(line: str) -> None:
     """What goes on, beside the comparison, which may go into a file."""
     print(f"loadtests: {line}", file=sys.stderr, flush=True)
@@ -146,6 +140,7 @@ class Pairs:
     profile: Profile
     folder: Path
     made: Made
+    force: bool = False  # take runs as they are, also those that say that they cannot be believed
     runs: tuple[list[Run], list[Run]] = field(default_factory=lambda: ([], []))
 
     def make(self) -> None:
@@ -190,16 +185,19 @@ class Pairs:
             side_title = self.sides["ab".index(side)].title
             _say(f"pair {number} of {self.made.max_pairs}: {side.upper()} {side_title}{again}")
             run = self._run(side)
-            if run.verdict.is_valid:
+            if not run.verdict.is_valid:
+                _say(f"  {run.verdict.state}: {' '.join(run.verdict.reasons)}")
+            if run.verdict.is_valid or self.force:
                 _say(f"  {_figures(run)}")
                 return run
             self.made.repeated.append(Repeated(run.path.name, side, run.verdict.reasons))
-            _say(f"  {run.verdict.state}: {'; '.join(run.verdict.reasons)}")
         raise CannotBeBelieved(f"none of {1 + REPEATS} runs of {side.upper()} in turn can be believed: given up")
 
     def _run(self, side: str) -> Run:
         ready = self.sides["ab".index(side)]
-        run, interrupted = execute(self.profile, ready.target(), self.folder, f"{side.upper()} {ready.title}")
+        with tempfile.TemporaryDirectory(prefix="loadtests-") as work:
+            target = ready.target(Path(work))
+            run, interrupted = execute(self.profile, target, self.folder, f"{side.upper()} {ready.title}")
         if interrupted:
             raise KeyboardInterrupt
         return run

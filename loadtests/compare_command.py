@@ -68,12 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--noise", type=Path, metavar="FILE", help="noise floor, for one run against one (default: what `ab --aa` kept)"
     )
-    parser.add_argument("--force", action="store_true", help="compare what is not comparable")
     add_output_arguments(parser)
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """How it is judged and shown, whoever made the runs."""
+    parser.add_argument("--force", action="store_true", help="compare what is not comparable")
     parser.add_argument("--band", type=_percent, default=0.03, metavar="P%", help="what does not matter (default 3%%)")
     parser.add_argument(
         "--fail-on", choices=("worse", "inconclusive", "never"), default="worse", help="(default worse)"
@@ -114,7 +114,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def show_pairs(folder: Path, arguments: argparse.Namespace) -> int:
     """The same for the pairs in a folder, with the arguments of add_output_arguments()."""
-    values = {"sides": [folder], "a": [], "b": [], "noise": None, "force": False}
+    values = {"sides": [folder], "a": [], "b": [], "noise": None}
     return main(argparse.Namespace(**{**vars(arguments), **values}))
 
 

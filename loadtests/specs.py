@@ -26,7 +26,7 @@ __all__ = ["Spec", "parse_command", "parse_spec"]
 KINDS = ("gserver:", "peer:", "cmd:")
 _GSERVER = re.compile(r"(?P<app>[^@?(]+(\(.*\))?)(@(?P<ref>[^?]+))?(\?(?P<query>.*))?")
 #: What a run decides itself.
-NOT_YOURS = ("bind", "daemon")
+NOT_YOURS = ("bind", "daemon", "stats_socket")
 SWITCH = {"true": True, "false": False}
 
 
@@ -53,11 +53,6 @@ class Spec:
     def profile(self) -> str:
         """The profile that speaks to it, where none is named."""
         return "echo" if re.search(r"\becho\b", self.served) else "json"
-
-    def gserver_words(self, workers: int) -> list[str]:
-        """gserver's arguments, with {port} for the port."""
-        bind = ("-b", "127.0.0.1:{port}", "-w", str(self.workers or workers), "--backlog", "4096")
-        return [self.served, *bind, *self.flags]
 
 
 def parse_spec(text: str) -> Spec:

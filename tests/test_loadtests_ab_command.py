@@ -150,6 +150,19 @@ def test_a_side_that_is_never_valid_is_given_up_and_what_was_made_is_compared(
     assert kept(tmp_path)["ended"] == "invalid"
 
 
+def test_runs_that_are_not_valid_are_taken_only_if_that_is_forced(
+    swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    swarms.verdict = lambda number: Verdict("noisy-host", ["others used 95% of the cores"])
+    ab(tmp_path, *SIDES, "--pairs", "2", "--force")
+
+    assert len(kept(tmp_path)["pairs"]) == 2
+    assert kept(tmp_path)["repeated"] == []
+    out, err = capsys.readouterr()
+    assert "noisy-host: others used 95% of the cores" in err
+    assert out.startswith("Inconclusive")
+
+
 def test_ctrl_c_compares_the_whole_pairs(swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     swarms.interrupt_at = 7
     ab(tmp_path, *SIDES, "--pairs", "9")
@@ -211,7 +224,8 @@ def test_a_toolchain_that_is_missing_is_one_line(
 
 @pytest.mark.slow
 def test_two_real_servers_are_run_in_turns_to_the_end(tmp_path: Path) -> None:
-    small = ["--pairs", "1", "--users", "5", "--duration", "2", "--json"]
+    small = ["--pairs", "1", "--users", "5", "--duration", "2", "--json", "--force"]
+    # However busy this host is: that is not what is tested.
     command = [sys.executable, "-m", "loadtests", "ab", "gserver:json", "peer:asyncio-json", *small]
     ended = subprocess.run(
         [*command, "--results", str(tmp_path)], capture_output=True, text=True, timeout=120, check=False

@@ -1,4 +1,4 @@
-"""What ab promises, on real servers here: equal sides are not called different, and a slower handler is called worse."""
+"""What ab promises, on real servers: equal sides are not called different, and a slower handler is called worse."""
 
 from __future__ import annotations
 

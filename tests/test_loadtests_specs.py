@@ -11,14 +11,6 @@ def test_gserver_is_what_it_serves_with_settings_as_flags() -> None:
 
     assert (spec.kind, spec.served, spec.ref, spec.workers) == ("gserver", "echo", None, 2)
     assert spec.flags == ("--greenlets=dedicated", "--preload")
-    assert spec.gserver_words(1) == [
-        *["echo", "-b", "127.0.0.1:{port}", "-w", "2", "--backlog", "4096"],
-        *["--greenlets=dedicated", "--preload"],
-    ]
-
-
-def test_the_workers_are_those_of_the_profile_where_the_side_says_none() -> None:
-    assert parse_spec("gserver:echo").gserver_words(4)[4] == "4"
 
 
 @pytest.mark.parametrize(
