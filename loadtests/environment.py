@@ -11,7 +11,7 @@ from pathlib import Path
 
 import gserver
 
-__all__ = ["describe", "raise_nofile_limit", "sockets_within"]
+__all__ = ["RESERVED_DESCRIPTORS", "describe", "hard_nofile_limit", "raise_nofile_limit", "sockets_within"]
 
 # Descriptors a process needs beside its sockets: libraries, logs, event loops, pipes.
 RESERVED_DESCRIPTORS = 200
@@ -28,6 +28,11 @@ def raise_nofile_limit() -> int:
 def sockets_within(limit: int, wanted: int) -> int:
     """How many of `wanted` sockets one process can hold within `limit` open files."""
     return min(wanted, max(1, limit - RESERVED_DESCRIPTORS))
+
+
+def hard_nofile_limit() -> int:
+    """How many files a process here can have open at most."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
 def describe() -> dict[str, str | int]:

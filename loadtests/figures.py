@@ -17,7 +17,7 @@ from typing import Any
 from loadtests.recording import CUT_OFF, OK, PHASES, Cell, Recording
 from loadtests.slope import fitted_slope
 
-__all__ = ["QUANTILES", "Figure", "Window", "figures_of", "measure_window", "phases_seen", "server_cpu"]
+__all__ = ["QUANTILES", "Figure", "Sample", "Window", "failures", "figures_of", "measure_window", "server_cpu"]
 
 CONNECT = "connect"
 QUANTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
@@ -60,17 +60,6 @@ def measure_window(phases: Mapping[str, Sequence[int]]) -> Window:
     """The measure phase; empty if the run did not come to it."""
     start, end = phases.get("measure", (0, 0))
     return Window(start, end)
-
-
-def phases_seen(recording: Recording) -> dict[str, list[int]]:
-    """The phases that a recording shows: measured is while as many sockets were open as ever."""
-    sockets = recording.sockets()
-    peak = max(sockets.values(), default=0)
-    full = [second for second, count in sockets.items() if count == peak and peak > 0]
-    if len(full) < 3:
-        return {}
-    first, last = min(sockets), max(sockets)
-    return {"ramp": [first, full[0] + 1], "measure": [full[0] + 1, full[-1]], "cooldown": [full[-1], last + 1]}
 
 
 def figures_of(

@@ -7,21 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gserver.client import Client
-from gserver.errors import GServerError
-from gserver.framing import Codec, JsonLines, Raw
+from loadtests.cores import on_cores
 
 __all__ = [
     "START_PATIENCE_S",
     "NotAnswering",
     "free_port",
-    "probe",
+    "open_gate",
     "python_module",
     "running",
     "stop",
@@ -30,11 +27,8 @@ __all__ = [
 
 START_PATIENCE_S = 20.0
 STOP_PATIENCE_S = 15.0
-#: User class -> codec, a message, and the reply to it.
-_PROBES: dict[str, tuple[Callable[[], Codec], Any, Any]] = {
-    "EchoUser": (Raw, b"ready?\n", b"ready?\n"),
-    "JsonUser": (JsonLines, {"type": "SUM", "a": 1, "b": 2}, {"status": "OK", "result": 3}),
-}
+#: Waits for a line, and becomes another program then.
+_GATE = ["sh", "-c", 'read -r _ && exec "$@"', "sh"]
 
 
 class NotAnswering(Exception):
@@ -50,16 +44,42 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command in a session of its own, out of reach of a Ctrl-C at the terminal; its output goes to `log`."""
-    with log.open("ab") as output:
+def running(
+    command: Sequence[str],
+    log: Path,
+    cores: Sequence[int] = (),
+    is_gated: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in a session of its own, out of reach of a Ctrl-C at the terminal; its output goes to `log`.
+
+    cores: where it runs; empty: anywhere. is_gated: it begins only with open_gate(), and has its number before.
+    """
+    with log.open("ab") as output, on_cores(cores):
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            [*_GATE, *command] if is_gated else command,
+            stdin=subprocess.PIPE if is_gated else subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env={**os.environ, **(environment or {})},
         )
     try:
         yield process
     finally:
+        if process.stdin is not None:
+            process.stdin.close()
         stop(process)
+
+
+def open_gate(process: subprocess.Popen[bytes]) -> None:
+    """Let a gated process begin."""
+    assert process.stdin is not None
+    try:
+        process.stdin.write(b"\n")
+        process.stdin.close()
+    except BrokenPipeError:
+        pass  # it has been killed meanwhile, which whoever waits for it will see
 
 
 def stop(process: subprocess.Popen[Any]) -> None:
@@ -90,32 +110,6 @@ def terminated_as_interrupted() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def probe(
-    address: tuple[str, int], user: str, patience_s: float, has_ended: Callable[[], bool] = lambda: False
-) -> None:
-    """Wait until the server answers an exchange as `user` expects it; NotAnswering if not in `patience_s` seconds."""
-    deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            return _exchange(address, user)
-        except (OSError, GServerError) as error:
-            shown = f"{address[0]}:{address[1]}"
-            if has_ended():
-                raise NotAnswering(f"the server at {shown} ended before it answered") from None
-            if time.monotonic() > deadline:
-                raise NotAnswering(f"the server at {shown} does not answer: {error}") from None
-        time.sleep(0.05)
-
-
-def _exchange(address: tuple[str, int], user: str) -> None:
-    codec, message, expected = _PROBES[user]
-    with Client(address, codec(), timeout_s=2) as client:
-        reply = client.call(message)
-    if reply != expected:
-        shown = f"{address[0]}:{address[1]}"
-        raise NotAnswering(f"the server at {shown} does not speak as {user} does: it answered {reply!r}"[:300])
 
 
 def python_module(module: str, *arguments: str) -> list[str]:

@@ -39,7 +39,9 @@ class Progress:
         if self._is_terminal:
             sys.stderr.write("\n")
 
-    def show(self, lines: Sequence[Mapping[str, float]], samples: Sequence[Mapping[str, Any]] = ()) -> None:
+    def show(
+        self, lines: Sequence[Mapping[str, float]], samples: Sequence[Mapping[str, Any]] = (), phase: str = ""
+    ) -> None:
         """Show the newest line, if it was not shown yet, with the processor use of the newest samples."""
         elapsed_s = time.monotonic() - self._began
         if not lines or lines[-1]["second"] <= self._shown or (not self._is_terminal and elapsed_s < self._next_line):

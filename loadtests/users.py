@@ -89,6 +89,7 @@ class TcpUser(User):
     close_timeout_s = 1.0
     connect_attempts = 5
     exchanges_per_connection = 0
+    wire_class: type[Wire] = Wire
 
     _burst: ClassVar[Burst] = Burst()
     _names: ClassVar[set[str]] = set()  # of exchanges, that were found to be no phase's
@@ -287,7 +288,7 @@ class TcpUser(User):
         if not self._phase("connect", dial):
             return None
         if not (self.tls or is_tls(host)):
-            return Wire(sockets[0], self.make_codec(), self.reply_timeout_s)
+            return self.wire_class(sockets[0], self.make_codec(), self.reply_timeout_s)
         context = self.ssl_context or _context(getattr(options, "tls_ca", ""))
         wire = TlsWire(sockets[0], self.make_codec(), self.reply_timeout_s, context, parse_host(host)[0])
         if not self._phase("tls", lambda: wire.handshake(self.connect_timeout_s)):

@@ -1,0 +1,51 @@
+"""The users of the profiles: the stock ones, one that comes and goes, and one that reads slowly."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from loadtests.stock import EchoUser, JsonUser, MessageUser
+from loadtests.wire import Wire
+
+__all__ = ["ChurnUser", "EchoUser", "JsonUser", "MessageUser", "SlowReader"]
+
+SLOW_BYTES = 8 * 1024
+SLOW_PAUSE_S = 2.0 / 32
+
+
+class ChurnUser(JsonUser):
+    """A connection for each exchange."""
+
+    exchanges_per_connection = 1
+
+
+class SlowWire(Wire):
+    """Takes 8 KiB at a time, 16 times a second, and has the kernel keep no more than it must."""
+
+    def __init__(self, sock: Any, *arguments: Any) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_BYTES)
+        super().__init__(sock, *arguments)
+        self._pause = self._hub.loop.timer(SLOW_PAUSE_S)
+
+    def _receive(self) -> bytes:
+        data = self._sock.recv(SLOW_BYTES)
+        if data:
+            self._watcher.stop()
+            self._pause.start(self._resume)
+        return data
+
+    def _resume(self) -> None:
+        if self.error is None:
+            self._watcher.start(self._readable)
+
+    def close(self) -> None:
+        self._pause.stop()
+        self._pause.close()
+        super().close()
+
+
+class SlowReader(EchoUser):
+    """Sends --payload bytes, and reads what comes back slowly: 256 KiB in two seconds."""
+
+    wire_class = SlowWire

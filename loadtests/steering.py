@@ -1,0 +1,134 @@
+"""The shape of a run for Locust: `locust -f LOCUSTFILE,steering.py --plan FILE --phases FILE`.
+
+Locust asks once a second how many users there are to be; the answer is the plan's stage. Where a run is, and what a
+search has tried, is in the file of phases, which is written anew each second: what is known then is known whatever
+happens to this process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gc
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from locust import LoadTestShape, argument_parser, events
+from locust.argument_parser import LocustArgumentParser
+
+from loadtests.profiles import Plan
+from loadtests.recorder import RECORDER
+from loadtests.recording import CUT_OFF, OK
+from loadtests.results import write_whole
+from loadtests.shapes import COOLDOWN, MEASURE, RAMP, WARMUP, Course, Search, Stage, Step
+
+__all__ = ["Steering"]
+
+# After a climb, before a step of a search is judged.
+SETTLE_S = 2
+# Workers report every three seconds.
+REPORTS_S = 4
+
+# A worker asks for these, which are always the same, once for each option and order to start users, and makes a whole
+# parser for each answer: 200 ms a second for as long as there is a ramp.
+argument_parser.default_args_dict = functools.cache(argument_parser.default_args_dict)
+
+
+@events.init_command_line_parser.add_listener
+def _add_arguments(parser: LocustArgumentParser) -> None:
+    parser.add_argument("--plan", default="", help="The stages of a run, as JSON", include_in_web_ui=False)
+    parser.add_argument("--phases", default="", help="Write here where in them it is", include_in_web_ui=False)
+
+
+@events.spawning_complete.add_listener
+def _freeze(**_: Any) -> None:
+    """The users that are there now stay: a collector that goes through all of them again holds up everything."""
+    gc.collect()
+    gc.freeze()
+
+
+class Steering(LoadTestShape):
+    """Follows the plan that --plan names."""
+
+    use_common_options = True  # --users and --spawn-rate are read by others; Locust need not warn of them
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._course: Course | None = None
+        self._search: Search | None = None
+        self._steps: list[Step] = []
+
+    def tick(self) -> tuple[int, float] | None:
+        """How many users, and how fast to get there; None at the end."""
+        assert self.runner is not None
+        options: Any = self.runner.environment.parsed_options
+        if self._course is None:
+            self._begin(msgspec.json.decode(Path(options.plan).read_bytes(), type=Plan))
+        assert self._course is not None
+        users, second = self.runner.user_count, RECORDER.now_s()
+        stage = self._course.at(second, users)
+        while stage is None and self._search is not None:
+            self._go_on(self._search)
+            stage = self._course.at(second, users)
+        self._tell(Path(options.phases), stage)
+        return None if stage is None else (stage.sockets, stage.sockets_per_s)
+
+    def _begin(self, plan: Plan) -> None:
+        self._plan = plan
+        self._course = Course(plan.stages)
+        if plan.objective is not None:
+            self._search = Search(plan.first, plan.sockets)
+            self._course.add(*self._try(plan.first))
+
+    def _try(self, sockets: int) -> list[Stage]:
+        hold_s = SETTLE_S + self._plan.step_s + REPORTS_S
+        return [Stage(RAMP, sockets, self._plan.sockets_per_s, hold_s)]
+
+    def _go_on(self, search: Search) -> None:
+        """A step is over: judge it, and add the next one, or what is measured in the end."""
+        assert self._course is not None
+        end = self._course.phases[RAMP][1] - REPORTS_S
+        step = self._judged(end - self._plan.step_s, end)
+        self._steps.append(step)
+        search.take(step.sockets, not step.broken)
+        following = search.next()
+        if following is not None:
+            self._course.add(*self._try(following))
+            return
+        self._search = None
+        if search.best:
+            rate, plan = self._plan.sockets_per_s, self._plan
+            self._course.add(
+                Stage(WARMUP, search.best, rate, SETTLE_S),
+                Stage(MEASURE, search.best, rate, plan.measure_s),
+                Stage(COOLDOWN, search.best, rate, 1),
+            )
+
+    def _judged(self, start: int, end: int) -> Step:
+        recording = RECORDER.merged
+        cell = recording.total(recording.exchange_series(), start, end)
+        latency = cell.response if cell.response.counts else cell.service
+        ended = sum(count for outcome, count in cell.outcomes.items() if outcome != CUT_OFF)
+        assert self._plan.objective is not None
+        assert self.runner is not None
+        sockets = self.runner.user_count
+        step = Step(
+            sockets,
+            sockets * self._plan.rate,
+            cell.outcomes[OK] / (end - start),
+            latency.percentiles([99]).get(99, 0) / 1e6,
+            100 * (1 - cell.outcomes[OK] / ended) if ended else 100.0,
+        )
+        return dataclasses.replace(step, broken=self._plan.objective.broken(step))
+
+    def _tell(self, path: Path, stage: Stage | None) -> None:
+        assert self._course is not None
+        told = {
+            "phase": stage.phase if stage else "",
+            "sockets": stage.sockets if stage else 0,
+            "phases": self._course.phases,
+            "steps": [dataclasses.asdict(step) for step in self._steps],
+        }
+        write_whole(path, json.dumps(told))

@@ -1,0 +1,142 @@
+"""The server under test: one that the run starts, on a free port and on cores of its own, or one that runs already."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shlex
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loadtests.environment import RESERVED_DESCRIPTORS, hard_nofile_limit
+from loadtests.probe import Probe
+from loadtests.processes import START_PATIENCE_S, NotAnswering, free_port, python_module, running
+from loadtests.profiles import Profile
+
+__all__ = ["Server", "Target", "local_target", "server_words", "workers_for"]
+
+# A server that is said to run already may be slow, but not starting.
+RUNNING_PATIENCE_S = 3.0
+# Connections are spread over workers well, and not evenly.
+SPREAD = 0.9
+BACKLOG = 4096
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the server is.
+
+    Attributes:
+        address: (host, port).
+        command: how the run starts it; None for one that runs already.
+        pid: the root of its process tree, where it is known and of this host.
+        sampler: (host, port) of a `loadtests sample --listen` beside it.
+        stats_socket: where gserver says what it has counted.
+        scheme: tcp, or tls.
+        workers: of a gserver that the run starts, all of which it waits for; None: it is none.
+        title: what a run says that it was; "": its command.
+    """
+
+    address: tuple[str, int]
+    command: list[str] | None = None
+    pid: int | None = None
+    sampler: tuple[str, int] | None = None
+    stats_socket: str | None = None
+    scheme: str = "tcp"
+    workers: int | None = None
+    title: str = ""
+
+    @property
+    def url(self) -> str:
+        host, port = self.address
+        return f"{self.scheme}://[{host}]:{port}" if ":" in host else f"{self.scheme}://{host}:{port}"
+
+    @property
+    def shown_command(self) -> str:
+        """The command as it would be typed again: the port was what happened to be free."""
+        if self.title or self.command is None:
+            return self.title or "was running already"
+        words = ["gserver", *self.command[3:]]
+        if "-b" in words:
+            words[words.index("-b") + 1] = "127.0.0.1:0"
+        if "--stats-socket" in words:
+            place = words.index("--stats-socket")
+            del words[place : place + 2]
+        return shlex.join(words)
+
+
+def workers_for(profile: Profile, limit: int) -> int:
+    """As many as the profile has, or more where they could not hold its sockets within `limit` open files."""
+    held = max(1, math.floor(SPREAD * (limit - RESERVED_DESCRIPTORS)))
+    return max(profile.workers, math.ceil(profile.sockets / held))
+
+
+def local_target(profile: Profile, folder: Path) -> Target:
+    """The profile's application on a gserver of this installation, on a free port; its stats socket in `folder`."""
+    port, workers = free_port(), workers_for(profile, hard_nofile_limit())
+    stats_socket = str(folder / "stats.sock")
+    words = [*server_words(profile, str(port), workers), "--stats-socket", stats_socket]
+    command = python_module("gserver", profile.app, *words)
+    return Target(("127.0.0.1", port), command, stats_socket=stats_socket, workers=workers)
+
+
+def server_words(profile: Profile, port: str, workers: int) -> list[str]:
+    """What a gserver is told so that it serves the swarm of a profile."""
+    options = {
+        "-b": f"127.0.0.1:{port}",
+        "-w": workers,
+        "--worker-connections": max(1, hard_nofile_limit() - RESERVED_DESCRIPTORS),
+        "--backlog": BACKLOG,
+        **_patience(profile),
+    }
+    return [str(word) for option in options.items() for word in option]
+
+
+def _patience(profile: Profile) -> dict[str, str]:
+    """Deadlines of gserver that a socket which is used seldom would run into: three times what it waits."""
+    wait_s = 3 / profile.rate if profile.rate else 0
+    deadlines = {"--first-byte-timeout": 30, "--idle-timeout": 300}
+    return {option: f"{wait_s:.0f}" for option, usual_s in deadlines.items() if wait_s > usual_s}
+
+
+@dataclass
+class Server:
+    """A target that answers; `process` if the run started it."""
+
+    target: Target
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    cores: tuple[int, ...] = field(default=())
+
+    def start(self, probe: Probe, stack: contextlib.ExitStack) -> None:
+        """Start it, if it is to be started, and wait until it answers; NotAnswering if it does not."""
+        if self.target.command is None:
+            probe.await_answer(self.target.address, RUNNING_PATIENCE_S)
+            return
+        process = self.process = stack.enter_context(running(self.target.command, self.log, self.cores))
+        try:
+            probe.await_answer(self.target.address, START_PATIENCE_S, lambda: process.poll() is not None)
+            self._await_workers()
+        except NotAnswering as error:
+            raise NotAnswering(f"{error}; its log is {self.log}") from None
+
+    def _await_workers(self) -> None:
+        """Until the last worker is ready: one that still imports would be taken for memory that connections cost."""
+        workers = self.target.workers or 0
+        deadline = time.monotonic() + START_PATIENCE_S
+        while self.log.read_text(errors="replace").count("Worker ready") < workers:
+            if time.monotonic() > deadline:
+                raise NotAnswering(f"not all of the {workers} workers are ready")
+            time.sleep(0.05)
+
+    @property
+    def pid(self) -> int | None:
+        """The root of its process tree, if it can be sampled from here."""
+        return self.process.pid if self.process else self.target.pid
+
+    @property
+    def ended(self) -> int | None:
+        """Its exit status, if the run started it and it has ended."""
+        return self.process.poll() if self.process else None
