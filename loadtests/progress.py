@@ -1,70 +1,146 @@
-"""The progress of a run: one line that is rewritten on a terminal, a line every few seconds elsewhere."""
+"""The progress of a run: a display that is rewritten on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from loadtests.figures import server_cpu
 from loadtests.profiles import Profile
 from loadtests.text import human
 
-__all__ = ["Progress"]
+__all__ = ["Moment", "Progress", "render_display", "render_line"]
 
 LINE_EVERY_S = 5.0
 # As the sampler takes four samples a second: about a second.
 SAMPLES_SHOWN = 5
+BAR_WIDTH = 40
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What there is to show: a line of the swarm's, and what the samples say beside it; None: nothing is known."""
+
+    elapsed_s: float
+    phase: str
+    sockets: int
+    exchanges: int
+    p99_ns: float
+    failures: int
+    server_percent: float | None = None
+    generator_percent: float | None = None
+
+    @property
+    def p99(self) -> str:
+        return human(self.p99_ns / 1000, "us") if self.exchanges else "-"
 
 
 class Progress:
-    """Shows on standard error what the swarm reports; in `with`, the line on a terminal is finished at the end."""
+    """Shows on standard error what the swarm reports; in `with`, the display ends at the end."""
 
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
         self._began = time.monotonic()
-        self._is_terminal = sys.stderr.isatty()
         self._shown = -1.0  # the second of the newest line
         self._next_line = 0.0
+        self._live: Live | None = None
+        if sys.stderr.isatty():
+            self._live = Live(Text("starting the swarm"), console=Console(stderr=True), auto_refresh=False)
 
     def __enter__(self) -> Progress:
-        self._write("starting the swarm")
+        if self._live is not None:
+            self._live.start(refresh=True)
+        else:
+            print("starting the swarm", file=sys.stderr, flush=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._is_terminal:
-            sys.stderr.write("\n")
+        if self._live is not None:
+            self._live.stop()
 
     def show(
         self, lines: Sequence[Mapping[str, float]], samples: Sequence[Mapping[str, Any]] = (), phase: str = ""
     ) -> None:
         """Show the newest line, if it was not shown yet, with the processor use of the newest samples."""
         elapsed_s = time.monotonic() - self._began
-        if not lines or lines[-1]["second"] <= self._shown or (not self._is_terminal and elapsed_s < self._next_line):
+        if not lines or lines[-1]["second"] <= self._shown or (self._live is None and elapsed_s < self._next_line):
             return
         self._shown = lines[-1]["second"]
         self._next_line = elapsed_s + LINE_EVERY_S
-        cpu = server_cpu(samples[-SAMPLES_SHOWN], samples[-1]) if len(samples) >= SAMPLES_SHOWN else None
-        self._write(render_progress(self._profile, elapsed_s, lines[-1], cpu))
+        moment = _moment(elapsed_s, phase, lines[-1], samples[-SAMPLES_SHOWN:])
+        if self._live is not None:
+            self._live.update(render_display(self._profile, moment), refresh=True)
+        else:
+            print(render_line(self._profile, moment), file=sys.stderr, flush=True)
 
-    def _write(self, text: str) -> None:
-        sys.stderr.write(f"\r\x1b[K{text}" if self._is_terminal else f"{text}\n")
-        sys.stderr.flush()
+
+def _moment(elapsed_s: float, phase: str, line: Mapping[str, float], samples: Sequence[Mapping[str, Any]]) -> Moment:
+    server = generator = None
+    if len(samples) == SAMPLES_SHOWN:
+        first, last = samples[0], samples[-1]
+        server = server_cpu(first, last)
+        if "generator" in first and "generator" in last:
+            generator = server_cpu(*({**each, "processes": each["generator"]} for each in (first, last)))
+    sockets, exchanges, failures = (int(line[name]) for name in ("sockets", "exchanges", "failures"))
+    return Moment(elapsed_s, phase, sockets, exchanges, line["p99_ns"], failures, server, generator)
 
 
-def render_progress(
-    profile: Profile, elapsed_s: float, line: Mapping[str, float], server_cpu_percent: float | None = None
-) -> str:
-    """One line: time, sockets, rate, latency, failures, and the server's processor use if it is sampled."""
-    server = "" if server_cpu_percent is None else f"  server {human(server_cpu_percent, '% of a core')}"
-    return (
-        f"{min(elapsed_s, profile.duration_s):3.0f} of {profile.duration_s:.0f} s  "
-        f"{line['sockets']:,.0f} of {profile.sockets:,} sockets  "
-        f"{line['exchanges']:,.0f} exchanges/s  "
-        f"p99 {human(line['p99_ns'] / 1000, 'us') if line['exchanges'] else '-'}  "
-        f"{line['failures']:,.0f} failures{server}"
+def render_line(profile: Profile, moment: Moment) -> str:
+    """One line: time, phase, sockets, rate, latency, failures, and the processor use that is sampled."""
+    used = {"server": moment.server_percent, "generator": moment.generator_percent}
+    cores = [f"{name} {human(percent, '% of a core')}" for name, percent in used.items() if percent is not None]
+    return "  ".join(
+        [
+            f"{min(moment.elapsed_s, profile.total_s):3.0f} of {profile.total_s:.0f} s",
+            f"{moment.phase:8}",
+            f"{moment.sockets:,} of {profile.sockets:,} sockets",
+            f"{moment.exchanges:,} exchanges/s",
+            f"p99 {moment.p99}",
+            f"{moment.failures:,} failures",
+            *cores,
+        ]
     )
+
+
+def render_display(profile: Profile, moment: Moment) -> RenderableType:
+    """The same, for eyes that stay with it."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(justify="right", style="dim")
+    grid.add_column()
+    rows: list[tuple[str, RenderableType]] = [
+        ("sockets", _of(moment.sockets, profile.sockets)),
+        ("exchanges", Text(f"{moment.exchanges:,} a second, p99 {moment.p99}")),
+        ("failures", Text(f"{moment.failures:,}", "bold red" if moment.failures else "green")),
+    ]
+    for name, percent in (("server", moment.server_percent), ("generator", moment.generator_percent)):
+        if percent is not None:
+            rows.append((name, Text(human(percent, "% of a core"), "yellow" if percent > 85 else "")))
+    for row in rows:
+        grid.add_row(*row)
+    left_s = max(0.0, profile.total_s - moment.elapsed_s)
+    head = Table.grid(padding=(0, 1))
+    head.add_row(
+        Text(profile.name, "bold"),
+        Text(moment.phase or "starting", "cyan"),
+        ProgressBar(profile.total_s, min(moment.elapsed_s, profile.total_s), width=BAR_WIDTH),
+        Text(f"{left_s:,.0f} s left"),
+    )
+    return Group(head, grid)
+
+
+def _of(count: int, wanted: int) -> RenderableType:
+    row = Table.grid(padding=(0, 1))
+    row.add_row(Text(f"{count:,} of {wanted:,}"), ProgressBar(wanted, min(count, wanted), width=BAR_WIDTH // 2))
+    return row

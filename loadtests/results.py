@@ -64,8 +64,12 @@ def save_run(folder: Path, run: Run) -> None:
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that nobody ever reads half of it."""
     unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(text)
-    unfinished.replace(path)
+    try:
+        unfinished.write_text(text)
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def load_run(folder: Path) -> Run:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from locust import LoadTestShape, argument_parser, events
+from locust import LoadTestShape, argument_parser, events, runners
 from locust.argument_parser import LocustArgumentParser
 
 from loadtests.profiles import Plan
@@ -28,12 +28,27 @@ __all__ = ["Steering"]
 
 # After a climb, before a step of a search is judged.
 SETTLE_S = 2
+# A worker that has thousands of users to start may be silent for longer than Locust's three seconds, on a busy host even
+# more so. Taken for dead, it would have its users started a second time elsewhere.
+SILENCE_S, USERS_STARTED_PER_S = 4, 5000
 # Workers report every three seconds.
 REPORTS_S = 4
 
 # A worker asks for these, which are always the same, once for each option and order to start users, and makes a whole
 # parser for each answer: 200 ms a second for as long as there is a ramp.
 argument_parser.default_args_dict = functools.cache(argument_parser.default_args_dict)
+
+_BY_LOOKING: Any = runners.Runner.__dict__["user_classes_count"].fget
+
+
+def _counted(runner: runners.Runner) -> dict[str, int]:
+    """Locust looks at every user, several times a second; where there is only one class their number says as much."""
+    classes = runner.user_classes
+    found: dict[str, int] = {classes[0].__name__: runner.user_count} if len(classes) == 1 else _BY_LOOKING(runner)
+    return found
+
+
+runners.Runner.user_classes_count = property(_counted)  # type: ignore[assignment, method-assign]
 
 
 @events.init_command_line_parser.add_listener
@@ -78,6 +93,8 @@ class Steering(LoadTestShape):
     def _begin(self, plan: Plan) -> None:
         self._plan = plan
         self._course = Course(plan.stages)
+        users = max([plan.sockets, *(stage.sockets for stage in plan.stages)])
+        runners.HEARTBEAT_LIVENESS = SILENCE_S + users // USERS_STARTED_PER_S
         if plan.objective is not None:
             self._search = Search(plan.first, plan.sockets)
             self._course.add(*self._try(plan.first))

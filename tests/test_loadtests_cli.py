@@ -38,15 +38,21 @@ def test_report_shows_the_runs_that_it_is_given(runs: tuple[str, str], capsys: p
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
-        (["run", "nothing"], 2, "there is no profile 'nothing': expected one of smoke, echo, json, c2k"),
+        (["run", "nothing"], 2, "there is no profile 'nothing': expected one of smoke, echo, json, max-throughput"),
         (["run", "smoke", "--host", "127.0.0.1:1"], 2, "host is '127.0.0.1:1', expected tcp://HOST:PORT"),
         (["run", "smoke", "--host", "tcp://127.0.0.1"], 2, "host is 'tcp://127.0.0.1', expected tcp://HOST:PORT"),
         (["run", "smoke", "--host", "tcp://h:99999"], 2, "host is 'tcp://h:99999', expected tcp://HOST:PORT"),
         (
             ["run", "smoke", "--server-pid", "1"],
             2,
-            "--server-pid says which process to sample at --host, and there is no",
+            "--server-pid says how to sample what runs at --host, and there is no",
         ),
+        (["run", "smoke", "--sampler", "h:1"], 2, "--sampler says how to sample what runs at --host, and there is no"),
+        (["run", "smoke", "--codec", "lines"], 2, "--codec is about a --message, and there is none"),
+        (["run", "smoke", "--file", "x.py"], 2, "--file and --user go together: a Locust file, and the class in it"),
+        (["run", "smoke", "--file", "nowhere.py", "--user", "X"], 2, "there is no file nowhere.py"),
+        (["run", "smoke", "--message", "x", "--codec", "smoke"], 2, "--codec: "),
+        (["worker", "--master", "127.0.0.1", "--file", "nowhere.py"], 2, "there is no file nowhere.py"),
         (["report", "nowhere"], 1, "nowhere: not the folder of a run (there is no run.json)"),
         (["compare", "nowhere", "nothing"], 2, "nowhere: not the folder of a run (there is no run.json)"),
         (["run", "smoke", "--results", "/dev/null/x"], 1, "[Errno 20] Not a directory"),
@@ -71,6 +77,10 @@ def test_a_wrong_argument_is_one_line(
         ["run", "smoke", "--users", "many"],
         ["run", "smoke", "--rate", "-1"],
         ["run", "smoke", "--duration", "inf"],
+        ["run", "smoke", "--duration", "2.5"],
+        ["run", "smoke", "--master", "--bind", "nowhere:port"],
+        ["worker"],
+        ["worker", "--master", "host:0"],
     ],
 )
 def test_wrong_usage_is_status_2_and_no_traceback(arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The processes of a run: each ends, whoever is in its way, and a server counts as one only if it answers rightly."""
+"""The processes of a run: each ends, whoever is in its way."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtests.processes import NotAnswering, probe, running, stop, terminated_as_interrupted
-from tests.helpers.loadtests_swarms import Peer
-from tests.helpers.processes import GserverProcess, wait_for
+from loadtests.processes import open_gate, running, stop, terminated_as_interrupted
+from tests.helpers.processes import wait_for
 
 PATIENCE_S = 20.0
 #: Has a child that ignores TERM and outlives it; prints the child's pid.
@@ -114,23 +113,20 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize(("app", "user"), [("echo", "EchoUser"), ("json", "JsonUser")])
-def test_a_server_that_answers_is_probed_in_the_users_protocol(tmp_path: Path, app: str, user: str) -> None:
-    with GserverProcess(tmp_path, app) as server:
-        probe(server.address, user, PATIENCE_S)
+def test_a_gated_process_begins_when_its_gate_is_opened(tmp_path: Path) -> None:
+    """And is the same process then."""
+    log = tmp_path / "log"
+    with running([sys.executable, "-c", "import os; print(os.getpid())"], log, is_gated=True) as process:
+        assert process.poll() is None
+        open_gate(process)
+        process.wait(PATIENCE_S)
+
+    assert log.read_text() == f"{process.pid}\n"
 
 
-@pytest.mark.parametrize(("app", "user"), [("json", "EchoUser"), ("echo", "JsonUser")])
-def test_a_server_of_another_protocol_is_refused_at_once(tmp_path: Path, app: str, user: str) -> None:
-    with GserverProcess(tmp_path, app) as server, pytest.raises(NotAnswering, match=f"does not speak as {user} does"):
-        probe(server.address, user, PATIENCE_S)
+def test_a_gate_that_is_never_opened_lets_nothing_begin(tmp_path: Path) -> None:
+    with running([sys.executable, "-c", "print('begun')"], tmp_path / "log", is_gated=True) as process:
+        pass
 
-
-def test_a_server_that_ended_is_not_waited_for() -> None:
-    with Peer(lambda connection: None) as peer, pytest.raises(NotAnswering, match="ended before it answered"):
-        probe(peer.address, "JsonUser", PATIENCE_S, lambda: True)
-
-
-def test_a_server_that_never_answers_is_given_up() -> None:
-    with Peer(lambda connection: None) as peer, pytest.raises(NotAnswering, match="does not answer"):
-        probe(peer.address, "JsonUser", 0.0)
+    assert process.returncode is not None
+    assert (tmp_path / "log").read_text() == ""

@@ -21,8 +21,28 @@ def test_c2k_is_2000_sockets_on_2_workers() -> None:
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda profile: str(profile.name))
-def test_every_socket_is_connected_well_before_the_end(profile: Profile) -> None:
-    assert profile.sockets / profile.connects_per_s < profile.duration_s / 2
+def test_every_profile_ramps_before_it_measures_all_its_sockets(profile: Profile) -> None:
+    phases = [stage.phase for stage in profile.plan.stages]
+
+    if profile.shape == "search":
+        assert profile.objective is not None
+        return
+    assert list(dict.fromkeys(phases)) == ["ramp", "warmup", "measure", "cooldown"]
+    assert max(stage.sockets for stage in profile.plan.stages if stage.phase == "measure") == profile.sockets
+    assert profile.description[-1] != "."
+    assert profile.tells
+
+
+def test_plateaus_are_five_steps_up_with_a_rest_on_each() -> None:
+    ramp = [stage for stage in PROFILES["c100k"].plan.stages if stage.phase == "ramp"]
+
+    assert [stage.sockets for stage in ramp] == [20_000, 40_000, 60_000, 80_000, 100_000]
+    assert all(stage.hold_s >= 5 for stage in ramp)
+
+
+def test_how_long_a_run_takes_is_known_beforehand() -> None:
+    """A second of connects, two to warm up, five that are measured and one to cool down."""
+    assert SMOKE.total_s == 9
 
 
 def test_equal_workloads_have_equal_hashes() -> None:
@@ -32,12 +52,29 @@ def test_equal_workloads_have_equal_hashes() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"user": "x"}, {"sockets": 1}, {"connects_per_s": 1}, {"rate": 0.5}, {"duration_s": 1}, {"payload_bytes": 1}],
+    [
+        {"user": "x"},
+        {"sockets": 1},
+        {"connects_per_s": 1},
+        {"rate": 0.5},
+        {"duration_s": 1},
+        {"shape": "spike"},
+        {"depth": 4},
+        {"user": "MessageUser", "message": "x"},
+    ],
 )
 def test_a_change_of_the_workload_changes_the_hash(change: dict[str, Any]) -> None:
     assert dataclasses.replace(SMOKE, **change).workload_hash != SMOKE.workload_hash
 
 
-@pytest.mark.parametrize("change", [{"name": "x"}, {"description": "x"}, {"app": "x"}, {"workers": 9}])
-def test_what_serves_it_does_not(change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "change", [{"name": "x"}, {"description": "x"}, {"tells": "x"}, {"app": "x"}, {"workers": 9}, {"payload_bytes": 1}]
+)
+def test_what_serves_it_does_not_nor_what_its_user_does_not_look_at(change: dict[str, Any]) -> None:
     assert dataclasses.replace(SMOKE, **change).workload_hash == SMOKE.workload_hash
+
+
+def test_the_payload_of_an_echo_is_part_of_it() -> None:
+    echo = PROFILES["echo"]
+
+    assert dataclasses.replace(echo, payload_bytes=1).workload_hash != echo.workload_hash

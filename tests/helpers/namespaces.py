@@ -1,0 +1,66 @@
+"""Hosts of a network of their own, made of network namespaces: 10.77.0.1, 10.77.0.2 and so on, joined by a bridge."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+__all__ = ["Network", "network"]
+
+
+class Network:
+    """`command(host, ...)` is what runs a program on a host; `address(host)` is where others find it."""
+
+    def __init__(self, hosts: list[str]) -> None:
+        self._names = {host: f"gs{os.getpid()}{host[0]}" for host in hosts}
+        self._addresses = {host: f"10.77.0.{number}" for number, host in enumerate(hosts, 1)}
+
+    def address(self, host: str) -> str:
+        return self._addresses[host]
+
+    def command(self, host: str, *words: str) -> list[str]:
+        return ["ip", "netns", "exec", self._names[host], *words]
+
+    def _lay(self) -> None:
+        """The first host holds the bridge, on which it has its own address; each other one is at a cable to it."""
+        first, *others = self._names
+        self._do("ip", "netns", "add", self._names[first])
+        self._at(first, "ip link add bridge type bridge", f"ip addr add {self.address(first)}/24 dev bridge")
+        self._at(first, "ip link set bridge up", "ip link set lo up")
+        for host in others:
+            name = self._names[host]
+            self._do("ip", "netns", "add", name)
+            self._at(first, f"ip link add {name} type veth peer name eth0 netns {name}")
+            self._at(first, f"ip link set {name} master bridge", f"ip link set {name} up")
+            self._at(host, f"ip addr add {self.address(host)}/24 dev eth0", "ip link set eth0 up", "ip link set lo up")
+
+    def _at(self, host: str, *lines: str) -> None:
+        for line in lines:
+            self._do(*self.command(host, *line.split()))
+
+    def _do(self, *words: str) -> None:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+        if done.returncode:
+            pytest.skip(f"no network namespaces here: {done.stderr.strip()}")
+
+    def _remove(self) -> None:
+        for name in self._names.values():
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, timeout=20, check=False)
+
+
+@contextmanager
+def network(*hosts: str) -> Iterator[Network]:
+    """A network of hosts, whose names begin with different letters; skips the test where none can be made."""
+    if os.getuid() != 0 or not shutil.which("ip"):
+        pytest.skip("network namespaces need root and iproute2")
+    net = Network(list(hosts))
+    try:
+        net._lay()
+        yield net
+    finally:
+        net._remove()

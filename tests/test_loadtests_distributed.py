@@ -1,0 +1,117 @@
+"""A swarm from several hosts, as a person would start it: network namespaces, of which one has another clock."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loadtests.results import Run, load_recording, load_run
+from tests.helpers.namespaces import Network, network
+from tests.helpers.processes import wait_for
+
+pytestmark = pytest.mark.slow
+
+PATIENCE_S = 60.0
+OTHER_CLOCK = ("unshare", "-T", "--monotonic", "1000", "--fork")
+
+
+class Field:
+    """A server on one host, a sampler beside it, a run on a second host and two workers on a third."""
+
+    def __init__(self, net: Network, folder: Path, stack: ExitStack) -> None:
+        self._net, self._folder, self._stack = net, folder, stack
+        python = (sys.executable, "-m")
+        server, master = net.address("server"), net.address("master")
+        stats = str(folder / "stats")
+        served = self._start("server", *python, "gserver", "json", "-b", f"{server}:3001", "--stats-socket", stats)
+        self.await_log("server", "Worker ready")
+        at = ("--pid", str(served.pid), "--stats-socket", stats, "--listen", f"{server}:3002")
+        self._start("server", *python, "loadtests", "sample", *at, log="sampler")
+        self.await_log("sampler", "listening at")
+        there = ("--host", f"tcp://{server}:3001", "--sampler", f"{server}:3002")
+        mastered = ("--master", "--bind", f"{master}:3003", "--expect-workers", "2", "--results", str(folder / "runs"))
+        run = (*python, "loadtests", "run", "smoke", "--duration", "4", *there, *mastered)
+        self.run = self._start("master", *run)
+        worker = (*python, "loadtests", "worker", "--master", f"{master}:3003")
+        self.worker = self._start("worker", *worker)
+        self.other = self._start("worker", *OTHER_CLOCK, *worker, log="other")
+
+    def _start(self, host: str, *words: str, log: str = "") -> subprocess.Popen[bytes]:
+        with (self._folder / f"{log or host}.log").open("wb") as output:
+            process = subprocess.Popen(self._net.command(host, *words), stdout=output, stderr=output)
+        self._stack.callback(end, process)
+        return process
+
+    def log(self, name: str) -> str:
+        return (self._folder / f"{name}.log").read_text()
+
+    def await_log(self, name: str, words: str) -> None:
+        wait_for(lambda: re.search(words, self.log(name)) is not None, f"{words!r} of the {name}")
+
+    def end(self) -> Run:
+        self.run.wait(PATIENCE_S)
+        said = self.log("master")
+        assert "Traceback" not in said
+        (folder,) = (self._folder / "runs").iterdir()
+        return load_run(folder)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """With all that it started: a namespace is left by exec, but a worker has a Locust below it."""
+    below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.terminate()
+    try:
+        process.wait(20)
+    finally:
+        for each in below:
+            if each.is_running():
+                each.kill()
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def field(tmp_path: Path) -> Iterator[Field]:
+    with network("master", "server", "worker") as net, ExitStack() as stack:
+        yield Field(net, tmp_path, stack)
+
+
+def test_hosts_whose_clocks_differ_make_one_run(field: Field) -> None:
+    """What the worker whose clock is 1,000 s ahead has seen is in the same seconds as all else."""
+    run = field.end()
+    recording = load_recording(run.path / "client.json")
+    start, finish = run.phases["measure"]
+    figures = {figure.name: figure.value for figure in run.figures}
+
+    assert run.errors == {}
+    assert (figures["sockets_peak"], figures["connects_ok"]) == (50, 50)
+    assert figures["throughput"] == pytest.approx(500, rel=0.02)
+    assert figures["server_cpu_per_exchange"] > 0
+    assert len(recording.health) == 3
+    assert all(min(health) > start - 60 and max(health) < finish + 60 for health in recording.health.values())
+    assert len([process for process, health in recording.health.items() if health[start]["sockets"] == 25]) == 2
+    assert not [reason for reason in run.verdict.reasons if "counted" in reason or "Worker" in reason], run.verdict
+
+
+@pytest.mark.longhaul
+def test_a_worker_that_is_killed_is_missed_and_the_figures_are_of_what_arrived(field: Field) -> None:
+    field.await_log("master", "measure")
+    for process in psutil.Process(field.worker.pid).children(recursive=True):
+        process.kill()
+    run = field.end()
+
+    assert field.run.returncode != 0
+    assert run.verdict.state in ("unreconciled", "incomplete")
+    assert any("did not say its last" in reason for reason in run.verdict.reasons), run.verdict
+    recording = load_recording(run.path / "client.json")
+    done = recording.total(recording.exchange_series()).outcomes
+    exchanges = run.figure("exchanges_ok")
+    assert exchanges is not None
+    assert exchanges.value == done["ok"]

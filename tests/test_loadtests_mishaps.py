@@ -1,0 +1,149 @@
+"""Runs to which something happens: each is readable, says what it was, and pretends nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loadtests.results import Run, load_run
+from tests.helpers.processes import wait_for
+
+pytestmark = pytest.mark.slow
+
+PATIENCE_S = 60.0
+HOG = "import os; os.sched_setaffinity(0, {%d})\nwhile True: pass"
+
+
+@dataclass
+class Mishap:
+    """A run that goes on, and what it ended with."""
+
+    results: Path
+    process: subprocess.Popen[str]
+    status: int | None = None
+    said: str = ""
+
+    def locate(self, words: str) -> psutil.Process:
+        """The newest process of this run that has these words in its command line."""
+
+        def found() -> list[psutil.Process]:
+            children = psutil.Process(self.process.pid).children(recursive=True)
+            return [child for child in children if words in " ".join(child.cmdline())]
+
+        wait_for(lambda: bool(found()), f"a process with {words!r}")
+        return max(found(), key=lambda each: (each.create_time(), each.pid))
+
+    def measures(self) -> bool:
+        """Whether the swarm has come to where it is measured."""
+        work = Path(self.locate("locust").cmdline()[self.locate("locust").cmdline().index("--phases") + 1])
+        return work.exists() and '"phase": "measure"' in work.read_text()
+
+    def end(self) -> Run:
+        if self.status is None:
+            out, err = self.process.communicate(timeout=PATIENCE_S)
+            self.status, self.said = self.process.returncode, out + err
+        assert "Traceback" not in self.said
+        (folder,) = self.results.iterdir()
+        return load_run(folder)
+
+
+def begin(results: Path, *arguments: str, cores: set[int] | None = None) -> Mishap:
+    command = [sys.executable, "-m", "loadtests", "run", *arguments, "--results", str(results)]
+    pin = None if cores is None else lambda: os.sched_setaffinity(0, cores)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=pin)
+    return Mishap(results, process)
+
+
+@contextmanager
+def hogs(count: int, core: int) -> Iterator[None]:
+    processes = [subprocess.Popen([sys.executable, "-c", HOG % core]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """1 MiB, of which half is full already."""
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"nothing can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Until there is no room for another byte."""
+    with (folder / "filler").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError:
+            return
+
+
+def kill(process: psutil.Process) -> None:
+    process.send_signal(signal.SIGKILL)
+
+
+def test_a_starved_generator_on_a_noisy_host_is_named_as_both(tmp_path: Path) -> None:
+    """Server, swarm and three that only compute on one core, which is as if the run had a quarter of it."""
+    core = min(os.sched_getaffinity(0))
+    with hogs(3, core):
+        run = begin(tmp_path, "smoke", "--duration", "3", "--rate", "100", cores={core}).end()
+
+    assert run.verdict.state in ("generator-bound", "incomplete")
+    assert any("late by more than a millisecond" in reason for reason in run.verdict.reasons), run.verdict
+    assert any("Other processes used" in reason for reason in run.verdict.reasons), run.verdict
+    assert run.environment["pinning"] == "not pinned"
+
+
+def test_what_dies_in_the_middle_is_missed(tmp_path: Path) -> None:
+    """The sampler, and a worker of Locust's, each in a run of its own; both go on to their end."""
+    common = ("smoke", "--duration", "4")
+    blind = begin(tmp_path / "sampler", *common)
+    maimed = begin(tmp_path / "worker", *common, "--processes", "2")
+    for mishap, words in ((blind, "loadtests.sampler"), (maimed, "locust")):
+        wait_for(mishap.measures, "the measure phase")
+        kill(mishap.locate(words))
+    unsampled, halved = blind.end(), maimed.end()
+
+    assert blind.status == 3
+    assert unsampled.verdict.state == "incomplete"
+    assert "The sampler ended in the middle of the run" in unsampled.verdict.reasons[0]
+    assert unsampled.figure("throughput")
+    assert maimed.status == 3
+    assert halved.verdict.state in ("unreconciled", "incomplete")
+    assert any("did not say its last" in reason for reason in halved.verdict.reasons), halved.verdict
+
+
+def test_a_full_disk_costs_files_and_not_the_run(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk, ExitStack() as stack:
+        mishap = begin(disk / "runs", "smoke", "--duration", "2")
+        stack.callback(mishap.process.communicate)
+        wait_for(mishap.measures, "the measure phase")
+        fill(disk)
+        run = mishap.end()
+
+        assert mishap.status == 3
+        assert run.verdict.state == "incomplete"
+        assert "client.json could not be kept: No space left on device." in run.verdict.reasons
+        assert run.figure("exchanges_ok")
+        assert not [path for path in run.path.iterdir() if path.suffix == ".unfinished"]

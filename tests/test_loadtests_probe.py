@@ -1,0 +1,49 @@
+"""One real exchange before the swarm: a server counts as one only if it answers rightly."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from loadtests.probe import Probe
+from loadtests.processes import NotAnswering
+from loadtests.profiles import PROFILES
+from tests.helpers.loadtests_swarms import Peer
+from tests.helpers.processes import GserverProcess
+
+PATIENCE_S = 20.0
+ECHO, JSON = Probe.of(PROFILES["echo"]), Probe.of(PROFILES["json"])
+MESSAGE = Probe.of(dataclasses.replace(PROFILES["echo"], user="MessageUser", message="PING", expect="PONG"))
+UNKNOWN = Probe.of(dataclasses.replace(PROFILES["echo"], user="Own", file="own.py"))
+
+
+@pytest.mark.parametrize(("app", "probes"), [("echo", [ECHO, UNKNOWN]), ("json", [JSON, UNKNOWN])])
+def test_a_server_that_answers_is_probed_in_the_users_protocol(tmp_path: Path, app: str, probes: list[Probe]) -> None:
+    with GserverProcess(tmp_path, app) as server:
+        for probe in probes:
+            probe.await_answer(server.address, PATIENCE_S)
+
+
+@pytest.mark.parametrize(("app", "probes"), [("json", [ECHO]), ("echo", [JSON, MESSAGE])])
+def test_a_server_of_another_protocol_is_refused_at_once(tmp_path: Path, app: str, probes: list[Probe]) -> None:
+    with GserverProcess(tmp_path, app) as server:
+        for probe in probes:
+            with pytest.raises(NotAnswering, match=f"does not speak as {probe.user} does"):
+                probe.await_answer(server.address, PATIENCE_S)
+
+
+def test_a_server_that_ended_is_not_waited_for() -> None:
+    with Peer(lambda connection: None) as peer, pytest.raises(NotAnswering, match="ended before it answered"):
+        JSON.await_answer(peer.address, PATIENCE_S, lambda: True)
+
+
+def test_a_server_that_never_answers_is_given_up() -> None:
+    with Peer(lambda connection: None) as peer, pytest.raises(NotAnswering, match="does not answer"):
+        JSON.await_answer(peer.address, 0.0)
+
+
+def test_a_message_that_is_none_is_said_before_anything_is_started() -> None:
+    with pytest.raises(ValueError, match="--codec"):
+        Probe.of(dataclasses.replace(PROFILES["echo"], user="MessageUser", message="x", codec="smoke"))
