@@ -11,12 +11,15 @@ import dataclasses
 import functools
 import gc
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
+import gevent
 import msgspec
 from locust import LoadTestShape, argument_parser, events, runners
 from locust.argument_parser import LocustArgumentParser
+from locust.env import Environment
 
 from loadtests.profiles import Plan
 from loadtests.recorder import RECORDER
@@ -28,8 +31,8 @@ __all__ = ["Steering"]
 
 # After a climb, before a step of a search is judged.
 SETTLE_S = 2
-# A worker that has thousands of users to start may be silent for longer than Locust's three seconds, on a busy host even
-# more so. Taken for dead, it would have its users started a second time elsewhere.
+# A worker that has thousands of users to start may be silent for longer than Locust's three seconds, on a busy host above
+# all. Taken for dead, it would have its users started a second time elsewhere.
 SILENCE_S, USERS_STARTED_PER_S = 4, 5000
 # Workers report every three seconds.
 REPORTS_S = 4
@@ -55,6 +58,14 @@ runners.Runner.user_classes_count = property(_counted)  # type: ignore[assignmen
 def _add_arguments(parser: LocustArgumentParser) -> None:
     parser.add_argument("--plan", default="", help="The stages of a run, as JSON", include_in_web_ui=False)
     parser.add_argument("--phases", default="", help="Write here where in them it is", include_in_web_ui=False)
+
+
+@events.init.add_listener
+def _heed(environment: Environment, **_: Any) -> None:
+    """Locust itself heeds TERM only once its shape is over; to end a run early is what it does at Ctrl-C."""
+    if not isinstance(environment.runner, runners.WorkerRunner):
+        main: Any = gevent.get_hub().parent
+        gevent.signal_handler(signal.SIGTERM, lambda: main.throw(KeyboardInterrupt()))
 
 
 @events.spawning_complete.add_listener

@@ -12,6 +12,7 @@ they are, stand with their names below.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -160,8 +161,8 @@ def _generator_bound(evidence: Evidence) -> Iterator[str]:
         together = f"{sum(used.values()):.0f}% of its {evidence.generator_cores} cores"
         yield f"The processes of the generator together used {together}, more than {BUSY_PERCENT:.0f}% of each."
     lags_ms = sorted(values["lag_ns"] / 1e6 for health in inside.values() for values in health.values())
-    if lags_ms and (lag_ms := lags_ms[int(len(lags_ms) * (1 - LAGGING_SHARE))]) > LAG_MS:
-        yield f"The event loop of the generator was {lag_ms:.0f} ms late or more in a tenth of the seconds."
+    if lags_ms and (lag_ms := lags_ms[math.ceil(len(lags_ms) * (1 - LAGGING_SHARE)) - 1]) > LAG_MS:
+        yield f"The event loop of the generator was {lag_ms:.0f} ms late or more in more than a tenth of the seconds."
     yield from _late(evidence, inside)
 
 

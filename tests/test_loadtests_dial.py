@@ -43,7 +43,7 @@ def test_what_is_no_source_address_is_named(text: str) -> None:
 def test_more_sockets_than_a_source_has_ports_get_more_sources_on_the_loopback_only() -> None:
     assert loopback_sources("127.0.0.1", PORTS_OF_A_SOURCE) == []
     assert loopback_sources("127.0.0.1", PORTS_OF_A_SOURCE + 1) == ["127.0.1.1", "127.0.1.2"]
-    assert len(loopback_sources("127.0.0.1", 100_000)) == 5
+    assert len(loopback_sources("127.0.0.1", 100_000)) == 10
     for elsewhere in ("::1", "192.0.2.1", "localhost"):
         assert loopback_sources(elsewhere, 100_000) == []
 

@@ -145,10 +145,18 @@ def test_a_run_leaves_a_folder_that_says_all(ended: dict[str, Ended]) -> None:
 def test_a_server_that_runs_is_tested_and_sampled_by_its_pid(ended: dict[str, Ended]) -> None:
     sampled, blind = ended["sampled"], ended["blind"]
 
-    assert (sampled.status, blind.status) == (0, 0)
-    assert "for an exchange" in sampled.out
-    assert "for an exchange" not in blind.out
+    for each in (sampled, blind):
+        assert each.status == status_of(load_run(only_run(each.results))), each.err
+    assert load_run(only_run(sampled.results)).figure("server_cpu_per_exchange")
+    assert not load_run(only_run(blind.results)).figure("server_cpu_per_exchange")
     assert load_run(only_run(blind.results)).warnings == ["the server was not sampled: --server-pid was not given"]
+
+
+def test_any_server_is_asked_any_message(ended: dict[str, Ended]) -> None:
+    run = load_run(only_run(ended["blind"].results))
+
+    assert (run.workload["user"], run.workload["message"], run.workload["codec"]) == ("MessageUser", "hello", "raw")
+    assert load_recording(run.path / "client.json").exchange_series() == ["message"]
 
 
 def test_a_server_that_dies_in_the_middle_is_a_readable_run(tmp_path: Path, start: Start) -> None:

@@ -92,7 +92,7 @@ def idle() -> Recording:
         ({"samples": make_samples()[:30]}, "incomplete", "The samples of the server end 6 s before the measuring did."),
         ({"recording": interrupted()}, "unreconciled", "Worker w recorded 7 outcomes, and 5 arrived."),
         ({"recording": loaded(cpu_s=0.9)}, "generator-bound", "used 90% of a core, more than 85%."),
-        ({"recording": loaded(lag_ns=30 * MS)}, "generator-bound", "was 30 ms late or more in a tenth of the seconds."),
+        ({"recording": loaded(lag_ns=30 * MS)}, "generator-bound", "was 30 ms late or more in more than a"),
         ({"recording": loaded(late_sends=5)}, "generator-bound", "5.0% of the sends were late by more than a"),
         ({"samples": make_samples(noise=0.3)}, "noisy-host", "Other processes used 15% of the cores, more than 10%."),
         ({"samples": make_samples(steal=0.1)}, "noisy-host", "5.0% of the host's time was stolen by its hypervisor"),
