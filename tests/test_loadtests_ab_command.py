@@ -222,6 +222,7 @@ def test_a_toolchain_that_is_missing_is_one_line(
     assert capsys.readouterr().err == "loadtests: node is not installed\n"
 
 
+@pytest.mark.longhaul
 @pytest.mark.slow
 def test_two_real_servers_are_run_in_turns_to_the_end(tmp_path: Path) -> None:
     small = ["--pairs", "1", "--users", "5", "--duration", "2", "--json", "--force"]
