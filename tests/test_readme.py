@@ -57,7 +57,8 @@ class Reader:
         elif words[0] == "locust":
             self._run(f"{command} --headless -u 5 -r 5 -t 2s".replace("loadtests/", f"{ROOT}/loadtests/"))
         elif words[:2] == ["loadtests", "run"]:
-            assert "none  of" in self._run(f"{command} --duration 5")
+            # Status 3: the machine is too busy for figures to be believed, which is not the README's fault.
+            assert "none  of" in self._run(f"{command} --duration 5", 0, 3)
         elif words[:2] == ["loadtests", "compare"]:
             self._compare(shown)
         else:
@@ -73,7 +74,7 @@ class Reader:
         workers = int(arguments[arguments.index("-w") + 1]) if "-w" in arguments else 1
         self.servers.enter_context(GserverProcess(self.folder, *arguments, bind=bind, workers=workers))
 
-    def _run(self, command: str, status: int = 0) -> str:
+    def _run(self, command: str, *statuses: int) -> str:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         ended = subprocess.run(
             ["bash", "-c", command],
@@ -84,13 +85,13 @@ class Reader:
             timeout=PATIENCE_S,
             check=False,
         )
-        assert ended.returncode == status, ended
+        assert ended.returncode in (statuses or (0,)), ended
         return ended.stdout
 
     def _compare(self, shown: str) -> None:
-        """One run on each side: nothing can be told, which is status 3; the figures are other ones each time."""
+        """One run on each side: nothing can be told, which is status 3, even if the machine is too busy to be believed."""
         runs = sorted((self.folder / "results").iterdir())
-        output = self._run(f"loadtests compare results/{runs[0].name} results/{runs[1].name}", status=3)
+        output = self._run(f"loadtests compare --force results/{runs[0].name} results/{runs[1].name}", 3)
         titles = re.findall(r"^([\w /]+?)(?: p[\d.]+)?  +[\d,.]+ ?(?:/s|us|%|KiB|MiB) .*inconclusive$", shown, re.M)
         assert len(titles) >= 5
         for title in titles:
