@@ -89,7 +89,7 @@ class Reader:
         return ended.stdout
 
     def _compare(self, shown: str) -> None:
-        """One run on each side: nothing can be told, which is status 3, even if the machine is too busy to be believed."""
+        """One run on each side: nothing can be told, which is status 3, whether the runs can be believed or not."""
         runs = sorted((self.folder / "results").iterdir())
         output = self._run(f"loadtests compare --force results/{runs[0].name} results/{runs[1].name}", 3)
         titles = re.findall(r"^([\w /]+?)(?: p[\d.]+)?  +[\d,.]+ ?(?:/s|us|%|KiB|MiB) .*inconclusive$", shown, re.M)
