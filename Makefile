@@ -1,6 +1,8 @@
 # Targets for a fresh machine with python3, its venv module and make:
 #   make demo    2,000 real sockets on a real server, and the report
 #   make test    the whole test suite
+#   make baselines
+#                results/baselines again: gserver against its peers, and its two engines, in pairs; about half an hour
 #   make bench   the server beside its peers, in about ten minutes; JOBS=, ROUNDS= and OPTIONS= change what is measured
 #                (.venv/bin/python -m benchmarks --help). Needs gcc; a peer that is not installed is skipped
 
@@ -12,13 +14,30 @@ JOBS ?= echo json churn idle tls handshakes cluster
 ROUNDS ?= 3
 OPTIONS ?=
 
-.PHONY: demo test bench lint types clean
+.PHONY: demo test baselines bench lint types clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/loadtests run c2k
 
 test: lint types
 	$(VENV)/bin/pytest
+
+BASELINES := echo/peer:node-echo echo/peer:asyncio-echo echo/peer:uvloop-echo echo/peer:gevent-echo \
+             echo/gserver:echo?greenlets=dedicated \
+             json/peer:node-json json/peer:asyncio-json json/peer:uvloop-json json/peer:gevent-json
+BASELINE := --pairs 10 --users 100 --rate 10 --duration 6 --seed 1 --fail-on never --markdown
+
+# Of a run its figures are kept, and not what they were made from.
+baselines: $(VENV)/.demo
+	@rm -rf results/baselines && mkdir -p results/baselines
+	@$(PIP) uvloop
+	@set -e; for each in $(BASELINES); do \
+	    service=$${each%%/*} other=$${each#*/}; name=$$service-and-$$(echo "$${other#*:}" | tr -c 'a-z\n' '-'); \
+	    $(VENV)/bin/loadtests ab "gserver:$$service" "$$other" --profile $$service $(BASELINE) \
+	        --results results/baselines --name "$$name" > results/baselines/unfinished.md; \
+	    mv results/baselines/unfinished.md "results/baselines/$$name/comparison.md"; \
+	    find "results/baselines/$$name" -mindepth 2 -type f ! -name run.json -delete; \
+	done
 
 bench: $(VENV)/.bench
 	$(VENV)/bin/python -m benchmarks $(JOBS) --rounds $(ROUNDS) $(OPTIONS)

@@ -27,6 +27,7 @@ TEST = [
     "hypothesis>=6",
     "selenium>=4.20",
     "trustme>=1.1",
+    "pyyaml>=6",
     "sslyze>=6; python_version < '3.14'",
     "mypy>=1.13",
     "ruff>=0.8",
@@ -51,7 +52,7 @@ setup(
     ext_modules=[Extension("gserver._native", ["gserver/_native.c"], optional=True)],
     package_data={
         "gserver": ["py.typed", "_native.pyi"],
-        "loadtests": ["py.typed"],
+        "loadtests": ["py.typed", "peers/*.js", "peers/*.go", "peers/*.c"],
         "loadtests.report": ["templates/*"],
     },
     install_requires=["gevent>=26.4", "msgspec>=0.19"],

@@ -16,8 +16,9 @@ from benchmarks.jobs import Job, Scenario
 from benchmarks.load import arguments_of, loading
 from benchmarks.processors import Placement, available, place
 from benchmarks.servers import serving
-from benchmarks.toolchain import Missing, Toolchain
+from benchmarks.toolchain import Toolchain
 from loadtests.processes import free_port
+from loadtests.toolchain import Missing
 
 __all__ = ["Bench"]
 

@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from benchmarks.contestants import GSERVER, OURS, RECIPES, Command, parse_command, parse_peers
+from benchmarks.contestants import GSERVER, OURS, RECIPES, Command, parse_peers
 from benchmarks.jobs import GROUPS, JOBS, Job, jobs_named, with_axes
 from benchmarks.session import SECONDS, Options, Session, heading
 from benchmarks.tables import render_results
 from benchmarks.toolchain import Toolchain, default_cache
 from loadtests.environment import raise_nofile_limit
 from loadtests.processes import terminated_as_interrupted
+from loadtests.specs import parse_command
 
 __all__ = ["entry_point", "main"]
 

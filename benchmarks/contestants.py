@@ -6,15 +6,16 @@ A command is a list of words in which {port}, {workers}, {certfile} and {keyfile
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.jobs import Job
-from benchmarks.toolchain import Missing, Toolchain, check_module
+from loadtests import recipes
+from loadtests.recipes import Recipe
+from loadtests.toolchain import Missing, Toolchain
 
-__all__ = ["GSERVER", "OURS", "RECIPES", "Command", "Recipe", "contestants", "fill", "parse_command", "parse_peers"]
+__all__ = ["GSERVER", "OURS", "RECIPES", "Command", "contestants", "fill", "parse_peers"]
 
 Command = list[str]
 
@@ -33,27 +34,10 @@ GSERVER: Command = [sys.executable, *["-m", "gserver", "{app}", "-b", "127.0.0.1
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a peer serves a service.
-
-    program: a file of peers/, or what gserver is to serve. module: what it imports that may be missing.
-    """
-
-    program: str
-    words: str = "{port}"
-    module: str | None = None
-
-    def command(self, toolchain: Toolchain) -> Command:
-        if self.module is not None:
-            check_module(self.module)
-        return [*toolchain.command_of(self.program), *self.words.split()]
-
-
-@dataclass(frozen=True)
 class Variant(Recipe):
     """gserver itself, served in another way.
 
-    words: further flags. before: words in front of the command.
+    program: what it is to serve. words: further flags. before: words in front of the command.
     """
 
     words: str = ""
@@ -66,29 +50,8 @@ class Variant(Recipe):
 
 #: What gserver serves in several ways.
 SHAPED = ("echo", "json", "tls", "cluster")
-TLS = "{port} {certfile} {keyfile}"
 RECIPES: dict[str, dict[str, Recipe]] = {
-    "c": {"echo": Recipe("echo_epoll.c")},
-    "go": {"echo": Recipe("echo.go"), "tls": Recipe("echo.go", TLS), "cluster": Recipe("echo.go")},
-    "node": {
-        "echo": Recipe("echo.js"),
-        "json": Recipe("json.js"),
-        "tls": Recipe("echo.js", TLS),
-        "cluster": Recipe("cluster.js", "{port} {workers}"),
-    },
-    "uvloop": {
-        "echo": Recipe("asyncio_echo.py", "uvloop {port}", "uvloop"),
-        "tls": Recipe("asyncio_echo.py", f"uvloop {TLS}", "uvloop"),
-    },
-    "asyncio": {
-        "echo": Recipe("asyncio_echo.py", "asyncio {port}"),
-        "tls": Recipe("asyncio_echo.py", f"asyncio {TLS}"),
-    },
-    "gevent": {
-        "echo": Recipe("gevent_echo.py"),
-        "json": Recipe("gevent_json.py"),
-        "tls": Recipe("gevent_echo.py", TLS),
-    },
+    **recipes.RECIPES,
     "pure": {service: Variant(APPS[service], before="env GSERVER_PURE=1") for service in SHAPED},
     "dedicated": {service: Variant(APPS[service], "--greenlets dedicated") for service in SHAPED},
     "stream": {service: Variant("benchmarks.services:stream_echo") for service in ("echo", "tls", "cluster")},
@@ -104,14 +67,6 @@ def parse_peers(text: str) -> tuple[str, ...]:
         if name not in RECIPES:
             raise ValueError(f"there is no peer {name!r}; the peers are {', '.join(RECIPES)}")
     return names
-
-
-def parse_command(text: str) -> Command:
-    """The words of a server's command; ValueError unless it says where the port goes."""
-    words = shlex.split(text)
-    if not any("{port}" in word for word in words):
-        raise ValueError(f"{text!r} does not say where its port goes: {{port}}")
-    return words
 
 
 def fill(command: Sequence[str], service: str, values: Mapping[str, str]) -> list[str]:

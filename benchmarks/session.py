@@ -17,9 +17,10 @@ from benchmarks.jobs import Job, Scenario
 from benchmarks.processors import available, place
 from benchmarks.rounds import Results, Turn, carry_out, order
 from benchmarks.tables import figure_text
-from benchmarks.toolchain import Missing, Toolchain, versions
+from benchmarks.toolchain import Toolchain, versions
 from gserver.fields import IS_NATIVE
 from loadtests.environment import describe, sockets_within
+from loadtests.toolchain import Missing
 
 __all__ = ["SECONDS", "Options", "Session", "heading"]
 

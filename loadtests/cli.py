@@ -7,20 +7,19 @@ Exit status: 0; 1 if something failed; 2 for a wrong argument; 3 if nothing fail
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from gserver.framing import CODECS
-from loadtests import compare_command, doctor, sampler
+from loadtests import ab_command, compare_command, doctor, history_command, sampler
 from loadtests.address import is_tls, parse_host
 from loadtests.processes import NotAnswering
 from loadtests.profiles import PROFILES, Profile
 from loadtests.report import command as report_command
 from loadtests.report import render_summary
 from loadtests.results import ResultError
+from loadtests.run_options import add_run_options, at_least, existing, profile_of
 from loadtests.runner import Options, Target, execute
 from loadtests.text import render_table
 from loadtests.worker import MASTER_PORT, work
@@ -75,6 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     comparing.set_defaults(do=compare_command.main)
     for name, (_, says) in OF_THEIR_OWN.items():
         commands.add_parser(name, help=says)
+    pairing = commands.add_parser("ab", help="run two servers in turns, in pairs, until it is known how they differ")
+    ab_command.add_arguments(pairing)
+    pairing.set_defaults(do=ab_command.main)
+    trends = commands.add_parser("history", help="show the runs below a folder as trends, and what changed")
+    history_command.add_arguments(trends)
+    trends.set_defaults(do=history_command.main)
     listing = commands.add_parser("list", help="show the profiles")
     listing.set_defaults(do=_list)
     return parser
@@ -82,31 +87,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("profile", metavar="NAME", help=f"one of {', '.join(PROFILES)}")
-    load = run.add_argument_group("the load, where it is to differ from the profile's")
-    load.add_argument("--users", type=_at_least(1, int), metavar="N", help="sockets")
-    load.add_argument("--duration", type=_at_least(1, int), metavar="SECONDS", help="whole seconds that are measured")
-    load.add_argument(
-        "--rate", type=_at_least(0, float), metavar="R", help="exchanges a second of each socket; 0: no pause"
-    )
-    load.add_argument("--connects", type=_at_least(1, int), metavar="N", help="connects a second")
-    load.add_argument("--payload", type=_at_least(1, int), metavar="BYTES", help="of an echoed message")
-    load.add_argument("--depth", type=_at_least(1, int), metavar="N", help="with --rate 0: messages in flight on each")
-    load.add_argument("--message", metavar="TEXT", help="send this; \\n, \\r, \\t, \\0, \\\\ and \\xHH are understood")
-    load.add_argument("--codec", metavar="NAME", help=f"how it is framed: {', '.join(CODECS)} (default lines)")
-    load.add_argument("--expect", metavar="TEXT", help="the reply to it (default: any)")
-    load.add_argument("--file", type=Path, metavar="FILE", help="a Locust file with a TcpUser of one's own")
-    load.add_argument("--user", metavar="CLASS", help="its name")
+    add_run_options(run)
     server = run.add_argument_group("the server")
-    server.add_argument("--workers", type=_at_least(1, int), metavar="N", help="of the one that is started, at least")
+    server.add_argument("--workers", type=at_least(1, int), metavar="N", help="of the one that is started, at least")
     server.add_argument("--host", metavar="tcp://HOST:PORT", help="test one that runs already; also tls://HOST:PORT")
-    server.add_argument("--server-pid", type=_at_least(1, int), metavar="PID", help="its process, to sample it")
+    server.add_argument("--server-pid", type=at_least(1, int), metavar="PID", help="its process, to sample it")
     server.add_argument("--stats-socket", metavar="PATH", help="what gserver's --stats-socket is")
     server.add_argument(
         "--sampler", type=_address, metavar="HOST:PORT", help="a `loadtests sample --listen` on its machine"
     )
     swarm = run.add_argument_group("the swarm")
     swarm.add_argument(
-        "--processes", type=_at_least(1, int), default=0, metavar="N", help="(default: as many as it takes)"
+        "--processes", type=at_least(1, int), default=0, metavar="N", help="(default: as many as it takes)"
     )
     swarm.add_argument("--no-pin", action="store_true", help="leave server and swarm on all cores")
     swarm.add_argument("--master", action="store_true", help="swarm from other hosts: `loadtests worker` on each")
@@ -114,7 +106,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         "--bind", type=_address, default=("0.0.0.0", MASTER_PORT), metavar="HOST:PORT",
         help=f"where they find this one (default 0.0.0.0:{MASTER_PORT})",
     )  # fmt: skip
-    swarm.add_argument("--expect-workers", type=_at_least(1, int), default=1, metavar="N", help="how many there are")
+    swarm.add_argument("--expect-workers", type=at_least(1, int), default=1, metavar="N", help="how many there are")
     run.add_argument("--label", default="", metavar="TEXT", help="what this run is about")
     run.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="(default results)")
     run.set_defaults(do=_run)
@@ -124,7 +116,7 @@ def _add_worker(worker: argparse.ArgumentParser) -> None:
     worker.add_argument(
         "--master", type=_address, required=True, metavar="HOST[:PORT]", help=f"of the run (default port {MASTER_PORT})"
     )
-    worker.add_argument("--processes", type=_at_least(1, int), default=1, metavar="N", help="(default 1)")
+    worker.add_argument("--processes", type=at_least(1, int), default=1, metavar="N", help="(default 1)")
     worker.add_argument("--file", type=Path, metavar="FILE", help="the Locust file that the run was given")
     worker.set_defaults(do=_worker)
 
@@ -138,21 +130,8 @@ def _address(text: str) -> tuple[str, int]:
     return host.strip("[]"), number
 
 
-def _at_least(minimum: int, kind: type[int] | type[float]) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not minimum <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text!r}, must be a number of at least {minimum}")
-        return value
-
-    return parse
-
-
 def _run(arguments: argparse.Namespace) -> int:
-    profile, target = _profile(arguments), _target(arguments)
+    profile, target = profile_of(arguments, arguments.profile), _target(arguments)
     options = Options(
         pin=not arguments.no_pin,
         processes=arguments.processes,
@@ -169,7 +148,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _worker(arguments: argparse.Namespace) -> int:
-    return work(arguments.master, arguments.processes, _existing(arguments.file))
+    return work(arguments.master, arguments.processes, existing(arguments.file))
 
 
 def _target(arguments: argparse.Namespace) -> Target | None:
@@ -186,44 +165,6 @@ def _target(arguments: argparse.Namespace) -> Target | None:
         stats_socket=arguments.stats_socket,
         scheme="tls" if is_tls(arguments.host) else "tcp",
     )
-
-
-def _profile(arguments: argparse.Namespace) -> Profile:
-    if arguments.profile not in PROFILES:
-        raise ValueError(f"there is no profile {arguments.profile!r}: expected one of {', '.join(PROFILES)}")
-    given: dict[str, Any] = {
-        "sockets": arguments.users,
-        "duration_s": arguments.duration,
-        "rate": arguments.rate,
-        "connects_per_s": arguments.connects,
-        "payload_bytes": arguments.payload,
-        "depth": arguments.depth,
-        "workers": arguments.workers,
-        **_spoken(arguments),
-    }
-    changes = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(PROFILES[arguments.profile], **changes)
-
-
-def _spoken(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Who speaks to the server, where that is not the profile's user."""
-    if (arguments.file is None) != (arguments.user is None):
-        raise ValueError("--file and --user go together: a Locust file, and the class in it that is to be used")
-    if arguments.file is not None:
-        return {"file": str(_existing(arguments.file)), "user": arguments.user}
-    if arguments.message is None:
-        for option in ("codec", "expect"):
-            if getattr(arguments, option) is not None:
-                raise ValueError(f"--{option} is about a --message, and there is none")
-        return {}
-    user = {"user": "MessageUser", "message": arguments.message, "codec": arguments.codec, "expect": arguments.expect}
-    return user if arguments.host else {**user, "app": "echo"}
-
-
-def _existing(file: Path | None) -> Path | None:
-    if file is not None and not file.is_file():
-        raise ValueError(f"there is no file {file}")
-    return file.resolve() if file is not None else None
 
 
 def _list(arguments: argparse.Namespace) -> int:

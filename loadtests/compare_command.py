@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     from loadtests.compare import Latencies, Plan
     from loadtests.comparison import Comparison, Side
 
-__all__ = ["AB_FILE", "Pairs", "add_arguments", "exit_status", "load_pairs", "main"]
+__all__ = [
+    "AB_FILE",
+    "Pairs",
+    "add_arguments",
+    "add_output_arguments",
+    "exit_status",
+    "load_pairs",
+    "main",
+    "show_pairs",
+]
 
 AB_FILE = "ab.json"
 EXIT_WORSE = 1
@@ -56,9 +65,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--a", nargs="+", type=Path, default=[], metavar="RUN", help="the runs of A")
     parser.add_argument("--b", nargs="+", type=Path, default=[], metavar="RUN", help="the runs of B, set against A's")
-    parser.add_argument("--band", type=_percent, default=0.03, metavar="P%", help="what does not matter (default 3%%)")
-    parser.add_argument("--noise", type=Path, metavar="FILE", help="this host's noise floor, for one run against one")
+    parser.add_argument(
+        "--noise", type=Path, metavar="FILE", help="noise floor, for one run against one (default: what `ab --aa` kept)"
+    )
+    add_output_arguments(parser)
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """How it is judged and shown, whoever made the runs."""
     parser.add_argument("--force", action="store_true", help="compare what is not comparable")
+    parser.add_argument("--band", type=_percent, default=0.03, metavar="P%", help="what does not matter (default 3%%)")
     parser.add_argument(
         "--fail-on", choices=("worse", "inconclusive", "never"), default="worse", help="(default worse)"
     )
@@ -94,6 +110,12 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.html:
         _write_page(comparison, arguments.html)
     return exit_status(comparison, arguments.fail_on)
+
+
+def show_pairs(folder: Path, arguments: argparse.Namespace) -> int:
+    """The same for the pairs in a folder, with the arguments of add_output_arguments()."""
+    values = {"sides": [folder], "a": [], "b": [], "noise": None}
+    return main(argparse.Namespace(**{**vars(arguments), **values}))
 
 
 def exit_status(comparison: Comparison, fail_on: str) -> int:
@@ -138,7 +160,7 @@ def comparison_of(arguments: argparse.Namespace) -> Comparison:
 
 def _sides(arguments: argparse.Namespace) -> tuple[Side, Side, Plan]:
     from loadtests.compare import Plan
-    from loadtests.noise import load_noise
+    from loadtests.noise import load_noise, stored_noise
 
     sides, lists = arguments.sides, (arguments.a, arguments.b)
     noise = load_noise(arguments.noise) if arguments.noise else None
@@ -149,6 +171,8 @@ def _sides(arguments: argparse.Namespace) -> tuple[Side, Side, Plan]:
     a, b = (_side([folder]) for folder in sides) if sides else (_side(each) for each in lists)
     if noise and (objections := noise.objections_to(a.runs[0])):
         raise ValueError(objections[0])
+    if noise is None and len(a.runs) == len(b.runs) == 1:
+        noise = stored_noise(a.runs[0])
     return a, b, Plan(band=arguments.band, noise=noise)
 
 

@@ -9,6 +9,7 @@ A floor is the 95th percentile of |ln(B / A)| over the pairs. It tells of that w
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import Any
 import msgspec
 
 from loadtests.results import ResultError, Run, write_whole
+from loadtests.toolchain import cache_folder
 
-__all__ = ["NoiseFloor", "load_noise", "save_noise"]
+__all__ = ["HOST_KEYS", "NoiseFloor", "load_noise", "noise_file", "save_noise", "stored_noise"]
 
 SCHEMA_VERSION = 1
 KIND = "gserver load test noise floor"
@@ -44,6 +46,19 @@ class NoiseFloor:
             for key in HOST_KEYS
             if self.environment.get(key) != run.environment.get(key)
         ]
+
+
+def noise_file(workload_hash: str, environment: dict[str, Any]) -> Path:
+    """Where the floor of a workload on a host is kept: a file for each, below the user's cache."""
+    host = json.dumps([environment.get(key) for key in HOST_KEYS])
+    name = f"{workload_hash}-{hashlib.sha256(host.encode()).hexdigest()[:12]}.json"
+    return cache_folder("gserver-loadtests") / "noise" / name
+
+
+def stored_noise(run: Run) -> NoiseFloor | None:
+    """What is known of the noise of a run's workload on its host."""
+    path = noise_file(run.workload_hash, run.environment)
+    return load_noise(path) if path.exists() else None
 
 
 def save_noise(path: Path, noise: NoiseFloor) -> None:

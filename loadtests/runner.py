@@ -23,7 +23,7 @@ from loadtests.probe import Probe
 from loadtests.processes import terminated_as_interrupted
 from loadtests.profiles import Profile
 from loadtests.swarm import Spread, Swarm, processes_for
-from loadtests.target import Server, Target, local_target, workers_for
+from loadtests.target import Server, Target, local_target
 
 __all__ = ["Options", "Target", "execute"]
 
@@ -67,7 +67,7 @@ def execute(
     with tempfile.TemporaryDirectory(prefix="loadtests-") as work:
         reserve = Reserve(folder)
         target = target or local_target(profile, Path(work))
-        spread = _spread(profile, options, limit, workers_for(profile, limit) if target.command else 0)
+        spread = _spread(profile, options, limit, (target.workers or 1) if target.command else 0)
         server = Server(target, folder / "server.log", cores=spread.cores.server)
         swarm = Swarm(profile, folder, Path(work), server, spread)
         try:

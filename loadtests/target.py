@@ -15,7 +15,7 @@ from loadtests.probe import Probe
 from loadtests.processes import START_PATIENCE_S, NotAnswering, free_port, python_module, running
 from loadtests.profiles import Profile
 
-__all__ = ["Server", "Target", "local_target", "workers_for"]
+__all__ = ["Server", "Target", "local_target", "server_words", "workers_for"]
 
 # A server that is said to run already may be slow, but not starting.
 RUNNING_PATIENCE_S = 3.0
@@ -35,6 +35,8 @@ class Target:
         sampler: (host, port) of a `loadtests sample --listen` beside it.
         stats_socket: where gserver says what it has counted.
         scheme: tcp, or tls.
+        workers: of a gserver that the run starts, all of which it waits for; None: it is none.
+        title: what a run says that it was; "": its command.
     """
 
     address: tuple[str, int]
@@ -43,6 +45,8 @@ class Target:
     sampler: tuple[str, int] | None = None
     stats_socket: str | None = None
     scheme: str = "tcp"
+    workers: int | None = None
+    title: str = ""
 
     @property
     def url(self) -> str:
@@ -52,8 +56,8 @@ class Target:
     @property
     def shown_command(self) -> str:
         """The command as it would be typed again: the port was what happened to be free."""
-        if self.command is None:
-            return "was running already"
+        if self.title or self.command is None:
+            return self.title or "was running already"
         words = ["gserver", *self.command[3:]]
         if "-b" in words:
             words[words.index("-b") + 1] = "127.0.0.1:0"
@@ -71,19 +75,23 @@ def workers_for(profile: Profile, limit: int) -> int:
 
 def local_target(profile: Profile, folder: Path) -> Target:
     """The profile's application on a gserver of this installation, on a free port; its stats socket in `folder`."""
-    port, limit = free_port(), hard_nofile_limit()
+    port, workers = free_port(), workers_for(profile, hard_nofile_limit())
     stats_socket = str(folder / "stats.sock")
+    words = [*server_words(profile, str(port), workers), "--stats-socket", stats_socket]
+    command = python_module("gserver", profile.app, *words)
+    return Target(("127.0.0.1", port), command, stats_socket=stats_socket, workers=workers)
+
+
+def server_words(profile: Profile, port: str, workers: int) -> list[str]:
+    """What a gserver is told so that it serves the swarm of a profile."""
     options = {
         "-b": f"127.0.0.1:{port}",
-        "-w": workers_for(profile, limit),
-        "--worker-connections": max(1, limit - RESERVED_DESCRIPTORS),
+        "-w": workers,
+        "--worker-connections": max(1, hard_nofile_limit() - RESERVED_DESCRIPTORS),
         "--backlog": BACKLOG,
-        "--stats-socket": stats_socket,
         **_patience(profile),
     }
-    words = [str(word) for option in options.items() for word in option]
-    command = python_module("gserver", profile.app, *words)
-    return Target(("127.0.0.1", port), command, stats_socket=stats_socket)
+    return [str(word) for option in options.items() for word in option]
 
 
 def _patience(profile: Profile) -> dict[str, str]:
@@ -116,8 +124,7 @@ class Server:
 
     def _await_workers(self) -> None:
         """Until the last worker is ready: one that still imports would be taken for memory that connections cost."""
-        command = self.target.command or []
-        workers = int(command[command.index("-w") + 1]) if "-w" in command else 1
+        workers = self.target.workers or 0
         deadline = time.monotonic() + START_PATIENCE_S
         while self.log.read_text(errors="replace").count("Worker ready") < workers:
             if time.monotonic() > deadline:

@@ -19,7 +19,8 @@ import pytest
 from benchmarks import cli
 from benchmarks.cli import main
 from benchmarks.jobs import JOBS
-from benchmarks.toolchain import Missing, Toolchain
+from benchmarks.toolchain import Toolchain
+from loadtests.toolchain import Missing
 
 MOMENT = ["--rounds", "1", "--seconds", "0.1"]
 

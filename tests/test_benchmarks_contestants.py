@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import toolchain
 from benchmarks.contestants import (
     APPS,
     GSERVER,
@@ -13,11 +12,11 @@ from benchmarks.contestants import (
     RECIPES,
     contestants,
     fill,
-    parse_command,
     parse_peers,
 )
 from benchmarks.jobs import JOBS, Job
-from benchmarks.toolchain import PEERS, Missing, Toolchain
+from loadtests import toolchain
+from loadtests.toolchain import PEERS, Missing, Toolchain
 
 VALUES = {"port": "4000", "workers": "2", "certfile": "c.pem", "keyfile": "k.pem"}
 
@@ -26,7 +25,7 @@ VALUES = {"port": "4000", "workers": "2", "certfile": "c.pem", "keyfile": "k.pem
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toolchain:
     """Everything is installed, and nothing has to be compiled."""
     monkeypatch.setattr(Toolchain, "command_of", lambda self, program: [f"run-{program}"])
-    monkeypatch.setattr("benchmarks.contestants.check_module", lambda name: None)
+    monkeypatch.setattr("loadtests.recipes.check_module", lambda name: None)
     return Toolchain(tmp_path)
 
 
@@ -125,14 +124,3 @@ def test_peers_are_a_list_with_commas() -> None:
 def test_an_unknown_peer_is_refused_with_the_names_of_all() -> None:
     with pytest.raises(ValueError, match="there is no peer 'nodejs'; the peers are c, go, node, uvloop"):
         parse_peers("c,nodejs")
-
-
-def test_a_command_must_say_where_its_port_goes() -> None:
-    assert parse_command("serve --name 'a b' -p {port}") == ["serve", "--name", "a b", "-p", "{port}"]
-    with pytest.raises(ValueError, match=r"'serve' does not say where its port goes: \{port\}"):
-        parse_command("serve")
-
-
-def test_a_command_with_an_open_quote_is_refused() -> None:
-    with pytest.raises(ValueError, match="No closing quotation"):
-        parse_command("serve '{port}")

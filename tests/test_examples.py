@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from gserver.cli import main
+from loadtests.cli import main as loadtests_main
+from loadtests.specs import parse_spec
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -56,3 +60,35 @@ def test_the_container_copies_and_installs_what_there_is() -> None:
     assert "COPY . /src" in text
     assert (EXAMPLES.parent / "setup.py").exists()
     assert re.search(r"^STOPSIGNAL SIGTERM$", text, re.M)
+
+
+WORKFLOW = EXAMPLES / "github-actions" / "loadtests.yml"
+
+
+def test_the_workflow_is_yaml_of_jobs_with_steps_that_do_something() -> None:
+    yaml = pytest.importorskip("yaml")
+    workflow = yaml.safe_load(WORKFLOW.read_text())
+
+    (job,) = workflow["jobs"].values()
+    assert all(("run" in step) != ("uses" in step) for step in job["steps"])
+    assert workflow[True] == "pull_request"  # in YAML "on" is a truth
+
+
+def test_the_workflow_runs_commands_that_loadtests_understands(monkeypatch: pytest.MonkeyPatch) -> None:
+    understood: list[argparse.Namespace] = []
+
+    def understand(arguments: argparse.Namespace) -> int:
+        understood.append(arguments)
+        return 0
+
+    monkeypatch.setattr("loadtests.ab_command.main", understand)
+    text = re.sub(r"\$\{\{ github.base_ref \}\}", "main", WORKFLOW.read_text())
+    commands = re.findall(r"run: (?:>\n +)?loadtests (.*(?:\n {10}[^ ].*)*)", text)
+    for command in commands:
+        words, _, _ = command.partition(">")
+
+        assert loadtests_main(shlex.split(words)) == 0
+    (arguments,) = understood
+    base, head = parse_spec(arguments.a), parse_spec(arguments.b)
+    assert (base.served, base.ref, head.served, head.ref) == ("json", "origin/main", "json", None)
+    assert arguments.markdown

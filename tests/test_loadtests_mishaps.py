@@ -103,6 +103,7 @@ def kill(process: psutil.Process) -> None:
     process.send_signal(signal.SIGKILL)
 
 
+@pytest.mark.longhaul
 def test_a_starved_generator_on_a_noisy_host_is_named_as_both(tmp_path: Path) -> None:
     """Server, swarm and three that only compute on one core, which is as if the run had a quarter of it."""
     core = min(os.sched_getaffinity(0))

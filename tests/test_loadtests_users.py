@@ -116,7 +116,7 @@ def swarms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarms]:
             return stack.enter_context(Peer(behave)).address
 
         absent = stack.enter_context(bound_socket())
-        begin("recovers", absent.getsockname(), "--run-time", "60s", "JsonUser")
+        begin("recovers", absent.getsockname(), "--run-time", "600s", "JsonUser")
         json_server = stack.enter_context(GserverProcess(folder, "json")).address
         echo_server = stack.enter_context(GserverProcess(folder, "echo")).address
         begun["slow-import"] = Swarm(folder / "slow-import", json_server, *BRIEFLY, file=slow_import)

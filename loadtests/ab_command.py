@@ -1,0 +1,226 @@
+"""loadtests ab A B: pairs of runs of two servers, each run on a fresh one, until it is known how they differ.
+
+    loadtests ab gserver:json@origin/main gserver:json --pairs 12
+    loadtests ab gserver:echo --aa            one server against itself: how much this host differs from itself
+
+A folder holds all runs and ab.json; `loadtests compare FOLDER` reads it again. Ctrl-C compares what was made by then.
+Exit status as of `loadtests compare`: 0 nothing worse, 1 worse, 2 wrong usage, 3 cannot tell; 130: no pair at Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import random
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loadtests import compare_command
+from loadtests.noise import noise_file, save_noise
+from loadtests.profiles import PROFILES, Profile
+from loadtests.results import Run, write_whole
+from loadtests.run_options import add_run_options, at_least, profile_of
+from loadtests.runner import execute
+from loadtests.sides import ReadySide, make_ready
+from loadtests.specs import parse_spec
+from loadtests.text import human
+from loadtests.toolchain import Missing
+
+if TYPE_CHECKING:  # SciPy takes a second to import: other commands do without it
+    from loadtests.ab import Ended, Made
+    from loadtests.comparison import Comparison
+    from loadtests.inference import Looks
+
+__all__ = ["add_arguments", "main"]
+
+PAIRS = 12
+#: How often a run that cannot be believed is made once more before that is given up. --force does not ask.
+REPEATS = 2
+EXIT_USAGE = 2
+EXIT_CANNOT_TELL = 3
+EXIT_INTERRUPTED = 130
+SHOWN = ("throughput", "response_p99", "server_cpu_per_exchange")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `loadtests ab`."""
+    sides = "gserver:APP[@GIT-REF][?SETTING=VALUE&...], peer:NAME, or 'cmd:COMMAND {port}'"
+    parser.add_argument("a", metavar="A", help=f"a server: {sides}")
+    parser.add_argument("b", metavar="B", nargs="?", help="the server to set against it; none with --aa")
+    parser.add_argument("--aa", action="store_true", help="A against itself; keeps the noise of this host")
+    parser.add_argument("--pairs", type=at_least(1, int), default=PAIRS, metavar="N", help=f"at most (default {PAIRS})")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="of the order within the pairs (default: drawn, recorded)"
+    )
+    parser.add_argument("--profile", choices=PROFILES, help="(default: echo for a server of echo, else json)")
+    add_run_options(parser)
+    parser.add_argument("--workers", type=at_least(1, int), metavar="N", help="of gserver, where a side says none")
+    parser.set_defaults(host=None)
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="(default results)")
+    parser.add_argument("--name", metavar="NAME", help="of the folder in it (default: the time and the profile)")
+    compare_command.add_output_arguments(parser)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Make the pairs, compare them, and return the exit status."""
+    if arguments.aa == (arguments.b is not None):
+        raise ValueError("give two servers, or one and --aa")
+    specs = [parse_spec(text) for text in (arguments.a, arguments.b or arguments.a)]
+    profile = profile_of(arguments, arguments.profile or specs[0].profile)
+    try:
+        sides = [make_ready(spec, profile, _say) for spec in specs]
+    except Missing as lack:
+        print(f"loadtests: {lack}", file=sys.stderr)
+        return EXIT_USAGE
+    pairs = Pairs(sides, profile, _new_folder(arguments, profile), _made(arguments, sides), arguments.force)
+    pairs.make()
+    if not pairs.made.pairs:
+        _say(f"no pair was made: {pairs.made.ended}")
+        return EXIT_INTERRUPTED if pairs.made.ended == "interrupted" else EXIT_CANNOT_TELL
+    if arguments.aa:
+        _keep_noise(pairs)
+    return compare_command.show_pairs(pairs.folder, arguments)
+
+
+def _made(arguments: argparse.Namespace, sides: Sequence[ReadySide]) -> Made:
+    from loadtests.ab import LOOKS, Made
+
+    seed = random.SystemRandom().randrange(2**32) if arguments.seed is None else arguments.seed
+    # The noise of a host is known the better the more pairs there are, so none is left out.
+    looks = 1 if arguments.aa else min(LOOKS, arguments.pairs)
+    return Made(sides[0].title, sides[1].title, seed, arguments.pairs, looks, arguments.band)
+
+
+def _new_folder(arguments: argparse.Namespace, profile: Profile) -> Path:
+    """A folder that nobody else has, even if several comparisons begin in the same second."""
+    results: Path = arguments.results
+    results.mkdir(parents=True, exist_ok=True)
+    if arguments.name:
+        named = results / str(arguments.name)
+        named.mkdir()
+        return named
+    now = datetime.datetime.now(datetime.timezone.utc)
+    name = f"{now:%Y%m%dT%H%M%SZ}-ab-{profile.name}"
+    for folder in [results / name, *(results / f"{name}-{number}" for number in range(2, 100))]:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise FileExistsError(f"{results / name}: a hundred comparisons began in this second")
+
+
+def _keep_noise(pairs: Pairs) -> None:
+    from loadtests.ab import floor_of
+
+    floor = floor_of(*pairs.runs)
+    for path in (pairs.folder / "noise.json", noise_file(floor.workload_hash, floor.environment)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_noise(path, floor)
+    _say(f"the noise of this host over {floor.pairs} pairs is kept in {path}, and beside the runs")
+
+
+def _say(line: str) -> None:
+    """What goes on, beside the comparison, which may go into a file."""
+    print(f"loadtests: {line}", file=sys.stderr, flush=True)
+
+
+class CannotBeBelieved(Exception):
+    """No run of a side was valid, however often it was made."""
+
+
+@dataclass
+class Pairs:
+    """The pairs, as they are made."""
+
+    sides: Sequence[ReadySide]
+    profile: Profile
+    folder: Path
+    made: Made
+    force: bool = False  # take runs as they are, also those that say that they cannot be believed
+    runs: tuple[list[Run], list[Run]] = field(default_factory=lambda: ([], []))
+
+    def make(self) -> None:
+        """Until all is settled, or there are as many as were asked for, or Ctrl-C, or a server cannot be believed."""
+        _say(f"A {self.made.a}, B {self.made.b}, seed {self.made.seed}, in {self.folder}")
+        try:
+            self.made.ended = self._make()
+        except KeyboardInterrupt:
+            self.made.ended = "interrupted"
+            _say("interrupted: comparing the pairs that were made")
+        except CannotBeBelieved as given_up:
+            self.made.ended = "invalid"
+            _say(str(given_up))
+        finally:
+            self._write()
+
+    def _make(self) -> Ended:
+        from loadtests.ab import draw
+        from loadtests.inference import Looks
+
+        looks = Looks(self.made.max_pairs, self.made.looks)
+        for number, order in enumerate(draw(self.made.seed, self.made.max_pairs), 1):
+            self._make_pair(number, order)
+            if number in looks.at and number < self.made.max_pairs and self._look(looks):
+                return "settled"
+        return "all pairs"
+
+    def _make_pair(self, number: int, order: str) -> None:
+        made = {side: self._believable(number, side) for side in order}
+        for side, runs in zip("ab", self.runs, strict=True):
+            runs.append(made[side])
+        self.made.order.append(order)
+        self.made.pairs.append((made["a"].path.name, made["b"].path.name))
+        self._write()
+
+    def _believable(self, number: int, side: str) -> Run:
+        """A valid run of a side, in a few attempts."""
+        from loadtests.ab import Repeated
+
+        for attempt in range(1 + REPEATS):
+            again = f", once more ({attempt} of {REPEATS})" if attempt else ""
+            side_title = self.sides["ab".index(side)].title
+            _say(f"pair {number} of {self.made.max_pairs}: {side.upper()} {side_title}{again}")
+            run = self._run(side)
+            if not run.verdict.is_valid:
+                _say(f"  {run.verdict.state}: {' '.join(run.verdict.reasons)}")
+            if run.verdict.is_valid or self.force:
+                _say(f"  {_figures(run)}")
+                return run
+            self.made.repeated.append(Repeated(run.path.name, side, run.verdict.reasons))
+        raise CannotBeBelieved(f"none of {1 + REPEATS} runs of {side.upper()} in turn can be believed: given up")
+
+    def _run(self, side: str) -> Run:
+        ready = self.sides["ab".index(side)]
+        with tempfile.TemporaryDirectory(prefix="loadtests-") as work:
+            target = ready.target(Path(work))
+            run, interrupted = execute(self.profile, target, self.folder, f"{side.upper()} {ready.title}")
+        if interrupted:
+            raise KeyboardInterrupt
+        return run
+
+    def _look(self, looks: Looks) -> bool:
+        from loadtests.ab import is_settled, unsettled
+
+        comparison = self._compared(looks)
+        left, of = len(unsettled(comparison)), len(comparison.headlines)
+        _say(f"after {len(self.made.pairs)} pairs {of - left} of {of} figures are settled")
+        return is_settled(comparison)
+
+    def _compared(self, looks: Looks) -> Comparison:
+        from loadtests.compare import Plan, compare
+        from loadtests.comparison import Side
+
+        a, b = (Side(title, tuple(runs)) for title, runs in zip((self.made.a, self.made.b), self.runs, strict=True))
+        return compare(a, b, Plan(paired=True, band=self.made.band, alpha=looks.alpha_at(len(self.made.pairs))))
+
+    def _write(self) -> None:
+        write_whole(self.folder / compare_command.AB_FILE, self.made.to_json())
+
+
+def _figures(run: Run) -> str:
+    found = [(name, figure) for name in SHOWN if (figure := run.figure(name))]
+    return ", ".join(f"{name.replace('_', ' ')} {human(figure.value, figure.unit)}" for name, figure in found)

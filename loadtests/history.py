@@ -1,0 +1,159 @@
+"""Runs as trends: those of the same workload, host and server, in the order in which they were made. Pure.
+
+Changes are looked for in each figure that a person acts on; the chance of a false one is shared among them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from loadtests.changepoints import ChangePoint, change_points, fewest
+from loadtests.compare import HEADLINES
+from loadtests.figures import Figure
+from loadtests.noise import HOST_KEYS
+from loadtests.results import Run
+from loadtests.text import human, percent, render_table, title_of
+
+__all__ = ["Trend", "changes_of", "render_csv", "render_otava", "render_trend", "trends_of"]
+
+#: How often a trend in which nothing changes may be said to have a change, over all its figures.
+ALPHA = 0.05
+SHOWN = ("throughput", "response_p50", "response_p99", "server_cpu_per_exchange", "server_rss_per_socket")
+TIME = "time"
+ATTRIBUTES = ("commit", "run")
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Comparable runs, the oldest first."""
+
+    runs: tuple[Run, ...]
+
+    @property
+    def key(self) -> str:
+        """Short, and safe in the name of a file: profile, workload, server."""
+        one = self.runs[0]
+        return re.sub(r"[^A-Za-z0-9]+", "-", f"{one.name}-{one.workload_hash}-{_server(one)}").strip("-")[:80]
+
+    @property
+    def title(self) -> str:
+        one = self.runs[0]
+        return f"{one.name} ({one.workload_hash}) on {_server(one)}; {_host(one)}: {len(self.runs)} runs"
+
+    @property
+    def figures(self) -> list[str]:
+        """The headline figures that all of its runs have."""
+        return [name for name in HEADLINES if all(run.figure(name) for run in self.runs)]
+
+    def values(self, name: str) -> list[float]:
+        return [figure.value for run in self.runs if (figure := run.figure(name))]
+
+
+def trends_of(runs: Sequence[Run]) -> tuple[list[Trend], list[Run]]:
+    """The trends, and the runs that are in none, for they say themselves that they cannot be believed."""
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.started_at):
+        if run.verdict.is_valid:
+            groups.setdefault((run.workload_hash, _host(run), _server(run)), []).append(run)
+    return [Trend(tuple(group)) for group in groups.values()], [run for run in runs if not run.verdict.is_valid]
+
+
+def _host(run: Run) -> str:
+    return ", ".join(str(run.environment.get(key, "unknown")) for key in HOST_KEYS)
+
+
+def _server(run: Run) -> str:
+    """The server, whatever its commit: that is what changes from run to run."""
+    return re.sub(r"@[0-9a-f]{12}", "", str(run.server.get("command", "")))
+
+
+def commit_of(run: Run) -> str:
+    """What was served: the commit of the side, or that of the checkout."""
+    found = re.search(r"@([0-9a-f]{12})", str(run.server.get("command", "")))
+    return found[1] if found else str(run.environment.get("source", "unknown"))
+
+
+def changes_of(trend: Trend) -> dict[str, list[ChangePoint]]:
+    """For each figure the places at which its level changed."""
+    names = trend.figures
+    return {name: change_points(trend.values(name), _alpha(names)) for name in names}
+
+
+def _alpha(figures: Collection[str]) -> float:
+    return ALPHA / max(1, len(figures))
+
+
+# In words
+
+
+def render_trend(trend: Trend) -> str:
+    """A table of the runs, in which a figure that changed is marked, and a line for each change."""
+    changes = changes_of(trend)
+    shown = [name for name in SHOWN if name in changes]
+    rows = [_row(trend, place, shown, changes) for place in range(len(trend.runs))]
+    table = render_table(["started (UTC)", "commit", *map(title_of, shown)], rows)
+    return "\n\n".join([trend.title, table, _said(trend, changes)])
+
+
+def _row(trend: Trend, place: int, shown: Sequence[str], changes: dict[str, list[ChangePoint]]) -> list[str]:
+    run = trend.runs[place]
+    cells = [_cell(run.figure(name), any(each.at == place for each in changes[name])) for name in shown]
+    return [run.started_at[:16].replace("T", " "), commit_of(run), *cells]
+
+
+def _cell(figure: Figure | None, changed: bool) -> str:
+    return ("* " if changed else "") + (human(figure.value, figure.unit) if figure else "-")
+
+
+def _said(trend: Trend, changes: dict[str, list[ChangePoint]]) -> str:
+    least = fewest(_alpha(changes))
+    if len(trend.runs) < least:
+        return f"Too few runs to see a change in {len(changes)} figures: it takes {least}."
+    lines = [_change(trend, name, each) for name, found in changes.items() for each in found]
+    return "\n".join(lines) if lines else "No change."
+
+
+def _change(trend: Trend, name: str, point: ChangePoint) -> str:
+    figure = trend.runs[point.at].figure(name)
+    unit = figure.unit if figure else ""
+    by = f" ({percent(point.change, signed=True)})" if point.change is not None else ""
+    levels = f"{human(point.before, unit)} to {human(point.after, unit)}"
+    return f"* {title_of(name)}: {levels}{by} from {commit_of(trend.runs[point.at])} on, p = {point.p:.4f}"
+
+
+# For Apache Otava
+
+
+def render_csv(trend: Trend) -> str:
+    """A row for each run: its time, its commit, its folder, and the headline figures that all runs have."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([TIME, *ATTRIBUTES, *trend.figures])
+    for place, run in enumerate(trend.runs):
+        values = [f"{trend.values(name)[place]:.6g}" for name in trend.figures]
+        writer.writerow([run.started_at, commit_of(run), run.path.name, *values])
+    return text.getvalue()
+
+
+def render_otava(files: Sequence[tuple[Trend, str]]) -> str:
+    """What Otava's otava.yaml says of the files: in which direction each metric is better, too."""
+    tests = "".join(_test(trend, file) for trend, file in files)
+    return f"tests:\n{tests}"
+
+
+def _test(trend: Trend, file: str) -> str:
+    metrics = "".join(
+        f"      {name}:\n        column: {name}\n        direction: {_direction(trend, name)}\n"
+        for name in trend.figures
+    )
+    head = f"  {trend.key}:\n    type: csv\n    file: '{file}'\n    time_column: {TIME}\n"
+    return f"{head}    attributes: [{', '.join(ATTRIBUTES)}]\n    metrics:\n{metrics}"
+
+
+def _direction(trend: Trend, name: str) -> int:
+    figure = trend.runs[0].figure(name)
+    return 1 if figure and figure.better == "higher" else -1

@@ -1,0 +1,87 @@
+"""What of a profile a command line may change."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gserver.framing import CODECS
+from loadtests.profiles import PROFILES, Profile
+
+__all__ = ["add_run_options", "at_least", "existing", "profile_of"]
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """An option for each thing."""
+    load = parser.add_argument_group("the load, where it is to differ from the profile's")
+    load.add_argument("--users", type=at_least(1, int), metavar="N", help="sockets")
+    load.add_argument("--duration", type=at_least(1, int), metavar="SECONDS", help="whole seconds that are measured")
+    load.add_argument(
+        "--rate", type=at_least(0, float), metavar="R", help="exchanges a second of each socket; 0: no pause"
+    )
+    load.add_argument("--connects", type=at_least(1, int), metavar="N", help="connects a second")
+    load.add_argument("--payload", type=at_least(1, int), metavar="BYTES", help="of an echoed message")
+    load.add_argument("--depth", type=at_least(1, int), metavar="N", help="with --rate 0: messages in flight on each")
+    load.add_argument("--message", metavar="TEXT", help="send this; \\n, \\r, \\t, \\0, \\\\ and \\xHH are understood")
+    load.add_argument("--codec", metavar="NAME", help=f"how it is framed: {', '.join(CODECS)} (default lines)")
+    load.add_argument("--expect", metavar="TEXT", help="the reply to it (default: any)")
+    load.add_argument("--file", type=Path, metavar="FILE", help="a Locust file with a TcpUser of one's own")
+    load.add_argument("--user", metavar="CLASS", help="its name")
+
+
+def at_least(minimum: int, kind: type[int] | type[float]) -> Callable[[str], float]:
+    """What argparse makes a number by."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not minimum <= value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text!r}, must be a number of at least {minimum}")
+        return value
+
+    return parse
+
+
+def profile_of(arguments: argparse.Namespace, name: str) -> Profile:
+    """A profile with what was asked for; ValueError says what is wrong."""
+    if name not in PROFILES:
+        raise ValueError(f"there is no profile {name!r}: expected one of {', '.join(PROFILES)}")
+    given: dict[str, Any] = {
+        "sockets": arguments.users,
+        "duration_s": arguments.duration,
+        "rate": arguments.rate,
+        "connects_per_s": arguments.connects,
+        "payload_bytes": arguments.payload,
+        "depth": arguments.depth,
+        "workers": arguments.workers,
+        **_spoken(arguments),
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(PROFILES[name], **changes)
+
+
+def _spoken(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Who speaks to the server, where that is not the profile's user."""
+    if (arguments.file is None) != (arguments.user is None):
+        raise ValueError("--file and --user go together: a Locust file, and the class in it that is to be used")
+    if arguments.file is not None:
+        return {"file": str(existing(arguments.file)), "user": arguments.user}
+    if arguments.message is None:
+        for option in ("codec", "expect"):
+            if getattr(arguments, option) is not None:
+                raise ValueError(f"--{option} is about a --message, and there is none")
+        return {}
+    user = {"user": "MessageUser", "message": arguments.message, "codec": arguments.codec, "expect": arguments.expect}
+    return user if arguments.host else {**user, "app": "echo"}
+
+
+def existing(file: Path | None) -> Path | None:
+    """The file, from wherever it will be looked for; ValueError if there is none."""
+    if file is not None and not file.is_file():
+        raise ValueError(f"there is no file {file}")
+    return file.resolve() if file is not None else None

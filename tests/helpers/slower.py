@@ -1,0 +1,26 @@
+"""Echo as it is built in, and with a handler that sleeps for 100 microseconds: what a comparison has to find."""
+
+from __future__ import annotations
+
+import time
+
+from gserver import Service
+from gserver.connection import Connection
+from gserver.framing import Raw
+
+__all__ = ["quick", "slower"]
+
+SLEEP_S = 100e-6
+
+
+def _quick(data: bytes, conn: Connection) -> bytes:
+    return data
+
+
+def _slower(data: bytes, conn: Connection) -> bytes:
+    time.sleep(SLEEP_S)
+    return data
+
+
+quick = Service(_quick, Raw)
+slower = Service(_slower, Raw)

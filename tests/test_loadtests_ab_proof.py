@@ -1,0 +1,55 @@
+"""What ab promises, on real servers: equal sides are not called different, and a slower handler is called worse."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from loadtests.compare_command import EXIT_WORSE
+
+pytestmark = pytest.mark.longhaul
+
+SMALL = ["--profile", "echo", "--users", "50", "--rate", "20", "--duration", "4"]
+QUICK, SLOWER = ("gserver:tests.helpers.slower:quick", "gserver:tests.helpers.slower:slower")
+#: Enough for the test to call anything different at all, and no more.
+PAIRS = ["--pairs", "9"]
+COMPARISONS = int(os.environ.get("COMPARISONS", "20"))
+
+
+def ab(results: Path, *words: str) -> int:
+    command = [sys.executable, "-m", "loadtests", "ab", *words, *SMALL, *PAIRS, "--results", str(results)]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(results / "cache")}
+    return subprocess.run(command, env=environment, capture_output=True, timeout=1800, check=False).returncode
+
+
+def answers_in(folder: Path) -> dict[str, str]:
+    """Headline figure -> answer, as `loadtests compare FOLDER --json` gives them."""
+    command = [sys.executable, "-m", "loadtests", "compare", str(folder), "--json"]
+    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
+    return {figure["name"]: figure["answer"] for figure in said["figures"] if figure["answer"]}
+
+
+def test_a_server_against_itself_is_called_different_in_one_of_twenty_comparisons_at_most(tmp_path: Path) -> None:
+    different = 0
+    for seed in range(COMPARISONS):
+        ab(tmp_path / str(seed), QUICK, "--aa", "--seed", str(seed))
+        (folder,) = (tmp_path / str(seed)).glob("*-ab-*")
+        answers = answers_in(folder)
+        different += bool(set(answers.values()) & {"worse", "better"})
+
+        assert len(answers) == 9
+    assert different <= max(1, COMPARISONS // 20)
+
+
+def test_a_sleep_of_100_microseconds_in_the_handler_is_called_worse(tmp_path: Path) -> None:
+    assert ab(tmp_path, QUICK, SLOWER, "--seed", "1") == EXIT_WORSE
+    (folder,) = tmp_path.glob("*-ab-*")
+    answers = answers_in(folder)
+
+    assert answers["service_p50"] == answers["server_cpu_per_exchange"] == "worse"
+    assert "better" not in answers.values()

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from pathlib import Path
+
+import pytest
+
+from loadtests.cli import main
+from loadtests.history import changes_of, commit_of, render_csv, render_otava, render_trend, trends_of
+from loadtests.results import Run, save_run
+from loadtests.verdict import Verdict
+from tests.helpers.loadtests_runs import make_run
+
+
+def run_at(place: int, scale: float = 1.0, server: str = "gserver:json", **changes: object) -> Run:
+    """The run of a day, with a little noise."""
+    made = make_run(scale=scale * (1 + 0.002 * (place * 7 % 11)), **changes)
+    return dataclasses.replace(
+        made,
+        started_at=f"2026-01-{place + 1:02}T00:00:00+00:00",
+        server={"command": f"{server}@{place:012x}"},
+        path=Path(f"run-{place}"),
+    )
+
+
+SLOWER_FROM_12_ON = [run_at(place, 1.0 if place < 12 else 1.2) for place in range(24)]
+
+
+def test_runs_of_the_same_workload_host_and_server_are_a_trend_whatever_the_commit() -> None:
+    others = [
+        run_at(1, server="gserver:echo"),
+        run_at(2, workload_hash="ba9876543210"),
+        run_at(3, environment={"cores": 64}),
+    ]
+    trends, invalid = trends_of([*reversed(SLOWER_FROM_12_ON), *others])
+
+    assert [len(trend.runs) for trend in trends] == [24, 1, 1, 1]
+    assert trends[0].runs == tuple(SLOWER_FROM_12_ON)
+    assert invalid == []
+    assert len({trend.key for trend in trends}) >= 3
+
+
+def test_a_run_that_is_not_valid_is_in_no_trend() -> None:
+    noisy = run_at(1, verdict=Verdict("noisy-host", ["others used 40% of the host"]))
+
+    assert trends_of([noisy]) == ([], [noisy])
+
+
+def test_a_change_is_marked_at_the_run_and_said_with_its_size_and_commit() -> None:
+    ((trend,), _) = trends_of(SLOWER_FROM_12_ON)
+    text = render_trend(trend)
+
+    assert [point.at for point in changes_of(trend)["server_cpu_per_exchange"]] == [12]
+    (row,) = [line for line in text.splitlines() if "| 2026-01-13" in line]
+    assert "* 103 us" in row
+    assert [line for line in text.splitlines() if line.startswith("|") and "* " in line] == [row]
+    assert "* server: processor time per exchange: 85.8 us to 103 us (+20.2%) from 00000000000c on, p = 0.0005" in text
+
+
+def test_where_nothing_changes_that_is_said_and_where_nothing_can_be_seen_too() -> None:
+    ((steady,), _) = trends_of(SLOWER_FROM_12_ON[:12])
+    ((short,), _) = trends_of(SLOWER_FROM_12_ON[:5])
+
+    assert render_trend(steady).endswith("\n\nNo change.")
+    assert render_trend(short).endswith("\n\nToo few runs to see a change in 9 figures: it takes 12.")
+
+
+def test_what_was_served_is_the_commit_of_the_side_or_else_of_the_checkout() -> None:
+    assert commit_of(run_at(10)) == "00000000000a"
+    assert commit_of(make_run(environment={"source": "abc+changes"})) == "abc+changes"
+
+
+def test_the_csv_has_a_time_attributes_and_a_column_for_each_figure_of_all_runs() -> None:
+    ((trend,), _) = trends_of(SLOWER_FROM_12_ON)
+    rows = list(csv.DictReader(io.StringIO(render_csv(trend))))
+
+    assert len(rows) == 24
+    assert list(rows[0])[:3] == ["time", "commit", "run"]
+    assert (rows[12]["time"], rows[12]["commit"]) == ("2026-01-13T00:00:00+00:00", "00000000000c")
+    assert [float(row["throughput"]) for row in rows] == pytest.approx(trend.values("throughput"), rel=1e-5)
+    assert all(float(value) >= 0 for row in rows for name, value in row.items() if name in trend.figures)
+
+
+def test_otavas_configuration_names_the_file_the_columns_and_which_way_is_better() -> None:
+    ((trend,), _) = trends_of(SLOWER_FROM_12_ON)
+    text = render_otava([(trend, "trend.csv")])
+
+    assert text.startswith(f"tests:\n  {trend.key}:\n    type: csv\n    file: 'trend.csv'\n    time_column: time\n")
+    assert "    attributes: [commit, run]\n" in text
+    assert "      throughput:\n        column: throughput\n        direction: 1\n" in text
+    assert "      response_p99:\n        column: response_p99\n        direction: -1\n" in text
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for run in SLOWER_FROM_12_ON:
+        (tmp_path / "deep" / run.path).mkdir(parents=True)
+        save_run(tmp_path / "deep" / run.path, run)
+    return tmp_path
+
+
+def test_the_command_finds_runs_wherever_they_lie_and_tells_of_those_it_cannot_read(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "broken").mkdir()
+    (folder / "broken" / "run.json").write_text("{")
+    status = main(["history", str(folder), "--csv", str(folder / "out.csv")])
+    out, err = capsys.readouterr()
+
+    assert status == 0
+    assert "24 runs" in out
+    assert f"{folder / 'broken' / 'run.json'} cannot be read" in err
+    assert (folder / "out.csv").read_text().count("\n") == 25
+    assert str(folder / "out.csv") in (folder / "out.otava.yaml").read_text()
+
+
+def test_several_trends_are_several_files(folder: Path) -> None:
+    (folder / "other").mkdir()
+    save_run(folder / "other", run_at(3, server="gserver:echo"))
+    main(["history", str(folder), "--csv", str(folder / "out.csv")])
+
+    assert len(list(folder.glob("out-*.csv"))) == 2
+
+
+def test_a_folder_without_runs_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["history", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"loadtests: {tmp_path}: there is no run in it that can be read\n"
