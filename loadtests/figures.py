@@ -91,6 +91,7 @@ def _counts(recording: Recording, measured: Cell) -> list[Figure]:
     ended = measured.outcomes[OK] + failures(measured.outcomes)
     figures = [
         Figure("sockets_peak", max(recording.sockets().values(), default=0), "sockets"),
+        Figure("sockets_used", recording.total(["first_byte"]).outcomes[OK], "sockets"),
         Figure("connects_ok", connects[OK], "connects"),
         Figure("connects_failed", failures(connects), "connects", "lower"),
         Figure("exchanges_ok", outcomes[OK], "exchanges"),

@@ -47,6 +47,10 @@ FIRST_READINGS, FIRST_READINGS_EVERY_S, READINGS_EVERY_S = 10, 0.01, 2.0
 CLOCK_PATIENCE_S = 5.0
 # For a worker's last report, beyond what its users may take to stop.
 REPORT_PATIENCE_S = 10.0
+# Workers that share one core stop their users at this rate, and say their last when all have closed.
+USERS_STOPPED_PER_S = 2000
+# A worker reports every three seconds: what a master shows is from before that.
+REPORTED_S = 4
 EXIT_USAGE = 2
 
 _has_clock = Event()
@@ -100,7 +104,7 @@ def _begin(environment: Environment, **_: Any) -> None:
         runner.register_message(CLOCK, _tell_clock)
     progress = getattr(environment.parsed_options, "progress", "")
     if progress:
-        gevent.spawn(_show_progress, Path(progress))
+        gevent.spawn(_show_progress, Path(progress), REPORTED_S if isinstance(runner, MasterRunner) else 1)
 
 
 def _choose_sources(environment: Environment) -> None:
@@ -163,10 +167,10 @@ def _flush_regularly() -> None:
         RECORDER.flush()
 
 
-def _show_progress(path: Path) -> None:
+def _show_progress(path: Path, behind_s: int) -> None:
     while True:
         gevent.sleep(1)
-        line = json.dumps(progress_of(RECORDER.merged, RECORDER.now_s() - 1))
+        line = json.dumps(progress_of(RECORDER.merged, RECORDER.now_s() - behind_s))
         with path.open("a") as file:
             file.write(line + "\n")
 
@@ -212,7 +216,10 @@ def _merge(client_id: str, data: dict[str, Any], **_: Any) -> None:
 def _await_last_reports(runner: MasterRunner) -> None:
     """Ask every worker that still lives for its last report, and wait until all have come or their time is up."""
     runner.send_message(LAST_REPORT)
-    deadline = time.monotonic() + (runner.environment.stop_timeout or 0) + REPORT_PATIENCE_S
+    stopping_s = (runner.environment.stop_timeout or 0) + max(
+        RECORDER.merged.sockets().values(), default=0
+    ) / USERS_STOPPED_PER_S
+    deadline = time.monotonic() + stopping_s + REPORT_PATIENCE_S
     while time.monotonic() < deadline:
         living = [client.id for client in runner.clients.all if client.state != STATE_MISSING]
         if all(_is_final(client_id) for client_id in living):

@@ -31,8 +31,8 @@ __all__ = ["Steering"]
 
 # After a climb, before a step of a search is judged.
 SETTLE_S = 2
-# A worker that has thousands of users to start may be silent for longer than Locust's three seconds, on a busy host above
-# all. Taken for dead, it would have its users started a second time elsewhere.
+# A worker that has thousands of users to start may be silent for longer than Locust's three seconds. Taken for dead, it
+# would have its users started a second time elsewhere.
 SILENCE_S, USERS_STARTED_PER_S = 4, 5000
 # Workers report every three seconds.
 REPORTS_S = 4
@@ -45,9 +45,10 @@ _BY_LOOKING: Any = runners.Runner.__dict__["user_classes_count"].fget
 
 
 def _counted(runner: runners.Runner) -> dict[str, int]:
-    """Locust looks at every user, several times a second; where there is only one class their number says as much."""
+    """Locust looks at every user, several times a second; while all of one class run, their number says as much."""
     classes = runner.user_classes
-    found: dict[str, int] = {classes[0].__name__: runner.user_count} if len(classes) == 1 else _BY_LOOKING(runner)
+    is_simple = len(classes) == 1 and runner.state in (runners.STATE_SPAWNING, runners.STATE_RUNNING)
+    found: dict[str, int] = {classes[0].__name__: runner.user_count} if is_simple else _BY_LOOKING(runner)
     return found
 
 

@@ -8,7 +8,10 @@ __all__ = ["human", "percent", "render_table", "title_of"]
 
 _TITLES = {
     "sockets_peak": "sockets held at once",
+    "sockets_used": "connections that were answered at least once",
     "connects_ok": "connects",
+    "limit_rate": "the highest rate that holds",
+    "limit_sockets": "the most sockets that hold",
     "connects_failed": "connects that failed",
     "exchanges_ok": "exchanges",
     "exchanges_failed": "exchanges that failed",
