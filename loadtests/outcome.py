@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtests import environment, results
+from loadtests.asked import unescaped
 from loadtests.figures import Figure, Window, figures_of, measure_window
 from loadtests.profiles import Profile
 from loadtests.recording import CUT_OFF, OK, Recording
@@ -20,8 +21,6 @@ from loadtests.verdict import Evidence, judge
 __all__ = ["Reserve", "concluded"]
 
 RESERVED_BYTES = 256 * 1024
-#: Users whose messages have no framing, so that the server counts what it happens to receive at once.
-UNFRAMED = ("EchoUser",)
 
 
 class Reserve:
@@ -134,8 +133,19 @@ def _evidence(swarm: Swarm, recording: Recording, samples: list[dict[str, Any]],
         accidents=tuple(swarm.accidents),
         generator_cores=len(swarm.spread.cores.generator),
         cores=os.cpu_count() or 1,
-        message_bytes=profile.payload_bytes if profile.user in UNFRAMED else 0,
+        message_bytes=_message_bytes(profile),
     )
+
+
+def _message_bytes(profile: Profile) -> int | None:
+    """Of a message that has no framing, which a server receives in as many pieces as it happens to; 0: it has."""
+    if profile.file:
+        return None
+    if profile.user in ("EchoUser", "SlowReader"):
+        return profile.payload_bytes
+    if profile.user == "MessageUser" and profile.codec == "raw":
+        return len(unescaped(profile.message))
+    return 0
 
 
 def _planned_s(profile: Profile) -> int:

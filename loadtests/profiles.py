@@ -217,7 +217,7 @@ PROFILES = _named(
     ),
     Profile(
         "slow-readers", "100 sockets ask for 256 KiB and take 2 seconds to read it", "echo", "SlowReader", 100, 50,
-        0.4, 20, "what peers that read slowly cost, in memory above all", payload_bytes=256 * 1024,
+        0.2, 20, "what peers that read slowly cost, in memory above all", payload_bytes=256 * 1024,
     ),
     Profile(
         "find-limit", "more and more sockets echo 64 bytes, 20 times a second each, until p99 is over 20 ms", "echo",

@@ -229,7 +229,8 @@ class Swarm:
 
     @property
     def phase(self) -> str:
-        return str(self.told.get("phase", ""))
+        told = self.told
+        return str(told["phase"] or "ending") if told else ""
 
     def _interrupt(self, locust: subprocess.Popen[bytes]) -> None:
         """The first Ctrl-C lets the swarm finish what is in flight; the second one is the user's last word."""

@@ -67,7 +67,8 @@ class Evidence:
         accidents: what went wrong with the run, as sentences.
         generator_cores: that all of the generator's processes of this host share; 0: not known.
         cores: of the host that was sampled.
-        message_bytes: of a message of a protocol that has no framing, which the server counts by bytes; else 0.
+        message_bytes: of a message of a protocol that has no framing, which the server counts by bytes; 0: it has one;
+            None: nobody knows what the server takes for a message.
     """
 
     recording: Recording
@@ -78,7 +79,7 @@ class Evidence:
     accidents: Sequence[str] = ()
     generator_cores: int = 0
     cores: int = 1
-    message_bytes: int = 0
+    message_bytes: int | None = 0
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -132,6 +133,8 @@ def _unreconciled(evidence: Evidence) -> Iterator[str]:
     connects = recording.total(["connect"]).outcomes
     yield from _differs("connections", last["accepted"] - first["accepted"], connects)
     exchanges = recording.total(recording.exchange_series()).outcomes
+    if evidence.message_bytes is None:
+        return
     if evidence.message_bytes:
         received = last["received_bytes"] - first["received_bytes"]
         messages = max(0, received - min(SLACK_BYTES, received % evidence.message_bytes)) / evidence.message_bytes

@@ -162,6 +162,10 @@ def test_without_framing_bytes_are_counted(received_bytes: int, state: str) -> N
     assert judge(make_evidence(samples=samples, message_bytes=64)).state == state
 
 
+def test_messages_of_a_protocol_that_nobody_knows_are_not_counted() -> None:
+    assert judge(make_evidence(samples=counted(messages=3), message_bytes=None)).state == "valid"
+
+
 def test_a_server_that_counts_nothing_is_not_asked() -> None:
     samples = make_samples()
     for sample in samples:
