@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-FOLDER = Path(__file__).parent.parent / "corpus"
+FOLDER = Path(__file__).parent.parent / "golden"
 
 
 def assert_golden(name: str, text: str) -> None:
-    """`text` is what tests/corpus/`name` holds."""
+    """`text` is what tests/golden/`name` holds."""
     path = FOLDER / name
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text)
