@@ -17,7 +17,8 @@ OPTIONS ?=
 .PHONY: demo test baselines bench lint types clean
 
 demo: $(VENV)/.demo
-	$(VENV)/bin/loadtests run c2k
+	@# Status 3: the machine was too busy for the figures to be believed, which the run has said.
+	$(VENV)/bin/loadtests run c2k || [ $$? = 3 ]
 
 test: lint types
 	$(VENV)/bin/pytest
