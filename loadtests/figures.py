@@ -261,7 +261,16 @@ def _rss(sample: Sample) -> float:
 
 def _grown(first: Sample, last: Sample, *keys: str) -> float:
     """What the processes of `last` used since `first`, each by itself: one that was replaced takes nothing back."""
-    before = {process["pid"]: process for process in first["processes"]}
+    before = {_identity(process): process for process in first["processes"]}
     return float(
-        sum(process[key] - before.get(process["pid"], {}).get(key, 0) for process in last["processes"] for key in keys)
+        sum(
+            process[key] - before.get(_identity(process), {}).get(key, 0)
+            for process in last["processes"]
+            for key in keys
+        )
     )
+
+
+def _identity(process: Mapping[str, Any]) -> tuple[Any, Any]:
+    """A number alone may be given to another process; when that started, older runs do not say."""
+    return process["pid"], process.get("started_s")

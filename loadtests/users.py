@@ -33,6 +33,7 @@ from locust import User
 from locust.env import Environment
 from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_WAITING
 
+import loadtests.live_ui  # noqa: F401  # registers its options with Locust
 from gserver.errors import IncompleteMessage, ProtocolError
 from gserver.framing import Codec, JsonLines, Malformed
 from loadtests.address import is_tls, parse_host

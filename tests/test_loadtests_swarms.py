@@ -198,7 +198,8 @@ def test_a_tls_handshake_is_a_series_of_its_own(swarms: Swarms) -> None:
     outcomes = swarms["tls"].outcomes
 
     assert outcomes.keys() == {"connect", "tls", "first_byte", "close", "GREETING", "SUM"}
-    assert outcomes["connect"] == outcomes["tls"] == outcomes["first_byte"] == outcomes["close"] == {OK: USERS}
+    assert outcomes["connect"] == outcomes["tls"] == outcomes["first_byte"] == {OK: USERS}
+    assert_closed(swarms["tls"])
 
 
 def test_a_handshake_that_fails_is_counted_as_such_and_makes_no_exchange(swarms: Swarms) -> None:
@@ -231,12 +232,18 @@ def test_several_in_flight_are_more_than_one(swarms: Swarms) -> None:
     assert outcomes["Deep"][OK] > 5 * outcomes["Paced"][OK]
 
 
+def assert_closed(swarm: Swarm) -> None:
+    """In good order, but for connections with an exchange that the end of the test cut off."""
+    opened, closed = swarm.outcomes["connect"][OK], swarm.outcomes["close"].total()
+    assert opened - swarm.exchanges[CUT_OFF] <= closed <= opened
+
+
 def test_a_connection_for_each_exchange_is_opened_and_closed(swarms: Swarms) -> None:
     outcomes = swarms["own"].outcomes
     others = 4 + 2 + 2 + 1  # users that keep their connections
 
     assert outcomes["Churning"][OK] <= outcomes["connect"][OK] - others <= outcomes["Churning"][OK] + 2
-    assert outcomes["close"].total() == outcomes["connect"][OK]
+    assert_closed(swarms["own"])
 
 
 def test_an_exchange_named_as_a_phase_is_refused(swarms: Swarms) -> None:

@@ -29,7 +29,7 @@ from loadtests.report.words import (
 )
 from loadtests.results import Run
 
-__all__ = ["ShownPicture", "filled_in", "render_runs_html", "shown_picture"]
+__all__ = ["ShownPicture", "as_json", "filled_in", "render_runs_html", "shown_picture"]
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,11 @@ def _key_table(values: Mapping[str, Any]) -> Table:
 
 
 def shown_picture(picture: Picture) -> ShownPicture:
-    charts = [(f"{picture.title}: {panel.label}", _as_json(for_page(panel))) for panel in picture.panels]
+    charts = [(f"{picture.title}: {panel.label}", as_json(for_page(panel))) for panel in picture.panels]
     return ShownPicture(picture, tuple(charts))
 
 
-def _as_json(value: object) -> str:
+def as_json(value: object) -> str:
     """JSON that can stand inside a script element."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
 

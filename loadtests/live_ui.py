@@ -1,0 +1,63 @@
+"""In Locust's web UI: a page with live samples of the server, and Locust's own charts beside them.
+
+    locust -f loadtests/locustfile.py --host tcp://127.0.0.1:3001 --server-pid PID
+
+The page is /server of the web UI. Importing this registers the options with Locust; users.py does.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from typing import Any, cast
+
+from locust import events
+from locust.argument_parser import LocustArgumentParser
+from locust.env import Environment
+from locust.web import WebUI
+
+from loadtests.live import Live, sampler_options
+
+__all__: list[str] = []
+
+EXIT_USAGE = 2
+
+_log = logging.getLogger(__name__)
+
+
+@events.init_command_line_parser.add_listener
+def _add_arguments(parser: LocustArgumentParser) -> None:
+    add = functools.partial(parser.add_argument, include_in_web_ui=False, default="")
+    add("--server-pid", metavar="PID", help="Samples of this process and its children, live, at /server of the web UI")
+    add("--server-sampler", metavar="HOST:PORT", help="The same from another machine's `loadtests sample --listen`")
+    add("--server-stats", metavar="PATH", help="With --server-pid: gserver's stats_socket, for what it counts itself")
+
+
+@events.init.add_listener
+def _begin(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
+    """Nothing without a web UI, or without a word about the server."""
+    options: Any = environment.parsed_options
+    if web_ui is None or options is None:
+        return
+    try:
+        chosen = sampler_options(
+            options.server_pid, options.server_sampler, options.server_stats, environment.host or ""
+        )
+    except ValueError as error:
+        print(f"loadtests: {error}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+    if chosen:
+        live = Live(chosen)
+        events.quitting.add_listener(lambda **_: live.close())  # type: ignore[no-untyped-call]
+        _add_page(web_ui, getattr(options, "web_base_path", "") or "", live)
+
+
+def _add_page(web_ui: WebUI, prefix: str, live: Live) -> None:
+    from loadtests.report.live_page import render_live_html  # Altair takes a second to import, and most need no page
+
+    page = render_live_html()  # bundles the library that draws: seconds in which nothing else happens here
+    app, allowed = cast(Any, web_ui.app), cast(Any, web_ui.auth_required_if_enabled)
+    app.add_url_rule(f"{prefix}/server", "server", allowed(lambda: page))
+    app.add_url_rule(f"{prefix}/server/rows", "server_rows", allowed(live.told))
+    _log.info(f"The server's live samples are at {prefix}/server of the web interface")

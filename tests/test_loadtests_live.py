@@ -1,0 +1,105 @@
+"""What Locust's web UI shows of a server while it is tested; the page itself is in test_web_ui.py."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from loadtests import live
+from loadtests.live import Live, row_of, sampler_options
+from tests.helpers.waiting import wait_until
+
+
+def sample(at_s: float, cpu_s: float = 0.0, **more: Any) -> dict[str, Any]:
+    process = {"pid": 7, "started_s": 1.0, "rss_bytes": 3 * 2**20, "descriptors": 12}
+    return {"time_s": at_s, "processes": [{**process, "cpu_user_s": cpu_s, "cpu_system_s": 0.0}], **more}
+
+
+def counted(messages: int, sockets: int) -> dict[str, Any]:
+    return {"server": {"messages": messages, "open": sockets, "lag_s": 0.004}}
+
+
+def test_a_row_is_what_happened_between_two_samples() -> None:
+    assert row_of(sample(10), sample(12, cpu_s=0.5), start_s=8) == {"t": 4, "cpu": 25, "rss": 3, "descriptors": 12}
+
+
+def test_what_gserver_counts_itself_takes_the_place_of_descriptors() -> None:
+    before, after = sample(10, **counted(100, 5)), sample(12, **counted(300, 6), kernel={"accept_queue": 3})
+
+    row = row_of(before, after, start_s=10)
+
+    assert row == {"t": 2, "cpu": 0, "rss": 3, "sockets": 6, "messages": 100, "lag": 4, "queue": 3}
+
+
+def test_a_server_that_did_not_tell_once_is_shown_by_what_is_known() -> None:
+    assert "descriptors" in row_of(sample(10), sample(11, **counted(5, 5)), 10)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"pid": "x"}, "--server-pid is 'x', and there is no such process"),
+        ({"pid": str(2**31 - 2)}, "no such process"),
+        ({"stats": "/s"}, "--server-stats needs --server-pid"),
+        ({"pid": "1", "sampler": "a:1"}, "--server-sampler goes without"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused(given: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        sampler_options(**{"pid": "", "sampler": "", "stats": "", "host": "", **given})
+
+
+def test_what_is_sampled_is_the_port_under_test_too() -> None:
+    pid = str(os.getpid())
+    host = "tcp://127.0.0.1:3001"
+
+    assert sampler_options("", "", "", host) == []
+    assert sampler_options("", "a:1", "", host) == ["--connect", "a:1"]
+    assert sampler_options(pid, "", "/s", host) == ["--pid", pid, "--port", "3001", "--stats-socket", "/s"]
+
+
+@pytest.fixture
+def server() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does nothing."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
+
+
+def test_rows_come_while_the_server_lives_and_then_it_is_said_why_not(
+    server: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "INTERVAL_S", 0.05)
+    shown = Live(["--pid", str(server.pid)])
+
+    wait_until(lambda: len(shown.rows) >= 3, 20)
+    assert shown.told()["ended"] == ""
+    assert [row["t"] for row in shown.rows] == sorted({row["t"] for row in shown.rows})
+
+    server.kill()
+    server.wait()
+    wait_until(lambda: bool(shown.ended), 20)
+    assert shown.told() == {"rows": list(shown.rows), "ended": f"process {server.pid} has ended"}
+    shown.close()
+
+
+def test_closing_ends_the_sampler(server: subprocess.Popen[bytes]) -> None:
+    shown = Live(["--pid", str(server.pid)])
+    sampler = psutil.Process(shown._process.pid)
+
+    shown.close()
+
+    assert not sampler.is_running()
+
+
+def test_a_sampler_that_cannot_begin_says_why() -> None:
+    shown = Live(["--pid", str(2**31 - 2)])
+
+    wait_until(lambda: bool(shown.ended), 20)
+    assert shown.ended == f"there is no process {2**31 - 2}"
+    shown.close()
