@@ -20,13 +20,15 @@ demo: $(VENV)/.demo
 	@# Status 3: the machine was too busy for the figures to be believed, which the run has said.
 	$(VENV)/bin/loadtests run c2k || [ $$? = 3 ]
 
+# Most tests wait for processes: two files at a time. Those that load the machine run alone.
 test: lint types
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -m 'not alone and not longhaul' --numprocesses 2 --dist loadfile
+	$(VENV)/bin/pytest -m 'alone and not longhaul'
 
 BASELINES := echo/peer:node-echo echo/peer:asyncio-echo echo/peer:uvloop-echo echo/peer:gevent-echo \
              echo/gserver:echo?greenlets=dedicated \
              json/peer:node-json json/peer:asyncio-json json/peer:uvloop-json json/peer:gevent-json
-BASELINE := --pairs 10 --users 100 --rate 10 --duration 6 --seed 1 --fail-on never --markdown
+BASELINE := --pairs 9 --users 100 --rate 10 --duration 5 --seed 1 --fail-on never --markdown
 
 # Of a run its figures are kept, and not what they were made from.
 baselines: $(VENV)/.demo

@@ -24,6 +24,7 @@ TEST = [
     *LOADTESTS,
     *EXTRAS,
     "pytest>=9",
+    "pytest-xdist>=3.8",
     "hypothesis>=6",
     "selenium>=4.20",
     "trustme>=1.1",

@@ -79,6 +79,8 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
         "--fail-on", choices=("worse", "inconclusive", "never"), default="worse", help="(default worse)"
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write it as a page, with pictures")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="also write each of those to a file there")
+    parser.add_argument("--format", choices=("svg", "png"), default="svg", help="of those files (default svg)")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--markdown", action="store_true", help="for a pull request's comment")
     output.add_argument("--json", action="store_true", help="everything, for programs")
@@ -109,6 +111,8 @@ def main(arguments: argparse.Namespace) -> int:
     sys.stdout.write(_rendered(comparison, arguments))
     if arguments.html:
         _write_page(comparison, arguments.html)
+    if arguments.pictures:
+        _write_pictures(comparison, arguments.pictures, arguments.format)
     return exit_status(comparison, arguments.fail_on)
 
 
@@ -135,6 +139,13 @@ def _write_page(comparison: Comparison, path: Path) -> None:
     from loadtests.report.comparison_page import render_comparison_html
 
     write_whole(path, render_comparison_html(comparison))
+
+
+def _write_pictures(comparison: Comparison, to: Path, form: str) -> None:
+    from loadtests.report.comparison_page import pictures_of
+    from loadtests.report.pictures import save_pictures
+
+    save_pictures(pictures_of(comparison), to, form)
 
 
 def _rendered(comparison: Comparison, arguments: argparse.Namespace) -> str:

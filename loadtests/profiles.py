@@ -196,7 +196,7 @@ PROFILES = _named(
         60, "what a connection that is only held takes of memory", shape="plateaus",
     ),
     Profile(
-        "c100k", "100,000 sockets ask in JSON, every 40 seconds each", "json", "JsonUser", 100_000, 600, 0.025, 60,
+        "c100k", "100,000 sockets ask in JSON, once a minute each", "json", "JsonUser", 100_000, 600, 1 / 60, 60,
         "a hundred thousand at once, each of them used", shape="plateaus",
     ),
     Profile(

@@ -88,7 +88,8 @@ def _spread(profile: Profile, options: Options, limit: int, workers: int) -> Spr
     if options.master is not None:
         return Spread(master=options.master, workers=options.expect_workers, cores=cores)
     processes = options.processes or processes_for(profile, limit, len(cores.generator or available))
-    return Spread(processes, cores=cores)
+    # More processes than cores would wait for each other there, while the server's cores are free.
+    return Spread(processes, cores=cores if processes <= len(cores.generator) else Cores())
 
 
 def _new_folder(parent: Path, name: str) -> Path:

@@ -42,7 +42,7 @@ SAMPLER_PATIENCE_S = 10.0
 # gserver's workers enter the bytes they received once a second; everything else is there at once.
 COUNTED_S = 1.5
 # How much is read of a file that grows: more than a second of samples.
-NEWEST_BYTES = 16 * 1024
+NEWEST_BYTES = 32 * 1024
 # What one process asks a server at the most, in exchanges a second.
 PROCESS_RATE = 20_000
 FULL = 0.95

@@ -37,8 +37,8 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Swarms and browsers come last, so that a mistake is seen early."""
-    items.sort(key=lambda item: "slow" in item.keywords)
+    """Swarms come last, so that a mistake is seen early."""
+    items.sort(key=lambda item: "alone" in item.keywords)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,10 +23,10 @@ from tests.helpers.swarm import LINE_APP, Swarm
 OPTIONS = ("--reload-settle", "0.1", "--drain-spread", "0.3", "--graceful-timeout", "5", "--pid", "gserver.pid")
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("seed", [1])
 def test_chaos_loses_nobody(tmp_path: Path, seed: int) -> None:
-    play(tmp_path, random.Random(seed), reloads=20, kills=20)
+    play(tmp_path, random.Random(seed), reloads=12, kills=12)
 
 
 @pytest.mark.longhaul
@@ -35,7 +35,7 @@ def test_chaos_loses_nobody_for_long(tmp_path: Path, seed: int) -> None:
     play(tmp_path, random.Random(seed), reloads=60, kills=60)
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_chaos_loses_nobody_with_a_listener_for_each_worker(tmp_path: Path) -> None:
     play(tmp_path, random.Random(7), reloads=5, kills=5, options=("--reuse-port",))
 

@@ -96,7 +96,7 @@ def test_each_command_answers(server: GserverProcess) -> None:
         assert client.call(b"what") == b"ERROR unknown command"
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("question", "clients"),
     [(b"sleep", 30), (b"get key", 30), (b"hash text", 1)],  # the last takes a processor, of which there may be two

@@ -15,7 +15,6 @@ from gserver.fields import IS_NATIVE
 from tests.helpers.instructions import Costs, count
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed"),
 ]
 

@@ -223,7 +223,7 @@ def test_a_toolchain_that_is_missing_is_one_line(
 
 
 @pytest.mark.longhaul
-@pytest.mark.slow
+@pytest.mark.alone
 def test_two_real_servers_are_run_in_turns_to_the_end(tmp_path: Path) -> None:
     small = ["--pairs", "1", "--users", "5", "--duration", "2", "--json", "--force"]
     # However busy this host is: that is not what is tested.

@@ -74,3 +74,28 @@ def test_a_sleeper_may_sleep_again_at_once(alarm: Alarm) -> None:
 
     assert ticks.count(2) == ticks.count(7) == 10
     assert time.monotonic_ns() - begin_ns >= 70 * MS
+
+
+def test_after_the_loop_was_busy_all_that_are_due_are_woken_in_one_turn(alarm: Alarm) -> None:
+    """One a turn, and a swarm that was held up for ten milliseconds takes as long again to catch up."""
+    turns = [0]
+    woken_in: list[int] = []
+
+    def sleep(due_ns: int) -> None:
+        alarm.sleep_until(due_ns)
+        woken_in.append(turns[0])
+
+    def count() -> None:
+        turns[0] += 1
+
+    due_ns = time.monotonic_ns() + 2 * MS
+    sleepers = [gevent.spawn(sleep, due_ns + each) for each in range(20)]
+    gevent.sleep(0)
+    watcher = gevent.get_hub().loop.prepare()
+    watcher.start(count)
+    time.sleep(0.01)  # the loop is kept from its work
+    gevent.joinall(sleepers, timeout=20, raise_error=True)
+    watcher.stop()
+    watcher.close()
+
+    assert len(set(woken_in)) == 1

@@ -50,7 +50,6 @@ def repository(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_a_commit_is_built_once_beside_others_and_serves_what_it_was(repository: Path, tmp_path: Path) -> None:
     first, second = commit(repository, "one"), commit(repository, "two")
     said: list[str] = []
@@ -65,7 +64,6 @@ def test_a_commit_is_built_once_beside_others_and_serves_what_it_was(repository:
     assert git(repository, "status", "--porcelain") == ""
 
 
-@pytest.mark.slow
 def test_what_pip_cannot_install_is_one_line_with_the_log(repository: Path, tmp_path: Path) -> None:
     commit(repository, "bad")
     with pytest.raises(Missing, match=r"^pip cannot install commit [0-9a-f]{12}: .*; its log is .*/log$"):

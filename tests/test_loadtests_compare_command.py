@@ -12,6 +12,7 @@ from loadtests.cli import main
 from loadtests.noise import NoiseFloor, load_noise, save_noise
 from loadtests.results import ResultError, save_run
 from tests.helpers.comparisons import NOISE, run_of, simulated
+from tests.helpers.loadtests_reports import warm_renderer
 
 Printed = pytest.CaptureFixture[str]
 WITHOUT_PAIRS = (
@@ -197,3 +198,21 @@ def test_markdown_is_for_a_comment(tmp_path: Path, capsys: Printed) -> None:
 
     main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--markdown"])
     assert capsys.readouterr().out.startswith("**Worse: B is worse in throughput")
+
+
+@pytest.fixture
+def _renderer() -> None:
+    warm_renderer()
+
+
+@pytest.mark.usefixtures("_renderer")
+def test_pages_and_pictures_are_written_where_they_are_asked_for(tmp_path: Path, capsys: Printed) -> None:
+    save_sides(tmp_path, 6)
+    page, pictures = tmp_path / "page.html", tmp_path / "pictures"
+    sides = [str(tmp_path / side) for side in "ab"]
+
+    assert main(["compare", *sides, "--html", str(page), "--pictures", str(pictures), "--format", "png"]) == 0
+
+    assert page.read_text().startswith("<!doctype html>")
+    assert {path.name for path in pictures.iterdir()} >= {"verdicts.png", "runs.png"}
+    assert (pictures / "verdicts.png").read_bytes().startswith(b"\x89PNG")

@@ -1,11 +1,9 @@
-"""A comparison as it is read: golden files, made anew with GOLDEN=write in the environment."""
+"""A comparison as it is read: golden files."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +13,8 @@ from loadtests.comparison import Comparison, Side
 from loadtests.comparison_text import render_json, render_markdown, render_terminal
 from loadtests.histogram import Histogram
 from tests.helpers.comparisons import simulated
+from tests.helpers.golden import golden
 
-GOLDEN = Path(__file__).parent / "golden"
 RENDERED = {
     "80.txt": lambda comparison: render_terminal(comparison, 80),
     "120.txt": lambda comparison: render_terminal(comparison, 120),
@@ -53,14 +51,12 @@ def rounded(value: object) -> object:
 @pytest.mark.parametrize("name", ["pairs", "sets", "single"])
 def test_it_reads_as_it_did(name: str, form: str) -> None:
     text = RENDERED[form](comparison_named(name))
-    golden = GOLDEN / f"comparison-{name}.{form}"
-    if os.environ.get("GOLDEN") == "write":
-        golden.write_text(text)
+    held = golden(f"comparison-{name}.{form}", text)
 
     if form == "json":  # the last digits of a float are the machine's
-        assert rounded(json.loads(text)) == rounded(json.loads(golden.read_text()))
+        assert rounded(json.loads(text)) == rounded(json.loads(held))
     else:
-        assert text == golden.read_text()
+        assert text == held
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])

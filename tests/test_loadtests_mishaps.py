@@ -17,7 +17,7 @@ import pytest
 from loadtests.results import Run, load_run
 from tests.helpers.processes import wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.alone
 
 PATIENCE_S = 60.0
 HOG = "import os; os.sched_setaffinity(0, {%d})\nwhile True: pass"

@@ -40,7 +40,6 @@ MOST_BYTES = 2_000_000
 SIZES = {"desktop": (1280, "light"), "dark phone": (400, "dark")}
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(not BROWSER or not DRIVER, reason="chromium and chromedriver are not installed"),
 ]
 

@@ -18,7 +18,7 @@ from loadtests.results import Run, load_recording, load_run, load_samples
 from tests.helpers.loadtests_swarms import bound_socket
 from tests.helpers.processes import GserverProcess, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.alone
 
 PATIENCE_S = 60
 

@@ -26,7 +26,7 @@ from tests.helpers.certificates import make_certificates
 from tests.helpers.loadtests_swarms import LOCUSTFILE, JsonServer, Peer, Swarm, of_processes
 from tests.helpers.processes import GserverProcess, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.alone
 
 USERS = 4
 BRIEFLY = ("--users", str(USERS), "--spawn-rate", "100", "--run-time", "3s", "--stop-timeout", "20")

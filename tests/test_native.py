@@ -43,7 +43,6 @@ def test_where_there_is_a_compiler_it_is_compiled() -> None:
 
 
 @needs_compiled
-@pytest.mark.slow
 def test_python_alone_passes_the_same_tests() -> None:
     files = [f"tests/{name}.py" for name in SHARED]
     run = subprocess.run(

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PATIENCE_S = 60
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.alone
 
 
 def blocks(language: str) -> list[str]:

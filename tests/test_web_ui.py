@@ -36,7 +36,6 @@ BROWSER_FLAGS = [
 ]
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(not BROWSER or not DRIVER, reason="chromium and chromedriver are not installed"),
 ]
 

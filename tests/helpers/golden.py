@@ -8,9 +8,14 @@ from pathlib import Path
 FOLDER = Path(__file__).parent.parent / "golden"
 
 
-def assert_golden(name: str, text: str) -> None:
-    """`text` is what tests/golden/`name` holds."""
+def golden(name: str, text: str) -> str:
+    """What tests/golden/`name` holds, to which `text` is to be compared."""
     path = FOLDER / name
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text)
-    assert text == path.read_text()
+    return path.read_text()
+
+
+def assert_golden(name: str, text: str) -> None:
+    """`text` is what tests/golden/`name` holds."""
+    assert text == golden(name, text)
