@@ -200,7 +200,7 @@ def test_markdown_is_for_a_comment(tmp_path: Path, capsys: Printed) -> None:
     assert capsys.readouterr().out.startswith("**Worse: B is worse in throughput")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def _renderer() -> None:
     warm_renderer()
 
