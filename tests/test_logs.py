@@ -160,7 +160,7 @@ def test_atoms_that_do_not_exist_are_a_dash() -> None:
         ("I", "30"),
         ("O", "40"),
         ("L", r"\d+\.\d{6}"),
-        ("p", str(os.getpid())),
+        pytest.param("p", str(os.getpid()), id="p"),  # an id that is the same in every process
         ("", "-"),
         ("nothing", "-"),
         ("__class__", "-"),
