@@ -22,7 +22,7 @@ demo: $(VENV)/.demo
 
 # Most tests wait for processes: two files at a time. Those that load the machine run alone.
 test: lint types
-	$(VENV)/bin/pytest -m 'not alone and not longhaul' --numprocesses 2 --dist loadfile
+	$(VENV)/bin/pytest -m 'not alone and not longhaul' --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	$(VENV)/bin/pytest -m 'alone and not longhaul'
 
 BASELINES := echo/peer:node-echo echo/peer:asyncio-echo echo/peer:uvloop-echo echo/peer:gevent-echo \

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -41,8 +42,8 @@ def test_every_signal_of_the_table_asks_for_what_it_says(
 
 
 def test_held_signals_come_afterwards(queue: SignalQueue) -> None:
-    with queue.held():
-        os.kill(os.getpid(), signal.SIGINT)
+    with queue.held():  # in this thread, of which others in the process know nothing
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
         assert queue.read() == []
 

@@ -15,16 +15,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from loadtests.processes import free_port
 from tests.helpers.processes import GserverProcess
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PATIENCE_S = 60
-
-pytestmark = pytest.mark.alone
 
 
 def blocks(language: str) -> list[str]:
