@@ -14,7 +14,7 @@ from loadtests.compare_command import EXIT_WORSE
 
 pytestmark = pytest.mark.longhaul
 
-SMALL = ["--profile", "echo", "--users", "50", "--rate", "20", "--duration", "4"]
+SMALL = ["--profile", "echo", "--users", "50", "--rate", "20", "--duration", "2"]
 QUICK, SLOWER = ("gserver:tests.helpers.slower:quick", "gserver:tests.helpers.slower:slower")
 #: Enough for the test to call anything different at all, and no more.
 PAIRS = ["--pairs", "9"]
