@@ -171,6 +171,7 @@ def _flush_regularly() -> None:
 def _show_progress(path: Path, behind_s: int) -> None:
     while True:
         gevent.sleep(1)
+        RECORDER.flush()  # of the second that is over, all
         line = json.dumps(progress_of(RECORDER.merged, RECORDER.now_s() - behind_s))
         with path.open("a") as file:
             file.write(line + "\n")
