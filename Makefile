@@ -2,7 +2,7 @@
 #   make demo    2,000 real sockets on a real server, and the report
 #   make test    the whole test suite
 #   make baselines
-#                results/baselines again: gserver against its peers, and its two engines, in pairs; about half an hour
+#                results/baselines again: gserver against its peers, and its two engines, in pairs; about fifty minutes
 #   make bench   the server beside its peers, in about ten minutes; JOBS=, ROUNDS= and OPTIONS= change what is measured
 #                (.venv/bin/python -m benchmarks --help). Needs gcc; a peer that is not installed is skipped
 
@@ -28,7 +28,7 @@ test: lint types
 BASELINES := echo/peer:node-echo echo/peer:asyncio-echo echo/peer:uvloop-echo echo/peer:gevent-echo \
              echo/gserver:echo?greenlets=dedicated \
              json/peer:node-json json/peer:asyncio-json json/peer:uvloop-json json/peer:gevent-json
-BASELINE := --pairs 9 --users 100 --rate 10 --duration 5 --seed 1 --fail-on never --markdown
+BASELINE := --pairs 10 --users 100 --rate 10 --duration 5 --seed 1 --fail-on never --markdown
 
 # Of a run its figures are kept, and not what they were made from.
 baselines: $(VENV)/.demo
