@@ -77,9 +77,9 @@ class Live:
         said = self._process.stderr.read().decode(errors="replace").splitlines()
         self.ended = said[-1].removeprefix("loadtests sample: ") if said else "the sampler ended"
 
-    def told(self) -> dict[str, Any]:
-        """What the page asks for."""
-        return {"rows": list(self.rows), "ended": self.ended}
+    def told(self, since: float = -1.0) -> dict[str, Any]:
+        """What the page asks for every second: the rows after the time `since`, and whether more will come."""
+        return {"rows": [row for row in self.rows if row["t"] > since], "ended": self.ended}
 
     def close(self) -> None:
         """End the sampler, and wait for that."""

@@ -12,9 +12,11 @@ import logging
 import sys
 from typing import Any, cast
 
+from flask import request
 from locust import events
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
+from locust.runners import WorkerRunner
 from locust.web import WebUI
 
 from loadtests.live import Live, sampler_options
@@ -36,18 +38,20 @@ def _add_arguments(parser: LocustArgumentParser) -> None:
 
 @events.init.add_listener
 def _begin(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
-    """Nothing without a web UI, or without a word about the server."""
+    """Nothing without a word about the server; the workers of a master have no part in it."""
     options: Any = environment.parsed_options
-    if web_ui is None or options is None:
+    if options is None or isinstance(environment.runner, WorkerRunner):
         return
     try:
         chosen = sampler_options(
             options.server_pid, options.server_sampler, options.server_stats, environment.host or ""
         )
+        if chosen and web_ui is None:
+            raise ValueError("--server-pid and --server-sampler are for the web UI, and there is none")
     except ValueError as error:
         print(f"loadtests: {error}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
-    if chosen:
+    if chosen and web_ui is not None:
         live = Live(chosen)
         events.quitting.add_listener(lambda **_: live.close())  # type: ignore[no-untyped-call]
         _add_page(web_ui, getattr(options, "web_base_path", "") or "", live)
@@ -56,8 +60,11 @@ def _begin(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
 def _add_page(web_ui: WebUI, prefix: str, live: Live) -> None:
     from loadtests.report.live_page import render_live_html  # Altair takes a second to import, and most need no page
 
+    def rows() -> dict[str, Any]:
+        return live.told(request.args.get("since", -1.0, float))
+
     page = render_live_html()  # bundles the library that draws: seconds in which nothing else happens here
     app, allowed = cast(Any, web_ui.app), cast(Any, web_ui.auth_required_if_enabled)
     app.add_url_rule(f"{prefix}/server", "server", allowed(lambda: page))
-    app.add_url_rule(f"{prefix}/server/rows", "server_rows", allowed(live.told))
+    app.add_url_rule(f"{prefix}/server/rows", "server_rows", allowed(rows))
     _log.info(f"The server's live samples are at {prefix}/server of the web interface")

@@ -81,6 +81,9 @@ def test_rows_come_while_the_server_lives_and_then_it_is_said_why_not(
     assert shown.told()["ended"] == ""
     assert [row["t"] for row in shown.rows] == sorted({row["t"] for row in shown.rows})
 
+    middle = shown.rows[1]["t"]
+    assert all(row["t"] > middle for row in shown.told(since=middle)["rows"])
+
     server.kill()
     server.wait()
     wait_until(lambda: bool(shown.ended), 20)

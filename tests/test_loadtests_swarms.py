@@ -293,6 +293,7 @@ def test_of_a_worker_that_was_killed_the_run_knows_that_not_all_has_arrived(swar
     [
         (["--message", "x", "--codec", "morse"], "--codec: unknown codec 'morse': expected one of raw, lines"),
         (["--source-addresses", "127.0.0.300"], "source address '127.0.0.300', expected ADDRESS or FIRST-LAST"),
+        (["--server-pid", "1"], "--server-pid and --server-sampler are for the web UI, and there is none"),
     ],
 )
 def test_a_wrong_argument_ends_locust_with_a_line_that_names_it(

@@ -39,7 +39,7 @@ CHARTS = [
 
 
 def render_live_html() -> str:
-    """The page. It asks `server/rows` beside it for {"rows": [{"t": seconds, column: value}], "ended": why or ""}."""
+    """The page. It asks `server/rows?since=T` for {"rows": [{"t": seconds, column: value}], "ended": why or ""}."""
     charts = [(chart, as_json(_specification(chart))) for chart in CHARTS]
     return filled_in("live.html.j2", title="The server, live", charts=charts)
 
