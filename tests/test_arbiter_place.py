@@ -145,6 +145,8 @@ def test_every_hook_is_called_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "gserver.conf.py").write_text(HOOKS)
     (tmp_path / "app.py").write_text(LINE_APP)
     with GserverProcess(tmp_path, "app:app", "--reload-settle", "0.1") as server:
+        # The worker answers as soon as it may, whether the arbiter has told its hook already or not.
+        wait_for(lambda: "when_ready" in (tmp_path / "hooks").read_text(), "the arbiter's hook")
         with Client(server.address, Lines()) as client:
             client.recv()
             client.call(b"1")
