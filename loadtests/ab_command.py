@@ -40,7 +40,7 @@ __all__ = ["add_arguments", "main"]
 
 PAIRS = 12
 #: How often a run that cannot be believed is made once more before that is given up. --force does not ask. On a noisy
-#: host every fourth run was one (38 of 160): with two repeats one comparison in three gave up before its tenth pair.
+#: host every fourth run was one (38 of 160), and with two repeats one comparison of six gave up before its tenth pair.
 REPEATS = 4
 EXIT_USAGE = 2
 EXIT_CANNOT_TELL = 3
@@ -89,12 +89,25 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _made(arguments: argparse.Namespace, sides: Sequence[ReadySide]) -> Made:
-    from loadtests.ab import LOOKS, Made
+    from loadtests.ab import Made
 
     seed = random.SystemRandom().randrange(2**32) if arguments.seed is None else arguments.seed
     # The noise of a host is known the better the more pairs there are, so none is left out.
-    looks = 1 if arguments.aa else min(LOOKS, arguments.pairs)
+    looks = 1 if arguments.aa else _looks(arguments.pairs)
     return Made(sides[0].title, sides[1].title, seed, arguments.pairs, looks, arguments.band)
+
+
+def _looks(pairs: int) -> int:
+    """As many as leave the last one able to call something different; a warning where none is."""
+    from loadtests.ab import LOOKS
+    from loadtests.inference import most_looks
+    from loadtests.power import FIGURES, MOST
+
+    looks = most_looks(pairs, LOOKS, FIGURES)
+    if not looks:
+        least = next(more for more in range(pairs, MOST) if most_looks(more, 1, FIGURES))
+        _say(f"--pairs {pairs} is too few to call anything different, however far apart: it takes {least}")
+    return max(1, looks)
 
 
 def _new_folder(arguments: argparse.Namespace, profile: Profile) -> Path:

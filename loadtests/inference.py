@@ -26,6 +26,7 @@ __all__ = [
     "critical_rank_of_pairs",
     "critical_rank_of_sets",
     "holm",
+    "most_looks",
     "noise_floor",
     "pairs_shift",
     "sets_shift",
@@ -246,3 +247,13 @@ class Looks:
         look = next((look for look in self.at if look >= pairs), self.max_pairs)
         before = max((earlier for earlier in self.at if earlier < look), default=0)
         return self.alpha * (look**2 - before**2) / self.max_pairs**2
+
+
+def most_looks(pairs: int, at_most: int, figures: int) -> int:
+    """How often so many pairs may be looked at if the last look is still to be able to call one of `figures` different.
+
+    More looks leave less of alpha to the last; 0 if even a single look at all pairs could call nothing different.
+    """
+    wanted = figures * smallest_p_of_pairs(pairs)
+    reached = (looks for looks in range(min(at_most, pairs), 0, -1) if Looks(pairs, looks).alpha_at(pairs) >= wanted)
+    return next(reached, 0)

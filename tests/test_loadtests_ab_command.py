@@ -109,6 +109,18 @@ def test_the_pairs_end_as_soon_as_all_is_settled_and_the_status_tells_how(
     assert len(kept(tmp_path)["pairs"]) == 20
 
 
+@pytest.mark.parametrize(("pairs", "looks"), [(8, 1), (9, 2), (10, 3)])
+def test_pairs_are_looked_at_as_often_as_leaves_the_last_look_able_to_tell(
+    swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str], pairs: int, looks: int
+) -> None:
+    swarms.slower = 1.5
+    status = ab(tmp_path, *SIDES, "--pairs", str(pairs))
+    told = f"--pairs {pairs} is too few to call anything different, however far apart: it takes 9"
+
+    assert kept(tmp_path)["looks"] == looks
+    assert (status, told in capsys.readouterr().err) == ((3, True) if pairs < 9 else (1, False))
+
+
 def test_the_folder_is_one_that_compare_reads(
     swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,8 +156,8 @@ def test_a_side_that_is_never_valid_is_given_up_and_what_was_made_is_compared(
 
     assert ab(tmp_path, *SIDES, "--pairs", "9") == 3
     out, err = capsys.readouterr()
-    assert len(swarms.labels) == 4 + 1 + 3
-    assert "none of 3 runs of" in err
+    assert len(swarms.labels) == 4 + 1 + 5
+    assert "none of 5 runs of" in err
     assert "2 pairs" in out
     assert kept(tmp_path)["ended"] == "invalid"
 

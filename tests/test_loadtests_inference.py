@@ -17,6 +17,7 @@ from loadtests.inference import (
     critical_rank_of_pairs,
     critical_rank_of_sets,
     holm,
+    most_looks,
     noise_floor,
     pairs_shift,
     sets_shift,
@@ -210,3 +211,11 @@ def test_pairs_that_end_between_looks_take_the_place_of_the_next() -> None:
 def test_looks_that_make_no_sense_are_one_line(most: int, looks: int) -> None:
     with pytest.raises(ValueError, match=f"{looks} looks at {most} pairs"):
         Looks(most, looks)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "figures", "looks"),
+    [(1, 8, 0), (8, 8, 0), (9, 8, 2), (10, 8, 3), (40, 8, 3), (6, 1, 2), (9, 9, 1), (2, 1, 0)],
+)
+def test_no_more_looks_than_leave_the_last_one_able_to_tell(pairs: int, figures: int, looks: int) -> None:
+    assert most_looks(pairs, 3, figures) == looks
