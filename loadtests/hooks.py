@@ -33,6 +33,7 @@ from loadtests.environment import raise_nofile_limit
 from loadtests.recorder import RECORDER, two_digits
 from loadtests.recording import CUT_OFF, OK, Recording
 from loadtests.results import write_whole
+from loadtests.time_slice import ask_for_short_slices
 from loadtests.wire import Wire
 
 __all__ = ["wait_for_clock"]
@@ -83,6 +84,7 @@ def _add_arguments(parser: LocustArgumentParser) -> None:
 @events.init.add_listener
 def _begin(environment: Environment, **_: Any) -> None:
     raise_nofile_limit()
+    ask_for_short_slices()
     RECORDER.environment = environment
     # Locust is about to set its timer for --run-time, and the loop's clock stands where the imports began: without this
     # a run is shorter by what they took.

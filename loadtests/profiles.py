@@ -192,12 +192,12 @@ PROFILES = _named(
         "ten thousand at once, and what each takes of memory", workers=2, shape="plateaus",
     ),
     Profile(
-        "c100k-idle", "100,000 sockets that say something once a minute", "echo", "EchoUser", 100_000, 600, 1 / 60,
-        60, "what a connection that is only held takes of memory", shape="plateaus",
+        "c100k-idle", "100,000 sockets that say something every five minutes", "echo", "EchoUser", 100_000, 600,
+        1 / 300, 60, "what a connection that is only held takes of memory", shape="plateaus",
     ),
     Profile(
-        "c100k", "100,000 sockets ask in JSON, once a minute each", "json", "JsonUser", 100_000, 600, 1 / 60, 60,
-        "a hundred thousand at once, each of them used", shape="plateaus",
+        "c100k", "100,000 sockets ask in JSON, once in two minutes each", "json", "JsonUser", 100_000, 600, 1 / 120,
+        120, "a hundred thousand at once, each of them used", shape="plateaus",
     ),
     Profile(
         "churn", "100 sockets that are closed and opened again after each exchange, 5 times a second each", "json",
