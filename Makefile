@@ -2,7 +2,8 @@
 #   make demo    2,000 real sockets on a real server, and the report
 #   make test    the whole test suite
 #   make baselines
-#                results/baselines again: gserver against its peers, and its two engines, in pairs; about fifty minutes
+#                results/baselines again: gserver against its peers, and its two engines, in pairs; about fifty minutes.
+#                And README's pictures of them; its table is results/baselines/README.md
 #   make bench   the server beside its peers, in about ten minutes; JOBS=, ROUNDS= and OPTIONS= change what is measured
 #                (.venv/bin/python -m benchmarks --help). Needs gcc; a peer that is not installed is skipped
 
@@ -41,6 +42,8 @@ baselines: $(VENV)/.demo
 	    mv results/baselines/unfinished.md "results/baselines/$$name/comparison.md"; \
 	    find "results/baselines/$$name" -mindepth 2 -type f ! -name run.json -delete; \
 	done
+	@$(VENV)/bin/loadtests compare results/baselines/*/ --markdown --fail-on never > results/baselines/README.md
+	@$(VENV)/bin/loadtests compare results/baselines/echo-and-node-echo --pictures docs/pictures --fail-on never
 
 bench: $(VENV)/.bench
 	$(VENV)/bin/python -m benchmarks $(JOBS) --rounds $(ROUNDS) $(OPTIONS)

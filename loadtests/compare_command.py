@@ -3,6 +3,7 @@
     loadtests compare A B                       two folders, each of one run or of many
     loadtests compare --a RUN... --b RUN...     two lists of runs
     loadtests compare FOLDER                    what `loadtests ab` left: pairs
+    loadtests compare FOLDER FOLDER...          several of those: a line for each
 
 `ab` leaves ab.json beside its runs: {"pairs": [["run of A", "run of B"], ...], "order": ["ab", "ba", ...], "seed": 1,
 "a": "title", "b": "title", "max_pairs": 20, "looks": 3}. With the last two the pairs were looked at while they were
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +63,11 @@ class Pairs:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `loadtests compare`."""
     parser.add_argument(
-        "sides", nargs="*", type=Path, metavar="FOLDER", help="A and B: each a run, or a folder of runs"
+        "sides",
+        nargs="*",
+        type=Path,
+        metavar="FOLDER",
+        help="A and B: each a run, or a folder of runs; or what `ab` left, one folder or several",
     )
     parser.add_argument("--a", nargs="+", type=Path, default=[], metavar="RUN", help="the runs of A")
     parser.add_argument("--b", nargs="+", type=Path, default=[], metavar="RUN", help="the runs of B, set against A's")
@@ -98,16 +104,23 @@ def _percent(text: str) -> float:
 
 def main(arguments: argparse.Namespace) -> int:
     """Compare, print, and return the exit status."""
+    folders = arguments.sides
+    are_all_pairs = len(folders) > 1 and all((folder / AB_FILE).exists() for folder in folders)
     try:
-        comparison = comparison_of(arguments)
+        comparisons = _each_paired(arguments) if are_all_pairs else [comparison_of(arguments)]
     except (ResultError, ValueError, OSError) as error:
         print(f"loadtests: {error}", file=sys.stderr)
         return EXIT_USAGE
-    if comparison.refusals and not arguments.force:
-        for refusal in comparison.refusals:
+    refusals = [refusal for comparison in comparisons for refusal in comparison.refusals]
+    if refusals and not arguments.force:
+        for refusal in refusals:
             print(f"loadtests: {refusal}", file=sys.stderr)
         print("loadtests: not compared; --force compares all the same", file=sys.stderr)
         return EXIT_CANNOT_TELL
+    if are_all_pairs:
+        sys.stdout.write(_overview(comparisons, arguments))
+        return _worst(exit_status(comparison, arguments.fail_on) for comparison in comparisons)
+    (comparison,) = comparisons
     sys.stdout.write(_rendered(comparison, arguments))
     if arguments.html:
         _write_page(comparison, arguments.html)
@@ -135,6 +148,11 @@ def exit_status(comparison: Comparison, fail_on: str) -> int:
     return 0
 
 
+def _worst(statuses: Iterable[int]) -> int:
+    """Of several comparisons: one that is worse is worse than one that cannot tell."""
+    return max(statuses, key=(0, EXIT_CANNOT_TELL, EXIT_WORSE).index)
+
+
 def _write_page(comparison: Comparison, path: Path) -> None:
     from loadtests.report.comparison_page import render_comparison_html
 
@@ -158,6 +176,17 @@ def _rendered(comparison: Comparison, arguments: argparse.Namespace) -> str:
     return render_terminal(comparison, shutil.get_terminal_size((100, 24)).columns, sys.stdout.isatty())
 
 
+def _overview(comparisons: Sequence[Comparison], arguments: argparse.Namespace) -> str:
+    from loadtests.comparison_overview import render_overview, render_overview_markdown
+    from loadtests.comparison_text import render_json
+
+    if arguments.json:
+        return f"[{','.join(map(render_json, comparisons))}]\n"
+    if arguments.markdown:
+        return render_overview_markdown(comparisons)
+    return render_overview(comparisons, shutil.get_terminal_size((100, 24)).columns, sys.stdout.isatty())
+
+
 # Finding the runs
 
 
@@ -169,6 +198,14 @@ def comparison_of(arguments: argparse.Namespace) -> Comparison:
     return compare(a, b, plan, _latencies(a), _latencies(b))
 
 
+def _each_paired(arguments: argparse.Namespace) -> list[Comparison]:
+    from loadtests.compare import compare
+
+    if arguments.html or arguments.pictures:
+        raise ValueError("--html and --pictures show one comparison: give one folder")
+    return [compare(*_paired(folder, arguments.band)) for folder in arguments.sides]
+
+
 def _sides(arguments: argparse.Namespace) -> tuple[Side, Side, Plan]:
     from loadtests.compare import Plan
     from loadtests.noise import load_noise, stored_noise
@@ -176,10 +213,16 @@ def _sides(arguments: argparse.Namespace) -> tuple[Side, Side, Plan]:
     sides, lists = arguments.sides, (arguments.a, arguments.b)
     noise = load_noise(arguments.noise) if arguments.noise else None
     if len(sides) == 1 and not any(lists):
+        if noise:
+            raise ValueError(f"--noise {arguments.noise}: it is for one run against one; pairs show their own noise")
         return _paired(sides[0], arguments.band)
     if not (len(sides) == 2 and not any(lists)) and not (not sides and all(lists)):
         raise ValueError("give two folders, or --a RUN... and --b RUN..., or the one folder of `loadtests ab`")
     a, b = (_side([folder]) for folder in sides) if sides else (_side(each) for each in lists)
+    if noise and not len(a.runs) == len(b.runs) == 1:
+        raise ValueError(
+            f"--noise {arguments.noise}: it is for one run against one, not {len(a.runs)} against {len(b.runs)}"
+        )
     if noise and (objections := noise.objections_to(a.runs[0])):
         raise ValueError(objections[0])
     if noise is None and len(a.runs) == len(b.runs) == 1:

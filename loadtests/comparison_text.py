@@ -16,14 +16,14 @@ from loadtests.comparison import Comparison, FigureComparison, KeyDifference, Si
 from loadtests.power import MOST
 from loadtests.text import human, percent, render_table, title_of
 
-__all__ = ["headline_of", "render_json", "render_markdown", "render_terminal"]
+__all__ = ["COLOURS", "EMOJI", "change_of", "headline_of", "render_json", "render_markdown", "render_terminal"]
 
 SCHEMA_VERSION = 1
 FEWEST_FOR_NOISE = 3
 KIND = "gserver load test comparison"
-_COLOURS = {"better": "green", "worse": "bold red", "equivalent": "cyan", "inconclusive": "yellow"}
-_EMOJI = {"better": "\N{LARGE GREEN CIRCLE}", "worse": "\N{LARGE RED CIRCLE}", "equivalent": "\N{LARGE BLUE CIRCLE}"}
-_EMOJI["inconclusive"] = "\N{MEDIUM WHITE CIRCLE}"
+COLOURS = {"better": "green", "worse": "bold red", "equivalent": "cyan", "inconclusive": "yellow"}
+EMOJI = {"better": "\N{LARGE GREEN CIRCLE}", "worse": "\N{LARGE RED CIRCLE}", "equivalent": "\N{LARGE BLUE CIRCLE}"}
+EMOJI["inconclusive"] = "\N{MEDIUM WHITE CIRCLE}"
 # Short, so that a table fits into 80 columns.
 _TITLES = {
     "error_rate": "errors",
@@ -59,7 +59,7 @@ def render_terminal(comparison: Comparison, width: int = 100, colour: bool = Fal
     console = Console(
         file=io.StringIO(), width=width, force_terminal=colour, no_color=not colour, highlight=False, emoji=False
     )
-    console.print(Text(headline_of(comparison), style=_COLOURS[comparison.answer]))
+    console.print(Text(headline_of(comparison), style=COLOURS[comparison.answer]))
     console.print()
     for line in _sides(comparison):
         console.print(Text(line))
@@ -81,7 +81,7 @@ def _figure_table(comparison: Comparison) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold")
     for figure in comparison.figures:
-        style = _COLOURS.get(str(figure.answer), "dim")
+        style = COLOURS.get(str(figure.answer), "dim")
         table.add_row(_title(figure), *_cells(figure), Text(str(figure.answer or ""), style=style))
     return table
 
@@ -102,7 +102,7 @@ def render_markdown(comparison: Comparison) -> str:
     """Fit for a pull request's comment: the verdicts in sight, what else there is folded away."""
     header = ["figure", "A", "B", "change", _interval_title(comparison), "verdict"]
     rows = [
-        [_title(figure), *_cells(figure), f"{_EMOJI[figure.answer]} {figure.answer}" if figure.answer else ""]
+        [_title(figure), *_cells(figure), f"{EMOJI[figure.answer]} {figure.answer}" if figure.answer else ""]
         for figure in comparison.figures
         if figure.headline
     ]
@@ -155,16 +155,17 @@ def _title(figure: FigureComparison) -> str:
 def _cells(figure: FigureComparison) -> list[str]:
     interval = "-"
     if figure.low is not None and figure.high is not None:
-        interval = f"{_change(figure, figure.low)} to {_change(figure, figure.high)}"
+        interval = f"{change_of(figure, figure.low)} to {change_of(figure, figure.high)}"
     typical = [_value(figure, value) for value in (figure.a_typical, figure.b_typical)]
-    return [*typical, _change(figure, figure.change), interval]
+    return [*typical, change_of(figure, figure.change), interval]
 
 
 def _value(figure: FigureComparison, value: float) -> str:
     return human(value, _UNITS.get(figure.unit, figure.unit))
 
 
-def _change(figure: FigureComparison, value: float) -> str:
+def change_of(figure: FigureComparison, value: float) -> str:
+    """A change of a figure, or an end of its interval, with its sign."""
     if figure.scale == "ratio":
         return percent(value, signed=True)
     return f"{'+' if value > 0 else ''}{_value(figure, value)}"

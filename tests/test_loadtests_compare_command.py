@@ -90,6 +90,36 @@ def test_pairs_that_were_looked_at_are_believed_less(tmp_path: Path, capsys: Pri
     assert json.loads(capsys.readouterr().out)["alpha"] == pytest.approx(0.0125)
 
 
+def several(folder: Path, *changes: float) -> list[str]:
+    for number, change in enumerate(changes):
+        save_sides(folder / str(number), 10, change)
+        save_ab(folder / str(number), 10, a="ours", b=f"theirs-{number}")
+    return [str(folder / str(number)) for number in range(len(changes))]
+
+
+@pytest.mark.parametrize(("changes", "status"), [((0.0, 0.1), 1), ((-0.1, 0.0), 0)])
+def test_several_comparisons_are_a_line_each_and_the_worst_decides(
+    tmp_path: Path, capsys: Printed, changes: tuple[float, ...], status: int
+) -> None:
+    folders = several(tmp_path, *changes)
+
+    assert main(["compare", *folders]) == status
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[1:3]] == [["ours", "theirs-0"], ["ours", "theirs-1"]]
+    assert ("worse" if status else "better") in lines[2 if status else 1]
+    assert main(["compare", *folders, "--markdown"]) == status
+    assert "| ours | theirs-1 |" in capsys.readouterr().out
+    assert main(["compare", *folders, "--json"]) == status
+    assert [each["b"]["title"] for each in json.loads(capsys.readouterr().out)] == ["theirs-0", "theirs-1"]
+
+
+def test_several_comparisons_have_no_page(tmp_path: Path, capsys: Printed) -> None:
+    folders = several(tmp_path, 0.0, 0.0)
+
+    assert main(["compare", *folders, "--html", str(tmp_path / "page.html")]) == 2
+    assert "give one folder" in capsys.readouterr().err
+
+
 def test_different_workloads_are_compared_only_by_force(tmp_path: Path, capsys: Printed) -> None:
     save_sides(tmp_path, 6)
     for name in ("c", "c/1"):
@@ -104,6 +134,18 @@ def test_different_workloads_are_compared_only_by_force(tmp_path: Path, capsys: 
     assert printed.err.startswith("loadtests: the workloads differ")
     assert main(["compare", *sides, "--force"]) == 3
     assert "NOT COMPARABLE" in capsys.readouterr().out
+
+
+def test_a_noise_floor_is_for_single_runs_only(tmp_path: Path, capsys: Printed) -> None:
+    save_sides(tmp_path, 2)
+    save_noise(tmp_path / "noise.json", NoiseFloor("w", {}, 20, {"throughput": 0.02}))
+    noise = ["--noise", str(tmp_path / "noise.json")]
+
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), *noise]) == 2
+    assert "one run against one, not 2 against 2" in capsys.readouterr().err
+    save_ab(tmp_path, 2)
+    assert main(["compare", str(tmp_path), *noise]) == 2
+    assert "pairs show their own noise" in capsys.readouterr().err
 
 
 def test_one_run_each_is_held_against_the_noise_floor(tmp_path: Path, capsys: Printed) -> None:

@@ -1,0 +1,73 @@
+"""Several comparisons on one page: a line each, for the terminal and in Markdown. Computes nothing."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from loadtests.comparison import Comparison, FigureComparison
+from loadtests.comparison_text import COLOURS, EMOJI, change_of
+from loadtests.text import render_table
+
+__all__ = ["render_overview", "render_overview_markdown"]
+
+#: What decides between servers, at a rate that all of them carry; the comparison itself has the other figures.
+SHOWN = {
+    "response_p50": "p50",
+    "response_p99": "p99",
+    "server_cpu_per_exchange": "CPU/exchange",
+    "server_rss_per_socket": "memory/socket",
+}
+NOTE = (
+    "Changes of B against A; p50 and p99 are of the response time. Each line is a comparison of its own: equal sides are "
+    "called different in 5 of 100 at most."
+)
+
+
+def render_overview(comparisons: Sequence[Comparison], width: int = 100, colour: bool = False) -> str:
+    """For a terminal so many columns wide."""
+    written = io.StringIO()
+    console = Console(
+        file=written, width=width, force_terminal=colour, no_color=not colour, highlight=False, emoji=False
+    )
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    table.add_column("A", overflow="fold")
+    table.add_column("B", overflow="fold")
+    for title in SHOWN.values():
+        table.add_column(title, overflow="fold")
+    for comparison in comparisons:
+        table.add_row(comparison.a.title, comparison.b.title, *map(_told, _figures(comparison)))
+    console.print(table)
+    console.print()
+    console.print(Text(NOTE))
+    return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
+
+
+def _told(figure: FigureComparison | None) -> Text:
+    if figure is None:
+        return Text("-")
+    answer = str(figure.answer)
+    return Text(f"{change_of(figure, figure.change)} {answer}", style=COLOURS[answer])
+
+
+def render_overview_markdown(comparisons: Sequence[Comparison]) -> str:
+    """With the intervals, which have no room on a terminal."""
+    rows = [[comparison.a.title, comparison.b.title, *map(_marked, _figures(comparison))] for comparison in comparisons]
+    return f"{render_table(['A', 'B', *SHOWN.values()], rows)}\n\n{NOTE}\n"
+
+
+def _marked(figure: FigureComparison | None) -> str:
+    if figure is None:
+        return "-"
+    interval = ""
+    if figure.low is not None and figure.high is not None:
+        interval = f" ({change_of(figure, figure.low)} to {change_of(figure, figure.high)})"
+    return f"{change_of(figure, figure.change)}{interval} {EMOJI[str(figure.answer)]} {figure.answer}"
+
+
+def _figures(comparison: Comparison) -> list[FigureComparison | None]:
+    return [comparison.figure(name) for name in SHOWN]

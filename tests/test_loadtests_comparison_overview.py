@@ -1,0 +1,47 @@
+"""Several comparisons, as they are read: golden files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from loadtests.compare import Plan, compare
+from loadtests.comparison import Comparison
+from loadtests.comparison_overview import render_overview, render_overview_markdown
+from tests.helpers.comparisons import simulated
+from tests.helpers.golden import assert_golden
+
+Render = Callable[[Sequence[Comparison]], str]
+
+
+def comparisons() -> list[Comparison]:
+    """One is worse, one is better, one has no memory by the socket, one is of too few pairs."""
+    draw = np.random.default_rng(1)
+    worse, better, bare, few = (
+        compare(*simulated(draw, pairs, change), Plan(paired=True))
+        for pairs, change in ((12, 0.2), (12, -0.2), (12, 0.0), (3, 0.0))
+    )
+    figures = tuple(figure for figure in bare.figures if figure.name != "server_rss_per_socket")
+    return [worse, better, dataclasses.replace(bare, figures=figures), few]
+
+
+@pytest.mark.parametrize(
+    ("form", "render"),
+    [
+        ("80.txt", lambda found: render_overview(found, 80)),
+        ("120.txt", lambda found: render_overview(found, 120)),
+        ("md", render_overview_markdown),
+    ],
+)
+def test_it_reads_as_it_did(form: str, render: Render) -> None:
+    assert_golden(f"comparison-overview.{form}", render(comparisons()))
+
+
+def test_a_terminal_has_colours_by_verdict() -> None:
+    shown = render_overview(comparisons(), 120, colour=True)
+
+    assert "\x1b[1;31m" in shown  # worse: bold and red
+    assert "\x1b[32m" in shown  # better: green
