@@ -23,8 +23,8 @@ SHOWN = {
     "server_rss_per_socket": "memory/socket",
 }
 NOTE = (
-    "Changes of B against A; p50 and p99 are of the response time. Each line is a comparison of its own: equal sides are "
-    "called different in 5 of 100 at most."
+    "Changes of B against A; p50 and p99 are of the response time. Each line is a comparison of its own: equal sides "
+    "are called different in 5 of 100 at most."
 )
 
 
