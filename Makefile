@@ -2,8 +2,8 @@
 #   make demo    2,000 real sockets on a real server, and the report
 #   make test    the whole test suite
 #   make baselines
-#                results/baselines again: gserver against its peers, and its two engines, in pairs; about fifty minutes.
-#                And README's pictures of them; its table is results/baselines/README.md
+#                results/baselines again: gserver against its peers, and its two engines, in pairs; an hour or two;
+#                BASELINES= makes some of them only. And README's pictures of them
 #   make bench   the server beside its peers, in about ten minutes; JOBS=, ROUNDS= and OPTIONS= change what is measured
 #                (.venv/bin/python -m benchmarks --help). Needs gcc; a peer that is not installed is skipped
 
@@ -31,19 +31,24 @@ BASELINES := echo/peer:node-echo echo/peer:asyncio-echo echo/peer:uvloop-echo ec
              json/peer:node-json json/peer:asyncio-json json/peer:uvloop-json json/peer:gevent-json
 BASELINE := --pairs 10 --users 100 --rate 10 --duration 5 --seed 1 --fail-on never --markdown
 
-# Of a run its figures are kept, and not what they were made from.
+# Of a run its figures are kept, and not what they were made from; of one that was made once more only what ab.json says.
 baselines: $(VENV)/.demo
-	@rm -rf results/baselines && mkdir -p results/baselines
+	@mkdir -p results/baselines
 	@$(PIP) uvloop
 	@set -e; for each in $(BASELINES); do \
 	    service=$${each%%/*} other=$${each#*/}; name=$$service-and-$$(echo "$${other#*:}" | tr -c 'a-z\n' '-'); \
+	    rm -rf "results/baselines/$$name"; \
 	    $(VENV)/bin/loadtests ab "gserver:$$service" "$$other" --profile $$service $(BASELINE) \
 	        --results results/baselines --name "$$name" > results/baselines/unfinished.md; \
 	    mv results/baselines/unfinished.md "results/baselines/$$name/comparison.md"; \
 	    find "results/baselines/$$name" -mindepth 2 -type f ! -name run.json -delete; \
+	    for run in "results/baselines/$$name"/*/; do \
+	        grep -q "^ *\"$$(basename "$$run")\"" "results/baselines/$$name/ab.json" || rm -r "$$run"; \
+	    done; \
 	done
-	@$(VENV)/bin/loadtests compare results/baselines/*/ --markdown --fail-on never > results/baselines/README.md
-	@$(VENV)/bin/loadtests compare results/baselines/echo-and-node-echo --pictures docs/pictures --fail-on never
+	@printf '# gserver beside other servers\n\n' > results/baselines/README.md
+	@$(VENV)/bin/loadtests compare results/baselines/*/ --markdown --fail-on never >> results/baselines/README.md
+	@$(VENV)/bin/loadtests compare results/baselines/echo-and-uvloop-echo --pictures docs/pictures --fail-on never > /dev/null
 
 bench: $(VENV)/.bench
 	$(VENV)/bin/python -m benchmarks $(JOBS) --rounds $(ROUNDS) $(OPTIONS)

@@ -39,9 +39,9 @@ if TYPE_CHECKING:  # SciPy takes a second to import: other commands do without i
 __all__ = ["add_arguments", "main"]
 
 PAIRS = 12
-#: How often a run that cannot be believed is made once more before that is given up. --force does not ask. On a noisy
-#: host every fourth run was one (38 of 160), and with two repeats one comparison of six gave up before its tenth pair.
-REPEATS = 4
+#: How often in turn a run that cannot be believed is made once more before that is given up. --force does not ask. A
+#: noisy host has its bad minutes: with two one comparison of six gave up before its tenth pair, with four one of four.
+REPEATS = 9
 EXIT_USAGE = 2
 EXIT_CANNOT_TELL = 3
 EXIT_INTERRUPTED = 130

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loadtests.comparison import Comparison, FigureComparison
+from loadtests.comparison import INCONCLUSIVE, Comparison, FigureComparison
 from loadtests.comparison_text import COLOURS, EMOJI, change_of
 from loadtests.text import render_table
 
@@ -35,23 +35,23 @@ def render_overview(comparisons: Sequence[Comparison], width: int = 100, colour:
         file=written, width=width, force_terminal=colour, no_color=not colour, highlight=False, emoji=False
     )
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
-    table.add_column("A", overflow="fold")
-    table.add_column("B", overflow="fold")
+    for side in "AB":
+        table.add_column(side, overflow="fold")
     for title in SHOWN.values():
         table.add_column(title, overflow="fold")
     for comparison in comparisons:
         table.add_row(comparison.a.title, comparison.b.title, *map(_told, _figures(comparison)))
     console.print(table)
     console.print()
-    console.print(Text(NOTE))
+    console.print(Text(f"In brackets what is inconclusive. {NOTE}"))
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
 
 
 def _told(figure: FigureComparison | None) -> Text:
     if figure is None:
         return Text("-")
-    answer = str(figure.answer)
-    return Text(f"{change_of(figure, figure.change)} {answer}", style=COLOURS[answer])
+    answer, change = str(figure.answer), change_of(figure, figure.change)
+    return Text(f"({change})" if answer == INCONCLUSIVE else f"{change} {answer}", style=COLOURS[answer])
 
 
 def render_overview_markdown(comparisons: Sequence[Comparison]) -> str:

@@ -1,7 +1,7 @@
 """Every command of the README is run as it stands, in its order, and what must be stable in its output is compared.
 
-What is changed: ports become free ones; a Locust with a web UI runs headless for a moment; a run is made short; and the
-two folders that are compared are those that the runs made. `make demo` and `make test` are what runs this very test.
+What is changed: ports become free ones; a Locust with a web UI runs headless for a moment; a run is made short.
+`make demo` and `make test` are what runs this very test.
 """
 
 from __future__ import annotations
@@ -55,10 +55,8 @@ class Reader:
         elif words[:2] == ["loadtests", "run"]:
             # Status 3: the machine is too busy for figures to be believed, which is not the README's fault.
             assert "none  of" in self._run(f"{command} --duration 5", 0, 3)
-        elif "results/baselines" in command:
-            assert " ".join(self._run(command, folder=ROOT).split()) in " ".join(README.split())
         elif words[:2] == ["loadtests", "compare"]:
-            self._compare(shown)
+            assert self._run(command, folder=ROOT) == shown
         else:
             assert self._run(command) == shown
 
@@ -77,7 +75,7 @@ class Reader:
         ended = subprocess.run(
             ["bash", "-c", command],
             cwd=folder or self.folder,
-            env={**os.environ, "PATH": path},
+            env={**os.environ, "PATH": path, "COLUMNS": "100"},
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,
@@ -85,16 +83,6 @@ class Reader:
         )
         assert ended.returncode in (statuses or (0,)), ended
         return ended.stdout
-
-    def _compare(self, shown: str) -> None:
-        """One run on each side: nothing can be told, which is status 3, whether the runs can be believed or not."""
-        runs = sorted((self.folder / "results").iterdir())
-        output = self._run(f"loadtests compare --force results/{runs[0].name} results/{runs[1].name}", 3)
-        titles = re.findall(r"^([\w /]+?)(?: p[\d.]+)?  +[\d,.]+ ?(?:/s|us|%|KiB|MiB) .*inconclusive$", shown, re.M)
-        assert len(titles) >= 5
-        for title in titles:
-            assert f"\n{title}" in output
-        assert "no claim is made" in " ".join(output.split())  # lines are as wide as the terminal
 
 
 def test_every_command_of_the_readme_works(tmp_path: Path) -> None:
