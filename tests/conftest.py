@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import compileall
+import faulthandler
 import gc
 import signal
 import subprocess
@@ -53,6 +54,12 @@ def _frozen() -> None:
     all objects that are not: with what thousands of tests leave behind, that came to 0.2 s for each that serves."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests that take long bound their own time."""
+    if "longhaul" in item.keywords:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(autouse=True)
