@@ -16,8 +16,6 @@ from loadtests.results import Run, load_recording, load_run
 from tests.helpers.namespaces import Network, network
 from tests.helpers.processes import wait_for
 
-pytestmark = pytest.mark.alone
-
 PATIENCE_S = 60.0
 OTHER_CLOCK = ("unshare", "-T", "--monotonic", "1000", "--fork")
 

@@ -18,8 +18,6 @@ from loadtests.results import Run, load_recording, load_run, load_samples
 from tests.helpers.loadtests_swarms import bound_socket
 from tests.helpers.processes import GserverProcess, wait_for
 
-pytestmark = pytest.mark.alone
-
 PATIENCE_S = 60
 
 

@@ -19,8 +19,6 @@ from loadtests.recording import CUT_OFF, OK
 from tests.helpers.loadtests_swarms import JsonServer, Peer, Swarm, bound_socket, of_processes, reset
 from tests.helpers.processes import GserverProcess, wait_for
 
-pytestmark = pytest.mark.alone
-
 USERS = 4
 BRIEFLY = ("--users", str(USERS), "--spawn-rate", "100", "--run-time", "3s", "--stop-timeout", "20", "--rate", "10")
 IMPATIENT = """
