@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loadtests.comparison import INCONCLUSIVE, Comparison, FigureComparison
+from loadtests.comparison import EQUIVALENT, INCONCLUSIVE, Comparison, FigureComparison
 from loadtests.comparison_text import COLOURS, EMOJI, change_of
 from loadtests.text import render_table
 
@@ -51,7 +51,8 @@ def _told(figure: FigureComparison | None) -> Text:
     if figure is None:
         return Text("-")
     answer, change = str(figure.answer), change_of(figure, figure.change)
-    return Text(f"({change})" if answer == INCONCLUSIVE else f"{change} {answer}", style=COLOURS[answer])
+    short: dict[str, str] = {INCONCLUSIVE: f"({change})", EQUIVALENT: answer}
+    return Text(short.get(answer, f"{change} {answer}"), style=COLOURS[answer])
 
 
 def render_overview_markdown(comparisons: Sequence[Comparison]) -> str:

@@ -99,8 +99,9 @@ def several(folder: Path, *changes: float) -> list[str]:
 
 @pytest.mark.parametrize(("changes", "status"), [((0.0, 0.1), 1), ((-0.1, 0.0), 0)])
 def test_several_comparisons_are_a_line_each_and_the_worst_decides(
-    tmp_path: Path, capsys: Printed, changes: tuple[float, ...], status: int
+    tmp_path: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch, changes: tuple[float, ...], status: int
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "120")  # so that no line is broken
     folders = several(tmp_path, *changes)
 
     assert main(["compare", *folders]) == status
