@@ -43,7 +43,7 @@ baselines: $(VENV)/.demo
 	    mv results/baselines/unfinished.md "results/baselines/$$name/comparison.md"; \
 	    find "results/baselines/$$name" -mindepth 2 -type f ! -name run.json -delete; \
 	    for run in "results/baselines/$$name"/*/; do \
-	        grep -q "^ *\"$$(basename "$$run")\"" "results/baselines/$$name/ab.json" || rm -r "$$run"; \
+	        if grep -q "\"run\": \"$$(basename "$$run")\"" "results/baselines/$$name/ab.json"; then rm -r "$$run"; fi; \
 	    done; \
 	done
 	@printf '# gserver beside other servers\n\n' > results/baselines/README.md

@@ -40,7 +40,7 @@ __all__ = ["add_arguments", "main"]
 
 PAIRS = 12
 #: How often in turn a run that cannot be believed is made once more before that is given up. --force does not ask. A
-#: noisy host has its bad minutes: with two one comparison of six gave up before its tenth pair, with four one of four.
+#: noisy host has its bad minutes: with two, one comparison of six gave up; with four, on a worse day, two of four.
 REPEATS = 9
 EXIT_USAGE = 2
 EXIT_CANNOT_TELL = 3
@@ -100,12 +100,12 @@ def _made(arguments: argparse.Namespace, sides: Sequence[ReadySide]) -> Made:
 def _looks(pairs: int) -> int:
     """As many as leave the last one able to call something different; a warning where none is."""
     from loadtests.ab import LOOKS
-    from loadtests.inference import most_looks
-    from loadtests.power import FIGURES, MOST
+    from loadtests.inference import ALPHA, most_looks
+    from loadtests.power import FIGURES, needed_pairs
 
     looks = most_looks(pairs, LOOKS, FIGURES)
     if not looks:
-        least = next(more for more in range(pairs, MOST) if most_looks(more, 1, FIGURES))
+        least = needed_pairs(1.0, 0.0, ALPHA / FIGURES)
         _say(f"--pairs {pairs} is too few to call anything different, however far apart: it takes {least}")
     return max(1, looks)
 

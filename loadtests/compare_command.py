@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 AB_FILE = "ab.json"
+NO_NOISE = "it is for one run against one; pairs show their own noise"
 EXIT_WORSE = 1
 EXIT_USAGE = 2
 EXIT_CANNOT_TELL = 3
@@ -203,6 +204,8 @@ def _each_paired(arguments: argparse.Namespace) -> list[Comparison]:
 
     if arguments.html or arguments.pictures:
         raise ValueError("--html and --pictures show one comparison: give one folder")
+    if arguments.noise:
+        raise ValueError(f"--noise {arguments.noise}: {NO_NOISE}")
     return [compare(*_paired(folder, arguments.band)) for folder in arguments.sides]
 
 
@@ -214,7 +217,7 @@ def _sides(arguments: argparse.Namespace) -> tuple[Side, Side, Plan]:
     noise = load_noise(arguments.noise) if arguments.noise else None
     if len(sides) == 1 and not any(lists):
         if noise:
-            raise ValueError(f"--noise {arguments.noise}: it is for one run against one; pairs show their own noise")
+            raise ValueError(f"--noise {arguments.noise}: {NO_NOISE}")
         return _paired(sides[0], arguments.band)
     if not (len(sides) == 2 and not any(lists)) and not (not sides and all(lists)):
         raise ValueError("give two folders, or --a RUN... and --b RUN..., or the one folder of `loadtests ab`")

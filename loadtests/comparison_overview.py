@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from loadtests.comparison import EQUIVALENT, INCONCLUSIVE, Comparison, FigureComparison
-from loadtests.comparison_text import COLOURS, EMOJI, change_of
+from loadtests.comparison_text import COLOURS, EMOJI, bare_table, change_of, console_of, written_on
 from loadtests.text import render_table
 
 __all__ = ["render_overview", "render_overview_markdown"]
@@ -30,21 +27,15 @@ NOTE = (
 
 def render_overview(comparisons: Sequence[Comparison], width: int = 100, colour: bool = False) -> str:
     """For a terminal so many columns wide."""
-    written = io.StringIO()
-    console = Console(
-        file=written, width=width, force_terminal=colour, no_color=not colour, highlight=False, emoji=False
-    )
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
-    for side in "AB":
-        table.add_column(side, overflow="fold")
-    for title in SHOWN.values():
+    console, table = console_of(width, colour), bare_table()
+    for title in ("A", "B", *SHOWN.values()):
         table.add_column(title, overflow="fold")
     for comparison in comparisons:
         table.add_row(comparison.a.title, comparison.b.title, *map(_told, _figures(comparison)))
     console.print(table)
     console.print()
     console.print(Text(f"In brackets what is inconclusive. {NOTE}"))
-    return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
+    return written_on(console)
 
 
 def _told(figure: FigureComparison | None) -> Text:

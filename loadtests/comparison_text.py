@@ -16,7 +16,18 @@ from loadtests.comparison import Comparison, FigureComparison, KeyDifference, Si
 from loadtests.power import MOST
 from loadtests.text import human, percent, render_table, title_of
 
-__all__ = ["COLOURS", "EMOJI", "change_of", "headline_of", "render_json", "render_markdown", "render_terminal"]
+__all__ = [
+    "COLOURS",
+    "EMOJI",
+    "bare_table",
+    "change_of",
+    "console_of",
+    "headline_of",
+    "render_json",
+    "render_markdown",
+    "render_terminal",
+    "written_on",
+]
 
 SCHEMA_VERSION = 1
 FEWEST_FOR_NOISE = 3
@@ -56,9 +67,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def render_terminal(comparison: Comparison, width: int = 100, colour: bool = False) -> str:
     """For a terminal so many columns wide."""
-    console = Console(
-        file=io.StringIO(), width=width, force_terminal=colour, no_color=not colour, highlight=False, emoji=False
-    )
+    console = console_of(width, colour)
     console.print(Text(headline_of(comparison), style=COLOURS[comparison.answer]))
     console.print()
     for line in _sides(comparison):
@@ -70,12 +79,29 @@ def render_terminal(comparison: Comparison, width: int = 100, colour: bool = Fal
     console.print()
     for line in _footnotes(comparison):
         console.print(Text(line))
+    return written_on(console)
+
+
+def console_of(width: int, colour: bool) -> Console:
+    """One that keeps what is printed on it."""
+    return Console(
+        file=io.StringIO(), width=width, force_terminal=colour, no_color=not colour, highlight=False, emoji=False
+    )
+
+
+def written_on(console: Console) -> str:
+    """What was printed on a console_of(), without blanks at the ends of lines."""
     written: io.StringIO = console.file  # type: ignore[assignment]
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
 
 
+def bare_table() -> Table:
+    """Columns, and nothing drawn around them."""
+    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+
+
 def _figure_table(comparison: Comparison) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    table = bare_table()
     table.add_column("figure", ratio=None, overflow="fold")
     for title in ("A", "B", "change", _interval_title(comparison)):
         table.add_column(title, justify="right", no_wrap=True)
@@ -87,7 +113,7 @@ def _figure_table(comparison: Comparison) -> Table:
 
 
 def _difference_table(differences: Sequence[KeyDifference]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    table = bare_table()
     for title in ("", "A", "B"):
         table.add_column(title, overflow="fold")
     for each in differences:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 __all__ = [
+    "ALPHA",
     "Interval",
     "Looks",
     "Shift",
@@ -38,6 +39,8 @@ __all__ = [
 Interval = tuple[float, float]
 Values = NDArray[np.float64]
 MOST_COUNTED = 50
+#: How often at most equal sides may be called different, over all headline figures together.
+ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,7 @@ class Looks:
 
     max_pairs: int
     looks: int = 3
-    alpha: float = 0.05
+    alpha: float = ALPHA
 
     def __post_init__(self) -> None:
         if not 1 <= self.looks <= self.max_pairs:

@@ -1,8 +1,8 @@
 """Short turns on the processor, for a process that has to be on time more than it has to get much done.
 
 A send is due while something else has the core: the sampler, the progress display, another generator, a worker. The
-scheduler lets that finish its slice, some milliseconds, and the send is late by it. Who asks for shorter slices takes
-its turn at once, and no more of the processor: Linux since 6.12 (EEVDF), without privileges.
+scheduler lets that finish its slice, a millisecond or more, and the send is late by it. Who asks for shorter slices
+takes its turn at once, and by the scheduler's rules gets no more in all: Linux since 6.12 (EEVDF), unprivileged.
 """
 
 from __future__ import annotations

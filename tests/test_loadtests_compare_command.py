@@ -114,11 +114,13 @@ def test_several_comparisons_are_a_line_each_and_the_worst_decides(
     assert [each["b"]["title"] for each in json.loads(capsys.readouterr().out)] == ["theirs-0", "theirs-1"]
 
 
-def test_several_comparisons_have_no_page(tmp_path: Path, capsys: Printed) -> None:
+def test_several_comparisons_have_no_page_and_no_noise_but_their_own(tmp_path: Path, capsys: Printed) -> None:
     folders = several(tmp_path, 0.0, 0.0)
 
     assert main(["compare", *folders, "--html", str(tmp_path / "page.html")]) == 2
     assert "give one folder" in capsys.readouterr().err
+    assert main(["compare", *folders, "--noise", str(tmp_path / "noise.json")]) == 2
+    assert "pairs show their own noise" in capsys.readouterr().err
 
 
 def test_different_workloads_are_compared_only_by_force(tmp_path: Path, capsys: Printed) -> None:
