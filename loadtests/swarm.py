@@ -1,8 +1,8 @@
 """The processes of a run beside its server: Locust, in one process or several, and the sampler.
 
-Locust waits behind a gate until the sampler has seen the server without a socket. What is under way is in a folder of
-its own for the time of the run, on another file system than the results perhaps: where those have no room at the end,
-there is still something to make figures of.
+Locust waits behind a gate until the sampler has seen the server in a second without a socket. What is under way is in
+a folder of its own for the time of the run, on another file system than the results perhaps: where those have no room
+at the end, there is still something to make figures of.
 """
 
 from __future__ import annotations
@@ -173,7 +173,10 @@ class Swarm:
     # The sampler
 
     def _start_sampler(self, stack: contextlib.ExitStack, generator: int) -> None:
-        """And wait for a sample of the server without any socket."""
+        """And wait for a sample of the server without any socket, and for the end of its second.
+
+        How many sockets there were is known by whole seconds: of a second with sockets, no sample is from before them.
+        """
         target, pid = self.server.target, self.server.pid
         if pid is None and target.sampler is None:
             return
@@ -191,6 +194,7 @@ class Swarm:
         deadline = time.monotonic() + SAMPLER_PATIENCE_S
         while not _size(self.samples) and sampler.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
+        time.sleep(1 - time.monotonic() % 1)
 
     def _await_last_sample(self) -> None:
         """One from after the swarm's end, by when the server has counted all of it."""

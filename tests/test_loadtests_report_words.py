@@ -105,6 +105,20 @@ def test_every_state_of_a_run_has_a_sentence_and_keeps_its_reasons(state: Any) -
     assert stamp.reasons == ("because",)
 
 
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        (20, "20 exchanges a second on each"),
+        (2.5, "2.50 exchanges a second on each"),
+        (1, "an exchange a second on each"),
+        (1 / 120, "an exchange every 120 seconds on each"),
+        (0.3, "an exchange every 3.33 seconds on each"),
+    ],
+)
+def test_a_slow_rate_is_said_by_its_interval(rate: float, said: str) -> None:
+    assert workload_of(make_run(workload={"sockets": 20, "rate": rate})) == f"20 connections, {said}"
+
+
 def test_a_workload_without_a_rate_says_none() -> None:
     assert workload_of(make_run(workload={"sockets": 2000})) == "2,000 connections"
 

@@ -104,6 +104,15 @@ def mentions(process: psutil.Process, results: Path) -> bool:
     return any(str(results) in word for word in process.info["cmdline"] or [])
 
 
+def test_the_server_is_sampled_in_a_second_before_the_first_socket(ended: dict[str, Ended]) -> None:
+    """Where memory without sockets is unknown, so is what one takes."""
+    folder = only_run(ended["of its own"].results)
+    first_second = min(load_recording(folder / "client.json").sockets())
+
+    assert load_samples(folder / "samples.jsonl")[0]["time_s"] < first_second
+    assert load_run(folder).figure("server_rss_per_socket") is not None
+
+
 def test_a_run_leaves_a_folder_that_says_all(ended: dict[str, Ended]) -> None:
     own = ended["of its own"]
     folder = only_run(own.results)

@@ -129,10 +129,16 @@ def workload_of(run: Run) -> str:
     workload = run.workload
     parts = [f"{workload['sockets']:,} connections"]
     if rate := workload.get("rate"):
-        parts.append(f"{_number(rate)} exchanges a second on each")
+        parts.append(f"{_pace(rate)} on each")
     if duration := workload.get("duration_s"):
         parts.append(f"{_number(duration)} seconds")
     return ", ".join(parts)
+
+
+def _pace(rate: float) -> str:
+    if rate > 1:
+        return f"{_number(rate)} exchanges a second"
+    return "an exchange a second" if rate == 1 else f"an exchange every {_number(float(f'{1 / rate:.3g}'))} seconds"
 
 
 def verdict_of(run: Run) -> Stamp:
