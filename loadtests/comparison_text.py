@@ -14,7 +14,7 @@ from rich.text import Text
 
 from loadtests.comparison import Comparison, FigureComparison, KeyDifference, Side
 from loadtests.power import MOST
-from loadtests.text import human, percent, render_table, title_of
+from loadtests.text import change, human, percent, render_table, title_of
 
 __all__ = [
     "COLOURS",
@@ -193,7 +193,7 @@ def _value(figure: FigureComparison, value: float) -> str:
 def change_of(figure: FigureComparison, value: float) -> str:
     """A change of a figure, or an end of its interval, with its sign."""
     if figure.scale == "ratio":
-        return percent(value, signed=True)
+        return change(value)
     return f"{'+' if value > 0 else ''}{_value(figure, value)}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["human", "percent", "render_table", "title_of"]
+__all__ = ["change", "human", "percent", "render_table", "title_of"]
 
 _TITLES = {
     "sockets_peak": "sockets held at once",
@@ -63,6 +63,13 @@ def percent(fraction: float, signed: bool = False) -> str:
     decimals = 0 if abs(value) >= 100 or value == int(value) else 1 if abs(value) >= 1 else 2
     number = f"{value:{'+' if signed and round(value, decimals) else ''},.{decimals}f}"
     return f"{0:.{decimals}f}%" if float(number.replace(",", "")) == 0 else number + "%"
+
+
+def change(fraction: float) -> str:
+    """A relative change with its sign, in percent; as a multiple, which people can picture, where it is tenfold."""
+    if fraction < 10:
+        return percent(fraction, signed=True)
+    return f"{human(1 + fraction, '').strip()}x"
 
 
 def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

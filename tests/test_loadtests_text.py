@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests.text import human, render_table, title_of
+from loadtests.text import change, human, render_table, title_of
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,25 @@ from loadtests.text import human, render_table, title_of
 )
 def test_a_figure_has_its_unit_and_no_false_precision(value: float, unit: str, text: str) -> None:
     assert human(value, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"),
+    [
+        (0.0, "0%"),
+        (-0.0012, "-0.12%"),
+        (0.0525, "+5.2%"),
+        (-0.5, "-50%"),
+        (3.333, "+333%"),
+        (9.994, "+999%"),
+        (10.0, "11x"),
+        (22.13, "23.1x"),
+        (276.38, "277x"),
+        (4_999.0, "5,000x"),
+    ],
+)
+def test_a_change_is_in_percent_until_it_is_tenfold(fraction: float, text: str) -> None:
+    assert change(fraction) == text
 
 
 def test_a_table_is_aligned_markdown() -> None:

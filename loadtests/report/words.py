@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from loadtests.comparison import FigureComparison
 from loadtests.figures import Figure
 from loadtests.results import Run
-from loadtests.text import title_of
+from loadtests.text import change, title_of
 
 __all__ = [
     "UNKNOWN",
@@ -105,9 +105,9 @@ def titled_figure(name: str) -> str:
 
 
 def changed(figure: FigureComparison, value: float) -> str:
-    """A change of B against A: in percent, or in the figure's own unit where there is no ratio."""
+    """A change of B against A: relative, or in the figure's own unit where there is no ratio."""
     if figure.scale == "ratio":
-        return f"{100 * value:+.{1 if abs(value) >= 0.01 else 2}f}%"
+        return change(value)
     return f"{'+' if value > 0 else ''}{quantity(value, figure.unit)}"
 
 
