@@ -9,9 +9,9 @@
     age          from accepted; each connection draws its own
 
 No message sets a timer. A connection stands once on the wheel, at the first of its deadlines; when that comes it is
-looked at, and stands at its next one, or comes up again in the time that a new connection has for its first byte if that
-is sooner. So a busy connection costs a look in half a minute with the default settings, and closing late by up to a tick
-is all that is lost.
+looked at, and stands at its next one, or in the time that a new connection has for its first byte if that is sooner. So
+a busy connection costs a look in half a minute with the default settings, and closing late by up to a tick is all that
+is lost.
 """
 
 from __future__ import annotations
