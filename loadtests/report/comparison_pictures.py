@@ -39,7 +39,7 @@ UNDECIDED = ("grey", "circle")
 _LEGEND = alt.Legend(columns=0, symbolOpacity=1, symbolStrokeWidth=2.5)
 ROW_HEIGHT = 44
 # Room for what stands beside a row: its figure and its verdict.
-LABEL_ROOM = 150
+LABEL_ROOM = 172
 POINTS_OVER_TIME = 2400
 
 
