@@ -1,8 +1,8 @@
 /* The path of every message, in C: what gserver/turn.py says in Python, for plain sockets and the usual case.
  *
  * Whatever is not usual (an error, a handler that blocks, a reply that the kernel does not take whole) is handed to the
- * methods of turn.Turn and connection.Connection, which are the same on both paths. A change of Turn.serve() is a
- * change of turn_serve(), and the other way round; the suite runs both (see gserver/native.py).
+ * methods of turn.Turn and connection.Connection, which are the same on both paths. A change of Turn.serve(),
+ * dispatch() or serve_parking() is a change here, and the other way round; the suite runs both (see gserver/native.py).
  *
  * System calls here keep the interpreter's lock: they do not block, and to give the lock away and take it again twice for
  * each message costs as much as decoding one.
@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/socket.h>
+#include <time.h>
 
 enum { RECEIVE_BYTES = 64 * 1024, HIGH_WATER = 64 * 1024, COPIED_BYTES = 4 * 1024 };
 
@@ -22,7 +23,7 @@ enum { RECEIVE_BYTES = 64 * 1024, HIGH_WATER = 64 * 1024, COPIED_BYTES = 4 * 102
 #define NAMES(X) \
     X(_data) X(_handler_failed) X(_interrupted) X(_look_at_the_clock) X(_malformed) \
     X(_protocol_broken) X(_end) X(_push) X(_send_early) X(broken) X(conn) X(encode) X(keep_rest) X(message_began) X(messages) \
-    X(partial) X(pause) X(popleft) X(push) X(receive) X(recv) X(turn_over) X(wait_for_room)
+    X(partial) X(pause) X(popleft) X(push) X(receive) X(recv) X(switch) X(turn_over) X(wait_for_room)
 #define DECLARE(name) static PyObject *str_##name;
 NAMES(DECLARE)
 static PyObject *nothing, *newline; /* as bytes */
@@ -276,6 +277,7 @@ typedef struct {
     double now;
     long batch;
     int is_bound; /* bind() was called */
+    Py_ssize_t most_idle;
     Py_ssize_t counter; /* which cell counts the messages */
     Py_buffer cells;
     PyObject *on_message, *raw, *json_lines, *encode_json, *malformed, *protocol_error, *handler_failures, *open;
@@ -285,6 +287,7 @@ typedef struct {
 static PyMemberDef turn_members[] = {
     {"now", T_DOUBLE, offsetof(TurnLoop, now), 0, NULL},
     {"_batch", T_LONG, offsetof(TurnLoop, batch), 0, NULL},
+    {"most_idle", T_PYSSIZET, offsetof(TurnLoop, most_idle), 0, NULL},
     {NULL},
 };
 
@@ -666,15 +669,10 @@ serve_one(TurnLoop *turn, Fields *conn, PyObject *runner)
     return turn_serve(turn, conn) < 0 ? -1 : PyObject_SetAttr(runner, str_conn, Py_None);
 }
 
+/* All of them; None, or the connection whose handler blocked. */
 static PyObject *
-turn_serve_ready(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+serve_ready(TurnLoop *turn, PyObject *ready, PyObject *runner)
 {
-    TurnLoop *turn = (TurnLoop *)self;
-    if (count != 2) {
-        PyErr_SetString(PyExc_TypeError, "serve_ready() takes the connections that are ready, and the runner");
-        return NULL;
-    }
-    PyObject *ready = arguments[0], *runner = arguments[1];
     for (;;) {
         Py_ssize_t left = PyObject_Size(ready);
         if (left <= 0)
@@ -691,6 +689,89 @@ turn_serve_ready(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
             return object;
         Py_DECREF(object);
     }
+}
+
+/* Runners: what Turn.dispatch() and Turn.serve_parking() say. */
+
+static int
+has_list(PyObject *const *arguments, Py_ssize_t count, const char *usage)
+{
+    if (count == 4 && PyList_Check(arguments[1]))
+        return 1;
+    PyErr_SetString(PyExc_TypeError, usage);
+    return 0;
+}
+
+static PyObject *
+turn_serve_parking(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+    if (!has_list(arguments, count, "serve_parking() takes ready, a list of idle runners, runner and park"))
+        return NULL;
+    TurnLoop *turn = (TurnLoop *)self;
+    PyObject *ready = arguments[0], *idle = arguments[1], *runner = arguments[2], *park = arguments[3];
+    for (;;) {
+        PyObject *blocked = serve_ready(turn, ready, runner);
+        if (blocked != Py_None || PyList_GET_SIZE(idle) >= turn->most_idle)
+            return blocked;
+        Py_DECREF(blocked);
+        if (PyList_Append(idle, runner) < 0 || done(PyObject_CallNoArgs(park)) < 0)
+            return NULL;
+    }
+}
+
+static PyObject *
+an_idle_runner(PyObject *idle, PyObject *make_runner)
+{
+    Py_ssize_t last = PyList_GET_SIZE(idle) - 1;
+    if (last < 0)
+        return PyObject_CallNoArgs(make_runner);
+    PyObject *runner = Py_NewRef(PyList_GET_ITEM(idle, last));
+    if (PyList_SetSlice(idle, last, last + 1, NULL) < 0)
+        Py_CLEAR(runner);
+    return runner;
+}
+
+static int
+enter(PyObject *runner, PyObject *handler_blocks)
+{
+    if (done(CALL(runner, switch)) < 0)
+        return -1;
+    PyObject *conn = PyObject_GetAttr(runner, str_conn);
+    int status = conn == NULL ? -1 : 0;
+    if (!is_none(conn))
+        status = done(PyObject_CallFunctionObjArgs(handler_blocks, runner, conn, NULL));
+    Py_XDECREF(conn);
+    return status;
+}
+
+static double
+monotonic(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static PyObject *
+turn_dispatch(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+    if (!has_list(arguments, count, "dispatch() takes ready, a list of idle runners, make_runner and handler_blocks"))
+        return NULL;
+    TurnLoop *turn = (TurnLoop *)self;
+    PyObject *ready = arguments[0], *idle = arguments[1], *make_runner = arguments[2], *handler_blocks = arguments[3];
+    Py_ssize_t left = PyObject_Size(ready);
+    if (left > 0)
+        turn->now = monotonic();
+    for (; left > 0; left = PyObject_Size(ready)) {
+        PyObject *runner = an_idle_runner(idle, make_runner);
+        if (runner == NULL)
+            return NULL;
+        int status = enter(runner, handler_blocks);
+        Py_DECREF(runner);
+        if (status < 0)
+            return NULL;
+    }
+    return left < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *
@@ -725,7 +806,8 @@ turn_bind(PyObject *self, PyObject *arguments)
 static PyMethodDef turn_methods[] = {
     {"bind", turn_bind, METH_VARARGS, NULL},
     {"serve", turn_serve_method, METH_O, NULL},
-    {"serve_ready", (PyCFunction)(void (*)(void))turn_serve_ready, METH_FASTCALL, NULL},
+    {"serve_parking", (PyCFunction)(void (*)(void))turn_serve_parking, METH_FASTCALL, NULL},
+    {"dispatch", (PyCFunction)(void (*)(void))turn_dispatch, METH_FASTCALL, NULL},
     {NULL},
 };
 

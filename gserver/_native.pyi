@@ -1,4 +1,5 @@
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from gserver.connection import Connection
@@ -22,6 +23,7 @@ class ConnectionFields:
 
 class TurnLoop:
     now: float
+    most_idle: int
     def bind(
         self,
         on_message: Any,
@@ -37,4 +39,14 @@ class TurnLoop:
         /,
     ) -> None: ...
     def serve(self, conn: Connection, /) -> None: ...
-    def serve_ready(self, ready: deque[Connection], runner: Any, /) -> Connection | None: ...
+    def dispatch(
+        self,
+        ready: deque[Connection],
+        idle: list[Any],
+        make_runner: Callable[[], Any],
+        handler_blocks: Callable[[Any, Connection], None],
+        /,
+    ) -> None: ...
+    def serve_parking(
+        self, ready: deque[Connection], idle: list[Any], runner: Any, park: Callable[[], object], /
+    ) -> Connection | None: ...

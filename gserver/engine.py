@@ -18,6 +18,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import gevent
@@ -31,10 +33,6 @@ from gserver.turn import Turn
 __all__ = ["DedicatedEngine", "Engine", "PooledEngine"]
 
 log = logging.getLogger("gserver.engine")
-
-# Runners kept for the next turn; a burst of blocked handlers beyond it makes runners that are let go afterwards.
-IDLE_RUNNERS = 64
-
 
 ConnectionKind = TypeVar("ConnectionKind", bound=Connection, contravariant=True)
 
@@ -68,10 +66,19 @@ class Engine(Protocol[ConnectionKind]):
 
 
 class Runner(greenlet):
-    """A greenlet that serves connections. `conn` is the one whose turn it is in, None while parked."""
+    """A greenlet that serves connections.
 
-    conn: Connection | None = None
-    home: Connection | None = None  # the only one it ever serves, in the dedicated shape
+    Attributes:
+        conn: the one whose turn it is in, None while parked.
+        home: the only one it ever serves, in the dedicated shape.
+    """
+
+    __slots__ = ("conn", "home")
+
+    def __init__(self, run: Callable[[], None], hub: Any, home: Connection | None = None) -> None:
+        super().__init__(run, hub)
+        self.conn: Connection | None = None
+        self.home = home
 
 
 def _current_runner() -> Runner:
@@ -86,15 +93,20 @@ class _TurnEngine:
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
         self._hub: Any = get_hub()
+        # The hub's own switch() looks for a switch_out() of the runner, which has none: 4 % of a turn's instructions.
+        self._park = partial(greenlet.switch, self._hub)
 
     def _enter(self, runner: Runner) -> None:
-        """Switch to a parked runner, from the hub; where a handler blocked, mark its connection, send what is ready."""
+        """Switch to a parked runner, from the hub."""
         runner.switch()
         conn = runner.conn
         if conn is not None:
-            conn.runner = runner
-            conn.flush_replies()
-            conn.handler_blocks(self._turn.now)
+            self._handler_blocks(runner, conn)
+
+    def _handler_blocks(self, runner: Runner, conn: Connection) -> None:
+        conn.runner = runner
+        conn.flush_replies()
+        conn.handler_blocks(self._turn.now)
 
     def _watch(self, conn: Connection) -> None:
         raise NotImplementedError
@@ -142,7 +154,7 @@ class PooledEngine(_TurnEngine):
         self._ready: deque[Connection] = deque()
         self._is_ready = self._ready.append  # made once: a method of its own is 72 bytes for each connection
         self._idle: list[Runner] = []
-        self._is_closed = False
+        self._dispatch = partial(turn.dispatch, self._ready, self._idle, self._make_runner, self._handler_blocks)
         self._check = self._hub.loop.check(ref=False, priority=self._hub.loop.MINPRI)
         self._check.start(self._dispatch)
 
@@ -157,7 +169,7 @@ class PooledEngine(_TurnEngine):
         """Nothing: only a turn holds on to a connection here."""
 
     def close(self) -> None:
-        self._is_closed = True
+        self._turn.most_idle = 0
         self._check.stop()
         self._check.close()
         for runner in self._idle:
@@ -168,24 +180,17 @@ class PooledEngine(_TurnEngine):
         self._ready.append(conn)
         self._hub.loop.run_callback(self._dispatch)  # the check watcher would wait for some input
 
-    def _dispatch(self) -> None:
-        ready, idle = self._ready, self._idle
-        if ready:
-            self._turn.now = time.monotonic()
-        while ready:
-            self._enter(idle.pop() if idle else Runner(self._run, self._hub))
+    def _make_runner(self) -> Runner:
+        return Runner(self._run, self._hub)
 
     def _run(self) -> None:
-        runner = _current_runner()
-        ready, serve_ready, park = self._ready, self._turn.serve_ready, self._hub.switch
-        while True:
-            blocked = serve_ready(ready, runner)
-            if blocked is not None:  # so another runner has the queue, and the hub is not waiting for this one
-                self._resume(blocked)
-            if len(self._idle) >= IDLE_RUNNERS or self._is_closed:
+        runner, idle, turn = _current_runner(), self._idle, self._turn
+        while (blocked := turn.serve_parking(self._ready, idle, runner, self._park)) is not None:
+            self._resume(blocked)
+            if len(idle) >= turn.most_idle:
                 return
-            self._idle.append(runner)
-            park()
+            idle.append(runner)
+            self._park()
 
 
 class DedicatedEngine(_TurnEngine):
@@ -196,8 +201,7 @@ class DedicatedEngine(_TurnEngine):
         self._runners: dict[Connection, Runner] = {}
 
     def add(self, conn: Connection) -> None:
-        runner = Runner(self._run, self._hub)
-        runner.home = conn
+        runner = Runner(self._run, self._hub, conn)
         self._runners[conn] = runner
         conn.watcher = self._hub.loop.io(conn.sock.fileno(), READ)
         self._watch(conn)
@@ -228,7 +232,7 @@ class DedicatedEngine(_TurnEngine):
             conn.abort(CloseReason.HANDLER_ERROR)
 
     def _serve_for_life(self, runner: Runner, conn: Connection) -> None:
-        serve, park = self._turn.serve, self._hub.switch
+        serve, park = self._turn.serve, self._park
         while conn.state is State.OPEN:
             runner.conn = conn
             serve(conn)

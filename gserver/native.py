@@ -1,4 +1,4 @@
-"""The turn of connections, in C where gserver was compiled: _native.c says what turn.py says.
+"""The turn of connections, and what leads to it, in C where gserver was compiled: _native.c says what turn.py says.
 
 What it buys, one worker, processor time against that of turn.py in the same run: an echo with one message in flight on
 each of 50 sockets takes 0.75 of it, JSON 0.82, and 16 JSON messages in flight 0.9 each.
@@ -23,7 +23,7 @@ if IS_NATIVE:
     from gserver._native import TurnLoop
 
     class NativeTurn(TurnLoop, Turn):
-        """A Turn whose serve() and serve_ready() are compiled; everything they call for what is not usual is Turn's."""
+        """A Turn whose serve(), dispatch() and serve_parking() are compiled; all that is not usual is Turn's."""
 
         def __init__(self, service: Service, ledger: Ledger, fairness: Fairness) -> None:
             super().__init__(service, ledger, fairness)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -26,7 +27,7 @@ from gserver.framing import Codec, Malformed
 from gserver.ledger import MESSAGES, Ledger
 from gserver.service import Fault, Service
 
-__all__ = ["HANDLER_FAILURES", "Turn"]
+__all__ = ["HANDLER_FAILURES", "IDLE_RUNNERS", "Turn"]
 
 log = logging.getLogger("gserver.turn")
 
@@ -35,6 +36,8 @@ RECEIVE_BYTES = 64 * 1024
 # How many messages a turn handles between two looks at the clock.
 FIRST_BATCH = 16
 LARGEST_BATCH = 256
+#: Runners kept for the next turn; a burst of blocked handlers beyond it makes runners that are let go afterwards.
+IDLE_RUNNERS = 64
 #: What a handler may raise and the worker goes on.
 HANDLER_FAILURES = (Exception, gevent.Timeout, HandlerTimeout)
 
@@ -44,7 +47,7 @@ class Turn:
 
     The messages of a turn are counted in the ledger together, before its last replies are sent. In _answer() is much
     that looks like methods of their own: a call less for every message is 1 % of an echo. Where gserver is compiled,
-    serve() and serve_ready() are those of _native.c.
+    serve(), dispatch() and serve_parking() are those of _native.c.
     """
 
     def __init__(self, service: Service, ledger: Ledger, fairness: Fairness) -> None:
@@ -54,9 +57,48 @@ class Turn:
         self._cells = ledger.cells
         self._on_message = service.on_message
         self._batch = FIRST_BATCH
-        self.now = time.monotonic()  # when the hub last had work; the engine's to set
+        self.now = time.monotonic()  # when the hub last had work
+        self.most_idle = IDLE_RUNNERS  # 0: a runner that is done ends
 
-    def serve_ready(self, ready: deque[Connection], runner: Any) -> Connection | None:
+    def dispatch(
+        self,
+        ready: deque[Connection],
+        idle: list[Any],
+        make_runner: Callable[[], Any],
+        handler_blocks: Callable[[Any, Connection], None],
+    ) -> None:
+        """From the hub, switch to runners until none is left that is ready.
+
+        A runner comes back parked, or with a connection in `runner.conn`: then its handler blocks, which
+        `handler_blocks` is told, and another runner has the rest.
+        """
+        if ready:
+            self.now = time.monotonic()
+        while ready:
+            runner = idle.pop() if idle else make_runner()
+            runner.switch()
+            conn = runner.conn
+            if conn is not None:
+                handler_blocks(runner, conn)
+
+    def serve_parking(
+        self, ready: deque[Connection], idle: list[Any], runner: Any, park: Callable[[], object]
+    ) -> Connection | None:
+        """What a runner does: serve all that are ready, park among `idle`, and again.
+
+        Return the connection whose handler blocked meanwhile: others have the rest, and the hub is not waiting for this
+        runner. Return None where enough runners are idle.
+        """
+        while True:
+            blocked = self._serve_ready(ready, runner)
+            if blocked is not None:
+                return blocked
+            if len(idle) >= self.most_idle:
+                return None
+            idle.append(runner)
+            park()
+
+    def _serve_ready(self, ready: deque[Connection], runner: Any) -> Connection | None:
         """Serve one after the other, until none is left; return the one whose handler blocked meanwhile, if one did.
 
         While it is served, the connection stands in `runner.conn`.

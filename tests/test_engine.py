@@ -11,12 +11,13 @@ import gevent
 import pytest
 
 from gserver.connection import Connection
-from gserver.engine import IDLE_RUNNERS, Runner
+from gserver.engine import Runner
 from gserver.errors import CloseReason
 from gserver.framing import LengthPrefixed, Lines, Raw
 from gserver.handlers import echo
 from gserver.server import TcpServer
 from gserver.service import Service
+from gserver.turn import IDLE_RUNNERS
 from tests.helpers.leaks import live_greenlets
 from tests.helpers.services import Gate, make_echo_lines, make_lines
 from tests.helpers.serving import Serving, assert_closed

@@ -22,16 +22,16 @@ pytestmark = [
 #: held to the largest.
 COUNTED = {
     "compiled": {
-        (3, 10): Costs(echo=0.35, json=0.26),
-        (3, 11): Costs(echo=0.54, json=0.42),
-        (3, 12): Costs(echo=0.60, json=0.43),
-        (3, 13): Costs(echo=0.64, json=0.45),
+        (3, 10): Costs(echo=0.21, json=0.26),
+        (3, 11): Costs(echo=0.39, json=0.41),
+        (3, 12): Costs(echo=0.42, json=0.42),
+        (3, 13): Costs(echo=0.45, json=0.44),
     },
     "pure": {
-        (3, 10): Costs(echo=0.89, json=0.39),
-        (3, 11): Costs(echo=1.06, json=0.50),
-        (3, 12): Costs(echo=1.08, json=0.51),
-        (3, 13): Costs(echo=1.14, json=0.53),
+        (3, 10): Costs(echo=0.84, json=0.38),
+        (3, 11): Costs(echo=0.99, json=0.50),
+        (3, 12): Costs(echo=1.00, json=0.50),
+        (3, 13): Costs(echo=1.03, json=0.52),
     },
 }
 #: One build of a version with profile-guided optimization, as Debian's, counts up to 10 % less than one without, which

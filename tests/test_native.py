@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,12 @@ def test_it_refuses_what_it_was_not_made_for() -> None:
 
     with pytest.raises(TypeError, match=r"object at .* is no connection"):
         turn.serve(object())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"dispatch\(\) takes ready, a list of idle runners"):
+        turn.dispatch(deque(), (), object, answer)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"serve_parking\(\) takes ready, a list of idle runners"):
+        turn.serve_parking(deque(), None, None, print)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="is no connection"):
+        turn.serve_parking(deque([object()]), [], None, print)  # type: ignore[list-item]
     with pytest.raises(RuntimeError, match="bind"):
         TurnLoop().serve(object())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="there is no cell 2 of 8 bytes in 16 bytes"):
