@@ -187,6 +187,7 @@ class PooledEngine(_TurnEngine):
         runner, idle, turn = _current_runner(), self._idle, self._turn
         while (blocked := turn.serve_parking(self._ready, idle, runner, self._park)) is not None:
             self._resume(blocked)
+            blocked = None  # while it is parked, it would keep a connection that is closed by then
             if len(idle) >= turn.most_idle:
                 return
             idle.append(runner)

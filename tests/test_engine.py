@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import socket
+import weakref
 from typing import Any
 
 import gevent
@@ -265,6 +266,27 @@ def test_a_burst_of_blocked_handlers_does_not_leave_its_runners_behind(serving: 
     gc.collect()
 
     assert sum(isinstance(each, Runner) for each in live_greenlets()) <= IDLE_RUNNERS
+
+
+def test_a_parked_runner_keeps_no_connection(serving: Serving) -> None:
+    class Session:
+        """What only the connection knows."""
+
+    def block(line: bytes, conn: Connection) -> bytes:
+        conn.session = Session()
+        sessions.append(weakref.ref(conn.session))
+        gevent.sleep(0.001)
+        return line
+
+    sessions: list[weakref.ref[Session]] = []
+    server = serving.start(make_lines(block))
+    for peer in [serving.connect(server) for _ in range(5)]:
+        assert peer.ask(b"hello") == b"hello"
+        peer.finish()
+    wait_until(lambda: server.ledger.open == 0)
+    gc.collect()
+
+    assert [session() for session in sessions] == [None] * 5
 
 
 def test_runners_are_let_go_when_the_server_stops(serving: Serving, greenlets: str) -> None:
