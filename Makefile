@@ -48,7 +48,7 @@ baselines: $(VENV)/.demo
 	done
 	@printf '# gserver beside other servers\n\n' > results/baselines/README.md
 	@$(VENV)/bin/loadtests compare results/baselines/*/ --markdown --fail-on never >> results/baselines/README.md
-	@$(VENV)/bin/loadtests compare results/baselines/echo-and-uvloop-echo --pictures docs/pictures --fail-on never > /dev/null
+	@$(VENV)/bin/loadtests compare results/baselines/json-and-uvloop-json --pictures docs/pictures --fail-on never > /dev/null
 
 bench: $(VENV)/.bench
 	$(VENV)/bin/python -m benchmarks $(JOBS) --rounds $(ROUNDS) $(OPTIONS)
