@@ -2,7 +2,7 @@
 #   make demo    2,000 real sockets on a real server, and the report
 #   make test    the whole test suite
 #   make baselines
-#                results/baselines again: gserver against its peers, and its two engines, in pairs; about an hour;
+#                results/baselines again: gserver against its peers, and its two engines, in pairs; an hour or more;
 #                BASELINES= makes some of them only. And README's pictures of them
 #   make bench   the server beside its peers, in about ten minutes; JOBS=, ROUNDS= and OPTIONS= change what is measured
 #                (.venv/bin/python -m benchmarks --help). Needs gcc; a peer that is not installed is skipped
