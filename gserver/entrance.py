@@ -18,6 +18,7 @@ from gevent import get_hub
 from gserver.admission import AccessList
 from gserver.connection import READ, Connection
 from gserver.errors import CloseReason, ProxyError, TlsError
+from gserver.guard import shielded
 from gserver.proxy_protocol import ProxyReader, peer_of
 from gserver.tls import Tls
 from gserver.tls_connection import TlsConnection, TlsStreamConnection
@@ -77,11 +78,15 @@ class Entrance:
     def _watch(self, conn: Connection, step: Callable[..., None], *arguments: Any) -> None:
         if conn.watcher is None:
             conn.watcher = get_hub().loop.io(conn.sock.fileno(), READ)
-        conn.watcher.start(step, conn, *arguments)
+        conn.watcher.start(self._take, step, conn, *arguments)
+
+    def _take(self, step: Callable[..., None], conn: Connection, *arguments: Any) -> None:
+        if not shielded(f"the handshake of {conn}", step, conn, *arguments):
+            conn.abort(CloseReason.HANDSHAKE_FAILED)
 
     def _through(self, conn: Connection) -> None:
         conn.stop_watching()
-        conn.active_at = time.monotonic()
+        conn.active_at = conn.received_at = time.monotonic()
         conn.received_bytes = conn.sent_bytes = 0  # from here on it has a say
         self._entered(conn)
 

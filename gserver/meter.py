@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 
 import gevent
-from greenlet import GreenletExit
 
 from gserver.admission import TokenBucket
 from gserver.connection import Connection, State
 from gserver.errors import CloseReason, LimitExceeded
 from gserver.fairness import Fairness
+from gserver.guard import Killed
 from gserver.ledger import Ledger
 from gserver.limits import Limits, RateAction
 from gserver.service import Service
@@ -100,6 +100,6 @@ class MeteredTurn(Turn):
         else:
             try:
                 sit_out(conn, ahead_s)
-            except GreenletExit:
+            except Killed:
                 conn.abort(CloseReason.KILLED)
                 raise

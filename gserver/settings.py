@@ -62,6 +62,17 @@ class Settings:
         help="a listening socket for each worker, among which the kernel spreads new connections, instead of one that "
              "they share and take in turns")
 
+    tcp_keepalive_idle: int = _setting(
+        "Sockets", 0, checks.whole(0, 32767), "--tcp-keepalive-idle", metavar="SECONDS",
+        help="how long a TCP connection is silent before the kernel probes its peer; 0, here and below: the kernel's "
+             "own choice")
+    tcp_keepalive_interval: int = _setting(
+        "Sockets", 0, checks.whole(0, 32767), "--tcp-keepalive-interval", metavar="SECONDS",
+        help="how long the kernel waits from one unanswered probe to the next")
+    tcp_keepalive_count: int = _setting(
+        "Sockets", 0, checks.whole(0, 127), "--tcp-keepalive-count", metavar="N",
+        help="how many unanswered probes end the connection")
+
     workers: int = _setting(
         "Workers", 1, checks.whole(1, MAX_WORKERS), "-w", "--workers", metavar="N", help="worker processes")
     worker_connections: int = _setting(
@@ -122,6 +133,9 @@ class Settings:
     idle_timeout: float = _setting(
         "Deadlines", 300, checks.seconds, "--idle-timeout", metavar="SECONDS",
         help="how long nothing may come or go between two messages")
+    read_idle_timeout: float = _setting(
+        "Deadlines", 0, checks.seconds, "--read-idle-timeout", metavar="SECONDS",
+        help="how long a peer may send nothing, whatever is sent to it, while no handler works for it")
     message_timeout: float = _setting(
         "Deadlines", 30, checks.seconds, "--message-timeout", metavar="SECONDS",
         help="how long a message may take from its first byte to its last")

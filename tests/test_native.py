@@ -146,4 +146,4 @@ def test_it_refuses_what_it_was_not_made_for() -> None:
     with pytest.raises(RuntimeError, match="bind"):
         TurnLoop().serve(object())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="there is no cell 2 of 8 bytes in 16 bytes"):
-        TurnLoop().bind(answer, bytearray(16), MESSAGES, Raw, Raw, repr, Raw, ValueError, (ValueError,), None)
+        TurnLoop().bind(answer, bytearray(16), MESSAGES, Raw, Raw, repr, Raw, ValueError, None)

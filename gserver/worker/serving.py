@@ -18,7 +18,7 @@ from gserver.entrance import EntranceRules
 from gserver.ledger import Ledger
 from gserver.limits import Limits
 from gserver.logs import access_line
-from gserver.server import Handle, TcpServer
+from gserver.server import Handle, Keepalive, TcpServer
 from gserver.settings import Settings
 from gserver.tls import Tls
 from gserver.worker.gate import LONGEST_PAUSE_S, pause_before_accept
@@ -64,6 +64,9 @@ class WorkerServer(TcpServer):
             door=door,
             entrance=entrance_of(settings, tls),
             send_limit=settings.send_buffer_limit,
+            keepalive=Keepalive(
+                settings.tcp_keepalive_idle, settings.tcp_keepalive_interval, settings.tcp_keepalive_count
+            ),
         )
         self._scoreboard = scoreboard
         self._most = settings.worker_connections
@@ -132,6 +135,7 @@ def deadlines_of(settings: Settings) -> Deadlines:
         settings.write_timeout,
         settings.max_connection_age,
         settings.max_connection_age_jitter,
+        settings.read_idle_timeout,
     )
 
 
