@@ -290,9 +290,9 @@ class TcpServer(StreamServer):
             conn.retires_at = self._deadlines.retirement(conn.opened_at, random.random())
         log.debug("accepted %s", conn)
         conn.state = State.HANDSHAKING
-        if failure is not None:
-            assert self._engine is not None
-            self._engine.failed("codec", conn, failure)
+        if failure is not None:  # nothing can be said without one
+            self.ledger.failed()
+            log.error("codec failed for %s", conn, exc_info=failure)
             conn.close(CloseReason.HANDLER_ERROR)
             return conn
         # First by its name, if that is known: for who may not come in, nobody has to go.

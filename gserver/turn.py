@@ -200,6 +200,7 @@ class Turn:
             conn.abort(CloseReason.KILLED)
             raise error
         self._broken(conn, error)
+        conn.flush_replies()
 
     def serve_last(self, conn: Connection) -> None:
         """Answer what the peer has sent by now, then close: the last turn of a drain."""

@@ -27,7 +27,7 @@ from tests.helpers.serving import Serving
 
 ROOT = Path(__file__).parents[1]
 #: What serves a turn, its sending, and its greenlets.
-SHARED = ("test_turn", "test_connection", "test_engine", "test_fairness")
+SHARED = ("test_turn", "test_connection", "test_engine", "test_fairness", "test_user_code")
 
 needs_compiled = pytest.mark.skipif(not IS_NATIVE, reason="gserver was installed without a compiler")
 
