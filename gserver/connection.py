@@ -488,7 +488,9 @@ def swap_context(conn: Connection) -> None:
     all of its callbacks, in every message, as if it had a greenlet to itself.
     """
     current: Any = getcurrent()
-    conn.context, current.gr_context = current.gr_context, conn.context
+    theirs, mine = current.gr_context, conn.context
+    if theirs is not mine:  # nearly always both are empty
+        conn.context, current.gr_context = theirs, mine
 
 
 def format_address(address: Address) -> str:

@@ -28,7 +28,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from gserver.connection import READ, Connection, State
 from gserver.errors import CloseReason, LimitExceeded, ProtocolError
-from gserver.guard import Killed, interrupt_program
+from gserver.guard import Killed, interrupt_program, shielded
 from gserver.turn import Turn
 
 __all__ = ["DedicatedEngine", "Engine", "PooledEngine"]
@@ -122,7 +122,8 @@ class _TurnEngine:
     def _handler_blocks(self, runner: Runner, conn: Connection) -> None:
         if conn.runner is None:  # else it only steps aside: see Turn._step_aside()
             conn.runner = runner
-            conn.flush_replies()
+            if not shielded(f"sending to {conn}", conn.flush_replies):
+                conn.abort(CloseReason.HANDLER_ERROR)
             conn.handler_blocks(self._turn.now)
 
     def _watch(self, conn: Connection) -> None:
