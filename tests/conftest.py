@@ -63,8 +63,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = take_stock(greenlets="serving" in request.fixturenames)
+def _no_leaks() -> Iterator[None]:
+    # A loop's clock stands still while nobody turns the loop, and gevent.joinall(timeout=20) and plain timers count
+    # from that moment: after 20 s of tests without a turn, the first of them would be over at once.
+    gevent.get_hub().loop.update_now()
+    before = take_stock()
     yield
     assert_no_leaks(before)
     assert not monkey.is_module_patched("threading"), "this test patched the process of all that follow"
