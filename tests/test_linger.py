@@ -33,7 +33,7 @@ class PushyClient(threading.Thread):
         self.error: OSError | None = None
 
     def run(self) -> None:
-        with plain.create_connection(self.address, timeout=10) as sock:
+        with plain.create_connection(self.address, timeout=60) as sock:
             sender = threading.Thread(target=self.send, args=(sock,), daemon=True)
             sender.start()
             try:

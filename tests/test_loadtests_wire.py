@@ -20,7 +20,7 @@ from gserver.framing import Lines
 from loadtests.wire import PeerFinished, TlsWire, Wire, WireClosed
 from tests.helpers.waiting import wait_until
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 @dataclass

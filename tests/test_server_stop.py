@@ -68,7 +68,7 @@ def test_serve_forever_serves_until_it_is_stopped(serving: Serving, greenlets: s
     forever = gevent.spawn(server.serve_forever)
     assert serving.connect(server).ask(b"hello") == b"hello"
     server.stop(0.05)
-    forever.join(2)
+    forever.join(60)
 
     assert forever.successful()
 
@@ -88,7 +88,7 @@ def test_a_drain_under_serve_forever_keeps_its_own_timeout(serving: Serving, gre
     assert peer.read_to_end() == b"did wait\n"
     peer.close()
     assert drain.get() == 0
-    forever.join(2)
+    forever.join(60)
     assert forever.ready()
 
 
