@@ -93,12 +93,14 @@ def test_new_code_takes_over_one_worker_after_the_other(tmp_path: Path) -> None:
 )
 def test_code_that_does_not_work_never_serves(tmp_path: Path, app: str, arguments: tuple[str, ...], said: str) -> None:
     write(tmp_path, LINE_APP)
+    config = tmp_path / "gserver.conf.py"
+    config.write_text("")
     with start(tmp_path, *arguments) as server:
         before = {worker.pid for worker in server.workers()}
         with Swarm(server.address, long=10, short=2) as swarm:
             write(tmp_path, app)
             if app is HANGS:  # only the new code: the old one may take its time to start
-                (tmp_path / "gserver.conf.py").write_text("ready_timeout = 3\n")
+                config.write_text("ready_timeout = 3\n")
 
             status, error = reload_with(server, tmp_path)
 
