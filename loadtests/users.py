@@ -292,7 +292,12 @@ class TcpUser(User):
             return self.wire_class(sockets[0], self.make_codec(), self.reply_timeout_s)
         context = self.ssl_context or _context(getattr(options, "tls_ca", ""))
         wire = TlsWire(sockets[0], self.make_codec(), self.reply_timeout_s, context, parse_host(host)[0])
-        if not self._phase("tls", lambda: wire.handshake(self.connect_timeout_s)):
+        try:
+            is_up = self._phase("tls", lambda: wire.handshake(self.connect_timeout_s))
+        except BaseException:  # the swarm stops
+            wire.close()
+            raise
+        if not is_up:
             wire.close()
             return None
         return wire

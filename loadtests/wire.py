@@ -305,9 +305,10 @@ class TlsWire(Wire):
     def __init__(
         self, sock: _socket.socket, codec: Codec, timeout_s: float, context: ssl.SSLContext, server_name: str | None
     ) -> None:
-        super().__init__(sock, codec, timeout_s)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        # Before the socket is watched: it raises for a name that cannot be one, and nobody would end the watcher.
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
+        super().__init__(sock, codec, timeout_s)
 
     def handshake(self, timeout_s: float) -> None:
         """TimeoutError, ssl.SSLError, OSError or PeerFinished if there is none."""

@@ -36,7 +36,7 @@ def stand_in(pidfile: Path, answer: str) -> Iterator[None]:
         assert process.stdout.readline() == b"ready\n"
         pidfile.write_text(str(process.pid))
         yield
-        process.wait(20)
+        process.wait(60)
 
 
 @pytest.fixture

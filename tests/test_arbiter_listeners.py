@@ -47,7 +47,7 @@ def only(lanes: list[Lane], bind: Bind = ANY) -> socket.socket:
 def knock(address: object, family: int = socket.AF_INET) -> None:
     """Connect, which succeeds if somebody listens."""
     with socket.socket(family) as client:
-        client.settimeout(5)
+        client.settimeout(60)
         client.connect(address)
 
 

@@ -73,7 +73,7 @@ def arbiter(tmp_path: Path) -> Iterator[Arbiter]:
 
 def connect(path: Path) -> socket.socket:
     reader = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    reader.settimeout(5)
+    reader.settimeout(60)
     reader.connect(str(path))
     return reader
 

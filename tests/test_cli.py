@@ -111,7 +111,7 @@ def test_a_pid_file_without_an_id_is_one_line(tmp_path: Path, capsys: pytest.Cap
 
 def test_a_pid_file_of_a_process_that_is_gone_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
-        gone.wait(20)
+        gone.wait(60)
     (tmp_path / "pid").write_text(str(gone.pid))
 
     assert main(["--reload-pid", str(tmp_path / "pid")]) == 1

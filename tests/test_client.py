@@ -100,7 +100,7 @@ def test_an_answer_that_is_not_json_is_malformed() -> None:
 def run_client(address: tuple[str, int] | str, codec: str, text: bytes) -> subprocess.CompletedProcess[bytes]:
     where = address if isinstance(address, str) else f"{address[0]}:{address[1]}"
     command = [sys.executable, "-m", "gserver.client", where, "--codec", codec]
-    return subprocess.run(command, input=text, capture_output=True, timeout=20, check=False)
+    return subprocess.run(command, input=text, capture_output=True, timeout=60, check=False)
 
 
 def test_the_command_says_a_line_and_gets_its_echo(echo: GserverProcess) -> None:

@@ -310,7 +310,7 @@ def test_abort_wakes_whoever_waits_to_send(serving: Serving, greenlets: str) -> 
     senders = [gevent.spawn(keeper.conn.send, b"x" * BIG * 5) for _ in range(3)]
     wait_until(lambda: keeper.conn.outbox is not None)
     keeper.conn.abort(CloseReason.KILLED)
-    gevent.joinall(senders, timeout=1)
+    gevent.joinall(senders, timeout=60)
 
     assert all(isinstance(sender.exception, ConnectionClosed) for sender in senders)
     peer.close()
@@ -321,7 +321,7 @@ def test_a_peer_that_breaks_wakes_whoever_waits_to_send(serving: Serving, greenl
     sender = gevent.spawn(keeper.conn.send, b"x" * BIG * 5)
     wait_until(lambda: keeper.conn.outbox is not None)
     peer.reset()
-    sender.join(1)
+    sender.join(60)
 
     assert isinstance(sender.exception, ConnectionClosed)
     assert sender.exception.reason is CloseReason.PEER_RESET

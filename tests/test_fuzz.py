@@ -13,7 +13,7 @@ from tests.helpers.codec_variants import VARIANTS
 
 FUZZ = Path(__file__).parent / "fuzz"
 RUNS = 500
-PATIENCE_S = 60
+PATIENCE_S = 120.0
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
 

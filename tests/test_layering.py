@@ -194,7 +194,7 @@ def test_the_distribution_has_the_server_and_the_load_tests_alone() -> None:
 def test_importing_it_does_not_import_gevent(module: str) -> None:
     program = f"import sys, {module}; print(sorted(name for name in sys.modules if name.startswith('gevent')))"
     finished = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, cwd=ROOT, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False
     )
 
     assert (finished.stdout, finished.stderr) == ("[]\n", "")
@@ -204,7 +204,7 @@ def test_importing_it_does_not_import_gevent(module: str) -> None:
 def test_importing_it_patches_nothing(module: str) -> None:
     program = f"import socket, time, {module}; print(socket.socket.__module__, time.sleep.__module__)"
     finished = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, cwd=ROOT, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False
     )
 
     assert (finished.stdout, finished.stderr) == ("socket time\n", "")
@@ -213,7 +213,7 @@ def test_importing_it_patches_nothing(module: str) -> None:
 def test_every_public_name_can_be_imported_and_is_hidden_by_no_module() -> None:
     program = "import gserver; print(all(getattr(gserver, name) is not None for name in gserver.__all__))"
     finished = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, cwd=ROOT, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False
     )
     assert (finished.stdout, finished.stderr) == ("True\n", "")
     tree = parse(ROOT / "gserver/__init__.py")

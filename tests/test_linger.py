@@ -33,7 +33,7 @@ class PushyClient(threading.Thread):
         self.error: OSError | None = None
 
     def run(self) -> None:
-        with plain.create_connection(self.address, timeout=10) as sock:
+        with plain.create_connection(self.address, timeout=60) as sock:
             sender = threading.Thread(target=self.send, args=(sock,), daemon=True)
             sender.start()
             try:
@@ -109,7 +109,7 @@ def test_a_peer_that_stays_is_cut_off_in_time() -> None:
         time.sleep(0.06)
         started = time.monotonic()
         lingering.take(ours)
-        wait_until(lambda: is_closed(ours), 2)
+        wait_until(lambda: is_closed(ours))
         assert time.monotonic() - started >= 0.04
 
     assert emptied == [True]
@@ -118,18 +118,19 @@ def test_a_peer_that_stays_is_cut_off_in_time() -> None:
 def test_each_socket_has_its_own_deadline() -> None:
     emptied: list[bool] = []
     pairs = [make_pair() for _ in range(3)]
-    gone: list[float] = []
+    stayed_s: list[float] = []
+    taken: list[float] = []
     with make_linger(0.1, emptied) as lingering:
         for ours, _ in pairs:
+            taken.append(time.monotonic())
             lingering.take(ours)
             gevent.sleep(0.03)
-        for ours, theirs in pairs:
-            wait_until(functools.partial(is_closed, ours), 2)
-            gone.append(time.monotonic())
+        for (ours, theirs), since in zip(pairs, taken, strict=True):
+            wait_until(functools.partial(is_closed, ours))
+            stayed_s.append(time.monotonic() - since)
             theirs.close()
 
-    assert gone[1] - gone[0] >= 0.01
-    assert gone[2] - gone[1] >= 0.01
+    assert min(stayed_s) >= 0.09
     assert emptied == [True]
 
 

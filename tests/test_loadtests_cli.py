@@ -85,7 +85,7 @@ def test_a_wrong_argument_is_one_line(
 )
 def test_wrong_usage_is_status_2_and_no_traceback(arguments: list[str]) -> None:
     command = [sys.executable, "-m", "loadtests", *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     assert ended.returncode == 2
     assert "usage: loadtests" in ended.stderr
@@ -94,6 +94,6 @@ def test_wrong_usage_is_status_2_and_no_traceback(arguments: list[str]) -> None:
 
 def test_the_command_line_does_not_import_locust() -> None:
     code = "import sys, loadtests.cli; print('locust' in sys.modules, 'gevent' in sys.modules)"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
 
     assert ended.stdout == "False False\n"

@@ -16,7 +16,7 @@ from loadtests.results import Run, load_recording, load_run
 from tests.helpers.namespaces import Network, network
 from tests.helpers.processes import wait_for
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 OTHER_CLOCK = ("unshare", "-T", "--monotonic", "1000", "--fork")
 
 
@@ -66,7 +66,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
     below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.terminate()
     try:
-        process.wait(20)
+        process.wait(60)
     finally:
         for each in below:
             if each.is_running():

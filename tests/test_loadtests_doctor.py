@@ -150,7 +150,7 @@ def test_every_profile_has_a_line_that_says_why() -> None:
 
 def run_doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "loadtests.doctor", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_this_host_holds_the_smallest_profile_and_says_so() -> None:

@@ -33,6 +33,6 @@ def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
         "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 512));"
         "print(raise_(), resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
 
     assert ended.stdout == "512 (512, 512)\n"

@@ -19,7 +19,7 @@ from tests.helpers.processes import wait_for
 
 pytestmark = pytest.mark.alone
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 HOG = "import os; os.sched_setaffinity(0, {%d})\nwhile True: pass"
 
 

@@ -13,7 +13,7 @@ from loadtests.profiles import PROFILES
 from tests.helpers.loadtests_swarms import Peer
 from tests.helpers.processes import GserverProcess
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 ECHO, JSON = Probe.of(PROFILES["echo"]), Probe.of(PROFILES["json"])
 MESSAGE = Probe.of(dataclasses.replace(PROFILES["echo"], user="MessageUser", message="PING", expect="PONG"))
 UNKNOWN = Probe.of(dataclasses.replace(PROFILES["echo"], user="Own", file="own.py"))

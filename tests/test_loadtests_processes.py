@@ -13,7 +13,7 @@ import pytest
 from loadtests.processes import open_gate, running, stop, terminated_as_interrupted
 from tests.helpers.processes import wait_for
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 #: Has a child that ignores TERM and outlives it; prints the child's pid.
 WITH_STRAGGLER = """
 import signal, subprocess, sys

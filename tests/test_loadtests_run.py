@@ -18,7 +18,7 @@ from loadtests.results import Run, load_recording, load_run, load_samples
 from tests.helpers.loadtests_swarms import bound_socket
 from tests.helpers.processes import GserverProcess, wait_for
 
-PATIENCE_S = 60
+PATIENCE_S = 120.0
 
 
 Start = Callable[..., "subprocess.Popen[str]"]

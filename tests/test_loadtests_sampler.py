@@ -83,7 +83,7 @@ class Running:
         """Its exit status, and what it said."""
         if number is not None:
             self.process.send_signal(number)
-        _, said = self.process.communicate(timeout=20)
+        _, said = self.process.communicate(timeout=60)
         return self.process.returncode, said
 
 
@@ -207,7 +207,7 @@ def test_a_process_that_may_not_be_read_is_one_line(tmp_path: Path) -> None:
         command = [sys.executable, "-c", f"import shutil, loadtests.sampler; {program}"]
         arguments = ["--pid", str(tree.pid), "--output", f"/proc/self/fd/{output.fileno()}"]
         ended = subprocess.run(
-            [*command, *arguments], stderr=subprocess.PIPE, text=True, timeout=20, pass_fds=[output.fileno()]
+            [*command, *arguments], stderr=subprocess.PIPE, text=True, timeout=60, pass_fds=[output.fileno()]
         )
 
     assert ended.stderr == f"loadtests sample: process {tree.pid} may not be sampled: it is another user's\n"
@@ -227,7 +227,7 @@ def test_a_process_that_may_not_be_read_is_one_line(tmp_path: Path) -> None:
 )
 def test_wrong_arguments_are_named(arguments: tuple[str, ...], says: str) -> None:
     command = [sys.executable, "-m", "loadtests.sampler", *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1].endswith(says)

@@ -92,7 +92,7 @@ def test_standard_output_can_go_where_the_errors_go(tmp_path: Path) -> None:
         "print('printed'); print('complained', file=sys.stderr)\n"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "errors")], capture_output=True, timeout=30, check=True
+        [sys.executable, "-c", program, str(tmp_path / "errors")], capture_output=True, timeout=60, check=True
     )
 
     assert (ended.stdout, ended.stderr) == (b"", b"")
@@ -254,7 +254,7 @@ def test_captured_output_follows_a_file_that_was_moved(tmp_path: Path) -> None:
         "logs.configure(settings); print('old', flush=True)\n"
         "os.rename(sys.argv[1], sys.argv[1] + '.1'); logs.reopen(settings); print('new')\n"
     )
-    subprocess.run([sys.executable, "-c", program, str(tmp_path / "errors")], timeout=30, check=True)
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "errors")], timeout=60, check=True)
 
     assert (tmp_path / "errors.1").read_text() == "old\n"
     assert (tmp_path / "errors").read_text() == "new\n"

@@ -12,7 +12,7 @@ import pytest
 from tests.helpers.processes import GserverProcess
 
 NODE = Path(__file__).parent / "node"
-PATIENCE_S = 20
+PATIENCE_S = 60.0
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 

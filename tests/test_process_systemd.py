@@ -20,7 +20,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[socket.s
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
         is_path = request.param == "path"
         bound.bind(str(tmp_path / "notify") if is_path else f"\0gserver-test-{os.getpid()}-{id(request)}")
-        bound.settimeout(5)
+        bound.settimeout(60)
         yield bound
 
 
@@ -126,6 +126,6 @@ for _ in range(5000):
 
 def test_a_manager_that_does_not_read_never_holds_up_the_server(manager: socket.socket) -> None:
     environ = {**os.environ, **environment(manager)}
-    ended = subprocess.run([sys.executable, "-c", TALKATIVE], env=environ, timeout=30, check=False)
+    ended = subprocess.run([sys.executable, "-c", TALKATIVE], env=environ, timeout=60, check=False)
 
     assert ended.returncode == 0

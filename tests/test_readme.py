@@ -20,7 +20,7 @@ from tests.helpers.processes import GserverProcess
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PATIENCE_S = 60
+PATIENCE_S = 120.0
 
 
 def blocks(language: str) -> list[str]:

@@ -89,7 +89,7 @@ def test_a_server_without_descriptors_turns_away_and_serves_those_it_has(
     strangers = [socket.socket() for _ in range(20)]
     with caplog.at_level(logging.ERROR), no_more_descriptors():
         for stranger in strangers:
-            stranger.settimeout(5)
+            stranger.settimeout(60)
             stranger.setblocking(False)
             stranger.connect_ex(server.address)
         wait_until(lambda: server.ledger.closed[CloseReason.FULL] == 20)
@@ -105,7 +105,7 @@ def test_a_server_that_sheds_makes_room_for_a_descriptor(serving: Serving) -> No
     server = serving.start(make_echo_lines(), limits=Limits(full_action="shed"))
     idle = [serving.meet(server) for _ in range(3)]
     with socket.socket() as newcomer:
-        newcomer.settimeout(5)
+        newcomer.settimeout(60)
         with no_more_descriptors():
             newcomer.setblocking(False)
             newcomer.connect_ex(server.address)

@@ -42,6 +42,6 @@ def test_a_forked_and_patched_process_resumes_sessions_and_loads_new_files(
 ) -> None:
     files = make_certificates(tmp_path)
     command = [sys.executable, "-c", FORKED, files.combined, files.ca]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     assert (ended.stdout, ended.returncode) == ("7\n", 0), ended.stderr

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[object]]:
     command = [sys.executable, "-m", "tests.helpers.forked_tls", str(tmp_path_factory.mktemp("forked"))]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (finished.returncode, finished.stderr) == (0, "")
     outcome: dict[str, list[object]] = json.loads(finished.stdout)
     return outcome

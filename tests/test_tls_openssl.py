@@ -16,7 +16,7 @@ from gserver.tls_stream import TlsStream
 from tests.helpers.certificates import CertificateFiles, make_certificates
 
 OPENSSL = shutil.which("openssl")
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 pytestmark = pytest.mark.skipif(OPENSSL is None, reason="needs the openssl command")
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import socket
+import struct
 from typing import Any
 
 import gevent
 import pytest
 
+from gserver import turn
 from gserver.connection import Connection
 from gserver.errors import CloseReason, FrameTooLarge, IncompleteMessage, ProtocolError
 from gserver.framing import JsonLines, LengthPrefixed, Lines, Malformed
 from gserver.service import Fault, JsonService, Service
 from tests.helpers.services import make_lines
-from tests.helpers.serving import Serving, assert_closed
+from tests.helpers.serving import Peer, Serving, assert_closed
 from tests.helpers.waiting import wait_until
 
 
@@ -252,13 +255,23 @@ def test_an_empty_reply_is_a_message(serving: Serving, greenlets: str) -> None:
     assert serving.connect(server).ask(b"hello") == b""
 
 
-def test_all_replies_of_a_batch_leave_in_one_segment(serving: Serving, greenlets: str) -> None:
-    """One send a turn: what is ready together arrives together."""
+def test_all_replies_of_a_batch_leave_in_one_segment(
+    serving: Serving, greenlets: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One send a turn: what is ready together arrives together, as long as the turn need not give way."""
+    monkeypatch.setattr(turn, "SLICE_S", 3600.0)
     server = serving.start(make_lines(lambda line, conn: line), greenlets=greenlets)
     peer = serving.connect(server)
     peer.send(b"hello\n" * 100)
 
-    assert peer.read() == b"hello\n" * 100
+    assert peer.read_exactly(600) == b"hello\n" * 100
+    assert data_segments_received(peer) == 1
+
+
+def data_segments_received(peer: Peer) -> int:
+    """tcpi_data_segs_in: those that carried data, as the peer's kernel counted them."""
+    (count,) = struct.unpack_from("I", peer.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160), 152)
+    return int(count)
 
 
 def test_a_handler_that_exits_its_greenlet_ends_only_its_connection(serving: Serving, greenlets: str) -> None:

@@ -77,7 +77,7 @@ def locust(tmp_path: Path) -> Iterator[Waiting]:
             yield Waiting(found[0], server)
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 def rows_of(browser: webdriver.Chrome) -> dict[str, list[str]]:

@@ -229,6 +229,6 @@ print(describe_stacks([], None))
 
 
 def test_a_greenlet_that_the_application_started_before_it_was_frozen_is_shown() -> None:
-    done = subprocess.run([sys.executable, "-c", FROZEN], capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run([sys.executable, "-c", FROZEN], capture_output=True, text=True, timeout=60, check=True)
 
     assert "in in_the_background" in done.stdout

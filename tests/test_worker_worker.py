@@ -84,7 +84,7 @@ def load(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -138,7 +138,7 @@ def test_what_is_installed_is_looked_up_once_and_gevents_plugins_are_called(tmp_
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 
@@ -256,7 +256,7 @@ def test_a_folder_that_is_gone_by_now_is_an_error(folder: Path) -> None:
     code = LOADER.replace("before =", "os.rmdir(settings.chdir)\nbefore =")
     arguments = json.dumps([{"chdir": str(folder.parent / "elsewhere")}, "echo", []])
     done = subprocess.run(
-        [sys.executable, "-c", code, arguments], cwd=folder, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", code, arguments], cwd=folder, capture_output=True, text=True, timeout=60, check=False
     )
 
     assert json.loads(done.stdout)["raised"] == "FileNotFoundError"

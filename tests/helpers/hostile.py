@@ -167,7 +167,7 @@ class Crowd:
     def _come(self, kind: type[Hostile]) -> None:
         sock = socket.socket()
         try:
-            sock.settimeout(10)
+            sock.settimeout(60)
             sock.connect(self._address)
             sock.setblocking(False)
             client = kind(sock)
@@ -242,7 +242,7 @@ class Attack:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        output, _ = self._process.communicate(timeout=20)
+        output, _ = self._process.communicate(timeout=60)
         self.report = json.loads(output.splitlines()[-1])
 
 

@@ -126,7 +126,7 @@ class KnownDelays:
 
     def books(self) -> Books:
         self._process.terminate()
-        assert self._process.wait(20) == 0
+        assert self._process.wait(60) == 0
         books = json.loads(self._log.read_text())
         return Books([tuple(reply) for reply in books["replies"]], books["frozen"])
 

@@ -1,50 +1,126 @@
-"""What a test must not leave behind: open descriptors, child processes, greenlets."""
+"""What a test must not leave behind: open descriptors, child processes, greenlets, watchers.
+
+A test that leaves something fails. What it left is named and ended, so that it fails no other test.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import signal
+import socket
 from dataclasses import dataclass
+from typing import Any
 
+import gevent
 from gevent.hub import Hub
+from gevent.libev.corecext import watcher
 from greenlet import greenlet
 
 from tests.helpers.processes import children_of
-from tests.helpers.waiting import is_soon
+from tests.helpers.waiting import PATIENCE_S, is_soon
 
 __all__ = ["Stock", "assert_no_leaks", "live_greenlets", "take_stock"]
 
 
 @dataclass(frozen=True)
 class Stock:
-    """What there was at one moment."""
+    """What there was at one moment.
+
+    watchers: how many of them keep this thread's loop going. One that is left on a closed descriptor is called for
+    what arrives at the next file with the same number.
+    """
 
     descriptors: dict[int, str]
     children: set[int]
-    greenlets: set[int] | None  # None: nobody asks, for looking through all objects takes time
+    watchers: int
+    greenlets: set[int]
 
 
-def take_stock(greenlets: bool = True) -> Stock:
-    alive = {id(each) for each in live_greenlets()} if greenlets else None
-    return Stock(open_descriptors(), children_of(os.getpid()), alive)
+def take_stock() -> Stock:
+    alive = {id(each) for each in live_greenlets()}
+    return Stock(open_descriptors(), children_of(os.getpid()), gevent.get_hub().loop.activecnt, alive)
 
 
-def assert_no_leaks(before: Stock) -> None:
-    """Everything that was made since `before` has gone, or goes very soon."""
-
-    def leaked() -> list[object]:
-        now = open_descriptors()
-        descriptors = [f"fd {fd}: {target}" for fd, target in now.items() if before.descriptors.get(fd) != target]
-        children = [f"child {pid}" for pid in children_of(os.getpid()) - before.children]
-        return [*descriptors, *children, *(new_greenlets(before.greenlets) if before.greenlets is not None else ())]
+def assert_no_leaks(before: Stock, patience_s: float = PATIENCE_S) -> None:
+    """Everything that was made since `before` has gone, or goes very soon; what does not is named and ended."""
 
     def clean() -> bool:
-        if not leaked():
+        if not Leaks(before):
             return True
         gc.collect()
-        return not leaked()
+        return not Leaks(before)
 
-    assert is_soon(clean), leaked()
+    if not is_soon(clean, patience_s):
+        leaks = Leaks(before)
+        names = leaks.names()
+        leaks.end()
+        raise AssertionError("left behind: " + "; ".join(names))
+
+
+class Leaks:
+    """What there is now and was not there before, and descriptors that are not there any more."""
+
+    def __init__(self, before: Stock) -> None:
+        now = open_descriptors()
+        self.greenlets = new_greenlets(before.greenlets)
+        self.children = children_of(os.getpid()) - before.children
+        self.descriptors = {fd: what for fd, what in now.items() if before.descriptors.get(fd) != what}
+        self.missing = {fd: what for fd, what in before.descriptors.items() if fd not in now and what != os.devnull}
+        self.has_watchers = gevent.get_hub().loop.activecnt > before.watchers
+
+    def __bool__(self) -> bool:
+        return bool(self.greenlets or self.children or self.descriptors or self.missing or self.has_watchers)
+
+    def names(self) -> list[str]:
+        return [
+            *map(repr, self.greenlets),
+            *(f"child {pid}: {command_of(pid)}" for pid in self.children),
+            *(f"fd {fd}: {what}" for fd, what in self.descriptors.items()),
+            *(f"fd {fd}: {what}, which the test has closed and not opened" for fd, what in self.missing.items()),
+            *(f"{each!r} that calls {each.callback}" for each in active_watchers() if self.has_watchers),
+        ]
+
+    def end(self) -> None:
+        for each in self.greenlets:
+            end_greenlet(each)
+        for pid in self.children:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        for each in active_watchers() if self.has_watchers else ():
+            each.stop()
+        close_owners(set(self.descriptors))
+        still_open = open_descriptors()
+        with open(os.devnull, "rb") as nothing:
+            for fd, what in self.descriptors.items():
+                if still_open.get(fd) == what:
+                    os.dup2(nothing.fileno(), fd)  # the number stays taken, for an owner that closes it later
+
+
+def end_greenlet(each: greenlet) -> None:
+    """gevent's own from anywhere; a plain one only from the hub, which it then goes back to."""
+    if isinstance(each, gevent.Greenlet):
+        each.kill(timeout=1)
+    else:
+        gevent.get_hub().loop.run_callback(each.throw)
+        gevent.sleep(0.001)
+
+
+def close_owners(descriptors: set[int]) -> None:
+    """Close sockets as objects: otherwise one closes another file with its number when it is collected."""
+    for each in gc.get_objects():
+        if isinstance(each, socket.socket) and each.fileno() in descriptors:
+            each.close()
+
+
+def command_of(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline") as file:
+            return file.read().replace("\0", " ").strip() or "ended, and not waited for"
+    except OSError:
+        return "ended"
 
 
 def open_descriptors() -> dict[int, str]:
@@ -55,6 +131,10 @@ def open_descriptors() -> dict[int, str]:
         except FileNotFoundError:  # the descriptor of the listing itself
             continue
     return found
+
+
+def active_watchers() -> list[Any]:
+    return [each for each in gc.get_objects() if isinstance(each, watcher) and each.active and each.ref]
 
 
 def new_greenlets(before: set[int]) -> list[greenlet]:

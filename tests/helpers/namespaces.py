@@ -44,13 +44,13 @@ class Network:
             self._do(*self.command(host, *line.split()))
 
     def _do(self, *words: str) -> None:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode:
             pytest.skip(f"no network namespaces here: {done.stderr.strip()}")
 
     def _remove(self) -> None:
         for name in self._names.values():
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True, timeout=20, check=False)
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, timeout=60, check=False)
 
 
 @contextmanager

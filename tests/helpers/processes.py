@@ -17,7 +17,7 @@ import psutil
 
 __all__ = ["GserverProcess", "children_of", "is_alive", "run_gserver", "wait_for"]
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def wait_for(fact: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:

@@ -29,7 +29,7 @@ def answer(line, conn):
 app = Service(answer, Lines, on_open=greet, probe=b"probe")
 """
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 MAX_EXAMPLES = 10
 
 

@@ -9,7 +9,7 @@ import gevent
 
 __all__ = ["PATIENCE_S", "assert_never", "is_soon", "wait_until"]
 
-PATIENCE_S = 5.0
+PATIENCE_S = 30.0
 # Most facts hold within a turn of the loop or two; who waits longer looks less often, and leaves others the processor.
 FIRST_POLL_S = 0.0001
 LONGEST_POLL_S = 0.005
