@@ -16,7 +16,7 @@ LOADTESTS = [
     "locust>=2.46.1",
     "hdrhistogram>=0.10.3",
     "scipy>=1.13",
-    "altair>=5.5",
+    "altair>=6",
     "vl-convert-python>=1.7",
     "jinja2>=3.1.2",
     "rich>=13",
@@ -37,19 +37,29 @@ TEST = [
     "ruff>=0.8",
     "types-psutil",
     "types-gevent",
-    "twisted>=24",
+    "twisted>=24.3",
     "aiosmtpd>=1.4",
-    "setuptools>=77",
+    "setuptools>=77.0.1",
     # Wheels for CPython 3.11 to 3.14, on x86-64 only.
     "atheris>=3; python_version < '3.15' and platform_machine == 'x86_64'",
 ]
 
 
+PICTURES = r"(?:^[^\n]+\n)*^[^\n]+:\n\n(?:^(?:<img |!\[)[^\n]*\n)+\n?|^(?:<img |!\[)[^\n]*\n"
+RELATIVE_LINK = r"\[([^\]]*)\]\((?!https?://)[^)]*\)"
+
+
 def long_description() -> str:
-    """README.md for an index page, where a relative link leads nowhere: its text stays, and pictures are left out."""
+    """README.md for an index page, where a relative link leads nowhere.
+
+    Of such a link its text stays. Pictures are left out, with the paragraph that announces them; code stays as it is.
+    """
     readme = (HERE / "README.md").read_text("utf-8")
-    without_pictures = re.sub(r"^(?:<img [^>]*>|!\[.*\]\(.*\))\n", "", readme, flags=re.M)
-    return re.sub(r"(?<!!)\[([^\]\n]*)\]\((?!https?://|#)[^)\n]*\)", r"\1", without_pictures)
+    parts = re.split(r"(^```.*?^```\n)", readme, flags=re.M | re.S)
+    for index in range(0, len(parts), 2):  # between blocks of code
+        without_pictures = re.sub(PICTURES, "", parts[index], flags=re.M)
+        parts[index] = re.sub(RELATIVE_LINK, r"\1", without_pictures)
+    return "".join(parts)
 
 
 setup(

@@ -39,9 +39,10 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_the_kernel_grants_a_short_slice_and_changes_nothing_else() -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
     (agreed, policy, nice), granted = ask("os.nice(3)")
 
-    assert (agreed, int(policy), int(nice)) == ("True", os.SCHED_OTHER, 3)
+    assert (agreed, int(policy), int(nice)) == ("True", os.SCHED_OTHER, min(before + 3, 19))
     assert granted == SLICE_NS
 
 
