@@ -18,7 +18,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from gserver.errors import ConfigError
@@ -172,7 +172,7 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
 
 
 def _warn(validities: list[tuple[KeyPair, Validity]]) -> None:
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     for pair, validity in validities:
         if complaint := validity.complaint(now):
             _log.warning("TLS: the certificate in %r %s", pair.certfile, complaint)

@@ -25,8 +25,7 @@ from gserver import Lines, Service
 
 def answer(line, conn):
     if line == b"spin":
-        while True:
-            pass
+        while True: pass  # in one line: which of two it is at depends on Python's version
     if line == b"sleep":
         while True:
             ctypes.CDLL(None).usleep(1_000_000)
