@@ -191,7 +191,7 @@ class TcpServer(StreamServer):
         """Leave new connections to the kernel's queue for a while."""
         self.stop_accepting()
         self._timer: Any = self.loop.timer(seconds)  # gevent's own, for after an error: it stops with the server
-        self._timer.start(self._come_back)
+        self._timer.start(self._come_back, update=True)  # from now, not from when a long turn of the loop began
 
     def _come_back(self) -> None:
         if self._spare is not None:
