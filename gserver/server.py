@@ -40,7 +40,7 @@ from gserver.limits import Limits
 from gserver.linger import Linger
 from gserver.longest_idle import LongestIdle
 from gserver.service import Service, StreamService
-from gserver.spare import EXHAUSTED, SpareDescriptor
+from gserver.spare import EXHAUSTED, ExhaustionLog, SpareDescriptor, close_now
 from gserver.streams import StreamConnection
 from gserver.timekeeper import Timekeeper
 from gserver.tls import Tls
@@ -63,8 +63,7 @@ SPREAD_STEP_S = 0.005
 # peer needs for a handshake and a first message on a long line. Others do so too: nginx answers the first request.
 FIRST_ANSWER_S = 5.0
 FIRST_ANSWER_STEP_S = 0.02
-# A server without descriptors says so once in so many seconds, and tries again after a while.
-EXHAUSTED_LOG_S = 10.0
+# A server without descriptors tries again after a while.
 EXHAUSTED_PAUSE_S = 0.05
 # Ends after which the peer may still be sending, so that its last reply is only safe with a lingering close.
 _LINGERING = {
@@ -154,8 +153,7 @@ class TcpServer(StreamServer):
         self._limits = limits or Limits()
         self._door = door or Door(self._limits, OwnOccupancy(self.ledger))
         self._spare: SpareDescriptor | None = None
-        self._untold = 0  # turned away for want of a descriptor, and not yet in the log
-        self._told_at = -EXHAUSTED_LOG_S
+        self._exhaustion = ExhaustionLog()
         self._connections: set[Connection] = set()
         self._outside: set[Connection] = set()  # those of them that the service has not been told of
         self._bare = BareHandlers(self._bare_ended)
@@ -223,14 +221,16 @@ class TcpServer(StreamServer):
         """Leave new connections to the kernel's queue for a while."""
         self.stop_accepting()
         self._timer: Any = self.loop.timer(seconds)  # gevent's own, for after an error: it stops with the server
-        self._timer.start(self._come_back)
+        self._timer.start(self._come_back, update=True)  # from now, not from when a long turn of the loop began
 
     def _come_back(self) -> None:
+        if self._spare is not None:
+            self._spare.take()  # first: the next client may take the only descriptor that is free now
         if self.started:
             self.start_accepting()
 
     def _accept_without_descriptors(self, error: OSError) -> tuple[Any, Any] | None:
-        """Whoever is waiting is closed at once, or the longest idle connection, to make room for it."""
+        """Close the client that waits at once, or the longest idle connection, to make room for it."""
         assert self._spare is not None
         try:
             if not self._spare.is_there:
@@ -238,22 +238,17 @@ class TcpServer(StreamServer):
             accepted = self._spare.lend(self._accept)
         except OSError:
             self._spare.take()
+            self._exhaustion.note(error)
             self.pause_accepting(EXHAUSTED_PAUSE_S)
             return None
         if accepted is not None and not self._make_room(LimitExceeded(str(error), CloseReason.FULL)):
-            accepted[0].close()
-            self._turned_away(error)
+            close_now(accepted[0])
+            self.ledger.opened()
+            self.ledger.ended(CloseReason.FULL)
+            self._exhaustion.note(error, turned_away=1)
             accepted = None
         self._spare.take()
         return accepted
-
-    def _turned_away(self, error: OSError) -> None:
-        self.ledger.opened()
-        self.ledger.ended(CloseReason.FULL)
-        self._untold += 1
-        if time.monotonic() - self._told_at > EXHAUSTED_LOG_S:
-            log.error("cannot accept: %s; %d turned away", error.strerror, self._untold)
-            self._told_at, self._untold = time.monotonic(), 0
 
     def do_handle(self, sock: Any, address: Address) -> None:
         if self._service is not None:

@@ -77,7 +77,8 @@ class Settings:
         "Workers", 1, checks.whole(1, MAX_WORKERS), "-w", "--workers", metavar="N", help="worker processes")
     worker_connections: int = _setting(
         "Workers", 10_000, checks.whole(1), "--worker-connections", metavar="N",
-        help="connections that a worker holds at most; one more is met with full_action")
+        help="connections that a worker holds at most; one more is met with full_action; the soft limit of open "
+             "files is raised to what they need, as far as the hard limit allows")
     max_requests: int = _setting(
         "Workers", 0, checks.whole(0), "--max-requests", metavar="N",
         help="messages after which a worker is replaced; 0: never")

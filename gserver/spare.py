@@ -6,22 +6,40 @@ kept back, and given up for as long as it takes to accept a client and close it,
 
 Linux looks for a descriptor before it looks for a client, so at the limit accept() fails even when nobody waits. Only
 with the spare one given up does it tell the two apart.
+
+Where the interpreter is patched, gevent's os.close() returns first and closes later, when its loop turns. Here a
+descriptor must be free at once, so everything is closed by the system's own close(): close_now().
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-__all__ = ["EXHAUSTED", "SpareDescriptor"]
+from gevent.monkey import get_original
 
+__all__ = ["EXHAUSTED", "ExhaustionLog", "SpareDescriptor", "close_now"]
+
+log = logging.getLogger("gserver.server")
+
+# A server without descriptors logs it once in so many seconds.
+LOG_S = 10.0
 #: What accept() says when the process or the machine has no descriptor or no memory left for another socket.
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 Accepted = TypeVar("Accepted")
+
+_close = get_original("os", "close")
+
+
+def close_now(sock: Any) -> None:
+    """Close a socket that nothing watches, of gevent's or of the system's; its descriptor is free on return."""
+    _close(sock.detach())
 
 
 class SpareDescriptor:
@@ -51,7 +69,7 @@ class SpareDescriptor:
         return client
 
     def take(self) -> None:
-        """Keep a descriptor back, if none is and there is one."""
+        """Keep a descriptor back, if none is kept and one is free."""
         if self._fd is not None:
             return
         try:
@@ -61,5 +79,20 @@ class SpareDescriptor:
 
     def close(self) -> None:
         if self._fd is not None:
-            os.close(self._fd)
+            _close(self._fd)
             self._fd = None
+
+
+class ExhaustionLog:
+    """Logs that clients cannot be accepted, and how many were turned away since the last line; once in ten seconds."""
+
+    def __init__(self) -> None:
+        self._turned_away = 0
+        self._logged_at = -LOG_S
+
+    def note(self, error: OSError, *, turned_away: int = 0) -> None:
+        self._turned_away += turned_away
+        now = time.monotonic()
+        if now - self._logged_at > LOG_S:
+            log.error("cannot accept: %s; %d turned away", error.strerror, self._turned_away)
+            self._logged_at, self._turned_away = now, 0

@@ -9,6 +9,7 @@ import selectors
 import signal
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,25 @@ def test_every_worker_and_the_totals_are_told() -> None:
     totals = {"accepted": 5, "open": 3, "messages": 20, "errors": 0, "received_bytes": 0, "sent_bytes": 0}
     assert told["totals"] == {**totals, "closed": {"peer_eof": 2}}
     assert told["pid"] == os.getpid()
+
+
+def test_a_worker_that_stands_still_is_seen_while_it_does() -> None:
+    """It cannot write how late it is, but its heartbeat grows old."""
+    arbiter = Arbiter(None, workers=3)
+    now = time.monotonic()
+    arbiter.places[1].beat_at = now
+    arbiter.places[1].lag_s = 2.5
+    arbiter.places[1].lag_s = 0.0015
+    arbiter.places[2].beat_at = now - 31.0
+    booting, well, still = document(arbiter.scoreboard, arbiter.children)["workers"]
+    arbiter.close()
+
+    assert (booting["heartbeat_age_s"], booting["lag_s"], booting["lag_max_s"]) == (0.0, 0.0, 0.0)
+    assert booting["lag_histogram"] == {}
+    assert 0.0 <= well["heartbeat_age_s"] < 1.0
+    assert (well["lag_s"], well["lag_max_s"], well["lag_histogram"]) == (0.0015, 2.5, {"0.002": 1, "4.096": 1})
+    assert 31.0 <= still["heartbeat_age_s"] < 40.0
+    assert still["lag_s"] == still["lag_max_s"] == pytest.approx(still["heartbeat_age_s"] - 1.0)
 
 
 def test_those_who_are_gone_are_in_the_totals_alone() -> None:
@@ -339,6 +359,34 @@ def test_what_a_client_did_is_counted_and_survives_its_worker(tmp_path: Path) ->
         assert read_stats(path)["totals"] == after["totals"]
         assert {worker["pid"] for worker in read_stats(path)["workers"]} == {each.pid for each in server.workers()}
         assert all(law_holds(each) for each in [during["totals"], after["totals"], *after["workers"]])
+
+
+def test_a_stall_is_in_the_document_while_it_lasts_and_a_second_after_it(tmp_path: Path) -> None:
+    """However long it is, and not only until libev makes up for the beat that came late."""
+    path = str(tmp_path / "stats")
+    (tmp_path / "app.py").write_text(
+        "import time\nfrom gevent.monkey import get_original\nfrom gserver import Lines, Service\n"
+        "def wait(line, conn):\n    get_original('time', 'sleep')(float(line))\n    return line\n"
+        "app = Service(wait, codec=Lines)\n"
+    )
+    with GserverProcess(tmp_path, "--stats-socket", path, "app:app") as server, server.connect() as client:
+
+        def worker() -> dict[str, Any]:
+            (found,) = read_stats(path)["workers"]
+            return dict(found)
+
+        client.sendall(b"0\n")
+        assert client.recv(10) == b"0\n"
+        assert worker()["lag_max_s"] < 1.0
+        client.sendall(b"3.2\n")
+        wait_for(lambda: worker()["heartbeat_age_s"] > 2.0, "the heartbeat grows old")
+        assert worker()["lag_s"] > 1.0
+        assert client.recv(10) == b"3.2\n"
+        after: list[dict[str, Any]] = []
+        wait_for(lambda: after.append(worker()) or after[-1]["lag_s"] < 1.0, "the second after it is over")
+        assert any(found["lag_s"] >= 2.2 and found["heartbeat_age_s"] < 1.0 for found in after)
+        assert worker()["lag_max_s"] >= 2.2
+        assert worker()["lag_histogram"].get("4.096") == 1
 
 
 def test_a_worker_inherits_nothing_of_it(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ from gserver.configuration import Configuration
 from gserver.errors import ConfigError
 from gserver.ledger import Ledger
 from gserver.process.daemon import Daemon
+from gserver.process.open_files import raise_open_files_limit
 from gserver.process.pidfile import Pidfile
 from gserver.process.systemd import Notifier
 from gserver.settings import MAX_WORKERS, Settings
@@ -135,6 +136,7 @@ class Arbiter:
         self._crew = Crew(self._run_worker, self._run_mold, self._selector, self._signals, self._forget_in_child)
         self._stats.open(self._crew.scoreboard, self._children, suffix)
         log.info("Listening at: %s (%d)", self._listeners.describe(), self.pid)
+        raise_open_files_limit(self.settings.worker_connections)
         if self.settings.preload_app:
             adopt_orphans()
         if self.settings.reload:
@@ -355,6 +357,7 @@ class Arbiter:
         for name in fixed:
             log.warning("Setting %s cannot be changed by a reload: the next start will", name)
         self._use(settings, tls)
+        raise_open_files_limit(self.settings.worker_connections)
         self._hooks.call("on_reload", self)
         self._crew.molds.begin_reload()
         self._children.begin_reload(settings.workers, time.monotonic())

@@ -1,8 +1,9 @@
 """The scoreboard: one piece of memory that the arbiter and all its workers share, a place for each worker.
 
-A place has a head (pid and age: the arbiter writes them; state, deadline and lag: the worker does) and the cells of
-the worker's ledger. Each cell has one writer and is one aligned word, so nothing is locked. When a worker is gone the
-arbiter adds its counts to the totals: counters survive their worker, and connections that ended with it are counted.
+A place has a head (pid and age: the arbiter writes them; state, deadline, heartbeat and lags: the worker does) and the
+cells of the worker's ledger. Each cell has one writer and is one aligned word, so nothing is locked. When a worker is
+gone the arbiter adds its counts to the totals: counters survive their worker, and connections that ended with it are
+counted. Lags are those of a worker that lives.
 
 Beside it each place has a table of the addresses whose connections its worker holds, for limits that are of all workers
 together. It is memory only where it is used.
@@ -10,6 +11,7 @@ together. It is memory only where it is used.
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Iterator
 
@@ -17,14 +19,19 @@ from gserver.admission import TABLE_WORDS, AddressTable
 from gserver.errors import CloseReason
 from gserver.ledger import CELLS, OPEN, closed_cell, snapshot
 
-__all__ = ["SERVING", "Place", "Scoreboard"]
+__all__ = ["HEARTBEAT_S", "SERVING", "Place", "Scoreboard"]
 
-_PID, _AGE, _STATE, _DEADLINE, _LAG = range(5)
-_HEAD = 5
+_PID, _AGE, _STATE, _DEADLINE, _BEAT, _LAG, _LONGEST_LAG, _FIRST_BUCKET = range(8)
+# How many seconds were as late: below 1 ms, 2 ms, 4 ms and so on to 32.768 s, and one count for all that were later.
+_BUCKETS = 17
+_HEAD = _FIRST_BUCKET + _BUCKETS
 _WORDS = _HEAD + CELLS
 _WORD_BYTES = 8
 _TABLE_BYTES = TABLE_WORDS * _WORD_BYTES
+#: How often a worker's heart beats.
+HEARTBEAT_S = 1.0
 NANOSECONDS = 1_000_000_000
+MILLISECOND = 1_000_000
 
 _UNBORN = 2**32
 #: The state of a worker that accepts connections; 0 for everybody else.
@@ -67,13 +74,37 @@ class Place:
         self._words[_DEADLINE] = int(value * NANOSECONDS)
 
     @property
+    def beat_at(self) -> float:
+        """When its heart beat last, on time.monotonic()'s clock; 0 before it did for the first time."""
+        return self._words[_BEAT] / NANOSECONDS
+
+    @beat_at.setter
+    def beat_at(self, value: float) -> None:
+        self._words[_BEAT] = int(value * NANOSECONDS)
+
+    @property
     def lag_s(self) -> float:
         """How late its hub came to what was due in the last second, as far as that was noticed."""
         return self._words[_LAG] / NANOSECONDS
 
     @lag_s.setter
     def lag_s(self, value: float) -> None:
-        self._words[_LAG] = int(value * NANOSECONDS)
+        """Once for each second: it is counted."""
+        lag = self._words[_LAG] = int(value * NANOSECONDS)
+        if lag > self._words[_LONGEST_LAG]:
+            self._words[_LONGEST_LAG] = lag
+        self._words[_FIRST_BUCKET + min((lag // MILLISECOND).bit_length(), _BUCKETS - 1)] += 1
+
+    @property
+    def lag_max_s(self) -> float:
+        """The longest lag that its worker has noticed."""
+        return self._words[_LONGEST_LAG] / NANOSECONDS
+
+    @property
+    def lag_histogram(self) -> dict[float, int]:
+        """How many seconds had a lag below so many seconds, and not below the bound before it; only those that had."""
+        counts = enumerate(self._words[_FIRST_BUCKET:_HEAD])
+        return {2**bucket / 1000 if bucket < _BUCKETS - 1 else math.inf: count for bucket, count in counts if count}
 
     def take(self, age: int) -> None:
         """Keep this place for a worker that is about to be forked."""

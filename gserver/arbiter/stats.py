@@ -1,11 +1,16 @@
 """What the server has counted, for whoever connects to its stats socket: one document of JSON, and end-of-file.
 
     {"version": "0.3", "time_s": 8123.5, "pid": 4711,
-     "workers": [{"pid": 4712, "age": 1, "generation": 0, "state": "serving", "lag_s": 0.0, <counts>}, ...],
+     "workers": [{"pid": 4712, "age": 1, "generation": 0, "state": "serving", <lags>, <counts>}, ...],
      "totals": {<counts>}}
 
+    <lags>:   heartbeat_age_s, lag_s, lag_max_s, lag_histogram: {"0.001": 600, "0.002": 3, "2.048": 1}
     <counts>: accepted, open, messages, errors, received_bytes, sent_bytes, closed: {reason: how many}
 
+A worker's heart beats once a second, in its event loop: a heartbeat_age_s (seconds since the last beat; 0 before the
+first) well above 1 means that the loop stands still. lag_s is by how much the loop was late in the last second, or is
+late now. lag_max_s is the longest that the worker has noticed since its start, and lag_histogram counts the seconds by
+their lag: its keys are upper bounds in seconds, each twice the one before, "inf" the last; empty ones are left out.
 Times are on the monotonic clock. Totals are those of all workers that there are and ever were. In each counts accepted
 == open + sum(closed), though workers count meanwhile. Bytes are up to a second old, as a worker enters them.
 
@@ -25,7 +30,7 @@ from typing import Any
 
 import gserver
 from gserver.arbiter.children import Children
-from gserver.arbiter.scoreboard import Place, Scoreboard
+from gserver.arbiter.scoreboard import HEARTBEAT_S, Place, Scoreboard
 from gserver.errors import ConfigError
 from gserver.ledger import CELLS, ERRORS, MESSAGES, RECEIVED, SENT, Ledger, snapshot
 from gserver.process.unix_path import identity, remove_stale, short_path
@@ -43,20 +48,33 @@ def document(scoreboard: Scoreboard, children: Children) -> dict[str, Any]:
     """The scoreboard in words."""
     places = [place for place in scoreboard.taken() if place.pid in children]
     counted = [snapshot(place.cells) for place in places]
+    now = time.monotonic()
     everybody = [snapshot(scoreboard.gone.cells), *counted]
     return {
         "version": gserver.__version__,
-        "time_s": time.monotonic(),
+        "time_s": now,
         "pid": os.getpid(),
-        "workers": [_worker(place, cells, children) for place, cells in zip(places, counted, strict=True)],
+        "workers": [_worker(place, cells, children, now) for place, cells in zip(places, counted, strict=True)],
         "totals": _counts([sum(cells[cell] for cells in everybody) for cell in range(CELLS)]),
     }
 
 
-def _worker(place: Place, cells: Sequence[int], children: Children) -> dict[str, Any]:
+def _worker(place: Place, cells: Sequence[int], children: Children, now: float) -> dict[str, Any]:
     child = children[place.pid]
     head = {"pid": child.pid, "age": child.age, "generation": child.generation, "state": child.stage.value}
-    return {**head, "lag_s": place.lag_s, **_counts(cells)}
+    return {**head, **_lags(place, now), **_counts(cells)}
+
+
+def _lags(place: Place, now: float) -> dict[str, Any]:
+    """A worker that stands still cannot write how late it is: its heartbeat shows it."""
+    beat_at = place.beat_at
+    age_s = max(0.0, now - beat_at) if beat_at else 0.0
+    return {
+        "heartbeat_age_s": age_s,
+        "lag_s": max(place.lag_s, age_s - HEARTBEAT_S),
+        "lag_max_s": max(place.lag_max_s, age_s - HEARTBEAT_S),
+        "lag_histogram": {str(bound): count for bound, count in place.lag_histogram.items()},
+    }
 
 
 def _counts(cells: Sequence[int]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def run_mold(application: Application, post: Post) -> int:
     """Fork workers until the arbiter is gone; return the exit status of the process."""
     settings = post.settings
     # As they are before the application is imported and patches them.
-    fork, waitpid, poll = os.fork, os.waitpid, select.poll()
+    fork, waitpid, close, poll = os.fork, os.waitpid, os.close, select.poll()
     log.info("Preloading (pid: %d)", os.getpid())
     set_title("mold", settings.proc_name or application.text)
     try:
@@ -50,7 +50,7 @@ def run_mold(application: Application, post: Post) -> int:
             if between == 0:
                 _fork_again(fork, application, post, message, served)
             waitpid(between, 0)
-            os.close(message.descriptors[0])
+            close(message.descriptors[0])  # gevent's waits for a loop that never turns here
 
 
 def _fork_again(fork: Any, application: Application, post: Post, message: Message, served: Any) -> NoReturn:

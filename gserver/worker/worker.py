@@ -26,6 +26,7 @@ from gserver import logs
 from gserver.application import Application
 from gserver.arbiter.channel import DEAF, DRAIN, DRAIN_AT_ONCE, LISTEN, READY, WORN, Message
 from gserver.arbiter.crew import EXIT_CANNOT_START, Post
+from gserver.arbiter.scoreboard import HEARTBEAT_S
 from gserver.errors import ConfigError
 from gserver.ledger import Ledger
 from gserver.process.daemon import leave_terminal
@@ -42,7 +43,6 @@ __all__ = ["Worker", "run_worker"]
 
 log = logging.getLogger("gserver.worker")
 
-HEARTBEAT_S = 1.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -82,7 +82,7 @@ class Worker:
         self._spread_s = post.settings.drain_spread
         self._asked_to_be_replaced = False
         self._hub_watch: HubWatch | None = None
-        self._beats_at: float | None = None  # when the next beat is due
+        self._lag_noted_at = 0.0
 
     # Getting ready
 
@@ -223,9 +223,10 @@ class Worker:
     def _beat(self) -> None:
         """Say that the hub turns, bring the counts up to date, and ask for a successor when it is time."""
         now = time.monotonic()
+        self._note_lag(now)
+        self._post.place.beat_at = now
         if self.settings.timeout:
             self._post.place.deadline = now + self.settings.timeout
-        self._note_lag(now)
         if self._post.tls is not None:
             self._post.tls.reload_if_changed()
         self._ledger.enter_bytes(conn for _, server in self._servers for conn in server.connections)
@@ -238,11 +239,17 @@ class Worker:
                 self._post.channel.send(WORN)
 
     def _note_lag(self, now: float) -> None:
-        """How late the hub came to what was due in the last second, as far as it was noticed."""
-        late_s = 0.0 if self._beats_at is None else max(0.0, now - self._beats_at)
-        self._beats_at = now + HEARTBEAT_S
+        """How late the hub came to what was due in the last second, as far as it was noticed.
+
+        libev makes up for a beat that came late by another one at once: what was noted stands for its second.
+        """
+        if now - self._lag_noted_at < HEARTBEAT_S / 2:
+            return
+        self._lag_noted_at = now
+        place = self._post.place
+        late_s = max(0.0, now - place.beat_at - HEARTBEAT_S) if place.beat_at else 0.0
         seen_s = 0.0 if self._hub_watch is None else self._hub_watch.take_longest()
-        self._post.place.lag_s = max(late_s, seen_s)
+        place.lag_s = max(late_s, seen_s)
 
     # Ending at once
 
@@ -323,5 +330,8 @@ def limit_messages(served: Any, max_bytes: int) -> None:
 
 
 def _rss_bytes() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * _PAGE_BYTES
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * _PAGE_BYTES
+    except OSError:  # no descriptor is left; there will be one at another beat
+        return 0
