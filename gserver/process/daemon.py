@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 
-__all__ = ["Daemon", "leave_terminal"]
+__all__ = ["Daemon", "is_in_foreground", "leave_terminal"]
 
 _READY = b"ready"
 
@@ -64,3 +64,11 @@ def leave_terminal() -> None:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.dup2(nothing, descriptor)
     os.close(nothing)
+
+
+def is_in_foreground() -> bool:
+    """Whether a terminal sends this process its signals."""
+    try:
+        return os.tcgetpgrp(sys.stderr.fileno()) == os.getpgrp()
+    except (OSError, ValueError):
+        return False
