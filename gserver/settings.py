@@ -52,8 +52,8 @@ class Settings:
     # fmt: off
     bind: tuple[Bind, ...] = _setting(
         "Sockets", "127.0.0.1:3000", checks.binds, "-b", "--bind", metavar="ADDRESS", action="append",
-        help="where to listen: HOST:PORT, [V6]:PORT, unix:PATH[,mode=660][,user=NAME][,group=NAME] or fd://N; "
-             "may be repeated")
+        help="where to listen: HOST:PORT, [V6]:PORT, unix:PATH[,mode=660][,user=NAME][,group=NAME], unix:@NAME (an "
+             "abstract socket) or fd://N; may be repeated")
     backlog: int = _setting(
         "Sockets", 2048, checks.whole(1), "--backlog", metavar="N", fixed=True,
         help="connections that may wait to be accepted")

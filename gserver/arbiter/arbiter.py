@@ -14,7 +14,6 @@ import logging
 import os
 import selectors
 import signal
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -45,9 +44,9 @@ from gserver.arbiter.succession import Succession
 from gserver.configuration import Configuration
 from gserver.errors import ConfigError
 from gserver.ledger import Ledger
-from gserver.process.daemon import Daemon
+from gserver.process.daemon import Daemon, is_in_foreground
 from gserver.process.open_files import raise_open_files_limit
-from gserver.process.pidfile import Pidfile
+from gserver.process.pidfile import SECOND, Pidfile
 from gserver.process.systemd import Notifier
 from gserver.settings import MAX_WORKERS, Settings
 
@@ -99,7 +98,7 @@ class Arbiter:
         self._listeners = Listeners(settings.backlog, settings.reuse_port, (settings.user, settings.group))
         self._pidfile = Pidfile(settings.pidfile)
         self._askers = Askers()
-        self._notifier = Notifier(os.environ, self.pid)
+        self._notifier = Notifier(os.environ, self.pid, succession.is_in_charge)
         self._selector = selectors.DefaultSelector()
         self._stats = StatsSocket(settings.stats_socket, self._selector)
         self._run_worker, self._run_mold = run_worker, run_mold
@@ -127,8 +126,7 @@ class Arbiter:
         return self._exit_status
 
     def _begin(self) -> None:
-        # While the arbiter before this one has the pid file, this one's name has .2 behind it, as in gunicorn.
-        suffix = ".2" if self._succession.has_predecessor else ""
+        suffix = SECOND if self._succession.has_predecessor else ""
         self._pidfile.write(suffix)
         self._selector.register(self._signals, selectors.EVENT_READ)
         if self._succession.has_predecessor:
@@ -332,7 +330,7 @@ class Arbiter:
             self._hooks.call("nworkers_changed", self, target, before)
 
     def _dismiss(self) -> None:
-        if _is_in_foreground():
+        if is_in_foreground():
             log.debug("WINCH comes from the terminal; ignored")
         else:
             self._set_target(0)
@@ -391,7 +389,7 @@ class Arbiter:
 
     def _answer(self, failure: str | None) -> None:
         self._askers.answer(failure)
-        if not self._children.is_stopping:
+        if self._is_ready and not self._children.is_stopping:
             self._notifier.ready("reloaded" if failure is None else f"reload failed: {failure}")
 
     # Predecessor and successor: USR2
@@ -401,14 +399,14 @@ class Arbiter:
             log.warning("An upgrade is under way already")
             return
         self._hooks.call("pre_exec", self)
-        pid = self._succession.begin(self._signals, self._listeners.descriptors, self._configuration.sockets)
-        log.info("Started a new arbiter (pid: %d); TERM to %d when it serves", pid, self.pid)
+        self._succession.begin(self._signals, self._listeners.descriptors, self._configuration.sockets)
 
     def _take_over(self) -> None:
-        """The arbiter before this one is gone."""
-        self._selector.unregister(self._succession)
-        self._succession.predecessor_ended()
-        log.info("The arbiter before this one has ended")
+        """The arbiter before this one is leaving, or gone: what there is but once is this one's."""
+        if self._succession.is_predecessor_gone():
+            self._selector.unregister(self._succession)
+            self._succession.predecessor_ended()
+            log.info("The arbiter before this one has ended")
         self._pidfile.rename(self.settings.pidfile)
         self._stats.rename(self.settings.stats_socket)
         self._notifier.took_over(self.pid)
@@ -428,7 +426,9 @@ class Arbiter:
             return
         quick = request is Request.QUIT
         log.info("Stopping: replying to what was received")
-        self._notifier.stopping()
+        patience = QUICK_S if quick else self.settings.graceful_timeout + self.settings.drain_spread + KILL_GRACE_S
+        self._succession.hand_over(self._notifier, self._pidfile)
+        self._notifier.stopping(patience)
         addresses = [] if self._succession.is_under_way else [str(bind) for bind in self.settings.bind]
         # The workers still have the listeners, and accept what the kernel has queued; nobody new gets in after them.
         self._close_listeners()
@@ -437,7 +437,6 @@ class Arbiter:
                 self._crew.tell(child.pid, DRAIN_AT_ONCE if quick else DRAIN, addresses)
             elif child.stage is not Stage.DRAINING:
                 os.kill(child.pid, signal.SIGKILL)
-        patience = QUICK_S if quick else self.settings.graceful_timeout + self.settings.drain_spread + KILL_GRACE_S
         self._children.stop(now, patience)
 
     def _close_listeners(self) -> None:
@@ -459,6 +458,7 @@ class Arbiter:
         for child in self._children:  # only after an exception in the loop itself
             os.kill(child.pid, signal.SIGKILL)
             os.waitpid(child.pid, 0)
+        self._succession.hand_over(self._notifier, self._pidfile)  # if it is an exception that ends this one
         self._close_listeners()
         self._pidfile.remove()
         self._stats.close()
@@ -489,11 +489,3 @@ def _policy(settings: Settings) -> Policy:
         settings.ready_timeout,
         settings.graceful_timeout + settings.drain_spread + KILL_GRACE_S,
     )
-
-
-def _is_in_foreground() -> bool:
-    """Whether a terminal sends this process its signals."""
-    try:
-        return os.tcgetpgrp(sys.stderr.fileno()) == os.getpgrp()
-    except (OSError, ValueError):
-        return False

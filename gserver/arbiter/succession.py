@@ -1,16 +1,23 @@
 """A new arbiter in place of a running one, on the same sockets: USR2, as nginx and gunicorn have it.
 
 The old arbiter executes its own command again. The listeners are inherited, and with them one end of a pipe, the
-lifeline: end-of-file on it tells the new arbiter that the old one is gone. A variable says which descriptor is which.
+lifeline. A byte on it means that the old arbiter has been told to stop, and leaves the service to the new one while it
+drains; end-of-file means that it is gone. A variable names the descriptors.
+
+systemd waits at a stop only for a main process that is its own child. So the old arbiter is not the new one's parent: a
+process between them is, the midwife, which ends when the new arbiter ends, with its status, or when the old one leaves.
+Then whoever adopts orphans, systemd, is the new arbiter's parent while the old one still runs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +25,20 @@ from typing import NoReturn
 
 from gserver.arbiter.signals import SignalQueue
 from gserver.bind import Bind, parse_bind
+from gserver.process.pidfile import Pidfile
+from gserver.process.systemd import Notifier
+from gserver.process.titles import set_title
 
 __all__ = ["Command", "Inheritance", "Succession", "take_inheritance"]
 
 log = logging.getLogger("gserver.arbiter")
 
 VARIABLE = "GSERVER_INHERITS"
+LEAVING = b"L"
+MAX_PID_BYTES = 20
+# prctl(2)
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 Descriptors = Mapping[Bind, Sequence[int]]
 
 
@@ -60,7 +75,11 @@ class Succession:
         self.inherited = inheritance.listeners
         self._from_predecessor = inheritance.lifeline
         self._to_successor: int | None = None
-        self._successor: int | None = None  # its pid
+        self._midwife: int | None = None  # the pid of the successor's parent
+        #: The pid of the arbiter after this one, while there is one.
+        self.successor: int | None = None
+        #: Whether the service is this arbiter's: its predecessor, if there was one, is leaving or gone.
+        self.is_in_charge = inheritance.lifeline is None
 
     @property
     def has_predecessor(self) -> bool:
@@ -68,38 +87,77 @@ class Succession:
 
     @property
     def is_under_way(self) -> bool:
-        """Whether another arbiter holds the same listeners."""
-        return self.has_predecessor or self._successor is not None
+        """Whether another arbiter serves from the same listeners, and will when this one has ended."""
+        return not self.is_in_charge or self.successor is not None
 
     def fileno(self) -> int:
-        """For select, while there is a predecessor: readable when it is gone."""
+        """For select, while there is a predecessor: readable when it is leaving, and when it is gone."""
         assert self._from_predecessor is not None
         return self._from_predecessor
+
+    def is_predecessor_gone(self) -> bool:
+        """After fileno() became readable: False if it is only leaving. Either way this arbiter is in charge now."""
+        self.is_in_charge = True
+        return not os.read(self.fileno(), len(LEAVING))
 
     def predecessor_ended(self) -> None:
         assert self._from_predecessor is not None
         os.close(self._from_predecessor)
         self._from_predecessor = None
+        self.is_in_charge = True
 
     def begin(self, signals: SignalQueue, listeners: Descriptors, activated: Sequence[Bind]) -> int:
-        """Start the new arbiter; return its pid."""
-        lifeline, self._to_successor = os.pipe()
-        with signals.held():
-            pid = os.fork()
-            if pid == 0:
-                signals.leave_to_child()
-                self._become_successor(lifeline, listeners, activated)
-        os.close(lifeline)
-        self._successor = pid
-        return pid
+        """Start the new arbiter; return the pid of the child that ends when it does, 0 if there can be none."""
+        try:
+            midwife = self._fork(signals, listeners, activated)
+        except OSError as error:
+            log.error("Cannot start a new arbiter: %s", error)
+            return 0
+        log.info("Started a new arbiter (pid: %d); TERM to %d when it serves", self.successor, os.getpid())
+        return midwife
+
+    def _fork(self, signals: SignalQueue, listeners: Descriptors, activated: Sequence[Bind]) -> int:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            lifeline, self._to_successor = os.pipe()
+            try:
+                with signals.held():
+                    midwife = os.fork()
+                    if midwife == 0:
+                        self._deliver(signals, theirs, lifeline, listeners, activated)
+            except OSError:
+                self.close()
+                raise
+            finally:
+                os.close(lifeline)
+            theirs.close()
+            # One that could not fork ends at once, and stands for its child until then.
+            self._midwife, self.successor = midwife, int(ours.recv(MAX_PID_BYTES) or midwife)
+        return midwife
 
     def lost(self, pid: int) -> bool:
-        """A child has ended: whether it was the successor, of which there is none then."""
-        if pid != self._successor:
+        """A child has ended: whether the successor has, of which there is none then."""
+        if pid != (self._midwife or self.successor):
             return False
-        self._successor = None
+        self._midwife = self.successor = None
         self.close()
         return True
+
+    def hand_over(self, notifier: Notifier, pidfile: Pidfile) -> None:
+        """Before this arbiter ends, leave the service to the successor, if there is one: systemd would end it, too."""
+        if self.successor is None:
+            return
+        if self._midwife is not None:
+            _prctl(_PR_SET_CHILD_SUBREAPER, 0)  # with preload_app this process is one itself
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(self._midwife, signal.SIGKILL)
+                os.waitpid(self._midwife, 0)
+            self._midwife = None
+        notifier.hand_over(self.successor)
+        pidfile.hand_over(self.successor)
+        if self._to_successor is not None:
+            with contextlib.suppress(OSError):  # it has ended
+                os.write(self._to_successor, LEAVING)
 
     def close(self) -> None:
         if self._to_successor is not None:
@@ -111,6 +169,33 @@ class Succession:
         self.close()
         if self._from_predecessor is not None:
             os.close(self._from_predecessor)
+
+    def _deliver(
+        self,
+        signals: SignalQueue,
+        report: socket.socket,
+        lifeline: int,
+        listeners: Descriptors,
+        activated: Sequence[Bind],
+    ) -> NoReturn:
+        """In the midwife, with the signals of an arbiter held: fork the successor, report its pid, end when it does."""
+        status = 1
+        try:
+            arbiter = os.getppid()
+            pid = os.fork()
+            if pid == 0:
+                signals.leave_to_child()
+                self._become_successor(lifeline, listeners, activated)
+            report.sendall(b"%d" % pid)
+            _close_all_but_standard()  # workers wait for the end of the arbiter's own descriptors
+            set_title("upgrade", str(pid))
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() == arbiter:
+                _, ended = os.waitpid(pid, 0)
+                code = os.waitstatus_to_exitcode(ended)
+                status = code if code >= 0 else 128 - code
+        finally:
+            os._exit(status)
 
     def _become_successor(self, lifeline: int, listeners: Descriptors, activated: Sequence[Bind]) -> NoReturn:
         try:
@@ -130,6 +215,17 @@ class Succession:
             log.error("Cannot execute a new arbiter: %s", error)
         finally:
             os._exit(1)
+
+
+def _close_all_but_standard() -> None:
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            with contextlib.suppress(OSError):  # that of the listing itself
+                os.close(int(name))
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def _unignore_signals() -> None:

@@ -8,7 +8,10 @@ import tempfile
 
 from gserver.errors import ConfigError
 
-__all__ = ["Pidfile", "read_pid"]
+__all__ = ["SECOND", "Pidfile", "read_pid"]
+
+#: Behind the path of an arbiter whose predecessor has it still, as in gunicorn.
+SECOND = ".2"
 
 
 class Pidfile:
@@ -38,6 +41,15 @@ class Pidfile:
                 raise
         except OSError as error:
             raise ConfigError(f"pid file {self.path!r} cannot be written: {error.strerror}") from error
+
+    def hand_over(self, pid: int) -> None:
+        """Let another process have the path, if it stands at this one's with .2 behind it.
+
+        It would come for it itself, but whoever finds this process gone and reads the file must find the other's id.
+        """
+        if self.path is not None and read_pid(self.path) == os.getpid() and read_pid(self.path + SECOND) == pid:
+            with contextlib.suppress(OSError):  # it came for it itself
+                os.rename(self.path + SECOND, self.path)
 
     def rename(self, path: str | None) -> None:
         """Stand at another path from now on."""
