@@ -17,6 +17,7 @@ from gserver.checks import access_format
 from gserver.connection import Connection
 from gserver.errors import CloseReason, ConfigError
 from gserver.framing import Raw
+from gserver.log_handler import LogHandler
 from gserver.settings import ACCESS_LOG_FORMAT, Settings
 
 
@@ -30,7 +31,7 @@ def _own_loggers() -> Iterator[None]:
     yield
     for logger, handlers, level, propagate in before:
         for handler in logger.handlers:
-            handler.close()
+            handler.retire() if isinstance(handler, LogHandler) else handler.close()
         logger.handlers, logger.level, logger.propagate = handlers, level, propagate
         logging.getLogger().manager._clear_cache()  # type: ignore[attr-defined]
 
@@ -59,11 +60,11 @@ def test_the_error_log_is_a_line_for_each_event(tmp_path: Path) -> None:
     assert re.fullmatch(rf"\[\d{{4}}-\d\d-\d\d .+\] \[{os.getpid()}\] \[WARNING\] heard 1\n", line)
 
 
-def test_the_access_log_is_silent_unless_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_access_log_is_silent_unless_it_is_asked_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     configure(errorlog=str(tmp_path / "errors"))
     logging.getLogger("gserver.access").info("a line")
 
-    assert capsys.readouterr().out == ""
+    assert capfd.readouterr().out == ""
     assert (tmp_path / "errors").read_text() == ""
 
     configure(accesslog=str(tmp_path / "access"))
@@ -73,10 +74,10 @@ def test_the_access_log_is_silent_unless_it_is_asked_for(tmp_path: Path, capsys:
 
 
 def test_files_that_were_moved_away_are_opened_again(tmp_path: Path) -> None:
-    settings = configure(errorlog=str(tmp_path / "errors"), accesslog=str(tmp_path / "access"))
+    configure(errorlog=str(tmp_path / "errors"), accesslog=str(tmp_path / "access"))
     for name in ("errors", "access"):
         (tmp_path / name).rename(tmp_path / f"{name}.1")
-    logs.reopen(settings)
+    logs.reopen()
     logging.getLogger("gserver").error("new")
     logging.getLogger("gserver.access").info("new")
 
@@ -215,9 +216,9 @@ def test_configuring_again_closes_the_files_from_before(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_opened_again_goes_on_where_it_was(tmp_path: Path) -> None:
     folder = tmp_path / "logs"
     folder.mkdir()
-    settings = configure(errorlog=str(folder / "errors"))
+    configure(errorlog=str(folder / "errors"))
     folder.rename(tmp_path / "moved")
-    logs.reopen(settings)
+    logs.reopen()
     logging.getLogger("gserver").error("still heard")
 
     first, second = (tmp_path / "moved" / "errors").read_text().splitlines()
@@ -228,21 +229,21 @@ def test_a_log_that_cannot_be_opened_again_goes_on_where_it_was(tmp_path: Path) 
 
 
 def test_opening_again_what_nobody_moved_goes_on_at_its_end(tmp_path: Path) -> None:
-    settings = configure(accesslog=str(tmp_path / "access"))
+    configure(accesslog=str(tmp_path / "access"))
     for number in range(3):
         logging.getLogger("gserver.access").info("%d", number)
-        logs.reopen(settings)
+        logs.reopen()
 
     assert (tmp_path / "access").read_text() == "0\n1\n2\n"
 
 
-def test_opening_again_without_files_is_no_trouble(capsys: pytest.CaptureFixture[str]) -> None:
-    settings = configure(accesslog="-")
-    logs.reopen(settings)
+def test_opening_again_without_files_is_no_trouble(capfd: pytest.CaptureFixture[str]) -> None:
+    configure(accesslog="-")
+    logs.reopen()
     logging.getLogger("gserver").error("wrong")
     logging.getLogger("gserver.access").info("a line")
 
-    written = capsys.readouterr()
+    written = capfd.readouterr()
     assert written.out == "a line\n"
     assert written.err.endswith("[ERROR] wrong\n")
 
@@ -252,7 +253,7 @@ def test_captured_output_follows_a_file_that_was_moved(tmp_path: Path) -> None:
         "import os, sys; from gserver import logs; from gserver.settings import Settings\n"
         "settings = Settings.checked({'errorlog': sys.argv[1], 'capture_output': True})\n"
         "logs.configure(settings); print('old', flush=True)\n"
-        "os.rename(sys.argv[1], sys.argv[1] + '.1'); logs.reopen(settings); print('new')\n"
+        "os.rename(sys.argv[1], sys.argv[1] + '.1'); logs.reopen(); print('new')\n"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "errors")], timeout=30, check=True)
 
