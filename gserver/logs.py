@@ -42,8 +42,8 @@ def configure(settings: Settings) -> None:
     cannot be opened.
     """
     global _captures_output
-    # Nobody may wait for the end of what the server leaves; and captured output is to go where it is captured to.
-    may_hold = not (settings.daemon or settings.capture_output)
+    # A daemon lets go of its terminal, and what is captured goes where the error log goes.
+    may_hold = not settings.daemon and not (settings.capture_output and settings.errorlog != "-")
     errors = _handlers("error log", settings.errorlog, _STANDARD_ERROR, may_hold)
     try:
         access = _handlers("access log", settings.accesslog, _STANDARD_OUTPUT, may_hold, _errors.error)
