@@ -21,7 +21,13 @@ from gserver.arbiter.askers import ask_for_reload
 from gserver.arbiter.code_watch import check_engine
 from gserver.arbiter.stats import read_stats
 from gserver.arbiter.succession import Command, Succession, take_inheritance
-from gserver.configuration import CONFIG_FILE, Configuration, add_arguments, as_text, parse_environment
+from gserver.configuration import (
+    CONFIG_FILE,
+    Configuration,
+    add_arguments,
+    as_text_without_secrets,
+    parse_environment,
+)
 from gserver.errors import ConfigError
 from gserver.fields import IS_NATIVE
 from gserver.process.daemon import Daemon
@@ -129,9 +135,7 @@ def _print_stats(path: str) -> int:
 
 def _print_config(settings: Settings) -> int:
     for setting in declared():
-        value = getattr(settings, setting.name)
-        shown = "..." if setting.name == "keyfile_password" and value else "None" if value is None else as_text(value)
-        print(f"{setting.name} = {shown}")
+        print(f"{setting.name} = {as_text_without_secrets(setting, getattr(settings, setting.name))}")
     return 0
 
 

@@ -8,9 +8,9 @@ the open file, and standard output and error share theirs with the shell and oth
     pipe, terminal     opened again by /proc/self/fd, which makes another open file on it, with an O_NONBLOCK of its own
     all others         poll(), then at most PIPE_BUF bytes: a pipe that polls as writable takes so many without blocking
 
-The last way is also that of a pipe or a terminal that may not be opened again, because another user made it. There it is
-not perfect: another process may fill the pipe after poll(), which takes a page full of lines between two system calls,
-and a terminal that was stopped polls as writable while it has room for one byte.
+The last way is also that of a pipe or a terminal that may not be opened again, because another user made it. It is not
+perfect there: another process may fill the pipe after poll(), with a page full of lines between two system calls, and a
+terminal that was stopped polls as writable while it has room for one byte.
 """
 
 from __future__ import annotations

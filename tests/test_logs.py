@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -181,7 +182,30 @@ def test_what_the_check_of_the_format_lets_through_can_be_filled_in(form: str) -
     assert "%" not in logs.access_line(access_format(form), make_connection(), CloseReason.DRAINED)
 
 
-@pytest.mark.parametrize("path", ["/tmp/a\nforged", b"\0a\nforged", "/tmp/a\rforged"])
+FORGERIES = [
+    "/tmp/a\nforged",
+    b"\0a\nforged",
+    "/tmp/a\rforged",
+    '/a","reason":"forged',
+    "/a\\",
+    '/a" [1] "forged" 0 0 0 0',
+]
+FORGERIES += ["/a\u2028\x85\x0b", b"/\xff\xfe", "/\ud800"]
+
+
+@pytest.mark.parametrize("path", FORGERIES, ids=ascii)
+def test_a_client_cannot_write_fields_of_its_own_by_the_path_it_is_bound_to(path: str | bytes) -> None:
+    conn = make_connection()
+    conn.peer = path
+    form = '{"peer":"%(h)s","reason":"%(r)s","messages":%(M)s}'
+    fields = json.loads(logs.access_line(form, conn, CloseReason.PEER_EOF), object_pairs_hook=list)
+    line = logs.access_line(ACCESS_LOG_FORMAT, conn, CloseReason.PEER_EOF)
+
+    assert fields == [("peer", "unix:" + os.fsdecode(path)), ("reason", "peer_eof"), ("messages", 2)]
+    assert re.fullmatch(r'unix:\S+ \[\d\d/\w{3}/\d{4}:[\d:]+ [+-]\d{4}\] "peer_eof" 2 30 40 \d+\.\d{6}', line)
+
+
+@pytest.mark.parametrize("path", FORGERIES, ids=ascii)
 def test_a_client_cannot_write_lines_of_its_own_by_the_path_it_is_bound_to(path: str | bytes) -> None:
     conn = make_connection()
     conn.peer = path
