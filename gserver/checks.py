@@ -10,7 +10,7 @@ import inspect
 import math
 import os
 import pwd
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ __all__ = [
     "networks",
     "one_of",
     "optional_text",
+    "password",
     "rate",
     "seconds",
     "size",
@@ -50,6 +51,7 @@ class Check:
 
     allowed: str  # follows "must be"
     convert: Callable[[Any], Any]  # raises what _REFUSALS are for what is not allowed
+    without_secrets: Callable[[Any], str] | None = None  # how a value is shown, where it may hold passwords
 
     def __call__(self, value: Any) -> Any:
         try:
@@ -57,7 +59,8 @@ class Check:
         except _Reworded:
             raise
         except _REFUSALS:
-            raise ValueError(f"{_written(value)}, must be {self.allowed}") from None
+            written = _written(value) if self.without_secrets is None else self.without_secrets(value)
+            raise ValueError(f"{written}, must be {self.allowed}") from None
 
 
 class _Reworded(ValueError):
@@ -153,6 +156,31 @@ def _variables(value: Any) -> tuple[str, ...]:
     return listed
 
 
+def _names_of_variables(value: Any) -> str:
+    """Environment variables are where passwords stand."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(_names_of_variables, value))
+    if not isinstance(value, str):
+        return _without_content(value)
+    name, equals, _ = value.partition("=")
+    return f"{name}{equals}..." if equals else repr(value)
+
+
+def _keys_of(value: Any) -> str:
+    """The names in a dictionary: one for logging may hold a mail account."""
+    return (
+        "{" + ", ".join(f"{key!r}: ..." for key in value) + "}"
+        if isinstance(value, Mapping)
+        else _without_content(value)
+    )
+
+
+def _without_content(value: Any) -> str:
+    if isinstance(value, str) and value:
+        return "..."
+    return f"a value of type {type(value).__name__}" if isinstance(value, Collection) and value else repr(value)
+
+
 def _file_mask(value: Any) -> int | None:
     if value is None:
         return None
@@ -227,11 +255,12 @@ switch = Check("True or False", _switch)
 size = Check("a number of bytes, with K, M or G behind it if you like", _size)
 directory = Check("a directory", _directory)
 optional_text = Check("text, or None", _optional_text)
+password = Check("text, or None", _optional_text, _without_content)
 texts = Check("text, or a list of texts", _texts)
-variables = Check("NAME=VALUE, or a list of them", _variables)
+variables = Check("NAME=VALUE, or a list of them", _variables, _names_of_variables)
 file_mask = Check("an octal number from 0 to 777, or None", _file_mask)
 user_name = Check("the name or the number of a user of this machine", _account(pwd.getpwnam, pwd.getpwuid))
 group_name = Check("the name or the number of a group of this machine", _account(grp.getgrnam, grp.getgrgid))
 access_format = Check("text in which %(h)s and its like stand for values; %% is a percent sign", _access_format)
-log_configuration = Check("a dictionary, as logging.config.dictConfig() takes it", _log_configuration)
+log_configuration = Check("a dictionary, as logging.config.dictConfig() takes it", _log_configuration, _keys_of)
 binds = Check("an address or a list of addresses", _binds)

@@ -22,7 +22,13 @@ from gserver.arbiter.askers import ask_for_reload
 from gserver.arbiter.code_watch import check_engine
 from gserver.arbiter.stats import read_stats
 from gserver.arbiter.succession import Command, Succession, take_inheritance
-from gserver.configuration import CONFIG_FILE, Configuration, add_arguments, as_text, parse_environment
+from gserver.configuration import (
+    CONFIG_FILE,
+    Configuration,
+    add_arguments,
+    as_text_without_secrets,
+    parse_environment,
+)
 from gserver.errors import ConfigError
 from gserver.fields import IS_NATIVE
 from gserver.process.daemon import Daemon, drop_unwritten, open_standard
@@ -165,9 +171,8 @@ def _reload(pidfile: str) -> int:
 def _shown(settings: Settings) -> str:
     lines = []
     for setting in declared():
-        value = getattr(settings, setting.name)
-        shown = "..." if setting.name == "keyfile_password" and value else "None" if value is None else as_text(value)
-        lines.append(f"{setting.name} = {shown}\n")
+        value = as_text_without_secrets(setting, getattr(settings, setting.name))
+        lines.append(f"{setting.name} = {value}\n")
     return "".join(lines)
 
 

@@ -22,7 +22,15 @@ from gserver.errors import ConfigError
 from gserver.hooks import HOOKS
 from gserver.settings import Settings, declared
 
-__all__ = ["Configuration", "add_arguments", "as_text", "markdown_table", "parse_environment", "read_config_file"]
+__all__ = [
+    "Configuration",
+    "add_arguments",
+    "as_text",
+    "as_text_without_secrets",
+    "markdown_table",
+    "parse_environment",
+    "read_config_file",
+]
 
 CONFIG_FILE = "gserver.conf.py"
 ENVIRONMENT = "GSERVER_CMD_ARGS"
@@ -79,6 +87,14 @@ def as_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return getattr(value, "__name__", str(value))
+
+
+def as_text_without_secrets(setting: Field[Any], value: Any) -> str:
+    """As as_text(), for what others may read: tickets, and the logs of a deployment."""
+    without_secrets = setting.metadata["check"].without_secrets
+    if value in (None, ()) or without_secrets is None:
+        return as_text(value)
+    return str(without_secrets(value))
 
 
 def markdown_table() -> str:

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import _socket
 import enum
+import json
 import logging
+import os
 import struct
 import time
 from collections import deque
@@ -494,9 +496,19 @@ def swap_context(conn: Connection) -> None:
 
 
 def format_address(address: Address) -> str:
-    """host:port, [v6]:port, or unix:path, with escapes for what cannot be printed: a client chooses its own path."""
+    """host:port, [v6]:port, or unix:path.
+
+    A client chooses its own path. So quotes, backslashes, spaces, and what cannot be printed are escaped in it, as in
+    JSON: a line of the access log stays one line, and its fields are those of the format.
+    """
     if isinstance(address, tuple):
         host, port = address[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    path = address.decode(errors="backslashreplace") if isinstance(address, bytes) else address
-    return "unix:" + "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in path)
+    return "unix:" + "".join(map(_escaped, os.fsdecode(address)))
+
+
+def _escaped(letter: str) -> str:
+    if letter.isprintable() and letter not in '"\\ ':
+        return letter
+    escaped = json.dumps(letter)[1:-1]
+    return escaped if escaped != letter else f"\\u{ord(letter):04x}"  # JSON may have a space as it is, and DEL

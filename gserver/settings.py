@@ -214,7 +214,7 @@ class Settings:
         "TLS", None, checks.optional_text, "--keyfile", metavar="FILE",
         help="its private key, in PEM; default: in certfile")
     keyfile_password: str | None = _setting(
-        "TLS", None, checks.optional_text, help="the password of the key files; only in a config file")
+        "TLS", None, checks.password, help="the password of the key files; only in a config file")
     ca_certs: str | None = _setting(
         "TLS", None, checks.optional_text, "--ca-certs", metavar="FILE",
         help="authorities that client certificates are checked against, in PEM")

@@ -59,6 +59,8 @@ log = logging.getLogger("gserver.arbiter")
 
 # After the graceful timeout: what a worker gets to notice before SIGKILL.
 KILL_GRACE_S = 2.0
+# How soon a line is written that its log did not take.
+LOG_RETRY_S = 1.0
 # What QUIT leaves the workers for the replies that they owe.
 QUICK_S = 1.0
 
@@ -151,7 +153,8 @@ class Arbiter:
 
     def _wait(self) -> None:
         now = time.monotonic()
-        times = [self._children.wakes_at(now, self._crew.deadlines()), self._notifier.pings_at]
+        retry_logs_at = now + LOG_RETRY_S if logs.is_behind() else None
+        times = [self._children.wakes_at(now, self._crew.deadlines()), self._notifier.pings_at, retry_logs_at]
         wakes_at = min((each for each in times if each is not None), default=None)
         for key, _ in self._selector.select(None if wakes_at is None else max(0.0, wakes_at - now)):
             if key.fileobj is self._signals:
@@ -164,6 +167,7 @@ class Arbiter:
             else:
                 self._hear(key.data)
         self._notifier.ping(time.monotonic())
+        logs.retry()
 
     def _hear(self, pid: int) -> None:
         for message in self._crew.hear(pid):
@@ -317,10 +321,8 @@ class Arbiter:
             self._start_successor()
 
     def _reopen_logs(self) -> None:
-        logs.reopen(self.settings)
-        for child in self._children:
-            if child.stage is not Stage.BOOTING:
-                os.kill(child.pid, signal.SIGUSR1)
+        logs.reopen()
+        self._crew.reopen_logs()
 
     def _set_target(self, target: int) -> None:
         before = self._children.target
@@ -407,6 +409,7 @@ class Arbiter:
             self._selector.unregister(self._succession)
             self._succession.predecessor_ended()
             log.info("The arbiter before this one has ended")
+        self._reopen_logs()  # a rotation meanwhile has signalled the process of the pid file, which was that one
         self._pidfile.rename(self.settings.pidfile)
         self._stats.rename(self.settings.stats_socket)
         self._notifier.took_over(self.pid)

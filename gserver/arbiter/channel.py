@@ -3,6 +3,7 @@
     worker -> arbiter   READY, WORN; DEAF when it is draining, and accepts no more
     arbiter -> worker   LISTEN with the listeners to accept from; DRAIN, over drain_spread, or DRAIN_AT_ONCE, with the
                         addresses that nobody will serve after it
+    arbiter -> any      REOPEN with the paths of the log files, and the files themselves
     mold -> arbiter     MOLDED; FORKED with a pid
     arbiter -> mold     FORK with a place, an age and the worker's end of its channel
 
@@ -26,6 +27,7 @@ __all__ = [
     "LISTEN",
     "MOLDED",
     "READY",
+    "REOPEN",
     "WORN",
     "Channel",
     "Message",
@@ -37,6 +39,7 @@ DEAF = "deaf"
 LISTEN = "listen"
 DRAIN = "drain"
 DRAIN_AT_ONCE = "drain at once"
+REOPEN = "reopen"
 MOLDED = "molded"  # it has imported the application
 FORK = "fork"
 FORKED = "forked"

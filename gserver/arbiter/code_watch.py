@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from gserver import logs
 from gserver.errors import ConfigError
 
 __all__ = ["Watched", "check_engine", "watch_code"]
@@ -135,4 +136,5 @@ def _notifications(watched: Watched) -> Iterator[None]:
 
 
 def _log(paths: Sequence[str]) -> None:
+    logs.reopen()  # this process has no channel over which the arbiter could send them
     log.info("Changed: %s", ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else ""))

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gserver.arbiter.channel import Channel, Message
+from gserver import logs
+from gserver.arbiter.channel import REOPEN, Channel, Message
 from gserver.arbiter.children import Stroke
 from gserver.arbiter.listeners import Lane
 from gserver.arbiter.mold import Mold, MoldBroken, Molds
@@ -147,7 +148,7 @@ class Crew:
         except BaseException:
             log.exception("A child failed")
         finally:
-            logging.shutdown()
+            logs.finish()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
@@ -155,6 +156,12 @@ class Crew:
     def deadlines(self) -> dict[int, float]:
         """By pid, when each worker must have been heard of again."""
         return {pid: deadline for pid, place in self._places.items() if (deadline := place.deadline) is not None}
+
+    def reopen_logs(self) -> None:
+        """Send the log files that the arbiter has opened to all children, the booting ones too."""
+        files = logs.descriptors()
+        for channel in self._channels.values():
+            channel.send(REOPEN, list(files), list(files.values()))
 
     def tell(self, pid: int, word: str, addresses: Sequence[str] = (), lanes: Iterable[Lane] = ()) -> None:
         """Say something to a worker; to one that does not listen any more, nothing."""

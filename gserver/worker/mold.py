@@ -9,8 +9,9 @@ import socket
 import sys
 from typing import Any, NoReturn
 
+from gserver import logs
 from gserver.application import Application
-from gserver.arbiter.channel import FORK, FORKED, MOLDED, Channel, Message
+from gserver.arbiter.channel import FORK, FORKED, MOLDED, REOPEN, Channel, Message
 from gserver.arbiter.crew import EXIT_CANNOT_START, Post
 from gserver.errors import ConfigError
 from gserver.process.privileges import drop_privileges
@@ -45,7 +46,9 @@ def run_mold(application: Application, post: Post) -> int:
         message = post.channel.receive()
         if message is None:
             return 0
-        if message.word == FORK:
+        if message.word == REOPEN:
+            logs.adopt(message.addresses, message.descriptors)
+        elif message.word == FORK:
             between = fork()
             if between == 0:
                 _fork_again(fork, application, post, message, served)
@@ -71,7 +74,7 @@ def _fork_again(fork: Any, application: Application, post: Post, message: Messag
     except BaseException:
         log.exception("Worker failed")
     finally:
-        logging.shutdown()
+        logs.finish()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from gserver import logs
 from gserver.application import Application
-from gserver.arbiter.channel import DEAF, DRAIN, DRAIN_AT_ONCE, LISTEN, READY, WORN, Message
+from gserver.arbiter.channel import DEAF, DRAIN, DRAIN_AT_ONCE, LISTEN, READY, REOPEN, WORN, Message
 from gserver.arbiter.crew import EXIT_CANNOT_START, Post
 from gserver.arbiter.scoreboard import HEARTBEAT_S
 from gserver.errors import ConfigError
@@ -128,7 +128,7 @@ class Worker:
         loop = gevent.get_hub().loop
         gevent.signal_handler(signal.SIGTERM, self._drain)
         gevent.signal_handler(signal.SIGQUIT, self._quit)
-        gevent.signal_handler(signal.SIGUSR1, logs.reopen, self.settings)
+        gevent.signal_handler(signal.SIGUSR1, logs.reopen)
         ear = loop.io(self._post.channel.fileno(), 1)
         ear.start(self._hear)
         heart = loop.timer(0.0, HEARTBEAT_S)
@@ -163,6 +163,8 @@ class Worker:
             self._drain(tuple(address for address, _ in self._servers))
         elif message.word == LISTEN:
             self._listen(message)
+        elif message.word == REOPEN:
+            logs.adopt(message.addresses, message.descriptors)
         elif message.word in (DRAIN, DRAIN_AT_ONCE):
             self._spread_s = self.settings.drain_spread if message.word == DRAIN else 0.0
             self._drain(message.addresses)
@@ -227,6 +229,7 @@ class Worker:
         self._post.place.beat_at = now
         if self.settings.timeout:
             self._post.place.deadline = now + self.settings.timeout
+        logs.retry()
         if self._post.tls is not None:
             self._post.tls.reload_if_changed()
         self._ledger.enter_bytes(conn for _, server in self._servers for conn in server.connections)
@@ -255,7 +258,7 @@ class Worker:
 
     def _quit(self) -> None:
         self._hooks.call("worker_int", self)
-        logging.shutdown()
+        logs.finish()
         os._exit(0)
 
     def _dump(self, number: int, frame: FrameType | None) -> None:
@@ -268,7 +271,7 @@ class Worker:
     def _abort(self, number: int, frame: FrameType | None) -> None:
         """ABRT: the arbiter has waited long enough."""
         self._hooks.call("worker_abort", self)
-        logging.shutdown()
+        logs.finish()
         signal.signal(signal.SIGABRT, signal.SIG_DFL)
         os.abort()
 
