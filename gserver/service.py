@@ -8,8 +8,8 @@
 Handlers may block in gevent's way; their connection waits for them, no other does. The messages of one connection are
 handled in order, one at a time. Whatever they raise ends at most their own connection.
 
-What a handler sets in a contextvars.ContextVar stays with its connection, for all of its callbacks. A threading.local or
-a gevent.local belongs to a greenlet, which serves many connections: keep such things in a ContextVar or conn.session.
+What a handler sets in a contextvars.ContextVar stays with its connection, for all of its callbacks. A threading.local
+or a gevent.local belongs to a greenlet, which serves many connections: use a ContextVar or conn.session instead.
 """
 
 from __future__ import annotations
