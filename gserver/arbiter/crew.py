@@ -11,10 +11,9 @@ import logging
 import os
 import selectors
 import signal
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from gserver.arbiter.channel import Channel, Message
 from gserver.arbiter.children import Stroke
@@ -22,6 +21,7 @@ from gserver.arbiter.listeners import Lane
 from gserver.arbiter.mold import Mold, MoldBroken, Molds
 from gserver.arbiter.scoreboard import Place, Scoreboard
 from gserver.arbiter.signals import SignalQueue
+from gserver.process.child import fork_child
 from gserver.settings import MAX_WORKERS, Settings
 
 if TYPE_CHECKING:
@@ -121,10 +121,7 @@ class Crew:
 
     def _fork(self, run: Callable[[], int], *not_its: Channel) -> int:
         with self._signals.held():
-            pid = os.fork()
-            if pid == 0:
-                self._become(run, not_its)
-        return pid
+            return fork_child(functools.partial(self._enter, run, not_its))
 
     def molded(self, server: Any, settings: Settings, age: int, tls: Tls | None) -> int:
         """The newest mold is ready: have it fork the worker in whose place it stood; return its pid."""
@@ -134,23 +131,14 @@ class Crew:
         self._places.pop(mold.pid).leave()
         return self.fork(server, settings, age, tls)
 
-    def _become(self, run: Callable[[], int], not_its: Sequence[Channel]) -> NoReturn:
-        """In the child: drop what is the arbiter's, run, and never return into the arbiter's code."""
-        status = 1
-        try:
-            self._signals.leave_to_child()
-            for channel in [*not_its, *self._channels.values()]:
-                channel.close()
-            self._forget()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
-            status = run()
-        except BaseException:
-            log.exception("A child failed")
-        finally:
-            logging.shutdown()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+    def _enter(self, run: Callable[[], int], not_its: Sequence[Channel]) -> int:
+        """In the child: drop what is the arbiter's, and run."""
+        self._signals.leave_to_child()
+        for channel in [*not_its, *self._channels.values()]:
+            channel.close()
+        self._forget()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+        return run()
 
     def deadlines(self) -> dict[int, float]:
         """By pid, when each worker must have been heard of again."""

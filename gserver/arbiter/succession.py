@@ -7,6 +7,7 @@ lifeline: end-of-file on it tells the new arbiter that the old one is gone. A va
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -14,10 +15,10 @@ import signal
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
 
 from gserver.arbiter.signals import SignalQueue
 from gserver.bind import Bind, parse_bind
+from gserver.process.child import fork_child
 
 __all__ = ["Command", "Inheritance", "Succession", "take_inheritance"]
 
@@ -85,10 +86,7 @@ class Succession:
         """Start the new arbiter; return its pid."""
         lifeline, self._to_successor = os.pipe()
         with signals.held():
-            pid = os.fork()
-            if pid == 0:
-                signals.leave_to_child()
-                self._become_successor(lifeline, listeners, activated)
+            pid = fork_child(functools.partial(self._become_successor, signals, lifeline, listeners, activated))
         os.close(lifeline)
         self._successor = pid
         return pid
@@ -112,7 +110,11 @@ class Succession:
         if self._from_predecessor is not None:
             os.close(self._from_predecessor)
 
-    def _become_successor(self, lifeline: int, listeners: Descriptors, activated: Sequence[Bind]) -> NoReturn:
+    def _become_successor(
+        self, signals: SignalQueue, lifeline: int, listeners: Descriptors, activated: Sequence[Bind]
+    ) -> int:
+        """In the child: become another program, or return an exit status."""
+        signals.leave_to_child()
         try:
             _unignore_signals()
             for descriptor in (lifeline, *(each for group in listeners.values() for each in group)):
@@ -128,8 +130,7 @@ class Succession:
             os.execve(self._command.words[0], self._command.words, os.environ)
         except OSError as error:
             log.error("Cannot execute a new arbiter: %s", error)
-        finally:
-            os._exit(1)
+        return 1
 
 
 def _unignore_signals() -> None:

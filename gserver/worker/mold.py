@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import os
 import select
 import socket
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 from gserver.application import Application
 from gserver.arbiter.channel import FORK, FORKED, MOLDED, Channel, Message
 from gserver.arbiter.crew import EXIT_CANNOT_START, Post
 from gserver.errors import ConfigError
+from gserver.process.child import fork_child
 from gserver.process.privileges import drop_privileges
 from gserver.process.titles import set_title
 from gserver.worker.worker import load, run_worker
@@ -26,7 +29,7 @@ def run_mold(application: Application, post: Post) -> int:
     """Fork workers until the arbiter is gone; return the exit status of the process."""
     settings = post.settings
     # As they are before the application is imported and patches them.
-    fork, waitpid, poll = os.fork, os.waitpid, select.poll()
+    fork, waitpid, close, poll = os.fork, os.waitpid, os.close, select.poll()  # (a patched close is put off)
     log.info("Preloading (pid: %d)", os.getpid())
     set_title("mold", settings.proc_name or application.text)
     try:
@@ -38,6 +41,9 @@ def run_mold(application: Application, post: Post) -> int:
     except BaseException:
         log.exception("%r cannot be imported", application.text)
         return EXIT_CANNOT_START
+    for stream in (sys.stdout, sys.stderr):  # what the import has printed is no worker's to print again
+        with contextlib.suppress(Exception):
+            stream.flush()
     poll.register(post.channel.fileno(), select.POLLIN)
     post.channel.send(MOLDED)
     while True:
@@ -46,38 +52,24 @@ def run_mold(application: Application, post: Post) -> int:
         if message is None:
             return 0
         if message.word == FORK:
-            between = fork()
-            if between == 0:
-                _fork_again(fork, application, post, message, served)
+            between = fork_child(functools.partial(_fork_again, fork, application, post, message, served), fork)
             waitpid(between, 0)
-            os.close(message.descriptors[0])
+            close(message.descriptors[0])
 
 
-def _fork_again(fork: Any, application: Application, post: Post, message: Message, served: Any) -> NoReturn:
+def _fork_again(fork: Any, application: Application, post: Post, message: Message, served: Any) -> int:
     """In the process between: fork the worker, tell who it is, and leave it to the arbiter."""
-    pid = fork()
-    if pid:
-        post.channel.send(FORKED, [str(pid)])
-        os._exit(0)
-    status = 1
-    try:
-        post.channel.close()
-        slot, age = map(int, message.addresses)
-        channel = Channel(socket.socket(fileno=message.descriptors[0]))
-        place = post.scoreboard.place(slot)
-        status = _work(
-            application, Post(post.settings, age, place, post.scoreboard, channel, post.server, post.tls, served)
-        )
-    except BaseException:
-        log.exception("Worker failed")
-    finally:
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    pid = fork_child(functools.partial(_work, application, post, message, served), fork)
+    post.channel.send(FORKED, [str(pid)])
+    return 0
 
 
-def _work(application: Application, post: Post) -> int:
+def _work(application: Application, mold: Post, message: Message, served: Any) -> int:
+    mold.channel.close()
+    slot, age = map(int, message.addresses)
+    channel = Channel(socket.socket(fileno=message.descriptors[0]))
+    place = mold.scoreboard.place(slot)
+    post = Post(mold.settings, age, place, mold.scoreboard, channel, mold.server, mold.tls, served)
     if "gevent" in sys.modules:
         import gevent
 
