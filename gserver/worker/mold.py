@@ -9,10 +9,13 @@ import os
 import select
 import socket
 import sys
+import time
+from time import sleep  # gevent's would let others run
 from typing import Any
 
 from gserver.application import Application
-from gserver.arbiter.channel import FORK, FORKED, MOLDED, Channel, Message
+from gserver.arbiter.channel import BORN, FORK, MOLDED, Channel, Message
+from gserver.arbiter.children import BIRTH_S
 from gserver.arbiter.crew import EXIT_CANNOT_START, Post
 from gserver.errors import ConfigError
 from gserver.process.child import fork_child
@@ -23,6 +26,8 @@ from gserver.worker.worker import load, run_worker
 __all__ = ["run_mold"]
 
 log = logging.getLogger("gserver.worker")
+
+POLL_S = 0.0005
 
 
 def run_mold(application: Application, post: Post) -> int:
@@ -58,16 +63,18 @@ def run_mold(application: Application, post: Post) -> int:
 
 
 def _fork_again(fork: Any, application: Application, post: Post, message: Message, served: Any) -> int:
-    """In the process between: fork the worker, tell who it is, and leave it to the arbiter."""
-    pid = fork_child(functools.partial(_work, application, post, message, served), fork)
-    post.channel.send(FORKED, [str(pid)])
+    """In the process between: fork the worker, and leave it to the arbiter."""
+    fork_child(functools.partial(_work, application, post, message, served, os.getpid()), fork)
     return 0
 
 
-def _work(application: Application, mold: Post, message: Message, served: Any) -> int:
+def _work(application: Application, mold: Post, message: Message, served: Any, between: int) -> int:
+    """In the worker."""
     mold.channel.close()
     slot, age = map(int, message.addresses)
     channel = Channel(socket.socket(fileno=message.descriptors[0]))
+    if not _is_adopted(between) or not channel.send(BORN, [str(os.getpid())]):
+        return 0  # the arbiter has given it up
     place = mold.scoreboard.place(slot)
     post = Post(mold.settings, age, place, mold.scoreboard, channel, mold.server, mold.tls, served)
     if "gevent" in sys.modules:
@@ -75,3 +82,13 @@ def _work(application: Application, mold: Post, message: Message, served: Any) -
 
         gevent.reinit()  # the event loop of the mold is not this process's
     return run_worker(application, post)
+
+
+def _is_adopted(between: int) -> bool:
+    """Wait until the process between has ended: the arbiter believes in nobody who is not its child."""
+    deadline = time.monotonic() + BIRTH_S
+    while os.getppid() == between:
+        if time.monotonic() > deadline:
+            return False
+        sleep(POLL_S)
+    return True
