@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from gserver import logs
 from gserver.arbiter.askers import Askers
-from gserver.arbiter.channel import DEAF, DRAIN, DRAIN_AT_ONCE, LISTEN, MOLDED, READY, WORN
+from gserver.arbiter.births import Births
+from gserver.arbiter.channel import BORN, DEAF, DRAIN, DRAIN_AT_ONCE, LISTEN, MOLDED, READY, WORN
 from gserver.arbiter.children import (
     Action,
     Child,
@@ -37,7 +38,8 @@ from gserver.arbiter.children import (
 from gserver.arbiter.code_watch import Watched, watch_code
 from gserver.arbiter.crew import EXIT_CANNOT_START, Crew, RunWorker
 from gserver.arbiter.listeners import Listeners
-from gserver.arbiter.mold import MoldBroken, adopt_orphans
+from gserver.arbiter.mold import adopt_orphans
+from gserver.arbiter.processes import Death, Processes
 from gserver.arbiter.signals import Request, SignalQueue
 from gserver.arbiter.stats import StatsSocket
 from gserver.arbiter.succession import Succession
@@ -63,6 +65,7 @@ KILL_GRACE_S = 2.0
 LOG_RETRY_S = 1.0
 # What QUIT leaves the workers for the replies that they owe.
 QUICK_S = 1.0
+_NEVER_SERVED = "Workers end before they serve"
 
 
 class Arbiter:
@@ -104,7 +107,6 @@ class Arbiter:
         self._selector = selectors.DefaultSelector()
         self._stats = StatsSocket(settings.stats_socket, self._selector)
         self._run_worker, self._run_mold = run_worker, run_mold
-        self._code_watch: int | None = None  # the pid of the process that watches files
 
     def run(self) -> int:
         """Serve until told to stop; return the exit status. ConfigError if it cannot begin."""
@@ -113,6 +115,7 @@ class Arbiter:
         self._listeners.open(self.settings.bind)
         self._listeners.keep(self.settings.bind)
         self._signals = SignalQueue()
+        self._processes = Processes(self._signals)
         try:
             self._begin()
             while not self._children.is_stopping or self._children:
@@ -133,7 +136,16 @@ class Arbiter:
         self._selector.register(self._signals, selectors.EVENT_READ)
         if self._succession.has_predecessor:
             self._selector.register(self._succession, selectors.EVENT_READ)
-        self._crew = Crew(self._run_worker, self._run_mold, self._selector, self._signals, self._forget_in_child)
+        self._crew = Crew(
+            self._run_worker,
+            self._run_mold,
+            self._selector,
+            self._signals,
+            self._processes,
+            self._bury,
+            self._forget_in_child,
+        )
+        self._births = Births(self._children, self._crew, self._hear)
         self._stats.open(self._crew.scoreboard, self._children, suffix)
         log.info("Listening at: %s (%d)", self._listeners.describe(), self.pid)
         raise_open_files_limit(self.settings.worker_connections)
@@ -145,8 +157,9 @@ class Arbiter:
 
     def _watch_code(self) -> None:
         watched = Watched(self.settings.chdir, self._configuration.file, self.settings.reload_extra_files)
-        self._code_watch = self._crew.fork_helper(
-            functools.partial(watch_code, watched, self.settings.reload_engine, self.pid)
+        self._crew.fork_helper(
+            functools.partial(watch_code, watched, self.settings.reload_engine, self.pid),
+            lambda death: log.error("Files are watched no longer (%s)", death.how),
         )
 
     # One turn of the loop
@@ -171,23 +184,31 @@ class Arbiter:
 
     def _hear(self, pid: int) -> None:
         for message in self._crew.hear(pid):
-            if message.word == READY:
+            if message.word == BORN:
+                pid = self._births.born(pid, message)
+            elif message.word == READY:
                 log.info("Worker ready (pid: %d)", pid)
                 self._children.became_ready(pid, time.monotonic())
             elif message.word == WORN:
                 self._children.is_worn(pid)
             elif message.word == DEAF:
-                self._children.is_deaf(pid)
+                self._children.is_deaf(pid, time.monotonic())
             elif message.word == MOLDED:
-                self._molded(pid)
+                self._births.molded(pid, self, self.settings, self._tls)
+        if pid < 0:
+            self._births.look_after(pid)
 
     def _act(self) -> None:
         """Do what the book says until it has nothing more to say: what is done may change what is to be done."""
-        while actions := self._children.decide(time.monotonic(), self._crew.deadlines()):
+        while actions := self._decide():
             for action in actions:
                 self._do(action)
         if not self._is_ready and self._children.is_complete and not self._children.is_stopping:
             self._became_ready()
+
+    def _decide(self) -> list[Action]:
+        self._children.is_molding = self.settings.preload_app and not self._crew.molds.is_ready
+        return self._children.decide(time.monotonic(), self._crew.deadlines())
 
     def _do(self, action: Action) -> None:
         if isinstance(action, Spawn):
@@ -217,21 +238,7 @@ class Arbiter:
         self._age += 1
         child = Child(0, self._children.generation, time.monotonic(), age=self._age)
         self._hooks.call("pre_fork", self, child)
-        try:
-            pid = self._crew.fork(self, self.settings, self._age, self._tls)
-        except (OSError, MoldBroken) as error:
-            log.error("Cannot fork a worker: %s", error)
-            self._children.could_not_spawn(time.monotonic())
-        else:
-            self._children.spawned(pid, time.monotonic(), age=self._age)
-
-    def _molded(self, mold: int) -> None:
-        """The mold has imported the application: its first worker takes its place in the book."""
-        try:
-            age = self._children[mold].age
-            self._children.renamed(mold, self._crew.molded(self, self.settings, age, self._tls))
-        except (OSError, MoldBroken, KeyError) as error:  # KeyError: struck meanwhile, because it took too long
-            log.error("Cannot fork from the mold %d: %s", mold, error)
+        self._births.spawn(self, self.settings, self._age, self._tls)
 
     def _drain(self, child: Child) -> None:
         """A worker that is not needed any more: what it accepts from goes to the others, its connections end."""
@@ -246,6 +253,9 @@ class Arbiter:
         self._crew.tell(child.pid, DRAIN, [str(bind) for bind in given_up])
 
     def _strike(self, child: Child, stroke: Stroke) -> None:
+        if child.is_unborn:
+            self._births.overdue(child) if stroke is Stroke.DUMP else self._births.kill(child)
+            return
         if stroke is Stroke.DUMP:
             what = "did not become ready" if child.stage is Stage.BOOTING else "was not heard of"
             log.critical("Worker %s in time (pid: %d)", what, child.pid)
@@ -254,38 +264,24 @@ class Arbiter:
         self._crew.strike(child.pid, stroke)
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            code = os.waitstatus_to_exitcode(status)
-            if pid in self._children:
-                self._hear(pid)  # one that was ready, and said so last, has proven that the application loads
-                self._bury(pid, code)
-            elif self._crew.molds.lost(pid):
-                log.log(logging.INFO if code == 0 else logging.ERROR, "Mold ended with status %d (pid: %d)", code, pid)
-            elif pid == self._code_watch:
-                log.error("Files are watched no longer (status %d)", code)
-                self._code_watch = None
-            elif self._succession.lost(pid):
-                log.error("The new arbiter ended with status %d; this one goes on", code)
+        self._processes.reap(newborn=self._births.hear)
 
-    def _bury(self, pid: int, code: int) -> None:
-        asked = self._children[pid].stage is Stage.DRAINING
-        child = self._children.exited(pid, time.monotonic())
-        assert child is not None
-        self._listeners.gone(pid)
-        self._crew.gone(pid)
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
-        log.log(logging.INFO if asked else logging.ERROR, "Worker exited with %s (pid: %d)", how, pid)
+    def _bury(self, death: Death) -> None:
+        """A worker has ended, or a mold in the place of one."""
+        self._hear(death.pid)  # one that was ready, and said so last, has proven that the application loads
+        child = self._children.exited(death.pid, time.monotonic())
+        self._listeners.gone(death.pid)
+        self._crew.gone(death.pid)
+        if child is None:
+            return
+        asked = child.stage is Stage.DRAINING or child.is_deaf
+        log.log(logging.INFO if asked else logging.ERROR, "%s", death)
         self._hooks.call("child_exit", self, child)
         if self._children.cannot_start and not self._children.is_stopping:
             self._cannot_start()
-        elif not asked and self._children.pause_s:
-            log.error("Workers end before they serve: the next one is forked in %g s", self._children.pause_s)
+        elif child.stage is not Stage.DRAINING and self._children.pause_s:
+            early = "A worker ended as soon as it served" if child.stage is Stage.SERVING else _NEVER_SERVED
+            log.error("%s: the next one is forked in %g s", early, self._children.pause_s)
 
     def _cannot_start(self) -> None:
         if self.settings.reload:
@@ -401,7 +397,13 @@ class Arbiter:
             log.warning("An upgrade is under way already")
             return
         self._hooks.call("pre_exec", self)
-        self._succession.begin(self._signals, self._listeners.descriptors, self._configuration.sockets)
+        midwife = self._succession.begin(self._signals, self._listeners.descriptors, self._configuration.sockets)
+        if midwife:
+            self._processes.add(midwife, self._successor_ended)
+
+    def _successor_ended(self, death: Death) -> None:
+        self._succession.lost(death.pid)
+        log.error("The new arbiter ended with %s; this one goes on", death.how)
 
     def _take_over(self) -> None:
         """The arbiter before this one is leaving, or gone: what there is but once is this one's."""
@@ -424,13 +426,13 @@ class Arbiter:
         if is_at_once or self._exit_status:
             log.info("Stopping: now")
             for child in self._children:
-                os.kill(child.pid, signal.SIGQUIT)
+                self._processes.signal(child.pid, signal.SIGQUIT)
             self._children.stop(now, KILL_GRACE_S)
             return
         quick = request is Request.QUIT
         log.info("Stopping: replying to what was received")
         patience = QUICK_S if quick else self.settings.graceful_timeout + self.settings.drain_spread + KILL_GRACE_S
-        self._succession.hand_over(self._notifier, self._pidfile)
+        self._succession.hand_over(self._notifier, self._pidfile, self._processes.end)
         self._notifier.stopping(patience)
         addresses = [] if self._succession.is_under_way else [str(bind) for bind in self.settings.bind]
         # The workers still have the listeners, and accept what the kernel has queued; nobody new gets in after them.
@@ -439,7 +441,7 @@ class Arbiter:
             if child.stage is Stage.SERVING:
                 self._crew.tell(child.pid, DRAIN_AT_ONCE if quick else DRAIN, addresses)
             elif child.stage is not Stage.DRAINING:
-                os.kill(child.pid, signal.SIGKILL)
+                self._births.kill(child)
         self._children.stop(now, patience)
 
     def _close_listeners(self) -> None:
@@ -458,10 +460,9 @@ class Arbiter:
             self._daemon.leave_to_child()
 
     def _close(self) -> None:
-        for child in self._children:  # only after an exception in the loop itself
-            os.kill(child.pid, signal.SIGKILL)
-            os.waitpid(child.pid, 0)
-        self._succession.hand_over(self._notifier, self._pidfile)  # if it is an exception that ends this one
+        # Only an exception in the loop itself leaves a successor, and workers, until here.
+        self._succession.hand_over(self._notifier, self._pidfile, self._processes.end)
+        self._processes.kill_all()
         self._close_listeners()
         self._pidfile.remove()
         self._stats.close()
@@ -470,9 +471,6 @@ class Arbiter:
             self._crew.close()
         self._selector.close()
         self._succession.close()
-        if self._code_watch is not None:
-            os.kill(self._code_watch, signal.SIGKILL)
-            os.waitpid(self._code_watch, 0)
 
 
 def certificates_of(settings: Settings) -> Tls | None:

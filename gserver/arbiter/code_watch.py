@@ -109,8 +109,18 @@ def watch_code(watched: Watched, engine: str, arbiter: int) -> int:
             _log(sorted(path for path in now.keys() | before.keys() if now.get(path) != before.get(path)))
             before = now
             with contextlib.suppress(ProcessLookupError):  # it ends just now
-                os.kill(arbiter, signal.SIGHUP)
+                _send_hup(arbiter)
     return 0
+
+
+def _send_hup(arbiter: int) -> None:
+    """To the parent alone, and not to a process that has its id after it."""
+    descriptor = os.pidfd_open(arbiter)
+    try:
+        if os.getppid() == arbiter:
+            signal.pidfd_send_signal(descriptor, signal.SIGHUP)
+    finally:
+        os.close(descriptor)
 
 
 def _ticks() -> Iterator[None]:

@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import json
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
 
 from gserver.arbiter.signals import SignalQueue
 from gserver.bind import Bind, parse_bind
+from gserver.process.child import fork_child
 from gserver.process.pidfile import Pidfile
 from gserver.process.systemd import Notifier
 from gserver.process.titles import set_title
@@ -122,9 +123,9 @@ class Succession:
             lifeline, self._to_successor = os.pipe()
             try:
                 with signals.held():
-                    midwife = os.fork()
-                    if midwife == 0:
-                        self._deliver(signals, theirs, lifeline, listeners, activated)
+                    midwife = fork_child(
+                        functools.partial(self._deliver, signals, theirs, lifeline, listeners, activated)
+                    )
             except OSError:
                 self.close()
                 raise
@@ -143,15 +144,16 @@ class Succession:
         self.close()
         return True
 
-    def hand_over(self, notifier: Notifier, pidfile: Pidfile) -> None:
-        """Before this arbiter ends, leave the service to the successor, if there is one: systemd would end it, too."""
+    def hand_over(self, notifier: Notifier, pidfile: Pidfile, end: Callable[[int], None]) -> None:
+        """Before this arbiter ends, leave the service to the successor, if there is one: systemd would end it, too.
+
+        `end`: kills a child and waits for it.
+        """
         if self.successor is None:
             return
         if self._midwife is not None:
             _prctl(_PR_SET_CHILD_SUBREAPER, 0)  # with preload_app this process is one itself
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                os.kill(self._midwife, signal.SIGKILL)
-                os.waitpid(self._midwife, 0)
+            end(self._midwife)
             self._midwife = None
         notifier.hand_over(self.successor)
         pidfile.hand_over(self.successor)
@@ -177,27 +179,25 @@ class Succession:
         lifeline: int,
         listeners: Descriptors,
         activated: Sequence[Bind],
-    ) -> NoReturn:
+    ) -> int:
         """In the midwife, with the signals of an arbiter held: fork the successor, report its pid, end when it does."""
-        status = 1
-        try:
-            arbiter = os.getppid()
-            pid = os.fork()
-            if pid == 0:
-                signals.leave_to_child()
-                self._become_successor(lifeline, listeners, activated)
-            report.sendall(b"%d" % pid)
-            _close_all_but_standard()  # workers wait for the end of the arbiter's own descriptors
-            set_title("upgrade", str(pid))
-            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() == arbiter:
-                _, ended = os.waitpid(pid, 0)
-                code = os.waitstatus_to_exitcode(ended)
-                status = code if code >= 0 else 128 - code
-        finally:
-            os._exit(status)
+        arbiter = os.getppid()
+        pid = fork_child(functools.partial(self._become_successor, signals, lifeline, listeners, activated))
+        report.sendall(b"%d" % pid)
+        _close_all_but_standard()  # workers wait for the end of the arbiter's own descriptors
+        set_title("upgrade", str(pid))
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != arbiter:
+            return 1
+        _, ended = os.waitpid(pid, 0)
+        code = os.waitstatus_to_exitcode(ended)
+        return code if code >= 0 else 128 - code
 
-    def _become_successor(self, lifeline: int, listeners: Descriptors, activated: Sequence[Bind]) -> NoReturn:
+    def _become_successor(
+        self, signals: SignalQueue, lifeline: int, listeners: Descriptors, activated: Sequence[Bind]
+    ) -> int:
+        """In the child: become another program, or return an exit status."""
+        signals.leave_to_child()
         try:
             _unignore_signals()
             for descriptor in (lifeline, *(each for group in listeners.values() for each in group)):
@@ -213,8 +213,7 @@ class Succession:
             os.execve(self._command.words[0], self._command.words, os.environ)
         except OSError as error:
             log.error("Cannot execute a new arbiter: %s", error)
-        finally:
-            os._exit(1)
+        return 1
 
 
 def _close_all_but_standard() -> None:

@@ -6,9 +6,13 @@ it opens gets that number, and what is written to standard error goes into it. S
 
 from __future__ import annotations
 
+import functools
 import os
+import signal
 import stat
 import sys
+
+from gserver.process.child import run_and_exit
 
 __all__ = ["Daemon", "drop_unwritten", "is_in_foreground", "leave_terminal", "open_standard"]
 
@@ -31,19 +35,19 @@ class Daemon:
         child = os.fork()
         if child:
             os.close(telling)
-            cls._await(waiting, child)
+            run_and_exit(functools.partial(cls._await, waiting, child))
         os.close(waiting)
-        os.setsid()
-        if os.fork():  # a session's leader could get a terminal again
+        if not _is_last():
             os._exit(0)
         return cls(telling)
 
     @staticmethod
-    def _await(waiting: int, child: int) -> None:
-        os.waitpid(child, 0)
-        word = os.read(waiting, len(_READY))
-        drop_unwritten()
-        os._exit(0 if word == _READY else 1)
+    def _await(waiting: int, child: int) -> int:
+        try:
+            os.waitpid(child, 0)
+            return 0 if os.read(waiting, len(_READY)) == _READY else 1
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
 
     def ready(self) -> None:
         """Let the starter go, and with it the terminal. What is logged to standard error is lost from now on."""
@@ -96,6 +100,20 @@ def drop_unwritten() -> None:
             nothing = os.open(os.devnull, os.O_RDWR)
             os.dup2(nothing, number)
             os.close(nothing)
+
+
+def _is_last() -> bool:
+    """In the first child: begin a session and fork once more; whether this process is the one that goes on."""
+    try:
+        os.setsid()
+        return os.fork() == 0  # a session's leader could get a terminal again
+    except OSError as error:
+        run_and_exit(functools.partial(_failed, error))
+
+
+def _failed(error: OSError) -> int:
+    print(f"gserver: cannot go to the background: {error.strerror}", file=sys.stderr)
+    return 1
 
 
 def leave_terminal() -> None:
