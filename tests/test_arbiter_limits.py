@@ -85,6 +85,7 @@ def running(folder: Path, *arguments: str, workers: int = 3) -> Iterator[tuple[G
             guests.callback(guest.close)
             return guest
 
+        server.wait_for_log("Worker ready", workers)  # one that was forked just now still has the arbiter's listeners
         wait_for(lambda: len(serving_pids(server)) == workers, "every worker accepts")
         yield server, enter
 

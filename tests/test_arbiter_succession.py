@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -209,7 +209,7 @@ def test_a_successor_is_left_to_another_parent_and_told(
     successor = succession.successor
     assert successor not in (None, midwife)
     wait_for((tmp_path / "pid.2").exists, "the successor has its pid file")
-    succession.hand_over(Notifier({}, os.getpid()), pidfile)
+    succession.hand_over(Notifier({}, os.getpid()), pidfile, end)
     assert (tmp_path / "pid").read_text() == f"{successor}\n"
     with pytest.raises(ChildProcessError):
         os.waitpid(midwife, 0)
@@ -218,6 +218,11 @@ def test_a_successor_is_left_to_another_parent_and_told(
 
     wait_for((tmp_path / "done").exists, "the successor has ended")
     assert (tmp_path / "done").read_text() == "([b'L', b''], False)"
+
+
+def end(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 def test_a_successor_that_is_killed_is_lost_with_its_signal(signals: SignalQueue) -> None:
@@ -235,11 +240,11 @@ def test_a_successor_that_is_killed_is_lost_with_its_signal(signals: SignalQueue
 def test_a_process_that_cannot_fork_goes_on_without_a_successor(
     signals: SignalQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse() -> int:
+    def refuse(run: Callable[[], int]) -> int:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     succession = Succession(Command((sys.executable, "-c", ""), "/"), Inheritance())
-    monkeypatch.setattr(os, "fork", refuse)
+    monkeypatch.setattr("gserver.arbiter.succession.fork_child", refuse)
 
     assert succession.begin(signals, {}, ()) == 0
     assert not succession.is_under_way
