@@ -1,6 +1,8 @@
 # Targets for a fresh machine with python3, its venv module and make:
 #   make demo    2,000 real sockets on a real server, and the report
 #   make test    the whole test suite
+#   make sanitize
+#                the tests of the compiled turn, compiled with AddressSanitizer and UndefinedBehaviorSanitizer; needs gcc
 #   make baselines
 #                results/baselines again: gserver against its peers, and its two engines, in pairs; an hour or more;
 #                BASELINES= makes some of them only. And README's pictures of them
@@ -15,7 +17,7 @@ JOBS ?= echo json churn idle tls handshakes cluster
 ROUNDS ?= 3
 OPTIONS ?=
 
-.PHONY: demo test baselines bench lint types clean
+.PHONY: demo test sanitize baselines bench lint types clean
 
 demo: $(VENV)/.demo
 	@# Status 3: the machine was too busy for the figures to be believed, which the run has said.
@@ -25,6 +27,25 @@ demo: $(VENV)/.demo
 test: lint types
 	$(VENV)/bin/pytest -m 'not alone and not longhaul' --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	$(VENV)/bin/pytest -m 'alone and not longhaul'
+
+# Frames on the stack are left out (asan-stack=0), because greenlet copies them. What is found is printed from a file:
+# pytest holds back what a test prints, and the process ends there.
+SANITIZED := build/sanitized
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined --param asan-stack=0
+SANITIZED_TESTS := $(addprefix tests/test_, native.py turn.py connection.py engine.py fairness.py send_nowait.py)
+
+sanitize: $(VENV)/.test
+	@rm -rf $(SANITIZED)
+	@mkdir -p $(SANITIZED)
+	@cp -r gserver loadtests tests pyproject.toml $(SANITIZED)
+	@rm -f $(SANITIZED)/gserver/*.so
+	@cd $(SANITIZED) && python=$(CURDIR)/$(VENV)/bin/python && \
+	ask() { $$python -c "import sysconfig as the; print(the.$$1)"; } && \
+	gcc -shared -fPIC -g -O1 -fno-omit-frame-pointer $(SANITIZERS) -I"$$(ask 'get_path("include")')" \
+	    gserver/_native.c -o gserver/_native"$$(ask 'get_config_var("EXT_SUFFIX")')" && \
+	{ LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" PYTHONMALLOC=malloc \
+	  ASAN_OPTIONS=detect_leaks=0:log_path=report UBSAN_OPTIONS=print_stacktrace=1:log_path=report \
+	  $$python -m pytest -p no:cacheprovider -k 'not python_alone' $(SANITIZED_TESTS) || { cat report.* 2>/dev/null; exit 1; }; }
 
 BASELINES := echo/peer:node-echo echo/peer:asyncio-echo echo/peer:uvloop-echo echo/peer:gevent-echo \
              echo/gserver:echo?greenlets=dedicated \

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,17 +35,26 @@ class Mishap:
     def locate(self, words: str) -> psutil.Process:
         """The newest process of this run that has these words in its command line."""
 
-        def found() -> list[psutil.Process]:
-            children = psutil.Process(self.process.pid).children(recursive=True)
-            return [child for child in children if words in " ".join(child.cmdline())]
+        found: list[psutil.Process] = []
 
-        wait_for(lambda: bool(found()), f"a process with {words!r}")
-        return max(found(), key=lambda each: (each.create_time(), each.pid))
+        def is_found() -> bool:
+            assert self.process.poll() is None, "the run has ended"
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                    if words in " ".join(child.cmdline()):
+                        found.append(child)
+            return bool(found)
+
+        wait_for(is_found, f"a process with {words!r}")
+        return max(found, key=lambda each: (each.create_time(), each.pid))
 
     def measures(self) -> bool:
         """Whether the swarm has come to where it is measured."""
-        work = Path(self.locate("locust").cmdline()[self.locate("locust").cmdline().index("--phases") + 1])
-        return work.exists() and '"phase": "measure"' in work.read_text()
+        with suppress(psutil.NoSuchProcess, FileNotFoundError):
+            command = self.locate("locust").cmdline()
+            if "--phases" in command:
+                return '"phase": "measure"' in Path(command[command.index("--phases") + 1]).read_text()
+        return False
 
     def end(self) -> Run:
         if self.status is None:
@@ -137,7 +146,7 @@ def test_what_dies_in_the_middle_is_missed(tmp_path: Path) -> None:
 
 def test_a_full_disk_costs_files_and_not_the_run(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk, ExitStack() as stack:
-        mishap = begin(disk / "runs", "smoke", "--duration", "2")
+        mishap = begin(disk / "runs", "smoke", "--duration", "4")
         stack.callback(mishap.process.communicate)
         wait_for(mishap.measures, "the measure phase")
         fill(disk)
