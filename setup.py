@@ -17,7 +17,7 @@ LOADTESTS = [
     "hdrhistogram>=0.10.3",
     "scipy>=1.13",
     "altair>=6",
-    "vl-convert-python>=1.7",
+    "vl-convert-python>=1.8",
     "jinja2>=3.1.2",
     "rich>=13",
 ]

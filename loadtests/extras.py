@@ -7,6 +7,7 @@ import come with the extra `loadtests`; `loadtests sample` needs `sampler` alone
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -28,7 +29,7 @@ class MissingPackage(ModuleNotFoundError):
 def needs(extra: Extra = "loadtests") -> Iterator[None]:
     """A block that imports packages of `extra`: MissingPackage for one that cannot be imported.
 
-    An error about a module of gserver or of loadtests is a mistake in them, and stays as it is.
+    An error about a module of gserver, of loadtests or of Python itself is no matter of an extra, and stays as it is.
     """
     try:
         yield
@@ -36,7 +37,7 @@ def needs(extra: Extra = "loadtests") -> Iterator[None]:
         raise
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
-        if not package or package in _OWN:
+        if not package or package in _OWN or package in sys.stdlib_module_names:
             raise
         if isinstance(error, ModuleNotFoundError) and error.name == package:
             raise MissingPackage(package, extra) from None

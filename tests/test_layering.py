@@ -36,7 +36,7 @@ PURE = [
     "gserver/worker/gate.py",
     "gserver/worker/wear.py",
     *(f"loadtests/{name}.py" for name in ("pacing", "histogram", "recording", "figures", "results")),
-    *(f"loadtests/{name}.py" for name in ("shapes", "slope", "verdict")),
+    *(f"loadtests/{name}.py" for name in ("shapes", "slope", "verdict", "extras", "errors")),
     *(f"loadtests/{name}.py" for name in ("compare", "report", "text", "profiles", "progress")),
     *(f"loadtests/{name}.py" for name in ("inference", "power", "quantile_curves", "comparison", "comparison_text")),
     *(f"benchmarks/{name}.py" for name in ("jobs", "figures", "messages", "ratios", "rounds", "tables", "document")),

@@ -175,8 +175,8 @@ class TestNeeds:
         assert str(caught.value).startswith("rich cannot be used (cannot import name 'NoSuchName' from 'rich'")
         assert str(caught.value).endswith("): pip install 'gserver-tcp[loadtests]'")
 
-    @pytest.mark.parametrize("module", ["gserver.no_such_module", "loadtests.no_such_module"])
-    def test_a_module_of_ones_own_that_is_missing_is_a_mistake(self, module: str) -> None:
+    @pytest.mark.parametrize("module", ["gserver.no_such_module", "loadtests.no_such_module", "json.no_such_module"])
+    def test_a_missing_module_of_ones_own_or_of_python_is_a_mistake(self, module: str) -> None:
         with pytest.raises(ModuleNotFoundError, match=f"No module named '{module}'") as caught, needs():
             __import__(module)
 

@@ -203,6 +203,11 @@ class TestPythons:
         assert tools["mypy"]["python_version"] == claimed[0]
         assert tools["ruff"]["target-version"] == f"py{claimed[0].replace('.', '')}"
 
+    def test_make_refuses_an_older_one(self, claimed: list[str]) -> None:
+        compared = re.findall(r"sys\.version_info < \((\d+), (\d+)\)", (ROOT / "Makefile").read_text())
+
+        assert [".".join(version) for version in compared] == claimed[:1]
+
     def test_this_one_is_claimed(self, claimed: list[str]) -> None:
         assert f"{sys.version_info.major}.{sys.version_info.minor}" in claimed
 
