@@ -108,7 +108,10 @@ def _parser(has_output: bool) -> _Parser:
         help="make the server with this pid file reload, wait for it, and exit with 0 if it worked",
     )
     parser.add_argument(
-        "--stats", metavar="PATH", help="print what the server with this stats socket has counted, in JSON, and exit"
+        "--stats",
+        metavar="PATH",
+        help="print what the server with this stats socket has counted, in JSON, and exit; with 0 if a worker serves, "
+        "else with 1: a health check",
     )
     add_arguments(parser)
     return parser
@@ -122,8 +125,7 @@ def _run(parser: _Parser, argv: Sequence[str]) -> int:
     if pidfile is not None:
         return _reload(pidfile)
     if stats is not None:
-        parser.print_out(json.dumps(read_stats(stats), indent=2) + "\n")
-        return 0
+        return _print_stats(parser, stats)
     inheritance = take_inheritance(os.environ)
     sockets = inheritance.activated or take_sockets(os.environ, os.getpid())
     if config is None and os.path.exists(CONFIG_FILE):
@@ -160,6 +162,15 @@ def _reload(pidfile: str) -> int:
     if failure is not None:
         _complain(f"the reload failed: {failure}")
     return 0 if failure is None else 1
+
+
+def _print_stats(parser: _Parser, path: str) -> int:
+    """The document, whatever it says; as a health check, the status is not 0 if no client is served."""
+    document = read_stats(path)
+    parser.print_out(json.dumps(document, indent=2) + "\n")
+    if not document.get("healthy", True):
+        raise ConfigError(document["problem"])
+    return 0
 
 
 def _shown(settings: Settings) -> str:

@@ -1,8 +1,9 @@
 """The scoreboard: one piece of memory that the arbiter and all its workers share, a place for each worker.
 
-A place has a head (pid and age: the arbiter writes them; state, deadline and lag: the worker does) and the cells of
-the worker's ledger. Each cell has one writer and is one aligned word, so nothing is locked. When a worker is gone the
-arbiter adds its counts to the totals: counters survive their worker, and connections that ended with it are counted.
+A place has a head (pid and age: the arbiter writes them; state, deadline, lag and last beat: the worker does) and the
+cells of the worker's ledger. Each cell has one writer and is one aligned word, so nothing is locked. When a worker is
+gone the arbiter adds its counts to the totals: counters survive their worker, and connections that ended with it are
+counted.
 
 Beside it each place has a table of the addresses whose connections its worker holds, for limits that are of all workers
 together. It is memory only where it is used.
@@ -19,8 +20,8 @@ from gserver.ledger import CELLS, OPEN, closed_cell, snapshot
 
 __all__ = ["SERVING", "Place", "Scoreboard"]
 
-_PID, _AGE, _STATE, _DEADLINE, _LAG = range(5)
-_HEAD = 5
+_PID, _AGE, _STATE, _DEADLINE, _LAG, _BEAT = range(6)
+_HEAD = 6
 _WORDS = _HEAD + CELLS
 _WORD_BYTES = 8
 _TABLE_BYTES = TABLE_WORDS * _WORD_BYTES
@@ -74,6 +75,15 @@ class Place:
     @lag_s.setter
     def lag_s(self, value: float) -> None:
         self._words[_LAG] = int(value * NANOSECONDS)
+
+    @property
+    def beat_at(self) -> float:
+        """When the worker last sent a heartbeat, on time.monotonic()'s clock; 0 before the first one."""
+        return self._words[_BEAT] / NANOSECONDS
+
+    @beat_at.setter
+    def beat_at(self, value: float) -> None:
+        self._words[_BEAT] = int(value * NANOSECONDS)
 
     def take(self, age: int) -> None:
         """Keep this place for a worker that is about to be forked."""

@@ -1,10 +1,15 @@
 """What the server has counted, for whoever connects to its stats socket: one document of JSON, and end-of-file.
 
-    {"version": "0.3", "time_s": 8123.5, "pid": 4711,
-     "workers": [{"pid": 4712, "age": 1, "generation": 0, "state": "serving", "lag_s": 0.0, <counts>}, ...],
+    {"version": "0.3", "time_s": 8123.5, "pid": 4711, "healthy": true, "problem": null,
+     "workers": [{"pid": 4712, "age": 1, "generation": 0, "state": "serving", "lag_s": 0.0,
+                  "heartbeat_age_s": 0.4, "stuck": false, <counts>}, ...],
      "totals": {<counts>}}
 
     <counts>: accepted, open, messages, errors, received_bytes, sent_bytes, closed: {reason: how many}
+
+A worker sends a heartbeat each second while its event loop turns; heartbeat_age_s is null before the first. The worker
+is stuck once that is more than 5 s. The server is healthy if a worker serves that is not stuck; problem is the reason
+why it is not.
 
 Times are on the monotonic clock. Totals are those of all workers that there are and ever were. In each counts accepted
 == open + sum(closed), though workers count meanwhile. Bytes are up to a second old, as a worker enters them.
@@ -24,7 +29,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import gserver
-from gserver.arbiter.children import Children
+from gserver.arbiter.children import Children, Stage
 from gserver.arbiter.scoreboard import Place, Scoreboard
 from gserver.errors import ConfigError
 from gserver.ledger import CELLS, ERRORS, MESSAGES, RECEIVED, SENT, Ledger, snapshot
@@ -37,6 +42,8 @@ BACKLOG = 16
 # Readers that have not taken their document yet; one more, and the one that has had the longest time is given up.
 MAX_READERS = 16
 READ_BYTES = 64 * 1024
+# Five heartbeats; long before the setting timeout, after which the arbiter kills a worker, is a client's patience over.
+STUCK_S = 5.0
 
 
 def document(scoreboard: Scoreboard, children: Children) -> dict[str, Any]:
@@ -44,19 +51,45 @@ def document(scoreboard: Scoreboard, children: Children) -> dict[str, Any]:
     places = [place for place in scoreboard.taken() if place.pid in children]
     counted = [snapshot(place.cells) for place in places]
     everybody = [snapshot(scoreboard.gone.cells), *counted]
+    now = time.monotonic()
+    workers = [_worker(place, cells, children, now) for place, cells in zip(places, counted, strict=True)]
+    problem = _problem(workers, children.is_stopping)
     return {
         "version": gserver.__version__,
-        "time_s": time.monotonic(),
+        "time_s": now,
         "pid": os.getpid(),
-        "workers": [_worker(place, cells, children) for place, cells in zip(places, counted, strict=True)],
+        "healthy": problem is None,
+        "problem": problem,
+        "workers": workers,
         "totals": _counts([sum(cells[cell] for cells in everybody) for cell in range(CELLS)]),
     }
 
 
-def _worker(place: Place, cells: Sequence[int], children: Children) -> dict[str, Any]:
+def _worker(place: Place, cells: Sequence[int], children: Children, now: float) -> dict[str, Any]:
     child = children[place.pid]
-    head = {"pid": child.pid, "age": child.age, "generation": child.generation, "state": child.stage.value}
-    return {**head, "lag_s": place.lag_s, **_counts(cells)}
+    beat_at = place.beat_at
+    age_s = max(0.0, now - beat_at) if beat_at else None
+    return {
+        "pid": child.pid,
+        "age": child.age,
+        "generation": child.generation,
+        "state": child.stage.value,
+        "lag_s": place.lag_s,
+        "heartbeat_age_s": age_s,
+        "stuck": age_s is not None and age_s > STUCK_S,
+        **_counts(cells),
+    }
+
+
+def _problem(workers: Sequence[dict[str, Any]], is_stopping: bool) -> str | None:
+    """Why no client is served; None if some are."""
+    serving = [worker for worker in workers if worker["state"] == Stage.SERVING.value]
+    if not serving:
+        return "the server is stopping" if is_stopping else "no worker serves"
+    if all(worker["stuck"] for worker in serving):
+        latest_s = min(worker["heartbeat_age_s"] for worker in serving)
+        return f"every worker that serves is stuck: the last heartbeat is {latest_s:.1f} s old"
+    return None
 
 
 def _counts(cells: Sequence[int]) -> dict[str, Any]:

@@ -222,7 +222,7 @@ class Worker:
 
     def _beat(self) -> None:
         """Say that the hub turns, bring the counts up to date, and ask for a successor when it is time."""
-        now = time.monotonic()
+        now = self._post.place.beat_at = time.monotonic()
         if self.settings.timeout:
             self._post.place.deadline = now + self.settings.timeout
         self._note_lag(now)
