@@ -28,6 +28,7 @@ from gserver.fields import IS_NATIVE
 from gserver.process.daemon import Daemon, drop_unwritten, open_standard
 from gserver.process.systemd import take_sockets
 from gserver.process.titles import set_title
+from gserver.process.working_folder import absolute, enter, name_entries, working_folder
 from gserver.settings import Settings, declared
 from gserver.worker.mold import run_mold
 from gserver.worker.worker import load, run_worker
@@ -130,8 +131,10 @@ def _run(parser: _Parser, argv: Sequence[str]) -> int:
     sockets = inheritance.activated or take_sockets(os.environ, os.getpid())
     if config is None and os.path.exists(CONFIG_FILE):
         config = CONFIG_FILE
+    folder = working_folder()
+    name_entries(sys.path, os.environ.get("PYTHONPATH", ""))
     configuration = Configuration(
-        None if config is None else os.path.abspath(config), parse_environment(os.environ), arguments, tuple(sockets)
+        None if config is None else absolute(config), parse_environment(os.environ), arguments, tuple(sockets), folder
     )
     settings = configuration.read()
     if show:
@@ -147,7 +150,7 @@ def _run(parser: _Parser, argv: Sequence[str]) -> int:
         return 0
     succession = Succession(Command.of_this_process(), inheritance)
     daemon = Daemon.detach() if settings.daemon and not succession.has_predecessor else None
-    os.chdir(settings.chdir)
+    enter(settings.chdir)
     if settings.umask is not None:
         os.umask(settings.umask)
     logs.configure(settings)

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 from gserver.errors import CloseReason, ConfigError
+from gserver.process.working_folder import absolute
 from gserver.settings import Settings
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _handlers(where: str | None, stream: TextIO, formatter: logging.Formatter) -
     if where is None:
         return []
     try:
-        handler = logging.StreamHandler(stream) if where == "-" else logging.FileHandler(os.path.abspath(where))
+        handler = logging.StreamHandler(stream) if where == "-" else logging.FileHandler(absolute(where))
     except OSError as error:
         raise ConfigError(f"cannot log to {where!r}: {error.strerror}") from error
     handler.setFormatter(formatter)

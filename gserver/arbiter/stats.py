@@ -34,6 +34,7 @@ from gserver.arbiter.scoreboard import Place, Scoreboard
 from gserver.errors import ConfigError
 from gserver.ledger import CELLS, ERRORS, MESSAGES, RECEIVED, SENT, Ledger, snapshot
 from gserver.process.unix_path import identity, remove_stale, short_path
+from gserver.process.working_folder import absolute, place_of
 
 __all__ = ["StatsSocket", "document", "read_stats"]
 
@@ -113,7 +114,8 @@ class StatsSocket:
     """
 
     def __init__(self, path: str | None, selector: selectors.BaseSelector) -> None:
-        self.path = None if path is None else os.path.abspath(path)
+        self._given = None if path is None else absolute(path)
+        self.path = None if path is None else place_of(path)
         self._selector = selector
         self._listener: socket.socket | None = None
         self._unread: dict[socket.socket, bytes] = {}  # reader -> what the kernel has not taken for it yet
@@ -123,6 +125,8 @@ class StatsSocket:
         """Listen, at the path with `suffix` behind it; ConfigError if that cannot be."""
         if self.path is None:
             return
+        assert self._given is not None
+        self._given += suffix
         self.path += suffix
         self._scoreboard, self._children = scoreboard, children
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -142,9 +146,20 @@ class StatsSocket:
 
     def rename(self, path: str | None) -> None:
         """Stand at another path from now on."""
-        old, self.path = self.path, None if path is None else os.path.abspath(path)
+        self._given = None if path is None else absolute(path)
+        old, self.path = self.path, None if path is None else place_of(path)
         if old is not None and self.path is not None and self._is_own(old):
             os.rename(old, self.path)
+
+    def follow(self) -> None:
+        """Stand where the path leads now, if a link in it has been moved, and that place is free."""
+        if self._given is None or self.path is None or not self._is_own(self.path):
+            return
+        place = place_of(self._given)
+        if place != self.path and not os.path.lexists(place):
+            with contextlib.suppress(OSError):  # on another file system, or not writable: it stays where it is
+                os.rename(self.path, place)
+                self.path = place
 
     def close(self) -> None:
         self.leave_to_arbiter()
