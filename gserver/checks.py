@@ -16,6 +16,7 @@ from typing import Any
 
 from gserver.admission import Network, parse_networks
 from gserver.bind import Bind, parse_bind
+from gserver.process.working_folder import absolute
 
 __all__ = [
     "Check",
@@ -136,7 +137,7 @@ def _size(value: Any) -> int:
 
 def _directory(value: Any) -> str:
     _require(isinstance(value, str) and os.path.isdir(value))
-    return str(os.path.abspath(value))
+    return absolute(value)
 
 
 def _optional_text(value: Any) -> str | None:

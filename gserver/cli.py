@@ -34,6 +34,7 @@ from gserver.fields import IS_NATIVE
 from gserver.process.daemon import Daemon, drop_unwritten, open_standard
 from gserver.process.systemd import take_sockets
 from gserver.process.titles import set_title
+from gserver.process.working_folder import absolute, enter, name_entries, working_folder
 from gserver.settings import Settings, declared
 from gserver.worker.mold import run_mold
 from gserver.worker.worker import load, run_worker
@@ -114,7 +115,10 @@ def _parser(has_output: bool) -> _Parser:
         help="make the server with this pid file reload, wait for it, and exit with 0 if it worked",
     )
     parser.add_argument(
-        "--stats", metavar="PATH", help="print what the server with this stats socket has counted, in JSON, and exit"
+        "--stats",
+        metavar="PATH",
+        help="print what the server with this stats socket has counted, in JSON, and exit; with 0 if a worker serves, "
+        "else with 1: a health check",
     )
     add_arguments(parser)
     return parser
@@ -128,14 +132,15 @@ def _run(parser: _Parser, argv: Sequence[str]) -> int:
     if pidfile is not None:
         return _reload(pidfile)
     if stats is not None:
-        parser.print_out(json.dumps(read_stats(stats), indent=2) + "\n")
-        return 0
+        return _print_stats(parser, stats)
     inheritance = take_inheritance(os.environ)
     sockets = inheritance.activated or take_sockets(os.environ, os.getpid())
     if config is None and os.path.exists(CONFIG_FILE):
         config = CONFIG_FILE
+    folder = working_folder()
+    name_entries(sys.path, os.environ.get("PYTHONPATH", ""))
     configuration = Configuration(
-        None if config is None else os.path.abspath(config), parse_environment(os.environ), arguments, tuple(sockets)
+        None if config is None else absolute(config), parse_environment(os.environ), arguments, tuple(sockets), folder
     )
     settings = configuration.read()
     if show:
@@ -151,7 +156,7 @@ def _run(parser: _Parser, argv: Sequence[str]) -> int:
         return 0
     succession = Succession(Command.of_this_process(), inheritance)
     daemon = Daemon.detach() if settings.daemon and not succession.has_predecessor else None
-    os.chdir(settings.chdir)
+    enter(settings.chdir)
     if settings.umask is not None:
         os.umask(settings.umask)
     logs.configure(settings)
@@ -166,6 +171,15 @@ def _reload(pidfile: str) -> int:
     if failure is not None:
         _complain(f"the reload failed: {failure}")
     return 0 if failure is None else 1
+
+
+def _print_stats(parser: _Parser, path: str) -> int:
+    """The document, whatever it says; as a health check, the status is not 0 if no client is served."""
+    document = read_stats(path)
+    parser.print_out(json.dumps(document, indent=2) + "\n")
+    if not document.get("healthy", True):
+        raise ConfigError(document["problem"])
+    return 0
 
 
 def _shown(settings: Settings) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from gserver.errors import CloseReason, ConfigError
 from gserver.log_handler import LogHandler, finish
 from gserver.log_output import Output
+from gserver.process.working_folder import absolute
 from gserver.settings import Settings
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _handlers(
         return []
     if where == "-":
         return [LogHandler(title, Output.of_standard(standard, may_hold=may_hold), None, report)]
-    path = os.path.abspath(where)
+    path = absolute(where)
     try:
         return [LogHandler(f"{title} {where!r}", Output.of_path(path), path, report)]
     except OSError as error:

@@ -269,7 +269,7 @@ class Settings:
     stats_socket: str | None = _setting(
         "Process", None, checks.optional_text, "--stats-socket", metavar="PATH", fixed=True,
         help="a unix socket, of mode 600, that tells whoever connects what the server has counted, in JSON; "
-             "gserver --stats PATH prints it")
+             "gserver --stats PATH prints it, and fails if no worker serves")
     user: str | None = _setting(
         "Process", None, checks.user_name, "-u", "--user", metavar="USER", help="whom the workers run as")
     group: str | None = _setting(

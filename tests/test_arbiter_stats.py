@@ -9,6 +9,7 @@ import selectors
 import signal
 import socket
 import stat
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,7 +128,7 @@ def test_a_worker_that_stands_still_is_seen_while_it_does() -> None:
     booting, well, still = document(arbiter.scoreboard, arbiter.children)["workers"]
     arbiter.close()
 
-    assert (booting["heartbeat_age_s"], booting["lag_s"], booting["lag_max_s"]) == (0.0, 0.0, 0.0)
+    assert (booting["heartbeat_age_s"], booting["lag_s"], booting["lag_max_s"]) == (None, 0.0, 0.0)
     assert booting["lag_histogram"] == {}
     assert 0.0 <= well["heartbeat_age_s"] < 1.0
     assert (well["lag_s"], well["lag_max_s"], well["lag_histogram"]) == (0.0015, 2.5, {"0.002": 1, "4.096": 1})
@@ -170,6 +171,89 @@ def test_the_books_balance_in_every_document_though_a_worker_counts_meanwhile() 
     assert all(each["totals"]["open"] >= 0 for each in told)
     assert law_holds(at_last)
     assert at_last["open"] == 0
+
+
+# Health
+
+
+def serve(arbiter: Arbiter, *ages_s: float) -> None:
+    """Every worker serves, and has sent its last heartbeat so long ago."""
+    for place, age_s in zip(arbiter.places, ages_s, strict=True):
+        arbiter.children.became_ready(place.pid, 0.0)
+        place.beat_at = time.monotonic() - age_s
+    arbiter.children.decide(0.0, {})
+
+
+def test_nobody_is_served_by_workers_that_are_not_ready() -> None:
+    arbiter = Arbiter(None, workers=2)
+    told = document(arbiter.scoreboard, arbiter.children)
+    arbiter.close()
+
+    assert (told["healthy"], told["problem"]) == (False, "no worker serves")
+    assert [(worker["heartbeat_age_s"], worker["stuck"]) for worker in told["workers"]] == [(None, False)] * 2
+
+
+@pytest.mark.parametrize(
+    ("ages_s", "stuck", "healthy"),
+    [
+        ((0.0, 1.5), [False, False], True),
+        ((4.5, 4.5), [False, False], True),
+        ((60.0, 4.5), [True, False], True),
+        ((60.0, 5.5), [True, True], False),
+    ],
+)
+def test_a_server_is_healthy_while_one_worker_is_not_stuck(
+    ages_s: tuple[float, float], stuck: list[bool], healthy: bool
+) -> None:
+    arbiter = Arbiter(None, workers=2)
+    serve(arbiter, *ages_s)
+    told = document(arbiter.scoreboard, arbiter.children)
+    arbiter.close()
+
+    assert [worker["stuck"] for worker in told["workers"]] == stuck
+    for worker, age_s in zip(told["workers"], ages_s, strict=True):
+        assert age_s <= worker["heartbeat_age_s"] < age_s + 0.4
+    assert told["healthy"] is healthy
+    problem = "every worker that serves is stuck: the last heartbeat is 5."
+    assert told["problem"] is None if healthy else told["problem"].startswith(problem)
+
+
+def test_a_server_without_workers_or_one_that_stops_is_not_healthy() -> None:
+    dismissed, stopping = Arbiter(None, workers=0), Arbiter(None)
+    serve(stopping, 0.0)
+    stopping.children.stop(0.0, 30.0)
+    told = [document(each.scoreboard, each.children)["problem"] for each in (dismissed, stopping)]
+    dismissed.close()
+    stopping.close()
+
+    assert told == ["no worker serves", "the server is stopping"]
+
+
+def test_the_command_fails_as_long_as_the_only_worker_is_stuck(tmp_path: Path) -> None:
+    checks: list[subprocess.CompletedProcess[str]] = []
+
+    def fails() -> bool:
+        checks.append(run_gserver("--stats", "stats", cwd=tmp_path))
+        return checks[-1].returncode != 0
+
+    with GserverProcess(tmp_path, "json", "--stats-socket", "stats", "--timeout", "0") as server:
+        assert not fails()
+        (worker,) = server.workers()
+        worker.suspend()
+        wait_for(fails, "the check fails")
+        failed = checks[-1]
+        worker.resume()
+        wait_for(lambda: not fails(), "the check succeeds again")
+        server.signal(signal.SIGWINCH)
+        server.wait_for_log("Worker exited")
+        assert fails()
+
+    assert (checks[0].returncode, checks[0].stderr) == (0, "")
+    assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
+    assert failed.stderr.startswith("gserver: every worker that serves is stuck: the last heartbeat is ")
+    assert json.loads(failed.stdout)["workers"][0]["stuck"]
+    assert (checks[-1].returncode, checks[-1].stderr) == (1, "gserver: no worker serves\n")
+    assert json.loads(checks[-1].stdout)["workers"] == []
 
 
 # The socket

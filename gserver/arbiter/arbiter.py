@@ -50,6 +50,7 @@ from gserver.process.daemon import Daemon, is_in_foreground
 from gserver.process.open_files import raise_open_files_limit
 from gserver.process.pidfile import SECOND, Pidfile
 from gserver.process.systemd import Notifier
+from gserver.process.working_folder import absolute, enter
 from gserver.settings import MAX_WORKERS, Settings
 
 if TYPE_CHECKING:
@@ -156,7 +157,8 @@ class Arbiter:
         self._act()
 
     def _watch_code(self) -> None:
-        watched = Watched(self.settings.chdir, self._configuration.file, self.settings.reload_extra_files)
+        patterns = tuple(map(absolute, self.settings.reload_extra_files))
+        watched = Watched(self.settings.chdir, self._configuration.file, patterns)
         self._crew.fork_helper(
             functools.partial(watch_code, watched, self.settings.reload_engine, self.pid),
             lambda death: log.error("Files are watched no longer (%s)", death.how),
@@ -344,6 +346,7 @@ class Arbiter:
             self._before_reload = self.settings, self._tls
         try:
             settings, fixed = self._configuration.read().with_fixed_of(self.settings)
+            enter(settings.chdir)
             tls = certificates_of(settings)
             self._listeners.open(settings.bind, patient=False)
             logs.configure(settings)  # before there are new workers, who log where the arbiter does
@@ -367,6 +370,8 @@ class Arbiter:
         self._listeners.keep(self.settings.bind)
         self._crew.molds.end_reload(succeeded=True)
         self._before_reload = self.settings, self._tls
+        self._pidfile.follow()
+        self._stats.follow()
         log.info("Reloaded; listening at: %s", self._listeners.describe())
         self._answer(None)
 
@@ -375,12 +380,13 @@ class Arbiter:
             self._crew.molds.end_reload(succeeded=False)
             self._use(*self._before_reload)
             self._listeners.keep(self.settings.bind)
-            self._log_as_before()
+        self._go_back()
         log.error("Reload failed, the workers from before go on: %s", failed.why)
         self._answer(failed.why)
 
-    def _log_as_before(self) -> None:
+    def _go_back(self) -> None:
         try:
+            enter(self.settings.chdir)
             logs.configure(self.settings)
         except ConfigError as error:
             log.error("%s", error)

@@ -28,7 +28,7 @@ POLL_S = 0.5
 LOOK_MS = 1000
 _SKIPPED_FOLDERS = {"__pycache__", "site-packages", "node_modules"}
 
-Snapshot = dict[str, tuple[int, int]]
+Snapshot = dict[str, tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Watched:
         return sorted({self.folder, *config, *map(_root_of, self.patterns)})
 
     def snapshot(self) -> Snapshot:
-        """When each file was last written, and how large it is."""
+        """When each file was last written, how large it is, and which: a folder may be a link to another one now."""
         found: Snapshot = {}
         for path in self._files():
             try:
                 status = os.stat(path)
             except OSError:
                 continue
-            found[path] = (status.st_mtime_ns, status.st_size)
+            found[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
         return found
 
     def _files(self) -> Iterator[str]:

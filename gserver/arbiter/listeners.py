@@ -24,6 +24,7 @@ from gserver.bind import Bind, FdBind, TcpBind, UnixBind, describe_address
 from gserver.errors import ConfigError
 from gserver.process.privileges import gid_of, uid_of
 from gserver.process.unix_path import identity, remove_stale
+from gserver.process.working_folder import place_of
 
 __all__ = ["Lane", "Listeners"]
 
@@ -57,7 +58,8 @@ class Listeners:
         self._owner = owner
         self._lanes: list[Lane] = [{}]
         self._holders: dict[int, list[int]] = {}  # with reuse_port, pid -> the lanes it accepts from
-        self._paths: dict[str, tuple[int, int]] = {}  # of unix sockets, with what stat() said of them
+        # Of unix sockets: where each was made, and what stat() said of it.
+        self._paths: dict[str, tuple[str, tuple[int, int]]] = {}
 
     # Addresses
 
@@ -237,14 +239,14 @@ class Listeners:
 
     def _remember(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self._paths[path] = identity(path)
+            self._paths[path] = place_of(path), identity(path)
 
     def _remove_own(self, path: str) -> None:
         """Remove the path of a socket, if it is still the one that this arbiter has made."""
-        made = self._paths.pop(path, None)
+        place, made = self._paths.pop(path, (path, None))
         with contextlib.suppress(FileNotFoundError):
-            if made is not None and identity(path) == made:
-                os.unlink(path)
+            if made is not None and identity(place) == made:
+                os.unlink(place)
 
 
 def _only(lane: Lane, binds: Sequence[Bind]) -> Lane:

@@ -25,10 +25,12 @@ from dataclasses import dataclass, field
 
 from gserver.arbiter.signals import SignalQueue
 from gserver.bind import Bind, parse_bind
+from gserver.errors import ConfigError
 from gserver.process.child import fork_child
 from gserver.process.pidfile import Pidfile
 from gserver.process.systemd import Notifier
 from gserver.process.titles import set_title
+from gserver.process.working_folder import absolute, enter, working_folder
 
 __all__ = ["Command", "Inheritance", "Succession", "take_inheritance"]
 
@@ -61,8 +63,11 @@ class Command:
 
     @classmethod
     def of_this_process(cls) -> Command:
+        folder, given = working_folder(), sys.orig_argv[0]
         # The interpreter by its path: the name it was called by may mean another one by then.
-        return cls((sys.executable, *sys.orig_argv[1:]), os.getcwd())
+        is_relative = os.sep in given and not os.path.isabs(given)
+        executable = absolute(given, folder) if is_relative else sys.executable
+        return cls((executable, *sys.orig_argv[1:]), folder)
 
 
 class Succession:
@@ -209,9 +214,9 @@ class Succession:
             }
             os.environ[VARIABLE] = json.dumps(value)
             os.environ.pop("WATCHDOG_PID", None)  # systemd's watchdog means this service, whoever its main process is
-            os.chdir(self._command.folder)
+            enter(self._command.folder)
             os.execve(self._command.words[0], self._command.words, os.environ)
-        except OSError as error:
+        except (OSError, ConfigError) as error:
             log.error("Cannot execute a new arbiter: %s", error)
         return 1
 

@@ -7,6 +7,7 @@ import os
 import tempfile
 
 from gserver.errors import ConfigError
+from gserver.process.working_folder import absolute, place_of
 
 __all__ = ["SECOND", "Pidfile", "read_pid"]
 
@@ -18,13 +19,16 @@ class Pidfile:
     """A pid file at `path`; with None, nothing. Closes: remove() takes the file away, if it is still this process's."""
 
     def __init__(self, path: str | None) -> None:
-        self.path = None if path is None else os.path.abspath(path)
+        self._given = None if path is None else absolute(path)
+        self.path = None if path is None else place_of(path)
 
     def write(self, suffix: str = "") -> None:
         """Stand there, with `suffix` behind the path; ConfigError if another process that lives has its id there, or it
         cannot be written."""
         if self.path is None:
             return
+        assert self._given is not None
+        self._given += suffix
         self.path += suffix
         other = read_pid(self.path)
         if other not in (None, os.getpid()) and _lives(other):
@@ -53,9 +57,20 @@ class Pidfile:
 
     def rename(self, path: str | None) -> None:
         """Stand at another path from now on."""
-        old, self.path = self.path, None if path is None else os.path.abspath(path)
+        self._given = None if path is None else absolute(path)
+        old, self.path = self.path, None if path is None else place_of(path)
         if old is not None and self.path is not None and read_pid(old) == os.getpid():
             os.rename(old, self.path)
+
+    def follow(self) -> None:
+        """Stand where the path leads now, if a link in it has been moved, and that place is free."""
+        if self._given is None or self.path is None or read_pid(self.path) != os.getpid():
+            return
+        place = place_of(self._given)
+        if place != self.path and not os.path.lexists(place):
+            with contextlib.suppress(OSError):  # on another file system, or not writable: it stays where it is
+                os.rename(self.path, place)
+                self.path = place
 
     def remove(self) -> None:
         if self.path is not None and read_pid(self.path) == os.getpid():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import faulthandler
 import functools
 import gc
+import importlib
 import logging
 import os
 import random
@@ -32,6 +33,7 @@ from gserver.ledger import Ledger
 from gserver.process.daemon import leave_terminal
 from gserver.process.privileges import drop_privileges
 from gserver.process.titles import set_title
+from gserver.process.working_folder import enter
 from gserver.settings import Settings
 from gserver.worker.wear import Wear
 
@@ -287,7 +289,8 @@ def load(settings: Settings, application: Application) -> Any:
     for variable in settings.raw_env:
         name, _, value = variable.partition("=")
         os.environ[name] = value
-    os.chdir(settings.chdir)
+    enter(settings.chdir)
+    importlib.invalidate_caches()  # it may be another folder of the same name, written at the same time
     if settings.chdir not in sys.path:
         sys.path.insert(0, settings.chdir)
     return application.load()
