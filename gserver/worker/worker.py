@@ -121,9 +121,11 @@ class Worker:
         import gevent
         from gevent.event import Event
 
+        from gserver.notices import Notices
         from gserver.worker.hub_watch import HubWatch
 
         self._stop = Event()
+        self._notices = Notices()
         self._served = served
         loop = gevent.get_hub().loop
         gevent.signal_handler(signal.SIGTERM, self._drain)
@@ -189,6 +191,7 @@ class Worker:
                 self,
                 door=door,
                 tls=self._post.tls,
+                notices=self._notices,
             )
             server.start()
             self._servers.append((address, server))
@@ -229,6 +232,7 @@ class Worker:
             self._post.place.deadline = now + self.settings.timeout
         self._note_lag(now)
         logs.retry()
+        self._notices.tell_due()
         if self._post.tls is not None:
             self._post.tls.reload_if_changed()
         self._ledger.enter_bytes(conn for _, server in self._servers for conn in server.connections)
