@@ -26,10 +26,11 @@ from gserver.settings import Settings
 if TYPE_CHECKING:
     from gserver.connection import Connection
 
-__all__ = ["access_line", "adopt", "configure", "descriptors", "finish", "is_behind", "reopen", "retry"]
+__all__ = ["access_line", "adopt", "configure", "descriptors", "finish", "reopen", "retries_at", "retry"]
 
 _FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
 _TIME_FORMAT = "%Y-%m-%d %H:%M:%S %z"
+RETRY_S = 1.0
 _STANDARD_OUTPUT, _STANDARD_ERROR = 1, 2
 
 _errors = logging.getLogger("gserver")
@@ -135,13 +136,13 @@ def _reopen(handler: logging.FileHandler) -> None:
 # What waits to be written
 
 
-def is_behind() -> bool:
-    """Whether retry() has something to do."""
-    return any(handler.is_behind for handler in _own())
+def retries_at(now: float) -> float | None:
+    """When to call retry(), for a process that sleeps otherwise; None if nothing waits."""
+    return now + RETRY_S if any(handler.is_behind for handler in _own()) else None
 
 
 def retry() -> None:
-    """Write what could not be written before, and report what was lost; to be called once a second. Never blocks."""
+    """Write what could not be written before, and report what was lost; to be called every RETRY_S. Never blocks."""
     for handler in _own():
         handler.retry()
 

@@ -32,6 +32,7 @@ from gserver.process.daemon import leave_terminal
 from gserver.process.privileges import drop_privileges
 from gserver.process.titles import set_title
 from gserver.settings import Settings
+from gserver.spread import spread_s
 from gserver.worker.wear import Wear
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Worker:
         self._began_at = time.monotonic()
         self._servers: list[tuple[str, TcpServer]] = []  # with the address of each
         self._finish: tuple[str, ...] | None = None  # told to drain: the addresses that nobody will serve after it
-        self._spread_s = post.settings.drain_spread
+        self._drains_at_once = False
         self._asked_to_be_replaced = False
         self._hub_watch: HubWatch | None = None
         self._beats_at: float | None = None  # when the next beat is due
@@ -168,7 +169,7 @@ class Worker:
         elif message.word == REOPEN:
             logs.adopt(message.addresses, message.descriptors)
         elif message.word in (DRAIN, DRAIN_AT_ONCE):
-            self._spread_s = self.settings.drain_spread if message.word == DRAIN else 0.0
+            self._drains_at_once = message.word == DRAIN_AT_ONCE
             self._drain(message.addresses)
 
     def _listen(self, message: Message) -> None:
@@ -212,16 +213,24 @@ class Worker:
         import gevent
 
         assert self._finish is not None
+        spread = self._spread_s()
         drains = [
             gevent.spawn(
                 server.drain,
                 self.settings.graceful_timeout,
-                spread_s=self._spread_s,
+                spread_s=spread,
                 accept_queued=address in self._finish,
             )
             for address, server in self._servers
         ]
         return sum(drain.get() for drain in drains)
+
+    def _spread_s(self) -> float:
+        count = sum(len(server.connections) for _, server in self._servers)
+        seconds = 0.0 if self._drains_at_once else spread_s(self.settings.drain_spread, count)
+        if count:
+            log.info("Draining %d connections over %.3g s (pid: %d)", count, seconds, self.pid)
+        return seconds
 
     # Once a second
 
