@@ -15,7 +15,7 @@ import logging.config
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gserver.errors import CloseReason, ConfigError
@@ -72,7 +72,7 @@ def _handlers(
     standard: int,
     may_hold: bool,
     report: Callable[[str], None] | None = None,
-) -> list[logging.Handler]:
+) -> list[LogHandler]:
     if where is None:
         return []
     if where == "-":
@@ -84,13 +84,16 @@ def _handlers(
         raise ConfigError(f"cannot log to {where!r}: {error.strerror}") from error
 
 
-def _route(logger: logging.Logger, handlers: list[logging.Handler]) -> None:
+def _route(logger: logging.Logger, handlers: list[LogHandler]) -> None:
+    for before in logger.handlers:
+        if isinstance(before, LogHandler) and handlers:
+            handlers[0].inherit(before)
     _close(logger.handlers)
-    logger.handlers = handlers
+    logger.handlers = [*handlers]
     logger.propagate = False
 
 
-def _close(handlers: list[logging.Handler]) -> None:
+def _close(handlers: Iterable[logging.Handler]) -> None:
     for handler in handlers:
         handler.retire() if isinstance(handler, LogHandler) else handler.close()
 
