@@ -17,6 +17,7 @@ from typing import Any
 from gserver.admission import Network, parse_networks
 from gserver.bind import Bind, parse_bind
 from gserver.process.working_folder import absolute
+from gserver.spread import AUTO, Spread
 
 __all__ = [
     "Check",
@@ -35,6 +36,7 @@ __all__ = [
     "seconds",
     "size",
     "sni",
+    "spread",
     "switch",
     "texts",
     "user_name",
@@ -95,6 +97,10 @@ def _seconds(value: Any) -> float:
     number = float(value)
     _require(0 <= number < math.inf)
     return number
+
+
+def _spread(value: Any) -> Spread:
+    return "auto" if value == AUTO else _seconds(value)
 
 
 def _networks(value: Any) -> tuple[Network, ...]:
@@ -251,6 +257,7 @@ def function_of(*parameters: str) -> Check:
 networks = Check("networks such as 10.0.0.0/8 or ::1", _networks)
 rate = Check("a number of 0 or more", _seconds)
 sni = Check("NAME=CERTFILE or NAME=CERTFILE,KEYFILE, or a list of them", _sni)
+spread = Check("auto, or a number of seconds, 0 or more", _spread)
 seconds = Check("a number of seconds, 0 or more", _seconds)
 switch = Check("True or False", _switch)
 size = Check("a number of bytes, with K, M or G behind it if you like", _size)

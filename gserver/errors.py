@@ -92,11 +92,12 @@ class ConnectionClosed(GServerError):
 
 
 class LimitExceeded(GServerError):
-    """One connection too many, or too much on one; what it says may be told to the peer."""
+    """One connection too many, or too much on one; the text may be sent to the peer. `setting`: which limit it was."""
 
-    def __init__(self, message: str, close_reason: CloseReason) -> None:
+    def __init__(self, message: str, close_reason: CloseReason, setting: str = "") -> None:
         super().__init__(message)
         self.close_reason = close_reason
+        self.setting = setting
 
 
 class HandlerTimeout(BaseException):

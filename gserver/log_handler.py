@@ -173,15 +173,30 @@ class LogHandler(logging.Handler):
         """Go on in another output; the one before is closed. What waits goes to the new one."""
         self.acquire()
         try:
-            self._write()
-            if self._is_torn:
-                self._queued_bytes -= len(self._queue.popleft())
-                self._is_torn = False
-                self.lost += 1
+            self._leave_output()
             before, self.output = self.output, output
             before.close()
         finally:
             self.release()
+
+    def inherit(self, before: LogHandler) -> None:
+        """Take over what waits in a handler that this one replaces."""
+        before.acquire()
+        try:
+            before._leave_output()
+            self._queue, self._queued_bytes = before._queue, before._queued_bytes
+            self.lost, self._why = before.lost, before._why
+            before.forget()
+        finally:
+            before.release()
+
+    def _leave_output(self) -> None:
+        """Write what goes now; the rest of a line that has begun belongs nowhere else."""
+        self._write()
+        if self._is_torn:
+            self._queued_bytes -= len(self._queue.popleft())
+            self._is_torn = False
+            self.lost += 1
 
     def flush(self) -> None:
         """Write what waits, and block for that while the time for it lasts: FLUSH_S, for all logs that are flushed."""

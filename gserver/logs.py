@@ -15,7 +15,7 @@ import logging.config
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gserver.errors import CloseReason, ConfigError
@@ -27,10 +27,11 @@ from gserver.settings import Settings
 if TYPE_CHECKING:
     from gserver.connection import Connection
 
-__all__ = ["access_line", "adopt", "configure", "descriptors", "finish", "is_behind", "reopen", "retry"]
+__all__ = ["access_line", "adopt", "configure", "descriptors", "finish", "reopen", "retries_at", "retry"]
 
 _FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
 _TIME_FORMAT = "%Y-%m-%d %H:%M:%S %z"
+RETRY_S = 1.0
 _STANDARD_OUTPUT, _STANDARD_ERROR = 1, 2
 
 _errors = logging.getLogger("gserver")
@@ -72,7 +73,7 @@ def _handlers(
     standard: int,
     may_hold: bool,
     report: Callable[[str], None] | None = None,
-) -> list[logging.Handler]:
+) -> list[LogHandler]:
     if where is None:
         return []
     if where == "-":
@@ -84,13 +85,16 @@ def _handlers(
         raise ConfigError(f"cannot log to {where!r}: {error.strerror}") from error
 
 
-def _route(logger: logging.Logger, handlers: list[logging.Handler]) -> None:
+def _route(logger: logging.Logger, handlers: list[LogHandler]) -> None:
+    for before in logger.handlers:
+        if isinstance(before, LogHandler) and handlers:
+            handlers[0].inherit(before)
     _close(logger.handlers)
-    logger.handlers = handlers
+    logger.handlers = [*handlers]
     logger.propagate = False
 
 
-def _close(handlers: list[logging.Handler]) -> None:
+def _close(handlers: Iterable[logging.Handler]) -> None:
     for handler in handlers:
         handler.retire() if isinstance(handler, LogHandler) else handler.close()
 
@@ -136,13 +140,13 @@ def _reopen(handler: logging.FileHandler) -> None:
 # What waits to be written
 
 
-def is_behind() -> bool:
-    """Whether retry() has something to do."""
-    return any(handler.is_behind for handler in _own())
+def retries_at(now: float) -> float | None:
+    """When to call retry(), for a process that sleeps otherwise; None if nothing waits."""
+    return now + RETRY_S if any(handler.is_behind for handler in _own()) else None
 
 
 def retry() -> None:
-    """Write what could not be written before, and report what was lost; to be called once a second. Never blocks."""
+    """Write what could not be written before, and report what was lost; to be called every RETRY_S. Never blocks."""
     for handler in _own():
         handler.retry()
 

@@ -39,8 +39,9 @@ from gserver.ledger import Ledger
 from gserver.limits import Limits
 from gserver.linger import Linger
 from gserver.longest_idle import LongestIdle
+from gserver.notices import CLOSED, NO_DESCRIPTOR, SHED, TURNED_AWAY, Notices
 from gserver.service import Service, StreamService
-from gserver.spare import EXHAUSTED, ExhaustionLog, SpareDescriptor, close_now
+from gserver.spare import EXHAUSTED, SpareDescriptor, close_now
 from gserver.streams import StreamConnection
 from gserver.timekeeper import Timekeeper
 from gserver.tls import Tls
@@ -122,6 +123,7 @@ class TcpServer(StreamServer):
         entrance: the PROXY header and the TLS that a service's connections begin with; default: neither.
         send_limit: what may wait for a peer to take it before send_nowait() gives it up, in bytes; default 1 MiB.
         keepalive: when the kernel gives up a silent TCP peer; default: as the kernel has it.
+        notices: the log lines about limits that were reached; default: its own, which end with its drain.
 
     start(), serve_forever(), stop() and `with` are gevent's; stop(timeout) drains, for a second by default.
     """
@@ -144,6 +146,7 @@ class TcpServer(StreamServer):
         entrance: EntranceRules | None = None,
         send_limit: int = SEND_LIMIT,
         keepalive: Keepalive | None = None,
+        notices: Notices | None = None,
         **ssl_args: Any,
     ) -> None:
         self.ledger = ledger or Ledger()
@@ -153,7 +156,7 @@ class TcpServer(StreamServer):
         self._limits = limits or Limits()
         self._door = door or Door(self._limits, OwnOccupancy(self.ledger))
         self._spare: SpareDescriptor | None = None
-        self._exhaustion = ExhaustionLog()
+        self._notices = notices or Notices()
         self._connections: set[Connection] = set()
         self._outside: set[Connection] = set()  # those of them that the service has not been told of
         self._bare = BareHandlers(self._bare_ended)
@@ -168,14 +171,14 @@ class TcpServer(StreamServer):
         self._on_open, self._on_close = (tells.on_open, tells.on_close) if tells else (None, None)
         if self._service is not None and ssl_args:
             entrance, ssl_args = EntranceRules(tls=Tls.of_arguments(ssl_args)), {}
-        self._entrance = None if entrance is None else Entrance(entrance, self._is_welcome, self._let_in)
+        self._entrance = None if entrance is None else Entrance(entrance, self._is_welcome, self._let_in, self._notices)
         self._rules = entrance or EntranceRules()
         self._kind = _KINDS[isinstance(handle, StreamService), self._rules.tls is not None]
         self._fairness = Fairness()
         self._engine = (
             None
             if self._service is None
-            else make_engine(self._service, greenlets, self.ledger, self._fairness, self._limits)
+            else make_engine(self._service, greenlets, self.ledger, self._fairness, self._limits, self._notices)
         )
         self._keeper = Timekeeper(self._deadlines, self._engine)
         super().__init__(listener, cast(Any, handle), backlog, spawn, **ssl_args)  # a service is only kept by gevent
@@ -238,14 +241,14 @@ class TcpServer(StreamServer):
             accepted = self._spare.lend(self._accept)
         except OSError:
             self._spare.take()
-            self._exhaustion.note(error)
+            self._notices.note(logging.ERROR, NO_DESCRIPTOR, "", error.strerror or str(error), count=0)
             self.pause_accepting(EXHAUSTED_PAUSE_S)
             return None
         if accepted is not None and not self._make_room(LimitExceeded(str(error), CloseReason.FULL)):
             close_now(accepted[0])
             self.ledger.opened()
             self.ledger.ended(CloseReason.FULL)
-            self._exhaustion.note(error, turned_away=1)
+            self._notices.note(logging.ERROR, NO_DESCRIPTOR, "", error.strerror or str(error))
             accepted = None
         self._spare.take()
         return accepted
@@ -258,6 +261,7 @@ class TcpServer(StreamServer):
         refusal = self._door.at_name(sock, address) or self._door.at_accept()
         if refusal is not None:
             self._door.left(sock)
+            self._notices.limit(TURNED_AWAY, address, refusal)
             self.ledger.ended(refusal.close_reason)
             sock.close()
             return
@@ -318,6 +322,7 @@ class TcpServer(StreamServer):
 
     def _refuse(self, conn: Connection, refusal: LimitExceeded) -> None:
         log.debug("refused %s: %s", conn, refusal)
+        self._notices.limit(TURNED_AWAY, conn.peer, refusal)
         conn.stop_watching()  # what comes behind its header may come before the greenlet that says why
         if self._door.action_for(refusal) != "close" and self._rules.tls is None:
             assert self._engine is not None
@@ -329,6 +334,7 @@ class TcpServer(StreamServer):
         """Close the longest idle connection instead, if that is asked for and there is one."""
         longest = self._longest_idle.take() if self._door.action_for(refusal) == "shed" else None
         if longest is not None:
+            self._notices.limit(SHED, longest.peer, refusal)
             longest.close(CloseReason.SHED)
         return longest is not None
 
@@ -397,6 +403,9 @@ class TcpServer(StreamServer):
         self._engine.forget(conn)
         self._keeper.forget(conn)
         self._door.left(conn)
+        if reason is CloseReason.BUFFER_LIMIT:
+            text = f"more than {self.send_limit} bytes wait to be sent"
+            self._notices.limit(CLOSED, conn.peer, LimitExceeded(text, reason, "send_buffer_limit"))
         if reason in _LINGERING or (reason in _LINGERING_IF_SAID and conn.sent_bytes):
             self._linger.take(conn.sock)
         else:
@@ -477,6 +486,7 @@ class TcpServer(StreamServer):
                 self._engine.close()
             self._fairness.close()
         finally:
+            self._notices.tell_all()
             self._drained.set()
         log.debug("connections: %s", self.ledger)
         return killed

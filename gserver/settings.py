@@ -17,6 +17,7 @@ from gserver.checks import Check
 from gserver.errors import ConfigError
 from gserver.hooks import HOOKS, Hooks
 from gserver.limits import Action, FullAction, RateAction
+from gserver.spread import AUTO, LONGEST_S, PER_SECOND, Spread, longest_spread_s
 from gserver.tls_config import TlsConfig
 
 __all__ = ["ACCESS_LOG_FORMAT", "MAX_WORKERS", "Settings", "declared"]
@@ -106,9 +107,10 @@ class Settings:
     graceful_timeout: float = _setting(
         "Workers", 30, checks.seconds, "--graceful-timeout", metavar="SECONDS",
         help="how long handlers may take to finish when their worker drains")
-    drain_spread: float = _setting(
-        "Workers", 1, checks.seconds, "--drain-spread", metavar="SECONDS",
-        help="over how long a draining worker closes its connections, each at a random moment")
+    drain_spread: Spread = _setting(
+        "Workers", AUTO, checks.spread, "--drain-spread", metavar="SECONDS",
+        help="over how long a draining worker closes its connections, each at a random moment; auto: a second for "
+             f"each {PER_SECOND} of them, {LONGEST_S:g} at most")
     reload_surge: int = _setting(
         "Workers", 1, checks.whole(1, MAX_WORKERS), "--reload-surge", metavar="N",
         help="workers that are started at a time to replace others")
@@ -338,6 +340,11 @@ class Settings:
     @property
     def hooks(self) -> Hooks:
         return Hooks({name: getattr(self, name) for name in HOOKS})
+
+    @property
+    def longest_drain_s(self) -> float:
+        """How long a worker may take to drain: to close all connections, and then for the handlers that still run."""
+        return longest_spread_s(self.drain_spread) + self.graceful_timeout
 
     @property
     def tls(self) -> TlsConfig | None:

@@ -14,20 +14,14 @@ descriptor must be free at once, so everything is closed by the system's own clo
 from __future__ import annotations
 
 import errno
-import logging
 import os
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from gevent.monkey import get_original
 
-__all__ = ["EXHAUSTED", "ExhaustionLog", "SpareDescriptor", "close_now"]
+__all__ = ["EXHAUSTED", "SpareDescriptor", "close_now"]
 
-log = logging.getLogger("gserver.server")
-
-# A server without descriptors logs it once in so many seconds.
-LOG_S = 10.0
 #: What accept() says when the process or the machine has no descriptor or no memory left for another socket.
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -81,18 +75,3 @@ class SpareDescriptor:
         if self._fd is not None:
             _close(self._fd)
             self._fd = None
-
-
-class ExhaustionLog:
-    """Logs that clients cannot be accepted, and how many were turned away since the last line; once in ten seconds."""
-
-    def __init__(self) -> None:
-        self._turned_away = 0
-        self._logged_at = -LOG_S
-
-    def note(self, error: OSError, *, turned_away: int = 0) -> None:
-        self._turned_away += turned_away
-        now = time.monotonic()
-        if now - self._logged_at > LOG_S:
-            log.error("cannot accept: %s; %d turned away", error.strerror, self._turned_away)
-            self._logged_at, self._turned_away = now, 0

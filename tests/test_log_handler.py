@@ -396,6 +396,19 @@ def test_another_output_gets_what_waits(handler: LogHandler, sink: Sink) -> None
     assert (sink.closed, other.closed) == (1, 0)
 
 
+def test_a_handler_that_replaces_another_one_writes_what_that_had_left(handler: LogHandler, sink: Sink) -> None:
+    sink.room = 0
+    log(handler, "one", "two")
+    other = Sink()
+    successor = LogHandler("access log", other.output)
+    successor.inherit(handler)
+    handler.retire()
+    log(successor, "three")
+
+    assert (sink.lines, other.lines) == ([], ["one", "two", "three"])
+    successor.retire()
+
+
 def test_a_line_is_not_cut_in_two_by_a_change_of_outputs(handler: LogHandler, sink: Sink, reports: list[str]) -> None:
     sink.room = 2
     log(handler, "one", "two")

@@ -62,8 +62,6 @@ log = logging.getLogger("gserver.arbiter")
 
 # After the graceful timeout: what a worker gets to notice before SIGKILL.
 KILL_GRACE_S = 2.0
-# How soon a line is written that its log did not take.
-LOG_RETRY_S = 1.0
 # What QUIT leaves the workers for the replies that they owe.
 QUICK_S = 1.0
 _NEVER_SERVED = "Workers end before they serve"
@@ -168,8 +166,7 @@ class Arbiter:
 
     def _wait(self) -> None:
         now = time.monotonic()
-        retry_logs_at = now + LOG_RETRY_S if logs.is_behind() else None
-        times = [self._children.wakes_at(now, self._crew.deadlines()), self._notifier.pings_at, retry_logs_at]
+        times = [self._children.wakes_at(now, self._crew.deadlines()), self._notifier.pings_at, logs.retries_at(now)]
         wakes_at = min((each for each in times if each is not None), default=None)
         for key, _ in self._selector.select(None if wakes_at is None else max(0.0, wakes_at - now)):
             if key.fileobj is self._signals:
@@ -437,7 +434,7 @@ class Arbiter:
             return
         quick = request is Request.QUIT
         log.info("Stopping: replying to what was received")
-        patience = QUICK_S if quick else self.settings.graceful_timeout + self.settings.drain_spread + KILL_GRACE_S
+        patience = QUICK_S if quick else self.settings.longest_drain_s + KILL_GRACE_S
         self._succession.hand_over(self._notifier, self._pidfile, self._processes.end)
         self._notifier.stopping(patience)
         addresses = [] if self._succession.is_under_way else [str(bind) for bind in self.settings.bind]
@@ -494,5 +491,5 @@ def _policy(settings: Settings) -> Policy:
         settings.reload_surge,
         0.0 if settings.reload else settings.reload_settle,
         settings.ready_timeout,
-        settings.graceful_timeout + settings.drain_spread + KILL_GRACE_S,
+        settings.longest_drain_s + KILL_GRACE_S,
     )

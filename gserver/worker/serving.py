@@ -18,6 +18,7 @@ from gserver.entrance import EntranceRules
 from gserver.ledger import Ledger
 from gserver.limits import Limits
 from gserver.logs import access_line
+from gserver.notices import Notices
 from gserver.server import Handle, Keepalive, TcpServer
 from gserver.settings import Settings
 from gserver.tls import Tls
@@ -40,6 +41,7 @@ class WorkerServer(TcpServer):
         scoreboard: where to look how many connections the others hold; None: there are no others at this listener.
         door: of all the worker's listeners; default: one of its own, whose limits are shared with nobody.
         tls: the certificates, where the settings name some.
+        notices: of all the worker's listeners; default: its own.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class WorkerServer(TcpServer):
         *,
         door: Door | None = None,
         tls: Tls | None = None,
+        notices: Notices | None = None,
     ) -> None:
         super().__init__(
             listener,
@@ -67,6 +70,7 @@ class WorkerServer(TcpServer):
             keepalive=Keepalive(
                 settings.tcp_keepalive_idle, settings.tcp_keepalive_interval, settings.tcp_keepalive_count
             ),
+            notices=notices,
         )
         self._scoreboard = scoreboard
         self._most = settings.worker_connections

@@ -35,6 +35,7 @@ from gserver.process.privileges import drop_privileges
 from gserver.process.titles import set_title
 from gserver.process.working_folder import enter
 from gserver.settings import Settings
+from gserver.spread import spread_s
 from gserver.worker.wear import Wear
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Worker:
         self._began_at = time.monotonic()
         self._servers: list[tuple[str, TcpServer]] = []  # with the address of each
         self._finish: tuple[str, ...] | None = None  # told to drain: the addresses that nobody will serve after it
-        self._spread_s = post.settings.drain_spread
+        self._drains_at_once = False
         self._asked_to_be_replaced = False
         self._hub_watch: HubWatch | None = None
         self._lag_noted_at = 0.0
@@ -123,9 +124,11 @@ class Worker:
         import gevent
         from gevent.event import Event
 
+        from gserver.notices import Notices
         from gserver.worker.hub_watch import HubWatch
 
         self._stop = Event()
+        self._notices = Notices()
         self._served = served
         loop = gevent.get_hub().loop
         gevent.signal_handler(signal.SIGTERM, self._drain)
@@ -168,7 +171,7 @@ class Worker:
         elif message.word == REOPEN:
             logs.adopt(message.addresses, message.descriptors)
         elif message.word in (DRAIN, DRAIN_AT_ONCE):
-            self._spread_s = self.settings.drain_spread if message.word == DRAIN else 0.0
+            self._drains_at_once = message.word == DRAIN_AT_ONCE
             self._drain(message.addresses)
 
     def _listen(self, message: Message) -> None:
@@ -191,6 +194,7 @@ class Worker:
                 self,
                 door=door,
                 tls=self._post.tls,
+                notices=self._notices,
             )
             server.start()
             self._servers.append((address, server))
@@ -210,17 +214,28 @@ class Worker:
         """Drain all servers together; return how many connections had to be killed."""
         import gevent
 
+        from gserver.server import FIRST_ANSWER_S
+
         assert self._finish is not None
+        spread = self._spread_s()
         drains = [
             gevent.spawn(
                 server.drain,
                 self.settings.graceful_timeout,
-                spread_s=self._spread_s,
+                spread_s=spread,
                 accept_queued=address in self._finish,
+                first_answer_s=0.0 if self._drains_at_once else FIRST_ANSWER_S,
             )
             for address, server in self._servers
         ]
         return sum(drain.get() for drain in drains)
+
+    def _spread_s(self) -> float:
+        count = sum(len(server.connections) for _, server in self._servers)
+        seconds = 0.0 if self._drains_at_once else spread_s(self.settings.drain_spread, count)
+        if count:
+            log.info("Draining %d connections over %.3g s (pid: %d)", count, seconds, self.pid)
+        return seconds
 
     # Once a second
 
@@ -232,6 +247,7 @@ class Worker:
         if self.settings.timeout:
             self._post.place.deadline = now + self.settings.timeout
         logs.retry()
+        self._notices.tell_due()
         if self._post.tls is not None:
             self._post.tls.reload_if_changed()
         self._ledger.enter_bytes(conn for _, server in self._servers for conn in server.connections)
