@@ -16,6 +16,7 @@ from gevent import monkey
 from hypothesis import settings
 
 from tests.helpers.leaks import assert_no_leaks, take_stock
+from tests.helpers.peers import path_of
 from tests.helpers.serving import Serving
 
 ROOT = Path(__file__).parent.parent
@@ -91,6 +92,8 @@ def greenlets(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate of localhost that is its own authority, and its key; made by openssl."""
+    if path_of("openssl") is None:
+        pytest.skip("openssl is not installed")
     folder = tmp_path_factory.mktemp("certificate")
     made = folder / "cert.pem", folder / "key.pem"
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"

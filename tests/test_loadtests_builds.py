@@ -7,6 +7,7 @@ import pytest
 
 from loadtests.builds import build
 from loadtests.toolchain import Missing
+from tests.helpers.peers import need, path_of
 
 #: A build backend that needs no network: an editable install with one command, which says its version.
 BACKEND = """
@@ -44,6 +45,8 @@ def commit(folder: Path, version: str, command: str = "gserver") -> str:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
+    if path_of("git") is None:
+        pytest.skip("git is not installed")
     folder = tmp_path / "repository"
     folder.mkdir()
     git(folder, "init", "-q", "-b", "main")
@@ -78,6 +81,7 @@ def test_a_commit_that_git_does_not_know_is_one_line(repository: Path, tmp_path:
             build(repository, ref, tmp_path / "cache", print)
 
 
+@need("git")
 def test_outside_of_a_repository_there_are_no_commits(tmp_path: Path) -> None:
     with pytest.raises(Missing, match=r"is no git repository, so there is no commit 'main'$"):
         build(tmp_path, "main", tmp_path / "cache", print)

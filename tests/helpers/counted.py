@@ -1,12 +1,17 @@
-"""A program whose instructions are counted: it serves one connection of each kind in turn, and ends.
+"""A program whose instructions are counted: one child after the other serves a connection of each kind, and ends.
 
-Before each it prints the port; the connection that comes is served until the peer ends it. Run by tests.helpers.
-instructions, under valgrind; imports nothing of the tests, which would only take time there.
+    python counted.py CHILDREN
+
+Before each connection a child prints the port; the connection that comes is served until the peer ends it. Run by
+tests.helpers.instructions, under valgrind, which counts what came before a fork for each child too; imports nothing of
+the tests, which would only take time there.
 """
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -89,11 +94,19 @@ def serve_service(service: Any) -> None:
 
 
 def main() -> None:
+    import gevent.event  # noqa: F401  what a child uses is imported once
+
+    import gserver.server  # noqa: F401
     from gserver import handlers
 
-    serve_yardstick()
-    serve_service(handlers.echo())
-    serve_service(handlers.json())
+    for _ in range(int(sys.argv[1])):
+        child = os.fork()
+        if not child:
+            serve_yardstick()
+            serve_service(handlers.echo())
+            serve_service(handlers.json())
+            return
+        os.waitpid(child, 0)
 
 
 if __name__ == "__main__":

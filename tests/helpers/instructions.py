@@ -1,22 +1,21 @@
 """How many instructions a message costs the server in user space, counted by valgrind.
 
-The count does not depend on how busy the machine is. A server runs twice, with different numbers of messages; the
-difference is free of the start, the imports and the end. So that it holds for another interpreter too, it is given as a
-ratio to a yardstick, ordinary Python on a socket, that is counted in the same way (tests/helpers/counted.py).
+The count does not depend on how busy the machine is. A server is forked several times, with different numbers of
+messages; the difference is free of the start, the imports and the end. So that it holds for another interpreter too, it
+is given as a ratio to a yardstick, ordinary Python on a socket, that is counted in the same way
+(tests/helpers/counted.py).
 
     python -m tests.helpers.instructions     prints what this interpreter needs
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +25,7 @@ __all__ = ["Costs", "Counts", "count"]
 
 ROOT = Path(__file__).parents[2]
 VALGRIND = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
-PATIENCE_S = 120
+PATIENCE_S = 240
 ECHO = b"x" * 63 + b"\n"
 PIPELINED = 16
 SUMS = b'{"type":"SUM","a":10,"b":20}\n' * PIPELINED
@@ -60,13 +59,12 @@ class Costs:
 
 
 def count(compiled: bool) -> Counts:
-    """Count what this interpreter does, in four runs of the same program, two at a time.
+    """Count what this interpreter does, in four children of the same program.
 
     compiled: whether gserver may use what is compiled of it.
     """
     plans = [[FEW] * 3, *([FEW + (MORE[kind] if kind == more else 0) for kind in range(3)] for more in range(3))]
-    with ThreadPoolExecutor(2) as pool:
-        few, *others = pool.map(functools.partial(_instructions, compiled), plans)
+    few, *others = _instructions(compiled, plans)
     each = (
         (total - few) / exchanges / messages
         for total, exchanges, (_, _, messages) in zip(others, MORE, KINDS, strict=True)
@@ -74,24 +72,25 @@ def count(compiled: bool) -> Counts:
     return Counts(*each)
 
 
-def _instructions(compiled: bool, exchanges: Sequence[int]) -> int:
-    """All that a run takes with so many exchanges of each kind."""
-    program = [sys.executable, str(Path(__file__).with_name("counted.py"))]
+def _instructions(compiled: bool, plans: Sequence[Sequence[int]]) -> list[int]:
+    """For each plan, all that the program and a child of it take with so many exchanges of each kind."""
+    program = [sys.executable, str(Path(__file__).with_name("counted.py")), str(len(plans))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0"}
     environment |= {} if compiled else {"GSERVER_PURE": "1"}
     pipe = subprocess.PIPE
     with subprocess.Popen([*VALGRIND, *program], stdout=pipe, stderr=pipe, text=True, env=environment) as process:
         try:
             assert process.stdout is not None
-            for number, (request, reply, _) in zip(exchanges, KINDS, strict=True):
-                _exchange(int(process.stdout.readline()), request, reply, number)
+            for exchanges in plans:
+                for number, (request, reply, _) in zip(exchanges, KINDS, strict=True):
+                    _exchange(int(process.stdout.readline()), request, reply, number)
             _, said = process.communicate(timeout=PATIENCE_S)
         except BaseException:
             process.kill()
             raise
-    found = re.search(r"I\s+refs:\s+([\d,]+)", said)
-    assert found, said
-    return int(found[1].replace(",", ""))
+    found = re.findall(r"I\s+refs:\s+([\d,]+)", said)  # of each child in its turn, and of their parent
+    assert len(found) == len(plans) + 1, said
+    return [int(count.replace(",", "")) for count in found[: len(plans)]]
 
 
 def _exchange(port: int, request: bytes, reply: bytes, number: int) -> None:
