@@ -6,9 +6,12 @@ it opens gets that number, and what is written to standard error goes into it. S
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
+
+from gserver.errors import ConfigError
 
 __all__ = ["Daemon", "drop_unwritten", "is_in_foreground", "leave_terminal", "open_standard"]
 
@@ -25,17 +28,21 @@ class Daemon:
     def detach(cls) -> Daemon:
         """Return in a new process, without a terminal and in a session of its own; the old one ends with the outcome.
 
-        It ends with status 0 once the new one says ready(), and with 1 if that ends before.
+        It ends with status 0 once the new one says ready(), and with 1 if that ends before. ConfigError if there can be
+        no new one.
         """
-        waiting, telling = os.pipe()
-        child = os.fork()
-        if child:
-            os.close(telling)
-            cls._await(waiting, child)
-        os.close(waiting)
-        os.setsid()
-        if os.fork():  # a session's leader could get a terminal again
-            os._exit(0)
+        try:
+            waiting, telling = os.pipe()
+            child = os.fork()
+            if child:
+                os.close(telling)
+                cls._await(waiting, child)
+            os.close(waiting)
+            os.setsid()
+            if os.fork():  # a session's leader could get a terminal again
+                os._exit(0)
+        except OSError as error:
+            raise ConfigError(f"cannot go to the background: {error.strerror}") from None
         return cls(telling)
 
     @staticmethod
@@ -49,7 +56,8 @@ class Daemon:
         """Let the starter go, and with it the terminal. What is logged to standard error is lost from now on."""
         if self._starter is None:
             return
-        os.write(self._starter, _READY)
+        with contextlib.suppress(OSError):  # nobody waits any more
+            os.write(self._starter, _READY)
         os.close(self._starter)
         self._starter = None
         leave_terminal()
