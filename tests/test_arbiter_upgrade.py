@@ -155,26 +155,34 @@ def test_an_old_arbiter_that_is_killed_leaves_a_new_one_that_takes_over(tmp_path
 
 UNIT = """
 [Service]
-Type=notify
 KillMode=mixed
-WatchdogSec=3
-TimeoutStopSec=1
 Restart=on-failure
 RestartSec=0
 WorkingDirectory={folder}
-StandardError=append:{folder}/log
 ExecStart={python} -m gserver app:app -b unix:{folder}/socket -p {folder}/pid --graceful-timeout 10 {options}
+"""
+NOTIFY = """
+Type=notify
+WatchdogSec=3
+TimeoutStopSec=1
+StandardError=append:{folder}/log
+"""
+FORKING = """
+Type=forking
+PIDFile={folder}/pid
+TimeoutStopSec=20
 """
 
 
 class Service:
     """A gserver that systemd runs."""
 
-    def __init__(self, manager: ServiceManager, options: str) -> None:
+    def __init__(self, manager: ServiceManager, options: str = "", more: str = NOTIFY) -> None:
         self._manager = manager
         self.folder = manager.folder
         (self.folder / "app.py").write_text(SLOW_APP)
-        manager.install("gserver.service", UNIT.format(folder=self.folder, python=sys.executable, options=options))
+        unit = (UNIT + more).format(folder=self.folder, python=sys.executable, options=options)
+        manager.install("gserver.service", unit)
         manager.call("start", "gserver.service")
 
     def show(self, name: str) -> str:
@@ -215,11 +223,15 @@ def systemd() -> Iterator[ServiceManager]:
         yield manager
 
 
-@pytest.mark.parametrize("options", ["", "--preload"])
+@pytest.mark.parametrize(
+    ("options", "more"),
+    [("", NOTIFY), ("--preload", NOTIFY), ("--daemon --log-file log", FORKING)],
+    ids=["notify", "notify-preload", "forking"],
+)
 def test_systemd_keeps_a_service_that_is_upgraded_and_lets_it_drain_at_a_stop(
-    systemd: ServiceManager, options: str
+    systemd: ServiceManager, options: str, more: str
 ) -> None:
-    service = Service(systemd, options)
+    service = Service(systemd, options, more)
     service.upgrade()
     with service.client() as client:
         assert client.call(b"here") == b"here"
@@ -237,7 +249,7 @@ def test_systemd_keeps_a_service_that_is_upgraded_and_lets_it_drain_at_a_stop(
 def test_systemd_watches_the_new_arbiter_and_starts_the_service_again_when_that_is_killed(
     systemd: ServiceManager,
 ) -> None:
-    service = Service(systemd, "")
+    service = Service(systemd)
     pid = service.upgrade()
     service.signal("STOP")  # it is deaf now, and the watchdog finds out
 
@@ -248,7 +260,7 @@ def test_systemd_watches_the_new_arbiter_and_starts_the_service_again_when_that_
 
 
 def test_systemd_keeps_a_service_whose_upgrade_was_given_up(systemd: ServiceManager) -> None:
-    service = Service(systemd, "")
+    service = Service(systemd)
     first = service.show("MainPID")
     service.signal("USR2")
     wait_for(lambda: service.log().count("Worker ready") == 2, "the new arbiter serves")

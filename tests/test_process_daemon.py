@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gserver.cli import main
 from gserver.client import Client
 from gserver.framing import JsonLines
 from tests.helpers.processes import PATIENCE_S, GserverProcess, is_alive, wait_for
@@ -112,6 +113,41 @@ def test_a_server_serves_whatever_is_closed_at_its_start(tmp_path: Path, closed:
     server.assert_streams_are_harmless()
     server.end()
     assert server.process.wait(PATIENCE_S) == 0
+
+
+@pytest.mark.usefixtures("ended")
+def test_a_daemon_serves_though_its_starter_was_killed_while_it_waited(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.01)\nfrom gserver.handlers import json\n"
+    )
+    command = gserver("app:json", "-D", "-b", "unix:socket", "-p", "pid", "--log-file", "log")
+    with subprocess.Popen(command, cwd=tmp_path) as starter:
+        wait_for(lambda: (tmp_path / "pid").exists(), "the arbiter has its pid file")
+        starter.kill()
+    (tmp_path / "go").touch()
+    wait_for(lambda: "Worker ready" in (tmp_path / "log").read_text(), "the worker is ready")
+    with Client(str(tmp_path / "socket"), JsonLines()) as client:
+        assert client.call(SUM)["result"] == 30
+    arbiter = psutil.Process(int((tmp_path / "pid").read_text()))
+    arbiter.terminate()
+    wait_for(lambda: not is_alive(arbiter), "it has ended")
+    assert "Stopped" in (tmp_path / "log").read_text()
+
+
+def test_a_daemon_that_cannot_be_forked_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refuse)
+    pipes = [os.pipe()]
+    monkeypatch.setattr(os, "pipe", lambda: pipes[0])
+
+    assert main(["echo", "-D"]) == 1
+    assert capsys.readouterr().err == "gserver: cannot go to the background: Resource temporarily unavailable\n"
+    for descriptor in pipes[0]:
+        os.close(descriptor)
 
 
 @pytest.mark.usefixtures("ended")

@@ -6,12 +6,14 @@ it opens gets that number, and what is written to standard error goes into it. S
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
 import stat
 import sys
 
+from gserver.errors import ConfigError
 from gserver.process.child import run_and_exit
 
 __all__ = ["Daemon", "drop_unwritten", "is_in_foreground", "leave_terminal", "open_standard"]
@@ -29,16 +31,21 @@ class Daemon:
     def detach(cls) -> Daemon:
         """Return in a new process, without a terminal and in a session of its own; the old one ends with the outcome.
 
-        It ends with status 0 once the new one says ready(), and with 1 if that ends before.
+        It ends with status 0 once the new one says ready(), and with 1 if that ends before. ConfigError if there can be
+        no new one.
         """
-        waiting, telling = os.pipe()
-        child = os.fork()
-        if child:
-            os.close(telling)
-            run_and_exit(functools.partial(cls._await, waiting, child))
-        os.close(waiting)
-        if not _is_last():
-            os._exit(0)
+        try:
+            waiting, telling = os.pipe()
+            child = os.fork()
+            if child:
+                os.close(telling)
+                run_and_exit(functools.partial(cls._await, waiting, child))
+            os.close(waiting)
+            os.setsid()
+            if os.fork():  # a session's leader could get a terminal again
+                os._exit(0)
+        except OSError as error:
+            raise ConfigError(f"cannot go to the background: {error.strerror}") from None
         return cls(telling)
 
     @staticmethod
@@ -53,7 +60,8 @@ class Daemon:
         """Let the starter go, and with it the terminal. What is logged to standard error is lost from now on."""
         if self._starter is None:
             return
-        os.write(self._starter, _READY)
+        with contextlib.suppress(OSError):  # nobody waits any more
+            os.write(self._starter, _READY)
         os.close(self._starter)
         self._starter = None
         leave_terminal()
@@ -100,20 +108,6 @@ def drop_unwritten() -> None:
             nothing = os.open(os.devnull, os.O_RDWR)
             os.dup2(nothing, number)
             os.close(nothing)
-
-
-def _is_last() -> bool:
-    """In the first child: begin a session and fork once more; whether this process is the one that goes on."""
-    try:
-        os.setsid()
-        return os.fork() == 0  # a session's leader could get a terminal again
-    except OSError as error:
-        run_and_exit(functools.partial(_failed, error))
-
-
-def _failed(error: OSError) -> int:
-    print(f"gserver: cannot go to the background: {error.strerror}", file=sys.stderr)
-    return 1
 
 
 def leave_terminal() -> None:
