@@ -11,7 +11,6 @@ that of the worker.
 from __future__ import annotations
 
 import logging
-import os
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -75,11 +74,6 @@ class Hooks:
 
 
 def _describe(error: BaseException) -> str:
-    """What it is, and where it was raised."""
-    described = traceback.TracebackException.from_exception(error)
-    text = next(part for part in described.format_exception_only() if not part.startswith(" "))
-    text = " ".join(text.split())
-    if not described.stack:
-        return text
-    place = described.stack[-1]
-    return f"{text} ({os.path.basename(place.filename)}:{place.lineno})"
+    """In one line, whatever its own text is."""
+    lines = traceback.TracebackException.from_exception(error).format_exception_only()
+    return " ".join(next(line for line in lines if not line.startswith(" ")).split())

@@ -47,7 +47,7 @@ def test_one_that_raises_is_logged_with_its_name(name: str, caplog: pytest.LogCa
 
 @pytest.mark.parametrize("name", ["on_starting", "post_fork", "post_worker_init"])
 def test_one_that_raises_at_a_start_fails_it(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^hook {name} failed: ValueError: no \(test_hooks.py:\d+\)$"):
+    with pytest.raises(ConfigError, match=f"^hook {name} failed: ValueError: no$"):
         Hooks({name: fails}).call(name)
 
 
@@ -87,7 +87,7 @@ def test_whatever_one_raises_nothing_else_happens(error: BaseException, caplog: 
 
 @pytest.mark.parametrize("error", ALL_KINDS, ids=lambda error: type(error).__name__)
 def test_whatever_one_raises_at_the_start_is_one_line(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(ConfigError, match=r"^hook on_starting failed: .+ \(test_hooks.py:\d+\)$") as failed:
+    with pytest.raises(ConfigError, match=r"^hook on_starting failed: \w") as failed:
         Hooks({"on_starting": raiser(error)}).call("on_starting")
 
     assert "\n" not in str(failed.value)
@@ -155,7 +155,7 @@ def test_a_start_that_its_hook_fails_ends_with_one_line(tmp_path: Path, raised: 
     ended = run_gserver("echo", "-b", "127.0.0.1:0", "--log-level", "error", cwd=tmp_path)
 
     assert ended.returncode == 1
-    assert re.fullmatch(r"gserver: hook on_starting failed: .+ \(gserver\.conf\.py:3\)\n", ended.stderr), ended.stderr
+    assert re.fullmatch(r"gserver: hook on_starting failed: .+\n", ended.stderr), ended.stderr
 
 
 @pytest.mark.parametrize("hook", ["post_fork(server, worker)", "post_worker_init(worker)"])

@@ -460,7 +460,9 @@ def test_a_worker_never_serves_more_than_it_may(most: int) -> None:
         assert server.ledger.closed[CloseReason.FULL] == 3
 
 
-@pytest.mark.parametrize("error", [gevent.GreenletExit, gevent.Timeout(1), HandlerTimeout("x")], ids=repr)
+@pytest.mark.parametrize(
+    "error", [gevent.GreenletExit, gevent.Timeout(1), HandlerTimeout("x")], ids=["kill", "timeout", "limit"]
+)
 def test_what_is_thrown_into_a_hook_that_waits_is_that_of_its_greenlet(error: Any) -> None:
     """A handler closes its connection, so the hook runs in the handler's greenlet, and another one interrupts it."""
     caught: list[BaseException] = []

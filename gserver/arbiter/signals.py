@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any
 
-__all__ = ["SIGNALS", "WORKER_SIGNALS", "Request", "SignalQueue", "markdown_table"]
+__all__ = ["SIGNALS", "WORKER_SIGNALS", "Request", "SignalQueue", "is_in_foreground", "markdown_table"]
 
 
 class Request(enum.Enum):
@@ -122,6 +124,14 @@ def _signal(number: int) -> signal.Signals | None:
 
 def _ignore(number: int, frame: FrameType | None) -> None:
     """The wakeup descriptor has told the arbiter already."""
+
+
+def is_in_foreground() -> bool:
+    """Whether a terminal sends this process its signals."""
+    try:
+        return os.tcgetpgrp(sys.stderr.fileno()) == os.getpgrp()
+    except (OSError, ValueError):
+        return False
 
 
 def markdown_table() -> str:

@@ -98,6 +98,13 @@ class WorkerServer(TcpServer):
         self._came_back_at = time.monotonic()
         super()._come_back()
 
+    def leave_to_parent(self) -> list[int]:
+        """In a forked child: this server is its parent's. Return its descriptors, which the caller is to get rid of."""
+        self._keeper.close()
+        listener = [] if self.closed else [self.socket]
+        sockets = [*listener, *(conn.sock for conn in self._connections), *self._linger.sockets, *self._bare.sockets]
+        return [sock.fileno() for sock in sockets]
+
     def connection_opened(self, conn: Connection) -> None:
         if self._tells_opening:
             self._hooks.call("connection_open", self._worker, conn)

@@ -24,38 +24,54 @@ from typing import TYPE_CHECKING, Any
 
 from gserver import logs
 from gserver.application import Application
-from gserver.arbiter.channel import DEAF, DRAIN, DRAIN_AT_ONCE, LISTEN, READY, WORN, Message
+from gserver.arbiter.channel import DEAF, DRAIN, DRAIN_AT_ONCE, LISTEN, QUICK_S, READY, WORN, Message
 from gserver.arbiter.crew import EXIT_CANNOT_START, Post
 from gserver.errors import ConfigError
 from gserver.ledger import Ledger
+from gserver.process.child import run_and_exit
 from gserver.process.daemon import leave_terminal
 from gserver.process.privileges import drop_privileges
 from gserver.process.titles import set_title
 from gserver.settings import Settings
+from gserver.worker.ending import Ending
+from gserver.worker.forks import in_every_fork, make_inert, take_default_signals
 from gserver.worker.wear import Wear
 
 if TYPE_CHECKING:
-    from gserver.server import TcpServer
     from gserver.worker.hub_watch import HubWatch
+    from gserver.worker.serving import WorkerServer
 
 __all__ = ["Worker", "run_worker"]
 
 log = logging.getLogger("gserver.worker")
 
 HEARTBEAT_S = 1.0
+# What the service's stop() gets, even if the drain took all of the time.
+STOP_S = 1.0
+STOP_KILL_S = 0.2
+# After the drain's time: what stop(), hooks, atexit and what is flushed may take. Less than the arbiter waits.
+END_S = 3.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def run_worker(application: Application, post: Post) -> int:
     """Serve at `post` until told to stop; return the exit status of the process."""
-    worker = Worker(application, post)
+    ending = Ending(post.channel)
+    try:
+        return _run(Worker(application, post, ending))
+    finally:
+        ending.limit_if_none(END_S)
+        ending.run()
+
+
+def _run(worker: Worker) -> int:
     try:
         served = worker.prepare()
     except ConfigError as error:
         log.error("%s", error)
         return EXIT_CANNOT_START
     except BaseException:
-        log.exception("%r cannot be imported", application.text)
+        log.exception("%r cannot be imported", worker.application.text)
         return EXIT_CANNOT_START
     return worker.serve(served)
 
@@ -66,22 +82,26 @@ class Worker:
     Attributes: pid; age, the how-manyeth worker of its arbiter; settings; log.
     """
 
-    def __init__(self, application: Application, post: Post) -> None:
+    def __init__(self, application: Application, post: Post, ending: Ending) -> None:
         self.pid = os.getpid()
         self.age = post.age
         self.settings: Settings = post.settings
         self.log = log
-        self._application = application
+        self.application = application
         self._post = post
+        self._ending = ending
         self._hooks = post.settings.hooks
         self._ledger = Ledger(post.place.cells)
         self._wear = Wear.of(post.settings, random.Random(self.pid))
         self._began_at = time.monotonic()
-        self._servers: list[tuple[str, TcpServer]] = []  # with the address of each
+        self._servers: list[tuple[str, WorkerServer]] = []  # with the address of each
         self._finish: tuple[str, ...] | None = None  # told to drain: the addresses that nobody will serve after it
         self._spread_s = post.settings.drain_spread
+        self._graceful_s = post.settings.graceful_timeout
+        self._ends_at = 0.0  # once it drains: when it should have ended
         self._asked_to_be_replaced = False
         self._hub_watch: HubWatch | None = None
+        self._heart: Any = None  # the timer of the beats
         self._beats_at: float | None = None  # when the next beat is due
 
     # Getting ready
@@ -90,13 +110,14 @@ class Worker:
         """Return what is to be served, ready and probed. ConfigError, or whatever the application raises."""
         settings = self.settings
         log.info("Booting worker (pid: %d)", self.pid)
+        in_every_fork(self._leave_to_parent)
         self._hooks.call("post_fork", self._post.server, self)
-        set_title("worker", settings.proc_name or self._application.text)
+        set_title("worker", settings.proc_name or self.application.text)
         drop_privileges(settings.user, settings.group, settings.initgroups)
         signal.signal(signal.SIGABRT, self._abort)
         signal.signal(signal.SIGUSR2, self._dump)
         faulthandler.register(signal.SIGUSR2, chain=True)  # even a worker that is stuck in C says where
-        served = self._post.served if self._post.served is not None else load(settings, self._application)
+        served = self._post.served if self._post.served is not None else load(settings, self.application)
         check_entrance(served, settings)
         if settings.max_message_size:
             limit_messages(served, settings.max_message_size)
@@ -131,8 +152,8 @@ class Worker:
         gevent.signal_handler(signal.SIGUSR1, logs.reopen, self.settings)
         ear = loop.io(self._post.channel.fileno(), 1)
         ear.start(self._hear)
-        heart = loop.timer(0.0, HEARTBEAT_S)
-        heart.start(self._beat)
+        self._heart = loop.timer(0.0, HEARTBEAT_S)
+        self._heart.start(self._beat)
         if self.settings.block_warning:
             self._hub_watch = HubWatch(self.settings.block_warning)
         # What was made so far lives as long as the process: no collection need look at it again.
@@ -145,12 +166,11 @@ class Worker:
         self._beat()
         if killed:
             log.warning("Killed %d connections that were still busy (pid: %d)", killed, self.pid)
+        self._finish_service()
         self._hooks.call("worker_exit", self._post.server, self)
         if self._hub_watch is not None:
             self._hub_watch.stop()
-        for watcher in (ear, heart):
-            watcher.stop()
-            watcher.close()
+        ear.stop()
         return 0
 
     def _hear(self) -> None:
@@ -164,7 +184,8 @@ class Worker:
         elif message.word == LISTEN:
             self._listen(message)
         elif message.word in (DRAIN, DRAIN_AT_ONCE):
-            self._spread_s = self.settings.drain_spread if message.word == DRAIN else 0.0
+            if message.word == DRAIN_AT_ONCE:
+                self._spread_s, self._graceful_s = 0.0, min(QUICK_S, self._graceful_s)
             self._drain(message.addresses)
 
     def _listen(self, message: Message) -> None:
@@ -196,6 +217,7 @@ class Worker:
         if self._finish is not None:
             return
         self._finish = finish
+        self._ends_at = time.monotonic() + self._spread_s + self._graceful_s
         self._post.place.is_serving = False
         for _, server in self._servers:
             server.stop_accepting()
@@ -210,13 +232,34 @@ class Worker:
         drains = [
             gevent.spawn(
                 server.drain,
-                self.settings.graceful_timeout,
+                self._graceful_s,
                 spread_s=self._spread_s,
                 accept_queued=address in self._finish,
             )
             for address, server in self._servers
         ]
         return sum(drain.get() for drain in drains)
+
+    def _leave_to_parent(self) -> None:
+        """In a process that the application has forked from this worker, which goes on alone with all that is its."""
+        take_default_signals()
+        if self._heart is not None:
+            self._heart.stop()
+        descriptors = [descriptor for _, server in self._servers for descriptor in server.leave_to_parent()]
+        make_inert([self._post.channel.fileno(), *descriptors])
+        self._post.scoreboard.become_private()
+
+    def _finish_service(self) -> None:
+        """Call the service's stop() within what is left of the time. No beat is waited for any more, but the end."""
+        from gserver.service import Service, StreamService
+
+        self._heart.stop()
+        self._post.place.deadline = 0.0
+        left_s = max(0.0, self._ends_at - time.monotonic())
+        self._ending.limit(left_s + END_S)
+        stop = self._served.stop if isinstance(self._served, Service | StreamService) else None
+        if stop is not None:
+            _call_within(stop, max(STOP_S, left_s))
 
     # Once a second
 
@@ -248,15 +291,24 @@ class Worker:
 
     def _quit(self) -> None:
         self._hooks.call("worker_int", self)
-        logging.shutdown()
-        os._exit(0)
+        self._post.channel.send(DEAF)
+        self._ending.limit(QUICK_S)
+        run_and_exit(self._run_ending)
+
+    def _run_ending(self) -> int:
+        self._ending.run()
+        return 0
 
     def _dump(self, number: int, frame: FrameType | None) -> None:
-        """USR2: write where every greenlet stands."""
+        """USR2: write where every greenlet stands. From the arbiter it comes after the deadline only."""
         from gserver.worker.stacks import describe_stacks
 
         connections = [conn for _, server in self._servers for conn in server.connections]
-        log.critical("Worker was not heard of in time (pid: %d)\n%s", self.pid, describe_stacks(connections, frame))
+        stacks, deadline = describe_stacks(connections, frame), self._post.place.deadline
+        if deadline is not None and time.monotonic() >= deadline:
+            log.critical("Worker was not heard of in time (pid: %d)\n%s", self.pid, stacks)
+        else:
+            log.warning("Stacks of the worker, asked for by USR2 (pid: %d)\n%s", self.pid, stacks)
 
     def _abort(self, number: int, frame: FrameType | None) -> None:
         """ABRT: the arbiter has waited long enough."""
@@ -264,6 +316,25 @@ class Worker:
         logging.shutdown()
         signal.signal(signal.SIGABRT, signal.SIG_DFL)
         os.abort()
+
+
+def _call_within(stop: Any, seconds: float) -> None:
+    """Call the service's stop() in a greenlet of its own; log what it raises, kill it if it does not return in time."""
+    import gevent
+
+    def call() -> None:
+        try:
+            stop()
+        except gevent.GreenletExit:
+            raise
+        except BaseException:
+            log.exception("stop of the service failed")
+
+    greenlet = gevent.spawn(call)
+    greenlet.join(seconds)
+    if not greenlet.dead:
+        log.error("stop of the service did not return within %.3g s, and is killed", seconds)
+        greenlet.kill(timeout=STOP_KILL_S)
 
 
 def load(settings: Settings, application: Application) -> Any:
