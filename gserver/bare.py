@@ -35,6 +35,10 @@ class BareHandlers:
     def __len__(self) -> int:
         return len(self._greenlets)
 
+    @property
+    def sockets(self) -> list[Any]:
+        return list(self._greenlets)
+
     def began(self, sock: Any) -> None:
         self._greenlets[sock] = None
 

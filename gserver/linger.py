@@ -46,6 +46,10 @@ class Linger:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def sockets(self) -> list[_socket.socket]:
+        return list(self._waiting)
+
     def take(self, sock: _socket.socket) -> None:
         """Finish sending on `sock`, which nobody else may use any more, and close it once its peer has finished."""
         try:

@@ -9,25 +9,23 @@ Closes: run() closes the listeners, the channels and the signal queue, and leave
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import selectors
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gserver import logs
 from gserver.arbiter.askers import Askers
 from gserver.arbiter.births import Births
-from gserver.arbiter.channel import BORN, DEAF, DRAIN, DRAIN_AT_ONCE, LISTEN, MOLDED, READY, WORN
+from gserver.arbiter.channel import BORN, DEAF, DRAIN, DRAIN_AT_ONCE, LEFT, LISTEN, MOLDED, READY, WORN
 from gserver.arbiter.children import (
     Action,
     Child,
     Children,
     Drain,
     Go,
-    Policy,
     ReloadDone,
     ReloadFailed,
     Spawn,
@@ -35,10 +33,12 @@ from gserver.arbiter.children import (
     Strike,
     Stroke,
 )
-from gserver.arbiter.code_watch import Watched, watch_code
+from gserver.arbiter.code_watch import CodeWatch, Watched
 from gserver.arbiter.crew import EXIT_CANNOT_START, Crew, RunWorker
+from gserver.arbiter.leftovers import Leftovers
 from gserver.arbiter.listeners import Listeners
 from gserver.arbiter.mold import adopt_orphans
+from gserver.arbiter.policy import AT_ONCE_S, QUICKLY_S, patience_of, policy_of
 from gserver.arbiter.processes import Death, Processes
 from gserver.arbiter.signals import Request, SignalQueue
 from gserver.arbiter.stats import StatsSocket
@@ -60,10 +60,6 @@ __all__ = ["Arbiter"]
 
 log = logging.getLogger("gserver.arbiter")
 
-# After the graceful timeout: what a worker gets to notice before SIGKILL.
-KILL_GRACE_S = 2.0
-# What QUIT leaves the workers for the replies that they owe.
-QUICK_S = 1.0
 _NEVER_SERVED = "Workers end before they serve"
 
 
@@ -98,18 +94,19 @@ class Arbiter:
         self._age = 0
         self._is_ready = False  # every worker was serving once
         self._exit_status = 0
-        self._children = Children(settings.workers, _policy(settings))
+        self._children = Children(settings.workers, policy_of(settings))
         self._listeners = Listeners(settings.backlog, settings.reuse_port, (settings.user, settings.group))
         self._pidfile = Pidfile(settings.pidfile)
         self._askers = Askers()
         self._notifier = Notifier(os.environ, self.pid, succession.is_in_charge)
         self._selector = selectors.DefaultSelector()
+        self._leftovers = Leftovers(self._selector)
         self._stats = StatsSocket(settings.stats_socket, self._selector)
         self._run_worker, self._run_mold = run_worker, run_mold
 
     def run(self) -> int:
         """Serve until told to stop; return the exit status. ConfigError if it cannot begin."""
-        self._hooks.call("on_starting", self)
+        self._call("on_starting", self)
         self._listeners.adopt(self._succession.inherited)
         self._listeners.open(self.settings.bind)
         self._listeners.keep(self.settings.bind)
@@ -117,17 +114,22 @@ class Arbiter:
         self._processes = Processes(self._signals)
         try:
             self._begin()
-            while not self._children.is_stopping or self._children:
+            while not self._is_over():
                 self._wait()
                 self._act()
         finally:
             self._close()
-        self._hooks.call("on_exit", self)
+        self._call("on_exit", self)
         totals = Ledger(self._crew.scoreboard.totals())
         log.info("Totals: messages %d, errors %d, %s", totals.messages, totals.errors, totals)
         log.info("Stopped")
         self._signals.retire()
         return self._exit_status
+
+    def _is_over(self) -> bool:
+        if not self._children.is_stopping or self._children:
+            return False
+        return not self._leftovers.sweep(time.monotonic(), self._processes.__contains__)
 
     def _begin(self) -> None:
         suffix = SECOND if self._succession.has_predecessor else ""
@@ -148,25 +150,25 @@ class Arbiter:
         self._stats.open(self._crew.scoreboard, self._children, suffix)
         log.info("Listening at: %s (%d)", self._listeners.describe(), self.pid)
         raise_open_files_limit(self.settings.worker_connections)
-        if self.settings.preload_app:
-            adopt_orphans()
+        adopt_orphans(is_needed=self.settings.preload_app)
+        self._code_watch = CodeWatch(self._crew.fork_helper, self._processes)
         if self.settings.reload:
-            self._watch_code()
+            patterns = tuple(map(absolute, self.settings.reload_extra_files))
+            watched = Watched(self.settings.chdir, self._configuration.file, patterns)
+            self._code_watch.start(watched, self.settings.reload_engine)
         self._act()
-
-    def _watch_code(self) -> None:
-        patterns = tuple(map(absolute, self.settings.reload_extra_files))
-        watched = Watched(self.settings.chdir, self._configuration.file, patterns)
-        self._crew.fork_helper(
-            functools.partial(watch_code, watched, self.settings.reload_engine, self.pid),
-            lambda death: log.error("Files are watched no longer (%s)", death.how),
-        )
 
     # One turn of the loop
 
     def _wait(self) -> None:
         now = time.monotonic()
-        times = [self._children.wakes_at(now, self._crew.deadlines()), self._notifier.pings_at, logs.retries_at(now)]
+        deadlines = self._crew.deadlines()
+        times = [
+            self._children.wakes_at(now, deadlines),
+            self._notifier.pings_at,
+            self._leftovers.wakes_at,
+            logs.retries_at(now),
+        ]
         wakes_at = min((each for each in times if each is not None), default=None)
         for key, _ in self._selector.select(None if wakes_at is None else max(0.0, wakes_at - now)):
             if key.fileobj is self._signals:
@@ -179,6 +181,7 @@ class Arbiter:
             else:
                 self._hear(key.data)
         self._notifier.ping(time.monotonic())
+        self._leftovers.kill_overdue(time.monotonic())
         logs.retry()
 
     def _hear(self, pid: int) -> None:
@@ -192,6 +195,8 @@ class Arbiter:
                 self._children.is_worn(pid)
             elif message.word == DEAF:
                 self._children.is_deaf(pid, time.monotonic())
+            elif message.word == LEFT:
+                self._leftovers.take_reported(message.descriptors, time.monotonic())
             elif message.word == MOLDED:
                 self._births.molded(pid, self, self.settings, self._tls)
         if pid < 0:
@@ -226,17 +231,23 @@ class Arbiter:
 
     def _became_ready(self) -> None:
         self._is_ready = True
-        self._hooks.call("when_ready", self)
+        self._call("when_ready", self)
         self._notifier.ready(f"{self._children.target} workers")
         if self._daemon is not None:
             self._daemon.ready()
+
+    def _call(self, hook: str, *arguments: Any) -> None:
+        """Call a hook; processes that it starts are its own affair."""
+        if hook in self._hooks:
+            with self._leftovers.sparing():
+                self._hooks.call(hook, *arguments)
 
     # Workers
 
     def _spawn(self) -> None:
         self._age += 1
         child = Child(0, self._children.generation, time.monotonic(), age=self._age)
-        self._hooks.call("pre_fork", self, child)
+        self._call("pre_fork", self, child)
         self._births.spawn(self, self.settings, self._age, self._tls)
 
     def _drain(self, child: Child) -> None:
@@ -270,12 +281,12 @@ class Arbiter:
         self._hear(death.pid)  # one that was ready, and said so last, has proven that the application loads
         child = self._children.exited(death.pid, time.monotonic())
         self._listeners.gone(death.pid)
-        self._crew.gone(death.pid)
+        self._leftovers.take(self._crew.gone(death.pid), time.monotonic(), signal.SIGTERM)
         if child is None:
             return
         asked = child.stage is Stage.DRAINING or child.is_deaf
         log.log(logging.INFO if asked else logging.ERROR, "%s", death)
-        self._hooks.call("child_exit", self, child)
+        self._call("child_exit", self, child)
         if self._children.cannot_start and not self._children.is_stopping:
             self._cannot_start()
         elif child.stage is not Stage.DRAINING and self._children.pause_s:
@@ -324,7 +335,7 @@ class Arbiter:
         self._children.resize(target)
         if before != target:
             log.info("Workers: %d instead of %d", target, before)
-            self._hooks.call("nworkers_changed", self, target, before)
+            self._call("nworkers_changed", self, target, before)
 
     def _dismiss(self) -> None:
         if is_in_foreground():
@@ -342,7 +353,8 @@ class Arbiter:
         if not self._children.is_reloading:
             self._before_reload = self.settings, self._tls
         try:
-            settings, fixed = self._configuration.read().with_fixed_of(self.settings)
+            with self._leftovers.sparing():
+                settings, fixed = self._configuration.read().with_fixed_of(self.settings)
             enter(settings.chdir)
             tls = certificates_of(settings)
             self._listeners.open(settings.bind, patient=False)
@@ -354,14 +366,14 @@ class Arbiter:
             log.warning("Setting %s cannot be changed by a reload: the next start will", name)
         self._use(settings, tls)
         raise_open_files_limit(self.settings.worker_connections)
-        self._hooks.call("on_reload", self)
+        self._call("on_reload", self)
         self._crew.molds.begin_reload()
         self._children.begin_reload(settings.workers, time.monotonic())
 
     def _use(self, settings: Settings, tls: Tls | None) -> None:
         self.settings, self._tls = settings, tls
         self._hooks = settings.hooks
-        self._children.policy = _policy(settings)
+        self._children.policy = policy_of(settings)
 
     def _reload_done(self) -> None:
         self._listeners.keep(self.settings.bind)
@@ -399,10 +411,12 @@ class Arbiter:
         if self._succession.is_under_way:
             log.warning("An upgrade is under way already")
             return
-        self._hooks.call("pre_exec", self)
+        self._call("pre_exec", self)
         midwife = self._succession.begin(self._signals, self._listeners.descriptors, self._configuration.sockets)
         if midwife:
             self._processes.add(midwife, self._successor_ended)
+            for pid in (midwife, self._succession.successor or midwife):
+                self._leftovers.spare(pid)
 
     def _successor_ended(self, death: Death) -> None:
         self._succession.lost(death.pid)
@@ -430,18 +444,20 @@ class Arbiter:
             log.info("Stopping: now")
             for child in self._children:
                 self._processes.signal(child.pid, signal.SIGQUIT)
-            self._children.stop(now, KILL_GRACE_S)
+            self._children.stop(now, AT_ONCE_S)
             return
         quick = request is Request.QUIT
         log.info("Stopping: replying to what was received")
-        patience = QUICK_S if quick else self.settings.longest_drain_s + KILL_GRACE_S
+        patience = QUICKLY_S if quick else patience_of(self.settings)
         self._succession.hand_over(self._notifier, self._pidfile, self._processes.end)
         self._notifier.stopping(patience)
         addresses = [] if self._succession.is_under_way else [str(bind) for bind in self.settings.bind]
         # The workers still have the listeners, and accept what the kernel has queued; nobody new gets in after them.
         self._close_listeners()
+        self._crew.molds.dismiss_all()
+        self._code_watch.stop()
         for child in self._children:
-            if child.stage is Stage.SERVING:
+            if child.stage in (Stage.READY, Stage.SERVING):
                 self._crew.tell(child.pid, DRAIN_AT_ONCE if quick else DRAIN, addresses)
             elif child.stage is not Stage.DRAINING:
                 self._births.kill(child)
@@ -459,6 +475,7 @@ class Arbiter:
         self._listeners.leave_to_successor()
         self._succession.leave_to_worker()
         self._stats.leave_to_arbiter()
+        self._leftovers.leave_to_child()
         if self._daemon is not None:
             self._daemon.leave_to_child()
 
@@ -472,6 +489,7 @@ class Arbiter:
         self._askers.answer("the server has stopped")
         if hasattr(self, "_crew"):
             self._crew.close()
+        self._leftovers.close()
         self._selector.close()
         self._succession.close()
 
@@ -484,12 +502,3 @@ def certificates_of(settings: Settings) -> Tls | None:
     from gserver.tls import Tls  # what imports ssl early has gevent warn of it, with reason
 
     return Tls(config)
-
-
-def _policy(settings: Settings) -> Policy:
-    return Policy(
-        settings.reload_surge,
-        0.0 if settings.reload else settings.reload_settle,
-        settings.ready_timeout,
-        settings.longest_drain_s + KILL_GRACE_S,
-    )

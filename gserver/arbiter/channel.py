@@ -1,7 +1,7 @@
 """What the arbiter and a worker say to each other: short messages over a socket pair, descriptors among them.
 
     worker -> arbiter   BORN with its pid, first thing, if a mold has forked it; READY, WORN; DEAF when it is draining,
-                        and accepts no more
+                        and accepts no more; LEFT with descriptors of the processes that its application has left
     arbiter -> worker   LISTEN with the listeners to accept from; DRAIN, over drain_spread, or DRAIN_AT_ONCE, with the
                         addresses that nobody will serve after it
     arbiter -> any      REOPEN with the paths of the log files, and the files themselves
@@ -25,8 +25,11 @@ __all__ = [
     "DRAIN",
     "DRAIN_AT_ONCE",
     "FORK",
+    "LEFT",
     "LISTEN",
+    "MAX_DESCRIPTORS",
     "MOLDED",
+    "QUICK_S",
     "READY",
     "REOPEN",
     "WORN",
@@ -38,12 +41,16 @@ BORN = "born"
 READY = "ready"  # it would accept connections
 WORN = "worn"  # it wants to be replaced
 DEAF = "deaf"
+LEFT = "left"
 LISTEN = "listen"
 DRAIN = "drain"
 DRAIN_AT_ONCE = "drain at once"
 REOPEN = "reopen"
 MOLDED = "molded"  # it has imported the application
 FORK = "fork"
+
+#: What DRAIN_AT_ONCE leaves a worker for the replies that it owes, in seconds.
+QUICK_S = 1.0
 
 MAX_BYTES = 64 * 1024
 # What one message may carry (SCM_MAX_FD, unix(7)).

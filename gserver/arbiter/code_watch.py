@@ -7,19 +7,21 @@ file; and whatever the extra patterns match. The arbiter itself has no thread an
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import importlib.util
 import logging
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gserver import logs
+from gserver.arbiter.processes import Death, Ended, Processes
 from gserver.errors import ConfigError
 
-__all__ = ["Watched", "check_engine", "watch_code"]
+__all__ = ["CodeWatch", "Watched", "check_engine", "watch_code"]
 
 log = logging.getLogger("gserver.arbiter")
 
@@ -111,6 +113,32 @@ def watch_code(watched: Watched, engine: str, arbiter: int) -> int:
             with contextlib.suppress(ProcessLookupError):  # it ends just now
                 _send_hup(arbiter)
     return 0
+
+
+class CodeWatch:
+    """The arbiter's side: the process that watches, if there is one.
+
+    Args:
+        fork: called with what the child runs, and with whom to tell of its death; returns its pid.
+    """
+
+    def __init__(self, fork: Callable[[Callable[[], int], Ended], int], processes: Processes) -> None:
+        self._fork = fork
+        self._processes = processes
+        self._pid: int | None = None
+
+    def start(self, watched: Watched, engine: str) -> None:
+        self._pid = self._fork(functools.partial(watch_code, watched, engine, os.getpid()), self._ended)
+
+    def stop(self) -> None:
+        if self._pid is not None:
+            pid, self._pid = self._pid, None
+            self._processes.signal(pid, signal.SIGTERM)
+
+    def _ended(self, death: Death) -> None:
+        if self._pid is not None:
+            self._pid = None
+            log.error("Files are watched no longer (%s)", death.how)
 
 
 def _send_hup(arbiter: int) -> None:

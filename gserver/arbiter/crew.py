@@ -11,6 +11,7 @@ import functools
 import logging
 import selectors
 import signal
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from gserver.arbiter.mold import Mold, MoldBroken, Molds
 from gserver.arbiter.processes import Death, Ended, Processes
 from gserver.arbiter.scoreboard import Place, Scoreboard
 from gserver.arbiter.signals import SignalQueue
+from gserver.process.descendants import close_all, descendants
 from gserver.settings import MAX_WORKERS, Settings
 
 if TYPE_CHECKING:
@@ -90,6 +92,7 @@ class Crew:
         self._forget = forget
         self._channels: dict[int, Channel] = {}
         self._places: dict[int, Place] = {}
+        self._left_by: dict[int, list[int]] = {}  # worker under strokes -> descriptors of what it will leave behind
         self._ordered_from: dict[int, int] = {}  # unborn worker -> the pid of the mold that is to fork it
 
     def fork(self, server: Any, settings: Settings, age: int, tls: Tls | None) -> int:
@@ -187,6 +190,8 @@ class Crew:
         self._processes.leave_to_child()
         for channel in [*not_its, *self._channels.values()]:
             channel.close()
+        for descriptors in self._left_by.values():
+            close_all(descriptors)
         self._forget()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
         return run()
@@ -224,14 +229,21 @@ class Crew:
         return heard
 
     def strike(self, pid: int, stroke: Stroke) -> None:
+        if stroke is Stroke.DUMP and self._places[pid].deadline is None:
+            # It does not beat yet. By a deadline that is over it tells this signal from one that an operator sends.
+            self._places[pid].deadline = time.monotonic()
+        if stroke is not Stroke.DUMP and pid in self._processes:
+            close_all(self._left_by.pop(pid, []))
+            self._left_by[pid] = descendants(pid)
         self._processes.signal(pid, _STROKE_SIGNALS[stroke])
 
-    def gone(self, pid: int) -> None:
-        """A worker has been reaped, or will never be born."""
+    def gone(self, pid: int) -> list[int]:
+        """A worker has been reaped, or will never be born; descriptors of what it left behind, as far as known."""
         self._hang_up(pid)
         self._ordered_from.pop(pid, None)
         if pid in self._places:
             self.scoreboard.vacate(self._places.pop(pid))
+        return self._left_by.pop(pid, [])
 
     def _hang_up(self, pid: int) -> None:
         channel = self._channels.pop(pid, None)
@@ -242,3 +254,5 @@ class Crew:
     def close(self) -> None:
         for pid in list(self._channels):
             self._hang_up(pid)
+        for descriptors in self._left_by.values():
+            close_all(descriptors)

@@ -99,8 +99,8 @@ class Molds:
             self._end(mold.pid)
 
 
-def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent ends."""
+def adopt_orphans(is_needed: bool) -> None:
+    """Become the parent of every descendant whose own parent ends; OSError if that is needed and cannot be."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0 and is_needed:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

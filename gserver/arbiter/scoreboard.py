@@ -11,8 +11,10 @@ together. It is memory only where it is used.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
+import os
 from collections.abc import Iterator
 
 from gserver.admission import TABLE_WORDS, AddressTable
@@ -30,6 +32,7 @@ _WORD_BYTES = 8
 _TABLE_BYTES = TABLE_WORDS * _WORD_BYTES
 #: How often a worker's heart beats.
 HEARTBEAT_S = 1.0
+_MAP_FIXED = 0x10
 NANOSECONDS = 1_000_000_000
 MILLISECOND = 1_000_000
 
@@ -127,13 +130,30 @@ class Scoreboard:
     """
 
     def __init__(self, size: int) -> None:
-        self._words = memoryview(mmap.mmap(-1, ((size + 1) * _WORDS + 1) * _WORD_BYTES)).cast("Q")
+        self._memory = mmap.mmap(-1, ((size + 1) * _WORDS + 1) * _WORD_BYTES)
+        self._words = memoryview(self._memory).cast("Q")
         self._used_word = (size + 1) * _WORDS  # holds where the words of the places end that were ever taken
         self._size = size
         self._address_memory = mmap.mmap(-1, max(1, size) * _TABLE_BYTES)
         self._address_words = memoryview(self._address_memory).cast("Q")
         #: The last place is nobody's: what the workers that are gone had counted.
         self.gone = Place(self._words, size)
+
+    def become_private(self) -> None:
+        """In a process that was forked from a worker: what it writes from now on is nobody's, as if it were a copy.
+
+        In place, for whoever counts in it (compiled code too) holds on to its addresses.
+        """
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+        for memory in (self._memory, self._address_memory):
+            address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+            counted = memory[:] if memory is self._memory else b""
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
+            if libc.mmap(address, len(memory), mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0) != address:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            memory[: len(counted)] = counted
 
     def place(self, index: int) -> Place:
         """One of the places; IndexError if there are not so many."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import functools
 import logging
 import os
 import select
+import signal
 import socket
 import sys
 import time
 from time import sleep  # gevent's would let others run
+from types import FrameType
 from typing import Any
 
 from gserver import logs
@@ -22,7 +25,9 @@ from gserver.errors import ConfigError
 from gserver.process.child import fork_child
 from gserver.process.privileges import drop_privileges
 from gserver.process.titles import set_title
-from gserver.worker.worker import load, run_worker
+from gserver.worker.ending import Ending
+from gserver.worker.forks import in_every_fork
+from gserver.worker.worker import END_S, load, run_worker
 
 __all__ = ["run_mold"]
 
@@ -37,7 +42,11 @@ def run_mold(application: Application, post: Post) -> int:
     # As they are before the application is imported and patches them.
     fork, waitpid, close, poll = os.fork, os.waitpid, os.close, select.poll()  # (a patched close is put off)
     log.info("Preloading (pid: %d)", os.getpid())
+    ending = Ending(post.channel)
+    in_every_fork(post.channel.close)
     set_title("mold", settings.proc_name or application.text)
+    signal.signal(signal.SIGUSR2, _dump)
+    faulthandler.register(signal.SIGUSR2, chain=True)
     try:
         drop_privileges(settings.user, settings.group, settings.initgroups)
         served = load(settings, application)
@@ -56,6 +65,8 @@ def run_mold(application: Application, post: Post) -> int:
         poll.poll()
         message = post.channel.receive()
         if message is None:
+            ending.limit(END_S)
+            ending.run()
             return 0
         if message.word == REOPEN:
             logs.adopt(message.addresses, message.descriptors)
@@ -63,6 +74,13 @@ def run_mold(application: Application, post: Post) -> int:
             between = fork_child(functools.partial(_fork_again, fork, application, post, message, served), fork)
             waitpid(between, 0)
             close(message.descriptors[0])
+
+
+def _dump(number: int, frame: FrameType | None) -> None:
+    """USR2: write where the import hangs."""
+    from gserver.worker.stacks import describe_stacks
+
+    log.critical("Stacks of the mold (pid: %d)\n%s", os.getpid(), describe_stacks((), frame))
 
 
 def _fork_again(fork: Any, application: Application, post: Post, message: Message, served: Any) -> int:

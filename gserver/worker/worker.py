@@ -25,40 +25,56 @@ from typing import TYPE_CHECKING, Any
 
 from gserver import logs
 from gserver.application import Application
-from gserver.arbiter.channel import DEAF, DRAIN, DRAIN_AT_ONCE, LISTEN, READY, REOPEN, WORN, Message
+from gserver.arbiter.channel import DEAF, DRAIN, DRAIN_AT_ONCE, LISTEN, QUICK_S, READY, REOPEN, WORN, Message
 from gserver.arbiter.crew import EXIT_CANNOT_START, Post
 from gserver.arbiter.scoreboard import HEARTBEAT_S
 from gserver.errors import ConfigError
 from gserver.ledger import Ledger
+from gserver.process.child import run_and_exit
 from gserver.process.daemon import leave_terminal
 from gserver.process.privileges import drop_privileges
 from gserver.process.titles import set_title
 from gserver.process.working_folder import enter
 from gserver.settings import Settings
 from gserver.spread import spread_s
+from gserver.worker.ending import Ending
+from gserver.worker.forks import in_every_fork, make_inert, take_default_signals
 from gserver.worker.wear import Wear
 
 if TYPE_CHECKING:
-    from gserver.server import TcpServer
     from gserver.worker.hub_watch import HubWatch
+    from gserver.worker.serving import WorkerServer
 
 __all__ = ["Worker", "run_worker"]
 
 log = logging.getLogger("gserver.worker")
 
+# What the service's stop() gets, even if the drain took all of the time.
+STOP_S = 1.0
+STOP_KILL_S = 0.2
+# After the drain's time: what stop(), hooks, atexit and what is flushed may take. Less than the arbiter waits.
+END_S = 3.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def run_worker(application: Application, post: Post) -> int:
     """Serve at `post` until told to stop; return the exit status of the process."""
-    worker = Worker(application, post)
+    ending = Ending(post.channel)
+    try:
+        return _run(Worker(application, post, ending))
+    finally:
+        ending.limit_if_none(END_S)
+        ending.run()
+
+
+def _run(worker: Worker) -> int:
     try:
         served = worker.prepare()
     except ConfigError as error:
         log.error("%s", error)
         return EXIT_CANNOT_START
     except BaseException:
-        log.exception("%r cannot be imported", application.text)
+        log.exception("%r cannot be imported", worker.application.text)
         return EXIT_CANNOT_START
     return worker.serve(served)
 
@@ -69,22 +85,27 @@ class Worker:
     Attributes: pid; age, the how-manyeth worker of its arbiter; settings; log.
     """
 
-    def __init__(self, application: Application, post: Post) -> None:
+    def __init__(self, application: Application, post: Post, ending: Ending) -> None:
         self.pid = os.getpid()
         self.age = post.age
         self.settings: Settings = post.settings
         self.log = log
-        self._application = application
+        self.application = application
         self._post = post
+        self._ending = ending
         self._hooks = post.settings.hooks
         self._ledger = Ledger(post.place.cells)
         self._wear = Wear.of(post.settings, random.Random(self.pid))
         self._began_at = time.monotonic()
-        self._servers: list[tuple[str, TcpServer]] = []  # with the address of each
+        self._servers: list[tuple[str, WorkerServer]] = []  # with the address of each
         self._finish: tuple[str, ...] | None = None  # told to drain: the addresses that nobody will serve after it
         self._drains_at_once = False
+        self._graceful_s = post.settings.graceful_timeout
+        self._spread_s = 0.0  # once it drains: over how long
+        self._ends_at = 0.0  # once it drains: when it should have ended
         self._asked_to_be_replaced = False
         self._hub_watch: HubWatch | None = None
+        self._heart: Any = None  # the timer of the beats
         self._lag_noted_at = 0.0
 
     # Getting ready
@@ -93,13 +114,14 @@ class Worker:
         """Return what is to be served, ready and probed. ConfigError, or whatever the application raises."""
         settings = self.settings
         log.info("Booting worker (pid: %d)", self.pid)
+        in_every_fork(self._leave_to_parent)
         self._hooks.call("post_fork", self._post.server, self)
-        set_title("worker", settings.proc_name or self._application.text)
+        set_title("worker", settings.proc_name or self.application.text)
         drop_privileges(settings.user, settings.group, settings.initgroups)
         signal.signal(signal.SIGABRT, self._abort)
         signal.signal(signal.SIGUSR2, self._dump)
         faulthandler.register(signal.SIGUSR2, chain=True)  # even a worker that is stuck in C says where
-        served = self._post.served if self._post.served is not None else load(settings, self._application)
+        served = self._post.served if self._post.served is not None else load(settings, self.application)
         check_entrance(served, settings)
         if settings.max_message_size:
             limit_messages(served, settings.max_message_size)
@@ -136,8 +158,8 @@ class Worker:
         gevent.signal_handler(signal.SIGUSR1, logs.reopen)
         ear = loop.io(self._post.channel.fileno(), 1)
         ear.start(self._hear)
-        heart = loop.timer(0.0, HEARTBEAT_S)
-        heart.start(self._beat)
+        self._heart = loop.timer(0.0, HEARTBEAT_S)
+        self._heart.start(self._beat)
         if self.settings.block_warning:
             self._hub_watch = HubWatch(self.settings.block_warning)
         # What was made so far lives as long as the process: no collection need look at it again.
@@ -150,12 +172,11 @@ class Worker:
         self._beat()
         if killed:
             log.warning("Killed %d connections that were still busy (pid: %d)", killed, self.pid)
+        self._finish_service()
         self._hooks.call("worker_exit", self._post.server, self)
         if self._hub_watch is not None:
             self._hub_watch.stop()
-        for watcher in (ear, heart):
-            watcher.stop()
-            watcher.close()
+        ear.stop()
         return 0
 
     def _hear(self) -> None:
@@ -204,6 +225,10 @@ class Worker:
         if self._finish is not None:
             return
         self._finish = finish
+        if self._drains_at_once:
+            self._graceful_s = min(QUICK_S, self._graceful_s)
+        self._spread_s = self._choose_spread()
+        self._ends_at = time.monotonic() + self._spread_s + self._graceful_s
         self._post.place.is_serving = False
         for _, server in self._servers:
             server.stop_accepting()
@@ -217,12 +242,11 @@ class Worker:
         from gserver.server import FIRST_ANSWER_S
 
         assert self._finish is not None
-        spread = self._spread_s()
         drains = [
             gevent.spawn(
                 server.drain,
-                self.settings.graceful_timeout,
-                spread_s=spread,
+                self._graceful_s,
+                spread_s=self._spread_s,
                 accept_queued=address in self._finish,
                 first_answer_s=0.0 if self._drains_at_once else FIRST_ANSWER_S,
             )
@@ -230,12 +254,33 @@ class Worker:
         ]
         return sum(drain.get() for drain in drains)
 
-    def _spread_s(self) -> float:
+    def _choose_spread(self) -> float:
         count = sum(len(server.connections) for _, server in self._servers)
         seconds = 0.0 if self._drains_at_once else spread_s(self.settings.drain_spread, count)
         if count:
             log.info("Draining %d connections over %.3g s (pid: %d)", count, seconds, self.pid)
         return seconds
+
+    def _leave_to_parent(self) -> None:
+        """In a process that the application has forked from this worker, which goes on alone with all that is its."""
+        take_default_signals()
+        if self._heart is not None:
+            self._heart.stop()
+        descriptors = [descriptor for _, server in self._servers for descriptor in server.leave_to_parent()]
+        make_inert([self._post.channel.fileno(), *descriptors])
+        self._post.scoreboard.become_private()
+
+    def _finish_service(self) -> None:
+        """Call the service's stop() within what is left of the time. No beat is waited for any more, but the end."""
+        from gserver.service import Service, StreamService
+
+        self._heart.stop()
+        self._post.place.deadline = 0.0
+        left_s = max(0.0, self._ends_at - time.monotonic())
+        self._ending.limit(left_s + END_S)
+        stop = self._served.stop if isinstance(self._served, Service | StreamService) else None
+        if stop is not None:
+            _call_within(stop, max(STOP_S, left_s))
 
     # Once a second
 
@@ -276,15 +321,24 @@ class Worker:
 
     def _quit(self) -> None:
         self._hooks.call("worker_int", self)
-        logs.finish()
-        os._exit(0)
+        self._post.channel.send(DEAF)
+        self._ending.limit(QUICK_S)
+        run_and_exit(self._run_ending)
+
+    def _run_ending(self) -> int:
+        self._ending.run()
+        return 0
 
     def _dump(self, number: int, frame: FrameType | None) -> None:
-        """USR2: write where every greenlet stands."""
+        """USR2: write where every greenlet stands. From the arbiter it comes after the deadline only."""
         from gserver.worker.stacks import describe_stacks
 
         connections = [conn for _, server in self._servers for conn in server.connections]
-        log.critical("Worker was not heard of in time (pid: %d)\n%s", self.pid, describe_stacks(connections, frame))
+        stacks, deadline = describe_stacks(connections, frame), self._post.place.deadline
+        if deadline is not None and time.monotonic() >= deadline:
+            log.critical("Worker was not heard of in time (pid: %d)\n%s", self.pid, stacks)
+        else:
+            log.warning("Stacks of the worker, asked for by USR2 (pid: %d)\n%s", self.pid, stacks)
 
     def _abort(self, number: int, frame: FrameType | None) -> None:
         """ABRT: the arbiter has waited long enough."""
@@ -292,6 +346,25 @@ class Worker:
         logs.finish()
         signal.signal(signal.SIGABRT, signal.SIG_DFL)
         os.abort()
+
+
+def _call_within(stop: Any, seconds: float) -> None:
+    """Call the service's stop() in a greenlet of its own; log what it raises, kill it if it does not return in time."""
+    import gevent
+
+    def call() -> None:
+        try:
+            stop()
+        except gevent.GreenletExit:
+            raise
+        except BaseException:
+            log.exception("stop of the service failed")
+
+    greenlet = gevent.spawn(call)
+    greenlet.join(seconds)
+    if not greenlet.dead:
+        log.error("stop of the service did not return within %.3g s, and is killed", seconds)
+        greenlet.kill(timeout=STOP_KILL_S)
 
 
 def load(settings: Settings, application: Application) -> Any:
