@@ -405,7 +405,7 @@ class Arbiter:
         self._selector.unregister(self._succession)
         self._succession.predecessor_ended()
         log.info("The arbiter before this one has ended")
-        self._reopen_logs()  # whoever has moved them meanwhile has told the process of the pid file, which was that one
+        self._reopen_logs()  # until now the pid file named the other arbiter, so that one has got the signal for them
         self._pidfile.rename(self.settings.pidfile)
         self._stats.rename(self.settings.stats_socket)
         self._notifier.took_over(self.pid)
