@@ -65,7 +65,7 @@ class Output:
         """Use standard output or error.
 
         may_hold: whether what is there now may be kept open. A process that will leave its terminal must not: the
-        reads the other end would wait for the end of file in vain.
+        reader at the other end would wait for the end of file in vain.
         """
         with contextlib.suppress(OSError):
             mode = os.fstat(descriptor).st_mode

@@ -94,7 +94,7 @@ class Arbiter:
         self._age = 0
         self._is_ready = False  # every worker was serving once
         self._exit_status = 0
-        self._children = Children(settings.workers, _policy(settings))
+        self._children = Children(settings.workers, _policy(settings, settings))
         self._listeners = Listeners(settings.backlog, settings.reuse_port, (settings.user, settings.group))
         self._pidfile = Pidfile(settings.pidfile)
         self._askers = Askers()
@@ -361,7 +361,7 @@ class Arbiter:
     def _use(self, settings: Settings, tls: Tls | None) -> None:
         self.settings, self._tls = settings, tls
         self._hooks = settings.hooks
-        self._children.policy = _policy(settings)
+        self._children.policy = _policy(settings, self._before_reload[0])
 
     def _reload_done(self) -> None:
         self._listeners.keep(self.settings.bind)
@@ -479,12 +479,13 @@ def certificates_of(settings: Settings) -> Tls | None:
     return Tls(config)
 
 
-def _policy(settings: Settings) -> Policy:
+def _policy(settings: Settings, before: Settings) -> Policy:
+    """`before`: those of the workers that a reload replaces, which drain as these say."""
     return Policy(
         settings.reload_surge,
         0.0 if settings.reload else settings.reload_settle,
         settings.ready_timeout,
-        settings.longest_drain_s + KILL_GRACE_S,
+        max(settings.longest_drain_s, before.longest_drain_s) + KILL_GRACE_S,
     )
 
 
