@@ -7,8 +7,7 @@ in flush(). A line that finds the queue full is lost, and so is one whose write 
 lines were lost is reported at once, then at most once in REPORT_S seconds.
 
 A writer thread was the alternative. It would wake up for each line, lose the last lines of a process that crashes, and
-have to be started again after each fork. Its one advantage: a regular file on a network disk that hangs, which blocks
-whoever writes to it.
+have to be started again after each fork. Its one advantage: a network disk that hangs would block that thread alone.
 
 Lines of one process keep their order. A signal handler may log while the interrupted code logs: its line comes next.
 """

@@ -64,8 +64,8 @@ class Output:
     def of_standard(cls, descriptor: int, *, may_hold: bool = True) -> Output:
         """Use standard output or error.
 
-        may_hold: whether what is there now may be kept open. A process that will leave its terminal must not: whoever
-        reads the other end would wait for the end of file in vain.
+        may_hold: whether what is there now may be kept open. A process that will leave its terminal must not: the
+        reader at the other end would wait for the end of file in vain.
         """
         with contextlib.suppress(OSError):
             mode = os.fstat(descriptor).st_mode

@@ -1,7 +1,7 @@
 """Log lines about what clients cause, any number of times: one at once, then one in ten seconds with the count.
 
 A limit that is reached, and a handshake that fails, must stand in the log, and no client may fill the log with them. So
-each kind of event has a count, which its next line reports. tell_due() reports a count for which no next event comes.
+each kind of event has a count, which its next line reports. log_due() reports a count for which no next event comes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ log = logging.getLogger("gserver.server")
 
 PERIOD_S = 10.0
 
-#: The lines. count: since the line before; who: the address of the last one; why: the reason of the last one.
-TURNED_AWAY = "%(why)s: %(count)d turned away, the last %(who)s"
-SHED = "%(why)s: %(count)d idle closed to make room, the last %(who)s"
-CLOSED = "%(why)s: %(count)d closed, the last %(who)s"
-THROTTLED = "%(why)s: %(count)d throttled, the last %(who)s"
+#: The lines. count: since the line before; peer: the address of the last one; why: the reason of the last one.
+TURNED_AWAY = "%(why)s: %(count)d turned away, the last %(peer)s"
+SHED = "%(why)s: %(count)d idle closed to make room, the last %(peer)s"
+CLOSED = "%(why)s: %(count)d closed, the last %(peer)s"
+THROTTLED = "%(why)s: %(count)d throttled, the last %(peer)s"
 NO_DESCRIPTOR = "cannot accept: %(why)s; %(count)d turned away"
-HANDSHAKE = "handshake failed: %(count)d, the last with %(who)s: %(why)s"
+HANDSHAKE = "handshake failed: %(count)d, the last with %(peer)s: %(why)s"
 
 
 @dataclass
@@ -36,7 +36,7 @@ class _Kind:
 
     level: int
     count: int = 0
-    who: Address = ""
+    peer: Address = ""
     why: str = ""
     next_line_at: float = -math.inf
 
@@ -52,35 +52,35 @@ class Notices:
         self._clock = clock
         self._kinds: dict[tuple[str, str], _Kind] = {}  # by the line and the setting
 
-    def note(self, level: int, line: str, who: Address, why: str, setting: str = "", count: int = 1) -> None:
-        """Count one more, or `count`. Events of one line and one setting are of one kind, whoever they come from."""
+    def note(self, level: int, line: str, peer: Address, why: str, setting: str = "", count: int = 1) -> None:
+        """Count one more, or `count`. Events of one line and one setting are of the same kind, from whatever peer."""
         kind = self._kinds.get((line, setting))
         if kind is None:
             kind = self._kinds[line, setting] = _Kind(level)
         kind.count += count
-        kind.who, kind.why = who, why
+        kind.peer, kind.why = peer, why
         if self._clock() >= kind.next_line_at:
-            self._tell(line, setting, kind)
+            self._write(line, setting, kind)
 
-    def limit(self, line: str, who: Address, exceeded: LimitExceeded) -> None:
+    def limit(self, line: str, peer: Address, exceeded: LimitExceeded) -> None:
         """Count a limit that was reached."""
-        self.note(logging.WARNING, line, who, str(exceeded), exceeded.setting)
+        self.note(logging.WARNING, line, peer, str(exceeded), exceeded.setting)
 
-    def tell_due(self) -> None:
+    def log_due(self) -> None:
         """Log the counts whose last line is long enough ago; to be called once a second."""
         now = self._clock()
         for (line, setting), kind in self._kinds.items():
             if kind.count and now >= kind.next_line_at:
-                self._tell(line, setting, kind)
+                self._write(line, setting, kind)
 
-    def tell_all(self) -> None:
+    def log_all(self) -> None:
         """Log all counts: nothing more will happen."""
         for (line, setting), kind in self._kinds.items():
             if kind.count:
-                self._tell(line, setting, kind)
+                self._write(line, setting, kind)
 
-    def _tell(self, line: str, setting: str, kind: _Kind) -> None:
+    def _write(self, line: str, setting: str, kind: _Kind) -> None:
         why = f"{kind.why} ({setting})" if setting else kind.why
-        log.log(kind.level, line, {"why": why, "count": kind.count, "who": format_address(kind.who)})
+        log.log(kind.level, line, {"why": why, "count": kind.count, "peer": format_address(kind.peer)})
         kind.count = 0
         kind.next_line_at = self._clock() + PERIOD_S

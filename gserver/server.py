@@ -486,7 +486,7 @@ class TcpServer(StreamServer):
                 self._engine.close()
             self._fairness.close()
         finally:
-            self._notices.tell_all()
+            self._notices.log_all()
             self._drained.set()
         log.debug("connections: %s", self.ledger)
         return killed

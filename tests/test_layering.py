@@ -32,6 +32,7 @@ PURE = [
     "gserver/ledger.py",
     "gserver/settings.py",
     "gserver/hooks.py",
+    "gserver/spread.py",
     "gserver/arbiter/children.py",
     "gserver/worker/gate.py",
     "gserver/worker/wear.py",

@@ -84,14 +84,14 @@ def test_a_count_is_told_when_nothing_more_happens(
 ) -> None:
     for _ in range(5):
         notices.limit(TURNED_AWAY, PEER, FULL)
-    notices.tell_due()
+    notices.log_due()
     assert lines_of(caplog) == [full(1)]
     clock.now += PERIOD_S
-    notices.tell_due()
+    notices.log_due()
     assert lines_of(caplog)[1:] == [full(4)]
     clock.now += PERIOD_S
-    notices.tell_due()
-    notices.tell_all()
+    notices.log_due()
+    notices.log_all()
 
     assert len(caplog.records) == 2
 
@@ -99,8 +99,8 @@ def test_a_count_is_told_when_nothing_more_happens(
 def test_at_the_end_every_count_is_told(notices: Notices, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(5):
         notices.limit(TURNED_AWAY, PEER, FULL)
-    notices.tell_all()
-    notices.tell_all()
+    notices.log_all()
+    notices.log_all()
 
     assert lines_of(caplog) == [full(1), full(4)]
 
@@ -122,7 +122,7 @@ def test_those_of_different_reasons_are_one_kind(notices: Notices, caplog: pytes
     """Or a client that fails in a new way each time would fill the log."""
     for number in range(100):
         notices.note(logging.INFO, HANDSHAKE, PEER, f"no TLS: the first bytes are {number}")
-    notices.tell_all()
+    notices.log_all()
 
     assert len(caplog.records) == 2
     assert lines_of(caplog)[1].endswith("99, the last with 192.0.2.1:5: no TLS: the first bytes are 99")

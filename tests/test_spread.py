@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gserver.arbiter.arbiter import KILL_GRACE_S
+from gserver.arbiter.arbiter import _policy as policy_of
 from gserver.errors import ConfigError
 from gserver.settings import Settings
 from gserver.spread import AUTO, LONGEST_S, PER_SECOND, longest_spread_s, spread_s
@@ -40,6 +42,13 @@ def test_no_more_than_some_hundred_connections_a_second_are_closed_while_the_bou
 
 def test_a_stop_of_idle_connections_ends_before_docker_kills() -> None:
     assert longest_spread_s(AUTO) + 2 + 1 < DOCKER_S
+
+
+def test_a_reload_waits_for_workers_that_drain_by_the_settings_from_before() -> None:
+    slow, quick = (Settings.checked({"drain_spread": spread, "graceful_timeout": 3}) for spread in (60, 0))
+
+    assert policy_of(quick, slow).drain_patience_s == policy_of(slow, quick).drain_patience_s == 60 + 3 + KILL_GRACE_S
+    assert policy_of(quick, quick).drain_patience_s == 3 + KILL_GRACE_S
 
 
 def test_the_setting_is_seconds_or_auto() -> None:

@@ -94,7 +94,7 @@ class Arbiter:
         self._age = 0
         self._is_ready = False  # every worker was serving once
         self._exit_status = 0
-        self._children = Children(settings.workers, policy_of(settings))
+        self._children = Children(settings.workers, policy_of(settings, settings))
         self._listeners = Listeners(settings.backlog, settings.reuse_port, (settings.user, settings.group))
         self._pidfile = Pidfile(settings.pidfile)
         self._askers = Askers()
@@ -373,7 +373,7 @@ class Arbiter:
     def _use(self, settings: Settings, tls: Tls | None) -> None:
         self.settings, self._tls = settings, tls
         self._hooks = settings.hooks
-        self._children.policy = policy_of(settings)
+        self._children.policy = policy_of(settings, self._before_reload[0])
 
     def _reload_done(self) -> None:
         self._listeners.keep(self.settings.bind)

@@ -16,12 +16,13 @@ AT_ONCE_S = 2.0
 QUICKLY_S = QUICK_S + AT_ONCE_S
 
 
-def policy_of(settings: Settings) -> Policy:
+def policy_of(settings: Settings, before: Settings) -> Policy:
+    """`before`: those of the workers that a reload replaces, which drain as these say."""
     return Policy(
         settings.reload_surge,
         0.0 if settings.reload else settings.reload_settle,
         settings.ready_timeout,
-        patience_of(settings),
+        max(patience_of(settings), patience_of(before)),
     )
 
 

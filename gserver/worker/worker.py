@@ -292,7 +292,7 @@ class Worker:
         if self.settings.timeout:
             self._post.place.deadline = now + self.settings.timeout
         logs.retry()
-        self._notices.tell_due()
+        self._notices.log_due()
         if self._post.tls is not None:
             self._post.tls.reload_if_changed()
         self._ledger.enter_bytes(conn for _, server in self._servers for conn in server.connections)
