@@ -15,23 +15,26 @@ __all__ = ["absolute", "enter", "name_entries", "place_of", "working_folder"]
 
 def working_folder() -> str:
     """$PWD if it names the working directory, as `pwd -L` has it, else os.getcwd(); its last name if it was removed."""
-    name = os.environ.get("PWD", "")
+    name = os.path.normpath(os.environ.get("PWD", ""))
     try:
         if os.path.isabs(name) and os.path.samestat(os.stat(name), os.stat(".")):
-            return os.path.normpath(name)
+            return name
     except OSError:  # the name leads nowhere any more
         pass
     try:
         return os.getcwd()
     except OSError:
-        return name or os.sep
+        return name if os.path.isabs(name) else os.sep
 
 
 def absolute(path: str, folder: str | None = None) -> str:
-    """`path` from the root on, in `folder` (default: the working directory) if it is relative. No link is resolved."""
-    if os.path.isabs(path):
-        return os.path.normpath(path)
-    return os.path.normpath(os.path.join(working_folder() if folder is None else folder, path))
+    """`path` from the root on, in `folder` (default: the working directory) if it is relative. No link is resolved.
+
+    So `..` behind a link stays, where it leads to another folder than the one that the link is in.
+    """
+    joined = os.path.join(working_folder() if folder is None else folder, path)
+    short = os.path.normpath(joined)
+    return short if ".." not in joined or os.path.realpath(short) == os.path.realpath(joined) else joined
 
 
 def enter(folder: str) -> None:
