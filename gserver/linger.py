@@ -16,6 +16,8 @@ from typing import Any
 
 from gevent import get_hub
 
+from gserver.guard import shielded
+
 __all__ = ["Linger"]
 
 DISCARD_BYTES = 64 * 1024
@@ -60,7 +62,7 @@ class Linger:
         if len(self._waiting) >= MAX_WAITING:
             self._drop(next(iter(self._waiting)))
         wait = self._waiting[sock] = _Wait(self._loop, sock, time.monotonic() + self._timeout_s)
-        wait.watcher.start(self._discard, sock, wait)
+        wait.watcher.start(self._readable, sock, wait)
         if self._timer is None:
             self._start_timer(self._timeout_s)
 
@@ -69,6 +71,10 @@ class Linger:
         for sock in list(self._waiting):
             self._drop(sock)
         self._stop_timer()
+
+    def _readable(self, sock: _socket.socket, wait: _Wait) -> None:
+        if not shielded("a lingering close", self._discard, sock, wait) and sock in self._waiting:
+            shielded("a lingering close", self._drop, sock)
 
     def _discard(self, sock: _socket.socket, wait: _Wait) -> None:
         try:
@@ -92,7 +98,7 @@ class Linger:
     def _start_timer(self, after_s: float) -> None:
         self._timer = self._loop.timer(after_s, ref=False)
         # The loop's clock is as old as the loop turn, which a handler may have made long.
-        self._timer.start(self._expire, update=True)
+        self._timer.start(shielded, "ending lingering closes", self._expire, update=True)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -102,13 +108,15 @@ class Linger:
 
     def _expire(self) -> None:
         self._stop_timer()
-        now = time.monotonic()
-        for sock, wait in list(self._waiting.items()):
-            # A millisecond of grace: the loop's clock and this one are not read at the same moment.
-            if wait.deadline > now + 0.001:
-                self._start_timer(wait.deadline - now)
-                return
-            self._drop(sock)
+        # A millisecond of grace: the loop's clock and this one are not read at the same moment.
+        now = time.monotonic() + 0.001
+        try:
+            for sock in [sock for sock, wait in self._waiting.items() if wait.deadline <= now]:
+                self._drop(sock)
+        finally:
+            if self._waiting:
+                next_deadline = next(iter(self._waiting.values())).deadline
+                self._start_timer(max(0.0, next_deadline - now))
 
 
 class _Wait:

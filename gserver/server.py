@@ -34,7 +34,7 @@ from gserver.entrance import Entrance, EntranceRules
 from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded
 from gserver.fairness import Fairness
 from gserver.framing import Codec, Raw
-from gserver.guard import Killed, interrupt_program
+from gserver.guard import Killed, interrupt_program, shielded
 from gserver.ledger import Ledger
 from gserver.limits import Limits
 from gserver.linger import Linger
@@ -224,7 +224,11 @@ class TcpServer(StreamServer):
         """Leave new connections to the kernel's queue for a while."""
         self.stop_accepting()
         self._timer: Any = self.loop.timer(seconds)  # gevent's own, for after an error: it stops with the server
-        self._timer.start(self._come_back, update=True)  # from now, not from when a long turn of the loop began
+        self._timer.start(self._pause_is_over, update=True)  # from now, not from when a long turn of the loop began
+
+    def _pause_is_over(self) -> None:
+        if not shielded("accepting again", self._come_back):
+            self.pause_accepting(EXHAUSTED_PAUSE_S)
 
     def _come_back(self) -> None:
         if self._spare is not None:

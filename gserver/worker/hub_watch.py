@@ -21,6 +21,7 @@ from gevent.monkey import get_original
 
 from gserver.connection import Connection
 from gserver.engine import Runner
+from gserver.guard import shielded
 
 __all__ = ["HubWatch"]
 
@@ -48,9 +49,11 @@ class HubWatch:
         self._longest_s = 0.0
         self._report = ""  # where the hub stood when it was seen to stand still
         self._blocked_s = 0.0
+        self._turn = 0  # how often the loop had turned by the last look at which it turned
+        self._turned_at = 0.0  # when that was
         self._is_stopped = False
         self._wake = self._loop.async_()
-        self._wake.start(self._tell)
+        self._wake.start(shielded, "the report of a block", self._tell)
         _start_thread(self._watch, ())
 
     def take_longest(self) -> float:
@@ -66,18 +69,23 @@ class HubWatch:
 
     def _watch(self) -> None:
         """The thread."""
-        turn, since = self._loop.iteration, time.monotonic()
+        self._turn, self._turned_at = self._loop.iteration, time.monotonic()
         while not self._is_stopped:
             _sleep(self._block_s / LOOKS_A_BLOCK)
-            now, frame = time.monotonic(), sys._current_frames().get(self._thread)
-            if self._loop.iteration != turn or frame is None or _is_idle(frame):
-                turn, since = self._loop.iteration, now
-                self._turned()
+            try:
+                self._look(time.monotonic(), sys._current_frames().get(self._thread))
+            except Exception:  # frames change while they are read: the next look is another one
                 continue
-            self._blocked_s = now - since
-            self._longest_s = max(self._longest_s, self._blocked_s)
-            if self._blocked_s >= self._block_s and not self._report:
-                self._report = _describe(frame)
+
+    def _look(self, now: float, frame: FrameType | None) -> None:
+        if self._loop.iteration != self._turn or frame is None or _is_idle(frame):
+            self._turn, self._turned_at = self._loop.iteration, now
+            self._turned()
+            return
+        self._blocked_s = now - self._turned_at
+        self._longest_s = max(self._longest_s, self._blocked_s)
+        if self._blocked_s >= self._block_s and not self._report:
+            self._report = _describe(frame)
 
     def _turned(self) -> None:
         if self._report and not self._is_stopped:

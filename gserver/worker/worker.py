@@ -146,9 +146,11 @@ class Worker:
         import gevent
         from gevent.event import Event
 
+        from gserver.guard import log_hub_errors, shielded
         from gserver.notices import Notices
         from gserver.worker.hub_watch import HubWatch
 
+        log_hub_errors()
         self._stop = Event()
         self._notices = Notices()
         self._served = served
@@ -157,9 +159,9 @@ class Worker:
         gevent.signal_handler(signal.SIGQUIT, self._quit)
         gevent.signal_handler(signal.SIGUSR1, logs.reopen)
         ear = loop.io(self._post.channel.fileno(), 1)
-        ear.start(self._hear)
+        ear.start(shielded, "reading what the arbiter sends", self._hear)
         self._heart = loop.timer(0.0, HEARTBEAT_S)
-        self._heart.start(self._beat)
+        self._heart.start(shielded, "the heartbeat", self._beat)
         if self.settings.block_warning:
             self._hub_watch = HubWatch(self.settings.block_warning)
         # What was made so far lives as long as the process: no collection need look at it again.
@@ -230,10 +232,12 @@ class Worker:
         self._spread_s = self._choose_spread()
         self._ends_at = time.monotonic() + self._spread_s + self._graceful_s
         self._post.place.is_serving = False
-        for _, server in self._servers:
-            server.stop_accepting()
-        self._post.channel.send(DEAF)
-        self._stop.set()
+        try:
+            for _, server in self._servers:
+                server.stop_accepting()
+            self._post.channel.send(DEAF)
+        finally:
+            self._stop.set()
 
     def _end(self) -> int:
         """Drain all servers together; return how many connections had to be killed."""
@@ -285,24 +289,39 @@ class Worker:
     # Once a second
 
     def _beat(self) -> None:
-        """Say that the hub turns, bring the counts up to date, and ask for a successor when it is time."""
+        """Show that the hub turns, and do what is due once a second; a step that fails leaves the others alone."""
+        from gserver.guard import shielded
+
         now = time.monotonic()
         self._note_lag(now)
         self._post.place.beat_at = now
         if self.settings.timeout:
             self._post.place.deadline = now + self.settings.timeout
-        logs.retry()
-        self._notices.log_due()
+        for what, step in (
+            ("writing the logs", logs.retry),
+            ("reporting limits", self._notices.log_due),
+            ("looking for new certificates", self._look_at_certificates),
+            ("counting bytes", self._count_bytes),
+            ("looking whether to be replaced", self._look_at_wear),
+        ):
+            shielded(what, step)
+
+    def _look_at_certificates(self) -> None:
         if self._post.tls is not None:
             self._post.tls.reload_if_changed()
+
+    def _count_bytes(self) -> None:
         self._ledger.enter_bytes(conn for _, server in self._servers for conn in server.connections)
-        if not self._asked_to_be_replaced and self._servers:
-            rss = _rss_bytes() if self._wear.minds_memory else 0
-            reason = self._wear.reason(self._ledger.messages, now - self._began_at, rss)
-            if reason is not None:
-                self._asked_to_be_replaced = True
-                log.info("Worker asks to be replaced: %s (pid: %d)", reason, self.pid)
-                self._post.channel.send(WORN)
+
+    def _look_at_wear(self) -> None:
+        if self._asked_to_be_replaced or not self._servers:
+            return
+        rss = _rss_bytes() if self._wear.minds_memory else 0
+        reason = self._wear.reason(self._ledger.messages, time.monotonic() - self._began_at, rss)
+        if reason is not None:
+            self._asked_to_be_replaced = True
+            log.info("Worker asks to be replaced: %s (pid: %d)", reason, self.pid)
+            self._post.channel.send(WORN)
 
     def _note_lag(self, now: float) -> None:
         """How late the hub came to what was due in the last second, as far as it was noticed.
