@@ -1,4 +1,4 @@
-"""What the application of a real worker may raise, in handlers and elsewhere, ends neither the worker nor its timers."""
+"""What the application of a real worker raises, in handlers and elsewhere, ends neither the worker nor its timers."""
 
 from __future__ import annotations
 
