@@ -36,6 +36,7 @@ from gserver.ledger import Ledger
 from gserver.limits import Limits
 from gserver.linger import Linger
 from gserver.longest_idle import LongestIdle
+from gserver.mistakes import check_bare
 from gserver.service import Service, StreamService
 from gserver.spare import EXHAUSTED, ExhaustionLog, SpareDescriptor, close_now
 from gserver.streams import StreamConnection
@@ -134,6 +135,8 @@ class TcpServer(StreamServer):
         self._handle: Any = None  # gevent's: what it calls for an accepted socket
         self._linger = Linger(linger_s, self._check_quiet)
         self._service = handle if isinstance(handle, Service | StreamService) else None
+        if self._service is None and handle is not None:
+            check_bare("handle", handle)
         tells = handle if isinstance(handle, Service) else None
         self._on_open, self._on_close = (tells.on_open, tells.on_close) if tells else (None, None)
         if self._service is not None and ssl_args:

@@ -11,6 +11,7 @@ from gserver.errors import InvalidHeader
 from gserver.framing.announced import Announced, Frame, find_decimal
 from gserver.framing.bounded import Discard, Overflow
 from gserver.framing.delimited import DEFAULT_MAX_BYTES, Delimiters, DiscardUpTo
+from gserver.framing.wrong_type import not_bytes
 
 __all__ = ["OctetCounted"]
 
@@ -75,6 +76,10 @@ class OctetCounted(Announced):
 
     def encode(self, message: bytes) -> bytes:
         """Return the message octet-counted; ValueError for an empty one, which RFC 6587 does not know."""
+        try:
+            framed = b"%d %b" % (len(message), message)
+        except TypeError:
+            raise not_bytes(self, message) from None
         if not message:
             raise ValueError("a syslog message cannot be empty")
-        return b"%d %b" % (len(message), message)
+        return framed
