@@ -13,7 +13,6 @@ import functools
 import logging
 import random
 import socket
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, Literal, cast
@@ -59,6 +58,8 @@ KILL_GRACE_S = 0.5
 SPREAD_STEP_S = 0.005
 # A server without descriptors tries again after a while.
 EXHAUSTED_PAUSE_S = 0.05
+# Hosts whose texts are shared among their connections; with one more it begins anew.
+KNOWN_HOSTS = 1024
 # Ends after which the peer may still be sending, so that its last reply is only safe with a lingering close.
 _LINGERING = {
     CloseReason.PROTOCOL_ERROR,
@@ -125,6 +126,7 @@ class TcpServer(StreamServer):
         self._door = door or Door(self._limits, OwnOccupancy(self.ledger))
         self._spare: SpareDescriptor | None = None
         self._exhaustion = ExhaustionLog()
+        self._hosts: dict[str, str] = {}
         self._connections: set[Connection] = set()
         self._outside: set[Connection] = set()  # those of them that the service has not been told of
         self._bare = BareHandlers(self._bare_ended)
@@ -187,7 +189,10 @@ class TcpServer(StreamServer):
         sock.setblocking(False)
         if listener.family != socket.AF_UNIX:
             # The same few hosts come again and again (proxies, gateways): one text for all of theirs, 60 bytes each.
-            address = (sys.intern(address[0]), *address[1:])
+            # Not by sys.intern(), which CPython 3.12 keeps for ever.
+            if len(self._hosts) >= KNOWN_HOSTS:
+                self._hosts.clear()
+            address = (self._hosts.setdefault(address[0], address[0]), *address[1:])
         return sock, address
 
     def pause_accepting(self, seconds: float) -> None:
