@@ -152,6 +152,9 @@ class JsonService(Service):
     What is wrong is answered with {"status":"ERROR","message":...}: text that is not JSON, an unknown type, a field
     that is missing or of the wrong type, a handler that raised, a line over the maximum (which also closes).
 
+    JSON has no infinite number and no NaN: in a reply they become null, as in JavaScript. A handler that must not send
+    null looks with math.isfinite().
+
     Args: codec, on_open, on_close, ready, probe and probe_on_open as for Service; the codec must carry dicts. The
         default probe has a type of gserver's own, and is answered as an unknown one.
     """
