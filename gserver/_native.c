@@ -426,17 +426,22 @@ look_at_the_clock(TurnLoop *turn, Fields *conn, double *began)
     return PyErr_Occurred() ? -1 : 0;
 }
 
-/* codec.encode(reply), but for the two codecs whose method would cost more than what it does. Takes over `reply`. */
+/* codec.encode(reply), but for the two codecs whose method would cost more than what it does: that has the words for
+   what they do not carry. Takes over `reply`. */
 static PyObject *
 encode(TurnLoop *turn, PyObject *codec, PyObject *reply)
 {
     PyObject *encoded;
-    if (Py_TYPE(codec) == (PyTypeObject *)turn->raw && PyBytes_Check(reply))
+    if (PyBytes_CheckExact(reply) && Py_TYPE(codec) == (PyTypeObject *)turn->raw)
         return reply;
     if (Py_TYPE(codec) == (PyTypeObject *)turn->json_lines) {
         encoded = PyObject_CallOneArg(turn->encode_json, reply);
         if (encoded != NULL)
             PyBytes_Concat(&encoded, newline);
+        else if (PyErr_ExceptionMatches(PyExc_TypeError)) {
+            PyErr_Clear();
+            encoded = CALL1(codec, encode, reply);
+        }
     }
     else
         encoded = CALL1(codec, encode, reply);

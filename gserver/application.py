@@ -4,7 +4,8 @@
     MODULE:NAME              an object of a module: a service, a bare handler, or a factory
     MODULE:FACTORY(ARGS)     a factory with literal arguments, as in gunicorn
 
-A callable that takes two positional arguments is a bare handle(socket, address); one that takes none is a factory.
+A callable that takes two positional arguments is a bare handle(socket, address); one that takes none is a factory. A
+function whose arguments have the names of a message and a connection is refused: it was meant for a Service.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gserver.errors import ConfigError
+from gserver.mistakes import check_bare, check_plain
 from gserver.service import Service, StreamService
 
 __all__ = ["Application", "parse_application"]
@@ -40,15 +42,23 @@ class Application:
         found = self._find()
         if self.arguments is not None:
             found = self._call(found, self.arguments, self.keywords)
-        elif not isinstance(found, Service | StreamService) and not _accepts(found, 2) and _accepts(found, 0):
+        elif not _is_service(found) and not _accepts(found, 2) and _accepts(found, 0):
             found = self._call(found, (), {})
-        if isinstance(found, Service | StreamService) or _accepts(found, 2):
-            served: Service | StreamService | Callable[..., Any] = found
-            return served
-        raise ConfigError(
-            f"{self.text!r} is {found!r}: expected a Service, a @stream function, a function handle(socket, address), "
-            "or a factory of one of them"
-        )
+        if not _is_service(found):
+            self._check_bare(found)
+        served: Service | StreamService | Callable[..., Any] = found
+        return served
+
+    def _check_bare(self, found: Any) -> None:
+        if isinstance(found, type) and issubclass(found, Service | StreamService):
+            raise ConfigError(f"{self.text!r} is the class {found.__name__} itself: expected an object of it")
+        check_bare(repr(self.text), found)
+        if not _accepts(found, 2):
+            hint = "; a function of one connection is marked with @stream" if _accepts(found, 1) else ""
+            raise ConfigError(
+                f"{self.text!r} is {found!r}: expected a Service, a @stream function, a function handle(socket, "
+                f"address), or a factory of one of them{hint}"
+            )
 
     def _find(self) -> Any:
         try:
@@ -65,11 +75,16 @@ class Application:
         return found
 
     def _call(self, factory: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        check_plain(repr(self.text), factory)
         try:
             inspect.signature(factory).bind(*arguments, **keywords)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{self.text!r} cannot be called: {error}") from None
         return factory(*arguments, **keywords)
+
+
+def _is_service(thing: Any) -> bool:
+    return isinstance(thing, Service | StreamService)
 
 
 def _accepts(thing: Any, count: int) -> bool:

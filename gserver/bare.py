@@ -15,10 +15,16 @@ from greenlet import GreenletExit, getcurrent
 from gserver.connection import format_address
 from gserver.errors import CloseReason
 from gserver.guard import interrupt_program
+from gserver.mistakes import named
 
 __all__ = ["BareHandlers"]
 
 log = logging.getLogger("gserver.server")
+
+_RETURNED = (
+    "The bare handler %s returned %s, which is not sent: a bare handler sends on its socket. "
+    "A function that returns replies is served as Service(%s, codec=...)"
+)
 
 
 class BareHandlers:
@@ -30,6 +36,7 @@ class BareHandlers:
 
     def __init__(self, ended: Callable[[Any, CloseReason], None]) -> None:
         self._ended = ended
+        self._has_warned = False
         self._greenlets: dict[Any, Any] = {}
 
     def __len__(self) -> int:
@@ -48,8 +55,11 @@ class BareHandlers:
             self._greenlets[sock] = getcurrent()
         reason = CloseReason.HANDLER_ERROR
         try:
-            handle(sock, address)
+            result = handle(sock, address)
             reason = CloseReason.FINISHED
+            if result is not None and not self._has_warned:
+                self._has_warned = True
+                log.warning(_RETURNED, named(handle), type(result).__name__, named(handle))
         except GreenletExit:
             reason = CloseReason.KILLED
             raise

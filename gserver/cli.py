@@ -10,9 +10,8 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import gserver
 from gserver import logs
@@ -37,7 +36,8 @@ from gserver.process.titles import set_title
 from gserver.process.working_folder import absolute, enter, name_entries, working_folder
 from gserver.settings import Settings, declared
 from gserver.worker.mold import run_mold
-from gserver.worker.worker import load, run_worker
+from gserver.worker.trial import try_start
+from gserver.worker.worker import fit, load, run_worker
 
 __all__ = ["entry_point", "main"]
 
@@ -107,7 +107,9 @@ def _parser(has_output: bool) -> _Parser:
         "-c", "--config", metavar="FILE", help=f"a Python file whose names are settings (default ./{CONFIG_FILE})"
     )
     parser.add_argument("-v", "--version", action="version", version=f"gserver {gserver.__version__}")
-    parser.add_argument("--check-config", action="store_true", help="check settings and application, and exit")
+    parser.add_argument(
+        "--check-config", action="store_true", help="check settings, start the application as a worker would, and exit"
+    )
     parser.add_argument("--print-config", action="store_true", help="print all settings as they would be, and exit")
     parser.add_argument(
         "--reload-pid",
@@ -191,17 +193,12 @@ def _shown(settings: Settings) -> str:
 
 
 def _check_config(settings: Settings, application: Application) -> None:
-    """Import the application as a worker would; ConfigError is one line that says where it fails."""
+    """Start the application as a worker would, but for its hooks; ConfigError is one line that says where it fails."""
     certificates_of(settings)
-    try:
-        load(settings, application)
-    except ConfigError:
-        raise
-    except BaseException as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{place.filename}:{place.lineno}"
-        if isinstance(error, SyntaxError):
-            where = f"{error.filename}:{error.lineno}"
-        raise ConfigError(
-            f"{application.text!r} cannot be imported: {type(error).__name__}: {error} ({where})"
-        ) from None
+
+    def load_and_fit() -> Any:
+        served = load(settings, application)
+        fit(served, settings)
+        return served
+
+    try_start(repr(application.text), load_and_fit, settings.ready_timeout or None)

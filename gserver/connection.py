@@ -37,7 +37,7 @@ from gserver.guard import shielded
 if TYPE_CHECKING:
     from gserver.framing import Codec
 
-__all__ = ["Address", "Connection", "State", "swap_context"]
+__all__ = ["PROBE_PEER", "Address", "Connection", "State", "swap_context"]
 
 log = logging.getLogger("gserver.connection")
 
@@ -47,6 +47,8 @@ SEND_BYTES = 64 * 1024
 
 #: As accept() returns it: (host, port), the four fields of IPv6, or a path.
 Address = tuple[Any, ...] | str | bytes
+#: The peer of a worker's own probe. An object of its own, for a client of a unix socket may choose the same path.
+PROBE_PEER: Address = str(b"probe", "ascii")
 
 
 # Ends at which what the peer did not take must not stay in the kernel either.
@@ -95,6 +97,7 @@ class Connection(ConnectionFields):
         opened_at: when it was accepted, on time.monotonic()'s clock.
         tls: what is known of the TLS session (gserver.tls.TlsInfo); None without TLS.
         proxy: the header of the proxy that it came through (gserver.proxy_protocol.ProxyHeader); None without one.
+        is_probe: no client: the worker's own probe, before it takes connections (see Service). Without TLS, always.
     """
 
     __slots__ = (
@@ -148,6 +151,10 @@ class Connection(ConnectionFields):
 
     def __str__(self) -> str:
         return format_address(self.peer)
+
+    @property
+    def is_probe(self) -> bool:
+        return self.peer is PROBE_PEER
 
     @property
     def is_draining(self) -> bool:

@@ -17,7 +17,8 @@ _SETTINGS = f"""\
 A setting's value comes from the last of these that has it: its default; the config file (`-c FILE`, else
 `./gserver.conf.py`), a Python file whose names are settings; the variable `GSERVER_CMD_ARGS`, written like a command
 line; the command line. Sockets that systemd passes take the place of `bind`. `gserver --print-config` prints what
-holds, `gserver --check-config APP` checks it and imports the application. A reload (HUP) reads the config file again;
+holds, `gserver --check-config APP` checks it and starts the application as a worker would, up to its probe, without
+taking a connection. A reload (HUP) reads the config file again;
 what is marked *fixed* changes only with a new start, or an upgrade (USR2). Times are seconds.
 
 {markdown_table()}"""

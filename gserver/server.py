@@ -14,7 +14,6 @@ import logging
 import math
 import random
 import socket
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from gserver.ledger import Ledger
 from gserver.limits import Limits
 from gserver.linger import Linger
 from gserver.longest_idle import LongestIdle
+from gserver.mistakes import check_bare
 from gserver.notices import CLOSED, NO_DESCRIPTOR, SHED, TURNED_AWAY, Notices
 from gserver.service import Service, StreamService
 from gserver.spare import EXHAUSTED, SpareDescriptor, close_now
@@ -66,6 +66,8 @@ FIRST_ANSWER_S = 5.0
 FIRST_ANSWER_STEP_S = 0.02
 # A server without descriptors tries again after a while.
 EXHAUSTED_PAUSE_S = 0.05
+# Hosts whose texts are shared among their connections; with one more it begins anew.
+KNOWN_HOSTS = 1024
 # Ends after which the peer may still be sending, so that its last reply is only safe with a lingering close.
 _LINGERING = {
     CloseReason.PROTOCOL_ERROR,
@@ -157,6 +159,7 @@ class TcpServer(StreamServer):
         self._door = door or Door(self._limits, OwnOccupancy(self.ledger))
         self._spare: SpareDescriptor | None = None
         self._notices = notices or Notices()
+        self._hosts: dict[str, str] = {}
         self._connections: set[Connection] = set()
         self._outside: set[Connection] = set()  # those of them that the service has not been told of
         self._bare = BareHandlers(self._bare_ended)
@@ -167,6 +170,8 @@ class TcpServer(StreamServer):
         self._handle: Any = None  # gevent's: what it calls for an accepted socket
         self._linger = Linger(linger_s, self._check_quiet)
         self._service = handle if isinstance(handle, Service | StreamService) else None
+        if self._service is None and handle is not None:
+            check_bare("handle", handle)
         tells = handle if isinstance(handle, Service) else None
         self._on_open, self._on_close = (tells.on_open, tells.on_close) if tells else (None, None)
         if self._service is not None and ssl_args:
@@ -217,7 +222,10 @@ class TcpServer(StreamServer):
         sock.setblocking(False)
         if listener.family != socket.AF_UNIX:
             # The same few hosts come again and again (proxies, gateways): one text for all of theirs, 60 bytes each.
-            address = (sys.intern(address[0]), *address[1:])
+            # Not by sys.intern(), which CPython 3.12 keeps for ever.
+            if len(self._hosts) >= KNOWN_HOSTS:
+                self._hosts.clear()
+            address = (self._hosts.setdefault(address[0], address[0]), *address[1:])
         return sock, address
 
     def pause_accepting(self, seconds: float) -> None:

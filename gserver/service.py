@@ -14,6 +14,7 @@ or a gevent.local belongs to a greenlet, which serves many connections: use a Co
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -21,6 +22,7 @@ import msgspec
 
 from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded, ProtocolError
 from gserver.framing import Codec, JsonLines, Malformed, Raw
+from gserver.mistakes import check_codec, check_function, mistake, named
 
 if TYPE_CHECKING:
     from gserver.connection import Connection
@@ -60,7 +62,10 @@ class Service:
             closes what `ready` has opened. It has the rest of graceful_timeout, at least a second, before it is killed;
             what it raises is logged.
         probe: a message that every new worker must answer, with one message and without an error, before it takes
-            connections. It comes over a connection of its own, whose peer is "probe". None: no probe.
+            connections. It comes over a connection of its own, whose is_probe is true and whose peer is "probe", and
+            which has no TLS. None: no probe.
+        probe_on_open: call on_open and on_close for the probe's connection too. Default: they are called for clients
+            only, so that what they demand of a client (a certificate, say) does not keep the probe out.
     """
 
     def __init__(
@@ -74,7 +79,19 @@ class Service:
         ready: Ready | None = None,
         stop: Stop | None = None,
         probe: Any = None,
+        probe_on_open: bool = False,
     ) -> None:
+        check_function("on_message", on_message, "message", "conn")
+        check_codec(codec)
+        for name, hook, names in (
+            ("on_open", on_open, ("conn",)),
+            ("on_close", on_close, ("conn", "reason")),
+            ("on_error", on_error, ("fault", "conn")),
+            ("ready", ready, ()),
+            ("stop", stop, ()),
+        ):
+            if hook is not None:
+                check_function(name, hook, *names)
         self.on_message = on_message
         self.codec = codec
         self.on_open = on_open
@@ -83,6 +100,7 @@ class Service:
         self.ready = ready
         self.stop = stop
         self.probe = probe
+        self.probe_on_open = probe_on_open
 
 
 def _say_nothing(fault: Fault, conn: Connection) -> None:
@@ -101,6 +119,13 @@ class StreamService:
         stop: Stop | None = None,
         probe: Any = None,
     ) -> None:
+        if isinstance(handle, type) and hasattr(handle, "messages"):
+            raise mistake(f"@stream is given the class {named(handle)}: write @stream(codec={handle.__name__})")
+        check_function("the @stream function", handle, "conn")
+        check_codec(codec)
+        for name, hook in (("ready", ready), ("stop", stop)):
+            if hook is not None:
+                check_function(name, hook)
         self.handle = handle
         self.codec = codec
         self.ready = ready
@@ -140,8 +165,11 @@ class JsonService(Service):
     What is wrong is answered with {"status":"ERROR","message":...}: text that is not JSON, an unknown type, a field
     that is missing or of the wrong type, a handler that raised, a line over the maximum (which also closes).
 
-    Args: codec, on_open, on_close, ready, stop and probe as for Service; the codec must carry dicts. The default probe
-        has a type of gserver's own, and is answered as an unknown one.
+    JSON has no infinite number and no NaN: in a reply they become null, as in JavaScript. A handler that must not send
+    null looks with math.isfinite().
+
+    Args: codec, on_open, on_close, ready, stop, probe and probe_on_open as for Service; the codec must carry dicts. The
+        default probe has a type of gserver's own, and is answered as an unknown one.
     """
 
     def __init__(
@@ -153,6 +181,7 @@ class JsonService(Service):
         ready: Ready | None = None,
         stop: Stop | None = None,
         probe: Any = PROBE,
+        probe_on_open: bool = False,
     ) -> None:
         self._routes: dict[Any, tuple[OnMessage, type[Any] | None]] = {}
         super().__init__(
@@ -164,6 +193,7 @@ class JsonService(Service):
             ready=ready,
             stop=stop,
             probe=probe,
+            probe_on_open=probe_on_open,
         )
 
     def on(self, type_: str, shape: type[Any] | None = None) -> Callable[[Handler], Handler]:
@@ -173,10 +203,17 @@ class JsonService(Service):
         refused with the name of the field that is wrong; without, the handler gets the dict as it came.
         ValueError if the type has a handler already.
         """
+        if inspect.isroutine(type_):
+            raise mistake(f"on() is given the function {named(type_)} for a type: write @api.on('TYPE')")
+        if inspect.isroutine(shape):
+            raise mistake(f"the shape of {type_!r} is the function {named(shape)}: write @api.on({type_!r}) above it")
+        if shape is not None:
+            _check_shape(type_, shape)
 
         def register(handler: Handler) -> Handler:
             if type_ in self._routes:
                 raise ValueError(f"type {type_!r} already has a handler: {self._routes[type_][0]!r}")
+            check_function(f"the handler of {type_!r}", handler, "message", "conn")
             self._routes[type_] = (handler, shape)
             return handler
 
@@ -193,6 +230,16 @@ class JsonService(Service):
             except msgspec.ValidationError as error:
                 return _error(str(error))
         return handler(message, conn)
+
+
+def _check_shape(type_: str, shape: Any) -> None:
+    """DeclarationError if msgspec has no use for it. What it cannot resolve yet may be there when a message comes."""
+    try:
+        msgspec.json.Decoder(shape)
+    except TypeError as error:
+        raise mistake(f"the shape of {type_!r} is {shape!r}: must be a type, as a msgspec.Struct") from error
+    except Exception:  # a forward reference
+        pass
 
 
 def _error(message: str) -> dict[str, str]:

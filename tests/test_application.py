@@ -32,6 +32,22 @@ class Holder:
     inner = service
 
 number = 3
+
+def of_lines(line, conn): return line
+
+def of_data(data, address): return data
+
+def of_connections(conn, address): ...
+
+async def later(socket, address): ...
+
+async def make_later(): return service
+
+def yields(socket, address): yield
+
+def one(conn): ...
+
+from gserver import LengthPrefixed
 """
 
 
@@ -72,6 +88,10 @@ def test_a_bare_handler_is_served_as_it_is(module: str) -> None:
     assert bare is sys.modules[module].bare
 
 
+def test_a_bare_handler_may_call_its_socket_a_connection(module: str) -> None:
+    assert parse_application(f"{module}:of_connections").load() is sys.modules[module].of_connections
+
+
 def test_a_stream_is_served(module: str) -> None:
     assert isinstance(parse_application(f"{module}:reader").load(), StreamService)
 
@@ -91,12 +111,23 @@ def test_a_text_that_names_nothing_is_refused_before_any_import(text: str) -> No
         ("factory(1, 2)", "cannot be called: too many positional arguments"),
         ("needs()", "cannot be called: missing a required argument: 'size'"),
         ("needs", "expected a Service"),
+        ("of_lines", "is of_lines(line, conn), which takes messages by the names of its arguments:"),
+        ("of_lines", "expected Service(of_lines, codec=...), or a bare handle(socket, address) ({file}:"),
+        ("of_data", "expected Service(of_data, codec=...)"),
+        ("later", "is later, an async function: gserver does not await it"),
+        ("make_later", "is make_later, an async function"),
+        ("make_later()", "is make_later, an async function"),
+        ("yields", "is yields, a generator function"),
+        ("one", "a function of one connection is marked with @stream"),
+        ("Service", "is the class Service itself: expected an object of it"),
+        ("LengthPrefixed", "is a codec, LengthPrefixed: expected a Service"),
     ],
 )
 def test_what_cannot_be_served_is_a_clear_error(module: str, name: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_application(f"{module}:{name}").load()
-    assert says in str(caught.value)
+    assert says.format(file=sys.modules[module].__file__) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_module_that_is_not_there_is_a_clear_error() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ import pytest
 import gserver
 from gserver.cli import main
 from gserver.settings import declared
-from tests.helpers.processes import run_gserver
+from tests.helpers.processes import PATIENCE_S, is_running, run_gserver, wait_for
+
+#: The beginning of a module with a service.
+SERVICE = "from gserver import Lines, Service\napp = Service(lambda line, conn: line, Lines, "
 
 
 def test_help_names_every_flag() -> None:
@@ -211,15 +215,45 @@ def test_a_good_configuration_is_checked_without_serving(tmp_path: Path) -> None
         ("raise SystemExit('no\\nway')", "'app:app' cannot be imported: SystemExit: no"),
         ("app = 3", "'app:app' is 3: expected a Service"),
         ("other = 3", "module 'app' has no 'app', in 'app:app'"),
+        ("import os; os._exit(0)", "'app:app' has ended the process"),
+        (SERVICE + "ready=lambda: 1 / 0)", "ready() raised ZeroDivisionError: division by zero ({folder}/app.py:2)"),
+        (SERVICE + "ready=exit)", "ready() raised SystemExit: None"),
+        (SERVICE + "probe={'a': 1})", "the probe {{'a': 1}} cannot be encoded by the codec Lines: TypeError: "),
+        (SERVICE + "on_error=1)", "on_error is 1: must be a function on_error(fault, conn) ({folder}/app.py:2)"),
+        (SERVICE.replace("line, L", "1 / 0, L") + "probe=b'?')", "the probe was not answered: the handler raised Z"),
+        (SERVICE.replace("line, L", "None, L") + "probe=b'?')", "the probe was not answered within 1.5 s"),
+        ("import time; time.sleep(60)", "'app:app' was not ready within 1.5 s"),
     ],
 )
 def test_an_application_that_cannot_be_served_is_one_line(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "app.py").write_text(text)
-    ended = run_gserver("--check-config", "app:app", cwd=tmp_path)
+    ended = run_gserver("--check-config", "app:app", "--ready-timeout", "1.5", cwd=tmp_path)
 
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"gserver: {says.format(folder=tmp_path)}")
     assert ended.stderr.count("\n") == 1
+
+
+def test_a_check_ends_whatever_the_application_has_started(tmp_path: Path) -> None:
+    """Threads that never end, processes, what it does at its end; nothing is left, and nothing is waited for."""
+    (tmp_path / "app.py").write_text(
+        "import atexit, subprocess, sys, threading, time\n"
+        "from gserver import Lines, Service\n"
+        "def ready():\n"
+        "    threading.Thread(target=time.sleep, args=(600,)).start()\n"
+        "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "    open('child', 'w').write(str(child.pid))\n"
+        "    atexit.register(lambda: open('ended', 'w').close())\n"
+        "app = Service(lambda line, conn: line, Lines, ready=ready, probe=b'?')\n"
+    )
+    began = time.monotonic()
+    ended = run_gserver("--check-config", "app:app", cwd=tmp_path)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "gserver: app:app can be served\n", "")
+    assert time.monotonic() - began < PATIENCE_S
+    assert (tmp_path / "ended").exists()
+    child = int((tmp_path / "child").read_text())
+    wait_for(lambda: not is_running(child), "what ready() has started is gone")
 
 
 def test_an_application_that_is_not_there_is_one_line(tmp_path: Path) -> None:

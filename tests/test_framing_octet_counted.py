@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import shutil
 import subprocess
+import time
 from typing import Any
 
 import pytest
@@ -27,6 +28,61 @@ NEWLINE_LIMIT = Limit(
 def test_octet_counted_messages_pass_the_battery() -> None:
     pairs = [(b"5 hello", [b"hello"]), (b"1 \n11 <34>1 a\nb 9", [b"\n", b"<34>1 a\nb 9"]), (b"2 1 ", [b"1 "])]
     check_codec(OctetCounted, pairs, limit=LIMIT)
+
+
+# Frames, with the messages that they carry.
+FRAMES = [(b"5 hello", b"hello"), (b"3 \n<\n", b"\n<\n"), (b"1 x", b"x")]
+LINES = [(b"<34>one\n", b"<34>one"), (b"<1>\n", b"<1>")]
+
+
+@pytest.mark.parametrize("newline", [False, True])
+@given(data=st.data())
+def test_line_feeds_between_frames_are_dropped_wherever_the_wire_is_cut(newline: bool, data: st.DataObject) -> None:
+    some = st.lists(st.sampled_from([*FRAMES, *(LINES if newline else [])]), max_size=6)
+    wire, expected = b"", []
+    for frame, message in data.draw(some):
+        wire += b"\n" * data.draw(st.integers(0, 3)) + frame
+        expected.append(message)
+    codec = OctetCounted(newline=newline)
+
+    assert feed(codec, cut_anywhere(data, wire + b"\n" * data.draw(st.integers(0, 3)))) == expected
+    assert not codec.partial
+    codec.eof()
+
+
+@pytest.mark.parametrize("newline", [False, True])
+def test_a_flood_of_line_feeds_is_no_message_and_keeps_nothing(newline: bool) -> None:
+    codec = OctetCounted(5, newline=newline, overflow="discard")
+    flood = b"\n" * 65536
+    for _ in range(3):
+        assert feed(codec, [flood]) == []
+        assert len(codec.partial) == 0
+        assert feed(codec, [b"2 ab" + flood + b"1 c" + flood + b"1"]) == [b"ab", b"c"]
+        assert codec.partial == b"1"
+        assert feed(codec, [b" d" + flood]) == [b"d"]
+    codec.eof()
+
+
+def test_the_cost_of_line_feeds_is_linear() -> None:
+    """However many frames have some before them, none is looked at twice."""
+    codec = OctetCounted()
+    began = time.process_time()
+    assert len(feed(codec, [(b"\n" * 50 + b"1 a") * 20_000])) == 20_000
+    assert feed(codec, [b"\n"] * 50_000) == []
+
+    assert time.process_time() - began < 2.0
+
+
+@pytest.mark.parametrize("behind", [b"", b"\n", b"\n\n1 b", b"\n<7>\n"])
+def test_line_feeds_behind_a_message_that_is_discarded_are_dropped_too(behind: bytes) -> None:
+    wire = b"\n\n9 abcdefghi" + behind
+    right = [message for message in (b"b", b"<7>") if message in behind]
+    for cut in range(len(wire) + 1):
+        codec = OctetCounted(5, newline=True, overflow="discard")
+        first, *others = feed(codec, [wire[:cut], wire[cut:]])
+        assert first == ("Malformed", "message of 9 bytes, the limit is 5")
+        assert others == right
+        assert not codec.partial
 
 
 def test_both_framings_on_one_stream_pass_the_battery() -> None:
@@ -58,13 +114,15 @@ def test_a_line_that_comes_byte_by_byte_is_searched_once() -> None:
     assert buffer.searched <= len(buffer)
 
 
-@pytest.mark.parametrize("wire", [b"0 ", b"01 a", b"+1 a", b" 1 a", b"a", b"1\ta", b"<34>a\n", b"\n", b"1" * 21])
+@pytest.mark.parametrize(
+    "wire", [b"0 ", b"01 a", b"+1 a", b" 1 a", b"a", b"1\ta", b"<34>a\n", b"\r\n", b"\na", b"1" * 21]
+)
 def test_what_is_no_length_is_refused(wire: bytes) -> None:
     with pytest.raises(InvalidHeader):
         feed(OctetCounted(), [wire])
 
 
-@pytest.mark.parametrize("wire", [b"\n", b"hello\n", b"\xef\xbb\xbf<34>\n"])
+@pytest.mark.parametrize("wire", [b"\r\n", b"hello\n", b"\n ", b"\xef\xbb\xbf<34>\n"])
 def test_only_a_priority_begins_a_line(wire: bytes) -> None:
     with pytest.raises(InvalidHeader):
         feed(BOTH(), [wire])

@@ -18,7 +18,7 @@ PACKAGES = ("gserver", "loadtests", "benchmarks", "tests")
 LAYERS = [
     {"gserver.errors"},
     {"gserver.framing"},
-    {"gserver.service"},
+    {"gserver.service", "gserver.mistakes"},
     {"gserver.connection", "gserver.guard"},
     {"gserver.turn", "gserver.engine", "gserver.streams"},
     {"gserver.server"},

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json as standard
+import random
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gserver.framing import JsonLines
+from gserver.handlers import json
 from tests.helpers.processes import GserverProcess
 
 NODE = Path(__file__).parent / "node"
@@ -90,3 +96,51 @@ def test_a_node_client_gets_its_echo(tmp_path: Path) -> None:
 def test_a_prefix_is_put_before_each_chunk(tmp_path: Path) -> None:
     with GserverProcess(tmp_path, "echo(prefix='Echo: ')") as server:
         assert ask(server.address[1], [b"Hello", b"again"]) == b"Echo: HelloEcho: again"
+
+
+ADD = """
+const lines = require('readline').createInterface({ input: process.stdin });
+lines.on('line', (line) => {
+  const { a, b } = JSON.parse(line);
+  console.log(JSON.stringify(a + b));
+});
+"""
+#: Where the notation changes, and where doubles end.
+EDGES = [0, -0.0, 1, -1, 1e21, 1e20, 999999999999999868928.0, 1e-6, 9.999e-7, 1e-7, 5e-324, 1.7976931348623157e308]
+EDGES += [2**52, 2**52 - 1, 2**53, 2**53 - 1, 2**53 + 1, 2**63, 2**64, 0.1, 0.2, 123456789012345680000, 1e308]
+
+
+def some_number(chance: random.Random) -> int | float:
+    kind = chance.randrange(5)
+    if kind == 0:
+        edge = chance.choice(EDGES)
+        return -edge if chance.random() < 0.3 else edge
+    if kind == 1:
+        return chance.randint(-(2**64), 2**64)
+    if kind == 2:
+        return chance.randint(-(10**6), 10**6) / chance.choice([1, 3, 10, 1000])
+    if kind == 3:
+        return chance.uniform(-1, 1) * 10 ** chance.randint(-12, 25)
+    while True:  # any double
+        (number,) = struct.unpack("d", chance.randbytes(8))
+        if abs(number) < float("inf"):
+            return float(number)
+
+
+def test_sums_are_written_as_node_writes_them() -> None:
+    chance = random.Random(20)
+    pairs = [(some_number(chance), some_number(chance)) for _ in range(20_000)]
+    lines = [standard.dumps({"type": "SUM", "a": a, "b": b}).encode() + b"\n" for a, b in pairs]
+    ended = subprocess.run(["node", "-e", ADD], input=b"".join(lines), capture_output=True, timeout=60, check=True)
+    service, codec = json(), JsonLines(max_bytes=1000)
+
+    def answer(line: bytes) -> str:
+        codec.receive(line)
+        (message,) = codec.messages()
+        conn: Any = None
+        return codec.encode(service.on_message(message, conn)).decode().strip()
+
+    for line, result in zip(lines, ended.stdout.decode().split(), strict=True):
+        finite = f'{{"status":"OK","result":{result}}}'
+        not_finite = '{"status":"ERROR","message":"The sum is not a finite number"}'
+        assert answer(line) == (not_finite if result == "null" else finite), line

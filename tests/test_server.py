@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket as plain
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ import pytest
 from gevent import socket
 from gevent.event import Event
 
+from gserver import server as server_module
 from gserver.connection import Connection
 from gserver.errors import CloseReason, ConfigError
 from gserver.framing import Lines
 from gserver.server import TcpServer
 from gserver.service import Service
-from tests.helpers.services import Diary, Gate, make_echo_lines, make_lines
+from tests.helpers.services import Diary, Gate, Keeper, make_echo_lines, make_lines
 from tests.helpers.serving import Peer, Serving, assert_closed
 from tests.helpers.waiting import assert_never, wait_until
 
@@ -431,3 +433,26 @@ def test_a_second_drain_finds_nothing_to_do(serving: Serving, greenlets: str) ->
 
     assert [server.drain(0.1), server.drain(0.1)] == [0, 0]
     server.stop()
+
+
+# The texts of addresses
+
+
+def test_connections_of_a_host_share_its_text_and_no_text_is_kept_for_ever(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On CPython 3.12 a text that was interned has no count of references, and is never freed."""
+    monkeypatch.setattr(server_module, "KNOWN_HOSTS", 3)
+    keeper = Keeper()
+    server = serving.start(keeper.service())
+    for number in (1, 1, 2, 3, 4, 5, 5):
+        serving.connect(server, host=f"127.0.0.{number}")
+        wait_until(lambda: len(keeper.conns) == server.ledger.accepted)
+    wait_until(lambda: len(keeper.conns) == 7)
+    texts = [conn.peer[0] for conn in keeper.conns]
+
+    assert texts[0] is texts[1]
+    assert texts[5] is texts[6]
+    assert sorted(set(texts)) == [f"127.0.0.{number}" for number in range(1, 6)]
+    assert len(server._hosts) <= 3
+    assert all(sys.getrefcount(text) < 1000 for text in texts)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -17,7 +19,9 @@ from gserver.ledger import CELLS, Ledger
 from gserver.service import JsonService, Service, StreamService, stream
 from gserver.streams import StreamConnection
 from gserver.worker.probe import PEER, probe
-from tests.helpers.services import Diary, Gate, make_echo_lines, make_lines
+from tests.helpers.services import Diary, Gate, Keeper, make_echo_lines, make_lines
+from tests.helpers.serving import Serving
+from tests.helpers.waiting import wait_until
 
 PATIENCE_S = 5.0
 #: For what is never answered.
@@ -53,12 +57,59 @@ def test_it_comes_over_a_connection_of_its_own() -> None:
         lambda line, conn: line,
         Lines,
         probe=b"?",
+        probe_on_open=True,
         on_open=lambda conn: seen.append(conn.peer),
         on_close=lambda conn, reason: seen.append(reason.value),
     )
     probe(service, Ledger(), PATIENCE_S)
 
     assert seen == [PEER, "drained"]
+
+
+def test_on_open_and_on_close_are_for_clients_alone() -> None:
+    """What they demand of a client, a certificate perhaps, must not keep the worker's own message out."""
+    called: list[Any] = []
+
+    def refuse(conn: Connection) -> None:
+        called.append(conn)
+        conn.close(CloseReason.DENIED)
+
+    service = make_echo_lines(on_open=refuse, on_close=lambda conn, reason: called.append(reason), probe=b"?")
+    probe(service, Ledger(), PATIENCE_S)
+
+    assert called == []
+    assert service.on_open is refuse
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_handler_can_recognise_it(asked: bool) -> None:
+    seen: list[bool] = []
+    service = make_lines(
+        lambda line, conn: seen.append(conn.is_probe) or line,
+        probe=b"?",
+        probe_on_open=asked,
+        on_open=lambda conn: seen.append(conn.is_probe),
+    )
+    probe(service, Ledger(), PATIENCE_S)
+
+    assert seen == [True] * (2 if asked else 1)
+
+
+def test_a_client_is_not_taken_for_it(serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even one whose own path has its name."""
+    monkeypatch.chdir(tmp_path)
+    keeper = Keeper()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("server")
+    listener.listen()
+    serving.start(keeper.service(), listener)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.bind("probe")
+        client.connect("server")
+        wait_until(lambda: bool(keeper.conns))
+
+    assert keeper.conn.peer == PEER
+    assert not keeper.conn.is_probe
 
 
 def test_an_answer_may_take_its_time() -> None:
@@ -81,6 +132,18 @@ def test_a_stream_is_probed_too() -> None:
     assert is_clean(ledger)
 
 
+class DeafToAnswers(Lines):
+    """Fails on the second line that any of its kind reads: the first is the server's."""
+
+    read = 0
+
+    def receive(self, data: bytes) -> None:
+        DeafToAnswers.read += 1
+        if DeafToAnswers.read == 2:
+            raise KeyError("lost")
+        super().receive(data)
+
+
 def raises(message: Any, conn: Any) -> Any:
     raise RuntimeError("it cannot")
 
@@ -91,16 +154,53 @@ def raises(message: Any, conn: Any) -> Any:
         (Service(lambda line, conn: None, Lines, probe=b"?"), "^the probe was not answered within 0.2 s$"),
         (
             Service(lambda line, conn: conn.close(), Lines, probe=b"?"),
-            "^the probe was not answered: the connection was",
+            r"^the probe was not answered: the connection was closed \(finished\)$",
         ),
-        (Service(raises, Lines, probe=b"?"), "^the probe was not answered: the connection was closed$"),
+        (
+            Service(lambda line, conn: conn.close(CloseReason.DENIED), Lines, probe=b"?"),
+            r"^the probe was not answered: the connection was closed \(denied\)$",
+        ),
+        (
+            Service(raises, Lines, probe=b"?"),
+            r"^the probe was not answered: the handler raised RuntimeError: it cannot \(.*test_worker_probe.py:\d+\)$",
+        ),
         (
             Service(raises, Lines, probe=b"?", on_error=lambda *_: b"sorry"),
-            "^the probe was answered with an error: see",
+            r"^the probe was answered with an error: the handler raised RuntimeError: it cannot \(.*.py:\d+\)$",
         ),
-        (stream(codec=Lines, probe=b"?")(lambda conn: None), "^the probe was not answered: the connection was closed$"),
+        (
+            Service(raises, Lines, probe=b"?", on_open=lambda conn: None),
+            r"it cannot \(.*\) \(on_open is not called for the probe, unless with probe_on_open=True\)$",
+        ),
+        (
+            Service(lambda line, conn: "text", Lines, probe=b"?"),
+            "the handler raised TypeError: a message of Lines must be bytes, not str: use .encode",
+        ),
+        (
+            stream(codec=Lines, probe=b"?")(lambda conn: None),
+            r"^the probe was not answered: the connection was closed \(finished\)$",
+        ),
+        (
+            stream(codec=Lines, probe=b"?")(lambda conn: raises(b"", conn)),
+            r"^the probe was not answered: the handler raised RuntimeError: it cannot \(",
+        ),
+        (
+            Service(lambda line, conn: line, DeafToAnswers, probe=b"?"),
+            r"^the codec DeafToAnswers cannot read the answer to the probe: KeyError: 'lost' \(.*py:\d+\)$",
+        ),
     ],
-    ids=["silence", "close", "exception", "exception that is answered", "stream that leaves"],
+    ids=[
+        "silence",
+        "close",
+        "close for a reason",
+        "exception",
+        "exception that is answered",
+        "exception without on_open",
+        "reply of the wrong type",
+        "stream that leaves",
+        "stream that raises",
+        "codec that cannot read it",
+    ],
 )
 def test_everything_else_does_not_pass(service: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
@@ -108,8 +208,10 @@ def test_everything_else_does_not_pass(service: Any, says: str) -> None:
 
 
 def test_a_probe_that_the_codec_cannot_carry_is_an_error_of_its_own() -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(ConfigError, match=r"^the probe .* cannot be encoded by the codec JsonLines: TypeError: "):
         probe(Service(raises, JsonLines, probe=object()), Ledger(), 0.2)
+    with pytest.raises(ConfigError, match=r"^the probe \{'a': 1\} cannot be encoded by the codec Lines: .*not dict"):
+        probe(Service(raises, Lines, probe={"a": 1}), Ledger(), 0.2)
 
 
 # Answers that count
@@ -183,7 +285,7 @@ def test_a_json_service_may_do_without() -> None:
 def test_the_service_is_told_in_order_and_once() -> None:
     diary = Diary(open_s=0.01)
     service = diary.service()
-    service.probe = b"hello"
+    service.probe, service.probe_on_open = b"hello", True
 
     assert_ready(service)
     assert [entry.partition(" ")[0] for entry in diary.of(PEER)] == ["open", "hello", "close"]
@@ -221,7 +323,7 @@ def test_a_handler_that_lets_a_timeout_escape_does_not_pass() -> None:
     def answer(line: bytes, conn: Connection) -> None:
         raise gevent.Timeout(1)
 
-    assert "closed" in refusal(make_lines(answer, probe=b"?"))
+    assert "the handler raised Timeout" in refusal(make_lines(answer, probe=b"?"))
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.01])
@@ -263,19 +365,28 @@ def test_a_probe_that_the_codec_calls_malformed_does_not_pass() -> None:
 
 
 def test_a_probe_that_is_too_long_for_its_codec_does_not_pass() -> None:
-    assert "closed" in refusal(Service(lambda line, conn: line, lambda: Lines(max_bytes=10), probe=b"?" * 11))
+    assert "the codec does not take it: line of 11 bytes, the limit is 10" in refusal(
+        Service(lambda line, conn: line, lambda: Lines(max_bytes=10), probe=b"?" * 11)
+    )
 
 
-@pytest.mark.parametrize("open_", [lambda conn: conn.close(), lambda conn: raises(b"", conn)], ids=["close", "raise"])
-def test_a_service_that_does_not_let_it_in_does_not_pass(open_: Callable[[Connection], None]) -> None:
-    assert "closed" in refusal(make_echo_lines(on_open=open_, probe=b"?"))
+@pytest.mark.parametrize(
+    ("open_", "says"),
+    [
+        (lambda conn: conn.close(), "the connection was closed (finished)"),
+        (lambda conn: raises(b"", conn), "on_open raised RuntimeError: it cannot"),
+    ],
+    ids=["close", "raise"],
+)
+def test_a_service_that_does_not_let_it_in_does_not_pass(open_: Callable[[Connection], None], says: str) -> None:
+    assert says in refusal(make_echo_lines(on_open=open_, probe=b"?", probe_on_open=True))
 
 
 def test_a_service_that_breaks_the_connection_does_not_pass() -> None:
     """The kernel may report it as a reset instead of an end."""
     break_ = functools.partial(Connection.abort, reason=CloseReason.KILLED)
 
-    assert "not answered" in refusal(make_echo_lines(on_open=break_, probe=b"?"))
+    assert "not answered" in refusal(make_echo_lines(on_open=break_, probe=b"?", probe_on_open=True))
 
 
 def test_half_an_answer_is_none() -> None:
@@ -296,7 +407,7 @@ def test_a_handler_that_never_returns_is_ended() -> None:
 
 
 def test_a_greeting_does_not_hide_that_the_handler_fails() -> None:
-    service = make_lines(raises, on_open=lambda conn: conn.send(b"welcome"), probe=b"?")
+    service = make_lines(raises, on_open=lambda conn: conn.send(b"welcome"), probe=b"?", probe_on_open=True)
 
     assert "error" in refusal(service)
 
@@ -304,4 +415,4 @@ def test_a_greeting_does_not_hide_that_the_handler_fails() -> None:
 def test_a_greeting_does_not_hide_that_the_handler_never_answers() -> None:
     gate = Gate()
 
-    refusal(gate.service(on_open=lambda conn: conn.send(b"welcome"), probe=b"wait"), SHORT_S)
+    refusal(gate.service(on_open=lambda conn: conn.send(b"welcome"), probe=b"wait", probe_on_open=True), SHORT_S)

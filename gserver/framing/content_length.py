@@ -21,6 +21,7 @@ from gserver.errors import InvalidHeader
 from gserver.framing.announced import DEFAULT_MAX_BYTES, MAX_DIGITS, Announced, Frame
 from gserver.framing.bounded import Overflow
 from gserver.framing.json_values import DEFAULT_MAX_DEPTH, DuplicateKeys, JsonValues, encode_json
+from gserver.framing.wrong_type import not_bytes, not_json
 
 __all__ = ["ContentLength", "JsonContentLength"]
 
@@ -73,7 +74,10 @@ class ContentLength(Announced):
             raise self._fail(error) from None
 
     def encode(self, message: bytes) -> bytes:
-        return b"Content-Length: %d\r\n\r\n%b" % (len(message), message)
+        try:
+            return b"Content-Length: %d\r\n\r\n%b" % (len(message), message)
+        except TypeError:
+            raise not_bytes(self, message) from None
 
 
 class JsonContentLength(ContentLength):
@@ -103,7 +107,11 @@ class JsonContentLength(ContentLength):
 
     def encode(self, message: Any) -> bytes:
         """Return the value behind its headers; TypeError for what JSON cannot carry."""
-        return super().encode(encode_json(message))
+        try:
+            value = encode_json(message)
+        except TypeError as error:
+            raise not_json(self, message, error) from None
+        return super().encode(value)
 
 
 def _content_length(block: bytes) -> int:

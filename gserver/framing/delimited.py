@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from gserver.framing.bounded import Bounded, Overflow
 from gserver.framing.malformed import Malformed
+from gserver.framing.wrong_type import not_bytes
 
 __all__ = ["DEFAULT_MAX_BYTES", "Delimited", "Delimiters", "DiscardUpTo"]
 
@@ -135,7 +136,11 @@ class Delimited(Bounded):
 
     def encode(self, message: bytes) -> bytes:
         """Return the message with the first delimiter behind it; ValueError if a delimiter would end it before."""
-        found = self._delimiters.pattern.search(message + self._end)
+        try:
+            framed = message + self._end
+        except TypeError:
+            raise not_bytes(self, message) from None
+        found = self._delimiters.pattern.search(framed)
         if found and found.start() < len(message):
             raise ValueError(f"a message cannot contain the delimiter {found.group()!r}")
-        return message + self._end
+        return framed

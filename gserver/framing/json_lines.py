@@ -19,6 +19,7 @@ from gserver.framing.json_values import (
     encode_json,
 )
 from gserver.framing.lines import DEFAULT_MAX_BYTES, Lines
+from gserver.framing.wrong_type import not_json
 
 __all__ = ["JsonLines"]
 
@@ -65,4 +66,7 @@ class JsonLines(Lines):
 
     def encode(self, message: Any) -> bytes:
         """Return one line. TypeError for what JSON cannot carry; NaN and the infinities become null, as in Node."""
-        return encode_json(message) + b"\n"
+        try:
+            return encode_json(message) + b"\n"
+        except TypeError as error:
+            raise not_json(self, message, error) from None

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from gserver.errors import InvalidHeader
 from gserver.framing.announced import DEFAULT_MAX_BYTES, Announced, Frame
 from gserver.framing.bounded import Overflow
+from gserver.framing.wrong_type import not_bytes
 
 __all__ = ["DEFAULT_MAX_BYTES", "LengthPrefixed"]
 
@@ -112,19 +113,21 @@ class LengthPrefixed(Announced):
 
     def encode(self, message: bytes) -> bytes:
         """Return the frame; ValueError if its length does not fit, or if the message is shorter than its header."""
-        if self._has_more:
-            return self._encode_header(message)
         try:
+            if self._has_more:
+                return self._encode_header(message)
             return (len(message) - self._added).to_bytes(self._header_bytes, self._byteorder) + message
         except OverflowError:
             raise self._does_not_fit(len(message)) from None
+        except (TypeError, KeyError):
+            raise not_bytes(self, message) from None
 
     def _encode_header(self, message: bytes) -> bytes:
         """The frame where more than a length comes before the message: what `strip` took away, and what it left."""
         given = self._header_size - self._strip
+        header = self._header[: self._strip] + message[:given]
         if len(message) < given:
             raise ValueError(f"message of {len(message)} bytes, must begin with {given} bytes of its header")
-        header = self._header[: self._strip] + message[:given]
         try:
             field = (len(message) - given - self._added).to_bytes(self._header_bytes, self._byteorder)
         except OverflowError:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from gserver.framing.bounded import Bounded, Overflow
 from gserver.framing.delimited import DEFAULT_MAX_BYTES, Delimiters, DiscardUpTo
 from gserver.framing.malformed import Malformed
+from gserver.framing.wrong_type import not_bytes
 
 __all__ = ["DEFAULT_MAX_BYTES", "Lines"]
 
@@ -94,8 +95,13 @@ class Lines(Bounded):
             self._discard(DiscardUpTo(ENDS, self.partial))
 
     def encode(self, message: bytes) -> bytes:
-        if b"\n" in message:
-            raise ValueError("a line cannot contain a newline")
-        if not self._crlf and message.endswith(b"\r"):
-            raise ValueError("a line cannot end with a carriage return: before LF it reads as part of the terminator")
-        return message + (b"\r\n" if self._crlf else b"\n")
+        try:
+            if b"\n" in message:
+                raise ValueError("a line cannot contain a newline")
+            if not self._crlf and message.endswith(b"\r"):
+                raise ValueError(
+                    "a line cannot end with a carriage return: before LF it reads as part of the terminator"
+                )
+            return message + (b"\r\n" if self._crlf else b"\n")
+        except (TypeError, AttributeError):
+            raise not_bytes(self, message) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from gserver.errors import InvalidHeader
 from gserver.framing.announced import DEFAULT_MAX_BYTES, Announced, Frame, find_decimal
 from gserver.framing.bounded import Overflow
+from gserver.framing.wrong_type import not_bytes
 
 __all__ = ["Netstring"]
 
@@ -45,4 +46,7 @@ class Netstring(Announced):
         return begin, end, end + 1
 
     def encode(self, message: bytes) -> bytes:
-        return b"%d:%b," % (len(message), message)
+        try:
+            return b"%d:%b," % (len(message), message)
+        except TypeError:
+            raise not_bytes(self, message) from None

@@ -3,18 +3,25 @@
 With newline=True the older framing of section 3.4.2 is understood too, on the same stream: a frame that begins with
 the `<` of a syslog priority ends with LF. rsyslog tells the two apart likewise, frame by frame. What is sent is always
 octet-counted.
+
+Line feeds between frames are dropped, in either case. The RFC has none there, but several senders add one, and no frame
+begins with one; rsyslog takes it for an empty message, which it drops.
 """
 
 from __future__ import annotations
+
+import re
 
 from gserver.errors import InvalidHeader
 from gserver.framing.announced import Announced, Frame, find_decimal
 from gserver.framing.bounded import Discard, Overflow
 from gserver.framing.delimited import DEFAULT_MAX_BYTES, Delimiters, DiscardUpTo
+from gserver.framing.wrong_type import not_bytes
 
 __all__ = ["OctetCounted"]
 
 LF = Delimiters(b"\n")
+LINE_FEEDS = re.compile(rb"\n+")
 PRIORITY = ord("<")
 
 
@@ -42,7 +49,21 @@ class OctetCounted(Announced):
         self._newline = newline
         self._searched = 0  # bytes of an unfinished message that have no LF
 
+    def receive(self, data: bytes) -> None:
+        super().receive(data)
+        self._drop_line_feeds()
+
+    def _forget(self, handed_over: int) -> None:
+        super()._forget(handed_over)
+        self._drop_line_feeds()
+
+    def _drop_line_feeds(self) -> None:
+        """Those before the next frame, if nothing of it has come yet: the peer is not inside a message."""
+        if self.partial.startswith(b"\n"):
+            self.partial = self.partial.lstrip(b"\n")
+
     def _frame(self, buffer: bytes | bytearray, start: int) -> Frame | None:
+        start = _after_line_feeds(buffer, start)
         if self._newline and buffer[start : start + 1] == b"<":
             return self._line(buffer, start)
         try:
@@ -68,6 +89,7 @@ class OctetCounted(Announced):
         return start, len(buffer), len(buffer) + 1
 
     def _rest_of(self, frame: Frame, buffer: bytes | bytearray, start: int) -> Discard:
+        start = _after_line_feeds(buffer, start)
         if buffer[start] != PRIORITY:
             return super()._rest_of(frame, buffer, start)
         self._searched = 0
@@ -75,6 +97,15 @@ class OctetCounted(Announced):
 
     def encode(self, message: bytes) -> bytes:
         """Return the message octet-counted; ValueError for an empty one, which RFC 6587 does not know."""
+        try:
+            framed = b"%d %b" % (len(message), message)
+        except TypeError:
+            raise not_bytes(self, message) from None
         if not message:
             raise ValueError("a syslog message cannot be empty")
-        return b"%d %b" % (len(message), message)
+        return framed
+
+
+def _after_line_feeds(buffer: bytes | bytearray, start: int) -> int:
+    found = LINE_FEEDS.match(buffer, start) if buffer.startswith(b"\n", start) else None
+    return start if found is None else found.end()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gserver.framing.wrong_type import not_bytes
+
 __all__ = ["Raw"]
 
 
@@ -25,7 +27,11 @@ class Raw:
         return (data,)
 
     def encode(self, message: bytes) -> bytes:
-        return message
+        if type(message) is bytes:
+            return message
+        if isinstance(message, bytes | bytearray | memoryview):
+            return bytes(message)
+        raise not_bytes(self, message)
 
     def eof(self) -> None:
         """Return: raw bytes have no inside to stop in."""

@@ -11,6 +11,7 @@ from typing import Literal
 from gserver.errors import InvalidHeader, ProtocolError
 from gserver.framing.announced import DEFAULT_MAX_BYTES, Announced, Frame
 from gserver.framing.bounded import Overflow
+from gserver.framing.wrong_type import not_bytes
 
 __all__ = ["VarintPrefixed"]
 
@@ -64,12 +65,15 @@ class VarintPrefixed(Announced):
 
     def encode(self, message: bytes) -> bytes:
         """Return the message behind its length; ValueError if that does not fit."""
-        length = len(message)
-        if length >> self._bits:
-            raise ValueError(f"message of {length} bytes does not fit a varint of {self._bits} bits")
-        header = bytearray()
-        while length >= _MORE:
-            header.append(length & 0x7F | _MORE)
-            length >>= 7
-        header.append(length)
-        return bytes(header) + message
+        try:
+            length = len(message)
+            if length >> self._bits:
+                raise ValueError(f"message of {length} bytes does not fit a varint of {self._bits} bits")
+            header = bytearray()
+            while length >= _MORE:
+                header.append(length & 0x7F | _MORE)
+                length >>= 7
+            header.append(length)
+            return bytes(header) + message
+        except TypeError:
+            raise not_bytes(self, message) from None

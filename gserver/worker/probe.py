@@ -1,22 +1,34 @@
-"""The framed probe: a new worker answers one real message over a private socket pair before it takes connections."""
+"""The framed probe: a new worker answers one real message over a private socket pair before it takes connections.
+
+It is the message of the library, or one that the service has named, and its connection is no client's: conn.is_probe is
+true, it has no TLS, and on_open and on_close are called for it only if the service asks for that. Whatever goes wrong
+ends in a ConfigError with words of its own.
+"""
 
 from __future__ import annotations
 
 import _socket
+import copy
+import functools
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import gevent
 from gevent.socket import wait_read, wait_write
+from greenlet import GreenletExit
 
-from gserver.errors import ConfigError, ProtocolError
+from gserver.connection import PROBE_PEER
+from gserver.errors import ConfigError, ConnectionClosed, LimitExceeded, ProtocolError
+from gserver.framing import Codec, Malformed
 from gserver.ledger import Ledger
+from gserver.mistakes import told
 from gserver.server import TcpServer
 from gserver.service import Service, StreamService
 
 __all__ = ["PEER", "probe"]
 
-PEER = "probe"
+PEER = PROBE_PEER
 RECEIVE_BYTES = 64 * 1024
 # What a handler gets to return after its answer.
 FINISH_S = 1.0
@@ -29,40 +41,118 @@ def probe(service: Service | StreamService, ledger: Ledger, timeout_s: float | N
     """
     if service.probe is None:
         return
+    codec = service.codec()
+    message = _encoded(codec, service.probe)
+    witness = _Witness(service)
     ours, theirs = socket.socketpair()
     served = _socket.socket(fileno=theirs.detach())
     for end in (ours, served):
         end.setblocking(False)
-    server = TcpServer(("", 0), service, ledger=ledger)  # never started: it accepts nothing
+    server = TcpServer(("", 0), witness.service, ledger=ledger)  # never started: it accepts nothing
     try:
         server.adopt(served, PEER)
         with gevent.Timeout(timeout_s, ConfigError(f"the probe was not answered within {timeout_s} s")):
-            _ask(ours, service)
-    except OSError as error:
-        raise ConfigError(f"the probe was not answered: {error.strerror}") from error
-    except ProtocolError as error:
-        raise ConfigError(f"the answer to the probe breaks the framing: {error}") from error
+            is_answered = _is_answered(ours, codec, message)
     finally:
         ours.close()
         unfinished = server.drain(FINISH_S)
+    if not is_answered:
+        raise ConfigError(f"the probe was not answered: {witness.account or _closed(ledger)}{witness.hint}")
     if unfinished:
         raise ConfigError("the handler of the probe did not return")
-    if ledger.errors:
-        raise ConfigError("the probe was answered with an error: see the log")
+    if ledger.errors or witness.account:
+        account = witness.account or "see the log"
+        raise ConfigError(f"the probe was answered with an error: {account}{witness.hint}")
     ledger.clear()
 
 
-def _ask(sock: socket.socket, service: Service | StreamService) -> Any:
-    codec = service.codec()
-    data = codec.encode(service.probe)
-    while data:
-        wait_write(sock.fileno())
-        data = data[sock.send(data) :]
+def _encoded(codec: Codec, message: Any) -> bytes:
+    try:
+        return codec.encode(message)
+    except Exception as error:
+        name = type(codec).__name__
+        raise ConfigError(f"the probe {message!r} cannot be encoded by the codec {name}: {told(error)}") from error
+
+
+def _is_answered(sock: socket.socket, codec: Codec, data: bytes) -> bool:
+    """Send the probe; whether a message came back before the end. ConfigError if what came is no message."""
+    try:
+        while data:
+            wait_write(sock.fileno())
+            data = data[sock.send(data) :]
+    except OSError:  # the end has come already; there may be an answer before it
+        pass
     while True:
         wait_read(sock.fileno())
-        received = sock.recv(RECEIVE_BYTES)
+        try:
+            received = sock.recv(RECEIVE_BYTES)
+        except OSError:
+            return False
         if not received:
-            raise ConfigError("the probe was not answered: the connection was closed")
-        codec.receive(received)
-        for message in codec.messages():
-            return message
+            return False
+        try:
+            codec.receive(received)
+            for _ in codec.messages():
+                return True
+        except ProtocolError as error:
+            raise ConfigError(f"the answer to the probe breaks the framing: {error}") from error
+        except Exception as error:
+            codec_name = type(codec).__name__
+            raise ConfigError(f"the codec {codec_name} cannot read the answer to the probe: {told(error)}") from error
+
+
+def _closed(ledger: Ledger) -> str:
+    return f"the connection was closed ({', '.join(reason.value for reason in ledger.closed)})"
+
+
+class _Witness:
+    """Sees what fails on the way of a probe.
+
+    service: what is served to it: `service`, but without on_open and on_close if those are not asked for.
+    account: what has failed first, in words; empty if nothing has.
+    hint: what may be the reason, to be put behind the account.
+    """
+
+    def __init__(self, service: Service | StreamService) -> None:
+        self.account = self.hint = self._unopened = ""
+        self.service = copy.copy(service)
+        served = self.service
+        if isinstance(served, StreamService):
+            served.handle = self._watched("the handler", served.handle)
+            return
+        served.on_error = self._told_of(served.on_error)
+        if not served.probe_on_open:
+            if served.on_open is not None:
+                self._unopened = " (on_open is not called for the probe, unless with probe_on_open=True)"
+            served.on_open = served.on_close = None
+        elif served.on_open is not None:
+            served.on_open = self._watched("on_open", served.on_open)
+
+    def _note(self, account: str) -> None:
+        self.account = self.account or account
+
+    def _watched(self, what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*arguments: Any) -> Any:
+            try:
+                return function(*arguments)
+            except (ConnectionClosed, GreenletExit):  # the natural end of many a stream; what is an error is counted
+                raise
+            except BaseException as error:
+                self._note(f"{what} raised {told(error)}")
+                raise
+
+        return call
+
+    def _told_of(self, on_error: Callable[..., Any]) -> Callable[..., Any]:
+        def tell(fault: Any, conn: Any) -> Any:
+            if isinstance(fault, Malformed):
+                self._note(f"the codec takes it for malformed: {fault.message}")
+            elif isinstance(fault, ProtocolError | LimitExceeded):
+                self._note(f"the codec does not take it: {fault}")
+            else:
+                self._note(f"the handler raised {told(fault)}")
+                self.hint = self._unopened
+            return on_error(fault, conn)
+
+        return tell

@@ -30,6 +30,7 @@ from gserver.arbiter.crew import EXIT_CANNOT_START, Post
 from gserver.arbiter.scoreboard import HEARTBEAT_S
 from gserver.errors import ConfigError
 from gserver.ledger import Ledger
+from gserver.mistakes import check_made_codec
 from gserver.process.child import run_and_exit
 from gserver.process.daemon import leave_terminal
 from gserver.process.privileges import drop_privileges
@@ -39,6 +40,7 @@ from gserver.settings import Settings
 from gserver.spread import spread_s
 from gserver.worker.ending import Ending
 from gserver.worker.forks import in_every_fork, make_inert, take_default_signals
+from gserver.worker.trial import ReadyFailed, be_ready
 from gserver.worker.wear import Wear
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def _run(worker: Worker) -> int:
     try:
         served = worker.prepare()
     except ConfigError as error:
-        log.error("%s", error)
+        log.error("%s", error, exc_info=error.__cause__ if isinstance(error, ReadyFailed) else None)
         return EXIT_CANNOT_START
     except BaseException:
         log.exception("%r cannot be imported", worker.application.text)
@@ -122,22 +124,10 @@ class Worker:
         signal.signal(signal.SIGUSR2, self._dump)
         faulthandler.register(signal.SIGUSR2, chain=True)  # even a worker that is stuck in C says where
         served = self._post.served if self._post.served is not None else load(settings, self.application)
-        check_entrance(served, settings)
-        if settings.max_message_size:
-            limit_messages(served, settings.max_message_size)
+        fit(served, settings)
         self._hooks.call("post_worker_init", self)
-        ready = getattr(served, "ready", None)
-        if ready is not None:
-            ready()
-        self._probe(served)
+        be_ready(served, self._ledger, settings.ready_timeout or None)
         return served
-
-    def _probe(self, served: Any) -> None:
-        from gserver.service import Service, StreamService
-        from gserver.worker.probe import probe
-
-        if isinstance(served, Service | StreamService):
-            probe(served, self._ledger, self.settings.ready_timeout or None)
 
     # Serving
 
@@ -419,6 +409,15 @@ def patch_all() -> None:
         monkey.patch_all()
     finally:
         metadata.entry_points = asked
+
+
+def fit(served: Any, settings: Settings) -> None:
+    """Have what is served bear the settings. ConfigError where it cannot, or where its codec is none."""
+    if hasattr(served, "codec"):
+        check_made_codec(served.codec)
+    check_entrance(served, settings)
+    if settings.max_message_size:
+        limit_messages(served, settings.max_message_size)
 
 
 def check_entrance(served: Any, settings: Settings) -> None:

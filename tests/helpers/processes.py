@@ -15,7 +15,7 @@ from types import TracebackType
 
 import psutil
 
-__all__ = ["GserverProcess", "children_of", "is_alive", "run_gserver", "wait_for"]
+__all__ = ["GserverProcess", "children_of", "is_alive", "is_running", "run_gserver", "wait_for"]
 
 PATIENCE_S = 60.0
 

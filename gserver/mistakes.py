@@ -1,0 +1,223 @@
+"""What a user got wrong, in one line: what it is, what was expected, and the user's line of code.
+
+A declaration (a handler, a codec, an application) is checked when it is made, or at the latest when a worker starts, so
+that nothing of this costs a message anything. A check passes whatever it is not certain of: a function without a
+signature, or a decorator's.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+from gserver.errors import ConfigError
+
+__all__ = [
+    "DeclarationError",
+    "check_bare",
+    "check_codec",
+    "check_function",
+    "check_made_codec",
+    "check_plain",
+    "mistake",
+    "named",
+    "place_of_function",
+    "told",
+]
+
+_OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
+#: What a codec's methods are called with.
+_METHODS: dict[str, tuple[str, ...]] = {"receive": ("data",), "messages": (), "encode": ("message",), "eof": ()}
+#: The names by which a function of (message, conn) is told from one of (socket, address).
+_MESSAGES = {"message", "msg", "line", "data", "payload", "packet", "frame", "chunk", "text", "body"}
+_CONNECTIONS = {"conn", "connection"}
+
+
+class DeclarationError(ConfigError, TypeError):
+    """Something that a user declares cannot work."""
+
+
+def mistake(text: str) -> DeclarationError:
+    """The error to raise for the user's call that is under way, with its place."""
+    return DeclarationError(text + _place_of_caller())
+
+
+def check_function(what: str, function: Any, *names: str) -> None:
+    """DeclarationError unless `function` may be called with as many arguments as there are names.
+
+    what: which function it is, as "on_message" or "the handler of 'SUM'".
+    """
+    expected = f"must be a function {what if what.isidentifier() else 'handler'}({', '.join(names)})"
+    if not callable(function):
+        raise mistake(f"{what} is {function!r}: {expected}")
+    kind = _unusual_kind(function)
+    if kind is not None:
+        raise mistake(f"{what} is {named(function)}, {kind}")
+    signature = _signature(function)
+    if signature is not None and not _binds(signature, names):
+        counted = f"{len(names)} argument{'' if len(names) == 1 else 's'}" if names else "no arguments"
+        shown = f"the class {named(function)}" if isinstance(function, type) else f"{named(function)}{signature}"
+        given = f"{shown}, which cannot be called with {counted}"
+        raise mistake(f"{what} is {given}: {expected}")
+
+
+def check_codec(codec: Any) -> None:
+    """DeclarationError unless `codec` may be a class, or something else that makes a codec for each connection."""
+    if _looks_like_codec(codec) and not isinstance(codec, type):
+        name = type(codec).__name__
+        raise mistake(
+            f"codec is an instance of {name}: each connection needs one of its own, so give the class, codec={name}, "
+            f"or functools.partial({name}, ...) where it needs arguments"
+        )
+    if not callable(codec):
+        raise mistake(f"codec is {codec!r}: must be a codec class, as codec=Lines")
+    if (kind := _unusual_kind(codec)) is not None:
+        raise mistake(f"codec is {named(codec)}, {kind}")
+    signature = _signature(codec)
+    if signature is not None and not _binds(signature, ()):
+        raise mistake(
+            f"codec is {named(codec)}{signature}: must be callable without arguments, as a functools.partial of it is"
+        )
+
+
+def check_plain(what: str, function: Any) -> None:
+    """DeclarationError if a call of `function` would not run it."""
+    kind = _unusual_kind(function)
+    if kind is not None:
+        raise DeclarationError(f"{what} is {named(function)}, {kind}{place_of_function(function)}")
+
+
+def check_bare(what: str, function: Any) -> None:
+    """DeclarationError unless `function` may be a handle(socket, address) of gevent's."""
+    check_plain(what, function)
+    if _looks_like_codec(function):
+        raise DeclarationError(f"{what} is a codec, {named(function)}: expected a Service that uses it")
+    signature = None if isinstance(function, type) else _signature(function)
+    if signature is not None and _is_of_messages([*signature.parameters]):
+        name = named(function)
+        raise DeclarationError(
+            f"{what} is {name}{signature}, which takes messages by the names of its arguments: expected "
+            f"Service({name}, codec=...), or a bare handle(socket, address){place_of_function(function)}"
+        )
+
+
+def _is_of_messages(names: list[str]) -> bool:
+    """Whether these are the arguments of on_message(message, conn), and not of handle(socket, address)."""
+    return len(names) >= 2 and (names[0] in _MESSAGES or names[1] in _CONNECTIONS)
+
+
+def check_made_codec(codec: Callable[[], Any]) -> None:
+    """Make one codec; DeclarationError where that fails, or what is made is no codec (see gserver.framing)."""
+    name = named(codec)
+    try:
+        made = codec()
+    except Exception as error:
+        raise DeclarationError(f"the codec {name} cannot be made: {told(error)}") from error
+    if isinstance(made, type) or not _looks_like_codec(made):
+        raise DeclarationError(f"the codec {name} makes {made!r}, which is no codec{place_of_function(codec)}")
+    kind = type(made).__name__
+    missing = [method for method in _METHODS if not callable(getattr(made, method, None))]
+    if not hasattr(made, "partial"):
+        missing.append("partial")
+    if missing:
+        raise DeclarationError(
+            f"the codec {name} makes a {kind} that has no {' and no '.join(missing)}: a codec has receive(data), "
+            "messages(), encode(message), eof(), and the attribute partial"
+        )
+    for method, names in _METHODS.items():
+        _check_method(kind, method, getattr(made, method), names)
+
+
+def _check_method(kind: str, method: str, function: Any, names: tuple[str, ...]) -> None:
+    unusual = None if method == "messages" and inspect.isgeneratorfunction(function) else _unusual_kind(function)
+    if unusual is not None:
+        raise DeclarationError(f"the codec's method {kind}.{method} is {unusual}{place_of_function(function)}")
+    signature = _signature(function)
+    if signature is not None and not _binds(signature, names):
+        raise DeclarationError(
+            f"the codec's method {kind}.{method}{signature} must be callable as {method}({', '.join(names)})"
+            f"{place_of_function(function)}"
+        )
+
+
+def _looks_like_codec(thing: Any) -> bool:
+    return hasattr(thing, "receive") and hasattr(thing, "messages")
+
+
+def _unusual_kind(function: Any) -> str | None:
+    """Why a call of it would not run it, in words; None if it would."""
+    for each in (function, type(function).__dict__.get("__call__")):
+        if inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each):
+            return "an async function: gserver does not await it; use def, which may block in gevent's way"
+        if inspect.isgeneratorfunction(each):
+            return "a generator function (it has a yield): a call would not run it; use return, or conn.send()"
+    return None
+
+
+def _signature(function: Any) -> inspect.Signature | None:
+    """Of the function that is called, not of one that a decorator has taken its name from; None if it is not known."""
+    try:
+        return inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return None
+
+
+def _binds(signature: inspect.Signature, arguments: tuple[str, ...]) -> bool:
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def named(thing: Any) -> str:
+    """What a user calls it: a name where it has one."""
+    if isinstance(thing, functools.partial):
+        return f"partial({named(thing.func)})"
+    name = getattr(thing, "__qualname__", None)
+    return name.rpartition("<locals>.")[2] if isinstance(name, str) else repr(thing)
+
+
+# Places
+
+
+def told(error: BaseException) -> str:
+    """The exception in one line, with the innermost line of code that is the user's, or a library's."""
+    places = [
+        f" ({frame.f_code.co_filename}:{line})"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if not _is_own(frame) and not frame.f_code.co_filename.startswith("<frozen ")
+    ]
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        places.append(f" ({error.filename}:{error.lineno})")
+    text = error.msg if isinstance(error, SyntaxError) else error
+    return " ".join(f"{type(error).__name__}: {text}{places[-1] if places else ''}".split())
+
+
+def place_of_function(function: Any) -> str:
+    """Where it is defined, in brackets; empty if that is not known."""
+    code = getattr(inspect.unwrap(getattr(function, "__func__", function)), "__code__", None)
+    return f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
+
+
+def _place_of_caller() -> str:
+    """The line that called into gserver, in brackets."""
+    frame = next((frame for frame in _frames() if not _is_own(frame)), None)
+    return f" ({frame.f_code.co_filename}:{frame.f_lineno})" if frame is not None else ""
+
+
+def _frames() -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _is_own(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(_OWN)
