@@ -38,6 +38,8 @@ TERM_S = 1.0
 # After the time is over: what it may take to say so, before the kernel ends this process.
 LAST_WORDS_S = 1.0
 HANGS = 1
+# Of its stack: the innermost.
+FRAMES = 12
 
 
 class Ending:
@@ -91,14 +93,16 @@ class Ending:
         while (left_s := self._ends_by - time.monotonic()) > 0:
             sleep(min(left_s, LOOK_S))
         try:
+            log.error("The process does not end in time, and is ended; it stands at:\n%s", self._describe())
             self._end_descendants()
-            log.error("The process does not end in time; it stood at:\n%s", self._describe())
         finally:
             os._exit(HANGS)
 
     def _describe(self) -> str:
-        frame: FrameType | None = getattr(self._greenlet, "gr_frame", None)  # None of one that runs
-        return "".join(traceback.format_stack(frame or sys._current_frames().get(self._thread)))
+        """The stack of what runs, and that of the greenlet which ends the process, where it waits."""
+        waits: FrameType | None = getattr(self._greenlet, "gr_frame", None)
+        frames = [frame for frame in (waits, sys._current_frames().get(self._thread)) if frame is not None]
+        return "\n".join("".join(traceback.format_stack(frame, FRAMES)) for frame in frames)
 
 
 def _run_atexit() -> None:
