@@ -12,6 +12,10 @@
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check
+# One line where Python is too old, for which pip needs a hundred.
+TOO_OLD = $(PYTHON) is Python %d.%d, and gserver needs 3.11 or newer: make PYTHON=...
+CHECK = import sys; sys.exit(sys.version_info < (3, 11) and "$(TOO_OLD)" % sys.version_info[:2])
+NEW_ENVIRONMENT = $(PYTHON) -c '$(CHECK)' && $(PYTHON) -m venv $(VENV)
 SOURCES := gserver loadtests benchmarks tests setup.py
 PROCESSES ?= 4
 JOBS ?= echo json churn idle tls handshakes cluster
@@ -87,19 +91,19 @@ clean:
 
 $(VENV)/.demo: setup.py
 	@echo "Installing into $(VENV) (once)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(NEW_ENVIRONMENT)
 	@$(PIP) --editable '.[loadtests]'
 	@touch $@
 
 $(VENV)/.bench: setup.py
 	@echo "Installing into $(VENV) (once)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(NEW_ENVIRONMENT)
 	@$(PIP) --editable .
 	@$(PIP) uvloop || echo "uvloop cannot be installed: its servers will be skipped"
 	@touch $@
 
 $(VENV)/.test: setup.py
 	@echo "Installing into $(VENV) (once)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(NEW_ENVIRONMENT)
 	@$(PIP) --editable '.[test]'
 	@touch $@ $(VENV)/.demo

@@ -22,8 +22,8 @@ enum { RECEIVE_BYTES = 64 * 1024, HIGH_WATER = 64 * 1024, COPIED_BYTES = 4 * 102
 /* Every method that is called by name. */
 #define NAMES(X) \
     X(_data) X(_handler_failed) X(_interrupted) X(_look_at_the_clock) X(_malformed) \
-    X(_protocol_broken) X(_end) X(_push) X(_send_early) X(broken) X(conn) X(encode) X(keep_rest) X(message_began) X(messages) \
-    X(partial) X(pause) X(popleft) X(push) X(receive) X(recv) X(switch) X(turn_over) X(wait_for_room)
+    X(_broken) X(_end) X(_push) X(_send_early) X(broken) X(conn) X(encode) X(keep_rest) X(message_began) X(messages) \
+    X(partial) X(pause) X(popleft) X(push) X(receive) X(recv) X(switch) X(turn_over) X(_wait_for_room)
 #define DECLARE(name) static PyObject *str_##name;
 NAMES(DECLARE)
 static PyObject *nothing, *newline; /* as bytes */
@@ -72,8 +72,9 @@ caught(void)
 typedef struct {
     PyObject_HEAD
     PyObject *sock, *codec, *state, *close_reason, *runner, *outbox, *turn_replies;
+    PyObject *context; /* the contextvars of its user code, while no turn of it runs; NULL or None: empty */
     long long received_bytes, sent_bytes, messages;
-    double active_at;
+    double active_at, received_at;
     int fd; /* -1: whatever goes over it goes through its socket object */
     char is_sealed; /* receive() and push() are those of a subclass */
 } Fields;
@@ -86,10 +87,12 @@ static PyMemberDef fields_members[] = {
     {"runner", T_OBJECT, offsetof(Fields, runner), 0, NULL},
     {"outbox", T_OBJECT, offsetof(Fields, outbox), 0, NULL},
     {"turn_replies", T_OBJECT, offsetof(Fields, turn_replies), 0, NULL},
+    {"context", T_OBJECT, offsetof(Fields, context), 0, NULL},
     {"received_bytes", T_LONGLONG, offsetof(Fields, received_bytes), 0, NULL},
     {"sent_bytes", T_LONGLONG, offsetof(Fields, sent_bytes), 0, NULL},
     {"messages", T_LONGLONG, offsetof(Fields, messages), 0, NULL},
     {"active_at", T_DOUBLE, offsetof(Fields, active_at), 0, NULL},
+    {"received_at", T_DOUBLE, offsetof(Fields, received_at), 0, NULL},
     {"fd", T_INT, offsetof(Fields, fd), 0, NULL},
     {"is_sealed", T_BOOL, offsetof(Fields, is_sealed), 0, NULL},
     {NULL},
@@ -106,6 +109,7 @@ fields_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(fields->runner);
     Py_VISIT(fields->outbox);
     Py_VISIT(fields->turn_replies);
+    Py_VISIT(fields->context);
     return 0;
 }
 
@@ -120,6 +124,7 @@ fields_clear(PyObject *self)
     Py_CLEAR(fields->runner);
     Py_CLEAR(fields->outbox);
     Py_CLEAR(fields->turn_replies);
+    Py_CLEAR(fields->context);
     return 0;
 }
 
@@ -129,6 +134,23 @@ fields_dealloc(PyObject *self)
     PyObject_GC_UnTrack(self);
     fields_clear(self);
     Py_TYPE(self)->tp_free(self);
+}
+
+/* Exchange the running greenlet's contextvars (PEP 567) for those of the connection; once more to change back. A turn
+ * begins and ends with it, so that one connection does not see what was set while another was served. What
+ * connection.swap_context() does, without a call where both are empty, as they nearly always are. */
+static inline void
+swap_context(Fields *conn)
+{
+    PyThreadState *thread = PyThreadState_Get();
+    PyObject *mine = is_none(conn->context) ? NULL : conn->context;
+    if (mine == thread->context)
+        return;
+    if (mine == NULL)
+        Py_CLEAR(conn->context); /* a reference to None */
+    conn->context = thread->context;
+    thread->context = mine;
+    thread->context_ver++; /* variables cache their value by it */
 }
 
 /* Receiving */
@@ -280,7 +302,7 @@ typedef struct {
     Py_ssize_t most_idle;
     Py_ssize_t counter; /* which cell counts the messages */
     Py_buffer cells;
-    PyObject *on_message, *raw, *json_lines, *encode_json, *malformed, *protocol_error, *handler_failures, *open;
+    PyObject *on_message, *raw, *json_lines, *encode_json, *malformed, *killed, *open;
     PyObject *spare; /* an empty list, for the replies of the next turn */
 } TurnLoop;
 
@@ -301,8 +323,7 @@ turn_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(turn->json_lines);
     Py_VISIT(turn->encode_json);
     Py_VISIT(turn->malformed);
-    Py_VISIT(turn->protocol_error);
-    Py_VISIT(turn->handler_failures);
+    Py_VISIT(turn->killed);
     Py_VISIT(turn->open);
     Py_VISIT(turn->spare);
     return 0;
@@ -319,8 +340,7 @@ turn_clear(PyObject *self)
     Py_CLEAR(turn->json_lines);
     Py_CLEAR(turn->encode_json);
     Py_CLEAR(turn->malformed);
-    Py_CLEAR(turn->protocol_error);
-    Py_CLEAR(turn->handler_failures);
+    Py_CLEAR(turn->killed);
     Py_CLEAR(turn->open);
     Py_CLEAR(turn->spare);
     return 0;
@@ -411,7 +431,7 @@ static PyObject *
 encode(TurnLoop *turn, PyObject *codec, PyObject *reply)
 {
     PyObject *encoded;
-    if (Py_TYPE(codec) == (PyTypeObject *)turn->raw)
+    if (Py_TYPE(codec) == (PyTypeObject *)turn->raw && PyBytes_Check(reply))
         return reply;
     if (Py_TYPE(codec) == (PyTypeObject *)turn->json_lines) {
         encoded = PyObject_CallOneArg(turn->encode_json, reply);
@@ -421,6 +441,11 @@ encode(TurnLoop *turn, PyObject *codec, PyObject *reply)
     else
         encoded = CALL1(codec, encode, reply);
     Py_DECREF(reply);
+    if (encoded != NULL && !PyBytes_Check(encoded)) {
+        PyErr_Format(PyExc_TypeError, "encode() of the codec %s returned %s, must be bytes", Py_TYPE(codec)->tp_name,
+                     Py_TYPE(encoded)->tp_name);
+        Py_CLEAR(encoded);
+    }
     return encoded;
 }
 
@@ -446,13 +471,13 @@ answer(TurnLoop *turn, Fields *conn, PyObject *codec, PyObject *message, PyObjec
     return status;
 }
 
-/* Handle one message. What a handler may raise is dealt with; -1: something else was raised. */
+/* Handle one message. Whatever the handler raises is dealt with; -1: the server has killed this turn. */
 static int
 handle(TurnLoop *turn, Fields *conn, PyObject *codec, PyObject *message, PyObject *replies)
 {
     if (answer(turn, conn, codec, message, replies) == 0)
         return 0;
-    if (!PyErr_ExceptionMatches(turn->handler_failures))
+    if (PyErr_ExceptionMatches(turn->killed))
         return -1;
     PyObject *error = caught();
     int status = done(CALL2(turn, _handler_failed, conn, error));
@@ -518,20 +543,20 @@ handle_all(TurnLoop *turn, Fields *conn, PyObject *codec, PyObject *data, PyObje
     return PyErr_Occurred() ? -1 : status;
 }
 
-/* After the last message: what is inside of the codec, what is to be sent, and whether that is too much. */
+/* After the last message: send the replies, note whether a message has begun, and wait if too much is to be sent. */
 static int
-finish(Fields *conn, PyObject *codec, int has_inside, PyObject *replies)
+finish(TurnLoop *turn, Fields *conn, PyObject *codec, int has_inside, PyObject *replies)
 {
-    if (has_inside) {
+    if (PyList_GET_SIZE(replies) != 0 && push_all(conn, replies) < 0)
+        return -1;
+    if (has_inside && is_none(conn->close_reason)) {
         PyObject *partial = PyObject_GetAttr(codec, str_partial);
         int is_partial = partial == NULL ? -1 : PyObject_IsTrue(partial);
         Py_XDECREF(partial);
         if (is_partial < 0 || (is_partial && done(CALL(conn, message_began)) < 0))
             return -1;
     }
-    if (PyList_GET_SIZE(replies) != 0 && push_all(conn, replies) < 0)
-        return -1;
-    return is_none(conn->outbox) ? 0 : done(CALL(conn, wait_for_room));
+    return is_none(conn->outbox) ? 0 : done(CALL1(turn, _wait_for_room, conn));
 }
 
 static int
@@ -546,15 +571,15 @@ handle_received(TurnLoop *turn, Fields *conn, PyObject *data, PyObject *replies)
     }
     else
         status = handle_all(turn, conn, codec, data, replies, &handled);
-    if (status < 0 && PyErr_ExceptionMatches(turn->protocol_error)) {
+    if (status < 0 && !PyErr_ExceptionMatches(turn->killed)) {
         PyObject *error = caught();
-        status = done(CALL2(turn, _protocol_broken, conn, error));
+        status = done(CALL2(turn, _broken, conn, error));
         Py_DECREF(error);
     }
     if (status == 0) {
         count_messages(turn, conn, handled);
         handled = 0;
-        status = finish(conn, codec, !raw, replies);
+        status = finish(turn, conn, codec, !raw, replies);
     }
     Py_DECREF(codec);
     if (status < 0) {
@@ -619,7 +644,7 @@ turn_serve(TurnLoop *turn, Fields *conn)
         return size < 0 ? -1 : done(CALL1(turn, _end, conn));
     }
     conn->received_bytes += size;
-    conn->active_at = turn->now;
+    conn->active_at = conn->received_at = turn->now;
     PyObject *replies = turn->spare != NULL ? turn->spare : PyList_New(0);
     turn->spare = NULL;
     if (replies == NULL) {
@@ -627,7 +652,9 @@ turn_serve(TurnLoop *turn, Fields *conn)
         return -1;
     }
     Py_XSETREF(conn->turn_replies, Py_NewRef(replies));
+    swap_context(conn);
     int status = handle_received(turn, conn, data, replies);
+    swap_context(conn);
     Py_DECREF(data);
     if (end_turn(conn) < 0)
         status = -1;
@@ -778,10 +805,10 @@ static PyObject *
 turn_bind(PyObject *self, PyObject *arguments)
 {
     TurnLoop *turn = (TurnLoop *)self;
-    PyObject *on_message, *cells, *raw, *json_lines, *encode_json, *malformed, *protocol_error, *handler_failures, *open;
+    PyObject *on_message, *cells, *raw, *json_lines, *encode_json, *malformed, *killed, *open;
     Py_ssize_t counter;
-    if (!PyArg_ParseTuple(arguments, "OOnO!O!OO!OOO", &on_message, &cells, &counter, &PyType_Type, &raw, &PyType_Type,
-                          &json_lines, &encode_json, &PyType_Type, &malformed, &protocol_error, &handler_failures, &open))
+    if (!PyArg_ParseTuple(arguments, "OOnO!O!OO!OO", &on_message, &cells, &counter, &PyType_Type, &raw, &PyType_Type,
+                          &json_lines, &encode_json, &PyType_Type, &malformed, &killed, &open))
         return NULL;
     turn_clear(self);
     if (PyObject_GetBuffer(cells, &turn->cells, PyBUF_WRITABLE) < 0)
@@ -796,8 +823,7 @@ turn_bind(PyObject *self, PyObject *arguments)
     turn->json_lines = Py_NewRef(json_lines);
     turn->encode_json = Py_NewRef(encode_json);
     turn->malformed = Py_NewRef(malformed);
-    turn->protocol_error = Py_NewRef(protocol_error);
-    turn->handler_failures = Py_NewRef(handler_failures);
+    turn->killed = Py_NewRef(killed);
     turn->open = Py_NewRef(open);
     turn->is_bound = 1;
     Py_RETURN_NONE;

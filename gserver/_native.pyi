@@ -12,10 +12,12 @@ class ConnectionFields:
     runner: Any
     outbox: Any
     turn_replies: Any
+    context: Any
     received_bytes: int
     sent_bytes: int
     messages: int
     active_at: float
+    received_at: float
     fd: int
     is_sealed: bool
     def receive(self, max_bytes: int, /) -> bytes | None: ...
@@ -33,8 +35,7 @@ class TurnLoop:
         json_lines: type,
         encode_json: Any,
         malformed: type,
-        protocol_error: type,
-        handler_failures: tuple[type, ...],
+        killed: type,
         is_open: object,
         /,
     ) -> None: ...

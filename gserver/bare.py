@@ -1,16 +1,24 @@
-"""Bare handlers: gevent's handle(socket, address) runs as gevent runs it, and is counted."""
+"""Bare handlers: gevent's handle(socket, address) runs as gevent runs it, and is counted.
+
+Only what it raises does not go where gevent sends it: a SystemExit would end the process, with all other connections.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import gevent
 from greenlet import GreenletExit, getcurrent
 
+from gserver.connection import format_address
 from gserver.errors import CloseReason
+from gserver.guard import interrupt_program
 
 __all__ = ["BareHandlers"]
+
+log = logging.getLogger("gserver.server")
 
 
 class BareHandlers:
@@ -27,11 +35,15 @@ class BareHandlers:
     def __len__(self) -> int:
         return len(self._greenlets)
 
+    @property
+    def sockets(self) -> list[Any]:
+        return list(self._greenlets)
+
     def began(self, sock: Any) -> None:
         self._greenlets[sock] = None
 
     def run(self, handle: Callable[[Any, Any], Any], sock: Any, address: Any) -> None:
-        """Call `handle`; its exceptions go where gevent sends them."""
+        """Call `handle`; what it raises is logged with the peer's address."""
         if sock in self._greenlets:
             self._greenlets[sock] = getcurrent()
         reason = CloseReason.HANDLER_ERROR
@@ -41,6 +53,9 @@ class BareHandlers:
         except GreenletExit:
             reason = CloseReason.KILLED
             raise
+        except BaseException as error:
+            log.exception("handler failed for %s", format_address(address))
+            interrupt_program(error)
         finally:
             self.end(sock, reason)
 

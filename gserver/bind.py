@@ -2,16 +2,21 @@
 
 HOST:PORT, [V6]:PORT                            TCP; [::]:PORT takes IPv4 too, unless another bind has it
 unix:PATH[,mode=660][,user=NAME][,group=NAME]   a unix socket, its permissions and its owner
+unix:@NAME                                      an abstract one, which has no file, so neither of them (unix(7))
 fd://N                                          a listening socket that this process was started with
 """
 
 from __future__ import annotations
 
+import os
+import socket
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Bind", "FdBind", "TcpBind", "UnixBind", "parse_bind"]
+__all__ = ["Bind", "FdBind", "TcpBind", "UnixBind", "describe_address", "parse_bind"]
 
 _EXPECTED = "expected HOST:PORT, [V6]:PORT, unix:PATH or fd://N"
+_ABSTRACT = "@"  # as systemd and ss write the zero byte that such a name begins with
 _LARGEST = 2**31 - 1
 
 
@@ -26,10 +31,19 @@ class TcpBind:
 
 @dataclass(frozen=True)
 class UnixBind:
-    path: str
+    path: str  # of an abstract one, its name behind an @
     mode: int | None = None  # permission bits; None: what the umask leaves
     user: str | None = None  # owner, a name or a number; None: whoever runs the server
     group: str | None = None
+
+    @property
+    def is_abstract(self) -> bool:
+        return self.path.startswith(_ABSTRACT)
+
+    @property
+    def address(self) -> str:
+        """What bind() takes."""
+        return "\0" + self.path[1:] if self.is_abstract else self.path
 
     def __str__(self) -> str:
         mode = None if self.mode is None else f"{self.mode:o}"
@@ -46,6 +60,24 @@ class FdBind:
 
 
 Bind = TcpBind | UnixBind | FdBind
+
+
+def describe_address(address: tuple[Any, ...] | str | bytes) -> str:
+    """What getsockname() of a listener returns, as parse_bind() takes it; what cannot be printed is escaped."""
+    if isinstance(address, tuple):
+        scope = address[3] if len(address) == 4 else 0  # of a link-local address, the number of its interface
+        return str(TcpBind(f"{address[0]}%{_interface(scope)}" if scope else address[0], address[1]))
+    path = os.fsdecode(address)  # of an abstract one, bytes
+    if path.startswith("\0"):
+        path = _ABSTRACT + path[1:]
+    return "unix:" + "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in path)
+
+
+def _interface(number: int) -> str:
+    try:
+        return socket.if_indextoname(number)
+    except OSError:  # it is gone
+        return str(number)
 
 
 def parse_bind(text: str) -> Bind:
@@ -69,8 +101,10 @@ def parse_bind(text: str) -> Bind:
 
 def _parse_unix(text: str) -> UnixBind:
     path, *options = text.removeprefix("unix:").split(",")
-    if not path:
+    if path in ("", _ABSTRACT):
         raise ValueError(f"{text!r} names no path: {_EXPECTED}")
+    if options and path.startswith(_ABSTRACT):
+        raise ValueError(f"{text!r} has the option {options[0]!r}: an abstract socket has no permissions and no owner")
     given: dict[str, str] = {}
     for option in options:
         name, equals, value = option.partition("=")

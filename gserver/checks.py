@@ -10,12 +10,14 @@ import inspect
 import math
 import os
 import pwd
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gserver.admission import Network, parse_networks
 from gserver.bind import Bind, parse_bind
+from gserver.process.working_folder import absolute
+from gserver.spread import AUTO, Spread
 
 __all__ = [
     "Check",
@@ -29,10 +31,12 @@ __all__ = [
     "networks",
     "one_of",
     "optional_text",
+    "password",
     "rate",
     "seconds",
     "size",
     "sni",
+    "spread",
     "switch",
     "texts",
     "user_name",
@@ -50,6 +54,7 @@ class Check:
 
     allowed: str  # follows "must be"
     convert: Callable[[Any], Any]  # raises what _REFUSALS are for what is not allowed
+    without_secrets: Callable[[Any], str] | None = None  # how a value is shown, where it may hold passwords
 
     def __call__(self, value: Any) -> Any:
         try:
@@ -57,7 +62,8 @@ class Check:
         except _Reworded:
             raise
         except _REFUSALS:
-            raise ValueError(f"{_written(value)}, must be {self.allowed}") from None
+            written = _written(value) if self.without_secrets is None else self.without_secrets(value)
+            raise ValueError(f"{written}, must be {self.allowed}") from None
 
 
 class _Reworded(ValueError):
@@ -91,6 +97,10 @@ def _seconds(value: Any) -> float:
     number = float(value)
     _require(0 <= number < math.inf)
     return number
+
+
+def _spread(value: Any) -> Spread:
+    return "auto" if value == AUTO else _seconds(value)
 
 
 def _networks(value: Any) -> tuple[Network, ...]:
@@ -133,7 +143,7 @@ def _size(value: Any) -> int:
 
 def _directory(value: Any) -> str:
     _require(isinstance(value, str) and os.path.isdir(value))
-    return str(os.path.abspath(value))
+    return absolute(value)
 
 
 def _optional_text(value: Any) -> str | None:
@@ -151,6 +161,31 @@ def _variables(value: Any) -> tuple[str, ...]:
     listed = _texts(value)
     _require(all(text.partition("=")[0] and "=" in text for text in listed))
     return listed
+
+
+def _names_of_variables(value: Any) -> str:
+    """Environment variables are where passwords stand."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(_names_of_variables, value))
+    if not isinstance(value, str):
+        return _without_content(value)
+    name, equals, _ = value.partition("=")
+    return f"{name}{equals}..." if equals else repr(value)
+
+
+def _keys_of(value: Any) -> str:
+    """The names in a dictionary: one for logging may hold a mail account."""
+    return (
+        "{" + ", ".join(f"{key!r}: ..." for key in value) + "}"
+        if isinstance(value, Mapping)
+        else _without_content(value)
+    )
+
+
+def _without_content(value: Any) -> str:
+    if isinstance(value, str) and value:
+        return "..."
+    return f"a value of type {type(value).__name__}" if isinstance(value, Collection) and value else repr(value)
 
 
 def _file_mask(value: Any) -> int | None:
@@ -222,16 +257,18 @@ def function_of(*parameters: str) -> Check:
 networks = Check("networks such as 10.0.0.0/8 or ::1", _networks)
 rate = Check("a number of 0 or more", _seconds)
 sni = Check("NAME=CERTFILE or NAME=CERTFILE,KEYFILE, or a list of them", _sni)
+spread = Check("auto, or a number of seconds, 0 or more", _spread)
 seconds = Check("a number of seconds, 0 or more", _seconds)
 switch = Check("True or False", _switch)
 size = Check("a number of bytes, with K, M or G behind it if you like", _size)
 directory = Check("a directory", _directory)
 optional_text = Check("text, or None", _optional_text)
+password = Check("text, or None", _optional_text, _without_content)
 texts = Check("text, or a list of texts", _texts)
-variables = Check("NAME=VALUE, or a list of them", _variables)
+variables = Check("NAME=VALUE, or a list of them", _variables, _names_of_variables)
 file_mask = Check("an octal number from 0 to 777, or None", _file_mask)
 user_name = Check("the name or the number of a user of this machine", _account(pwd.getpwnam, pwd.getpwuid))
 group_name = Check("the name or the number of a group of this machine", _account(grp.getgrnam, grp.getgrgid))
 access_format = Check("text in which %(h)s and its like stand for values; %% is a percent sign", _access_format)
-log_configuration = Check("a dictionary, as logging.config.dictConfig() takes it", _log_configuration)
+log_configuration = Check("a dictionary, as logging.config.dictConfig() takes it", _log_configuration, _keys_of)
 binds = Check("an address or a list of addresses", _binds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import logging
@@ -21,12 +22,19 @@ from gserver.arbiter.askers import ask_for_reload
 from gserver.arbiter.code_watch import check_engine
 from gserver.arbiter.stats import read_stats
 from gserver.arbiter.succession import Command, Succession, take_inheritance
-from gserver.configuration import CONFIG_FILE, Configuration, add_arguments, as_text, parse_environment
+from gserver.configuration import (
+    CONFIG_FILE,
+    Configuration,
+    add_arguments,
+    as_text_without_secrets,
+    parse_environment,
+)
 from gserver.errors import ConfigError
 from gserver.fields import IS_NATIVE
-from gserver.process.daemon import Daemon
+from gserver.process.daemon import Daemon, drop_unwritten, open_standard
 from gserver.process.systemd import take_sockets
 from gserver.process.titles import set_title
+from gserver.process.working_folder import absolute, enter, name_entries, working_folder
 from gserver.settings import Settings, declared
 from gserver.worker.mold import run_mold
 from gserver.worker.worker import load, run_worker
@@ -36,12 +44,15 @@ __all__ = ["entry_point", "main"]
 log = logging.getLogger("gserver")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the server that `argv` describes, until it is told to stop; return the exit status."""
+def main(argv: Sequence[str], has_output: bool = True) -> int:
+    """Run the server that `argv` describes, until it is told to stop; return the exit status.
+
+    has_output: whether there is a standard output; commands that print something fail without one.
+    """
     try:
-        return _run(_parser(), argv)
+        return _run(_parser(has_output), argv)
     except ConfigError as error:
-        print("gserver:", *str(error).splitlines(), file=sys.stderr)
+        _complain(str(error))
         return 1
     except KeyboardInterrupt:  # while it still waited for an address
         return 128 + signal.SIGINT
@@ -49,16 +60,48 @@ def main(argv: Sequence[str]) -> int:
 
 def entry_point() -> NoReturn:
     """The command `gserver`."""
-    sys.exit(main(sys.argv[1:]))
+    closed = open_standard()
+    try:
+        sys.exit(main(sys.argv[1:], 1 not in closed))
+    finally:
+        drop_unwritten()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError):  # the status tells it, too
+        print("gserver:", *text.splitlines(), file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Knows whether what it prints arrives. Not so: ConfigError."""
+
+    has_output = True
+
+    def print_out(self, text: str = "") -> None:
+        """Write to standard output; ConfigError if that cannot be."""
+        if not self.has_output:
+            raise ConfigError("cannot write to standard output: it is closed")
+        try:
+            encoding = sys.stdout.encoding or "utf-8"  # paths may hold what it has no letters for
+            sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            sys.stdout.flush()
+        except OSError as error:
+            raise ConfigError(f"cannot write to standard output: {error.strerror}") from None
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        if not status:
+            self.print_out()  # the help, or the version, is in its buffer
+        super().exit(status, message)
+
+
+def _parser(has_output: bool) -> _Parser:
+    parser = _Parser(
         prog="gserver",
         usage="gserver [OPTIONS] APP",
         description="Serve raw TCP: APP is MODULE:NAME, MODULE:FACTORY(ARGS), or a built-in service: echo, json.",
         epilog="Settings may also stand in a Python file (-c) and in the variable GSERVER_CMD_ARGS, as flags.",
     )
+    parser.has_output = has_output
     parser.add_argument("app", metavar="APP", nargs="?", help="the application to serve")
     parser.add_argument(
         "-c", "--config", metavar="FILE", help=f"a Python file whose names are settings (default ./{CONFIG_FILE})"
@@ -72,13 +115,16 @@ def _parser() -> argparse.ArgumentParser:
         help="make the server with this pid file reload, wait for it, and exit with 0 if it worked",
     )
     parser.add_argument(
-        "--stats", metavar="PATH", help="print what the server with this stats socket has counted, in JSON, and exit"
+        "--stats",
+        metavar="PATH",
+        help="print what the server with this stats socket has counted, in JSON, and exit; with 0 if a worker serves, "
+        "else with 1: a health check",
     )
     add_arguments(parser)
     return parser
 
 
-def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+def _run(parser: _Parser, argv: Sequence[str]) -> int:
     arguments = vars(parser.parse_args(argv))
     app, config, check, show, pidfile, stats = [
         arguments.pop(name) for name in ("app", "config", "check_config", "print_config", "reload_pid", "stats")
@@ -86,26 +132,31 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     if pidfile is not None:
         return _reload(pidfile)
     if stats is not None:
-        return _print_stats(stats)
+        return _print_stats(parser, stats)
     inheritance = take_inheritance(os.environ)
     sockets = inheritance.activated or take_sockets(os.environ, os.getpid())
     if config is None and os.path.exists(CONFIG_FILE):
         config = CONFIG_FILE
+    folder = working_folder()
+    name_entries(sys.path, os.environ.get("PYTHONPATH", ""))
     configuration = Configuration(
-        None if config is None else os.path.abspath(config), parse_environment(os.environ), arguments, tuple(sockets)
+        None if config is None else absolute(config), parse_environment(os.environ), arguments, tuple(sockets), folder
     )
     settings = configuration.read()
     if show:
-        return _print_config(settings)
+        parser.print_out(_shown(settings))
+        return 0
     check_engine(settings.reload_engine)
     if app is None:
         parser.error("the following arguments are required: APP")
     application = parse_application(app)
     if check:
-        return _check_config(settings, application)
+        _check_config(settings, application)
+        parser.print_out(f"gserver: {application.text} can be served\n")
+        return 0
     succession = Succession(Command.of_this_process(), inheritance)
     daemon = Daemon.detach() if settings.daemon and not succession.has_predecessor else None
-    os.chdir(settings.chdir)
+    enter(settings.chdir)
     if settings.umask is not None:
         os.umask(settings.umask)
     logs.configure(settings)
@@ -118,24 +169,28 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
 def _reload(pidfile: str) -> int:
     failure = ask_for_reload(pidfile)
     if failure is not None:
-        print(f"gserver: the reload failed: {failure}", file=sys.stderr)
+        _complain(f"the reload failed: {failure}")
     return 0 if failure is None else 1
 
 
-def _print_stats(path: str) -> int:
-    print(json.dumps(read_stats(path), indent=2))
+def _print_stats(parser: _Parser, path: str) -> int:
+    """The document, whatever it says; as a health check, the status is not 0 if no client is served."""
+    document = read_stats(path)
+    parser.print_out(json.dumps(document, indent=2) + "\n")
+    if not document.get("healthy", True):
+        raise ConfigError(document["problem"])
     return 0
 
 
-def _print_config(settings: Settings) -> int:
+def _shown(settings: Settings) -> str:
+    lines = []
     for setting in declared():
-        value = getattr(settings, setting.name)
-        shown = "..." if setting.name == "keyfile_password" and value else "None" if value is None else as_text(value)
-        print(f"{setting.name} = {shown}")
-    return 0
+        value = as_text_without_secrets(setting, getattr(settings, setting.name))
+        lines.append(f"{setting.name} = {value}\n")
+    return "".join(lines)
 
 
-def _check_config(settings: Settings, application: Application) -> int:
+def _check_config(settings: Settings, application: Application) -> None:
     """Import the application as a worker would; ConfigError is one line that says where it fails."""
     certificates_of(settings)
     try:
@@ -150,5 +205,3 @@ def _check_config(settings: Settings, application: Application) -> int:
         raise ConfigError(
             f"{application.text!r} cannot be imported: {type(error).__name__}: {error} ({where})"
         ) from None
-    print(f"gserver: {application.text} can be served")
-    return 0

@@ -9,6 +9,7 @@ that start with an underscore or an upper-case letter are its own affair.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import inspect
 import os
@@ -20,9 +21,18 @@ from typing import Any, NoReturn
 from gserver.bind import Bind
 from gserver.errors import ConfigError
 from gserver.hooks import HOOKS
+from gserver.process.working_folder import absolute, enter
 from gserver.settings import Settings, declared
 
-__all__ = ["Configuration", "add_arguments", "as_text", "markdown_table", "parse_environment", "read_config_file"]
+__all__ = [
+    "Configuration",
+    "add_arguments",
+    "as_text",
+    "as_text_without_secrets",
+    "markdown_table",
+    "parse_environment",
+    "read_config_file",
+]
 
 CONFIG_FILE = "gserver.conf.py"
 ENVIRONMENT = "GSERVER_CMD_ARGS"
@@ -36,13 +46,30 @@ class Configuration:
     environment: Mapping[str, Any] = field(default_factory=dict)
     command_line: Mapping[str, Any] = field(default_factory=dict)
     sockets: tuple[Bind, ...] = ()  # that systemd passed, if it did
+    folder: str | None = None  # that of the start, in which a relative chdir is; None: the working directory
 
     def read(self) -> Settings:
-        """Return the settings as they stand now; ConfigError is one line about what is wrong."""
+        """Return the settings as they stand now; ConfigError is one line about what is wrong.
+
+        Changes to the folder of the start, which a config file may rely on; to that of the settings is the caller's.
+        """
+        if self.folder is not None:
+            with contextlib.suppress(ConfigError):  # it may be gone, and not missed
+                enter(self.folder)
         values = {**(read_config_file(self.file) if self.file else {}), **self.environment, **self.command_line}
         if self.sockets:
             values["bind"] = [str(bind) for bind in self.sockets]
-        return Settings.checked(values)
+        return Settings.checked(self._with_chdir(values))
+
+    def _with_chdir(self, values: dict[str, Any]) -> dict[str, Any]:
+        """With the setting chdir absolute: at a reload the working directory is what it was then."""
+        given = values.get("chdir", ".")
+        if self.folder is None or not isinstance(given, str):
+            return values
+        folder = absolute(given, self.folder)
+        if not os.path.isdir(folder):
+            raise ConfigError(f"setting chdir is {given!r}, must be a directory")
+        return {**values, "chdir": folder}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +106,14 @@ def as_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return getattr(value, "__name__", str(value))
+
+
+def as_text_without_secrets(setting: Field[Any], value: Any) -> str:
+    """As as_text(), for what others may read: tickets, and the logs of a deployment."""
+    without_secrets = setting.metadata["check"].without_secrets
+    if value in (None, ()) or without_secrets is None:
+        return as_text(value)
+    return str(without_secrets(value))
 
 
 def markdown_table() -> str:

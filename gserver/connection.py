@@ -15,25 +15,29 @@ from __future__ import annotations
 
 import _socket
 import enum
+import json
 import logging
+import os
 import struct
 import time
 from collections import deque
 from fcntl import ioctl
-from termios import FIONREAD
+from termios import FIONREAD, TIOCOUTQ
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gevent import get_hub
 from gevent.event import Event
+from greenlet import getcurrent
 
 from gserver.deadlines import NEVER
 from gserver.errors import CloseReason, ConnectionClosed
 from gserver.fields import ConnectionFields
+from gserver.guard import shielded
 
 if TYPE_CHECKING:
     from gserver.framing import Codec
 
-__all__ = ["Address", "Connection", "State"]
+__all__ = ["Address", "Connection", "State", "swap_context"]
 
 log = logging.getLogger("gserver.connection")
 
@@ -123,7 +127,8 @@ class Connection(ConnectionFields):
         self.received_bytes = 0
         self.sent_bytes = 0
         self.messages = 0
-        self.opened_at = self.active_at = time.monotonic()  # see gserver.deadlines for this and the next four
+        # See gserver.deadlines for these three and the next four.
+        self.opened_at = self.active_at = self.received_at = time.monotonic()
         self.retires_at = NEVER
         self.handler_since: float | None = None
         self._message_began: tuple[int, float] | None = None  # which message, and when
@@ -136,6 +141,7 @@ class Connection(ConnectionFields):
         self._owner = owner
         self.outbox: Outbox | None = None
         self.turn_replies: list[bytes] | None = None  # what the turn that runs has answered and not yet sent
+        self.context = None  # see swap_context()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self} {self.state.value}>"
@@ -147,6 +153,11 @@ class Connection(ConnectionFields):
     def is_draining(self) -> bool:
         """The server is stopping, or close() was called: no further message will be handed over."""
         return self.state is not _OPEN
+
+    @property
+    def awaits_first_answer(self) -> bool:
+        """Its peer may have sent its first message, or be about to, and cannot know that the server is going away."""
+        return self.messages == 0
 
     # Sending
 
@@ -342,8 +353,10 @@ class Connection(ConnectionFields):
 
     def handler_blocks(self, since: float) -> None:
         """A handler was called then and has not returned."""
+        has_deadline = self.handler_since is not None  # of the message before, which is sooner
         self.handler_since = since
-        self._owner.connection_waits(self)
+        if not has_deadline:
+            self._owner.connection_waits(self)
 
     # Watching
 
@@ -353,6 +366,23 @@ class Connection(ConnectionFields):
             return int(struct.unpack("i", ioctl(self.sock.fileno(), FIONREAD, bytes(4)))[0])
         except (OSError, ValueError):  # broken or closed
             return 0
+
+    def has_input(self) -> bool:
+        """Whether something has come that was not read yet, be it the peer's end."""
+        if self.has_buffered:
+            return True
+        try:
+            self.sock.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:  # broken: reading will find out
+            return True
+        return True
+
+    def note_write_progress(self) -> None:
+        """Look whether the peer has taken something of what is to be sent; the kernel offers room much later."""
+        if self.outbox is not None:
+            self.outbox.note_progress()
 
     def pause(self) -> None:
         """Stop watching for input until the engine watches again."""
@@ -379,13 +409,14 @@ class Connection(ConnectionFields):
 class Outbox:
     """What the kernel would not take yet, and the WRITE watcher that offers it again."""
 
-    __slots__ = ("_chunks", "_conn", "_watcher", "emptied", "progress_at", "size")
+    __slots__ = ("_chunks", "_conn", "_taken_bytes", "_watcher", "emptied", "progress_at", "size")
 
     def __init__(self, conn: Connection, rest: memoryview) -> None:
         self._conn = conn
         self._chunks: deque[memoryview] = deque([rest])
         self.size = len(rest)
-        self.progress_at = time.monotonic()  # when the kernel last took something, which is when the peer did
+        self.progress_at = time.monotonic()  # when the peer was last seen to take something
+        self._taken_bytes = self._taken_by_peer()
         self.emptied = Event()  # set when everything is sent, or never will be
         self._watcher = get_hub().loop.io(conn.sock.fileno(), WRITE)
         self._watcher.start(self._writable)
@@ -393,6 +424,24 @@ class Outbox:
     def append(self, data: bytes) -> None:
         self._chunks.append(memoryview(data))
         self.size += len(data)
+
+    def note_progress(self) -> None:
+        """See whether the peer has taken something since the last time.
+
+        The watcher alone does not tell: of a send buffer of some MB the kernel offers room only when a third is free
+        (sk_stream_write_space), which at 120 KB/s takes 7 s.
+        """
+        before, self._taken_bytes = self._taken_bytes, self._taken_by_peer()
+        if self._taken_bytes > before:
+            self.progress_at = time.monotonic()
+
+    def _taken_by_peer(self) -> int:
+        """How much of what was sent the peer's kernel has acknowledged (SIOCOUTQ, tcp(7) and unix(7))."""
+        try:
+            (queued,) = struct.unpack("i", ioctl(self._conn.sock.fileno(), TIOCOUTQ, bytes(4)))
+        except (OSError, ValueError):  # broken or closed
+            queued = 0
+        return self._conn.sent_bytes - int(queued)
 
     def _next_chunk(self) -> memoryview:
         """The first chunk, and with it the small ones behind it: they cost one system call together."""
@@ -406,6 +455,10 @@ class Outbox:
         return memoryview(b"".join(together))
 
     def _writable(self) -> None:
+        if not shielded(f"sending to {self._conn}", self._send_more):
+            self._conn.abort(CloseReason.HANDLER_ERROR)
+
+    def _send_more(self) -> None:
         chunk = self._next_chunk()
         try:
             sent = self._conn.sock.send(chunk)
@@ -430,10 +483,32 @@ class Outbox:
         self.emptied.set()
 
 
+def swap_context(conn: Connection) -> None:
+    """Exchange the running greenlet's contextvars (PEP 567) for those of `conn`; once more to change back.
+
+    A runner serves many connections, and what a handler sets in a ContextVar is to be seen by its connection alone: by
+    all of its callbacks, in every message, as if it had a greenlet to itself.
+    """
+    current: Any = getcurrent()
+    theirs, mine = current.gr_context, conn.context
+    if theirs is not mine:  # nearly always both are empty
+        conn.context, current.gr_context = theirs, mine
+
+
 def format_address(address: Address) -> str:
-    """host:port, [v6]:port, or unix:path, with escapes for what cannot be printed: a client chooses its own path."""
+    """host:port, [v6]:port, or unix:path.
+
+    A client chooses its own path. So quotes, backslashes, spaces, and what cannot be printed are escaped in it, as in
+    JSON: a line of the access log stays one line, and its fields are those of the format.
+    """
     if isinstance(address, tuple):
         host, port = address[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    path = address.decode(errors="backslashreplace") if isinstance(address, bytes) else address
-    return "unix:" + "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in path)
+    return "unix:" + "".join(map(_escaped, os.fsdecode(address)))
+
+
+def _escaped(letter: str) -> str:
+    if letter.isprintable() and letter not in '"\\ ':
+        return letter
+    escaped = json.dumps(letter)[1:-1]
+    return escaped if escaped != letter else f"\\u{ord(letter):04x}"  # JSON may have a space as it is, and DEL

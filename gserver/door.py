@@ -66,25 +66,27 @@ class Door:
         # Before the others, for those may be shed for, and then it would be no limit.
         if self._accepts is not None and not self._accepts.take(time.monotonic(), occupancy.sharers()):
             text = f"more than {limits.max_accept_rate:g} connections a second"
-            return LimitExceeded(text, CloseReason.ACCEPT_RATE)
+            return LimitExceeded(text, CloseReason.ACCEPT_RATE, "max_accept_rate")
         if limits.worker_connections and occupancy.open_here() > limits.worker_connections:
-            return _full(limits.worker_connections)
+            return _full(limits.worker_connections, "worker_connections")
         if limits.max_connections and occupancy.open_everywhere() > limits.max_connections:
-            return _full(limits.max_connections)
+            return _full(limits.max_connections, "max_connections")
         return None
 
     def at_name(self, who: Hashable, peer: Address) -> LimitExceeded | None:
         """Why `who` must not stay because of its address; None if it may. left(who) must follow when it is closed."""
         if self._access is not None and not self._access.permits(peer):
-            return LimitExceeded(f"no access for {format_address(peer)}", CloseReason.DENIED)
+            return LimitExceeded(f"no access for {format_address(peer)}", CloseReason.DENIED, "allow, deny")
         return self._count(who, peer) if self._counts_addresses else None
 
     def _count(self, who: Hashable, peer: Address) -> LimitExceeded | None:
         limits = self._limits
         own, tables = self._occupancy.own, list(self._occupancy.tables())
-        for most, bits4, bits6, what in (
-            (limits.max_connections_per_ip, 32, 64, "address"),  # of IPv6, a subscriber has at least so many
-            (limits.max_connections_per_network, limits.ipv4_network_bits, limits.ipv6_network_bits, "network"),
+        network_bits = limits.ipv4_network_bits, limits.ipv6_network_bits
+        for most, (bits4, bits6), what, setting in (
+            # Of IPv6, a subscriber has at least 64 bits.
+            (limits.max_connections_per_ip, (32, 64), "address", "max_connections_per_ip"),
+            (limits.max_connections_per_network, network_bits, "network", "max_connections_per_network"),
         ):
             network = network_key(peer, bits4, bits6) if most else None
             if network is None:
@@ -95,7 +97,7 @@ class Door:
             self._keys.setdefault(who, []).append(key)
             if sum(table.count(key) for table in tables) > most:
                 text = f"more than {most} connections from one {what}"
-                return LimitExceeded(text, CloseReason.ADDRESS_LIMIT)
+                return LimitExceeded(text, CloseReason.ADDRESS_LIMIT, setting)
         return None
 
     def left(self, who: Hashable) -> None:
@@ -111,5 +113,5 @@ class Door:
         return "close" if refusal.close_reason is CloseReason.DENIED else self._limits.accept_rate_action
 
 
-def _full(most: int) -> LimitExceeded:
-    return LimitExceeded(f"the server is full: it holds {most} connections", CloseReason.FULL)
+def _full(most: int, setting: str) -> LimitExceeded:
+    return LimitExceeded(f"the server is full: it holds {most} connections", CloseReason.FULL, setting)

@@ -24,10 +24,11 @@ from typing import Any, Protocol, TypeVar
 
 import gevent
 from gevent import get_hub
-from greenlet import getcurrent, greenlet
+from greenlet import GreenletExit, getcurrent, greenlet
 
 from gserver.connection import READ, Connection, State
 from gserver.errors import CloseReason, LimitExceeded, ProtocolError
+from gserver.guard import Killed, interrupt_program, shielded
 from gserver.turn import Turn
 
 __all__ = ["DedicatedEngine", "Engine", "PooledEngine"]
@@ -51,6 +52,9 @@ class Engine(Protocol[ConnectionKind]):
 
     def dismiss(self, conn: ConnectionKind, fault: ProtocolError | LimitExceeded) -> None:
         """Tell `conn` why and close it, if it is between two messages. Never blocks."""
+
+    def failed(self, what: str, conn: ConnectionKind, error: BaseException) -> object:
+        """Log, count and answer what user code (`what`) has raised for `conn`, outside of its turns. May block."""
 
     def interrupt(self, conn: ConnectionKind, error: BaseException) -> None:
         """Raise `error` in the handler of `conn` that blocks. Never blocks."""
@@ -87,6 +91,18 @@ def _current_runner() -> Runner:
     return runner
 
 
+def _end_of_runner(conn: Connection | None, error: BaseException) -> None:
+    """Last of all: nothing may leave a runner, for it would go on in the callback that switched to it.
+
+    `error`: that the runner was killed; or what a handler has left behind in its greenlet, such as a gevent.Timeout.
+    """
+    if not isinstance(error, GreenletExit):
+        log.error("something that a handler left behind ended the connection %s", conn, exc_info=error)
+        interrupt_program(error)
+    if conn is not None:
+        conn.abort(CloseReason.KILLED if isinstance(error, Killed) else CloseReason.HANDLER_ERROR)
+
+
 class _TurnEngine:
     """What both shapes share: turns that block, the last turn of a drain, and interruption."""
 
@@ -104,9 +120,11 @@ class _TurnEngine:
             self._handler_blocks(runner, conn)
 
     def _handler_blocks(self, runner: Runner, conn: Connection) -> None:
-        conn.runner = runner
-        conn.flush_replies()
-        conn.handler_blocks(self._turn.now)
+        if conn.runner is None:  # else it only steps aside: see Turn._step_aside()
+            conn.runner = runner
+            if not shielded(f"sending to {conn}", conn.flush_replies):
+                conn.abort(CloseReason.HANDLER_ERROR)
+            conn.handler_blocks(self._turn.now)
 
     def _watch(self, conn: Connection) -> None:
         raise NotImplementedError
@@ -116,7 +134,7 @@ class _TurnEngine:
         if conn.state is State.DRAINING:
             self._turn.serve_last(conn)
         conn.runner = conn.handler_since = None
-        conn.active_at = time.monotonic()
+        conn.active_at = conn.received_at = time.monotonic()
         if conn.is_paused:
             self._watch(conn)
 
@@ -130,8 +148,13 @@ class _TurnEngine:
             conn.runner = gevent.spawn(self._dismiss, conn, fault)
 
     def _dismiss(self, conn: Connection, fault: ProtocolError | LimitExceeded) -> None:
-        self._turn.dismiss(conn, fault)
-        conn.runner = None
+        try:
+            self._turn.dismiss(conn, fault)
+        finally:
+            conn.runner = None
+
+    def failed(self, what: str, conn: Connection, error: BaseException) -> object:
+        return self._turn.failed(what, conn, error)
 
     def interrupt(self, conn: Connection, error: BaseException) -> None:
         if conn.runner is not None:
@@ -143,7 +166,7 @@ class _TurnEngine:
         if runner is None:
             conn.abort(CloseReason.KILLED)
         else:
-            gevent.kill(runner)
+            gevent.kill(runner, Killed)
 
 
 class PooledEngine(_TurnEngine):
@@ -184,7 +207,14 @@ class PooledEngine(_TurnEngine):
         return Runner(self._run, self._hub)
 
     def _run(self) -> None:
-        runner, idle, turn = _current_runner(), self._idle, self._turn
+        runner = _current_runner()
+        try:
+            self._serve(runner)
+        except BaseException as error:
+            _end_of_runner(runner.conn, error)
+
+    def _serve(self, runner: Runner) -> None:
+        idle, turn = self._idle, self._turn
         while (blocked := turn.serve_parking(self._ready, idle, runner, self._park)) is not None:
             self._resume(blocked)
             blocked = None  # while it is parked, it would keep a connection that is closed by then
@@ -228,9 +258,8 @@ class DedicatedEngine(_TurnEngine):
         assert conn is not None
         try:
             self._serve_for_life(runner, conn)
-        except (Exception, gevent.Timeout):
-            log.exception("something a handler left behind ended %s", conn)
-            conn.abort(CloseReason.HANDLER_ERROR)
+        except BaseException as error:
+            _end_of_runner(conn, error)
 
     def _serve_for_life(self, runner: Runner, conn: Connection) -> None:
         serve, park = self._turn.serve, self._park

@@ -12,6 +12,7 @@ from gserver.ledger import Ledger
 from gserver.limits import Limits
 from gserver.meter import Meter, StreamMeter
 from gserver.native import make_turn
+from gserver.notices import Notices
 from gserver.service import Service, StreamService
 from gserver.streams import StreamEngine
 from gserver.turn import Turn
@@ -22,10 +23,15 @@ _SHAPES: dict[str, Callable[[Turn], Engine[Any]]] = {"pooled": PooledEngine, "de
 
 
 def make_engine(
-    service: Service | StreamService, greenlets: str, ledger: Ledger, fairness: Fairness, limits: Limits
+    service: Service | StreamService,
+    greenlets: str,
+    ledger: Ledger,
+    fairness: Fairness,
+    limits: Limits,
+    notices: Notices,
 ) -> Engine[Any]:
     """`greenlets`: "pooled" or "dedicated", else ConfigError; a stream handler always has a greenlet of its own."""
-    meter = Meter.of(limits)
+    meter = Meter.of(limits, notices)
     if isinstance(service, StreamService):
         return StreamEngine(service, ledger, fairness, None if meter is None else StreamMeter(meter))
     if greenlets not in _SHAPES:

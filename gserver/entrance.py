@@ -17,7 +17,9 @@ from gevent import get_hub
 
 from gserver.admission import AccessList
 from gserver.connection import READ, Connection
-from gserver.errors import CloseReason, ProxyError, TlsError
+from gserver.errors import CloseReason, LimitExceeded, ProxyError, TlsError
+from gserver.guard import shielded
+from gserver.notices import HANDSHAKE, TURNED_AWAY, Notices
 from gserver.proxy_protocol import ProxyReader, peer_of
 from gserver.tls import Tls
 from gserver.tls_connection import TlsConnection, TlsStreamConnection
@@ -52,6 +54,7 @@ class Entrance:
         identified: called in the hub as identified(conn) when its proxy has said who its peer is, before TLS; False
             turns it away, and has closed it.
         entered: called in the hub as entered(conn) when it is through.
+        notices: where failures are counted.
     """
 
     def __init__(
@@ -59,17 +62,22 @@ class Entrance:
         rules: EntranceRules,
         identified: Callable[[Connection], bool],
         entered: Callable[[Connection], None],
+        notices: Notices,
     ) -> None:
         self._rules = rules
         self._identified = identified
         self._entered = entered
+        self._notices = notices
 
     def begin(self, conn: Connection) -> None:
         if self._rules.proxy is not None:
             if self._rules.proxies.permits(conn.peer):
                 self._watch(conn, self._read_header, ProxyReader(self._rules.proxy))
             else:
-                log.debug("%s is no proxy that is trusted", conn)
+                refusal = LimitExceeded(
+                    "connections come from trusted proxies only", CloseReason.DENIED, "proxy_allow_ips"
+                )
+                self._notices.limit(TURNED_AWAY, conn.peer, refusal)
                 conn.close(CloseReason.DENIED)
         else:
             self._begin_tls(conn)
@@ -77,13 +85,29 @@ class Entrance:
     def _watch(self, conn: Connection, step: Callable[..., None], *arguments: Any) -> None:
         if conn.watcher is None:
             conn.watcher = get_hub().loop.io(conn.sock.fileno(), READ)
-        conn.watcher.start(step, conn, *arguments)
+        conn.watcher.start(self._take, step, conn, *arguments)
+
+    def _take(self, step: Callable[..., None], conn: Connection, *arguments: Any) -> None:
+        if not shielded(f"the handshake of {conn}", step, conn, *arguments):
+            conn.abort(CloseReason.HANDSHAKE_FAILED)
 
     def _through(self, conn: Connection) -> None:
         conn.stop_watching()
-        conn.active_at = time.monotonic()
+        conn.active_at = conn.received_at = time.monotonic()
         conn.received_bytes = conn.sent_bytes = 0  # from here on it has a say
         self._entered(conn)
+
+    def _failed(self, conn: Connection, error: ProxyError | TlsError) -> None:
+        log.debug("%s: %s", conn, error)
+        if error.close_reason is CloseReason.HANDSHAKE_FAILED:
+            self._notices.note(logging.INFO, HANDSHAKE, conn.peer, str(error))
+        conn.close(error.close_reason)
+
+    def _peer_ended(self, conn: Connection, within: str) -> None:
+        if conn.received_bytes:
+            self._failed(conn, TlsError(f"the peer ended within {within}"))
+        else:
+            conn.close(CloseReason.PEER_EOF)
 
     # The PROXY header
 
@@ -91,14 +115,13 @@ class Entrance:
         try:
             peeked = conn.sock.recv(reader.max_bytes, MSG_PEEK)
             if not peeked:
-                conn.close(CloseReason.HANDSHAKE_FAILED if conn.received_bytes else CloseReason.PEER_EOF)
+                self._peer_ended(conn, "its PROXY header")
                 return
             taken = conn.sock.recv(reader.feed(peeked))
         except BlockingIOError:
             return
         except ProxyError as error:
-            log.debug("%s: %s", conn, error)
-            conn.close(error.close_reason)
+            self._failed(conn, error)
             return
         except OSError:
             conn.abort(CloseReason.PEER_RESET)
@@ -126,13 +149,12 @@ class Entrance:
             if data is None:
                 return
             if not data:
-                conn.close(CloseReason.HANDSHAKE_FAILED if conn.received_bytes else CloseReason.PEER_EOF)
+                self._peer_ended(conn, "the TLS handshake")
                 return
             conn.received_bytes += len(data)
             is_over = conn.shake_hands(data)
         except TlsError as error:
-            log.debug("%s: %s", conn, error)
-            conn.close(error.close_reason)
+            self._failed(conn, error)
             return
         except OSError:
             conn.abort(CloseReason.PEER_RESET)

@@ -54,6 +54,7 @@ class CloseReason(enum.Enum):
     HANDSHAKE_TIMEOUT = "handshake_timeout"  # over its PROXY header and its TLS handshake
     FIRST_BYTE_TIMEOUT = "first_byte_timeout"  # nothing was said since it was accepted, by neither side
     IDLE_TIMEOUT = "idle_timeout"  # nothing came or went between two messages
+    READ_IDLE_TIMEOUT = "read_idle_timeout"  # the peer sent nothing, whatever was sent to it
     MESSAGE_TIMEOUT = "message_timeout"  # a message had begun and did not come to its end
     HANDLER_TIMEOUT = "handler_timeout"
     WRITE_TIMEOUT = "write_timeout"  # the peer took nothing of what was to be sent
@@ -91,11 +92,12 @@ class ConnectionClosed(GServerError):
 
 
 class LimitExceeded(GServerError):
-    """One connection too many, or too much on one; what it says may be told to the peer."""
+    """One connection too many, or too much on one; the text may be sent to the peer. `setting`: which limit it was."""
 
-    def __init__(self, message: str, close_reason: CloseReason) -> None:
+    def __init__(self, message: str, close_reason: CloseReason, setting: str = "") -> None:
         super().__init__(message)
         self.close_reason = close_reason
+        self.setting = setting
 
 
 class HandlerTimeout(BaseException):

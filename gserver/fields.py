@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import _socket
+    import contextvars
 
     from gserver.errors import CloseReason
     from gserver.framing import Codec
@@ -25,10 +26,12 @@ class _Slots:
         "active_at",
         "close_reason",
         "codec",
+        "context",
         "fd",
         "is_sealed",
         "messages",
         "outbox",
+        "received_at",
         "received_bytes",
         "runner",
         "sent_bytes",
@@ -45,10 +48,12 @@ class _Slots:
     runner: Any
     outbox: Any
     turn_replies: list[bytes] | None
+    context: contextvars.Context | None
     received_bytes: int
     sent_bytes: int
     messages: int
     active_at: float
+    received_at: float
 
     def receive(self, max_bytes: int) -> bytes | None:
         """What the kernel has of the peer; None if there is nothing now. OSError if the connection is broken."""

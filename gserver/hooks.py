@@ -3,14 +3,16 @@
 `server` is the Arbiter. `worker` is a Child where the arbiter calls (pid, age, slot), and the Worker in its own process
 (pid, age, settings, log). connection_open and connection_close run in the worker, for each connection.
 
-A hook that raises is logged with its name, and nothing else happens, but where it stands at a start: on_starting fails
-that of the server, post_fork and post_worker_init that of the worker.
+A hook that raises, whatever it is (sys.exit() and KeyboardInterrupt too), is logged with its name, and nothing else
+happens. Only at a start it matters: on_starting fails that of the server, with one line; post_fork and post_worker_init
+that of the worker.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gserver.errors import ConfigError
@@ -37,7 +39,7 @@ HOOKS: dict[str, tuple[tuple[str, ...], str]] = {
     "connection_open": (("worker", "conn"), "for each connection of a service"),
     "connection_close": (("worker", "conn", "reason"), "for each of them that is closed; reason is a CloseReason"),
 }
-_FAILS_THE_START = {"on_starting", "post_fork", "post_worker_init"}
+_FAILS_A_WORKER = {"post_fork", "post_worker_init"}
 
 
 class Hooks:
@@ -49,13 +51,29 @@ class Hooks:
     def __contains__(self, name: str) -> bool:
         return name in self._functions
 
-    def call(self, name: str, *arguments: Any) -> None:
+    def call(self, name: str, *arguments: Any, passes: Callable[[BaseException], bool] | None = None) -> None:
+        """Call a hook, if it is set.
+
+        Args:
+            passes: whether an exception is none of the hook's own, and is let through.
+        """
         function = self._functions.get(name)
         if function is None:
             return
         try:
             function(*arguments)
-        except Exception as error:
+        except BaseException as error:
+            if passes is not None and passes(error):
+                raise
+            if name == "on_starting":
+                log.debug("hook %s failed", name, exc_info=True)
+                raise ConfigError(f"hook {name} failed: {_describe(error)}") from None
             log.exception("hook %s failed", name)
-            if name in _FAILS_THE_START:
-                raise ConfigError(f"hook {name} failed: {type(error).__name__}: {error}") from error
+            if name in _FAILS_A_WORKER:
+                raise ConfigError(f"hook {name} failed: {_describe(error)}") from error
+
+
+def _describe(error: BaseException) -> str:
+    """In one line, whatever its own text is."""
+    lines = traceback.TracebackException.from_exception(error).format_exception_only()
+    return " ".join(next(line for line in lines if not line.startswith(" ")).split())

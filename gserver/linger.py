@@ -3,11 +3,14 @@
 A socket closed with unread input makes the kernel send a reset, and the reset throws away what the peer has not read
 yet (RFC 1122, 4.2.2.13; seen here: 8 error replies of 8 lost). So the sending side is shut down, input is thrown away
 until the peer finishes too, and time and bytes are bounded. No greenlet is held, and one timer serves all sockets.
+
+Deadlines are on the monotonic clock. loop.now() is the wall clock: set back, it would keep the sockets for as long.
 """
 
 from __future__ import annotations
 
 import _socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +46,10 @@ class Linger:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def sockets(self) -> list[_socket.socket]:
+        return list(self._waiting)
+
     def take(self, sock: _socket.socket) -> None:
         """Finish sending on `sock`, which nobody else may use any more, and close it once its peer has finished."""
         try:
@@ -52,8 +59,7 @@ class Linger:
             return
         if len(self._waiting) >= MAX_WAITING:
             self._drop(next(iter(self._waiting)))
-        self._loop.update_now()  # its clock is as old as the loop turn, which a handler may have made long
-        wait = self._waiting[sock] = _Wait(self._loop, sock, self._loop.now() + self._timeout_s)
+        wait = self._waiting[sock] = _Wait(self._loop, sock, time.monotonic() + self._timeout_s)
         wait.watcher.start(self._discard, sock, wait)
         if self._timer is None:
             self._start_timer(self._timeout_s)
@@ -85,7 +91,8 @@ class Linger:
 
     def _start_timer(self, after_s: float) -> None:
         self._timer = self._loop.timer(after_s, ref=False)
-        self._timer.start(self._expire)
+        # The loop's clock is as old as the loop turn, which a handler may have made long.
+        self._timer.start(self._expire, update=True)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -95,10 +102,11 @@ class Linger:
 
     def _expire(self) -> None:
         self._stop_timer()
+        now = time.monotonic()
         for sock, wait in list(self._waiting.items()):
-            # A millisecond of grace: timers and now() round differently.
-            if wait.deadline > self._loop.now() + 0.001:
-                self._start_timer(wait.deadline - self._loop.now())
+            # A millisecond of grace: the loop's clock and this one are not read at the same moment.
+            if wait.deadline > now + 0.001:
+                self._start_timer(wait.deadline - now)
                 return
             self._drop(sock)
 

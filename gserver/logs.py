@@ -1,43 +1,59 @@
-"""How the logs look, where they go, and how they are opened again.
+"""Where the logs go, how they look, and how they are opened again.
 
 The error log has a line for each event, with time, process and level, as gunicorn writes it; the access log one for
-each closed connection. Loggers of other packages are left alone.
+each closed connection. Loggers of other packages are left alone. log_handler.py writes the lines, without blocking.
+
+Files that were moved away are opened again by the arbiter alone, which sends the descriptors to its children over their
+channels. So a child needs no rights on the folder, and one that is still booting has them when it begins to serve.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.config
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from gserver.errors import CloseReason, ConfigError
+from gserver.log_handler import LogHandler, finish
+from gserver.log_output import Output
+from gserver.process.working_folder import absolute
 from gserver.settings import Settings
 
 if TYPE_CHECKING:
     from gserver.connection import Connection
 
-__all__ = ["access_line", "configure", "reopen"]
+__all__ = ["access_line", "adopt", "configure", "descriptors", "finish", "reopen", "retries_at", "retry"]
 
 _FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
 _TIME_FORMAT = "%Y-%m-%d %H:%M:%S %z"
+RETRY_S = 1.0
+_STANDARD_OUTPUT, _STANDARD_ERROR = 1, 2
 
 _errors = logging.getLogger("gserver")
 _access = logging.getLogger("gserver.access")
+_captures_output = False
 
 
 def configure(settings: Settings) -> None:
     """Send the logs where the settings say. ConfigError if logconfig_dict is wrong or, with nothing changed, if a file
     cannot be opened.
     """
-    errors = _handlers(settings.errorlog, sys.stderr, logging.Formatter(_FORMAT, _TIME_FORMAT))
+    global _captures_output
+    # A daemon lets go of its terminal, and what is captured goes where the error log goes.
+    may_hold = not settings.daemon and not (settings.capture_output and settings.errorlog != "-")
+    errors = _handlers("error log", settings.errorlog, _STANDARD_ERROR, may_hold)
     try:
-        access = _handlers(settings.accesslog, sys.stdout, logging.Formatter("%(message)s"))
+        access = _handlers("access log", settings.accesslog, _STANDARD_OUTPUT, may_hold, _errors.error)
     except ConfigError:
         _close(errors)
         raise
+    for handler in errors:
+        handler.setFormatter(logging.Formatter(_FORMAT, _TIME_FORMAT))
     _route(_errors, errors)
     _errors.setLevel(settings.loglevel.upper())
     _route(_access, access)
@@ -47,62 +63,108 @@ def configure(settings: Settings) -> None:
             logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, **settings.logconfig_dict})
         except (ValueError, TypeError, AttributeError, ImportError) as error:
             raise ConfigError(f"setting logconfig_dict cannot be used: {error}") from error
-    if settings.capture_output:
-        _capture_output()
+    _captures_output = settings.capture_output
+    _capture_output()
 
 
-def _handlers(where: str | None, stream: TextIO, formatter: logging.Formatter) -> list[logging.Handler]:
+def _handlers(
+    title: str,
+    where: str | None,
+    standard: int,
+    may_hold: bool,
+    report: Callable[[str], None] | None = None,
+) -> list[LogHandler]:
     if where is None:
         return []
+    if where == "-":
+        return [LogHandler(title, Output.of_standard(standard, may_hold=may_hold), None, report)]
+    path = absolute(where)
     try:
-        handler = logging.StreamHandler(stream) if where == "-" else logging.FileHandler(os.path.abspath(where))
+        return [LogHandler(f"{title} {where!r}", Output.of_path(path), path, report)]
     except OSError as error:
         raise ConfigError(f"cannot log to {where!r}: {error.strerror}") from error
-    handler.setFormatter(formatter)
-    return [handler]
 
 
-def _route(logger: logging.Logger, handlers: list[logging.Handler]) -> None:
+def _route(logger: logging.Logger, handlers: list[LogHandler]) -> None:
+    for before in logger.handlers:
+        if isinstance(before, LogHandler) and handlers:
+            handlers[0].inherit(before)
     _close(logger.handlers)
-    logger.handlers = handlers
+    logger.handlers = [*handlers]
     logger.propagate = False
 
 
-def _close(handlers: list[logging.Handler]) -> None:
+def _close(handlers: Iterable[logging.Handler]) -> None:
     for handler in handlers:
-        handler.close()
+        handler.retire() if isinstance(handler, LogHandler) else handler.close()
 
 
-def reopen(settings: Settings) -> None:
+# Files that were moved away
+
+
+def reopen() -> None:
     """Open the files again that somebody has moved away (USR1); one that cannot be opened goes on where it was."""
-    for logger in (_errors, _access):
-        for handler in logger.handlers:
-            if isinstance(handler, logging.FileHandler):
+    adopt((), ())
+
+
+def descriptors() -> dict[str, int]:
+    """The files that this process logs to, by path: for adopt() in another process."""
+    return {handler.path: handler.output.descriptor for handler in _own() if handler.path is not None}
+
+
+def adopt(paths: Sequence[str], opened: Sequence[int]) -> None:
+    """Like reopen(), but with the files that another process has opened. Takes over the descriptors."""
+    files = dict(zip(paths, opened, strict=False))  # a process at its limit of descriptors receives fewer
+    for handler in [*_errors.handlers, *_access.handlers]:
+        path = getattr(handler, "path", None) or getattr(handler, "baseFilename", None)
+        try:
+            if isinstance(handler, LogHandler) and path is not None:
+                given = files.get(path)
+                handler.use(Output.of_path(path) if given is None else Output.of_descriptor(os.dup(given)))
+            elif isinstance(handler, logging.FileHandler):  # of logconfig_dict
                 _reopen(handler)
-    if settings.capture_output:
-        _capture_output()
+        except OSError as error:
+            _errors.error("Cannot open the log %r again, it goes on in the old file: %s", path, error.strerror)
+    for descriptor in opened:
+        os.close(descriptor)
+    _capture_output()
 
 
 def _reopen(handler: logging.FileHandler) -> None:
-    path = handler.baseFilename
-    try:
-        file = open(path, "a", encoding=handler.encoding, errors=handler.errors)  # noqa: SIM115  the handler closes it
-    except OSError as error:
-        _errors.error("Cannot open the log %r again, it goes on in the old file: %s", path, error.strerror)
-        return
+    file = open(handler.baseFilename, "a", encoding=handler.encoding, errors=handler.errors)  # noqa: SIM115  as before
     before = handler.setStream(file)
     if before is not None:
         before.close()
 
 
+# What waits to be written
+
+
+def retries_at(now: float) -> float | None:
+    """When to call retry(), for a process that sleeps otherwise; None if nothing waits."""
+    return now + RETRY_S if any(handler.is_behind for handler in _own()) else None
+
+
+def retry() -> None:
+    """Write what could not be written before, and report what was lost; to be called every RETRY_S. Never blocks."""
+    for handler in _own():
+        handler.retry()
+
+
+def _own() -> Iterator[LogHandler]:
+    for logger in (_access, _errors):
+        yield from (handler for handler in logger.handlers if isinstance(handler, LogHandler))
+
+
 def _capture_output() -> None:
     """Let standard output and error go where the error log goes, if that is a file."""
-    for handler in _errors.handlers:
-        if isinstance(handler, logging.FileHandler) and handler.stream:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for standard in (1, 2):
-                os.dup2(handler.stream.fileno(), standard)
+    for handler in _errors.handlers if _captures_output else ():
+        if isinstance(handler, LogHandler) and handler.path is not None:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):  # broken or closed
+                    stream.flush()
+            for standard in (_STANDARD_OUTPUT, _STANDARD_ERROR):
+                handler.output.put_under(standard)
 
 
 def access_line(form: str, conn: Connection, reason: CloseReason) -> str:

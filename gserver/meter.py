@@ -9,14 +9,15 @@ from __future__ import annotations
 import time
 
 import gevent
-from greenlet import GreenletExit
 
 from gserver.admission import TokenBucket
 from gserver.connection import Connection, State
 from gserver.errors import CloseReason, LimitExceeded
 from gserver.fairness import Fairness
+from gserver.guard import Killed
 from gserver.ledger import Ledger
 from gserver.limits import Limits, RateAction
+from gserver.notices import CLOSED, THROTTLED, Notices
 from gserver.service import Service
 from gserver.streams import StreamConnection
 from gserver.turn import Turn
@@ -30,16 +31,19 @@ LONGEST_SLEEP_S = 0.25
 class Meter:
     """The rates of connections, each by its own buckets; a second's worth may come at once."""
 
-    def __init__(self, max_message_rate: float, max_byte_rate: float, action: RateAction) -> None:
+    def __init__(
+        self, max_message_rate: float, max_byte_rate: float, action: RateAction, notices: Notices | None = None
+    ) -> None:
         self.action = action
         self._rates = (max_message_rate, max_byte_rate)
+        self._notices = notices or Notices()
 
     @classmethod
-    def of(cls, limits: Limits) -> Meter | None:
+    def of(cls, limits: Limits, notices: Notices) -> Meter | None:
         """None if nothing is to be metered."""
         if not limits.max_message_rate and not limits.max_byte_rate:
             return None
-        return cls(limits.max_message_rate, limits.max_byte_rate, limits.rate_action)
+        return cls(limits.max_message_rate, limits.max_byte_rate, limits.rate_action, notices)
 
     def charge(self, conn: Connection, messages: int, received_bytes: int) -> float:
         """How long `conn` must be left alone, in seconds, after it has sent this."""
@@ -50,10 +54,18 @@ class Meter:
         waits: list[float] = [bucket.spend(now, amount) for bucket, amount in spent if bucket is not None]
         return max(waits)
 
+    def too_fast(self, conn: Connection) -> LimitExceeded:
+        """Count `conn` for the log, and return why it is too fast."""
+        limit = self.exceeded()
+        self._notices.limit(THROTTLED if self.action == "throttle" else CLOSED, conn.peer, limit)
+        return limit
+
     def exceeded(self) -> LimitExceeded:
         messages, received_bytes = self._rates
         parts = [f"{messages:g} messages"] * bool(messages) + [f"{received_bytes:g} bytes"] * bool(received_bytes)
-        return LimitExceeded(f"more than {' or '.join(parts)} a second", CloseReason.RATE_LIMIT)
+        settings = ["max_message_rate"] * bool(messages) + ["max_byte_rate"] * bool(received_bytes)
+        text = f"more than {' or '.join(parts)} a second"
+        return LimitExceeded(text, CloseReason.RATE_LIMIT, ", ".join(settings))
 
 
 def sit_out(conn: Connection, seconds: float) -> None:
@@ -73,8 +85,10 @@ class StreamMeter:
         messages = conn.messages - conn.metered_messages
         conn.metered_messages = conn.messages
         ahead_s = self._meter.charge(conn, messages, received_bytes)
-        if ahead_s > 0 and self._meter.action != "throttle":
-            raise self._meter.exceeded()
+        if ahead_s > 0:
+            limit = self._meter.too_fast(conn)
+            if self._meter.action != "throttle":
+                raise limit
         sit_out(conn, ahead_s)
 
 
@@ -93,13 +107,14 @@ class MeteredTurn(Turn):
             self._is_too_fast(conn, ahead_s)
 
     def _is_too_fast(self, conn: Connection, ahead_s: float) -> None:
+        limit = self._meter.too_fast(conn)
         if self._meter.action == "close":
             conn.close(CloseReason.RATE_LIMIT)
         elif self._meter.action == "refuse":
-            self.dismiss(conn, self._meter.exceeded())
+            self.dismiss(conn, limit)
         else:
             try:
                 sit_out(conn, ahead_s)
-            except GreenletExit:
+            except Killed:
                 conn.abort(CloseReason.KILLED)
                 raise

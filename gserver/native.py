@@ -7,15 +7,15 @@ each of 50 sockets takes 0.75 of it, JSON 0.82, and 16 JSON messages in flight 0
 from __future__ import annotations
 
 from gserver.connection import State
-from gserver.errors import ProtocolError
 from gserver.fairness import Fairness
 from gserver.fields import IS_NATIVE
 from gserver.framing import JsonLines, Malformed, Raw
 from gserver.framing.json_values import encode_json
+from gserver.guard import Killed
 from gserver.ledger import MESSAGES, Ledger
 from gserver.meter import Meter, MeteredTurn
 from gserver.service import Service
-from gserver.turn import HANDLER_FAILURES, Turn
+from gserver.turn import Turn
 
 __all__ = ["make_turn"]
 
@@ -28,7 +28,7 @@ if IS_NATIVE:
         def __init__(self, service: Service, ledger: Ledger, fairness: Fairness) -> None:
             super().__init__(service, ledger, fairness)
             codecs = (Raw, JsonLines, encode_json, Malformed)
-            self.bind(service.on_message, ledger.cells, MESSAGES, *codecs, ProtocolError, HANDLER_FAILURES, State.OPEN)
+            self.bind(service.on_message, ledger.cells, MESSAGES, *codecs, Killed, State.OPEN)
 
 
 def make_turn(service: Service, ledger: Ledger, fairness: Fairness, meter: Meter | None = None) -> Turn:

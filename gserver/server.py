@@ -11,39 +11,43 @@ from __future__ import annotations
 import _socket
 import functools
 import logging
+import math
 import random
 import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import gevent
 from gevent.event import Event
 from gevent.pool import Group
 from gevent.server import StreamServer
-from greenlet import GreenletExit
 
 from gserver.bare import BareHandlers
-from gserver.connection import Address, Connection, State
+from gserver.connection import Address, Connection, State, swap_context
 from gserver.deadlines import Deadlines
 from gserver.door import Door, OwnOccupancy
 from gserver.engines import make_engine
 from gserver.entrance import Entrance, EntranceRules
 from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded
 from gserver.fairness import Fairness
+from gserver.framing import Codec, Raw
+from gserver.guard import Killed, interrupt_program
 from gserver.ledger import Ledger
 from gserver.limits import Limits
 from gserver.linger import Linger
 from gserver.longest_idle import LongestIdle
+from gserver.notices import CLOSED, NO_DESCRIPTOR, SHED, TURNED_AWAY, Notices
 from gserver.service import Service, StreamService
-from gserver.spare import EXHAUSTED, SpareDescriptor
+from gserver.spare import EXHAUSTED, SpareDescriptor, close_now
 from gserver.streams import StreamConnection
 from gserver.timekeeper import Timekeeper
 from gserver.tls import Tls
 from gserver.tls_connection import TlsConnection, TlsStreamConnection
 
-__all__ = ["Handle", "TcpServer"]
+__all__ = ["Handle", "Keepalive", "TcpServer"]
 
 log = logging.getLogger("gserver.server")
 
@@ -56,8 +60,11 @@ SEND_LIMIT = 1024 * 1024
 KILL_GRACE_S = 0.5
 # A drain that is spread out sleeps at least so long, and closes what is due meanwhile.
 SPREAD_STEP_S = 0.005
-# A server without descriptors says so once in so many seconds, and tries again after a while.
-EXHAUSTED_LOG_S = 10.0
+# How long after it was accepted a connection that has had no answer yet is served on by a server that drains: what its
+# peer needs for a handshake and a first message on a long line. Others do so too: nginx answers the first request.
+FIRST_ANSWER_S = 5.0
+FIRST_ANSWER_STEP_S = 0.02
+# A server without descriptors tries again after a while.
 EXHAUSTED_PAUSE_S = 0.05
 # Ends after which the peer may still be sending, so that its last reply is only safe with a lingering close.
 _LINGERING = {
@@ -81,6 +88,26 @@ _KINDS: dict[tuple[bool, bool], type[Connection]] = {  # by: it is a stream, it 
 }
 
 
+@dataclass(frozen=True)
+class Keepalive:
+    """When the kernel probes a silent TCP peer, and gives it up (tcp(7)); 0: as the kernel has it."""
+
+    idle_s: int = 0  # silence before the first probe
+    interval_s: int = 0
+    count: int = 0  # unanswered probes that end the connection
+
+    def set_on(self, listener: Any) -> None:
+        """Accepted sockets inherit it, where it would cost a system call each."""
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (
+            (socket.TCP_KEEPIDLE, self.idle_s),
+            (socket.TCP_KEEPINTVL, self.interval_s),
+            (socket.TCP_KEEPCNT, self.count),
+        ):
+            if value:
+                listener.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 class TcpServer(StreamServer):
     """Serve `handle` on `listener`.
 
@@ -95,6 +122,8 @@ class TcpServer(StreamServer):
         door: who lets connections in, for several servers perhaps; default: one of its own, by `limits`.
         entrance: the PROXY header and the TLS that a service's connections begin with; default: neither.
         send_limit: what may wait for a peer to take it before send_nowait() gives it up, in bytes; default 1 MiB.
+        keepalive: when the kernel gives up a silent TCP peer; default: as the kernel has it.
+        notices: the log lines about limits that were reached; default: its own, which end with its drain.
 
     start(), serve_forever(), stop() and `with` are gevent's; stop(timeout) drains, for a second by default.
     """
@@ -116,16 +145,18 @@ class TcpServer(StreamServer):
         door: Door | None = None,
         entrance: EntranceRules | None = None,
         send_limit: int = SEND_LIMIT,
+        keepalive: Keepalive | None = None,
+        notices: Notices | None = None,
         **ssl_args: Any,
     ) -> None:
         self.ledger = ledger or Ledger()
         self.send_limit = send_limit
+        self._keepalive = keepalive or Keepalive()
         self._deadlines = deadlines or Deadlines()
         self._limits = limits or Limits()
         self._door = door or Door(self._limits, OwnOccupancy(self.ledger))
         self._spare: SpareDescriptor | None = None
-        self._untold = 0  # turned away for want of a descriptor, and not yet in the log
-        self._told_at = -EXHAUSTED_LOG_S
+        self._notices = notices or Notices()
         self._connections: set[Connection] = set()
         self._outside: set[Connection] = set()  # those of them that the service has not been told of
         self._bare = BareHandlers(self._bare_ended)
@@ -140,14 +171,14 @@ class TcpServer(StreamServer):
         self._on_open, self._on_close = (tells.on_open, tells.on_close) if tells else (None, None)
         if self._service is not None and ssl_args:
             entrance, ssl_args = EntranceRules(tls=Tls.of_arguments(ssl_args)), {}
-        self._entrance = None if entrance is None else Entrance(entrance, self._is_welcome, self._let_in)
+        self._entrance = None if entrance is None else Entrance(entrance, self._is_welcome, self._let_in, self._notices)
         self._rules = entrance or EntranceRules()
         self._kind = _KINDS[isinstance(handle, StreamService), self._rules.tls is not None]
         self._fairness = Fairness()
         self._engine = (
             None
             if self._service is None
-            else make_engine(self._service, greenlets, self.ledger, self._fairness, self._limits)
+            else make_engine(self._service, greenlets, self.ledger, self._fairness, self._limits, self._notices)
         )
         self._keeper = Timekeeper(self._deadlines, self._engine)
         super().__init__(listener, cast(Any, handle), backlog, spawn, **ssl_args)  # a service is only kept by gevent
@@ -158,9 +189,9 @@ class TcpServer(StreamServer):
         super().init_socket()
         self.socket.setblocking(False)  # one from the standard library may block, and the whole hub with it
         if self.socket.family in (socket.AF_INET, socket.AF_INET6):
-            # Inherited by every accepted socket, where they would cost a system call each.
+            # Inherited by every accepted socket, where it would cost a system call each.
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            self._keepalive.set_on(self.socket)
         if self._spare is None:
             self._spare = SpareDescriptor()
         if self._service is None:
@@ -193,14 +224,16 @@ class TcpServer(StreamServer):
         """Leave new connections to the kernel's queue for a while."""
         self.stop_accepting()
         self._timer: Any = self.loop.timer(seconds)  # gevent's own, for after an error: it stops with the server
-        self._timer.start(self._come_back)
+        self._timer.start(self._come_back, update=True)  # from now, not from when a long turn of the loop began
 
     def _come_back(self) -> None:
+        if self._spare is not None:
+            self._spare.take()  # first: the next client may take the only descriptor that is free now
         if self.started:
             self.start_accepting()
 
     def _accept_without_descriptors(self, error: OSError) -> tuple[Any, Any] | None:
-        """Whoever is waiting is closed at once, or the longest idle connection, to make room for it."""
+        """Close the client that waits at once, or the longest idle connection, to make room for it."""
         assert self._spare is not None
         try:
             if not self._spare.is_there:
@@ -208,22 +241,17 @@ class TcpServer(StreamServer):
             accepted = self._spare.lend(self._accept)
         except OSError:
             self._spare.take()
+            self._notices.note(logging.ERROR, NO_DESCRIPTOR, "", error.strerror or str(error), count=0)
             self.pause_accepting(EXHAUSTED_PAUSE_S)
             return None
         if accepted is not None and not self._make_room(LimitExceeded(str(error), CloseReason.FULL)):
-            accepted[0].close()
-            self._turned_away(error)
+            close_now(accepted[0])
+            self.ledger.opened()
+            self.ledger.ended(CloseReason.FULL)
+            self._notices.note(logging.ERROR, NO_DESCRIPTOR, "", error.strerror or str(error))
             accepted = None
         self._spare.take()
         return accepted
-
-    def _turned_away(self, error: OSError) -> None:
-        self.ledger.opened()
-        self.ledger.ended(CloseReason.FULL)
-        self._untold += 1
-        if time.monotonic() - self._told_at > EXHAUSTED_LOG_S:
-            log.error("cannot accept: %s; %d turned away", error.strerror, self._untold)
-            self._told_at, self._untold = time.monotonic(), 0
 
     def do_handle(self, sock: Any, address: Address) -> None:
         if self._service is not None:
@@ -233,6 +261,7 @@ class TcpServer(StreamServer):
         refusal = self._door.at_name(sock, address) or self._door.at_accept()
         if refusal is not None:
             self._door.left(sock)
+            self._notices.limit(TURNED_AWAY, address, refusal)
             self.ledger.ended(refusal.close_reason)
             sock.close()
             return
@@ -247,8 +276,9 @@ class TcpServer(StreamServer):
     def adopt(self, sock: _socket.socket, address: Address) -> Connection:
         """Serve a connected, non-blocking socket as one that was accepted from `address`. Takes over the socket."""
         assert self._service is not None
+        codec, failure = self._make_codec()
         try:
-            conn = self._kind(sock, address, self._service.codec(), self)
+            conn = self._kind(sock, address, codec, self)
         except BaseException:
             sock.close()
             raise
@@ -259,6 +289,11 @@ class TcpServer(StreamServer):
             conn.retires_at = self._deadlines.retirement(conn.opened_at, random.random())
         log.debug("accepted %s", conn)
         conn.state = State.HANDSHAKING
+        if failure is not None:  # nothing can be said without one
+            self.ledger.failed()
+            log.error("codec failed for %s", conn, exc_info=failure)
+            conn.close(CloseReason.HANDLER_ERROR)
+            return conn
         # First by its name, if that is known: for who may not come in, nobody has to go.
         refusal = (self._door.at_name(conn, address) if self._rules.proxy is None else None) or self._door.at_accept()
         if refusal is not None and not self._make_room(refusal):
@@ -270,6 +305,14 @@ class TcpServer(StreamServer):
             self._let_in(conn)
         return conn
 
+    def _make_codec(self) -> tuple[Codec, BaseException | None]:
+        """The codec of a new connection, or what the user's class raised and one to close the connection with."""
+        assert self._service is not None
+        try:
+            return self._service.codec(), None
+        except BaseException as error:
+            return Raw(), error
+
     def _is_welcome(self, conn: Connection) -> bool:
         """Whether it may stay, now that its proxy has said who it is; otherwise it is closed."""
         refusal = self._door.at_name(conn, conn.peer)
@@ -279,6 +322,7 @@ class TcpServer(StreamServer):
 
     def _refuse(self, conn: Connection, refusal: LimitExceeded) -> None:
         log.debug("refused %s: %s", conn, refusal)
+        self._notices.limit(TURNED_AWAY, conn.peer, refusal)
         conn.stop_watching()  # what comes behind its header may come before the greenlet that says why
         if self._door.action_for(refusal) != "close" and self._rules.tls is None:
             assert self._engine is not None
@@ -290,6 +334,7 @@ class TcpServer(StreamServer):
         """Close the longest idle connection instead, if that is asked for and there is one."""
         longest = self._longest_idle.take() if self._door.action_for(refusal) == "shed" else None
         if longest is not None:
+            self._notices.limit(SHED, longest.peer, refusal)
             longest.close(CloseReason.SHED)
         return longest is not None
 
@@ -311,19 +356,30 @@ class TcpServer(StreamServer):
     def _open(self, conn: Connection, on_open: Callable[[Connection], None]) -> None:
         conn.turn_replies = []  # what close() does meanwhile waits for the end of on_open
         conn.handler_blocks(time.monotonic())
+        swap_context(conn)
         try:
-            on_open(conn)
-        except GreenletExit:
+            self._call_on_open(conn, on_open)
+            conn.flush_replies()
+        except Killed:
             conn.abort(CloseReason.KILLED)
-        except (Exception, gevent.Timeout, HandlerTimeout) as error:
-            log.exception("on_open failed for %s", conn)
-            conn.close(error.close_reason if isinstance(error, HandlerTimeout) else CloseReason.HANDLER_ERROR)
-        conn.runner = conn.turn_replies = conn.handler_since = None
-        conn.active_at = time.monotonic()
+        finally:
+            swap_context(conn)
+            conn.runner = conn.turn_replies = conn.handler_since = None
+            conn.active_at = conn.received_at = time.monotonic()
         if conn.close_reason is None:
             self._begin(conn)
         else:
             conn.turn_over()
+
+    def _call_on_open(self, conn: Connection, on_open: Callable[[Connection], None]) -> None:
+        assert self._engine is not None
+        try:
+            on_open(conn)
+        except Killed:
+            raise
+        except BaseException as error:
+            self._engine.failed("on_open", conn, error)
+            conn.close(error.close_reason if isinstance(error, HandlerTimeout) else CloseReason.HANDLER_ERROR)
 
     def _begin(self, conn: Connection) -> None:
         assert self._engine is not None
@@ -347,6 +403,9 @@ class TcpServer(StreamServer):
         self._engine.forget(conn)
         self._keeper.forget(conn)
         self._door.left(conn)
+        if reason is CloseReason.BUFFER_LIMIT:
+            text = f"more than {self.send_limit} bytes wait to be sent"
+            self._notices.limit(CLOSED, conn.peer, LimitExceeded(text, reason, "send_buffer_limit"))
         if reason in _LINGERING or (reason in _LINGERING_IF_SAID and conn.sent_bytes):
             self._linger.take(conn.sock)
         else:
@@ -366,12 +425,19 @@ class TcpServer(StreamServer):
     def _tell_closed(
         self, conn: Connection, reason: CloseReason, on_close: Callable[[Connection, CloseReason], None]
     ) -> None:
+        swap_context(conn)
         try:
             on_close(conn, reason)
-        except (Exception, gevent.Timeout):
+        except Killed:
+            raise
+        except BaseException as error:
+            self.ledger.failed()
             log.exception("on_close failed for %s", conn)
+            interrupt_program(error)
 
     def _bare_ended(self, sock: Any, reason: CloseReason) -> None:
+        if reason is CloseReason.HANDLER_ERROR:
+            self.ledger.failed()
         self._door.left(sock)
         self.ledger.ended(reason)
         self._check_quiet()
@@ -385,13 +451,22 @@ class TcpServer(StreamServer):
         """Those of its service that are open, or that a handler still holds on to."""
         return frozenset(self._connections)
 
-    def drain(self, timeout: float | None = None, *, spread_s: float = 0.0, accept_queued: bool = True) -> int:
+    def drain(
+        self,
+        timeout: float | None = None,
+        *,
+        spread_s: float = 0.0,
+        accept_queued: bool = True,
+        first_answer_s: float = FIRST_ANSWER_S,
+    ) -> int:
         """Stop accepting, answer what was received by now, close everything; return how many had to be killed.
 
         Connections that the kernel has queued are accepted first, so that none is reset; not so without accept_queued,
         for somebody else will. Each connection is served until its moment, at random within `spread_s` seconds, so that
-        not all peers come back at once. A handler in the middle of a message finishes it. What is not done `timeout`
-        seconds after that (default: wait for ever) is killed.
+        not all peers come back at once. One that has had no answer yet, such as in its handshake, is served until its
+        first message is answered, but no longer than `first_answer_s` seconds after it was accepted, nor than half of
+        the timeout. A handler in the middle of a message finishes it. What is not done `timeout` seconds after
+        `spread_s` (default: wait for ever) is killed.
         """
         deadline = None if timeout is None else time.monotonic() + spread_s + timeout
         self._drained = Event()
@@ -400,16 +475,18 @@ class TcpServer(StreamServer):
                 if accept_queued:
                     self._accept_queued()
                 self.close()
-            self._drain_all(spread_s)
+            first_answers_until = time.monotonic() + spread_s + (math.inf if timeout is None else timeout / 2)
+            self._drain_unanswered(self._drain_answered(spread_s, first_answer_s), first_answer_s, first_answers_until)
             self._wait_quiet(deadline)
             killed = self._kill_rest()
             self._callbacks.join(_remaining(deadline))
-            self._callbacks.kill(timeout=KILL_GRACE_S)
+            self._callbacks.kill(Killed, timeout=KILL_GRACE_S)
             self._keeper.close()
             if self._engine is not None:
                 self._engine.close()
             self._fairness.close()
         finally:
+            self._notices.tell_all()
             self._drained.set()
         log.debug("connections: %s", self.ledger)
         return killed
@@ -449,17 +526,36 @@ class TcpServer(StreamServer):
             except Exception:
                 log.exception("cannot serve a connection that was queued")
 
-    def _drain_all(self, spread_s: float) -> None:
-        """Each of n connections at a random moment of its n-th part of the time."""
+    def _drain_answered(self, spread_s: float, first_answer_s: float) -> list[Connection]:
+        """Each of n connections at a random moment of its n-th part of the time; those that are left have more time."""
         began = time.monotonic()
         connections = list(self._connections)
         random.shuffle(connections)
+        unanswered: list[Connection] = []
         for number, conn in enumerate(connections):
             pause = began + spread_s * (number + random.random()) / len(connections) - time.monotonic()
             if pause > SPREAD_STEP_S:
                 gevent.sleep(pause)
-            if conn in self._connections:
+            if conn.awaits_first_answer and time.monotonic() < conn.opened_at + first_answer_s:
+                unanswered.append(conn)
+            elif conn in self._connections:
                 self._drain_one(conn)
+        return unanswered
+
+    def _drain_unanswered(self, unanswered: list[Connection], first_answer_s: float, until: float) -> None:
+        """Each as soon as its first message is answered, or its time for that is over."""
+        while unanswered := [conn for conn in unanswered if conn in self._connections]:
+            now = time.monotonic()
+            waiting = [
+                conn
+                for conn in unanswered
+                if conn.awaits_first_answer and now < min(conn.opened_at + first_answer_s, until)
+            ]
+            for conn in set(unanswered).difference(waiting):
+                self._drain_one(conn)
+            unanswered = waiting
+            if waiting:
+                gevent.sleep(FIRST_ANSWER_STEP_S)
 
     def _drain_one(self, conn: Connection) -> None:
         assert self._engine is not None

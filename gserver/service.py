@@ -6,7 +6,10 @@
     bare        any other function: handle(socket, address), as gevent's StreamServer takes it; not wrapped at all
 
 Handlers may block in gevent's way; their connection waits for them, no other does. The messages of one connection are
-handled in order, one at a time.
+handled in order, one at a time. Whatever they raise ends at most their own connection.
+
+What a handler sets in a contextvars.ContextVar stays with its connection, for all of its callbacks. A threading.local
+or a gevent.local belongs to a greenlet, which serves many connections: use a ContextVar or conn.session instead.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ OnMessage = Callable[[Any, "Connection"], Any]
 Fault = Malformed | BaseException
 OnError = Callable[[Fault, "Connection"], Any]
 Ready = Callable[[], Any]
+Stop = Callable[[], Any]
 StreamHandler = Callable[["StreamConnection"], None]
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -52,6 +56,9 @@ class Service:
             only if there was something to say; all others end it.
         ready: called without arguments in every new worker, after the application is imported and before it takes
             connections; a worker in which it raises never takes any.
+        stop: called without arguments in every worker that ends in order, after its last connection has closed: it
+            closes what `ready` has opened. It has the rest of graceful_timeout, at least a second, before it is killed;
+            what it raises is logged.
         probe: a message that every new worker must answer, with one message and without an error, before it takes
             connections. It comes over a connection of its own, whose peer is "probe". None: no probe.
     """
@@ -65,6 +72,7 @@ class Service:
         on_close: Callable[[Connection, CloseReason], None] | None = None,
         on_error: OnError | None = None,
         ready: Ready | None = None,
+        stop: Stop | None = None,
         probe: Any = None,
     ) -> None:
         self.on_message = on_message
@@ -73,6 +81,7 @@ class Service:
         self.on_close = on_close
         self.on_error: OnError = on_error or _say_nothing
         self.ready = ready
+        self.stop = stop
         self.probe = probe
 
 
@@ -81,7 +90,7 @@ def _say_nothing(fault: Fault, conn: Connection) -> None:
 
 
 class StreamService:
-    """A function that owns a connection for as long as it runs; made by @stream. ready and probe: as Service's."""
+    """A function that owns a connection for as long as it runs; made by @stream. ready, stop, probe: as Service's."""
 
     def __init__(
         self,
@@ -89,11 +98,13 @@ class StreamService:
         codec: Callable[[], Codec] = Raw,
         *,
         ready: Ready | None = None,
+        stop: Stop | None = None,
         probe: Any = None,
     ) -> None:
         self.handle = handle
         self.codec = codec
         self.ready = ready
+        self.stop = stop
         self.probe = probe
 
 
@@ -101,7 +112,7 @@ class StreamService:
 def stream(handle: StreamHandler, /) -> StreamService: ...
 @overload
 def stream(
-    *, codec: Callable[[], Codec] = ..., ready: Ready | None = ..., probe: Any = ...
+    *, codec: Callable[[], Codec] = ..., ready: Ready | None = ..., stop: Stop | None = ..., probe: Any = ...
 ) -> Callable[[StreamHandler], StreamService]: ...
 def stream(handle: StreamHandler | None = None, /, **options: Any) -> Any:
     """Mark `def handle(conn)` as a service: it reads conn by itself, and the connection closes when it returns.
@@ -129,8 +140,8 @@ class JsonService(Service):
     What is wrong is answered with {"status":"ERROR","message":...}: text that is not JSON, an unknown type, a field
     that is missing or of the wrong type, a handler that raised, a line over the maximum (which also closes).
 
-    Args: codec, on_open, on_close, ready and probe as for Service; the codec must carry dicts. The default probe has a
-        type of gserver's own, and is answered as an unknown one.
+    Args: codec, on_open, on_close, ready, stop and probe as for Service; the codec must carry dicts. The default probe
+        has a type of gserver's own, and is answered as an unknown one.
     """
 
     def __init__(
@@ -140,6 +151,7 @@ class JsonService(Service):
         on_open: Callable[[Connection], None] | None = None,
         on_close: Callable[[Connection, CloseReason], None] | None = None,
         ready: Ready | None = None,
+        stop: Stop | None = None,
         probe: Any = PROBE,
     ) -> None:
         self._routes: dict[Any, tuple[OnMessage, type[Any] | None]] = {}
@@ -150,6 +162,7 @@ class JsonService(Service):
             on_close=on_close,
             on_error=_error_reply,
             ready=ready,
+            stop=stop,
             probe=probe,
         )
 

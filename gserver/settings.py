@@ -17,6 +17,7 @@ from gserver.checks import Check
 from gserver.errors import ConfigError
 from gserver.hooks import HOOKS, Hooks
 from gserver.limits import Action, FullAction, RateAction
+from gserver.spread import AUTO, LONGEST_S, PER_SECOND, Spread, longest_spread_s
 from gserver.tls_config import TlsConfig
 
 __all__ = ["ACCESS_LOG_FORMAT", "MAX_WORKERS", "Settings", "declared"]
@@ -52,8 +53,8 @@ class Settings:
     # fmt: off
     bind: tuple[Bind, ...] = _setting(
         "Sockets", "127.0.0.1:3000", checks.binds, "-b", "--bind", metavar="ADDRESS", action="append",
-        help="where to listen: HOST:PORT, [V6]:PORT, unix:PATH[,mode=660][,user=NAME][,group=NAME] or fd://N; "
-             "may be repeated")
+        help="where to listen: HOST:PORT, [V6]:PORT, unix:PATH[,mode=660][,user=NAME][,group=NAME], unix:@NAME (an "
+             "abstract socket) or fd://N; may be repeated")
     backlog: int = _setting(
         "Sockets", 2048, checks.whole(1), "--backlog", metavar="N", fixed=True,
         help="connections that may wait to be accepted")
@@ -62,11 +63,23 @@ class Settings:
         help="a listening socket for each worker, among which the kernel spreads new connections, instead of one that "
              "they share and take in turns")
 
+    tcp_keepalive_idle: int = _setting(
+        "Sockets", 0, checks.whole(0, 32767), "--tcp-keepalive-idle", metavar="SECONDS",
+        help="how long a TCP connection is silent before the kernel probes its peer; 0, here and below: the kernel's "
+             "own choice")
+    tcp_keepalive_interval: int = _setting(
+        "Sockets", 0, checks.whole(0, 32767), "--tcp-keepalive-interval", metavar="SECONDS",
+        help="how long the kernel waits from one unanswered probe to the next")
+    tcp_keepalive_count: int = _setting(
+        "Sockets", 0, checks.whole(0, 127), "--tcp-keepalive-count", metavar="N",
+        help="how many unanswered probes end the connection")
+
     workers: int = _setting(
         "Workers", 1, checks.whole(1, MAX_WORKERS), "-w", "--workers", metavar="N", help="worker processes")
     worker_connections: int = _setting(
         "Workers", 10_000, checks.whole(1), "--worker-connections", metavar="N",
-        help="connections that a worker holds at most; one more is met with full_action")
+        help="connections that a worker holds at most; one more is met with full_action; the soft limit of open "
+             "files is raised to what they need, as far as the hard limit allows")
     max_requests: int = _setting(
         "Workers", 0, checks.whole(0), "--max-requests", metavar="N",
         help="messages after which a worker is replaced; 0: never")
@@ -94,9 +107,10 @@ class Settings:
     graceful_timeout: float = _setting(
         "Workers", 30, checks.seconds, "--graceful-timeout", metavar="SECONDS",
         help="how long handlers may take to finish when their worker drains")
-    drain_spread: float = _setting(
-        "Workers", 1, checks.seconds, "--drain-spread", metavar="SECONDS",
-        help="over how long a draining worker closes its connections, each at a random moment")
+    drain_spread: Spread = _setting(
+        "Workers", AUTO, checks.spread, "--drain-spread", metavar="SECONDS",
+        help="over how long a draining worker closes its connections, each at a random moment; auto: a second for "
+             f"each {PER_SECOND} of them, {LONGEST_S:g} at most")
     reload_surge: int = _setting(
         "Workers", 1, checks.whole(1, MAX_WORKERS), "--reload-surge", metavar="N",
         help="workers that are started at a time to replace others")
@@ -122,6 +136,9 @@ class Settings:
     idle_timeout: float = _setting(
         "Deadlines", 300, checks.seconds, "--idle-timeout", metavar="SECONDS",
         help="how long nothing may come or go between two messages")
+    read_idle_timeout: float = _setting(
+        "Deadlines", 0, checks.seconds, "--read-idle-timeout", metavar="SECONDS",
+        help="how long a peer may send nothing, whatever is sent to it, while no handler works for it")
     message_timeout: float = _setting(
         "Deadlines", 30, checks.seconds, "--message-timeout", metavar="SECONDS",
         help="how long a message may take from its first byte to its last")
@@ -199,7 +216,7 @@ class Settings:
         "TLS", None, checks.optional_text, "--keyfile", metavar="FILE",
         help="its private key, in PEM; default: in certfile")
     keyfile_password: str | None = _setting(
-        "TLS", None, checks.optional_text, help="the password of the key files; only in a config file")
+        "TLS", None, checks.password, help="the password of the key files; only in a config file")
     ca_certs: str | None = _setting(
         "TLS", None, checks.optional_text, "--ca-certs", metavar="FILE",
         help="authorities that client certificates are checked against, in PEM")
@@ -254,7 +271,7 @@ class Settings:
     stats_socket: str | None = _setting(
         "Process", None, checks.optional_text, "--stats-socket", metavar="PATH", fixed=True,
         help="a unix socket, of mode 600, that tells whoever connects what the server has counted, in JSON; "
-             "gserver --stats PATH prints it")
+             "gserver --stats PATH prints it, and fails if no worker serves")
     user: str | None = _setting(
         "Process", None, checks.user_name, "-u", "--user", metavar="USER", help="whom the workers run as")
     group: str | None = _setting(
@@ -323,6 +340,11 @@ class Settings:
     @property
     def hooks(self) -> Hooks:
         return Hooks({name: getattr(self, name) for name in HOOKS})
+
+    @property
+    def longest_drain_s(self) -> float:
+        """How long a worker may take to drain: to close all connections, and then for the handlers that still run."""
+        return longest_spread_s(self.drain_spread) + self.graceful_timeout
 
     @property
     def tls(self) -> TlsConfig | None:

@@ -6,6 +6,9 @@ kept back, and given up for as long as it takes to accept a client and close it,
 
 Linux looks for a descriptor before it looks for a client, so at the limit accept() fails even when nobody waits. Only
 with the spare one given up does it tell the two apart.
+
+Where the interpreter is patched, gevent's os.close() returns first and closes later, when its loop turns. Here a
+descriptor must be free at once, so everything is closed by the system's own close(): close_now().
 """
 
 from __future__ import annotations
@@ -13,15 +16,24 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-__all__ = ["EXHAUSTED", "SpareDescriptor"]
+from gevent.monkey import get_original
+
+__all__ = ["EXHAUSTED", "SpareDescriptor", "close_now"]
 
 #: What accept() says when the process or the machine has no descriptor or no memory left for another socket.
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 Accepted = TypeVar("Accepted")
+
+_close = get_original("os", "close")
+
+
+def close_now(sock: Any) -> None:
+    """Close a socket that nothing watches, of gevent's or of the system's; its descriptor is free on return."""
+    _close(sock.detach())
 
 
 class SpareDescriptor:
@@ -51,7 +63,7 @@ class SpareDescriptor:
         return client
 
     def take(self) -> None:
-        """Keep a descriptor back, if none is and there is one."""
+        """Keep a descriptor back, if none is kept and one is free."""
         if self._fd is not None:
             return
         try:
@@ -61,5 +73,5 @@ class SpareDescriptor:
 
     def close(self) -> None:
         if self._fd is not None:
-            os.close(self._fd)
+            _close(self._fd)
             self._fd = None

@@ -13,11 +13,12 @@ from typing import Any
 
 import gevent
 from gevent import get_hub
-from greenlet import GreenletExit, getcurrent
+from greenlet import getcurrent
 
 from gserver.connection import READ, Connection, State
 from gserver.errors import CloseReason, ConnectionClosed, IncompleteMessage, LimitExceeded, ProtocolError
 from gserver.fairness import SLICE_S, Fairness
+from gserver.guard import Killed, interrupt_program
 from gserver.ledger import MESSAGES, Ledger
 from gserver.service import StreamService
 
@@ -45,6 +46,7 @@ class StreamConnection(Connection):
         "_messages",
         "_owed_bytes",
         "_read_began",
+        "_read_until",
         "_reader",
         "_slice_began",
         "fairness",
@@ -66,6 +68,7 @@ class StreamConnection(Connection):
         self._owed_bytes = 0  # once draining: what had been received by then and not been read
         self._is_handled = False
         self._reader: Any = None  # the greenlet that waits for input
+        self._read_until = self.active_at  # when one last did
         self._read_began: float | None = (
             None  # when the first of the bytes came that read_exactly() has and waits for more
         )
@@ -98,7 +101,7 @@ class StreamConnection(Connection):
 
     def _received(self, size: int, max_bytes: int) -> None:
         self.received_bytes += size
-        self.active_at = now = time.monotonic()
+        self.active_at = self.received_at = now = time.monotonic()
         if self._slice_began is None:
             self._slice_began = now
         elif now - self._slice_began > SLICE_S:
@@ -188,6 +191,10 @@ class StreamConnection(Connection):
         return self._at_end
 
     @property
+    def awaits_first_answer(self) -> bool:
+        return self.messages == 0 and self.sent_bytes == 0
+
+    @property
     def is_listening(self) -> bool:
         return self.state is State.OPEN and self._reader is not None
 
@@ -202,6 +209,8 @@ class StreamConnection(Connection):
 
     def _wait_readable(self) -> None:
         self._reader = getcurrent()
+        # Only while somebody reads is the peer the one that is silent.
+        self.received_at += max(0.0, time.monotonic() - max(self._read_until, self.received_at))
         if (self._read_began or self._message_began) and self.message_since is not None:
             self._owner.connection_waits(self)
         if not self.watcher.active:
@@ -210,6 +219,7 @@ class StreamConnection(Connection):
             get_hub().switch()
         finally:
             self._reader = self._slice_began = None
+            self._read_until = time.monotonic()
             self._is_dry = False
 
     def _readable(self) -> None:
@@ -262,11 +272,16 @@ class StreamEngine:
         else:
             conn.fail_reading(fault)
 
+    def failed(self, what: str, conn: StreamConnection, error: BaseException) -> None:
+        self._ledger.failed()
+        log.error("%s failed for %s", what, conn, exc_info=error)
+        interrupt_program(error)
+
     def interrupt(self, conn: StreamConnection, error: BaseException) -> None:
         """Nothing: a stream handler may take as long as its connection lives."""
 
     def kill(self, conn: StreamConnection) -> None:
-        gevent.kill(conn.runner)
+        gevent.kill(conn.runner, Killed)
 
     def forget(self, conn: StreamConnection) -> None:
         """Nothing: a handler that still runs finds its connection closed."""
@@ -283,19 +298,18 @@ class StreamEngine:
     def _serve(self, conn: StreamConnection) -> None:
         try:
             self._handle(conn)
-        except GreenletExit:
+        except Killed:
             conn.abort(CloseReason.KILLED)
         except (ProtocolError, LimitExceeded) as error:
             self._ledger.failed()
             log.debug("%s: %s", conn, error)
             conn.close(error.close_reason)
-        except (Exception, gevent.Timeout) as error:
+        except BaseException as error:
             if isinstance(error, ConnectionClosed) and (conn.peer_finished or conn.is_draining):
                 conn.close(_natural_end(conn))
-                return
-            self._ledger.failed()
-            log.exception("stream handler failed for %s", conn)
-            conn.close(CloseReason.HANDLER_ERROR)
+            else:
+                self.failed("stream handler", conn, error)
+                conn.close(CloseReason.HANDLER_ERROR)
         else:
             conn.close(_natural_end(conn))
 

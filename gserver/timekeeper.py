@@ -2,6 +2,10 @@
 
 What it does is said to the peer where a reply is owed: for a message or a handler that took too long. Whoever was
 silent is closed without a word, for a reply that nobody asked for would be taken for that to the next question.
+
+A deadline is the peer's, and it may have been met although the worker came late: timers run before what has arrived is
+read. So before a silent peer is closed, its socket is looked at for input; and after the loop has stood still, nobody
+is closed before it has turned once. Each is granted once for each deadline, so that nobody can put one off for ever.
 """
 
 from __future__ import annotations
@@ -16,10 +20,24 @@ from gserver.connection import Connection, State
 from gserver.deadlines import NEVER, Deadlines, Wheel
 from gserver.engine import Engine
 from gserver.errors import CloseReason, HandlerTimeout, MessageTimeout
+from gserver.guard import shielded
 
 __all__ = ["Timekeeper"]
 
 log = logging.getLogger("gserver.timekeeper")
+
+# Coming so much later than planned means that the loop stood still: a handler computed, or the process was stopped.
+STOOD_STILL_S = 0.1
+# A peer that does not read is looked at so often within its deadline: progress is only known to have come in between.
+LOOKS_A_WRITE = 4
+#: Deadlines that are met by something arriving.
+_OF_INPUT = {
+    CloseReason.HANDSHAKE_TIMEOUT,
+    CloseReason.FIRST_BYTE_TIMEOUT,
+    CloseReason.MESSAGE_TIMEOUT,
+    CloseReason.IDLE_TIMEOUT,
+    CloseReason.READ_IDLE_TIMEOUT,
+}
 
 
 class Timekeeper:
@@ -35,7 +53,9 @@ class Timekeeper:
         self._engine = engine
         self._fresh_s = deadlines.fresh_s
         self._tick_s = deadlines.tick_s
+        self._write_look_s = deadlines.write_s / LOOKS_A_WRITE or NEVER
         self._wheel: Wheel[Connection] = Wheel(self._tick_s)
+        self._excused: dict[Connection, float] = {}  # which deadline each was given more time for, once
         self._timer: Any = None
         self._timer_due = NEVER
 
@@ -50,6 +70,8 @@ class Timekeeper:
         """From now on, or because `conn` waits for something else now. Costs nothing if it is looked at sooner."""
         if conn.state is not State.CLOSED:
             due = self._deadlines.first(conn)[0]
+            if conn.outbox is not None:
+                due = min(due, time.monotonic() + self._write_look_s)
             self._wheel.place(conn, due)
             if due < self._timer_due:
                 self._set_timer()
@@ -57,6 +79,7 @@ class Timekeeper:
     def forget(self, conn: Connection) -> None:
         """`conn` is closed."""
         self._wheel.remove(conn)
+        self._excused.pop(conn, None)
 
     def close(self) -> None:
         """Let go of the timer; nothing is watched any more."""
@@ -76,21 +99,40 @@ class Timekeeper:
 
     def _look(self) -> None:
         now = time.monotonic()
-        for conn in self._wheel.take_due(now):
-            due, reason = self._deadlines.first(conn)
-            if due <= now:
+        stood_still = now - self._timer_due > STOOD_STILL_S
+        try:
+            for conn in self._wheel.take_due(now):
+                if not shielded(f"the deadline of {conn}", self._judge, conn, now, stood_still):
+                    shielded(f"closing {conn}", conn.abort, CloseReason.HANDLER_ERROR)
+        finally:
+            self._set_timer()
+
+    def _judge(self, conn: Connection, now: float, stood_still: bool) -> None:
+        conn.note_write_progress()
+        due, reason = self._deadlines.first(conn)
+        if due <= now:
+            if self._is_excused(conn, due, reason, stood_still):
+                self._excused[conn] = due
+            else:
                 self._expire(conn, reason)
-                due = now  # if it is still there it is looked at again, and not at once
-            if conn.state is not State.CLOSED:
-                # While it waits for nothing, such as in a handler without a deadline, it still comes up now and then.
-                self._wheel.place(conn, min(max(due, now + self._tick_s), now + self._fresh_s))
-        self._set_timer()
+        self._look_again(conn, now, due)
+
+    def _is_excused(self, conn: Connection, due: float, reason: CloseReason, stood_still: bool) -> bool:
+        if self._excused.get(conn) == due:
+            return False
+        return stood_still or (reason in _OF_INPUT and conn.has_input())
+
+    def _look_again(self, conn: Connection, now: float, due: float) -> None:
+        if conn.state is not State.CLOSED:
+            # While it waits for nothing, such as in a handler without a deadline, it still comes up now and then.
+            latest = now + (self._fresh_s if conn.outbox is None else min(self._fresh_s, self._write_look_s))
+            self._wheel.place(conn, min(max(due, now + self._tick_s), latest))
 
     def _expire(self, conn: Connection, reason: CloseReason) -> None:
         engine = self._engine
         assert engine is not None
         log.debug("%s: %s", conn, reason.value)
-        if reason is CloseReason.AGED:
+        if reason is CloseReason.AGED and conn.handshake_since is None:
             engine.drain(conn, reason)
         elif reason is CloseReason.MESSAGE_TIMEOUT:
             text = f"message not complete after {self._deadlines.message_s:g} s"

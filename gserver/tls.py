@@ -18,7 +18,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from gserver.errors import ConfigError
@@ -127,10 +127,14 @@ class Tls:
         return True
 
     def _use(self, context: ssl.SSLContext) -> None:
+        """Serve with `context`, which is of gevent's class if a hook has made it in a patched worker.
+
+        Its setter wraps the callback in one that looks for a socket of gevent's, and there is none: so not by that.
+        """
         self.context = context
-        self._chooses_itself = context.sni_callback is not None
-        if not self._chooses_itself:
-            context.sni_callback = self._choose
+        own = context.sni_callback
+        self._chooses_itself = own is not None
+        _InC.sni_callback.__set__(context, own or self._choose)
 
     def _choose(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, context: ssl.SSLContext) -> None:
         """OpenSSL calls it in every handshake, with a name or without; an exception here would fail the handshake."""
@@ -172,7 +176,7 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
 
 
 def _warn(validities: list[tuple[KeyPair, Validity]]) -> None:
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     for pair, validity in validities:
         if complaint := validity.complaint(now):
             _log.warning("TLS: the certificate in %r %s", pair.certfile, complaint)

@@ -92,7 +92,13 @@ class _Tls(Connection):
             super().push(stream.take_outgoing())
 
     def push(self, data: bytes) -> None:
-        super().push(self._stream.encrypt(data) if self.state is not _CLOSED else data)
+        if self.state is not _CLOSED:
+            try:
+                data = self._stream.encrypt(data)
+            except TlsError:  # its TLS has failed already
+                self.broken()
+                return
+        super().push(data)
 
     @property
     def has_buffered(self) -> bool:

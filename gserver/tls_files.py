@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from gserver.errors import ConfigError
 
@@ -145,4 +145,4 @@ def _time(tag: int, content: bytes) -> datetime:
     text = content.decode("ascii")
     if tag == _UTC_TIME:  # two digits of the year, and 50 is 1950 (RFC 5280, 4.1.2.5.1)
         text = ("19" if text >= "50" else "20") + text
-    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=timezone.utc)
+    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)

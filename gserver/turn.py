@@ -17,17 +17,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import gevent
-from greenlet import GreenletExit, getcurrent
+from greenlet import getcurrent
 
-from gserver.connection import HIGH_WATER, Connection, State
-from gserver.errors import CloseReason, ConnectionClosed, HandlerTimeout, LimitExceeded, ProtocolError
+from gserver.connection import HIGH_WATER, Connection, State, swap_context
+from gserver.errors import CloseReason, ConnectionClosed, LimitExceeded, ProtocolError
 from gserver.fairness import SLICE_S, Fairness
 from gserver.framing import Codec, Malformed
+from gserver.guard import Killed, interrupt_program
 from gserver.ledger import MESSAGES, Ledger
 from gserver.service import Fault, Service
 
-__all__ = ["HANDLER_FAILURES", "IDLE_RUNNERS", "Turn"]
+__all__ = ["IDLE_RUNNERS", "Turn"]
 
 log = logging.getLogger("gserver.turn")
 
@@ -38,12 +38,13 @@ FIRST_BATCH = 16
 LARGEST_BATCH = 256
 #: Runners kept for the next turn; a burst of blocked handlers beyond it makes runners that are let go afterwards.
 IDLE_RUNNERS = 64
-#: What a handler may raise and the worker goes on.
-HANDLER_FAILURES = (Exception, gevent.Timeout, HandlerTimeout)
 
 
 class Turn:
-    """What a turn does, for one service. No method raises but GreenletExit, when the greenlet is killed.
+    """What a turn does, for one service. No method raises but Killed, when the server kills the greenlet.
+
+    Whatever the user's code raises (the handler, on_error, the codec) is logged with its connection, counted, answered
+    where the service has an answer, and ends at most that connection.
 
     The messages of a turn are counted in the ledger together, before its last replies are sent. In _answer() is much
     that looks like methods of their own: a call less for every message is 1 % of an echo. Where gserver is compiled,
@@ -131,11 +132,13 @@ class Turn:
             self._end(conn)
             return
         conn.received_bytes += len(data)
-        conn.active_at = self.now
+        conn.active_at = conn.received_at = self.now
         conn.turn_replies = []
+        swap_context(conn)
         try:
             self._answer(conn, data, conn.turn_replies)
         finally:
+            swap_context(conn)
             conn.turn_replies = None
             if conn.close_reason is not None:
                 conn.turn_over()
@@ -163,13 +166,17 @@ class Turn:
                         else:
                             reply = on_message(message, conn)
                             if reply is not None:
-                                replies.append(codec.encode(reply))
+                                replies.append(_encoded(codec, reply))
                             elif conn.runner is not None:
                                 self._send_early(conn, 0)
-                    except HANDLER_FAILURES as error:
+                    except Killed:
+                        raise
+                    except BaseException as error:
                         self._handler_failed(conn, error)
-            except ProtocolError as error:
-                self._protocol_broken(conn, error)
+            except Killed:
+                raise
+            except BaseException as error:
+                self._broken(conn, error)
             conn.messages += handled
             self._cells[MESSAGES] += handled
             handled = 0
@@ -179,60 +186,78 @@ class Turn:
 
     def _finish(self, conn: Connection, codec: Codec) -> None:
         """All that was complete is handled: send, and note what is not."""
-        if codec.partial:
-            conn.message_began()
         conn.flush_replies()
+        if conn.close_reason is None and codec.partial:
+            conn.message_began()
         if conn.outbox is not None:
-            conn.wait_for_room()  # a peer that does not read its replies is not read from
+            self._wait_for_room(conn)  # a peer that does not read its replies is not read from
 
     def _interrupted(self, conn: Connection, handled: int, error: BaseException) -> None:
-        """Count what the turn has handled; but for an end that is recorded already, the error goes on."""
+        """Count what the turn has handled; only being killed goes on."""
         conn.messages += handled
         self._cells[MESSAGES] += handled
-        if not isinstance(error, ConnectionClosed):
-            conn.abort(CloseReason.KILLED if isinstance(error, GreenletExit) else CloseReason.HANDLER_ERROR)
+        if isinstance(error, Killed):
+            conn.abort(CloseReason.KILLED)
             raise error
+        self._broken(conn, error)
+        conn.flush_replies()
 
     def serve_last(self, conn: Connection) -> None:
         """Answer what the peer has sent by now, then close: the last turn of a drain."""
         if conn.state is State.CLOSED:
             return
-        conn.runner = getcurrent()
         self.now = time.monotonic()
+        conn.runner = getcurrent()
+        conn.handler_blocks(self.now)  # it may, and then nobody else notes it
         owed = conn.unread_bytes()
-        while owed > 0 and conn.close_reason is None:
-            before = conn.received_bytes
-            self.serve(conn)
-            owed -= conn.received_bytes - before
-            if conn.received_bytes == before:
-                break
-        conn.close(conn.drain_reason)
-        conn.runner = None
+        try:
+            while owed > 0 and conn.close_reason is None:
+                before = conn.received_bytes
+                self.serve(conn)
+                owed -= conn.received_bytes - before
+                if conn.received_bytes == before:
+                    break
+        finally:
+            conn.runner = conn.handler_since = None
+            conn.close(conn.drain_reason)
 
-    def dismiss(self, conn: Connection, fault: ProtocolError | LimitExceeded) -> None:
-        """Say why, where the service has words for it, and close: between two turns."""
+    def dismiss(self, conn: Connection, fault: BaseException) -> None:
+        """Answer with what the service has to say about `fault`, and close: between two turns."""
         if conn.state is State.CLOSED:
             return
         conn.turn_replies = []
+        swap_context(conn)
         try:
-            self._protocol_broken(conn, fault)
+            self._broken(conn, fault)
             conn.flush_replies()
-        except GreenletExit:
+        except Killed:
             conn.abort(CloseReason.KILLED)
         finally:
+            swap_context(conn)
             conn.turn_replies = None
             conn.turn_over()
 
     def _send_early(self, conn: Connection, size: int) -> int:
         """Send before the turn is over: much is waiting, or a handler blocks and no reply shall wait for the next."""
         conn.flush_replies()
-        if conn.outbox is not None:
-            conn.wait_for_room()
+        self._wait_for_room(conn)
         if size > HIGH_WATER:
-            self._fairness.let_others_go()
+            self._step_aside(conn, self._fairness.let_others_go)
         if conn.runner is not None:
-            conn.handler_since = time.monotonic()
+            conn.handler_blocks(time.monotonic())
         return 0
+
+    def _wait_for_room(self, conn: Connection) -> None:
+        if conn.outbox is not None and conn.outbox.size > HIGH_WATER:
+            self._step_aside(conn, conn.wait_for_room)
+
+    def _step_aside(self, conn: Connection, wait: Callable[[], None]) -> None:
+        """Block for something that is no handler: its deadline does not run, and nothing is raised in it meanwhile."""
+        conn.flush_replies()
+        if conn.runner is None:
+            conn.runner = getcurrent()
+        conn.handler_since = None
+        wait()
 
     def _look_at_the_clock(self, conn: Connection, began: float) -> float:
         """Another batch is handled: let the others go first if it is time; return when this slice began.
@@ -247,16 +272,19 @@ class Turn:
             self._batch = max(1, self._batch // 2)
         if took < SLICE_S:
             return began
-        self._fairness.let_others_go()
-        conn.handler_since = time.monotonic()
-        return conn.handler_since
+        self._step_aside(conn, self._fairness.let_others_go)
+        began = time.monotonic()
+        conn.handler_blocks(began)
+        return began
 
     def _end(self, conn: Connection) -> None:
         """The peer will send no more; everything before this has been answered."""
         try:
             conn.codec.eof()
-        except ProtocolError as error:
-            self._protocol_broken(conn, error)
+        except Killed:
+            raise
+        except BaseException as error:
+            self.dismiss(conn, error)
         else:
             conn.close(CloseReason.PEER_EOF)
 
@@ -266,27 +294,49 @@ class Turn:
         if not self._say(conn, message):
             conn.close(CloseReason.PROTOCOL_ERROR)
 
-    def _protocol_broken(self, conn: Connection, error: ProtocolError | LimitExceeded) -> None:
-        self._ledger.failed()
-        log.debug("%s: %s", conn, error)
-        self._say(conn, error)
-        conn.close(error.close_reason)
+    def _broken(self, conn: Connection, error: BaseException) -> None:
+        """The peer broke the framing, or has a limit against it, or the codec failed: in each case this is the end."""
+        if isinstance(error, ProtocolError | LimitExceeded):
+            self._ledger.failed()
+            log.debug("%s: %s", conn, error)
+            self._say(conn, error)
+            conn.close(error.close_reason)
+        else:
+            self.failed("codec", conn, error)
+            conn.close(CloseReason.HANDLER_ERROR)
 
     def _handler_failed(self, conn: Connection, error: BaseException) -> None:
-        if conn.state is State.CLOSED:  # it failed because its peer is gone, which is recorded already
-            return
-        self._ledger.failed()
-        log.error("handler failed for %s", conn, exc_info=error)
-        if not self._say(conn, error):
+        if not self.failed("handler", conn, error):
             conn.close(CloseReason.HANDLER_ERROR)
+
+    def failed(self, what: str, conn: Connection, error: BaseException) -> bool:
+        """Log and count what user code has raised; return whether the peer was answered."""
+        is_closed = conn.state is State.CLOSED
+        if is_closed and isinstance(error, ConnectionClosed):  # because its peer is gone, which is recorded already
+            return False
+        self._ledger.failed()
+        log.error("%s failed for %s", what, conn, exc_info=error)
+        interrupt_program(error)
+        return not is_closed and self._say(conn, error)
 
     def _say(self, conn: Connection, fault: Fault) -> bool:
         """Answer with what the service wants to say about `fault`; whether there was anything."""
         try:
             reply = self._service.on_error(fault, conn)
             if reply is not None:
-                conn.append_reply(conn.codec.encode(reply))
-        except Exception:
+                conn.append_reply(_encoded(conn.codec, reply))
+        except Killed:
+            raise
+        except BaseException as error:
             log.exception("on_error failed for %s", conn)
+            interrupt_program(error)
             return False
         return reply is not None
+
+
+def _encoded(codec: Codec, reply: Any) -> bytes:
+    data: Any = codec.encode(reply)  # the user's class may return anything
+    if not isinstance(data, bytes):
+        kind, given = type(codec).__name__, type(data).__name__
+        raise TypeError(f"encode() of the codec {kind} returned {given}, must be bytes")
+    return data

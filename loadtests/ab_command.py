@@ -118,7 +118,7 @@ def _new_folder(arguments: argparse.Namespace, profile: Profile) -> Path:
         named = results / str(arguments.name)
         named.mkdir()
         return named
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     name = f"{now:%Y%m%dT%H%M%SZ}-ab-{profile.name}"
     for folder in [results / name, *(results / f"{name}-{number}" for number in range(2, 100))]:
         with contextlib.suppress(FileExistsError):

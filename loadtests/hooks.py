@@ -236,8 +236,8 @@ def _is_final(client_id: str) -> bool:
     return report is not None and bool(report["final"])
 
 
-def _say_last(environment: Environment, **_: Any) -> None:
-    """On a worker: stop the users, and report what they recorded by then."""
+def _say_last(environment: Environment, msg: Message, **_: Any) -> None:
+    """On a worker: stop the users, and report what they recorded by then. Locust 2.46 passes both by position."""
     runner = environment.runner
     assert isinstance(runner, WorkerRunner)
     runner.stop()

@@ -10,12 +10,14 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from locust import events
-from locust.env import Environment
-from locust.runners import WorkerRunner
-
 from loadtests.asked import asked_of
+from loadtests.extras import needs
 from loadtests.stock import EchoUser, JsonUser, MessageUser
+
+with needs():
+    from locust import events
+    from locust.env import Environment
+    from locust.runners import WorkerRunner
 
 __all__ = ["EchoUser", "JsonUser", "MessageUser"]
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from loadtests.errors import ResultError
 from loadtests.figures import Figure
 from loadtests.recording import Recording
 from loadtests.verdict import Verdict
@@ -26,10 +27,6 @@ __all__ = ["ResultError", "Run", "load_recording", "load_run", "load_samples", "
 
 SCHEMA_VERSION = 2
 KIND = "gserver load test run"
-
-
-class ResultError(Exception):
-    """A folder that cannot be used as a run; the text is one line for a person."""
 
 
 @dataclass(frozen=True)

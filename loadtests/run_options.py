@@ -1,4 +1,4 @@
-"""What of a profile a command line may change."""
+"""What of a profile a command line may change, and how numbers, files and addresses on it are read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import Any
 from gserver.framing import CODECS
 from loadtests.profiles import PROFILES, Profile
 
-__all__ = ["add_run_options", "at_least", "existing", "profile_of"]
+__all__ = ["MASTER_PORT", "add_run_options", "at_least", "existing", "host_and_port", "profile_of"]
+
+#: Where the master of a swarm listens: Locust's own.
+MASTER_PORT = 5557
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +48,15 @@ def at_least(minimum: int, kind: type[int] | type[float]) -> Callable[[str], flo
         return value
 
     return parse
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """HOST:PORT, [V6]:PORT, or HOST with the port of a master."""
+    host, colon, port = text.rpartition(":") if not text.endswith("]") and text.count(":") else (text, "", "")
+    number = int(port) if port.isascii() and port.isdigit() else MASTER_PORT if not colon else 0
+    if not host or not 0 < number < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r}, must be HOST:PORT or [V6]:PORT")
+    return host.strip("[]"), number
 
 
 def profile_of(arguments: argparse.Namespace, name: str) -> Profile:

@@ -62,7 +62,7 @@ def execute(
         raise ValueError(f"--server-pid is {target.pid}, and there is no such process")
     probe = Probe.of(profile, target is not None and target.scheme == "tls")
     limit = environment.raise_nofile_limit()
-    started_at = datetime.datetime.now(datetime.timezone.utc)
+    started_at = datetime.datetime.now(datetime.UTC)
     folder = _new_folder(results_folder, f"{started_at:%Y%m%dT%H%M%SZ}-{profile.name}")
     with tempfile.TemporaryDirectory(prefix="loadtests-") as work:
         reserve = Reserve(folder)

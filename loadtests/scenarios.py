@@ -32,7 +32,7 @@ class SlowWire(Wire):
         data = self._sock.recv(SLOW_BYTES)
         if data:
             self._watcher.stop()
-            self._pause.start(self._resume)
+            self._pause.start(self._resume, update=True)
         return data
 
     def _resume(self) -> None:

@@ -9,12 +9,14 @@ import itertools
 import random
 from typing import Any
 
-from locust import task
-from locust.env import Environment
-
 from gserver.framing import Codec, JsonLines
 from loadtests.asked import Echoed, asked_of
+from loadtests.extras import needs
 from loadtests.users import TcpUser
+
+with needs():
+    from locust import task
+    from locust.env import Environment
 
 __all__ = ["EchoUser", "JsonUser", "MessageUser"]
 

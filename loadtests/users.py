@@ -29,21 +29,25 @@ from typing import Any, ClassVar
 
 import gevent
 from gevent import GreenletExit
-from locust import User
-from locust.env import Environment
-from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_WAITING
 
-import loadtests.live_ui  # noqa: F401  # registers its options with Locust
 from gserver.errors import IncompleteMessage, ProtocolError
 from gserver.framing import Codec, JsonLines, Malformed
 from loadtests.address import is_tls, parse_host
 from loadtests.alarm import Alarm
 from loadtests.dial import Dialer, parse_sources
-from loadtests.hooks import wait_for_clock
+from loadtests.extras import needs
 from loadtests.pacing import Burst, Closed, Paced, Schedule
-from loadtests.recorder import LATE_NS, RECORDER, REQUEST_TYPE, UNSEEN_BY_LOCUST
-from loadtests.recording import CUT_OFF, PHASES
 from loadtests.wire import PeerFinished, TlsWire, Wire, WireClosed
+
+with needs():
+    from locust import User
+    from locust.env import Environment
+    from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_WAITING
+
+    import loadtests.live_ui  # noqa: F401  # registers its options with Locust
+    from loadtests.hooks import wait_for_clock
+    from loadtests.recorder import LATE_NS, RECORDER, REQUEST_TYPE, UNSEEN_BY_LOCUST
+    from loadtests.recording import CUT_OFF, PHASES
 
 __all__ = ["TcpUser", "WrongReply"]
 

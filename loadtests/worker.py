@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import signal
@@ -11,13 +12,26 @@ from pathlib import Path
 
 from loadtests.environment import raise_nofile_limit
 from loadtests.processes import python_module, terminated_as_interrupted
+from loadtests.run_options import MASTER_PORT, at_least, existing, host_and_port
 from loadtests.swarm import LOCUST_ENVIRONMENT, SCENARIOS, STEERING
 
-__all__ = ["MASTER_PORT", "work"]
+__all__ = ["add_arguments", "main", "work"]
 
-#: Locust's own.
-MASTER_PORT = 5557
 STOP_PATIENCE_S = 20.0
+
+
+def add_arguments(worker: argparse.ArgumentParser) -> None:
+    worker.add_argument(
+        "--master", type=host_and_port, required=True, metavar="HOST[:PORT]",
+        help=f"of the run (default port {MASTER_PORT})",
+    )  # fmt: skip
+    worker.add_argument("--processes", type=at_least(1, int), default=1, metavar="N", help="(default 1)")
+    worker.add_argument("--file", type=Path, metavar="FILE", help="the Locust file that the run was given")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Do as work() does."""
+    return work(arguments.master, arguments.processes, existing(arguments.file))
 
 
 def work(master: tuple[str, int], processes: int, file: Path | None) -> int:

@@ -22,6 +22,8 @@ from tests.helpers.serving import Serving
 ROOT = Path(__file__).parent.parent
 #: What a test that serves may take, at the very most, in seconds.
 TEST_TIMEOUT_S = 150.0
+#: With the plugin tests.helpers.patched everything runs as in a worker that has imported its application.
+IS_PATCHED = monkey.is_module_patched("threading")
 
 settings.register_profile("gserver", deadline=None, database=None, max_examples=60)
 settings.load_profile("gserver")
@@ -71,7 +73,7 @@ def _no_leaks() -> Iterator[None]:
     before = take_stock()
     yield
     assert_no_leaks(before)
-    assert not monkey.is_module_patched("threading"), "this test patched the process of all that follow"
+    assert monkey.is_module_patched("threading") == IS_PATCHED, "this test patched the process of all that follow"
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ def test_workers_that_die_young_later_are_no_reason_to_stop() -> None:
 def test_a_mold_goes_on_as_its_first_worker() -> None:
     children = Children(2)
     act(children, 0.0, [1])
-    children.renamed(1, 7)
+    children.renamed(1, 7, 0.0)
     children.became_ready(7, 0.5)
 
     assert 1 not in children

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from gserver.arbiter.children import AMNESTY_S, JUMP_S, STROKE_S, Children, Policy, ReloadFailed, Stage
-from tests.helpers.book import LATER, act, make_reloading, make_serving, serving
+from gserver.arbiter.children import (
+    AMNESTY_S,
+    BIRTH_S,
+    FIRST_PAUSE_S,
+    JUMP_S,
+    STROKE_S,
+    Children,
+    Policy,
+    ReloadFailed,
+    Stage,
+)
+from tests.helpers.book import LATER, act, describe, make_reloading, make_serving, serving
 
 PATIENCE_S = 10.0
 DUE_AT = 20.0
@@ -258,3 +268,64 @@ def test_a_worker_that_is_not_heard_of_after_a_stop_is_struck() -> None:
     children.stop(LATER, PATIENCE_S)
 
     assert act(children, LATER + 1, deadlines={1: LATER + 1}) == ["dump 1"]
+
+
+def test_a_worker_that_drains_of_itself_is_replaced_at_once_and_has_the_same_patience() -> None:
+    children = make_serving(2, Policy(drain_patience_s=5.0))
+    children.is_deaf(1, LATER)
+
+    assert act(children, LATER, [3]) == ["drain 1", "fork 3"]
+    assert children[1].stage is Stage.DRAINING
+    assert children.wakes_at(LATER, {}) == LATER + 5.0
+    assert act(children, LATER + 5.0) == ["kill 1"]
+    children.exited(1, LATER + 5.1)
+    assert children.pause_s == 0.0
+
+
+def test_a_worker_that_drains_of_itself_as_soon_as_it_serves_is_followed_after_a_pause() -> None:
+    children = make_serving(1)
+    children.is_deaf(1, 0.1)
+
+    assert act(children, 0.1) == ["drain 1"]
+    assert children.wakes_at(0.1, {}) == 0.1 + FIRST_PAUSE_S
+    assert act(children, 0.1 + FIRST_PAUSE_S, [2]) == ["fork 2"]
+
+
+def test_a_worker_that_a_mold_does_not_fork_in_time_is_given_up() -> None:
+    children = make_serving(1)
+    children.exited(1, LATER)
+    act(children, LATER, [-2])
+
+    assert children[-2].is_unborn
+    assert children.wakes_at(LATER, {}) == LATER + BIRTH_S
+    assert [describe(each) for each in children.decide(LATER + BIRTH_S, {})][:1] == ["dump -2"]
+
+
+def test_a_worker_that_is_born_has_the_time_of_every_worker() -> None:
+    children = make_serving(1, Policy(ready_timeout_s=30.0))
+    children.exited(1, LATER)
+    act(children, LATER, [-2])
+    children.renamed(-2, 7, LATER + 1.0)
+
+    assert not children[7].is_unborn
+    assert children.wakes_at(LATER + 1.0, {}) == LATER + 30.0
+
+
+def test_while_a_mold_is_made_nobody_else_is_forked() -> None:
+    children = make_serving(3)
+    for pid in (1, 2, 3):
+        children.exited(pid, LATER)
+    children.is_molding = True
+
+    assert act(children, LATER, [4]) == ["fork 4"]
+    children.is_molding = False
+    assert act(children, LATER, [5, 6]) == ["fork 5", "fork 6"]
+
+
+def test_a_reload_that_fails_for_a_worker_without_a_process_names_no_process() -> None:
+    children = make_reloading(1)
+    children.renamed(2, -2, LATER)
+    children.exited(-2, LATER)
+    failed = [each for each in children.decide(LATER, {}) if isinstance(each, ReloadFailed)]
+
+    assert failed == [ReloadFailed("a new worker ended while it was booting")]

@@ -153,7 +153,7 @@ class World:
         """Decide, and do it; then there is nothing more to do, and nothing to wake up for at once."""
         self.carry_out(self.children.decide(self.now, self.deadlines))
         for pid in self.living("draining"):
-            self.children.is_deaf(pid)
+            self.children.is_deaf(pid, self.now)
         self.carry_out(self.children.decide(self.now, self.deadlines))
         again = self.children.decide(self.now, self.deadlines)
         assert again == [], again

@@ -423,7 +423,7 @@ def test_a_reload_is_done_only_when_no_old_worker_accepts_any_more() -> None:
 
     assert children.decide(LATER, {}) == []
 
-    children.is_deaf(1)
+    children.is_deaf(1, LATER)
 
     assert [describe(action) for action in children.decide(LATER, {})] == ["reloaded"]
 

@@ -85,6 +85,7 @@ def running(folder: Path, *arguments: str, workers: int = 3) -> Iterator[tuple[G
             guests.callback(guest.close)
             return guest
 
+        server.wait_for_log("Worker ready", workers)  # one that was forked just now still has the arbiter's listeners
         wait_for(lambda: len(serving_pids(server)) == workers, "every worker accepts")
         yield server, enter
 
@@ -123,8 +124,10 @@ def enter_when_one_has_left(enter: Enter, host: str = "127.0.0.1") -> Guest:
 def test_all_workers_together_hold_as_many_as_they_may(tmp_path: Path, reuse_port: bool) -> None:
     arguments = ["--max-connections", "30", *["--reuse-port"] * reuse_port]
     with running(tmp_path, *arguments) as (_, enter):
-        guests = [enter() for _ in range(50)]
-        said = [guest.ask() for guest in guests]
+        guests, said = [], []
+        for _ in range(50):  # one after the other, or a worker that comes late finds the server full
+            guests.append(enter())
+            said.append(guests[-1].ask())
         inside = [guest for guest, words in zip(guests, said, strict=True) if words.endswith(" x")]
 
         assert len(inside) == 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -104,12 +105,25 @@ def test_who_leaves_before_being_forked_leaves_nothing() -> None:
 def test_a_place_is_clean_for_its_next_worker() -> None:
     scoreboard = Scoreboard(1)
     place = make_taken(scoreboard, 11, opened=3, is_serving=True)
-    place.deadline = 17.0
+    place.deadline = place.beat_at = place.lag_s = 17.0
     scoreboard.vacate(place)
     again = make_taken(scoreboard, 12)
 
-    assert (again.pid, again.is_serving, again.deadline) == (12, False, None)
+    assert (again.pid, again.is_serving, again.deadline, again.beat_at) == (12, False, None, 0.0)
+    assert (again.lag_s, again.lag_max_s, again.lag_histogram) == (0.0, 0.0, {})
     assert list(again.cells) == [0] * CELLS
+
+
+def test_lags_are_kept_by_their_length() -> None:
+    scoreboard = Scoreboard(2)
+    place, other = make_taken(scoreboard, 11), make_taken(scoreboard, 12)
+    for lag_s in (0.0, 0.0009, 0.001, 0.0019, 0.002, 2.9, 40.0, 1e6, 0.5):
+        place.lag_s = lag_s
+
+    assert (place.lag_s, place.lag_max_s) == (0.5, 1e6)
+    assert place.lag_histogram == {0.001: 2, 0.002: 2, 0.004: 1, 0.512: 1, 4.096: 1, math.inf: 2}
+    assert list(place.cells) == [0] * CELLS
+    assert (other.lag_s, other.lag_max_s, other.lag_histogram, other.pid) == (0.0, 0.0, {}, 12)
 
 
 def test_neighbours_do_not_touch_each_other() -> None:

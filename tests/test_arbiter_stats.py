@@ -9,6 +9,8 @@ import selectors
 import signal
 import socket
 import stat
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,25 @@ def test_every_worker_and_the_totals_are_told() -> None:
     assert told["pid"] == os.getpid()
 
 
+def test_a_worker_that_stands_still_is_seen_while_it_does() -> None:
+    """It cannot write how late it is, but its heartbeat grows old."""
+    arbiter = Arbiter(None, workers=3)
+    now = time.monotonic()
+    arbiter.places[1].beat_at = now
+    arbiter.places[1].lag_s = 2.5
+    arbiter.places[1].lag_s = 0.0015
+    arbiter.places[2].beat_at = now - 31.0
+    booting, well, still = document(arbiter.scoreboard, arbiter.children)["workers"]
+    arbiter.close()
+
+    assert (booting["heartbeat_age_s"], booting["lag_s"], booting["lag_max_s"]) == (None, 0.0, 0.0)
+    assert booting["lag_histogram"] == {}
+    assert 0.0 <= well["heartbeat_age_s"] < 1.0
+    assert (well["lag_s"], well["lag_max_s"], well["lag_histogram"]) == (0.0015, 2.5, {"0.002": 1, "4.096": 1})
+    assert 31.0 <= still["heartbeat_age_s"] < 40.0
+    assert still["lag_s"] == still["lag_max_s"] == pytest.approx(still["heartbeat_age_s"] - 1.0)
+
+
 def test_those_who_are_gone_are_in_the_totals_alone() -> None:
     arbiter = Arbiter(None, workers=2)
     for place in arbiter.places:
@@ -150,6 +171,89 @@ def test_the_books_balance_in_every_document_though_a_worker_counts_meanwhile() 
     assert all(each["totals"]["open"] >= 0 for each in told)
     assert law_holds(at_last)
     assert at_last["open"] == 0
+
+
+# Health
+
+
+def serve(arbiter: Arbiter, *ages_s: float) -> None:
+    """Every worker serves, and has sent its last heartbeat so long ago."""
+    for place, age_s in zip(arbiter.places, ages_s, strict=True):
+        arbiter.children.became_ready(place.pid, 0.0)
+        place.beat_at = time.monotonic() - age_s
+    arbiter.children.decide(0.0, {})
+
+
+def test_nobody_is_served_by_workers_that_are_not_ready() -> None:
+    arbiter = Arbiter(None, workers=2)
+    told = document(arbiter.scoreboard, arbiter.children)
+    arbiter.close()
+
+    assert (told["healthy"], told["problem"]) == (False, "no worker serves")
+    assert [(worker["heartbeat_age_s"], worker["stuck"]) for worker in told["workers"]] == [(None, False)] * 2
+
+
+@pytest.mark.parametrize(
+    ("ages_s", "stuck", "healthy"),
+    [
+        ((0.0, 1.5), [False, False], True),
+        ((4.5, 4.5), [False, False], True),
+        ((60.0, 4.5), [True, False], True),
+        ((60.0, 5.5), [True, True], False),
+    ],
+)
+def test_a_server_is_healthy_while_one_worker_is_not_stuck(
+    ages_s: tuple[float, float], stuck: list[bool], healthy: bool
+) -> None:
+    arbiter = Arbiter(None, workers=2)
+    serve(arbiter, *ages_s)
+    told = document(arbiter.scoreboard, arbiter.children)
+    arbiter.close()
+
+    assert [worker["stuck"] for worker in told["workers"]] == stuck
+    for worker, age_s in zip(told["workers"], ages_s, strict=True):
+        assert age_s <= worker["heartbeat_age_s"] < age_s + 0.4
+    assert told["healthy"] is healthy
+    problem = "every worker that serves is stuck: the last heartbeat is 5."
+    assert told["problem"] is None if healthy else told["problem"].startswith(problem)
+
+
+def test_a_server_without_workers_or_one_that_stops_is_not_healthy() -> None:
+    dismissed, stopping = Arbiter(None, workers=0), Arbiter(None)
+    serve(stopping, 0.0)
+    stopping.children.stop(0.0, 30.0)
+    told = [document(each.scoreboard, each.children)["problem"] for each in (dismissed, stopping)]
+    dismissed.close()
+    stopping.close()
+
+    assert told == ["no worker serves", "the server is stopping"]
+
+
+def test_the_command_fails_as_long_as_the_only_worker_is_stuck(tmp_path: Path) -> None:
+    checks: list[subprocess.CompletedProcess[str]] = []
+
+    def fails() -> bool:
+        checks.append(run_gserver("--stats", "stats", cwd=tmp_path))
+        return checks[-1].returncode != 0
+
+    with GserverProcess(tmp_path, "json", "--stats-socket", "stats", "--timeout", "0") as server:
+        assert not fails()
+        (worker,) = server.workers()
+        worker.suspend()
+        wait_for(fails, "the check fails")
+        failed = checks[-1]
+        worker.resume()
+        wait_for(lambda: not fails(), "the check succeeds again")
+        server.signal(signal.SIGWINCH)
+        server.wait_for_log("Worker exited")
+        assert fails()
+
+    assert (checks[0].returncode, checks[0].stderr) == (0, "")
+    assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
+    assert failed.stderr.startswith("gserver: every worker that serves is stuck: the last heartbeat is ")
+    assert json.loads(failed.stdout)["workers"][0]["stuck"]
+    assert (checks[-1].returncode, checks[-1].stderr) == (1, "gserver: no worker serves\n")
+    assert json.loads(checks[-1].stdout)["workers"] == []
 
 
 # The socket
@@ -339,6 +443,34 @@ def test_what_a_client_did_is_counted_and_survives_its_worker(tmp_path: Path) ->
         assert read_stats(path)["totals"] == after["totals"]
         assert {worker["pid"] for worker in read_stats(path)["workers"]} == {each.pid for each in server.workers()}
         assert all(law_holds(each) for each in [during["totals"], after["totals"], *after["workers"]])
+
+
+def test_a_stall_is_in_the_document_while_it_lasts_and_a_second_after_it(tmp_path: Path) -> None:
+    """However long it is, and not only until libev makes up for the beat that came late."""
+    path = str(tmp_path / "stats")
+    (tmp_path / "app.py").write_text(
+        "import time\nfrom gevent.monkey import get_original\nfrom gserver import Lines, Service\n"
+        "def wait(line, conn):\n    get_original('time', 'sleep')(float(line))\n    return line\n"
+        "app = Service(wait, codec=Lines)\n"
+    )
+    with GserverProcess(tmp_path, "--stats-socket", path, "app:app") as server, server.connect() as client:
+
+        def worker() -> dict[str, Any]:
+            (found,) = read_stats(path)["workers"]
+            return dict(found)
+
+        client.sendall(b"0\n")
+        assert client.recv(10) == b"0\n"
+        assert worker()["lag_max_s"] < 1.0
+        client.sendall(b"3.2\n")
+        wait_for(lambda: worker()["heartbeat_age_s"] > 2.0, "the heartbeat grows old")
+        assert worker()["lag_s"] > 1.0
+        assert client.recv(10) == b"3.2\n"
+        after: list[dict[str, Any]] = []
+        wait_for(lambda: after.append(worker()) or after[-1]["lag_s"] < 1.0, "the second after it is over")
+        assert any(found["lag_s"] >= 2.2 and found["heartbeat_age_s"] < 1.0 for found in after)
+        assert worker()["lag_max_s"] >= 2.2
+        assert worker()["lag_histogram"].get("4.096") == 1
 
 
 def test_a_worker_inherits_nothing_of_it(tmp_path: Path) -> None:

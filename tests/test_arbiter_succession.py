@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,9 @@ import pytest
 from gserver.arbiter.signals import SignalQueue
 from gserver.arbiter.succession import VARIABLE, Command, Descriptors, Inheritance, Succession, take_inheritance
 from gserver.bind import Bind, FdBind, TcpBind, UnixBind
+from gserver.process.pidfile import Pidfile
+from gserver.process.systemd import Notifier
+from tests.helpers.processes import wait_for
 
 
 def test_nothing_is_inherited_without_a_predecessor() -> None:
@@ -168,6 +171,83 @@ def test_a_successor_hears_all_signals_and_no_watchdog_of_another(
 
     assert status == 0
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
+def test_a_predecessor_that_is_leaving_is_not_gone_yet() -> None:
+    reader, writer = os.pipe()
+    succession = Succession(Command((), "/"), Inheritance(lifeline=reader))
+    assert not succession.is_in_charge
+    os.write(writer, b"L")
+
+    assert not succession.is_predecessor_gone()
+    assert succession.is_in_charge
+    assert succession.has_predecessor
+    assert not succession.is_under_way
+    os.close(writer)
+    assert succession.is_predecessor_gone()
+    succession.predecessor_ended()
+
+
+def test_a_successor_is_left_to_another_parent_and_told(
+    signals: SignalQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the time that its pid is in the pid file and with the service manager it is this process's no more."""
+    monkeypatch.chdir(tmp_path)
+    pidfile = Pidfile("pid")
+    pidfile.write()
+    program = (
+        "import os; from gserver.arbiter.succession import take_inheritance\n"
+        "from gserver.process.pidfile import Pidfile\n"
+        "mine = Pidfile('pid'); mine.write('.2')\n"
+        "lifeline = take_inheritance(os.environ).lifeline\n"
+        "words = [os.read(lifeline, 9), os.read(lifeline, 9)]\n"
+        f"open('seen', 'w').write(repr((words, os.getppid() == {os.getpid()})))\n"
+        "os.rename('seen', 'done')"
+    )
+    succession = Succession(Command((sys.executable, "-c", program), str(tmp_path)), Inheritance())
+    midwife = succession.begin(signals, {}, ())
+    successor = succession.successor
+    assert successor not in (None, midwife)
+    wait_for((tmp_path / "pid.2").exists, "the successor has its pid file")
+    succession.hand_over(Notifier({}, os.getpid()), pidfile, end)
+    assert (tmp_path / "pid").read_text() == f"{successor}\n"
+    with pytest.raises(ChildProcessError):
+        os.waitpid(midwife, 0)
+    assert succession.is_under_way
+    succession.close()
+
+    wait_for((tmp_path / "done").exists, "the successor has ended")
+    assert (tmp_path / "done").read_text() == "([b'L', b''], False)"
+
+
+def end(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def test_a_successor_that_is_killed_is_lost_with_its_signal(signals: SignalQueue) -> None:
+    succession = Succession(Command((sys.executable, "-c", "import time; time.sleep(60)"), "/"), Inheritance())
+    midwife = succession.begin(signals, {}, ())
+    assert succession.successor is not None
+    os.kill(succession.successor, signal.SIGKILL)
+    _, status = os.waitpid(midwife, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGKILL
+    assert succession.lost(midwife)
+    assert succession.successor is None
+
+
+def test_a_process_that_cannot_fork_goes_on_without_a_successor(
+    signals: SignalQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(run: Callable[[], int]) -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    succession = Succession(Command((sys.executable, "-c", ""), "/"), Inheritance())
+    monkeypatch.setattr("gserver.arbiter.succession.fork_child", refuse)
+
+    assert succession.begin(signals, {}, ()) == 0
+    assert not succession.is_under_way
 
 
 def test_a_worker_has_neither_lifeline() -> None:

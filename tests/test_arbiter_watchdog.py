@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from gserver.arbiter.children import AMNESTY_S, JUMP_S
+from gserver.arbiter.crew import EXIT_CANNOT_START
 from gserver.client import Client
 from gserver.framing import Lines
-from tests.helpers.processes import GserverProcess, is_alive, wait_for
+from tests.helpers.processes import GserverProcess, is_alive, run_gserver, wait_for
 from tests.helpers.swarm import LINE_APP, Swarm
 
 # A line "spin" keeps the hub busy for ever, "sleep" blocks in C without letting signal handlers run in between,
@@ -25,8 +26,7 @@ from gserver import Lines, Service
 
 def answer(line, conn):
     if line == b"spin":
-        while True:
-            pass
+        while True: pass  # in one line: which of two it is at depends on Python's version
     if line == b"sleep":
         while True:
             ctypes.CDLL(None).usleep(1_000_000)
@@ -86,6 +86,27 @@ def test_usr2_to_a_worker_dumps_its_stacks_and_nothing_else_happens(tmp_path: Pa
         server.wait_for_log("greenlets without work")
 
         assert int(client.call(b"?")) == pid
+        assert f"Stacks of the worker, asked for by USR2 (pid: {pid})" in server.log
+        assert not re.search(r"CRITICAL|ERROR|not heard of", server.log)
+
+
+def test_a_mold_that_hangs_at_its_import_says_where(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("import time\ndef hangs():\n    time.sleep(3600)\nhangs()\n")
+    ended = run_gserver("app:app", "-b", "127.0.0.1:0", "--ready-timeout", "4", "--preload", cwd=tmp_path)
+
+    assert ended.returncode == EXIT_CANNOT_START
+    assert "Worker did not become ready in time" in ended.stderr
+    assert re.search(r'File ".*app\.py", line 3,? in hangs', ended.stderr)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_worker_that_ends_because_it_was_told_to_is_no_error(tmp_path: Path, number: int) -> None:
+    (tmp_path / "app.py").write_text(LINE_APP)
+    with GserverProcess(tmp_path, "app:app") as server:
+        os.kill(server.serving_pids()[0], number)
+        server.wait_for_log("Worker ready", 2)
+        server.wait_for_log("Worker exited with status 0")
+        assert not re.search(r"CRITICAL|before they serve", server.log)
 
 
 def test_an_aborted_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
@@ -168,7 +189,9 @@ def test_term_to_a_worker_drains_it_and_another_takes_its_place(tmp_path: Path) 
         with Swarm(server.address, long=8, short=2) as swarm:
             server.workers()[0].terminate()
             server.wait_for_log("Worker ready", 3)
+            server.wait_for_log("Worker exited with status 0")
         assert swarm.tally.faults == []
+        assert "ERROR" not in server.log
 
 
 def test_bursts_of_long_connections_are_spread_evenly_and_a_new_worker_catches_up(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gserver.bind import Bind, FdBind, TcpBind, UnixBind, parse_bind
+from gserver.bind import Bind, FdBind, TcpBind, UnixBind, describe_address, parse_bind
 
 
 @pytest.mark.parametrize(
@@ -16,13 +16,14 @@ from gserver.bind import Bind, FdBind, TcpBind, UnixBind, parse_bind
         (":80", TcpBind("", 80)),
         ("*:80", TcpBind("", 80)),
         ("unix:/run/x.sock", UnixBind("/run/x.sock")),
+        ("unix:@x", UnixBind("@x")),
     ],
 )
 def test_an_address_is_read(text: str, bind: Bind) -> None:
     assert parse_bind(text) == bind
 
 
-@pytest.mark.parametrize("text", ["127.0.0.1:3000", "[::1]:1", "unix:/a b"])
+@pytest.mark.parametrize("text", ["127.0.0.1:3000", "[::1]:1", "unix:/a b", "unix:@a b", "unix:./@a"])
 def test_an_address_is_written_as_it_is_read(text: str) -> None:
     assert str(parse_bind(text)) == text
 
@@ -69,6 +70,7 @@ def test_options_and_descriptors_are_read_and_written(text: str, bind: Bind) -> 
     [
         *("unix:x,mode=8", "unix:x,mode=1000", "unix:x,mode=", "unix:x,colour=red", "unix:x,", "unix:,mode=600"),
         *("unix:x,mode=-1", "unix:x,user=", "unix:x,mode", "unix:x,MODE=600", "unix:\0x", "unix:x,mode=600,mode=660"),
+        *("unix:@", "unix:@,mode=600"),
         *("fd://", "fd://x", "fd://-1", "fd://3.0", "fd://2147483648", "fd://\N{SUPERSCRIPT TWO}"),
     ],
 )
@@ -89,3 +91,34 @@ def test_the_order_of_options_does_not_matter() -> None:
 @pytest.mark.parametrize("mode", [0, 0o7, 0o777])
 def test_every_mode_survives_being_written(mode: int) -> None:
     assert parse_bind(str(UnixBind("x", mode))) == UnixBind("x", mode)
+
+
+@pytest.mark.parametrize("option", ["mode=600", "user=me", "group=us"])
+def test_an_abstract_socket_has_no_permissions(option: str) -> None:
+    with pytest.raises(ValueError, match=f"has the option {option!r}: an abstract socket has no permissions"):
+        parse_bind(f"unix:@x,{option}")
+
+
+def test_an_abstract_name_is_bound_behind_a_zero_byte() -> None:
+    assert UnixBind("@x").address == "\0x"
+    assert UnixBind("./@x").address == "./@x"
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        (("127.0.0.1", 80), "127.0.0.1:80"),
+        (("::1", 80, 0, 0), "[::1]:80"),
+        (("fe80::1", 80, 0, 1), "[fe80::1%lo]:80"),
+        (("fe80::1", 80, 0, 99999), "[fe80::1%99999]:80"),
+        ("/run/x", "unix:/run/x"),
+        ("/run/\n\udcff", "unix:/run/\\n\\udcff"),
+        (b"\0name", "unix:@name"),
+        (b"\0a\0\xff", "unix:@a\\x00\\udcff"),
+        ("", "unix:"),
+    ],
+)
+def test_an_address_of_a_socket_is_written_so_that_it_can_be_printed(
+    address: tuple[object, ...] | str | bytes, text: str
+) -> None:
+    assert describe_address(address) == text

@@ -238,9 +238,21 @@ def test_an_engine_that_is_not_installed_is_one_line(
     assert "is 'watchfiles', which is not installed" in capsys.readouterr().err
 
 
-def test_a_password_is_not_printed(tmp_path: Path) -> None:
-    (tmp_path / "gserver.conf.py").write_text("keyfile_password = 'secret'")
-    ended = run_gserver("--print-config", cwd=tmp_path)
+def test_passwords_are_not_printed(tmp_path: Path) -> None:
+    (tmp_path / "gserver.conf.py").write_text(
+        "keyfile_password = 'secret'\n"
+        "logconfig_dict = {'handlers': {'mail': {'credentials': ('me', 'secret')}}, 'loggers': {}}\n"
+    )
+    ended = run_gserver("--print-config", "-e", "TOKEN=secret", "-e", "EMPTY=", "-e", "TWO=secret=s", cwd=tmp_path)
 
     assert "keyfile_password = ...\n" in ended.stdout
+    assert "raw_env = TOKEN=... EMPTY=... TWO=...\n" in ended.stdout
+    assert "logconfig_dict = {'handlers': ..., 'loggers': ...}\n" in ended.stdout
     assert "secret" not in ended.stdout
+
+
+def test_what_is_not_set_is_printed_as_such(tmp_path: Path) -> None:
+    ended = run_gserver("--print-config", cwd=tmp_path)
+
+    for line in ("keyfile_password = None\n", "raw_env = \n", "logconfig_dict = None\n"):
+        assert line in ended.stdout

@@ -13,7 +13,8 @@ from gserver.deadlines import NEVER, Deadlines, Wheel
 from gserver.errors import CloseReason
 
 EACH = Deadlines(handshake_s=1, first_byte_s=2, idle_s=3, message_s=4, handler_s=5, write_s=6, max_age_s=100)
-NONE = Deadlines(handshake_s=0, first_byte_s=0, idle_s=0, message_s=0, handler_s=0, write_s=0)
+NO_SPANS = ("handshake_s", "first_byte_s", "idle_s", "message_s", "handler_s", "write_s")
+NONE = Deadlines(**dict.fromkeys(NO_SPANS, 0))
 
 
 @dataclass
@@ -23,6 +24,7 @@ class Waiting:
     handshake_since: float | None = None
     has_spoken: bool = False
     active_at: float = 0.0
+    received_at: float = 0.0
     message_since: float | None = None
     handler_since: float | None = None
     stalled_since: float | None = None
@@ -39,7 +41,8 @@ class Waiting:
         (Waiting(active_at=10, has_spoken=True, message_since=9), 13, CloseReason.MESSAGE_TIMEOUT),
         (Waiting(handler_since=10, is_listening=False), 15, CloseReason.HANDLER_TIMEOUT),
         (Waiting(stalled_since=10), 16, CloseReason.WRITE_TIMEOUT),
-        (Waiting(stalled_since=10, handler_since=1), 16, CloseReason.WRITE_TIMEOUT),
+        (Waiting(stalled_since=10, handler_since=1), 6, CloseReason.HANDLER_TIMEOUT),
+        (Waiting(stalled_since=1, handler_since=10), 7, CloseReason.WRITE_TIMEOUT),
         (Waiting(active_at=10, retires_at=11), 11, CloseReason.AGED),
         (Waiting(handler_since=10, is_listening=False, retires_at=14), 14, CloseReason.AGED),
     ],
@@ -48,8 +51,49 @@ def test_the_first_deadline_is_that_of_what_is_waited_for(conn: Waiting, due: fl
     assert EACH.first(conn) == (due, reason)
 
 
-def test_a_handshake_has_no_other_deadline() -> None:
-    assert EACH.first(Waiting(handshake_since=10, retires_at=1)) == (11, CloseReason.HANDSHAKE_TIMEOUT)
+def test_a_handshake_has_no_other_deadline_but_the_age() -> None:
+    assert EACH.first(Waiting(handshake_since=10)) == (11, CloseReason.HANDSHAKE_TIMEOUT)
+    assert EACH.first(Waiting(handshake_since=10, retires_at=1)) == (1, CloseReason.AGED)
+
+
+def test_each_closes_at_its_own_time_whichever_runs_beside_it() -> None:
+    """Of all that run for a connection the first one counts: alone, and in every pair that can run together."""
+    stalled = {"write_s": CloseReason.WRITE_TIMEOUT}
+    silent = {"read_idle_s": CloseReason.READ_IDLE_TIMEOUT}
+    together = [
+        (Waiting(has_spoken=True), {"idle_s": CloseReason.IDLE_TIMEOUT, **silent}),
+        (Waiting(has_spoken=True, message_since=0), {"message_s": CloseReason.MESSAGE_TIMEOUT, **silent}),
+        (Waiting(has_spoken=True, stalled_since=0), {**stalled, **silent}),
+        (Waiting(has_spoken=True, stalled_since=0, message_since=0), {"message_s": CloseReason.MESSAGE_TIMEOUT}),
+        (
+            Waiting(stalled_since=0, handler_since=0, is_listening=False),
+            {"handler_s": CloseReason.HANDLER_TIMEOUT, **stalled},
+        ),
+    ]
+    for conn, reasons in together:
+        for short in reasons:
+            for long in reasons:
+                deadlines = Deadlines(**{**dict.fromkeys(NO_SPANS, 0.0), long: 9.0, short: 2.0})
+                assert deadlines.first(conn) == (2.0, reasons[short]), (conn, short, long)
+
+
+def test_before_the_first_byte_only_that_deadline_runs() -> None:
+    deadlines = Deadlines(first_byte_s=20, idle_s=1, read_idle_s=1)
+
+    assert deadlines.first(Waiting(active_at=10)) == (30, CloseReason.FIRST_BYTE_TIMEOUT)
+
+
+def test_what_is_sent_keeps_a_connection_from_being_idle_but_not_from_being_silent() -> None:
+    deadlines = Deadlines(idle_s=5, read_idle_s=7)
+
+    conn = Waiting(has_spoken=True, active_at=100, received_at=90)
+    assert deadlines.first(conn) == (97, CloseReason.READ_IDLE_TIMEOUT)
+
+
+def test_nobody_is_idle_while_a_reply_waits_to_be_taken() -> None:
+    deadlines = Deadlines(idle_s=1, write_s=30)
+
+    assert deadlines.first(Waiting(has_spoken=True, stalled_since=0)) == (30, CloseReason.WRITE_TIMEOUT)
 
 
 def test_who_waits_for_nothing_has_no_deadline() -> None:
@@ -74,7 +118,7 @@ def test_nought_is_for_ever(conn: Waiting) -> None:
 def test_without_a_deadline_for_messages_the_idle_one_holds_within_them() -> None:
     deadlines = Deadlines(message_s=0, idle_s=3)
 
-    assert deadlines.first(Waiting(active_at=10, message_since=5)) == (13, CloseReason.IDLE_TIMEOUT)
+    assert deadlines.first(Waiting(active_at=10, has_spoken=True, message_since=5)) == (13, CloseReason.IDLE_TIMEOUT)
 
 
 def test_without_a_deadline_for_the_first_byte_the_idle_one_holds() -> None:
@@ -100,9 +144,17 @@ def test_the_tick_follows_the_shortest_deadline(deadlines: Deadlines, tick: floa
 
 @pytest.mark.parametrize(
     ("deadlines", "span"),
-    [(EACH, 2), (Deadlines(first_byte_s=0, idle_s=3), 3), (Deadlines(max_age_s=1), 1), (NONE, NEVER)],
+    [
+        (EACH, 2),
+        (Deadlines(first_byte_s=9, idle_s=3), 3),
+        (Deadlines(read_idle_s=1), 1),
+        (Deadlines(max_age_s=1), 1),
+        (NONE, NEVER),
+    ],
 )
-def test_a_fresh_connection_may_stand_until_its_first_deadline(deadlines: Deadlines, span: float) -> None:
+def test_a_connection_may_stand_for_as_long_as_the_shortest_that_begins_without_notice(
+    deadlines: Deadlines, span: float
+) -> None:
     assert deadlines.fresh_s == span
 
 

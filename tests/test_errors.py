@@ -102,6 +102,7 @@ def test_close_reasons_are_the_words_of_logs_and_metrics() -> None:
         "handshake_timeout",
         "first_byte_timeout",
         "idle_timeout",
+        "read_idle_timeout",
         "message_timeout",
         "handler_timeout",
         "write_timeout",

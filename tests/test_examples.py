@@ -13,11 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from gserver.arbiter.arbiter import KILL_GRACE_S
 from gserver.cli import main
+from gserver.configuration import parse_environment
+from gserver.settings import Settings
 from loadtests.cli import main as loadtests_main
 from loadtests.specs import parse_spec
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+DEPLOYING = (EXAMPLES.parent / "docs" / "deploying.md").read_text()
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
@@ -39,9 +43,49 @@ def test_the_units_use_flags_that_there_are(capsys: pytest.CaptureFixture[str]) 
         main(["--help"])
     known = capsys.readouterr().out
 
-    flags = re.findall(r"(?<= )--[a-z-]+", " ".join(re.findall(r"^Exec.*$", text, re.M)))
+    flags = re.findall(r"(?<= )--[a-z-]+", " ".join(re.findall(r"^Exec.*$", text.replace("\\\n", ""), re.M)))
     assert flags
     assert [flag for flag in flags if flag not in known] == []
+
+
+def seconds_to_stop(settings: Settings) -> float:
+    return settings.graceful_timeout + settings.drain_spread + KILL_GRACE_S
+
+
+def test_the_service_may_stop_for_as_long_as_the_server_needs_by_default() -> None:
+    text = (EXAMPLES / "systemd" / "gserver.service").read_text()
+    (allowed,) = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.M)
+
+    assert int(allowed) > seconds_to_stop(Settings())
+    assert f"The defaults of gserver need {seconds_to_stop(Settings()):g} s" in DEPLOYING
+    for line in ("OOMPolicy=continue", "KillMode=mixed", "Type=notify"):
+        assert f"\n{line}\n" in text
+        assert f"`{line}`" in DEPLOYING
+
+
+def test_the_container_has_stopped_before_docker_kills_it() -> None:
+    text = (EXAMPLES / "Dockerfile").read_text()
+    (words,) = re.findall(r'^ENV GSERVER_CMD_ARGS="(.*)"$', text, re.M)
+    settings = Settings.checked(parse_environment({"GSERVER_CMD_ARGS": words}))
+    (check,) = re.findall(r"^HEALTHCHECK .* CMD (\[.*\])$", text, re.M)
+
+    assert seconds_to_stop(settings) < 10
+    assert json.loads(check) == ["gserver", "--stats", settings.stats_socket]
+
+
+def test_the_pod_has_stopped_before_kubernetes_kills_it(capsys: pytest.CaptureFixture[str]) -> None:
+    yaml = pytest.importorskip("yaml")
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", DEPLOYING, re.M | re.S)
+    spec = yaml.safe_load(text)["spec"]
+    (container,) = spec["containers"]
+    module, *arguments = container["args"]
+    assert main(["--print-config", module, *arguments]) == 0
+    shown = dict(line.split(" = ", 1) for line in capsys.readouterr().out.splitlines())
+    settings = Settings.checked({name: shown[name] for name in ("graceful_timeout", "drain_spread", "stats_socket")})
+    pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+
+    assert pause + seconds_to_stop(settings) < spec["terminationGracePeriodSeconds"]
+    assert container["readinessProbe"]["exec"]["command"] == ["gserver", "--stats", settings.stats_socket]
 
 
 def test_the_command_of_the_container_can_be_served(capsys: pytest.CaptureFixture[str]) -> None:

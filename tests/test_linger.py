@@ -134,6 +134,31 @@ def test_each_socket_has_its_own_deadline() -> None:
     assert emptied == [True]
 
 
+def test_a_long_turn_of_the_loop_takes_nothing_of_the_time() -> None:
+    """The loop's own clock stands where that turn began."""
+    ours, theirs = make_pair()
+    trigger, triggering = plain.socketpair()
+    times: list[float] = []
+    with make_linger(0.3, []) as lingering, trigger, triggering, theirs:
+
+        def stall_and_take() -> None:
+            watcher.stop()
+            stalled_until = time.monotonic() + 0.5
+            while time.monotonic() < stalled_until:
+                pass
+            times.append(time.monotonic())
+            lingering.take(ours)
+
+        watcher = gevent.get_hub().loop.io(trigger.fileno(), 1)
+        watcher.start(stall_and_take)
+        triggering.send(b"x")
+        wait_until(lambda: bool(times) and is_closed(ours))
+        times.append(time.monotonic())
+        watcher.close()
+
+    assert times[1] - times[0] >= 0.29
+
+
 def test_a_peer_that_sends_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linger, "MAX_DISCARDED_BYTES", 200_000)
     ours, theirs = make_pair()

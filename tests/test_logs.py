@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -17,6 +18,7 @@ from gserver.checks import access_format
 from gserver.connection import Connection
 from gserver.errors import CloseReason, ConfigError
 from gserver.framing import Raw
+from gserver.log_handler import LogHandler
 from gserver.settings import ACCESS_LOG_FORMAT, Settings
 
 
@@ -30,7 +32,7 @@ def _own_loggers() -> Iterator[None]:
     yield
     for logger, handlers, level, propagate in before:
         for handler in logger.handlers:
-            handler.close()
+            handler.retire() if isinstance(handler, LogHandler) else handler.close()
         logger.handlers, logger.level, logger.propagate = handlers, level, propagate
         logging.getLogger().manager._clear_cache()  # type: ignore[attr-defined]
 
@@ -59,11 +61,11 @@ def test_the_error_log_is_a_line_for_each_event(tmp_path: Path) -> None:
     assert re.fullmatch(rf"\[\d{{4}}-\d\d-\d\d .+\] \[{os.getpid()}\] \[WARNING\] heard 1\n", line)
 
 
-def test_the_access_log_is_silent_unless_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_access_log_is_silent_unless_it_is_asked_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     configure(errorlog=str(tmp_path / "errors"))
     logging.getLogger("gserver.access").info("a line")
 
-    assert capsys.readouterr().out == ""
+    assert capfd.readouterr().out == ""
     assert (tmp_path / "errors").read_text() == ""
 
     configure(accesslog=str(tmp_path / "access"))
@@ -73,10 +75,10 @@ def test_the_access_log_is_silent_unless_it_is_asked_for(tmp_path: Path, capsys:
 
 
 def test_files_that_were_moved_away_are_opened_again(tmp_path: Path) -> None:
-    settings = configure(errorlog=str(tmp_path / "errors"), accesslog=str(tmp_path / "access"))
+    configure(errorlog=str(tmp_path / "errors"), accesslog=str(tmp_path / "access"))
     for name in ("errors", "access"):
         (tmp_path / name).rename(tmp_path / f"{name}.1")
-    logs.reopen(settings)
+    logs.reopen()
     logging.getLogger("gserver").error("new")
     logging.getLogger("gserver.access").info("new")
 
@@ -180,7 +182,30 @@ def test_what_the_check_of_the_format_lets_through_can_be_filled_in(form: str) -
     assert "%" not in logs.access_line(access_format(form), make_connection(), CloseReason.DRAINED)
 
 
-@pytest.mark.parametrize("path", ["/tmp/a\nforged", b"\0a\nforged", "/tmp/a\rforged"])
+FORGERIES = [
+    "/tmp/a\nforged",
+    b"\0a\nforged",
+    "/tmp/a\rforged",
+    '/a","reason":"forged',
+    "/a\\",
+    '/a" [1] "forged" 0 0 0 0',
+]
+FORGERIES += ["/a\u2028\x85\x0b", b"/\xff\xfe", "/\ud800"]
+
+
+@pytest.mark.parametrize("path", FORGERIES, ids=ascii)
+def test_a_client_cannot_write_fields_of_its_own_by_the_path_it_is_bound_to(path: str | bytes) -> None:
+    conn = make_connection()
+    conn.peer = path
+    form = '{"peer":"%(h)s","reason":"%(r)s","messages":%(M)s}'
+    fields = json.loads(logs.access_line(form, conn, CloseReason.PEER_EOF), object_pairs_hook=list)
+    line = logs.access_line(ACCESS_LOG_FORMAT, conn, CloseReason.PEER_EOF)
+
+    assert fields == [("peer", "unix:" + os.fsdecode(path)), ("reason", "peer_eof"), ("messages", 2)]
+    assert re.fullmatch(r'unix:\S+ \[\d\d/\w{3}/\d{4}:[\d:]+ [+-]\d{4}\] "peer_eof" 2 30 40 \d+\.\d{6}', line)
+
+
+@pytest.mark.parametrize("path", FORGERIES, ids=ascii)
 def test_a_client_cannot_write_lines_of_its_own_by_the_path_it_is_bound_to(path: str | bytes) -> None:
     conn = make_connection()
     conn.peer = path
@@ -215,9 +240,9 @@ def test_configuring_again_closes_the_files_from_before(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_opened_again_goes_on_where_it_was(tmp_path: Path) -> None:
     folder = tmp_path / "logs"
     folder.mkdir()
-    settings = configure(errorlog=str(folder / "errors"))
+    configure(errorlog=str(folder / "errors"))
     folder.rename(tmp_path / "moved")
-    logs.reopen(settings)
+    logs.reopen()
     logging.getLogger("gserver").error("still heard")
 
     first, second = (tmp_path / "moved" / "errors").read_text().splitlines()
@@ -228,21 +253,21 @@ def test_a_log_that_cannot_be_opened_again_goes_on_where_it_was(tmp_path: Path) 
 
 
 def test_opening_again_what_nobody_moved_goes_on_at_its_end(tmp_path: Path) -> None:
-    settings = configure(accesslog=str(tmp_path / "access"))
+    configure(accesslog=str(tmp_path / "access"))
     for number in range(3):
         logging.getLogger("gserver.access").info("%d", number)
-        logs.reopen(settings)
+        logs.reopen()
 
     assert (tmp_path / "access").read_text() == "0\n1\n2\n"
 
 
-def test_opening_again_without_files_is_no_trouble(capsys: pytest.CaptureFixture[str]) -> None:
-    settings = configure(accesslog="-")
-    logs.reopen(settings)
+def test_opening_again_without_files_is_no_trouble(capfd: pytest.CaptureFixture[str]) -> None:
+    configure(accesslog="-")
+    logs.reopen()
     logging.getLogger("gserver").error("wrong")
     logging.getLogger("gserver.access").info("a line")
 
-    written = capsys.readouterr()
+    written = capfd.readouterr()
     assert written.out == "a line\n"
     assert written.err.endswith("[ERROR] wrong\n")
 
@@ -252,7 +277,7 @@ def test_captured_output_follows_a_file_that_was_moved(tmp_path: Path) -> None:
         "import os, sys; from gserver import logs; from gserver.settings import Settings\n"
         "settings = Settings.checked({'errorlog': sys.argv[1], 'capture_output': True})\n"
         "logs.configure(settings); print('old', flush=True)\n"
-        "os.rename(sys.argv[1], sys.argv[1] + '.1'); logs.reopen(settings); print('new')\n"
+        "os.rename(sys.argv[1], sys.argv[1] + '.1'); logs.reopen(); print('new')\n"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "errors")], timeout=60, check=True)
 

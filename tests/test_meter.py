@@ -15,6 +15,7 @@ from gserver.errors import CloseReason, LimitExceeded
 from gserver.framing import Lines
 from gserver.limits import Limits
 from gserver.meter import Meter
+from gserver.notices import Notices
 from gserver.streams import StreamConnection
 from tests.helpers.services import make_echo_lines
 from tests.helpers.serving import Serving, assert_closed
@@ -126,4 +127,4 @@ def test_both_rates_are_told_of() -> None:
 
 
 def test_without_a_rate_there_is_no_meter() -> None:
-    assert Meter.of(Limits()) is None
+    assert Meter.of(Limits(), Notices()) is None

@@ -27,7 +27,7 @@ from tests.helpers.serving import Serving
 
 ROOT = Path(__file__).parents[1]
 #: What serves a turn, its sending, and its greenlets.
-SHARED = ("test_turn", "test_connection", "test_engine", "test_fairness")
+SHARED = ("test_turn", "test_connection", "test_engine", "test_fairness", "test_user_code")
 
 needs_compiled = pytest.mark.skipif(not IS_NATIVE, reason="gserver was installed without a compiler")
 
@@ -146,4 +146,4 @@ def test_it_refuses_what_it_was_not_made_for() -> None:
     with pytest.raises(RuntimeError, match="bind"):
         TurnLoop().serve(object())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="there is no cell 2 of 8 bytes in 16 bytes"):
-        TurnLoop().bind(answer, bytearray(16), MESSAGES, Raw, Raw, repr, Raw, ValueError, (ValueError,), None)
+        TurnLoop().bind(answer, bytearray(16), MESSAGES, Raw, Raw, repr, Raw, ValueError, None)

@@ -64,6 +64,69 @@ def test_the_manager_hears_what_it_wants(manager: socket.socket) -> None:
     assert manager.recv(100).startswith(b"MAINPID=8\n")
 
 
+def nothing_waits(manager: socket.socket) -> bool:
+    manager.setblocking(False)
+    try:
+        manager.recv(1000)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def test_a_stop_may_take_as_long_as_the_drain(manager: socket.socket) -> None:
+    Notifier(environment(manager), 7).stopping(20.0)
+
+    assert manager.recv(100).splitlines()[-1] == b"EXTEND_TIMEOUT_USEC=25000000"
+
+
+def test_who_has_handed_over_reports_nothing_more(manager: socket.socket) -> None:
+    notifier = Notifier({**environment(manager), "WATCHDOG_USEC": "4000000"}, 7)
+    notifier.hand_over(8)
+    assert manager.recv(100) == b"MAINPID=8\n"
+
+    notifier.ready("")
+    notifier.reloading()
+    notifier.stopping()
+    notifier.hand_over(8)
+    assert notifier.pings_at is None
+    assert nothing_waits(manager)
+
+
+def test_a_reload_does_not_outlive_the_process_that_reported_it(manager: socket.socket) -> None:
+    notifier = Notifier(environment(manager), 7)
+    notifier.reloading()
+    manager.recv(100)
+    notifier.hand_over(8)
+
+    assert manager.recv(100) == b"MAINPID=8\nREADY=1\n"
+
+
+def test_a_successor_reports_only_that_it_is_ready_until_it_has_taken_over(manager: socket.socket) -> None:
+    notifier = Notifier({**environment(manager), "WATCHDOG_USEC": "4000000"}, 8, is_main=False)
+    assert notifier.pings_at is None
+    notifier.reloading()
+    notifier.stopping()
+    notifier.ready("1 workers")
+    assert manager.recv(100) == b"READY=1\nSTATUS=1 workers"
+
+    notifier.took_over(8)
+    assert manager.recv(100) == b"MAINPID=8\n"
+    assert notifier.pings_at is not None
+    notifier.ping(notifier.pings_at)
+    assert manager.recv(100) == b"WATCHDOG=1"
+    notifier.stopping()
+    assert manager.recv(100).startswith(b"STOPPING=1\n")
+
+
+def test_taking_over_twice_pings_no_sooner(manager: socket.socket) -> None:
+    notifier = Notifier({**environment(manager), "WATCHDOG_USEC": "4000000"}, 8, is_main=False)
+    notifier.took_over(8)
+    notifier.ping(1e9)
+    notifier.took_over(8)
+
+    assert notifier.pings_at == 1e9 + 2.0
+
+
 def test_the_watchdog_is_fed_at_half_its_time(manager: socket.socket) -> None:
     notifier = Notifier({**environment(manager), "WATCHDOG_USEC": "4000000"}, 7)
     first = notifier.pings_at

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
+import socket
 import time
 from typing import Any
 
@@ -11,8 +14,10 @@ import pytest
 from gevent.event import Event
 
 from gserver import JsonService, Service, stream
+from gserver.admission import AccessList
 from gserver.connection import Connection
 from gserver.deadlines import Deadlines
+from gserver.entrance import EntranceRules
 from gserver.errors import CloseReason, ConnectionClosed, GServerError, HandlerTimeout
 from gserver.framing import LengthPrefixed, Lines
 from gserver.streams import StreamConnection
@@ -21,7 +26,7 @@ from tests.helpers.waiting import wait_until
 
 SOON_S = 0.1
 OFF: dict[str, float] = dict.fromkeys(
-    ("handshake_s", "first_byte_s", "idle_s", "message_s", "handler_s", "write_s"), 0.0
+    ("handshake_s", "first_byte_s", "idle_s", "read_idle_s", "message_s", "handler_s", "write_s"), 0.0
 )
 
 
@@ -382,3 +387,235 @@ def test_many_silent_connections_leave_no_timer_behind(serving: Serving) -> None
 
     assert [peer.read_to_end() for peer in peers] == [b""] * 200
     assert closed_reasons(server) == {CloseReason.FIRST_BYTE_TIMEOUT: 200}
+
+
+# Every deadline beside every other one
+
+
+def pushing(conn: Connection) -> None:
+    """Send to `conn` now and then, until it is closed."""
+
+    def push() -> None:
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                conn.send(b"tick")
+                gevent.sleep(SOON_S / 8)
+
+    gevent.spawn(push)
+
+
+def serve_situations(line: bytes, conn: Connection) -> bytes | None:
+    """A service that can be brought into each situation by a line."""
+    if line == b"block":
+        gevent.sleep(60)
+    elif line == b"push":
+        pushing(conn)
+        return None
+    return b"x" * 4_000_000 if line == b"much" else line
+
+
+#: By deadline: what the peer sends to be in its situation, and what the connection is closed for.
+SITUATIONS = {
+    "first_byte_s": (b"", CloseReason.FIRST_BYTE_TIMEOUT),
+    "idle_s": (b"hello\n", CloseReason.IDLE_TIMEOUT),
+    "read_idle_s": (b"push\n", CloseReason.READ_IDLE_TIMEOUT),
+    "message_s": (b"hal", CloseReason.MESSAGE_TIMEOUT),
+    "handler_s": (b"block\n", CloseReason.HANDLER_TIMEOUT),
+    "write_s": (b"much\n", CloseReason.WRITE_TIMEOUT),
+    "max_age_s": (b"block\n", CloseReason.AGED),
+    "handshake_s": (b"", CloseReason.HANDSHAKE_TIMEOUT),
+}
+
+
+def test_each_deadline_closes_at_its_own_time_beside_every_other_one(serving: Serving, greenlets: str) -> None:
+    service = Service(serve_situations, Lines)
+    servers = {}
+    for own, other in itertools.permutations(SITUATIONS, 2):
+        if own == "max_age_s":  # a handler that blocks outlives its connection's age: it is in its own test
+            continue
+        entrance = EntranceRules(proxy="v1", proxies=AccessList((), ())) if own == "handshake_s" else None
+        deadlines = only(**{other: SOON_S * 40, own: SOON_S})
+        server = serving.start(service, narrow=True, greenlets=greenlets, deadlines=deadlines, entrance=entrance)
+        serving.connect(server, narrow=True).send(SITUATIONS[own][0])
+        servers[own, other] = server
+    wait_until(lambda: all(server.ledger.closed for server in servers.values()), SOON_S * 30)
+
+    for (own, other), server in servers.items():
+        assert closed_reasons(server) == {SITUATIONS[own][1]: 1}, (own, other)
+
+
+def test_an_age_that_comes_while_a_handler_blocks_leaves_its_deadline_alone(serving: Serving, greenlets: str) -> None:
+    """Also in the last turn, which begins when the age has come."""
+    service = Service(serve_situations, Lines)
+    deadlines = only(max_age_s=SOON_S, handler_s=SOON_S * 2)
+    server = serving.start(service, greenlets=greenlets, deadlines=deadlines)
+    before, behind = serving.meet(server), serving.meet(server)
+    before.send(b"block\n")
+    conn = next(conn for conn in server.connections if conn.peer == behind.sock.getsockname())
+    conn.pause()
+    behind.send(b"block\n")
+
+    assert before.read_to_end() == behind.read_to_end() == b""
+    assert closed_reasons(server) == {CloseReason.HANDLER_TIMEOUT: 2}
+
+
+def test_a_handshake_is_no_older_than_its_connection(serving: Serving) -> None:
+    entrance = EntranceRules(proxy="v1", proxies=AccessList((), ()))
+    server = serving.start(echo_lines(), deadlines=only(max_age_s=SOON_S), entrance=entrance)
+
+    assert serving.connect(server).read_to_end() == b""
+    assert closed_reasons(server) == {CloseReason.AGED: 1}
+
+
+def test_idle_holds_from_the_first_message_on_however_long_the_first_byte_may_take(
+    serving: Serving, greenlets: str
+) -> None:
+    server = serving.start(echo_lines(), greenlets=greenlets, deadlines=only(first_byte_s=60, idle_s=SOON_S))
+    peer = serving.meet(server)
+    gevent.sleep(SOON_S * 2)
+    assert peer.ask(b"hello") == b"hello"
+
+    assert peer.read_to_end() == b""
+    assert closed_reasons(server) == {CloseReason.IDLE_TIMEOUT: 1}
+
+
+def test_who_speaks_now_and_then_is_not_silent_whatever_is_pushed_to_it(serving: Serving, greenlets: str) -> None:
+    server = serving.start(
+        Service(serve_situations, Lines), greenlets=greenlets, deadlines=only(read_idle_s=SOON_S * 3)
+    )
+    peer = serving.meet(server)
+    peer.send(b"push\n")
+    for _ in range(12):
+        gevent.sleep(SOON_S / 2)
+        peer.send(b"here\n")
+
+    assert server.ledger.open == 1
+    peer.read_to_end()
+    assert closed_reasons(server) == {CloseReason.READ_IDLE_TIMEOUT: 1}
+
+
+def test_only_while_a_stream_reads_is_its_peer_silent(serving: Serving) -> None:
+    @stream
+    def handle(conn: StreamConnection) -> None:
+        conn.recv()
+        gevent.sleep(SOON_S * 3)
+        conn.write(b"done")
+        conn.recv()
+
+    server = serving.start(handle, deadlines=only(read_idle_s=SOON_S))
+    peer = serving.meet(server)
+    peer.send(b"x")
+    assert peer.read_exactly(4) == b"done"
+    began = time.monotonic()
+
+    assert ended_after(peer, began) >= SOON_S / 2
+    assert closed_reasons(server) == {CloseReason.READ_IDLE_TIMEOUT: 1}
+
+
+# What has arrived although the worker came late
+
+
+def compute(seconds: float) -> None:
+    """Keep the hub, as a handler does that computes."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+@pytest.mark.parametrize("deadline", ["first_byte_s", "idle_s", "read_idle_s", "message_s"])
+def test_who_has_spoken_in_time_is_served_although_the_worker_was_busy(
+    serving: Serving, greenlets: str, deadline: str
+) -> None:
+    server = serving.start(echo_lines(), greenlets=greenlets, deadlines=only(**{deadline: SOON_S}))
+    peer = serving.meet(server)
+    if deadline != "first_byte_s":
+        assert peer.ask(b"hello") == b"hello"
+    if deadline == "message_s":
+        peer.send(b"hel")
+        wait_until(lambda: next(iter(server.connections)).message_since is not None)
+    peer.sock.send(b"lo\n")
+    compute(SOON_S * 3)
+
+    assert peer.read_line() == (b"hello" if deadline == "message_s" else b"lo")
+
+
+def test_who_has_shaken_hands_in_time_is_served_although_the_worker_was_busy(serving: Serving) -> None:
+    entrance = EntranceRules(proxy="v1", proxies=AccessList((), ()))
+    server = serving.start(echo_lines(), deadlines=only(handshake_s=SOON_S), entrance=entrance)
+    peer = serving.connect(server)
+    wait_until(lambda: server.ledger.accepted)
+    peer.sock.send(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nhello\n")
+    compute(SOON_S * 3)
+
+    assert peer.read_line() == b"hello"
+
+
+def test_a_handler_that_was_woken_in_time_answers_although_the_worker_was_busy(
+    serving: Serving, greenlets: str
+) -> None:
+    came = Event()
+
+    def on_message(line: bytes, conn: Connection) -> bytes:
+        came.wait()
+        return line
+
+    server = serving.start(Service(on_message, Lines), greenlets=greenlets, deadlines=only(handler_s=SOON_S * 2))
+    peer = serving.meet(server)
+    peer.send(b"hello\n")
+    wait_until(lambda: next(iter(server.connections)).runner is not None)
+    came.set()
+    compute(SOON_S * 4)
+
+    assert peer.read_line() == b"hello"
+
+
+def test_a_dripping_peer_is_excused_once_and_no_more(serving: Serving, greenlets: str) -> None:
+    """There is always something unread when its deadline comes."""
+    server = serving.start(echo_lines(), greenlets=greenlets, deadlines=only(message_s=SOON_S))
+    peer = serving.meet(server)
+    for _ in range(200):
+        with contextlib.suppress(OSError):
+            peer.sock.send(b"h")
+        compute(SOON_S / 10)
+        gevent.sleep(0)
+        if server.ledger.errors:
+            break
+
+    assert closed_reasons(server) == {CloseReason.MESSAGE_TIMEOUT: 1}
+
+
+def test_who_reads_all_the_time_is_served_however_late_the_kernel_offers_room(serving: Serving, greenlets: str) -> None:
+    """With a send buffer that is large, room is offered when a third of it is free, and that may take long."""
+    size = 3_000_000
+    server = serving.start(
+        Service(lambda line, conn: b"x" * size, Lines), greenlets=greenlets, deadlines=only(write_s=SOON_S * 2)
+    )
+    server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1_000_000)
+    peer = serving.connect(server, narrow=True)
+    peer.send(b"give\n")
+    began, received = time.monotonic(), 0
+    while time.monotonic() - began < SOON_S * 8:
+        received += len(peer.sock.recv(4096))
+        gevent.sleep(0.002)
+
+    assert server.ledger.open == 1
+    wait_until(lambda: server.ledger.open == 0)  # it stops reading
+    assert closed_reasons(server) == {CloseReason.WRITE_TIMEOUT: 1}
+    assert received < size
+
+
+def test_nobody_is_interrupted_who_only_waits_for_a_turn(serving: Serving, greenlets: str) -> None:
+    """A handler that computes for long gives way after each message, and is at work on none meanwhile."""
+
+    def on_message(line: bytes, conn: Connection) -> bytes:
+        compute(0.004)
+        return line
+
+    server = serving.start(Service(on_message, Lines), greenlets=greenlets, deadlines=only(handler_s=SOON_S))
+    peers = [serving.connect(server) for _ in range(20)]
+    for peer in peers:
+        peer.send(b"hello\n" * 5)
+
+    for peer in peers:
+        assert peer.read_exactly(30) == b"hello\n" * 5
+    assert server.ledger.errors == 0

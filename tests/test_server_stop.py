@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import gevent
+import pytest
 
+from gserver.admission import AccessList
 from gserver.connection import Connection
+from gserver.entrance import EntranceRules
 from gserver.errors import CloseReason
 from gserver.framing import Lines
 from gserver.server import TcpServer
-from gserver.service import Service
+from gserver.service import Service, stream
+from gserver.streams import StreamConnection
 from tests.helpers.services import Gate, make_echo_lines, make_lines
 from tests.helpers.serving import Serving, assert_closed
 from tests.helpers.waiting import is_soon, wait_until
@@ -205,3 +210,96 @@ def test_every_ordinary_close_reason_is_reached_and_counted(serving: Serving, gr
     ordinary = "peer_eof peer_reset eof_in_message protocol_error handler_error finished drained killed"
     assert server.ledger.closed == dict.fromkeys(map(CloseReason, ordinary.split()), 1)
     server.ledger.check()
+
+
+# Connections that have had no answer yet
+
+
+def drain_later(server: TcpServer, **options: float) -> gevent.Greenlet[..., int]:
+    """A drain that has begun."""
+    draining: gevent.Greenlet[..., int] = gevent.spawn(server.drain, 20, **options)
+    wait_until(lambda: server.closed)
+    return draining
+
+
+@stream(codec=Lines)
+def echo_stream(conn: StreamConnection) -> None:
+    for line in conn:
+        conn.send(line)
+
+
+@pytest.mark.parametrize("service", [make_echo_lines(), echo_stream], ids=["service", "stream"])
+def test_a_drain_answers_the_first_message_of_who_has_just_connected(
+    serving: Serving, greenlets: str, service: Any
+) -> None:
+    server = serving.start(service, greenlets=greenlets, linger_s=0.05)
+    answered, fresh = serving.meet(server), serving.meet(server)
+    assert answered.ask(b"hello") == b"hello"
+    draining = drain_later(server)
+
+    assert answered.read_to_end() == b""
+    assert fresh.ask(b"hello") == b"hello"
+    assert fresh.read_to_end() == b""
+    assert draining.get() == 0
+    assert_closed(server, CloseReason.DRAINED, 2)
+
+
+def test_a_drain_lets_a_handshake_and_a_first_message_come_to_their_end(serving: Serving, greenlets: str) -> None:
+    entrance = EntranceRules(proxy="v1", proxies=AccessList((), ()))
+    server = serving.start(make_echo_lines(), greenlets=greenlets, entrance=entrance, linger_s=0.05)
+    peer = serving.connect(server)
+    wait_until(lambda: server.ledger.accepted)
+    drain_later(server)
+    peer.send(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n")
+    gevent.sleep(0.05)
+
+    assert peer.ask(b"hello") == b"hello"
+    assert peer.read_to_end() == b""
+
+
+def test_a_drain_lets_the_first_message_come_to_its_end(serving: Serving, greenlets: str) -> None:
+    server = serving.start(make_echo_lines(), greenlets=greenlets, linger_s=0.05)
+    peer = serving.meet(server)
+    peer.send(b"hel")
+    drain_later(server)
+    gevent.sleep(0.05)
+    peer.send(b"lo\n")
+
+    assert peer.read_to_end() == b"hello\n"
+
+
+def test_a_drain_waits_for_a_first_message_no_longer_than_it_is_told(serving: Serving, greenlets: str) -> None:
+    server = serving.start(make_echo_lines(), greenlets=greenlets, linger_s=0.05)
+    peer = serving.meet(server)
+    began = time.monotonic()
+
+    assert server.drain(20, first_answer_s=0.2) == 0
+    assert 0.1 < time.monotonic() - began < 5
+    assert peer.read_to_end() == b""
+    assert_closed(server, CloseReason.DRAINED)
+
+
+def test_a_drain_does_not_wait_for_who_has_been_silent_for_long(serving: Serving, greenlets: str) -> None:
+    server = serving.start(make_echo_lines(), greenlets=greenlets, linger_s=0.05)
+    peer = serving.meet(server)
+    for conn in server.connections:
+        conn.opened_at -= 60
+    began = time.monotonic()
+
+    assert server.drain(20) == 0
+    assert time.monotonic() - began < 4
+    assert peer.read_to_end() == b""
+
+
+def test_a_first_message_that_takes_long_has_the_time_of_every_handler(serving: Serving, greenlets: str) -> None:
+    gate = Gate()
+    server = serving.start(gate.service(), greenlets=greenlets, linger_s=0.05)
+    peer = serving.meet(server)
+    peer.send(b"wait\n")
+    wait_until(lambda: gate.waiting)
+    draining = drain_later(server, first_answer_s=0.05)
+    gevent.sleep(0.1)
+    gate.opened.set()
+
+    assert peer.read_to_end() == b"did wait\n"
+    assert draining.get() == 0

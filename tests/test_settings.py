@@ -59,7 +59,7 @@ def test_what_gunicorn_has_is_called_as_in_gunicorn(name: str) -> None:
         ("patch", "yes", "setting patch is 'yes', must be True or False"),
         ("bind", [], "setting bind is [], must be an address or a list of addresses"),
         ("bind", ["x"], "setting bind is 'x' has no port: expected HOST:PORT, [V6]:PORT, unix:PATH or fd://N"),
-        ("raw_env", ["x"], "setting raw_env is ['x'], must be NAME=VALUE, or a list of them"),
+        ("raw_env", ["x"], "setting raw_env is 'x', must be NAME=VALUE, or a list of them"),
         ("umask", "9", "setting umask is '9', must be an octal number from 0 to 777, or None"),
         (
             "user",
@@ -83,6 +83,26 @@ def test_a_wrong_value_is_named_with_what_is_allowed(name: str, value: Any, says
     if says is None:
         says = f"setting {name} is {value!r}, must be a function of (server, worker)"
     assert str(caught.value) == says
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("raw_env", ["TOKEN=hunter2", "x"], "TOKEN=... 'x'"),
+        ("raw_env", ("=hunter2",), "=..."),
+        ("raw_env", ["TOKEN=hunter2", 3], "TOKEN=... 3"),
+        ("raw_env", {"TOKEN": "hunter2"}, "a value of type dict"),
+        ("keyfile_password", b"hunter2", "a value of type bytes"),
+        ("keyfile_password", "hunter2\0", "..."),
+        ("logconfig_dict", [("password", "hunter2")], "a value of type list"),
+    ],
+)
+def test_a_refusal_does_not_show_what_may_be_a_password(name: str, value: Any, shown: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.checked({name: value})
+
+    assert str(caught.value).startswith(f"setting {name} is {shown}, must be ")
+    assert "hunter2" not in str(caught.value)
 
 
 def test_text_is_as_good_as_values() -> None:

@@ -11,6 +11,7 @@ from gevent.event import Event
 
 from gserver.errors import CloseReason, ConnectionClosed, IncompleteMessage
 from gserver.framing import JsonLines, LengthPrefixed, Lines, Malformed
+from gserver.guard import Killed
 from gserver.server import TcpServer
 from gserver.service import StreamService, stream
 from gserver.streams import StreamConnection
@@ -343,7 +344,7 @@ def test_a_handler_that_does_not_end_is_killed(serving: Serving) -> None:
     visits, server, peer = visit(serving, lambda conn: gevent.sleep(60))
 
     assert server.drain(0.05) == 1
-    assert [type(error) for error in visits.raised] == [gevent.GreenletExit]
+    assert [type(error) for error in visits.raised] == [Killed]
     assert_closed(server, CloseReason.KILLED)
     assert peer.is_reset() or peer.read() == b""
 

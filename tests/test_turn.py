@@ -287,7 +287,7 @@ def test_a_handler_that_exits_its_greenlet_ends_only_its_connection(serving: Ser
 
     assert peer.is_reset() or peer.read() == b""
     assert other.ask(b"hello") == b"hello"
-    assert_closed(server, CloseReason.KILLED)
+    assert_closed(server, CloseReason.HANDLER_ERROR)
 
 
 @pytest.mark.parametrize("codec", [Lines, JsonLines, LengthPrefixed])

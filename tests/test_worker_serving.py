@@ -12,9 +12,11 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.event import Event
+from greenlet import greenlet
 
 from gserver.arbiter.scoreboard import Place, Scoreboard
-from gserver.errors import CloseReason, ConfigError
+from gserver.errors import CloseReason, ConfigError, HandlerTimeout
 from gserver.framing import Lines
 from gserver.ledger import ACCEPTED, OPEN, Ledger
 from gserver.service import Service
@@ -247,7 +249,9 @@ def test_an_opening_hook_may_close_the_connection() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [KeyError("x"), gevent.Timeout(1), RecursionError()], ids=lambda error: type(error).__name__
+    "error",
+    [KeyError("x"), gevent.Timeout(1), RecursionError(), SystemExit(1), KeyboardInterrupt(), gevent.GreenletExit()],
+    ids=lambda error: type(error).__name__,
 )
 @pytest.mark.parametrize("hook", ["connection_open", "connection_close"])
 def test_whatever_a_hook_raises_the_connection_is_served_and_leaves(hook: str, error: BaseException) -> None:
@@ -454,3 +458,39 @@ def test_a_worker_never_serves_more_than_it_may(most: int) -> None:
             peer.close()
         wait_until(lambda: server.ledger.open == 0)
         assert server.ledger.closed[CloseReason.FULL] == 3
+
+
+@pytest.mark.parametrize(
+    "error", [gevent.GreenletExit, gevent.Timeout(1), HandlerTimeout("x")], ids=["kill", "timeout", "limit"]
+)
+def test_what_is_thrown_into_a_hook_that_waits_is_that_of_its_greenlet(error: Any) -> None:
+    """A handler closes its connection, so the hook runs in the handler's greenlet, and another one interrupts it."""
+    caught: list[BaseException] = []
+    waiting = Event()
+
+    def wait(worker: Any, conn: Any, reason: Any) -> None:
+        waiting.set()
+        gevent.sleep(60)
+
+    def close(line: bytes, conn: Any) -> None:
+        try:
+            gevent.sleep(0)
+            conn.abort(CloseReason.FINISHED)
+        except BaseException as raised:
+            caught.append(raised)
+
+    settings = Settings.checked({"connection_close": wait})
+    server = WorkerServer(("127.0.0.1", 0), Service(close, Lines), settings, Ledger(), None, "the worker")
+    server.start()
+    peer = Peer(server.address)
+    peer.send(b"x\n")
+    wait_until(waiting.is_set)
+    (conn,) = server.connections
+    assert isinstance(conn.runner, gevent.Greenlet | greenlet)
+    gevent.kill(conn.runner, error)
+    wait_until(lambda: caught)
+    peer.close()
+    wait_until(lambda: not server.connections)
+    server.drain(1.0)
+
+    assert type(caught[0]) is (error if isinstance(error, type) else type(error))

@@ -259,7 +259,8 @@ def test_a_folder_that_is_gone_by_now_is_an_error(folder: Path) -> None:
         [sys.executable, "-c", code, arguments], cwd=folder, capture_output=True, text=True, timeout=60, check=False
     )
 
-    assert json.loads(done.stdout)["raised"] == "FileNotFoundError"
+    says = f"cannot change to the directory '{folder.parent}/elsewhere': No such file or directory"
+    assert json.loads(done.stdout)["refused"] == says
 
 
 @pytest.mark.parametrize(

@@ -9,25 +9,23 @@ Closes: run() closes the listeners, the channels and the signal queue, and leave
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import selectors
 import signal
-import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gserver import logs
 from gserver.arbiter.askers import Askers
-from gserver.arbiter.channel import DEAF, DRAIN, DRAIN_AT_ONCE, LISTEN, MOLDED, READY, WORN
+from gserver.arbiter.births import Births
+from gserver.arbiter.channel import BORN, DEAF, DRAIN, DRAIN_AT_ONCE, LEFT, LISTEN, MOLDED, READY, WORN
 from gserver.arbiter.children import (
     Action,
     Child,
     Children,
     Drain,
     Go,
-    Policy,
     ReloadDone,
     ReloadFailed,
     Spawn,
@@ -35,19 +33,24 @@ from gserver.arbiter.children import (
     Strike,
     Stroke,
 )
-from gserver.arbiter.code_watch import Watched, watch_code
+from gserver.arbiter.code_watch import CodeWatch, Watched
 from gserver.arbiter.crew import EXIT_CANNOT_START, Crew, RunWorker
+from gserver.arbiter.leftovers import Leftovers
 from gserver.arbiter.listeners import Listeners
-from gserver.arbiter.mold import MoldBroken, adopt_orphans
+from gserver.arbiter.mold import adopt_orphans
+from gserver.arbiter.policy import AT_ONCE_S, QUICKLY_S, patience_of, policy_of
+from gserver.arbiter.processes import Death, Processes
 from gserver.arbiter.signals import Request, SignalQueue
 from gserver.arbiter.stats import StatsSocket
 from gserver.arbiter.succession import Succession
 from gserver.configuration import Configuration
 from gserver.errors import ConfigError
 from gserver.ledger import Ledger
-from gserver.process.daemon import Daemon
-from gserver.process.pidfile import Pidfile
+from gserver.process.daemon import Daemon, is_in_foreground
+from gserver.process.open_files import raise_open_files_limit
+from gserver.process.pidfile import SECOND, Pidfile
 from gserver.process.systemd import Notifier
+from gserver.process.working_folder import absolute, enter
 from gserver.settings import MAX_WORKERS, Settings
 
 if TYPE_CHECKING:
@@ -57,10 +60,7 @@ __all__ = ["Arbiter"]
 
 log = logging.getLogger("gserver.arbiter")
 
-# After the graceful timeout: what a worker gets to notice before SIGKILL.
-KILL_GRACE_S = 2.0
-# What QUIT leaves the workers for the replies that they owe.
-QUICK_S = 1.0
+_NEVER_SERVED = "Workers end before they serve"
 
 
 class Arbiter:
@@ -94,64 +94,81 @@ class Arbiter:
         self._age = 0
         self._is_ready = False  # every worker was serving once
         self._exit_status = 0
-        self._children = Children(settings.workers, _policy(settings))
+        self._children = Children(settings.workers, policy_of(settings))
         self._listeners = Listeners(settings.backlog, settings.reuse_port, (settings.user, settings.group))
         self._pidfile = Pidfile(settings.pidfile)
         self._askers = Askers()
-        self._notifier = Notifier(os.environ, self.pid)
+        self._notifier = Notifier(os.environ, self.pid, succession.is_in_charge)
         self._selector = selectors.DefaultSelector()
+        self._leftovers = Leftovers(self._selector)
         self._stats = StatsSocket(settings.stats_socket, self._selector)
         self._run_worker, self._run_mold = run_worker, run_mold
-        self._code_watch: int | None = None  # the pid of the process that watches files
 
     def run(self) -> int:
         """Serve until told to stop; return the exit status. ConfigError if it cannot begin."""
-        self._hooks.call("on_starting", self)
+        self._call("on_starting", self)
         self._listeners.adopt(self._succession.inherited)
         self._listeners.open(self.settings.bind)
         self._listeners.keep(self.settings.bind)
         self._signals = SignalQueue()
+        self._processes = Processes(self._signals)
         try:
             self._begin()
-            while not self._children.is_stopping or self._children:
+            while not self._is_over():
                 self._wait()
                 self._act()
         finally:
             self._close()
-        self._hooks.call("on_exit", self)
+        self._call("on_exit", self)
         totals = Ledger(self._crew.scoreboard.totals())
         log.info("Totals: messages %d, errors %d, %s", totals.messages, totals.errors, totals)
         log.info("Stopped")
         self._signals.retire()
         return self._exit_status
 
+    def _is_over(self) -> bool:
+        if not self._children.is_stopping or self._children:
+            return False
+        return not self._leftovers.sweep(time.monotonic(), self._processes.__contains__)
+
     def _begin(self) -> None:
-        # While the arbiter before this one has the pid file, this one's name has .2 behind it, as in gunicorn.
-        suffix = ".2" if self._succession.has_predecessor else ""
+        suffix = SECOND if self._succession.has_predecessor else ""
         self._pidfile.write(suffix)
         self._selector.register(self._signals, selectors.EVENT_READ)
         if self._succession.has_predecessor:
             self._selector.register(self._succession, selectors.EVENT_READ)
-        self._crew = Crew(self._run_worker, self._run_mold, self._selector, self._signals, self._forget_in_child)
+        self._crew = Crew(
+            self._run_worker,
+            self._run_mold,
+            self._selector,
+            self._signals,
+            self._processes,
+            self._bury,
+            self._forget_in_child,
+        )
+        self._births = Births(self._children, self._crew, self._hear)
         self._stats.open(self._crew.scoreboard, self._children, suffix)
         log.info("Listening at: %s (%d)", self._listeners.describe(), self.pid)
-        if self.settings.preload_app:
-            adopt_orphans()
+        raise_open_files_limit(self.settings.worker_connections)
+        adopt_orphans(is_needed=self.settings.preload_app)
+        self._code_watch = CodeWatch(self._crew.fork_helper, self._processes)
         if self.settings.reload:
-            self._watch_code()
+            patterns = tuple(map(absolute, self.settings.reload_extra_files))
+            watched = Watched(self.settings.chdir, self._configuration.file, patterns)
+            self._code_watch.start(watched, self.settings.reload_engine)
         self._act()
-
-    def _watch_code(self) -> None:
-        watched = Watched(self.settings.chdir, self._configuration.file, self.settings.reload_extra_files)
-        self._code_watch = self._crew.fork_helper(
-            functools.partial(watch_code, watched, self.settings.reload_engine, self.pid)
-        )
 
     # One turn of the loop
 
     def _wait(self) -> None:
         now = time.monotonic()
-        times = [self._children.wakes_at(now, self._crew.deadlines()), self._notifier.pings_at]
+        deadlines = self._crew.deadlines()
+        times = [
+            self._children.wakes_at(now, deadlines),
+            self._notifier.pings_at,
+            self._leftovers.wakes_at,
+            logs.retries_at(now),
+        ]
         wakes_at = min((each for each in times if each is not None), default=None)
         for key, _ in self._selector.select(None if wakes_at is None else max(0.0, wakes_at - now)):
             if key.fileobj is self._signals:
@@ -164,26 +181,38 @@ class Arbiter:
             else:
                 self._hear(key.data)
         self._notifier.ping(time.monotonic())
+        self._leftovers.kill_overdue(time.monotonic())
+        logs.retry()
 
     def _hear(self, pid: int) -> None:
         for message in self._crew.hear(pid):
-            if message.word == READY:
+            if message.word == BORN:
+                pid = self._births.born(pid, message)
+            elif message.word == READY:
                 log.info("Worker ready (pid: %d)", pid)
                 self._children.became_ready(pid, time.monotonic())
             elif message.word == WORN:
                 self._children.is_worn(pid)
             elif message.word == DEAF:
-                self._children.is_deaf(pid)
+                self._children.is_deaf(pid, time.monotonic())
+            elif message.word == LEFT:
+                self._leftovers.take_reported(message.descriptors, time.monotonic())
             elif message.word == MOLDED:
-                self._molded(pid)
+                self._births.molded(pid, self, self.settings, self._tls)
+        if pid < 0:
+            self._births.look_after(pid)
 
     def _act(self) -> None:
         """Do what the book says until it has nothing more to say: what is done may change what is to be done."""
-        while actions := self._children.decide(time.monotonic(), self._crew.deadlines()):
+        while actions := self._decide():
             for action in actions:
                 self._do(action)
         if not self._is_ready and self._children.is_complete and not self._children.is_stopping:
             self._became_ready()
+
+    def _decide(self) -> list[Action]:
+        self._children.is_molding = self.settings.preload_app and not self._crew.molds.is_ready
+        return self._children.decide(time.monotonic(), self._crew.deadlines())
 
     def _do(self, action: Action) -> None:
         if isinstance(action, Spawn):
@@ -202,32 +231,24 @@ class Arbiter:
 
     def _became_ready(self) -> None:
         self._is_ready = True
-        self._hooks.call("when_ready", self)
+        self._call("when_ready", self)
         self._notifier.ready(f"{self._children.target} workers")
         if self._daemon is not None:
             self._daemon.ready()
+
+    def _call(self, hook: str, *arguments: Any) -> None:
+        """Call a hook; processes that it starts are its own affair."""
+        if hook in self._hooks:
+            with self._leftovers.sparing():
+                self._hooks.call(hook, *arguments)
 
     # Workers
 
     def _spawn(self) -> None:
         self._age += 1
         child = Child(0, self._children.generation, time.monotonic(), age=self._age)
-        self._hooks.call("pre_fork", self, child)
-        try:
-            pid = self._crew.fork(self, self.settings, self._age, self._tls)
-        except (OSError, MoldBroken) as error:
-            log.error("Cannot fork a worker: %s", error)
-            self._children.could_not_spawn(time.monotonic())
-        else:
-            self._children.spawned(pid, time.monotonic(), age=self._age)
-
-    def _molded(self, mold: int) -> None:
-        """The mold has imported the application: its first worker takes its place in the book."""
-        try:
-            age = self._children[mold].age
-            self._children.renamed(mold, self._crew.molded(self, self.settings, age, self._tls))
-        except (OSError, MoldBroken, KeyError) as error:  # KeyError: struck meanwhile, because it took too long
-            log.error("Cannot fork from the mold %d: %s", mold, error)
+        self._call("pre_fork", self, child)
+        self._births.spawn(self, self.settings, self._age, self._tls)
 
     def _drain(self, child: Child) -> None:
         """A worker that is not needed any more: what it accepts from goes to the others, its connections end."""
@@ -242,6 +263,9 @@ class Arbiter:
         self._crew.tell(child.pid, DRAIN, [str(bind) for bind in given_up])
 
     def _strike(self, child: Child, stroke: Stroke) -> None:
+        if child.is_unborn:
+            self._births.overdue(child) if stroke is Stroke.DUMP else self._births.kill(child)
+            return
         if stroke is Stroke.DUMP:
             what = "did not become ready" if child.stage is Stage.BOOTING else "was not heard of"
             log.critical("Worker %s in time (pid: %d)", what, child.pid)
@@ -250,38 +274,24 @@ class Arbiter:
         self._crew.strike(child.pid, stroke)
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            code = os.waitstatus_to_exitcode(status)
-            if pid in self._children:
-                self._hear(pid)  # one that was ready, and said so last, has proven that the application loads
-                self._bury(pid, code)
-            elif self._crew.molds.lost(pid):
-                log.log(logging.INFO if code == 0 else logging.ERROR, "Mold ended with status %d (pid: %d)", code, pid)
-            elif pid == self._code_watch:
-                log.error("Files are watched no longer (status %d)", code)
-                self._code_watch = None
-            elif self._succession.lost(pid):
-                log.error("The new arbiter ended with status %d; this one goes on", code)
+        self._processes.reap(newborn=self._births.hear)
 
-    def _bury(self, pid: int, code: int) -> None:
-        asked = self._children[pid].stage is Stage.DRAINING
-        child = self._children.exited(pid, time.monotonic())
-        assert child is not None
-        self._listeners.gone(pid)
-        self._crew.gone(pid)
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
-        log.log(logging.INFO if asked else logging.ERROR, "Worker exited with %s (pid: %d)", how, pid)
-        self._hooks.call("child_exit", self, child)
+    def _bury(self, death: Death) -> None:
+        """A worker has ended, or a mold in the place of one."""
+        self._hear(death.pid)  # one that was ready, and said so last, has proven that the application loads
+        child = self._children.exited(death.pid, time.monotonic())
+        self._listeners.gone(death.pid)
+        self._leftovers.take(self._crew.gone(death.pid), time.monotonic(), signal.SIGTERM)
+        if child is None:
+            return
+        asked = child.stage is Stage.DRAINING or child.is_deaf
+        log.log(logging.INFO if asked else logging.ERROR, "%s", death)
+        self._call("child_exit", self, child)
         if self._children.cannot_start and not self._children.is_stopping:
             self._cannot_start()
-        elif not asked and self._children.pause_s:
-            log.error("Workers end before they serve: the next one is forked in %g s", self._children.pause_s)
+        elif child.stage is not Stage.DRAINING and self._children.pause_s:
+            early = "A worker ended as soon as it served" if child.stage is Stage.SERVING else _NEVER_SERVED
+            log.error("%s: the next one is forked in %g s", early, self._children.pause_s)
 
     def _cannot_start(self) -> None:
         if self.settings.reload:
@@ -317,20 +327,18 @@ class Arbiter:
             self._start_successor()
 
     def _reopen_logs(self) -> None:
-        logs.reopen(self.settings)
-        for child in self._children:
-            if child.stage is not Stage.BOOTING:
-                os.kill(child.pid, signal.SIGUSR1)
+        logs.reopen()
+        self._crew.reopen_logs()
 
     def _set_target(self, target: int) -> None:
         before = self._children.target
         self._children.resize(target)
         if before != target:
             log.info("Workers: %d instead of %d", target, before)
-            self._hooks.call("nworkers_changed", self, target, before)
+            self._call("nworkers_changed", self, target, before)
 
     def _dismiss(self) -> None:
-        if _is_in_foreground():
+        if is_in_foreground():
             log.debug("WINCH comes from the terminal; ignored")
         else:
             self._set_target(0)
@@ -345,7 +353,9 @@ class Arbiter:
         if not self._children.is_reloading:
             self._before_reload = self.settings, self._tls
         try:
-            settings, fixed = self._configuration.read().with_fixed_of(self.settings)
+            with self._leftovers.sparing():
+                settings, fixed = self._configuration.read().with_fixed_of(self.settings)
+            enter(settings.chdir)
             tls = certificates_of(settings)
             self._listeners.open(settings.bind, patient=False)
             logs.configure(settings)  # before there are new workers, who log where the arbiter does
@@ -355,19 +365,22 @@ class Arbiter:
         for name in fixed:
             log.warning("Setting %s cannot be changed by a reload: the next start will", name)
         self._use(settings, tls)
-        self._hooks.call("on_reload", self)
+        raise_open_files_limit(self.settings.worker_connections)
+        self._call("on_reload", self)
         self._crew.molds.begin_reload()
         self._children.begin_reload(settings.workers, time.monotonic())
 
     def _use(self, settings: Settings, tls: Tls | None) -> None:
         self.settings, self._tls = settings, tls
         self._hooks = settings.hooks
-        self._children.policy = _policy(settings)
+        self._children.policy = policy_of(settings)
 
     def _reload_done(self) -> None:
         self._listeners.keep(self.settings.bind)
         self._crew.molds.end_reload(succeeded=True)
         self._before_reload = self.settings, self._tls
+        self._pidfile.follow()
+        self._stats.follow()
         log.info("Reloaded; listening at: %s", self._listeners.describe())
         self._answer(None)
 
@@ -376,19 +389,20 @@ class Arbiter:
             self._crew.molds.end_reload(succeeded=False)
             self._use(*self._before_reload)
             self._listeners.keep(self.settings.bind)
-            self._log_as_before()
+        self._go_back()
         log.error("Reload failed, the workers from before go on: %s", failed.why)
         self._answer(failed.why)
 
-    def _log_as_before(self) -> None:
+    def _go_back(self) -> None:
         try:
+            enter(self.settings.chdir)
             logs.configure(self.settings)
         except ConfigError as error:
             log.error("%s", error)
 
     def _answer(self, failure: str | None) -> None:
         self._askers.answer(failure)
-        if not self._children.is_stopping:
+        if self._is_ready and not self._children.is_stopping:
             self._notifier.ready("reloaded" if failure is None else f"reload failed: {failure}")
 
     # Predecessor and successor: USR2
@@ -397,15 +411,24 @@ class Arbiter:
         if self._succession.is_under_way:
             log.warning("An upgrade is under way already")
             return
-        self._hooks.call("pre_exec", self)
-        pid = self._succession.begin(self._signals, self._listeners.descriptors, self._configuration.sockets)
-        log.info("Started a new arbiter (pid: %d); TERM to %d when it serves", pid, self.pid)
+        self._call("pre_exec", self)
+        midwife = self._succession.begin(self._signals, self._listeners.descriptors, self._configuration.sockets)
+        if midwife:
+            self._processes.add(midwife, self._successor_ended)
+            for pid in (midwife, self._succession.successor or midwife):
+                self._leftovers.spare(pid)
+
+    def _successor_ended(self, death: Death) -> None:
+        self._succession.lost(death.pid)
+        log.error("The new arbiter ended with %s; this one goes on", death.how)
 
     def _take_over(self) -> None:
-        """The arbiter before this one is gone."""
-        self._selector.unregister(self._succession)
-        self._succession.predecessor_ended()
-        log.info("The arbiter before this one has ended")
+        """The arbiter before this one is leaving, or gone: what there is but once is this one's."""
+        if self._succession.is_predecessor_gone():
+            self._selector.unregister(self._succession)
+            self._succession.predecessor_ended()
+            log.info("The arbiter before this one has ended")
+        self._reopen_logs()  # a rotation meanwhile has signalled the process of the pid file, which was that one
         self._pidfile.rename(self.settings.pidfile)
         self._stats.rename(self.settings.stats_socket)
         self._notifier.took_over(self.pid)
@@ -420,21 +443,24 @@ class Arbiter:
         if is_at_once or self._exit_status:
             log.info("Stopping: now")
             for child in self._children:
-                os.kill(child.pid, signal.SIGQUIT)
-            self._children.stop(now, KILL_GRACE_S)
+                self._processes.signal(child.pid, signal.SIGQUIT)
+            self._children.stop(now, AT_ONCE_S)
             return
         quick = request is Request.QUIT
         log.info("Stopping: replying to what was received")
-        self._notifier.stopping()
+        patience = QUICKLY_S if quick else patience_of(self.settings)
+        self._succession.hand_over(self._notifier, self._pidfile, self._processes.end)
+        self._notifier.stopping(patience)
         addresses = [] if self._succession.is_under_way else [str(bind) for bind in self.settings.bind]
         # The workers still have the listeners, and accept what the kernel has queued; nobody new gets in after them.
         self._close_listeners()
+        self._crew.molds.dismiss_all()
+        self._code_watch.stop()
         for child in self._children:
-            if child.stage is Stage.SERVING:
+            if child.stage in (Stage.READY, Stage.SERVING):
                 self._crew.tell(child.pid, DRAIN_AT_ONCE if quick else DRAIN, addresses)
             elif child.stage is not Stage.DRAINING:
-                os.kill(child.pid, signal.SIGKILL)
-        patience = QUICK_S if quick else self.settings.graceful_timeout + self.settings.drain_spread + KILL_GRACE_S
+                self._births.kill(child)
         self._children.stop(now, patience)
 
     def _close_listeners(self) -> None:
@@ -449,24 +475,23 @@ class Arbiter:
         self._listeners.leave_to_successor()
         self._succession.leave_to_worker()
         self._stats.leave_to_arbiter()
+        self._leftovers.leave_to_child()
         if self._daemon is not None:
             self._daemon.leave_to_child()
 
     def _close(self) -> None:
-        for child in self._children:  # only after an exception in the loop itself
-            os.kill(child.pid, signal.SIGKILL)
-            os.waitpid(child.pid, 0)
+        # Only an exception in the loop itself leaves a successor, and workers, until here.
+        self._succession.hand_over(self._notifier, self._pidfile, self._processes.end)
+        self._processes.kill_all()
         self._close_listeners()
         self._pidfile.remove()
         self._stats.close()
         self._askers.answer("the server has stopped")
         if hasattr(self, "_crew"):
             self._crew.close()
+        self._leftovers.close()
         self._selector.close()
         self._succession.close()
-        if self._code_watch is not None:
-            os.kill(self._code_watch, signal.SIGKILL)
-            os.waitpid(self._code_watch, 0)
 
 
 def certificates_of(settings: Settings) -> Tls | None:
@@ -477,20 +502,3 @@ def certificates_of(settings: Settings) -> Tls | None:
     from gserver.tls import Tls  # what imports ssl early has gevent warn of it, with reason
 
     return Tls(config)
-
-
-def _policy(settings: Settings) -> Policy:
-    return Policy(
-        settings.reload_surge,
-        0.0 if settings.reload else settings.reload_settle,
-        settings.ready_timeout,
-        settings.graceful_timeout + settings.drain_spread + KILL_GRACE_S,
-    )
-
-
-def _is_in_foreground() -> bool:
-    """Whether a terminal sends this process its signals."""
-    try:
-        return os.tcgetpgrp(sys.stderr.fileno()) == os.getpgrp()
-    except (OSError, ValueError):
-        return False

@@ -80,18 +80,20 @@ def ask_for_reload(pidfile: str) -> str | None:
         except OSError as error:
             raise ConfigError(f"cannot wait for an answer beside {pidfile!r}: {error.strerror}") from error
         try:
-            return _ask(receiver, pid)
+            return _ask(receiver, pidfile, pid)
         finally:
             os.unlink(path)
 
 
-def _ask(receiver: socket.socket, pid: int) -> str | None:
+def _ask(receiver: socket.socket, pidfile: str, pid: int) -> str | None:
     try:
         arbiter = os.pidfd_open(pid)  # readable when that process ends
     except ProcessLookupError:
         raise ConfigError(f"there is no process {pid}") from None
     try:
-        os.kill(pid, signal.SIGHUP)
+        if read_pid(pidfile) != pid:  # it ended meanwhile, and its id may be another's by now
+            raise ConfigError(f"process {pid} has left {pidfile!r}")
+        signal.pidfd_send_signal(arbiter, signal.SIGHUP)
         readable, _, _ = select.select([receiver.fileno(), arbiter], [], [])
     except PermissionError:
         raise ConfigError(f"process {pid} is another user's") from None

@@ -1,9 +1,11 @@
 """What the arbiter and a worker say to each other: short messages over a socket pair, descriptors among them.
 
-    worker -> arbiter   READY, WORN; DEAF when it is draining, and accepts no more
+    worker -> arbiter   BORN with its pid, first thing, if a mold has forked it; READY, WORN; DEAF when it is draining,
+                        and accepts no more; LEFT with descriptors of the processes that its application has left
     arbiter -> worker   LISTEN with the listeners to accept from; DRAIN, over drain_spread, or DRAIN_AT_ONCE, with the
                         addresses that nobody will serve after it
-    mold -> arbiter     MOLDED; FORKED with a pid
+    arbiter -> any      REOPEN with the paths of the log files, and the files themselves
+    mold -> arbiter     MOLDED
     arbiter -> mold     FORK with a place, an age and the worker's end of its channel
 
 End-of-file tells either side that the other is gone. SOCK_SEQPACKET keeps messages apart (unix(7)).
@@ -18,28 +20,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = [
+    "BORN",
     "DEAF",
     "DRAIN",
     "DRAIN_AT_ONCE",
     "FORK",
-    "FORKED",
+    "LEFT",
     "LISTEN",
+    "MAX_DESCRIPTORS",
     "MOLDED",
+    "QUICK_S",
     "READY",
+    "REOPEN",
     "WORN",
     "Channel",
     "Message",
 ]
 
+BORN = "born"
 READY = "ready"  # it would accept connections
 WORN = "worn"  # it wants to be replaced
 DEAF = "deaf"
+LEFT = "left"
 LISTEN = "listen"
 DRAIN = "drain"
 DRAIN_AT_ONCE = "drain at once"
+REOPEN = "reopen"
 MOLDED = "molded"  # it has imported the application
 FORK = "fork"
-FORKED = "forked"
+
+#: What DRAIN_AT_ONCE leaves a worker for the replies that it owes, in seconds.
+QUICK_S = 1.0
 
 MAX_BYTES = 64 * 1024
 # What one message may carry (SCM_MAX_FD, unix(7)).
@@ -91,6 +102,10 @@ class Channel:
             os.set_inheritable(descriptor, False)
         word, *addresses = json.loads(data)
         return Message(word, tuple(addresses), tuple(descriptors))
+
+    def shut(self) -> None:
+        """From now on nothing can be sent to this end; what was sent before is still received."""
+        self._end.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
         self._end.close()

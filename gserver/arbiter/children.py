@@ -42,6 +42,8 @@ DEAF_S = 1.0
 JUMP_S = 2.0
 # What workers then get to show that they are alive: two of their heartbeats.
 AMNESTY_S = 2.5
+# What a mold gets to fork a worker: it only waits for orders.
+BIRTH_S = 5.0
 
 
 class Stage(enum.Enum):
@@ -66,7 +68,7 @@ _STROKES = (Stroke.DUMP, Stroke.ABORT, Stroke.KILL)
 class Child:
     """One worker process."""
 
-    pid: int
+    pid: int  # less than 0: a mold is to fork it
     generation: int
     spawned_at: float
     slot: int = 0  # of the scoreboard, and of the listeners where each worker has its own
@@ -77,6 +79,14 @@ class Child:
     is_deaf: bool = False  # it accepts no more
     strokes: int = 0
     strikes_at: float | None = None  # when the next stroke comes, once the first has, or the end of a drain's patience
+
+    @property
+    def is_unborn(self) -> bool:
+        return self.pid < 0
+
+    @property
+    def name(self) -> str:
+        return "a new worker" if self.is_unborn else f"the new worker {self.pid}"
 
 
 @dataclass(frozen=True)
@@ -150,6 +160,7 @@ class Children:
         self._was_ever_ready = False
         self._has_died_booting = False
         self._waits_for_reload = False
+        self.is_molding = False  # the next fork is that of a mold, and others wait until it is ready
         self.pause_s = 0.0  # before the next fork, after the last death
         self._not_before = -math.inf
         self._amnesty_until = -math.inf
@@ -175,10 +186,10 @@ class Children:
         self._children[pid] = child
         return child
 
-    def renamed(self, pid: int, to: int) -> None:
+    def renamed(self, pid: int, to: int, now: float) -> None:
         """What boots goes on as another process."""
         child = self._children.pop(pid)
-        child.pid = to
+        child.pid, child.since = to, now
         self._children[to] = child
 
     def became_ready(self, pid: int, now: float) -> None:
@@ -192,10 +203,16 @@ class Children:
         if pid in self._children:
             self._children[pid].is_worn = True
 
-    def is_deaf(self, pid: int) -> None:
-        """A worker that drains accepts no more connections."""
-        if pid in self._children:
-            self._children[pid].is_deaf = True
+    def is_deaf(self, pid: int, now: float) -> None:
+        """A worker accepts no more connections: as it was told, or because it got TERM itself, and drains."""
+        child = self._children.get(pid)
+        if child is None:
+            return
+        child.is_deaf = True
+        if child.stage is Stage.SERVING:
+            self._slow_down(child, now)
+            self._begin_drain(child, now, self.policy.drain_patience_s)
+            self._news.append(Drain(child))
 
     def exited(self, pid: int, now: float) -> Child | None:
         """Forget a worker that has ended; None for a process that is none of ours."""
@@ -206,7 +223,7 @@ class Children:
         if child.stage is not Stage.DRAINING:
             self._slow_down(child, now)
             if self._reload and child.generation == self.generation:
-                self._fail_reload(f"the new worker {pid} ended while it was {child.stage.value}", now)
+                self._fail_reload(f"{child.name} ended while it was {child.stage.value}", now)
         return child
 
     def could_not_spawn(self, now: float) -> None:
@@ -302,7 +319,7 @@ class Children:
         elif child.strokes or not is_overdue:
             return
         elif self._reload and child.generation == self.generation:
-            self._fail_reload(f"the new worker {child.pid} was not heard of in time", now, spare=child)
+            self._fail_reload(f"{child.name} was not heard of in time", now, spare=child)
         yield Strike(child, _STROKES[child.strokes])
         child.strokes += 1
         child.strikes_at = now + STROKE_S if child.strokes < len(_STROKES) else math.inf
@@ -310,6 +327,8 @@ class Children:
     def _overdue_at(self, child: Child, deadlines: Mapping[int, float]) -> float | None:
         if child.stage is not Stage.BOOTING:
             return deadlines.get(child.pid)
+        if child.is_unborn:
+            return child.since + BIRTH_S
         return child.spawned_at + self.policy.ready_timeout_s if self.policy.ready_timeout_s else None
 
     def _promote(self, now: float) -> Iterator[Action]:
@@ -369,7 +388,7 @@ class Children:
         starting = len(self._starting())
         vacancies = self.target - len(self._in(Stage.SERVING)) - starting
         wanted = max(vacancies, min(self.policy.surge, len(self._replaceable())) - starting)
-        if self._proven < self.generation:
+        if self._proven < self.generation or self.is_molding:
             newcomers = [child for child in self._newcomers() if child.generation == self.generation]
             wanted = min(wanted, 1 - len(newcomers))
         return wanted

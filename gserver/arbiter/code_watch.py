@@ -7,18 +7,21 @@ file; and whatever the extra patterns match. The arbiter itself has no thread an
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import importlib.util
 import logging
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from gserver import logs
+from gserver.arbiter.processes import Death, Ended, Processes
 from gserver.errors import ConfigError
 
-__all__ = ["Watched", "check_engine", "watch_code"]
+__all__ = ["CodeWatch", "Watched", "check_engine", "watch_code"]
 
 log = logging.getLogger("gserver.arbiter")
 
@@ -27,7 +30,7 @@ POLL_S = 0.5
 LOOK_MS = 1000
 _SKIPPED_FOLDERS = {"__pycache__", "site-packages", "node_modules"}
 
-Snapshot = dict[str, tuple[int, int]]
+Snapshot = dict[str, tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,14 @@ class Watched:
         return sorted({self.folder, *config, *map(_root_of, self.patterns)})
 
     def snapshot(self) -> Snapshot:
-        """When each file was last written, and how large it is."""
+        """When each file was last written, how large it is, and which: a folder may be a link to another one now."""
         found: Snapshot = {}
         for path in self._files():
             try:
                 status = os.stat(path)
             except OSError:
                 continue
-            found[path] = (status.st_mtime_ns, status.st_size)
+            found[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
         return found
 
     def _files(self) -> Iterator[str]:
@@ -108,8 +111,44 @@ def watch_code(watched: Watched, engine: str, arbiter: int) -> int:
             _log(sorted(path for path in now.keys() | before.keys() if now.get(path) != before.get(path)))
             before = now
             with contextlib.suppress(ProcessLookupError):  # it ends just now
-                os.kill(arbiter, signal.SIGHUP)
+                _send_hup(arbiter)
     return 0
+
+
+class CodeWatch:
+    """The arbiter's side: the process that watches, if there is one.
+
+    Args:
+        fork: called with what the child runs, and with whom to tell of its death; returns its pid.
+    """
+
+    def __init__(self, fork: Callable[[Callable[[], int], Ended], int], processes: Processes) -> None:
+        self._fork = fork
+        self._processes = processes
+        self._pid: int | None = None
+
+    def start(self, watched: Watched, engine: str) -> None:
+        self._pid = self._fork(functools.partial(watch_code, watched, engine, os.getpid()), self._ended)
+
+    def stop(self) -> None:
+        if self._pid is not None:
+            pid, self._pid = self._pid, None
+            self._processes.signal(pid, signal.SIGTERM)
+
+    def _ended(self, death: Death) -> None:
+        if self._pid is not None:
+            self._pid = None
+            log.error("Files are watched no longer (%s)", death.how)
+
+
+def _send_hup(arbiter: int) -> None:
+    """To the parent alone, and not to a process that has its id after it."""
+    descriptor = os.pidfd_open(arbiter)
+    try:
+        if os.getppid() == arbiter:
+            signal.pidfd_send_signal(descriptor, signal.SIGHUP)
+    finally:
+        os.close(descriptor)
 
 
 def _ticks() -> Iterator[None]:
@@ -135,4 +174,5 @@ def _notifications(watched: Watched) -> Iterator[None]:
 
 
 def _log(paths: Sequence[str]) -> None:
+    logs.reopen()  # this process has no channel over which the arbiter could send them
     log.info("Changed: %s", ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else ""))

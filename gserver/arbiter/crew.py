@@ -1,6 +1,7 @@
 """The worker processes themselves: forking them, talking with them, and their places on the scoreboard.
 
-What should happen to whom is decided in children.py; this does it.
+What should happen to whom is decided in children.py; this does it. A worker that a mold is to fork has no process id
+yet: until it is born it goes by a number less than 0, the negative of its age.
 """
 
 from __future__ import annotations
@@ -8,20 +9,22 @@ from __future__ import annotations
 import errno
 import functools
 import logging
-import os
 import selectors
 import signal
-import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from gserver.arbiter.channel import Channel, Message
+from gserver import logs
+from gserver.arbiter.channel import REOPEN, Channel, Message
 from gserver.arbiter.children import Stroke
 from gserver.arbiter.listeners import Lane
 from gserver.arbiter.mold import Mold, MoldBroken, Molds
+from gserver.arbiter.processes import Death, Ended, Processes
 from gserver.arbiter.scoreboard import Place, Scoreboard
 from gserver.arbiter.signals import SignalQueue
+from gserver.process.descendants import close_all, descendants
 from gserver.settings import MAX_WORKERS, Settings
 
 if TYPE_CHECKING:
@@ -61,6 +64,8 @@ class Crew:
     Args:
         run_worker, run_mold: called in every child.
         selector: told of every channel; data is the worker's pid.
+        processes: the book in which they are entered.
+        ended: told of each worker that has ended, and of each mold that ends while it stands in a worker's place.
         forget: called in every child, to drop what is the arbiter's.
 
     Closes: channels, when their worker closes its end, and close().
@@ -72,6 +77,8 @@ class Crew:
         run_mold: RunWorker,
         selector: selectors.BaseSelector,
         signals: SignalQueue,
+        processes: Processes,
+        ended: Ended,
         forget: Callable[[], None],
     ) -> None:
         self.scoreboard = Scoreboard(2 * MAX_WORKERS)
@@ -80,12 +87,19 @@ class Crew:
         self.molds = Molds(self._hang_up)
         self._selector = selector
         self._signals = signals
+        self._processes = processes
+        self._ended = ended
         self._forget = forget
         self._channels: dict[int, Channel] = {}
         self._places: dict[int, Place] = {}
+        self._left_by: dict[int, list[int]] = {}  # worker under strokes -> descriptors of what it will leave behind
+        self._ordered_from: dict[int, int] = {}  # unborn worker -> the pid of the mold that is to fork it
 
     def fork(self, server: Any, settings: Settings, age: int, tls: Tls | None) -> int:
-        """Return the pid of a new worker, or of a mold that will be one; OSError or MoldBroken if there can be none."""
+        """Return the pid of a new worker, or of a mold that will be one, or the number of one that a mold will fork.
+
+        OSError or MoldBroken if there can be none. Never blocks.
+        """
         try:
             place = self.scoreboard.free_place()
         except IndexError:
@@ -95,66 +109,102 @@ class Crew:
         post = Post(settings, age, place, self.scoreboard, theirs, server, tls)
         try:
             if not settings.preload_app:
-                pid = self._fork(functools.partial(self._run_worker, post), ours)
+                pid = self._fork(functools.partial(self._run_worker, post), self._ended, ours)
             elif self.molds.current is None:
-                pid = self._fork(functools.partial(self._run_mold, post), ours)
+                pid = self._fork(functools.partial(self._run_mold, post), self._mold_ended, ours)
                 self.molds.current = Mold(pid, ours)
             else:
-                pid = self.molds.current.fork(place.index, age, theirs)
+                self.molds.current.order(place.index, age, theirs)
+                pid = -age
+                self._ordered_from[pid] = self.molds.current.pid
         except (OSError, MoldBroken):
             place.leave()
             ours.close()
             raise
         finally:
             theirs.close()
-        self._know(pid, ours, place)
+        if pid > 0:
+            place.belongs_to(pid)
+        self._channels[pid], self._places[pid] = ours, place
+        self._selector.register(ours, selectors.EVENT_READ, pid)
         return pid
 
-    def _know(self, pid: int, channel: Channel, place: Place) -> None:
+    def fork_helper(self, run: Callable[[], int], ended: Ended) -> int:
+        """Return the pid of a child that is no worker; it gets no place and no channel."""
+        return self._fork(run, ended)
+
+    def _fork(self, run: Callable[[], int], ended: Ended, *not_its: Channel) -> int:
+        return self._processes.fork(functools.partial(self._enter, run, not_its), ended)
+
+    # Molds, and the workers that they fork
+
+    def molded(self, pid: int) -> bool:
+        """A mold is ready, and leaves the place of the worker it stood for; whether workers are to come from it."""
+        mold = self.molds.current
+        if mold is None or mold.pid != pid:
+            return False
+        mold.is_ready = True
+        self._places.pop(pid).leave()
+        return True
+
+    def born(self, unborn: int, pid: int) -> None:
+        """A mold has forked this worker: from now on it goes by its pid."""
+        place, channel = self._places.pop(unborn), self._channels.pop(unborn)
+        del self._ordered_from[unborn]
+        self._processes.add(pid, self._ended)
         place.belongs_to(pid)
         self._channels[pid], self._places[pid] = channel, place
-        self._selector.register(channel, selectors.EVENT_READ, pid)
+        self._selector.modify(channel, selectors.EVENT_READ, pid)
 
-    def fork_helper(self, run: Callable[[], int]) -> int:
-        """Return the pid of a child that is no worker; it gets no place and no channel."""
-        return self._fork(run)
+    def unborn(self) -> list[int]:
+        return list(self._ordered_from)
 
-    def _fork(self, run: Callable[[], int], *not_its: Channel) -> int:
-        with self._signals.held():
-            pid = os.fork()
-            if pid == 0:
-                self._become(run, not_its)
-        return pid
+    def will_be_born(self, unborn: int) -> bool:
+        """No more when its channel has ended: whoever could fork it, or be it, has ended too."""
+        return unborn in self._channels
 
-    def molded(self, server: Any, settings: Settings, age: int, tls: Tls | None) -> int:
-        """The newest mold is ready: have it fork the worker in whose place it stood; return its pid."""
-        mold = self.molds.current
-        assert mold is not None
-        mold.is_ready = True
-        self._places.pop(mold.pid).leave()
-        return self.fork(server, settings, age, tls)
+    def shut_out(self, unborn: int) -> None:
+        """One that comes later cannot be born; one that was born in this moment is still to be heard."""
+        if unborn in self._channels:
+            self._channels[unborn].shut()
 
-    def _become(self, run: Callable[[], int], not_its: Sequence[Channel]) -> NoReturn:
-        """In the child: drop what is the arbiter's, run, and never return into the arbiter's code."""
-        status = 1
-        try:
-            self._signals.leave_to_child()
-            for channel in [*not_its, *self._channels.values()]:
-                channel.close()
-            self._forget()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
-            status = run()
-        except BaseException:
-            log.exception("A child failed")
-        finally:
-            logging.shutdown()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+    def kill_mold_of(self, unborn: int) -> None:
+        """It has not forked this worker in time; the next one comes from another mold."""
+        mold = self._ordered_from[unborn]
+        if self.molds.lost(mold):
+            log.error("The mold does not fork, and is killed (pid: %d)", mold)
+            self._processes.signal(mold, signal.SIGKILL)
+
+    def _mold_ended(self, death: Death) -> None:
+        death = replace(death, what="Mold ended")
+        is_needed = self.molds.lost(death.pid)
+        if death.pid in self._places:
+            self._ended(death)
+        else:
+            self._hang_up(death.pid)
+            log.log(logging.ERROR if is_needed else logging.INFO, "%s", death)
+
+    def _enter(self, run: Callable[[], int], not_its: Sequence[Channel]) -> int:
+        """In the child: drop what is the arbiter's, and run."""
+        self._signals.leave_to_child()
+        self._processes.leave_to_child()
+        for channel in [*not_its, *self._channels.values()]:
+            channel.close()
+        for descriptors in self._left_by.values():
+            close_all(descriptors)
+        self._forget()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+        return run()
 
     def deadlines(self) -> dict[int, float]:
         """By pid, when each worker must have been heard of again."""
         return {pid: deadline for pid, place in self._places.items() if (deadline := place.deadline) is not None}
+
+    def reopen_logs(self) -> None:
+        """Send the log files that the arbiter has opened to all children, the booting ones too."""
+        files = logs.descriptors()
+        for channel in self._channels.values():
+            channel.send(REOPEN, list(files), list(files.values()))
 
     def tell(self, pid: int, word: str, addresses: Sequence[str] = (), lanes: Iterable[Lane] = ()) -> None:
         """Say something to a worker; to one that does not listen any more, nothing."""
@@ -179,13 +229,21 @@ class Crew:
         return heard
 
     def strike(self, pid: int, stroke: Stroke) -> None:
-        os.kill(pid, _STROKE_SIGNALS[stroke])
+        if stroke is Stroke.DUMP and self._places[pid].deadline is None:
+            # It does not beat yet. By a deadline that is over it tells this signal from one that an operator sends.
+            self._places[pid].deadline = time.monotonic()
+        if stroke is not Stroke.DUMP and pid in self._processes:
+            close_all(self._left_by.pop(pid, []))
+            self._left_by[pid] = descendants(pid)
+        self._processes.signal(pid, _STROKE_SIGNALS[stroke])
 
-    def gone(self, pid: int) -> None:
-        """A worker has been reaped."""
+    def gone(self, pid: int) -> list[int]:
+        """A worker has been reaped, or will never be born; descriptors of what it left behind, as far as known."""
         self._hang_up(pid)
+        self._ordered_from.pop(pid, None)
         if pid in self._places:
             self.scoreboard.vacate(self._places.pop(pid))
+        return self._left_by.pop(pid, [])
 
     def _hang_up(self, pid: int) -> None:
         channel = self._channels.pop(pid, None)
@@ -196,4 +254,5 @@ class Crew:
     def close(self) -> None:
         for pid in list(self._channels):
             self._hang_up(pid)
-        self.molds.kill()
+        for descriptors in self._left_by.values():
+            close_all(descriptors)

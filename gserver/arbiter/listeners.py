@@ -14,22 +14,29 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from gserver.bind import Bind, FdBind, TcpBind, UnixBind
+from gserver.bind import Bind, FdBind, TcpBind, UnixBind, describe_address
 from gserver.errors import ConfigError
 from gserver.process.privileges import gid_of, uid_of
 from gserver.process.unix_path import identity, remove_stale
+from gserver.process.working_folder import place_of
 
 __all__ = ["Lane", "Listeners"]
+
+log = logging.getLogger("gserver.arbiter")
 
 # A server that was told to stop a moment ago may still hold the address.
 ATTEMPTS = 5
 RETRY_S = 1.0
 _EVERY_IPV4 = ("", "0.0.0.0")
+# What can be served of the sockets that others have made.
+_FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+_PROTOCOLS = (0, socket.IPPROTO_TCP, 262)  # the last is IPPROTO_MPTCP
 
 Lane = dict[Bind, socket.socket]
 
@@ -51,7 +58,8 @@ class Listeners:
         self._owner = owner
         self._lanes: list[Lane] = [{}]
         self._holders: dict[int, list[int]] = {}  # with reuse_port, pid -> the lanes it accepts from
-        self._paths: dict[str, tuple[int, int]] = {}  # of unix sockets, with what stat() said of them
+        # Of unix sockets: where each was made, and what stat() said of it.
+        self._paths: dict[str, tuple[str, tuple[int, int]]] = {}
 
     # Addresses
 
@@ -60,7 +68,7 @@ class Listeners:
         for bind, descriptors in inherited.items():
             for lane, descriptor in enumerate(descriptors):
                 self._lane(lane)[bind] = _from_descriptor(descriptor)
-            if isinstance(bind, UnixBind):
+            if isinstance(bind, UnixBind) and not bind.is_abstract:
                 self._remember(bind.path)
 
     def open(self, binds: Iterable[Bind], patient: bool = True) -> None:
@@ -105,7 +113,7 @@ class Listeners:
 
     def describe(self) -> str:
         """Where the server really listens, with the ports that the kernel chose."""
-        return ", ".join(_describe(listener) for listener in self._lanes[0].values())
+        return ", ".join(describe_address(listener.getsockname()) for listener in self._lanes[0].values())
 
     @property
     def descriptors(self) -> dict[Bind, list[int]]:
@@ -170,6 +178,8 @@ class Listeners:
             except OSError as error:
                 if error.errno != errno.EADDRINUSE or attempt == attempts:
                     raise ConfigError(f"cannot listen on {bind}: {error.strerror or error}") from error
+            if attempt == 1:
+                log.warning("Address %s is in use: trying again for %g s", bind, (attempts - 1) * RETRY_S)
             time.sleep(RETRY_S)
         raise AssertionError("unreachable")
 
@@ -199,10 +209,13 @@ class Listeners:
             raise
 
     def _listen_unix(self, bind: UnixBind) -> socket.socket:
-        remove_stale(bind.path)
+        if not bind.is_abstract:
+            remove_stale(bind.path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            listener.bind(bind.path)
+            listener.bind(bind.address)
+            if bind.is_abstract:
+                return self._listening(listener)
         except OSError:
             listener.close()
             raise
@@ -226,14 +239,14 @@ class Listeners:
 
     def _remember(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self._paths[path] = identity(path)
+            self._paths[path] = place_of(path), identity(path)
 
     def _remove_own(self, path: str) -> None:
         """Remove the path of a socket, if it is still the one that this arbiter has made."""
-        made = self._paths.pop(path, None)
+        place, made = self._paths.pop(path, (path, None))
         with contextlib.suppress(FileNotFoundError):
-            if made is not None and identity(path) == made:
-                os.unlink(path)
+            if made is not None and identity(place) == made:
+                os.unlink(place)
 
 
 def _only(lane: Lane, binds: Sequence[Bind]) -> Lane:
@@ -241,19 +254,37 @@ def _only(lane: Lane, binds: Sequence[Bind]) -> Lane:
 
 
 def _from_descriptor(descriptor: int) -> socket.socket:
-    """A listener from a descriptor; ConfigError if it is none."""
+    """A listener from a descriptor; ConfigError if it is none that can be served."""
     try:
         listener = socket.socket(fileno=descriptor)
     except OSError as error:
         raise ConfigError(f"descriptor {descriptor} is no socket: {error.strerror}") from None
-    if listener.type != socket.SOCK_STREAM or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+    fault = _fault(listener)
+    if fault is not None:
         listener.detach()
-        raise ConfigError(f"descriptor {descriptor} is not a listening stream socket")
+        raise ConfigError(f"descriptor {descriptor} is not a listening stream socket{fault}")
+    if descriptor <= 2:
+        listener = _moved(listener)
     listener.setblocking(False)
-    os.set_inheritable(descriptor, False)
+    listener.set_inheritable(False)
     return listener
 
 
-def _describe(listener: socket.socket) -> str:
-    name = listener.getsockname()
-    return str(UnixBind(name)) if isinstance(name, str) else str(TcpBind(name[0], name[1]))
+def _fault(listener: socket.socket) -> str | None:
+    """What it is instead of a socket from which connections can be served; None if it is one."""
+    family, kind = (getattr(each, "name", each) for each in (listener.family, listener.type))
+    if listener.family not in _FAMILIES:
+        return f" of AF_INET, AF_INET6 or AF_UNIX: it is of {family}"
+    if listener.type != socket.SOCK_STREAM or listener.proto not in _PROTOCOLS:
+        return f": it is a {kind} of {family}, protocol {listener.proto}"
+    return None if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) else ""
+
+
+def _moved(listener: socket.socket) -> socket.socket:
+    """As another descriptor: what is printed must not go into it, and a daemon puts /dev/null in its place."""
+    moved = listener.dup()
+    low = listener.detach()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, low)
+    os.close(nothing)
+    return moved

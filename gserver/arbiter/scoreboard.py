@@ -1,8 +1,9 @@
 """The scoreboard: one piece of memory that the arbiter and all its workers share, a place for each worker.
 
-A place has a head (pid and age: the arbiter writes them; state, deadline and lag: the worker does) and the cells of
-the worker's ledger. Each cell has one writer and is one aligned word, so nothing is locked. When a worker is gone the
-arbiter adds its counts to the totals: counters survive their worker, and connections that ended with it are counted.
+A place has a head (pid and age: the arbiter writes them; state, deadline, heartbeat and lags: the worker does) and the
+cells of the worker's ledger. Each cell has one writer and is one aligned word, so nothing is locked. When a worker is
+gone the arbiter adds its counts to the totals: counters survive their worker, and connections that ended with it are
+counted. Lags are those of a worker that lives.
 
 Beside it each place has a table of the addresses whose connections its worker holds, for limits that are of all workers
 together. It is memory only where it is used.
@@ -10,21 +11,30 @@ together. It is memory only where it is used.
 
 from __future__ import annotations
 
+import ctypes
+import math
 import mmap
+import os
 from collections.abc import Iterator
 
 from gserver.admission import TABLE_WORDS, AddressTable
 from gserver.errors import CloseReason
 from gserver.ledger import CELLS, OPEN, closed_cell, snapshot
 
-__all__ = ["SERVING", "Place", "Scoreboard"]
+__all__ = ["HEARTBEAT_S", "SERVING", "Place", "Scoreboard"]
 
-_PID, _AGE, _STATE, _DEADLINE, _LAG = range(5)
-_HEAD = 5
+_PID, _AGE, _STATE, _DEADLINE, _BEAT, _LAG, _LONGEST_LAG, _FIRST_BUCKET = range(8)
+# How many seconds were as late: below 1 ms, 2 ms, 4 ms and so on to 32.768 s, and one count for all that were later.
+_BUCKETS = 17
+_HEAD = _FIRST_BUCKET + _BUCKETS
 _WORDS = _HEAD + CELLS
 _WORD_BYTES = 8
 _TABLE_BYTES = TABLE_WORDS * _WORD_BYTES
+#: How often a worker's heart beats.
+HEARTBEAT_S = 1.0
+_MAP_FIXED = 0x10
 NANOSECONDS = 1_000_000_000
+MILLISECOND = 1_000_000
 
 _UNBORN = 2**32
 #: The state of a worker that accepts connections; 0 for everybody else.
@@ -67,13 +77,37 @@ class Place:
         self._words[_DEADLINE] = int(value * NANOSECONDS)
 
     @property
+    def beat_at(self) -> float:
+        """When its heart beat last, on time.monotonic()'s clock; 0 before it did for the first time."""
+        return self._words[_BEAT] / NANOSECONDS
+
+    @beat_at.setter
+    def beat_at(self, value: float) -> None:
+        self._words[_BEAT] = int(value * NANOSECONDS)
+
+    @property
     def lag_s(self) -> float:
         """How late its hub came to what was due in the last second, as far as that was noticed."""
         return self._words[_LAG] / NANOSECONDS
 
     @lag_s.setter
     def lag_s(self, value: float) -> None:
-        self._words[_LAG] = int(value * NANOSECONDS)
+        """Once for each second: it is counted."""
+        lag = self._words[_LAG] = int(value * NANOSECONDS)
+        if lag > self._words[_LONGEST_LAG]:
+            self._words[_LONGEST_LAG] = lag
+        self._words[_FIRST_BUCKET + min((lag // MILLISECOND).bit_length(), _BUCKETS - 1)] += 1
+
+    @property
+    def lag_max_s(self) -> float:
+        """The longest lag that its worker has noticed."""
+        return self._words[_LONGEST_LAG] / NANOSECONDS
+
+    @property
+    def lag_histogram(self) -> dict[float, int]:
+        """How many seconds had a lag below so many seconds, and not below the bound before it; only those that had."""
+        counts = enumerate(self._words[_FIRST_BUCKET:_HEAD])
+        return {2**bucket / 1000 if bucket < _BUCKETS - 1 else math.inf: count for bucket, count in counts if count}
 
     def take(self, age: int) -> None:
         """Keep this place for a worker that is about to be forked."""
@@ -96,13 +130,30 @@ class Scoreboard:
     """
 
     def __init__(self, size: int) -> None:
-        self._words = memoryview(mmap.mmap(-1, ((size + 1) * _WORDS + 1) * _WORD_BYTES)).cast("Q")
+        self._memory = mmap.mmap(-1, ((size + 1) * _WORDS + 1) * _WORD_BYTES)
+        self._words = memoryview(self._memory).cast("Q")
         self._used_word = (size + 1) * _WORDS  # holds where the words of the places end that were ever taken
         self._size = size
         self._address_memory = mmap.mmap(-1, max(1, size) * _TABLE_BYTES)
         self._address_words = memoryview(self._address_memory).cast("Q")
         #: The last place is nobody's: what the workers that are gone had counted.
         self.gone = Place(self._words, size)
+
+    def become_private(self) -> None:
+        """In a process that was forked from a worker: what it writes from now on is nobody's, as if it were a copy.
+
+        In place, for whoever counts in it (compiled code too) holds on to its addresses.
+        """
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+        for memory in (self._memory, self._address_memory):
+            address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+            counted = memory[:] if memory is self._memory else b""
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
+            if libc.mmap(address, len(memory), mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0) != address:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            memory[: len(counted)] = counted
 
     def place(self, index: int) -> Place:
         """One of the places; IndexError if there are not so many."""

@@ -1,10 +1,19 @@
 """What the server has counted, for whoever connects to its stats socket: one document of JSON, and end-of-file.
 
-    {"version": "0.3", "time_s": 8123.5, "pid": 4711,
-     "workers": [{"pid": 4712, "age": 1, "generation": 0, "state": "serving", "lag_s": 0.0, <counts>}, ...],
+    {"version": "0.3", "time_s": 8123.5, "pid": 4711, "healthy": true, "problem": null,
+     "workers": [{"pid": 4712, "age": 1, "generation": 0, "state": "serving", "stuck": false, <lags>, <counts>}, ...],
      "totals": {<counts>}}
 
+    <lags>:   heartbeat_age_s, lag_s, lag_max_s, lag_histogram: {"0.001": 600, "0.002": 3, "2.048": 1}
     <counts>: accepted, open, messages, errors, received_bytes, sent_bytes, closed: {reason: how many}
+
+A worker sends a heartbeat each second, from its event loop. heartbeat_age_s is the time since the last one, null before
+the first. The worker is stuck once that is more than 5 s. The server is healthy if a worker serves that is not stuck;
+problem is the reason why it is not.
+
+lag_s is by how much the loop was late in the last second, or is late now. lag_max_s is the longest that the worker has
+noticed since its start, and lag_histogram counts the seconds by their lag: its keys are upper bounds in seconds, each
+twice the one before, "inf" the last; empty ones are left out.
 
 Times are on the monotonic clock. Totals are those of all workers that there are and ever were. In each counts accepted
 == open + sum(closed), though workers count meanwhile. Bytes are up to a second old, as a worker enters them.
@@ -24,11 +33,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import gserver
-from gserver.arbiter.children import Children
-from gserver.arbiter.scoreboard import Place, Scoreboard
+from gserver.arbiter.children import Children, Stage
+from gserver.arbiter.scoreboard import HEARTBEAT_S, Place, Scoreboard
 from gserver.errors import ConfigError
 from gserver.ledger import CELLS, ERRORS, MESSAGES, RECEIVED, SENT, Ledger, snapshot
 from gserver.process.unix_path import identity, remove_stale, short_path
+from gserver.process.working_folder import absolute, place_of
 
 __all__ = ["StatsSocket", "document", "read_stats"]
 
@@ -37,6 +47,8 @@ BACKLOG = 16
 # Readers that have not taken their document yet; one more, and the one that has had the longest time is given up.
 MAX_READERS = 16
 READ_BYTES = 64 * 1024
+# Five heartbeats; long before the setting timeout, after which the arbiter kills a worker, is a client's patience over.
+STUCK_S = 5.0
 
 
 def document(scoreboard: Scoreboard, children: Children) -> dict[str, Any]:
@@ -44,19 +56,55 @@ def document(scoreboard: Scoreboard, children: Children) -> dict[str, Any]:
     places = [place for place in scoreboard.taken() if place.pid in children]
     counted = [snapshot(place.cells) for place in places]
     everybody = [snapshot(scoreboard.gone.cells), *counted]
+    now = time.monotonic()
+    workers = [_worker(place, cells, children, now) for place, cells in zip(places, counted, strict=True)]
+    problem = _problem(workers, children.is_stopping)
     return {
         "version": gserver.__version__,
-        "time_s": time.monotonic(),
+        "time_s": now,
         "pid": os.getpid(),
-        "workers": [_worker(place, cells, children) for place, cells in zip(places, counted, strict=True)],
+        "healthy": problem is None,
+        "problem": problem,
+        "workers": workers,
         "totals": _counts([sum(cells[cell] for cells in everybody) for cell in range(CELLS)]),
     }
 
 
-def _worker(place: Place, cells: Sequence[int], children: Children) -> dict[str, Any]:
+def _worker(place: Place, cells: Sequence[int], children: Children, now: float) -> dict[str, Any]:
     child = children[place.pid]
-    head = {"pid": child.pid, "age": child.age, "generation": child.generation, "state": child.stage.value}
-    return {**head, "lag_s": place.lag_s, **_counts(cells)}
+    beat_at = place.beat_at
+    age_s = max(0.0, now - beat_at) if beat_at else None
+    return {
+        "pid": child.pid,
+        "age": child.age,
+        "generation": child.generation,
+        "state": child.stage.value,
+        "stuck": age_s is not None and age_s > STUCK_S,
+        **_lags(place, age_s),
+        **_counts(cells),
+    }
+
+
+def _lags(place: Place, age_s: float | None) -> dict[str, Any]:
+    """A worker that stands still cannot write how late it is: its heartbeat shows it."""
+    late_s = 0.0 if age_s is None else age_s - HEARTBEAT_S
+    return {
+        "heartbeat_age_s": age_s,
+        "lag_s": max(place.lag_s, late_s),
+        "lag_max_s": max(place.lag_max_s, late_s),
+        "lag_histogram": {str(bound): count for bound, count in place.lag_histogram.items()},
+    }
+
+
+def _problem(workers: Sequence[dict[str, Any]], is_stopping: bool) -> str | None:
+    """Why no client is served; None if some are."""
+    serving = [worker for worker in workers if worker["state"] == Stage.SERVING.value]
+    if not serving:
+        return "the server is stopping" if is_stopping else "no worker serves"
+    if all(worker["stuck"] for worker in serving):
+        latest_s = min(worker["heartbeat_age_s"] for worker in serving)
+        return f"every worker that serves is stuck: the last heartbeat is {latest_s:.1f} s old"
+    return None
 
 
 def _counts(cells: Sequence[int]) -> dict[str, Any]:
@@ -80,7 +128,8 @@ class StatsSocket:
     """
 
     def __init__(self, path: str | None, selector: selectors.BaseSelector) -> None:
-        self.path = None if path is None else os.path.abspath(path)
+        self._given = None if path is None else absolute(path)
+        self.path = None if path is None else place_of(path)
         self._selector = selector
         self._listener: socket.socket | None = None
         self._unread: dict[socket.socket, bytes] = {}  # reader -> what the kernel has not taken for it yet
@@ -90,6 +139,8 @@ class StatsSocket:
         """Listen, at the path with `suffix` behind it; ConfigError if that cannot be."""
         if self.path is None:
             return
+        assert self._given is not None
+        self._given += suffix
         self.path += suffix
         self._scoreboard, self._children = scoreboard, children
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -109,9 +160,20 @@ class StatsSocket:
 
     def rename(self, path: str | None) -> None:
         """Stand at another path from now on."""
-        old, self.path = self.path, None if path is None else os.path.abspath(path)
+        self._given = None if path is None else absolute(path)
+        old, self.path = self.path, None if path is None else place_of(path)
         if old is not None and self.path is not None and self._is_own(old):
             os.rename(old, self.path)
+
+    def follow(self) -> None:
+        """Stand where the path leads now, if a link in it has been moved, and that place is free."""
+        if self._given is None or self.path is None or not self._is_own(self.path):
+            return
+        place = place_of(self._given)
+        if place != self.path and not os.path.lexists(place):
+            with contextlib.suppress(OSError):  # on another file system, or not writable: it stays where it is
+                os.rename(self.path, place)
+                self.path = place
 
     def close(self) -> None:
         self.leave_to_arbiter()

@@ -7,21 +7,28 @@ import os
 import tempfile
 
 from gserver.errors import ConfigError
+from gserver.process.working_folder import absolute, place_of
 
-__all__ = ["Pidfile", "read_pid"]
+__all__ = ["SECOND", "Pidfile", "read_pid"]
+
+#: Behind the path of an arbiter whose predecessor has it still, as in gunicorn.
+SECOND = ".2"
 
 
 class Pidfile:
     """A pid file at `path`; with None, nothing. Closes: remove() takes the file away, if it is still this process's."""
 
     def __init__(self, path: str | None) -> None:
-        self.path = None if path is None else os.path.abspath(path)
+        self._given = None if path is None else absolute(path)
+        self.path = None if path is None else place_of(path)
 
     def write(self, suffix: str = "") -> None:
         """Stand there, with `suffix` behind the path; ConfigError if another process that lives has its id there, or it
         cannot be written."""
         if self.path is None:
             return
+        assert self._given is not None
+        self._given += suffix
         self.path += suffix
         other = read_pid(self.path)
         if other not in (None, os.getpid()) and _lives(other):
@@ -39,11 +46,31 @@ class Pidfile:
         except OSError as error:
             raise ConfigError(f"pid file {self.path!r} cannot be written: {error.strerror}") from error
 
+    def hand_over(self, pid: int) -> None:
+        """Let another process have the path, if it stands at this one's with .2 behind it.
+
+        It would come for it itself, but whoever finds this process gone and reads the file must find the other's id.
+        """
+        if self.path is not None and read_pid(self.path) == os.getpid() and read_pid(self.path + SECOND) == pid:
+            with contextlib.suppress(OSError):  # it came for it itself
+                os.rename(self.path + SECOND, self.path)
+
     def rename(self, path: str | None) -> None:
         """Stand at another path from now on."""
-        old, self.path = self.path, None if path is None else os.path.abspath(path)
+        self._given = None if path is None else absolute(path)
+        old, self.path = self.path, None if path is None else place_of(path)
         if old is not None and self.path is not None and read_pid(old) == os.getpid():
             os.rename(old, self.path)
+
+    def follow(self) -> None:
+        """Stand where the path leads now, if a link in it has been moved, and that place is free."""
+        if self._given is None or self.path is None or read_pid(self.path) != os.getpid():
+            return
+        place = place_of(self._given)
+        if place != self.path and not os.path.lexists(place):
+            with contextlib.suppress(OSError):  # on another file system, or not writable: it stays where it is
+                os.rename(self.path, place)
+                self.path = place
 
     def remove(self) -> None:
         if self.path is not None and read_pid(self.path) == os.getpid():

@@ -66,12 +66,12 @@ class HubWatch:
 
     def _watch(self) -> None:
         """The thread."""
-        turned_at, since = self._loop.now(), time.monotonic()
+        turn, since = self._loop.iteration, time.monotonic()
         while not self._is_stopped:
             _sleep(self._block_s / LOOKS_A_BLOCK)
             now, frame = time.monotonic(), sys._current_frames().get(self._thread)
-            if self._loop.now() != turned_at or frame is None or _is_idle(frame):
-                turned_at, since = self._loop.now(), now
+            if self._loop.iteration != turn or frame is None or _is_idle(frame):
+                turn, since = self._loop.iteration, now
                 self._turned()
                 continue
             self._blocked_s = now - since

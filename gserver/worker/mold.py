@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
+import functools
 import logging
 import os
 import select
+import signal
 import socket
 import sys
-from typing import Any, NoReturn
+import time
+from time import sleep  # gevent's would let others run
+from types import FrameType
+from typing import Any
 
+from gserver import logs
 from gserver.application import Application
-from gserver.arbiter.channel import FORK, FORKED, MOLDED, Channel, Message
+from gserver.arbiter.channel import BORN, FORK, MOLDED, REOPEN, Channel, Message
+from gserver.arbiter.children import BIRTH_S
 from gserver.arbiter.crew import EXIT_CANNOT_START, Post
 from gserver.errors import ConfigError
+from gserver.process.child import fork_child
 from gserver.process.privileges import drop_privileges
 from gserver.process.titles import set_title
-from gserver.worker.worker import load, run_worker
+from gserver.worker.ending import Ending
+from gserver.worker.forks import in_every_fork
+from gserver.worker.worker import END_S, load, run_worker
 
 __all__ = ["run_mold"]
 
 log = logging.getLogger("gserver.worker")
+
+POLL_S = 0.0005
 
 
 def run_mold(application: Application, post: Post) -> int:
     """Fork workers until the arbiter is gone; return the exit status of the process."""
     settings = post.settings
     # As they are before the application is imported and patches them.
-    fork, waitpid, poll = os.fork, os.waitpid, select.poll()
+    fork, waitpid, close, poll = os.fork, os.waitpid, os.close, select.poll()  # (a patched close is put off)
     log.info("Preloading (pid: %d)", os.getpid())
+    ending = Ending(post.channel)
+    in_every_fork(post.channel.close)
     set_title("mold", settings.proc_name or application.text)
+    signal.signal(signal.SIGUSR2, _dump)
+    faulthandler.register(signal.SIGUSR2, chain=True)
     try:
         drop_privileges(settings.user, settings.group, settings.initgroups)
         served = load(settings, application)
@@ -38,48 +56,60 @@ def run_mold(application: Application, post: Post) -> int:
     except BaseException:
         log.exception("%r cannot be imported", application.text)
         return EXIT_CANNOT_START
+    for stream in (sys.stdout, sys.stderr):  # what the import has printed is no worker's to print again
+        with contextlib.suppress(Exception):
+            stream.flush()
     poll.register(post.channel.fileno(), select.POLLIN)
     post.channel.send(MOLDED)
     while True:
         poll.poll()
         message = post.channel.receive()
         if message is None:
+            ending.limit(END_S)
+            ending.run()
             return 0
-        if message.word == FORK:
-            between = fork()
-            if between == 0:
-                _fork_again(fork, application, post, message, served)
+        if message.word == REOPEN:
+            logs.adopt(message.addresses, message.descriptors)
+        elif message.word == FORK:
+            between = fork_child(functools.partial(_fork_again, fork, application, post, message, served), fork)
             waitpid(between, 0)
-            os.close(message.descriptors[0])
+            close(message.descriptors[0])
 
 
-def _fork_again(fork: Any, application: Application, post: Post, message: Message, served: Any) -> NoReturn:
-    """In the process between: fork the worker, tell who it is, and leave it to the arbiter."""
-    pid = fork()
-    if pid:
-        post.channel.send(FORKED, [str(pid)])
-        os._exit(0)
-    status = 1
-    try:
-        post.channel.close()
-        slot, age = map(int, message.addresses)
-        channel = Channel(socket.socket(fileno=message.descriptors[0]))
-        place = post.scoreboard.place(slot)
-        status = _work(
-            application, Post(post.settings, age, place, post.scoreboard, channel, post.server, post.tls, served)
-        )
-    except BaseException:
-        log.exception("Worker failed")
-    finally:
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+def _dump(number: int, frame: FrameType | None) -> None:
+    """USR2: write where the import hangs."""
+    from gserver.worker.stacks import describe_stacks
+
+    log.critical("Stacks of the mold (pid: %d)\n%s", os.getpid(), describe_stacks((), frame))
 
 
-def _work(application: Application, post: Post) -> int:
+def _fork_again(fork: Any, application: Application, post: Post, message: Message, served: Any) -> int:
+    """In the process between: fork the worker, and leave it to the arbiter."""
+    fork_child(functools.partial(_work, application, post, message, served, os.getpid()), fork)
+    return 0
+
+
+def _work(application: Application, mold: Post, message: Message, served: Any, between: int) -> int:
+    """In the worker."""
+    mold.channel.close()
+    slot, age = map(int, message.addresses)
+    channel = Channel(socket.socket(fileno=message.descriptors[0]))
+    if not _is_adopted(between) or not channel.send(BORN, [str(os.getpid())]):
+        return 0  # the arbiter has given it up
+    place = mold.scoreboard.place(slot)
+    post = Post(mold.settings, age, place, mold.scoreboard, channel, mold.server, mold.tls, served)
     if "gevent" in sys.modules:
         import gevent
 
         gevent.reinit()  # the event loop of the mold is not this process's
     return run_worker(application, post)
+
+
+def _is_adopted(between: int) -> bool:
+    """Wait until the process between has ended: the arbiter believes in nobody who is not its child."""
+    deadline = time.monotonic() + BIRTH_S
+    while os.getppid() == between:
+        if time.monotonic() > deadline:
+            return False
+        sleep(POLL_S)
+    return True

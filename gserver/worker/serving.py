@@ -15,17 +15,18 @@ from gserver.connection import Connection
 from gserver.deadlines import Deadlines
 from gserver.door import Door
 from gserver.entrance import EntranceRules
+from gserver.errors import HandlerTimeout
 from gserver.ledger import Ledger
 from gserver.limits import Limits
 from gserver.logs import access_line
-from gserver.server import Handle, TcpServer
+from gserver.notices import Notices
+from gserver.server import Handle, Keepalive, TcpServer
 from gserver.settings import Settings
 from gserver.tls import Tls
 from gserver.worker.gate import LONGEST_PAUSE_S, pause_before_accept
 
 __all__ = ["WorkerServer", "limits_of"]
 
-log = logging.getLogger("gserver.worker")
 access_log = logging.getLogger("gserver.access")
 
 # A connection that is accepted so soon after a pause was there all the time: the others did not come for it.
@@ -40,6 +41,7 @@ class WorkerServer(TcpServer):
         scoreboard: where to look how many connections the others hold; None: there are no others at this listener.
         door: of all the worker's listeners; default: one of its own, whose limits are shared with nobody.
         tls: the certificates, where the settings name some.
+        notices: of all the worker's listeners; default: its own.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class WorkerServer(TcpServer):
         *,
         door: Door | None = None,
         tls: Tls | None = None,
+        notices: Notices | None = None,
     ) -> None:
         super().__init__(
             listener,
@@ -64,6 +67,10 @@ class WorkerServer(TcpServer):
             door=door,
             entrance=entrance_of(settings, tls),
             send_limit=settings.send_buffer_limit,
+            keepalive=Keepalive(
+                settings.tcp_keepalive_idle, settings.tcp_keepalive_interval, settings.tcp_keepalive_count
+            ),
+            notices=notices,
         )
         self._scoreboard = scoreboard
         self._most = settings.worker_connections
@@ -98,9 +105,16 @@ class WorkerServer(TcpServer):
         self._came_back_at = time.monotonic()
         super()._come_back()
 
+    def leave_to_parent(self) -> list[int]:
+        """In a forked child: this server is its parent's. Return its descriptors, which the caller is to get rid of."""
+        self._keeper.close()
+        listener = [] if self.closed else [self.socket]
+        sockets = [*listener, *(conn.sock for conn in self._connections), *self._linger.sockets, *self._bare.sockets]
+        return [sock.fileno() for sock in sockets]
+
     def connection_opened(self, conn: Connection) -> None:
         if self._tells_opening:
-            self._tell("connection_open", conn)
+            self._hooks.call("connection_open", self._worker, conn)
 
     def connection_closed(self, conn: Connection) -> None:
         if not self._hears_closing:
@@ -113,13 +127,25 @@ class WorkerServer(TcpServer):
         if self._access_format is not None:
             access_log.info("%s", access_line(self._access_format, conn, reason))
         if self._tells_closing and was_opened:
-            self._tell("connection_close", conn, reason)
+            try:
+                self._hooks.call("connection_close", self._worker, conn, reason, passes=_is_thrown)
+            except BaseException:
+                if not conn.is_busy:  # whoever closed it does not come to this
+                    self.connection_left(conn)
+                raise
 
-    def _tell(self, hook: str, *what: Any) -> None:
-        try:
-            self._hooks.call(hook, self._worker, *what)
-        except gevent.Timeout:  # no Exception, and none of the server's
-            log.exception("hook %s failed", hook)
+
+def _is_thrown(error: BaseException) -> bool:
+    """Whether an exception came into a hook that waited, from outside: it is that of whoever closed the connection.
+
+    The hook may run in a handler's greenlet, which was killed or took too long, or inside of a Timeout of the handler.
+    """
+    if not isinstance(error, gevent.GreenletExit | gevent.Timeout | HandlerTimeout):
+        return False
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last is not None and str(last.tb_frame.f_globals.get("__name__")).startswith("gevent.")
 
 
 def deadlines_of(settings: Settings) -> Deadlines:
@@ -132,6 +158,7 @@ def deadlines_of(settings: Settings) -> Deadlines:
         settings.write_timeout,
         settings.max_connection_age,
         settings.max_connection_age_jitter,
+        settings.read_idle_timeout,
     )
 
 

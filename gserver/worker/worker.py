@@ -11,6 +11,7 @@ from __future__ import annotations
 import faulthandler
 import functools
 import gc
+import importlib
 import logging
 import os
 import random
@@ -24,38 +25,56 @@ from typing import TYPE_CHECKING, Any
 
 from gserver import logs
 from gserver.application import Application
-from gserver.arbiter.channel import DEAF, DRAIN, DRAIN_AT_ONCE, LISTEN, READY, WORN, Message
+from gserver.arbiter.channel import DEAF, DRAIN, DRAIN_AT_ONCE, LISTEN, QUICK_S, READY, REOPEN, WORN, Message
 from gserver.arbiter.crew import EXIT_CANNOT_START, Post
+from gserver.arbiter.scoreboard import HEARTBEAT_S
 from gserver.errors import ConfigError
 from gserver.ledger import Ledger
+from gserver.process.child import run_and_exit
 from gserver.process.daemon import leave_terminal
 from gserver.process.privileges import drop_privileges
 from gserver.process.titles import set_title
+from gserver.process.working_folder import enter
 from gserver.settings import Settings
+from gserver.spread import spread_s
+from gserver.worker.ending import Ending
+from gserver.worker.forks import in_every_fork, make_inert, take_default_signals
 from gserver.worker.wear import Wear
 
 if TYPE_CHECKING:
-    from gserver.server import TcpServer
     from gserver.worker.hub_watch import HubWatch
+    from gserver.worker.serving import WorkerServer
 
 __all__ = ["Worker", "run_worker"]
 
 log = logging.getLogger("gserver.worker")
 
-HEARTBEAT_S = 1.0
+# What the service's stop() gets, even if the drain took all of the time.
+STOP_S = 1.0
+STOP_KILL_S = 0.2
+# After the drain's time: what stop(), hooks, atexit and what is flushed may take. Less than the arbiter waits.
+END_S = 3.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def run_worker(application: Application, post: Post) -> int:
     """Serve at `post` until told to stop; return the exit status of the process."""
-    worker = Worker(application, post)
+    ending = Ending(post.channel)
+    try:
+        return _run(Worker(application, post, ending))
+    finally:
+        ending.limit_if_none(END_S)
+        ending.run()
+
+
+def _run(worker: Worker) -> int:
     try:
         served = worker.prepare()
     except ConfigError as error:
         log.error("%s", error)
         return EXIT_CANNOT_START
     except BaseException:
-        log.exception("%r cannot be imported", application.text)
+        log.exception("%r cannot be imported", worker.application.text)
         return EXIT_CANNOT_START
     return worker.serve(served)
 
@@ -66,23 +85,28 @@ class Worker:
     Attributes: pid; age, the how-manyeth worker of its arbiter; settings; log.
     """
 
-    def __init__(self, application: Application, post: Post) -> None:
+    def __init__(self, application: Application, post: Post, ending: Ending) -> None:
         self.pid = os.getpid()
         self.age = post.age
         self.settings: Settings = post.settings
         self.log = log
-        self._application = application
+        self.application = application
         self._post = post
+        self._ending = ending
         self._hooks = post.settings.hooks
         self._ledger = Ledger(post.place.cells)
         self._wear = Wear.of(post.settings, random.Random(self.pid))
         self._began_at = time.monotonic()
-        self._servers: list[tuple[str, TcpServer]] = []  # with the address of each
+        self._servers: list[tuple[str, WorkerServer]] = []  # with the address of each
         self._finish: tuple[str, ...] | None = None  # told to drain: the addresses that nobody will serve after it
-        self._spread_s = post.settings.drain_spread
+        self._drains_at_once = False
+        self._graceful_s = post.settings.graceful_timeout
+        self._spread_s = 0.0  # once it drains: over how long
+        self._ends_at = 0.0  # once it drains: when it should have ended
         self._asked_to_be_replaced = False
         self._hub_watch: HubWatch | None = None
-        self._beats_at: float | None = None  # when the next beat is due
+        self._heart: Any = None  # the timer of the beats
+        self._lag_noted_at = 0.0
 
     # Getting ready
 
@@ -90,13 +114,14 @@ class Worker:
         """Return what is to be served, ready and probed. ConfigError, or whatever the application raises."""
         settings = self.settings
         log.info("Booting worker (pid: %d)", self.pid)
+        in_every_fork(self._leave_to_parent)
         self._hooks.call("post_fork", self._post.server, self)
-        set_title("worker", settings.proc_name or self._application.text)
+        set_title("worker", settings.proc_name or self.application.text)
         drop_privileges(settings.user, settings.group, settings.initgroups)
         signal.signal(signal.SIGABRT, self._abort)
         signal.signal(signal.SIGUSR2, self._dump)
         faulthandler.register(signal.SIGUSR2, chain=True)  # even a worker that is stuck in C says where
-        served = self._post.served if self._post.served is not None else load(settings, self._application)
+        served = self._post.served if self._post.served is not None else load(settings, self.application)
         check_entrance(served, settings)
         if settings.max_message_size:
             limit_messages(served, settings.max_message_size)
@@ -121,18 +146,20 @@ class Worker:
         import gevent
         from gevent.event import Event
 
+        from gserver.notices import Notices
         from gserver.worker.hub_watch import HubWatch
 
         self._stop = Event()
+        self._notices = Notices()
         self._served = served
         loop = gevent.get_hub().loop
         gevent.signal_handler(signal.SIGTERM, self._drain)
         gevent.signal_handler(signal.SIGQUIT, self._quit)
-        gevent.signal_handler(signal.SIGUSR1, logs.reopen, self.settings)
+        gevent.signal_handler(signal.SIGUSR1, logs.reopen)
         ear = loop.io(self._post.channel.fileno(), 1)
         ear.start(self._hear)
-        heart = loop.timer(0.0, HEARTBEAT_S)
-        heart.start(self._beat)
+        self._heart = loop.timer(0.0, HEARTBEAT_S)
+        self._heart.start(self._beat)
         if self.settings.block_warning:
             self._hub_watch = HubWatch(self.settings.block_warning)
         # What was made so far lives as long as the process: no collection need look at it again.
@@ -145,12 +172,11 @@ class Worker:
         self._beat()
         if killed:
             log.warning("Killed %d connections that were still busy (pid: %d)", killed, self.pid)
+        self._finish_service()
         self._hooks.call("worker_exit", self._post.server, self)
         if self._hub_watch is not None:
             self._hub_watch.stop()
-        for watcher in (ear, heart):
-            watcher.stop()
-            watcher.close()
+        ear.stop()
         return 0
 
     def _hear(self) -> None:
@@ -163,8 +189,10 @@ class Worker:
             self._drain(tuple(address for address, _ in self._servers))
         elif message.word == LISTEN:
             self._listen(message)
+        elif message.word == REOPEN:
+            logs.adopt(message.addresses, message.descriptors)
         elif message.word in (DRAIN, DRAIN_AT_ONCE):
-            self._spread_s = self.settings.drain_spread if message.word == DRAIN else 0.0
+            self._drains_at_once = message.word == DRAIN_AT_ONCE
             self._drain(message.addresses)
 
     def _listen(self, message: Message) -> None:
@@ -187,6 +215,7 @@ class Worker:
                 self,
                 door=door,
                 tls=self._post.tls,
+                notices=self._notices,
             )
             server.start()
             self._servers.append((address, server))
@@ -196,6 +225,10 @@ class Worker:
         if self._finish is not None:
             return
         self._finish = finish
+        if self._drains_at_once:
+            self._graceful_s = min(QUICK_S, self._graceful_s)
+        self._spread_s = self._choose_spread()
+        self._ends_at = time.monotonic() + self._spread_s + self._graceful_s
         self._post.place.is_serving = False
         for _, server in self._servers:
             server.stop_accepting()
@@ -206,26 +239,60 @@ class Worker:
         """Drain all servers together; return how many connections had to be killed."""
         import gevent
 
+        from gserver.server import FIRST_ANSWER_S
+
         assert self._finish is not None
         drains = [
             gevent.spawn(
                 server.drain,
-                self.settings.graceful_timeout,
+                self._graceful_s,
                 spread_s=self._spread_s,
                 accept_queued=address in self._finish,
+                first_answer_s=0.0 if self._drains_at_once else FIRST_ANSWER_S,
             )
             for address, server in self._servers
         ]
         return sum(drain.get() for drain in drains)
+
+    def _choose_spread(self) -> float:
+        count = sum(len(server.connections) for _, server in self._servers)
+        seconds = 0.0 if self._drains_at_once else spread_s(self.settings.drain_spread, count)
+        if count:
+            log.info("Draining %d connections over %.3g s (pid: %d)", count, seconds, self.pid)
+        return seconds
+
+    def _leave_to_parent(self) -> None:
+        """In a process that the application has forked from this worker, which goes on alone with all that is its."""
+        take_default_signals()
+        if self._heart is not None:
+            self._heart.stop()
+        descriptors = [descriptor for _, server in self._servers for descriptor in server.leave_to_parent()]
+        make_inert([self._post.channel.fileno(), *descriptors])
+        self._post.scoreboard.become_private()
+
+    def _finish_service(self) -> None:
+        """Call the service's stop() within what is left of the time. No beat is waited for any more, but the end."""
+        from gserver.service import Service, StreamService
+
+        self._heart.stop()
+        self._post.place.deadline = 0.0
+        left_s = max(0.0, self._ends_at - time.monotonic())
+        self._ending.limit(left_s + END_S)
+        stop = self._served.stop if isinstance(self._served, Service | StreamService) else None
+        if stop is not None:
+            _call_within(stop, max(STOP_S, left_s))
 
     # Once a second
 
     def _beat(self) -> None:
         """Say that the hub turns, bring the counts up to date, and ask for a successor when it is time."""
         now = time.monotonic()
+        self._note_lag(now)
+        self._post.place.beat_at = now
         if self.settings.timeout:
             self._post.place.deadline = now + self.settings.timeout
-        self._note_lag(now)
+        logs.retry()
+        self._notices.tell_due()
         if self._post.tls is not None:
             self._post.tls.reload_if_changed()
         self._ledger.enter_bytes(conn for _, server in self._servers for conn in server.connections)
@@ -238,32 +305,66 @@ class Worker:
                 self._post.channel.send(WORN)
 
     def _note_lag(self, now: float) -> None:
-        """How late the hub came to what was due in the last second, as far as it was noticed."""
-        late_s = 0.0 if self._beats_at is None else max(0.0, now - self._beats_at)
-        self._beats_at = now + HEARTBEAT_S
+        """How late the hub came to what was due in the last second, as far as it was noticed.
+
+        libev makes up for a beat that came late by another one at once: what was noted stands for its second.
+        """
+        if now - self._lag_noted_at < HEARTBEAT_S / 2:
+            return
+        self._lag_noted_at = now
+        place = self._post.place
+        late_s = max(0.0, now - place.beat_at - HEARTBEAT_S) if place.beat_at else 0.0
         seen_s = 0.0 if self._hub_watch is None else self._hub_watch.take_longest()
-        self._post.place.lag_s = max(late_s, seen_s)
+        place.lag_s = max(late_s, seen_s)
 
     # Ending at once
 
     def _quit(self) -> None:
         self._hooks.call("worker_int", self)
-        logging.shutdown()
-        os._exit(0)
+        self._post.channel.send(DEAF)
+        self._ending.limit(QUICK_S)
+        run_and_exit(self._run_ending)
+
+    def _run_ending(self) -> int:
+        self._ending.run()
+        return 0
 
     def _dump(self, number: int, frame: FrameType | None) -> None:
-        """USR2: write where every greenlet stands."""
+        """USR2: write where every greenlet stands. From the arbiter it comes after the deadline only."""
         from gserver.worker.stacks import describe_stacks
 
         connections = [conn for _, server in self._servers for conn in server.connections]
-        log.critical("Worker was not heard of in time (pid: %d)\n%s", self.pid, describe_stacks(connections, frame))
+        stacks, deadline = describe_stacks(connections, frame), self._post.place.deadline
+        if deadline is not None and time.monotonic() >= deadline:
+            log.critical("Worker was not heard of in time (pid: %d)\n%s", self.pid, stacks)
+        else:
+            log.warning("Stacks of the worker, asked for by USR2 (pid: %d)\n%s", self.pid, stacks)
 
     def _abort(self, number: int, frame: FrameType | None) -> None:
         """ABRT: the arbiter has waited long enough."""
         self._hooks.call("worker_abort", self)
-        logging.shutdown()
+        logs.finish()
         signal.signal(signal.SIGABRT, signal.SIG_DFL)
         os.abort()
+
+
+def _call_within(stop: Any, seconds: float) -> None:
+    """Call the service's stop() in a greenlet of its own; log what it raises, kill it if it does not return in time."""
+    import gevent
+
+    def call() -> None:
+        try:
+            stop()
+        except gevent.GreenletExit:
+            raise
+        except BaseException:
+            log.exception("stop of the service failed")
+
+    greenlet = gevent.spawn(call)
+    greenlet.join(seconds)
+    if not greenlet.dead:
+        log.error("stop of the service did not return within %.3g s, and is killed", seconds)
+        greenlet.kill(timeout=STOP_KILL_S)
 
 
 def load(settings: Settings, application: Application) -> Any:
@@ -277,7 +378,8 @@ def load(settings: Settings, application: Application) -> Any:
     for variable in settings.raw_env:
         name, _, value = variable.partition("=")
         os.environ[name] = value
-    os.chdir(settings.chdir)
+    enter(settings.chdir)
+    importlib.invalidate_caches()  # it may be another folder of the same name, written at the same time
     if settings.chdir not in sys.path:
         sys.path.insert(0, settings.chdir)
     return application.load()
@@ -323,5 +425,8 @@ def limit_messages(served: Any, max_bytes: int) -> None:
 
 
 def _rss_bytes() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * _PAGE_BYTES
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * _PAGE_BYTES
+    except OSError:  # no descriptor is left; there will be one at another beat
+        return 0

@@ -40,7 +40,7 @@ def act(
             else:
                 words.append(describe(action))
             if isinstance(action, Drain):
-                children.is_deaf(action.child.pid)
+                children.is_deaf(action.child.pid, now)
     assert next(pids, None) is None, f"more should be forked; {words}"
     assert children.decide(now, deadlines) == [], f"something was left after {words}"
     return words

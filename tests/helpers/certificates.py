@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import trustme
@@ -47,7 +47,7 @@ def make_certificates(folder: Path, *names: str, expired: bool = False) -> Certi
     """
     folder.mkdir(parents=True, exist_ok=True)
     authority = trustme.CA()
-    not_after = datetime.now(timezone.utc) - timedelta(days=1) if expired else None
+    not_after = datetime.now(UTC) - timedelta(days=1) if expired else None
     server = authority.issue_cert(*(names or ("localhost", "127.0.0.1")), not_after=not_after)
     client = authority.issue_cert("me@example.test")
     files = CertificateFiles(

@@ -149,7 +149,7 @@ class _Connection:
     async def open(self) -> None:
         try:
             self._reader, self._writer = await asyncio.wait_for(asyncio.open_connection(*self._address), PATIENCE_S)
-        except (OSError, asyncio.TimeoutError) as error:
+        except (TimeoutError, OSError) as error:
             raise _Ended("refused" if isinstance(error, ConnectionRefusedError) else repr(error)) from error
 
     async def greeted(self) -> None:
@@ -167,7 +167,7 @@ class _Connection:
     async def _line(self) -> bytes:
         try:
             line = await asyncio.wait_for(self._reader.readline(), PATIENCE_S)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise _Ended("no answer") from None
         except OSError as error:
             raise _Ended("reset") from error

@@ -1,0 +1,81 @@
+"""`loadtests run NAME`: carry out a run, keep it in a folder, and print its summary.
+
+Exit status 0; 1 if exchanges failed; 3 if none failed, but the figures cannot be believed; 130 for Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from loadtests.address import is_tls, parse_host
+from loadtests.profiles import PROFILES
+from loadtests.report import render_summary
+from loadtests.run_options import MASTER_PORT, add_run_options, at_least, host_and_port, profile_of
+from loadtests.runner import Options, Target, execute
+
+__all__ = ["add_arguments", "main"]
+
+EXIT_FAILURES = 1
+EXIT_DOUBTFUL = 3
+EXIT_INTERRUPTED = 130
+
+
+def add_arguments(run: argparse.ArgumentParser) -> None:
+    run.add_argument("profile", metavar="NAME", help=f"one of {', '.join(PROFILES)}")
+    add_run_options(run)
+    server = run.add_argument_group("the server")
+    server.add_argument("--workers", type=at_least(1, int), metavar="N", help="of the one that is started, at least")
+    server.add_argument("--host", metavar="tcp://HOST:PORT", help="test one that runs already; also tls://HOST:PORT")
+    server.add_argument("--server-pid", type=at_least(1, int), metavar="PID", help="its process, to sample it")
+    server.add_argument("--stats-socket", metavar="PATH", help="what gserver's --stats-socket is")
+    server.add_argument(
+        "--sampler", type=host_and_port, metavar="HOST:PORT", help="a `loadtests sample --listen` on its machine"
+    )
+    swarm = run.add_argument_group("the swarm")
+    swarm.add_argument(
+        "--processes", type=at_least(1, int), default=0, metavar="N", help="(default: as many as it takes)"
+    )
+    swarm.add_argument("--no-pin", action="store_true", help="leave server and swarm on all cores")
+    swarm.add_argument("--master", action="store_true", help="swarm from other hosts: `loadtests worker` on each")
+    swarm.add_argument(
+        "--bind", type=host_and_port, default=("0.0.0.0", MASTER_PORT), metavar="HOST:PORT",
+        help=f"where they find this one (default 0.0.0.0:{MASTER_PORT})",
+    )  # fmt: skip
+    swarm.add_argument("--expect-workers", type=at_least(1, int), default=1, metavar="N", help="how many there are")
+    run.add_argument("--label", default="", metavar="TEXT", help="what this run is about")
+    run.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="(default results)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Carry it out, print its summary, and return the exit status."""
+    profile, target = profile_of(arguments, arguments.profile), _target(arguments)
+    options = Options(
+        pin=not arguments.no_pin,
+        processes=arguments.processes,
+        master=arguments.bind if arguments.master else None,
+        expect_workers=arguments.expect_workers,
+    )
+    run, interrupted = execute(profile, target, arguments.results, arguments.label, options)
+    print(f"\n{render_summary(run)}\n\n  run     {run.path}\n  report  {run.path / 'report.md'}")
+    if interrupted:
+        return EXIT_INTERRUPTED
+    if run.errors:
+        return EXIT_FAILURES
+    return 0 if run.verdict.is_valid else EXIT_DOUBTFUL
+
+
+def _target(arguments: argparse.Namespace) -> Target | None:
+    if not arguments.host:
+        for option in ("server_pid", "stats_socket", "sampler"):
+            if getattr(arguments, option):
+                name = f"--{option.replace('_', '-')}"
+                raise ValueError(f"{name} says how to sample what runs at --host, and there is no --host")
+        return None
+    return Target(
+        parse_host(arguments.host),
+        pid=arguments.server_pid,
+        sampler=arguments.sampler,
+        stats_socket=arguments.stats_socket,
+        scheme="tls" if is_tls(arguments.host) else "tcp",
+    )

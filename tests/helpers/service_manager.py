@@ -1,0 +1,140 @@
+"""A systemd of a test's own: `systemd --user` in namespaces and a control group that end with the test.
+
+systemd refuses to start on a machine that was not booted with it, which it sees in /run. So it gets a /run of its own.
+Needs root, Debian's package `systemd`, and control groups that can be written to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.helpers.processes import children_of, wait_for
+
+__all__ = ["ServiceManager", "missing_for_a_manager"]
+
+SYSTEMD = "/lib/systemd/systemd"
+_START = """
+for group in $GROUPS_TO_JOIN; do echo $$ > "$group/cgroup.procs" || exit 1; done
+exec unshare --mount --pid --fork --mount-proc --propagation private --kill-child sh -c '
+mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/system || exit 1
+touch "$HOME/console" && mount --bind "$HOME/console" /dev/console || exit 1
+"$SYSTEMD" --user --unit=basic.target --log-target=console &
+wait $!'
+"""
+
+
+def _groups() -> list[Path]:
+    """The control groups of this process in which systemd keeps its units: of version 2, or its own of version 1."""
+    own = dict(re.findall(r"^\d+:([^:]*):(.*)$", Path("/proc/self/cgroup").read_text(), re.M))
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, kind = line.partition(" - ")
+        name = "" if kind.startswith("cgroup2 ") else "name=systemd" if "name=systemd" in kind else None
+        if name in own:
+            found.append(Path(fields.split()[4]) / own[name].lstrip("/"))
+    return found
+
+
+def missing_for_a_manager() -> str | None:
+    """Why none can be started here; None: nothing is known to be missing."""
+    if os.getuid() != 0:
+        return "needs root"
+    missing = [program for program in (SYSTEMD, "systemctl", "unshare", "nsenter") if not shutil.which(program)]
+    if missing:
+        return f"needs {', '.join(missing)}"
+    groups = _groups()
+    return None if groups and all(os.access(group, os.W_OK) for group in groups) else "needs control groups to write to"
+
+
+class ServiceManager:
+    """Starts units and tells how they are. In `with`: nothing that it started is left at the end.
+
+    Attributes: folder: short, and the units' to use.
+    """
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="sd"))
+        self._groups = [group / f"gserver-test-{os.getpid()}" for group in _groups()]
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "DBUS_"))},
+            "HOME": str(self.folder),
+            "XDG_RUNTIME_DIR": str(self.folder / "run"),
+            "SYSTEMD": SYSTEMD,
+            "GROUPS_TO_JOIN": " ".join(map(str, self._groups)),
+        }
+
+    def __enter__(self) -> ServiceManager:
+        for path in (*self._groups, self.folder / "run", self.folder / ".config/systemd/user"):
+            path.mkdir(parents=True, mode=0o700)
+        with (self.folder / "manager.log").open("wb") as log:
+            self._process = subprocess.Popen(["sh", "-c", _START], env=self._environment, stdout=log, stderr=log)
+        try:
+            wait_for(self._is_there, "the service manager answers")
+        except BaseException:
+            print(self.log)
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if exception[0] is not None:
+            print(self.log)
+        self._end()
+
+    def _is_there(self) -> bool:
+        assert self._process.poll() is None, self.log
+        return bool(children_of(self._process.pid)) and self.run("list-units").returncode == 0
+
+    def _end(self) -> None:
+        self._process.kill()  # the namespace of processes ends with it
+        self._process.wait()
+        wait_for(self._is_empty, "every process of the service manager has ended")
+        shutil.rmtree(self.folder)
+
+    def _is_empty(self) -> bool:
+        for group in self._groups:
+            for path in [*_below(group), group]:
+                with contextlib.suppress(FileNotFoundError, OSError):
+                    path.rmdir()
+        return not any(group.exists() for group in self._groups)
+
+    @property
+    def log(self) -> str:
+        """What it and its units have written."""
+        return (self.folder / "manager.log").read_text(errors="replace")
+
+    def install(self, name: str, text: str) -> None:
+        (self.folder / ".config/systemd/user" / name).write_text(text)
+        self.call("daemon-reload")
+
+    def call(self, *words: str) -> str:
+        """Run systemctl; its output. AssertionError if it fails."""
+        ended = self.run(*words)
+        assert ended.returncode == 0, f"systemctl {' '.join(words)}: {ended.stderr}\n{self.log}"
+        return ended.stdout
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.inside("systemctl", "--user", *words)
+
+    def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a program where the manager is: it obeys only processes that it sees, and pids mean something there."""
+        (first,) = children_of(self._process.pid)
+        enter = ["nsenter", "--mount", "--pid", f"--target={first}"]
+        return subprocess.run(
+            [*enter, *command], env=self._environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def show(self, unit: str, name: str) -> str:
+        """A property of a unit, such as MainPID."""
+        return self.call("show", "--value", "--property", name, unit).strip()
+
+
+def _below(group: Path) -> Iterator[Path]:
+    return (Path(folder) for folder, _, _ in os.walk(group, topdown=False))
