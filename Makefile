@@ -1,6 +1,6 @@
 # Targets for a fresh machine with python3, its venv module and make:
 #   make demo    2,000 real sockets on a real server, and the report
-#   make test    the whole test suite
+#   make test    the whole test suite; PROCESSES= is how many files are tested at a time
 #   make sanitize
 #                the tests of the compiled turn, compiled with AddressSanitizer and UndefinedBehaviorSanitizer; needs gcc
 #   make baselines
@@ -17,6 +17,7 @@ TOO_OLD = $(PYTHON) is Python %d.%d, and gserver needs 3.11 or newer: make PYTHO
 CHECK = import sys; sys.exit(sys.version_info < (3, 11) and "$(TOO_OLD)" % sys.version_info[:2])
 NEW_ENVIRONMENT = $(PYTHON) -c '$(CHECK)' && $(PYTHON) -m venv $(VENV)
 SOURCES := gserver loadtests benchmarks tests setup.py
+PROCESSES ?= 4
 JOBS ?= echo json churn idle tls handshakes cluster
 ROUNDS ?= 3
 OPTIONS ?=
@@ -27,10 +28,10 @@ demo: $(VENV)/.demo
 	@# Status 3: the machine was too busy for the figures to be believed, which the run has said.
 	$(VENV)/bin/loadtests run c2k || [ $$? = 3 ]
 
-# Most tests wait for processes: two files at a time. Those that load the machine run alone.
+# Most tests wait for processes: several files at a time, and more than there are cores. Those that load the machine come
+# last.
 test: lint types
-	$(VENV)/bin/pytest -m 'not alone and not longhaul' --numprocesses 2 --dist loadfile --no-loadscope-reorder
-	$(VENV)/bin/pytest -m 'alone and not longhaul'
+	$(VENV)/bin/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # Frames on the stack are left out (asan-stack=0), because greenlet copies them. What is found is printed from a file:
 # pytest holds back what a test prints, and the process ends there.

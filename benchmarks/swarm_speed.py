@@ -78,6 +78,8 @@ def _measure(words: Sequence[str], seconds: int, connections: int) -> Measured:
         if finished.returncode:
             raise SystemExit(f"benchmarks: Locust ended with status {finished.returncode}: {finished.stderr[-500:]}")
         kept = json.loads(output.read_text())
+        if not kept["exchanges"]:
+            raise SystemExit(f"benchmarks: {' '.join(words)} made no exchange in {seconds} s, expected more --seconds")
         return Measured(kept["exchanges"] / kept["elapsed_s"], 1e6 * kept["cpu_s"] / kept["exchanges"])
 
 

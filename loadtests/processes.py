@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 START_PATIENCE_S = 20.0
+_FIRST_PORT = 10_000
 STOP_PATIENCE_S = 15.0
 #: Waits for a line, and becomes another program then.
 _GATE = ["sh", "-c", 'read -r _ && exec "$@"', "sh"]
@@ -36,11 +39,27 @@ class NotAnswering(Exception):
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that was free a moment ago, and that the kernel gives to nobody who does not ask for it.
+
+    One that bind() chose for port 0 may be the next client's, or the next one's who binds to port 0.
+    """
+    for port in (*random.sample(range(_FIRST_PORT, _first_ephemeral_port()), 100), 0):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:  # it is taken
+                continue
+            chosen: int = probe.getsockname()[1]
+            return chosen
+    raise OSError(errno.EADDRINUSE, "there is no free port at 127.0.0.1")
+
+
+def _first_ephemeral_port() -> int:
+    try:
+        first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:  # no /proc, or another kernel
+        first = 32768
+    return max(first, _FIRST_PORT + 1000)
 
 
 @contextmanager

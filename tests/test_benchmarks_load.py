@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from benchmarks.failures import Failed
@@ -174,14 +175,15 @@ def test_the_connections_stay_until_the_measurement_is_over(client: str) -> None
         load.wait_until_ready()
         load.go()
 
-        assert established_to(port) == 2
+        assert established_to(port, load._process.pid) == 2
 
 
-def established_to(port: int) -> int:
-    with open("/proc/net/tcp") as table:
-        rows = [row.split() for row in table.readlines()[1:]]
-    server = f"0100007F:{port:04X}"  # other connections may have that number at another address
-    return sum(row[2] == server and row[3] == "01" for row in rows)
+def established_to(port: int, client: int) -> int:
+    """How many connections that process has there."""
+    process = psutil.Process(client)
+    connections_of = getattr(process, "net_connections", None) or process.connections  # its name before psutil 6
+    found = connections_of("tcp4")
+    return sum(each.raddr == ("127.0.0.1", port) and each.status == psutil.CONN_ESTABLISHED for each in found)
 
 
 def test_a_wrong_answer_ends_it(client: str) -> None:

@@ -24,7 +24,7 @@ def test_each_swarm_has_a_rate_and_a_cost_beside_the_plain_users(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
-    assert main(["--rounds", "1", "--seconds", "1", "--connections", "4", "--depth", "8"]) == 0
+    assert main(["--rounds", "1", "--seconds", "3", "--connections", "4", "--depth", "8"]) == 0
 
     found = {line["name"]: line for line in LINE.finditer(capsys.readouterr().out)}
     assert list(found) == ["plain Locust user", "TcpUser", "TcpUser, 8 in flight"]

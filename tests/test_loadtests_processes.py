@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtests.processes import open_gate, running, stop, terminated_as_interrupted
+from loadtests.processes import free_port, open_gate, running, stop, terminated_as_interrupted
 from tests.helpers.processes import wait_for
 
 PATIENCE_S = 60.0
@@ -41,6 +41,12 @@ def is_gone(pid: int) -> bool:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def test_a_free_port_is_none_that_the_kernel_gives_to_others() -> None:
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+
+    assert not [port for port in (free_port() for _ in range(20)) if first <= port <= last]
 
 
 def test_what_a_stopped_process_leaves_in_its_session_is_killed(tmp_path: Path) -> None:

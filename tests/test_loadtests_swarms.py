@@ -138,8 +138,11 @@ def swarms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarms]:
         if CAN_SHIFT:
             stack.enter_context(begin_shifted(folder, swarms, serve("shifted")))
         sources = ("--source-addresses", "127.0.3.1-127.0.3.4")
-        killed = begin("killed", serve("killed"), "--rate", "20", *of_processes(2), *sources, "--run-time", "6s")
+        killed = begin("killed", serve("killed"), "--rate", "20", *of_processes(2), *sources, "--run-time", "600s")
         kill_a_worker(killed)
+        lines = killed.progress.count("\n")
+        wait_for(lambda: killed.progress.count("\n") > lines + 2, "seconds without it")
+        killed.process.terminate()
         for swarm in swarms.by_name.values():
             swarm.finish()
         yield swarms

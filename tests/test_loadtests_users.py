@@ -121,7 +121,7 @@ def swarms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarms]:
         begin("json", json_server)
         begin("echo", echo_server, "--payload", "100000", "EchoUser")
         begin("as-fast-as-it-can", echo_server, "--rate", "0", "--payload", "1", "EchoUser")
-        begin("processes", peer(counting), *of_processes(2), "--rate", "20", "JsonUser")
+        begin("processes", peer(counting), *of_processes(2), "--rate", "20", "--run-time", "6s", "JsonUser")
         begin("unasked", peer(JsonServer(times=3)), "JsonUser")
         begin("patient", peer(HOSTILE["says-nothing"].behave), "--stop-timeout", "1", "JsonUser")
         begin("nobody-listens", stack.enter_context(bound_socket()).getsockname(), "Impatient", file=impatient)

@@ -24,6 +24,8 @@ from gserver.streams import StreamConnection
 from tests.helpers.serving import Peer, Serving, closed_reasons
 from tests.helpers.waiting import wait_until
 
+pytestmark = pytest.mark.paced("SOON_S")
+
 SOON_S = 0.1
 OFF: dict[str, float] = dict.fromkeys(
     ("handshake_s", "first_byte_s", "idle_s", "read_idle_s", "message_s", "handler_s", "write_s"), 0.0

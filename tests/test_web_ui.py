@@ -71,7 +71,7 @@ def locust(tmp_path: Path) -> Iterator[Waiting]:
         command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--host", host, *web, *watched]
         process = subprocess.Popen(command, stdout=output, stderr=output)
         try:
-            wait_for(lambda: b"live samples are at /server" in log.read_bytes(), "Locust's web interface", 30)
+            wait_for(lambda: b"live samples are at /server" in log.read_bytes(), "Locust's web interface", 120)
             found = re.search(r"http://[\d.:]+", log.read_text())
             assert found
             yield Waiting(found[0], server)

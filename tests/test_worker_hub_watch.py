@@ -19,6 +19,8 @@ from gserver.worker.hub_watch import HubWatch
 from tests.helpers.serving import Serving
 from tests.helpers.waiting import wait_until
 
+pytestmark = pytest.mark.paced("BLOCK_S")
+
 BLOCK_S = 0.1
 really_sleep = get_original("time", "sleep")
 
