@@ -28,7 +28,7 @@ TEST = [
     *EXTRAS,
     "pytest>=9",
     "pytest-xdist>=3.8",
-    "hypothesis>=6",
+    "hypothesis>=6.100",
     "selenium>=4.20",
     "trustme>=1.1",
     "pyyaml>=6",

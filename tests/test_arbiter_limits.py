@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.helpers.processes import PATIENCE_S, GserverProcess, wait_for
@@ -220,7 +221,9 @@ def test_who_may_connect_is_listed(tmp_path: Path) -> None:
 
 def serving(server: GserverProcess) -> int:
     """How many workers accept connections."""
-    return sum(any(each.status == "LISTEN" for each in worker.net_connections()) for worker in server.workers())
+    before_6 = not hasattr(psutil.Process, "net_connections")
+    found = [each.connections() if before_6 else each.net_connections() for each in server.workers()]
+    return sum(any(each.status == "LISTEN" for each in connections) for connections in found)
 
 
 def test_so_many_come_in_a_second_over_all_workers(tmp_path: Path) -> None:
