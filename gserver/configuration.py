@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from gserver.bind import Bind
 from gserver.errors import ConfigError
 from gserver.hooks import HOOKS
+from gserver.mistakes import told
 from gserver.process.working_folder import absolute, enter
 from gserver.settings import Settings, declared
 
@@ -140,8 +141,8 @@ def read_config_file(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             exec(compile(file.read(), path, "exec"), names)
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"config file {path!r} cannot be used: {type(error).__name__}: {error}") from error
+    except BaseException as error:
+        raise ConfigError(f"config file {path!r} cannot be used: {told(error)}") from error
     return {name: value for name, value in names.items() if _is_setting(path, name, value)}
 
 

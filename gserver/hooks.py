@@ -11,11 +11,11 @@ that of the worker.
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from gserver.errors import ConfigError
+from gserver.mistakes import told
 
 __all__ = ["HOOKS", "Hooks"]
 
@@ -67,13 +67,7 @@ class Hooks:
                 raise
             if name == "on_starting":
                 log.debug("hook %s failed", name, exc_info=True)
-                raise ConfigError(f"hook {name} failed: {_describe(error)}") from None
+                raise ConfigError(f"hook {name} failed: {told(error)}") from None
             log.exception("hook %s failed", name)
             if name in _FAILS_A_WORKER:
-                raise ConfigError(f"hook {name} failed: {_describe(error)}") from error
-
-
-def _describe(error: BaseException) -> str:
-    """In one line, whatever its own text is."""
-    lines = traceback.TracebackException.from_exception(error).format_exception_only()
-    return " ".join(next(line for line in lines if not line.startswith(" ")).split())
+                raise ConfigError(f"hook {name} failed: {told(error)}") from error

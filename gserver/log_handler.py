@@ -89,7 +89,7 @@ class LogHandler(logging.Handler):
     def _line_of(self, record: logging.LogRecord) -> bytes:
         try:
             text = self.format(record)
-        except Exception as error:  # arguments that do not fit the message are no reason to print a traceback
+        except BaseException as error:  # arguments that do not fit the message are no reason to print a traceback
             words = record.msg if isinstance(record.msg, str) else type(record.msg)
             text = f"{record.name} logged what cannot be formatted: {words!r} ({type(error).__name__}: {error})"
         return (text + "\n").encode("utf-8", "backslashreplace")

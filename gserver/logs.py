@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from gserver.errors import CloseReason, ConfigError
 from gserver.log_handler import LogHandler, finish
 from gserver.log_output import Output
+from gserver.mistakes import told
 from gserver.process.working_folder import absolute
 from gserver.settings import Settings
 
@@ -61,8 +62,8 @@ def configure(settings: Settings) -> None:
     if settings.logconfig_dict is not None:
         try:
             logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, **settings.logconfig_dict})
-        except (ValueError, TypeError, AttributeError, ImportError) as error:
-            raise ConfigError(f"setting logconfig_dict cannot be used: {error}") from error
+        except BaseException as error:  # it may name classes of the user's
+            raise ConfigError(f"setting logconfig_dict cannot be used: {told(error)}") from error
     _captures_output = settings.capture_output
     _capture_output()
 

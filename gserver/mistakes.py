@@ -196,8 +196,14 @@ def told(error: BaseException) -> str:
     ]
     if isinstance(error, SyntaxError) and error.filename is not None:
         places.append(f" ({error.filename}:{error.lineno})")
-    text = error.msg if isinstance(error, SyntaxError) else error
-    return " ".join(f"{type(error).__name__}: {text}{places[-1] if places else ''}".split())
+    return " ".join(f"{type(error).__name__}: {_text_of(error)}{places[-1] if places else ''}".split())
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return error.msg if isinstance(error, SyntaxError) else str(error)
+    except BaseException:
+        return "(its text cannot be made)"
 
 
 def place_of_function(function: Any) -> str:

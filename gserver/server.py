@@ -535,7 +535,7 @@ class TcpServer(StreamServer):
                 return
             try:
                 self.do_handle(*accepted)
-            except Exception:
+            except BaseException:
                 log.exception("cannot serve a connection that was queued")
 
     def _drain_answered(self, spread_s: float, first_answer_s: float) -> list[Connection]:

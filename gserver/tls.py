@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gserver.errors import ConfigError
+from gserver.mistakes import told
 from gserver.tls_config import ContextFactory, ContextHook, TlsConfig
 from gserver.tls_files import KeyPair, Validity, load_authorities, load_key_pair
 
@@ -187,8 +188,8 @@ def _ask(hook: ContextHook, config: TlsConfig, factory: ContextFactory) -> ssl.S
         context = hook(config, factory)
     except ConfigError:  # of the factory
         raise
-    except Exception as error:
-        raise ConfigError(f"setting ssl_context: the hook failed: {type(error).__name__}: {error}") from error
+    except BaseException as error:  # in the arbiter a SystemExit would end the server
+        raise ConfigError(f"setting ssl_context: the hook failed: {told(error)}") from error
     if not hasattr(context, "wrap_bio"):  # a context from before gevent replaced the class is one as well
         raise ConfigError(f"setting ssl_context: the hook returned {context!r}: expected an ssl.SSLContext")
     return context

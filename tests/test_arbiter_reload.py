@@ -312,3 +312,17 @@ def test_after_a_failed_reload_preloaded_code_still_replaces_a_dead_worker(tmp_p
 
         with Client(server.address, Lines()) as client:
             assert int(client.recv()) != pid
+
+
+@pytest.mark.parametrize("raises", ["sys.exit(3)", "raise asyncio.CancelledError", "raise KeyboardInterrupt"])
+def test_a_config_file_that_raises_anything_fails_the_reload_and_nothing_else(tmp_path: Path, raises: str) -> None:
+    config = tmp_path / "gserver.conf.py"
+    config.write_text("workers = 1\n")
+    with GserverProcess(tmp_path, "-p", "pid", "echo", workers=None) as server:
+        config.write_text(f"import asyncio, sys\n{raises}\n")
+        ended = run_gserver("--reload-pid", "pid", cwd=tmp_path)
+        assert ended.returncode == 1
+        assert "cannot be used" in ended.stderr
+        with server.connect() as client:
+            client.sendall(b"hello")
+            assert client.recv(100) == b"hello"

@@ -47,7 +47,7 @@ def test_one_that_raises_is_logged_with_its_name(name: str, caplog: pytest.LogCa
 
 @pytest.mark.parametrize("name", ["on_starting", "post_fork", "post_worker_init"])
 def test_one_that_raises_at_a_start_fails_it(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"^hook {name} failed: ValueError: no$"):
+    with pytest.raises(ConfigError, match=rf"^hook {name} failed: ValueError: no \(.*test_hooks.py:\d+\)$"):
         Hooks({name: fails}).call(name)
 
 

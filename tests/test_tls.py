@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from collections.abc import Callable
@@ -274,7 +275,16 @@ class TestTheHook:
         def hook(config: TlsConfig, factory: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
             raise OSError("no such card")
 
-        assert refusal(files, ssl_context=hook) == "setting ssl_context: the hook failed: OSError: no such card"
+        refused = refusal(files, ssl_context=hook)
+        assert refused.startswith("setting ssl_context: the hook failed: OSError: no such card (")
+
+    @pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError(), KeyboardInterrupt()])
+    def test_whatever_it_raises_is_its_own(self, files: CertificateFiles, error: BaseException) -> None:
+        def hook(config: TlsConfig, factory: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+            raise error
+
+        refused = refusal(files, ssl_context=hook)
+        assert refused.startswith(f"setting ssl_context: the hook failed: {type(error).__name__}")
         wrong = refusal(files, ssl_context=lambda config, factory: None)
         assert wrong == "setting ssl_context: the hook returned None: expected an ssl.SSLContext"
 

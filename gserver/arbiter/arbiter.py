@@ -46,6 +46,7 @@ from gserver.arbiter.succession import Succession
 from gserver.configuration import Configuration
 from gserver.errors import ConfigError
 from gserver.ledger import Ledger
+from gserver.mistakes import told
 from gserver.process.daemon import Daemon, is_in_foreground
 from gserver.process.open_files import raise_open_files_limit
 from gserver.process.pidfile import SECOND, Pidfile
@@ -361,6 +362,10 @@ class Arbiter:
             logs.configure(settings)  # before there are new workers, who log where the arbiter does
         except ConfigError as error:
             self._reload_failed(ReloadFailed(str(error)))
+            return
+        except Exception as error:  # whatever it is, the workers that serve go on
+            log.exception("A reload cannot begin")
+            self._reload_failed(ReloadFailed(told(error)))
             return
         for name in fixed:
             log.warning("Setting %s cannot be changed by a reload: the next start will", name)

@@ -69,7 +69,7 @@ def probe(service: Service | StreamService, ledger: Ledger, timeout_s: float | N
 def _encoded(codec: Codec, message: Any) -> bytes:
     try:
         return codec.encode(message)
-    except Exception as error:
+    except BaseException as error:
         name = type(codec).__name__
         raise ConfigError(f"the probe {message!r} cannot be encoded by the codec {name}: {told(error)}") from error
 
