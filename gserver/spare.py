@@ -94,5 +94,6 @@ class ExhaustionLog:
         self._turned_away += turned_away
         now = time.monotonic()
         if now - self._logged_at > LOG_S:
-            log.error("cannot accept: %s; %d turned away", error.strerror, self._turned_away)
+            became = f"{self._turned_away} turned away" if self._turned_away else "clients wait in the queue"
+            log.error("cannot accept: %s; %s", error.strerror, became)
             self._logged_at, self._turned_away = now, 0
