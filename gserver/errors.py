@@ -2,6 +2,7 @@
 
     GServerError
     ├── ConfigError             a setting, an address or an application that cannot be used
+    │   └── DeclarationError    a handler or a codec that cannot work: a TypeError too
     ├── ConnectionClosed        the peer or the server ended the connection under a caller
     ├── LimitExceeded           one connection too many, or too much on one
     ├── ProxyError              no PROXY header where one must be
@@ -25,6 +26,7 @@ __all__ = [
     "CloseReason",
     "ConfigError",
     "ConnectionClosed",
+    "DeclarationError",
     "FrameTooLarge",
     "GServerError",
     "HandlerTimeout",
@@ -81,6 +83,10 @@ class GServerError(Exception):
 
 class ConfigError(GServerError):
     """A setting, an address or an application that cannot be used; the text is one line for a person."""
+
+
+class DeclarationError(ConfigError, TypeError):
+    """Something that a user declares cannot work; the text names it, what is expected, and the line of code."""
 
 
 class ConnectionClosed(GServerError):

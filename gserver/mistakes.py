@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from gserver.errors import ConfigError
+from gserver.errors import DeclarationError
 
 __all__ = [
-    "DeclarationError",
     "check_bare",
     "check_codec",
     "check_function",
@@ -37,10 +36,6 @@ _METHODS: dict[str, tuple[str, ...]] = {"receive": ("data",), "messages": (), "e
 #: The names by which a function of (message, conn) is told from one of (socket, address).
 _MESSAGES = {"message", "msg", "line", "data", "payload", "packet", "frame", "chunk", "text", "body"}
 _CONNECTIONS = {"conn", "connection"}
-
-
-class DeclarationError(ConfigError, TypeError):
-    """Something that a user declares cannot work."""
 
 
 def mistake(text: str) -> DeclarationError:

@@ -15,7 +15,17 @@ from dataclasses import dataclass
 from gserver.connection import Address, format_address
 from gserver.errors import LimitExceeded
 
-__all__ = ["CLOSED", "HANDSHAKE", "NO_DESCRIPTOR", "PERIOD_S", "SHED", "THROTTLED", "TURNED_AWAY", "Notices"]
+__all__ = [
+    "CLOSED",
+    "HANDSHAKE",
+    "NO_DESCRIPTOR",
+    "NO_SPARE",
+    "PERIOD_S",
+    "SHED",
+    "THROTTLED",
+    "TURNED_AWAY",
+    "Notices",
+]
 
 log = logging.getLogger("gserver.server")
 
@@ -27,6 +37,7 @@ SHED = "%(why)s: %(count)d idle closed to make room, the last %(peer)s"
 CLOSED = "%(why)s: %(count)d closed, the last %(peer)s"
 THROTTLED = "%(why)s: %(count)d throttled, the last %(peer)s"
 NO_DESCRIPTOR = "cannot accept: %(why)s; %(count)d turned away"
+NO_SPARE = "cannot accept: %(why)s; clients wait in the queue"
 HANDSHAKE = "handshake failed: %(count)d, the last with %(peer)s: %(why)s"
 
 
@@ -52,12 +63,12 @@ class Notices:
         self._clock = clock
         self._kinds: dict[tuple[str, str], _Kind] = {}  # by the line and the setting
 
-    def note(self, level: int, line: str, peer: Address, why: str, setting: str = "", count: int = 1) -> None:
-        """Count one more, or `count`. Events of one line and one setting are of the same kind, from whatever peer."""
+    def note(self, level: int, line: str, peer: Address, why: str, setting: str = "") -> None:
+        """Count one more. Events of one line and one setting are of the same kind, from whatever peer."""
         kind = self._kinds.get((line, setting))
         if kind is None:
             kind = self._kinds[line, setting] = _Kind(level)
-        kind.count += count
+        kind.count += 1
         kind.peer, kind.why = peer, why
         if self._clock() >= kind.next_line_at:
             self._write(line, setting, kind)

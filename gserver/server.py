@@ -39,7 +39,7 @@ from gserver.limits import Limits
 from gserver.linger import Linger
 from gserver.longest_idle import LongestIdle
 from gserver.mistakes import check_bare
-from gserver.notices import CLOSED, NO_DESCRIPTOR, SHED, TURNED_AWAY, Notices
+from gserver.notices import CLOSED, NO_DESCRIPTOR, NO_SPARE, SHED, TURNED_AWAY, Notices
 from gserver.service import Service, StreamService
 from gserver.spare import EXHAUSTED, SpareDescriptor, close_now
 from gserver.streams import StreamConnection
@@ -253,7 +253,7 @@ class TcpServer(StreamServer):
             accepted = self._spare.lend(self._accept)
         except OSError:
             self._spare.take()
-            self._notices.note(logging.ERROR, NO_DESCRIPTOR, "", error.strerror or str(error), count=0)
+            self._notices.note(logging.ERROR, NO_SPARE, "", error.strerror or str(error))
             self.pause_accepting(EXHAUSTED_PAUSE_S)
             return None
         if accepted is not None and not self._make_room(LimitExceeded(str(error), CloseReason.FULL)):

@@ -135,7 +135,10 @@ class Tls:
         self.context = context
         own = context.sni_callback
         self._chooses_itself = own is not None
-        _InC.sni_callback.__set__(context, own or self._choose)
+        if isinstance(context, _InC):
+            _InC.sni_callback.__set__(context, own or self._choose)
+        elif own is None:
+            context.sni_callback = self._choose
 
     def _choose(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, context: ssl.SSLContext) -> None:
         """OpenSSL calls it in every handshake, with a name or without; an exception here would fail the handshake."""

@@ -41,6 +41,7 @@ class Tally:
     verified: int = 0
     turned_away: int = 0  # orderly end-of-file instead of a reply: the server never handled that message
     lost_with_worker: int = 0  # the connection ended because its worker was killed
+    broken_off: int = 0  # ended before they were seen to be connected: the server may have accepted them
     ended: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)  # what must not happen
 
@@ -110,6 +111,7 @@ class Swarm:
             connection = _Connection(self._address)
             try:
                 await connection.open()
+                connection.is_opening = False
                 self.tally.connected += 1
                 await connection.greeted()
                 done = 0
@@ -121,6 +123,7 @@ class Swarm:
                     await asyncio.sleep(self._pause_s)
                 self.tally.ended["by the client"] += 1
             except _Ended as end:
+                self.tally.broken_off += connection.is_opening and end.how != "refused"
                 self._judge(connection, end.how)
             finally:
                 connection.close()
@@ -142,6 +145,7 @@ class _Connection:
     def __init__(self, address: tuple[str, int]) -> None:
         self.pid: int | None = None  # of the worker that serves it
         self.is_waiting = False  # for a reply
+        self.is_opening = True
         self.opened_at = time.monotonic()
         self._address = address
         self._writer: asyncio.StreamWriter | None = None
