@@ -78,7 +78,7 @@ class Births:
     def look_after(self, unborn: int) -> None:
         """Give up a worker that nobody is left to fork."""
         if unborn in self._children and not self._crew.will_be_born(unborn):
-            log.error("Cannot fork a worker: the mold is gone")
+            log.error("Cannot fork a worker: its mold has ended, or could not fork")
             self._give_up(unborn)
 
     def overdue(self, child: Child) -> None:
