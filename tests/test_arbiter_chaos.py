@@ -35,6 +35,16 @@ def test_chaos_loses_nobody_for_long(tmp_path: Path, seed: int) -> None:
     play(tmp_path, random.Random(seed), reloads=60, kills=60)
 
 
+@pytest.mark.longhaul
+def test_chaos_loses_nobody_for_long_with_preload(tmp_path: Path) -> None:
+    play(tmp_path, random.Random(8), reloads=60, kills=60, options=("--preload",))
+
+
+@pytest.mark.alone
+def test_chaos_loses_nobody_with_preload(tmp_path: Path) -> None:
+    play(tmp_path, random.Random(9), reloads=5, kills=5, options=("--preload",))
+
+
 @pytest.mark.alone
 def test_chaos_loses_nobody_with_a_listener_for_each_worker(tmp_path: Path) -> None:
     play(tmp_path, random.Random(7), reloads=5, kills=5, options=("--reuse-port",))

@@ -260,3 +260,27 @@ def test_a_mold_that_has_ended_is_forgotten(lost: int) -> None:
 
     assert (molds.current is None) == (lost == 1)
     assert ended == ([2] if lost == 1 else [])
+
+
+#: In the arbiter, and so in all that it forks: the second fork of a process that has the application fails.
+FORKS_BADLY = """
+import errno, os, sys
+_real, _forks = os.fork, []
+def fork():
+    if "app" in sys.modules:
+        _forks.append(os.getpid())
+        if _forks.count(os.getpid()) == 2:
+            raise OSError(errno.EAGAIN, "there are too many processes")
+    return _real()
+os.fork = fork
+"""
+
+
+def test_a_mold_that_cannot_fork_for_a_moment_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "gserver.conf.py").write_text(FORKS_BADLY)
+    with start(tmp_path) as server:
+        (mold,) = molds_of(server)
+        server.kill_worker(worker_of(server))
+        assert worker_of(server)
+        assert molds_of(server) == [mold]
+    assert "Cannot fork: [Errno 11] there are too many processes" in server.log

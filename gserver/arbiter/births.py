@@ -60,8 +60,11 @@ class Births:
 
     def born(self, unborn: int, message: Message) -> int:
         """A mold has forked a worker; return its pid."""
-        pid = int(message.addresses[0])
+        text = message.addresses[0] if message.addresses else ""
+        pid = int(text) if text.isdecimal() else 0
         if not is_child(pid):  # nothing that a worker sends makes the arbiter signal a process of others
+            log.error("Cannot fork a worker: process %s is no child", text)
+            self._give_up(unborn)
             return unborn
         self._crew.born(unborn, pid)
         self._children.renamed(unborn, pid, time.monotonic())
@@ -75,7 +78,7 @@ class Births:
     def look_after(self, unborn: int) -> None:
         """Give up a worker that nobody is left to fork."""
         if unborn in self._children and not self._crew.will_be_born(unborn):
-            log.error("Cannot fork a worker: the mold is gone")
+            log.error("Cannot fork a worker: its mold has ended, or could not fork")
             self._give_up(unborn)
 
     def overdue(self, child: Child) -> None:

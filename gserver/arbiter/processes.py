@@ -101,7 +101,10 @@ class Processes:
         while (pid := _ended_child()) is not None:
             if pid not in self._processes:
                 newborn()
-            _, status = os.waitpid(pid, 0)
+            try:
+                _, status = os.waitpid(pid, 0)
+            except ChildProcessError:  # a hook's own, which another thread of its has waited for
+                continue
             process = self._processes.pop(pid, None)
             if process is not None:
                 _close(process)
@@ -130,6 +133,8 @@ class Processes:
 
 def is_child(pid: int) -> bool:
     """Whether a process is a child of this one, and has not been waited for."""
+    if pid <= 0:
+        return False
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:

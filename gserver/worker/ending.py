@@ -63,7 +63,8 @@ class Ending:
         signal.setitimer(signal.ITIMER_REAL, seconds + LAST_WORDS_S)
         if is_first:
             self._greenlet = _current_greenlet()
-            start_new_thread(self._watch, ())
+            with contextlib.suppress(RuntimeError):  # there can be no more threads: the kernel's limit remains
+                start_new_thread(self._watch, ())
 
     def limit_if_none(self, seconds: float) -> None:
         if self._ends_by is None:

@@ -14,7 +14,7 @@ import sys
 import time
 from time import sleep  # gevent's would let others run
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from gserver import logs
 from gserver.application import Application
@@ -71,9 +71,11 @@ def run_mold(application: Application, post: Post) -> int:
         if message.word == REOPEN:
             logs.adopt(message.addresses, message.descriptors)
         elif message.word == FORK:
-            between = fork_child(functools.partial(_fork_again, fork, application, post, message, served), fork)
-            waitpid(between, 0)
-            close(message.descriptors[0])
+            try:
+                waitpid(fork_child(functools.partial(_fork_again, fork, application, post, message, served), fork), 0)
+            except OSError as error:
+                log.error("Cannot fork: %s", error)
+            close(message.descriptors[0])  # if nobody else has it, the arbiter sees that nobody will come
 
 
 def _dump(number: int, frame: FrameType | None) -> None:
@@ -83,10 +85,10 @@ def _dump(number: int, frame: FrameType | None) -> None:
     log.critical("Stacks of the mold (pid: %d)\n%s", os.getpid(), describe_stacks((), frame))
 
 
-def _fork_again(fork: Any, application: Application, post: Post, message: Message, served: Any) -> int:
+def _fork_again(fork: Any, application: Application, post: Post, message: Message, served: Any) -> NoReturn:
     """In the process between: fork the worker, and leave it to the arbiter."""
     fork_child(functools.partial(_work, application, post, message, served, os.getpid()), fork)
-    return 0
+    os._exit(0)  # it has nothing to flush, and must not block
 
 
 def _work(application: Application, mold: Post, message: Message, served: Any, between: int) -> int:
