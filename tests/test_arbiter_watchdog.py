@@ -154,7 +154,7 @@ def test_worn_workers_are_replaced_without_a_lost_exchange(
             server.wait_for_log(f"Worker asks to be replaced: {reason}", 2)
             wait_for(lambda: not before & {each.pid for each in server.workers() if is_alive(each)}, "both are gone")
         assert swarm.tally.faults == []
-        assert "Worker exited with status 0" in server.log
+        server.wait_for_log("Worker exited with status 0")  # one that has ended may still be waited for
 
 
 def test_ttin_and_ttou_change_the_number_of_workers_and_lose_nobody(tmp_path: Path) -> None:
