@@ -32,7 +32,7 @@ TEST = [
     "selenium>=4.20",
     "trustme>=1.2",
     "pyyaml>=6",
-    "sslyze>=6; python_version < '3.14'",
+    "sslyze>=6.1; python_version < '3.14'",
     "mypy>=1.13",
     "ruff>=0.8",
     "types-psutil",

@@ -51,6 +51,19 @@ def test_receiving_nothing_never_blocks(pair: Pair) -> None:
         pair[1].receive()
 
 
+def test_the_last_words_of_one_that_has_not_read_everything_are_received(pair: Pair) -> None:
+    one, other = pair
+    one.send(DRAIN)
+    assert other.send(READY)
+    assert other.send(READY)
+    other.close()
+
+    assert one.receive() == Message(READY)
+    assert one.receive() == Message(READY)
+    assert one.receive() is None
+    assert one.receive() is None
+
+
 def test_a_closed_end_is_noticed_after_what_it_said(pair: Pair) -> None:
     one, other = pair
     one.send(READY)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import time
 from pathlib import Path
@@ -214,3 +216,30 @@ def test_threads_that_do_not_end_hold_up_no_end(tmp_path: Path) -> None:
         assert server.wait() == 0
 
     assert "does not end in time" not in server.log
+
+
+PRINTS = "\nprint('loaded')\n"
+FULL = "import os\nos.dup2(int(os.environ['FULL_PIPE']), 1)\n"
+
+
+def test_output_that_nobody_reads_holds_up_no_end(tmp_path: Path) -> None:
+    """What the application has printed is still buffered, and the pipe is full."""
+    write(tmp_path)
+    with (tmp_path / "app.py").open("a") as file:
+        file.write(PRINTS)
+    (tmp_path / "gserver.conf.py").write_text(FULL)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 65536)
+    os.set_blocking(writing, True)
+    environment = {"FULL_PIPE": str(writing), "PYTHONUNBUFFERED": ""}
+    with GserverProcess(tmp_path, "app:app", *QUICK, environment=environment, pass_fds=[writing]) as server:
+        (worker,) = server.workers()
+        worker.terminate()
+        server.wait_for_log(rf"Worker exited with status 1 \(pid: {worker.pid}\)")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    for descriptor in (reading, writing):
+        os.close(descriptor)

@@ -95,7 +95,8 @@ class Channel:
         try:
             data, descriptors, _, _ = socket.recv_fds(self._end, MAX_BYTES, MAX_DESCRIPTORS)
         except ConnectionResetError:
-            return None
+            # The other side has ended with something unread. That is said once, and before what it had sent.
+            return self.receive()
         if not data:
             return None
         for descriptor in descriptors:  # not for the programs that an application may start

@@ -37,6 +37,8 @@ LOOK_S = 0.05
 TERM_S = 1.0
 # After the time is over: what it may take to say so, before the kernel ends this process.
 LAST_WORDS_S = 1.0
+# After all that: what is buffered goes out, if somebody reads it.
+FLUSH_S = 1.0
 HANGS = 1
 # Of its stack: the innermost.
 FRAMES = 12
@@ -76,6 +78,7 @@ class Ending:
             self._has_begun = True
             _run_atexit()
         self._end_descendants()
+        self.limit(FLUSH_S)
 
     def _end_descendants(self) -> None:
         found = descendants(os.getpid())
