@@ -1,6 +1,6 @@
 """Bare handlers: gevent's handle(socket, address) runs as gevent runs it, and is counted.
 
-Only what it raises does not go where gevent sends it: a SystemExit would end the process, with all other connections.
+What one raises goes where gevent sends it, or, in a worker, to the error log with the peer's address.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from greenlet import GreenletExit, getcurrent
 
 from gserver.connection import format_address
 from gserver.errors import CloseReason
-from gserver.guard import interrupt_program
 from gserver.mistakes import named
 
 __all__ = ["BareHandlers"]
@@ -32,10 +31,12 @@ class BareHandlers:
 
     Args:
         ended: called as ended(sock, reason) once for each socket that began().
+        logs_failures: whether what they raise is logged, and goes no further.
     """
 
-    def __init__(self, ended: Callable[[Any, CloseReason], None]) -> None:
+    def __init__(self, ended: Callable[[Any, CloseReason], None], logs_failures: bool) -> None:
         self._ended = ended
+        self._logs_failures = logs_failures
         self._has_warned = False
         self._greenlets: dict[Any, Any] = {}
 
@@ -50,7 +51,7 @@ class BareHandlers:
         self._greenlets[sock] = None
 
     def run(self, handle: Callable[[Any, Any], Any], sock: Any, address: Any) -> None:
-        """Call `handle`; what it raises is logged with the peer's address."""
+        """Call `handle`."""
         if sock in self._greenlets:
             self._greenlets[sock] = getcurrent()
         reason = CloseReason.HANDLER_ERROR
@@ -63,9 +64,10 @@ class BareHandlers:
         except GreenletExit:
             reason = CloseReason.KILLED
             raise
-        except BaseException as error:
+        except BaseException:
+            if not self._logs_failures:
+                raise
             log.exception("handler failed for %s", format_address(address))
-            interrupt_program(error)
         finally:
             self.end(sock, reason)
 

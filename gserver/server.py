@@ -131,6 +131,8 @@ class TcpServer(StreamServer):
     """
 
     backlog = 2048
+    #: Whether what a bare handler raises is logged here, and does not go where gevent sends it.
+    logs_bare_failures = False
 
     def __init__(
         self,
@@ -162,7 +164,7 @@ class TcpServer(StreamServer):
         self._hosts: dict[str, str] = {}
         self._connections: set[Connection] = set()
         self._outside: set[Connection] = set()  # those of them that the service has not been told of
-        self._bare = BareHandlers(self._bare_ended)
+        self._bare = BareHandlers(self._bare_ended, self.logs_bare_failures)
         self._longest_idle = LongestIdle(lambda: self._connections)
         self._callbacks = Group()  # on_open and on_close while they run
         self._quiet = Event()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gserver.arbiter.arbiter import KILL_GRACE_S
+from gserver.arbiter.policy import KILL_GRACE_S
 from gserver.cli import main
 from gserver.configuration import parse_environment
 from gserver.settings import Settings
@@ -49,7 +49,7 @@ def test_the_units_use_flags_that_there_are(capsys: pytest.CaptureFixture[str]) 
 
 
 def seconds_to_stop(settings: Settings) -> float:
-    return settings.graceful_timeout + settings.drain_spread + KILL_GRACE_S
+    return settings.longest_drain_s + KILL_GRACE_S
 
 
 def test_the_service_may_stop_for_as_long_as_the_server_needs_by_default() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -65,21 +64,16 @@ def test_all_ways_to_spawn_are_gevents(serving: Serving, spawn: Any) -> None:
     assert_closed(server, CloseReason.FINISHED, 5)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("the handler failed"), SystemExit(3), asyncio.CancelledError()])
-def test_a_bare_handler_that_fails_is_counted_and_logged_with_its_peer(
-    serving: Serving, caplog: pytest.LogCaptureFixture, error: BaseException
-) -> None:
+def test_a_bare_handler_that_fails_is_counted(serving: Serving, capfd: pytest.CaptureFixture[str]) -> None:
     def fail(sock: Any, address: Any) -> None:
-        raise error
+        raise RuntimeError("the handler failed")
 
     server = serving.start(fail)
-    peer = serving.connect(server)
-    name = f"127.0.0.1:{peer.sock.getsockname()[1]}"
 
-    assert peer.read_to_end() == b""
+    assert serving.connect(server).read_to_end() == b""
     assert_closed(server, CloseReason.HANDLER_ERROR)
     assert server.ledger.errors == 1
-    assert [record.getMessage() for record in caplog.records if record.exc_info] == [f"handler failed for {name}"]
+    assert capfd.readouterr().err.count("RuntimeError: the handler failed") == 1
 
 
 def test_a_handler_that_cannot_be_spawned_is_counted(serving: Serving, capfd: pytest.CaptureFixture[str]) -> None:

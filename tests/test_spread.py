@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gserver.arbiter.arbiter import KILL_GRACE_S
-from gserver.arbiter.arbiter import _policy as policy_of
+from gserver.arbiter.policy import KILL_GRACE_S, policy_of
 from gserver.errors import ConfigError
 from gserver.settings import Settings
 from gserver.spread import AUTO, LONGEST_S, PER_SECOND, longest_spread_s, spread_s

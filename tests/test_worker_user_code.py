@@ -87,3 +87,4 @@ def test_a_bare_handler_that_exits_ends_its_connection_alone(folder: Path) -> No
             assert other.recv(100) == b"bare\n"
         assert [worker.pid for worker in server.workers()] == [pid]
     assert "handler failed for 127.0.0.1" in server.log
+    assert "SystemExit: 3" in server.log

@@ -10,14 +10,16 @@ import math
 
 import msgspec
 
-__all__ = ["EXACT", "add", "stringify"]
+__all__ = ["add", "stringify"]
 
-#: Below it two integers and their sum are exact as doubles, and are written alike by JavaScript and Python.
-EXACT = 2**52
+# Below it two integers and their sum are exact as doubles, and are written alike by JavaScript and Python.
+_EXACT = 2**52
 
 
-def add(a: int | float, b: int | float) -> msgspec.Raw | None:
-    """Return a + b as JSON text, to be encoded as it is; None where it is not finite."""
+def add(a: int | float, b: int | float) -> int | msgspec.Raw | None:
+    """Return a + b to be encoded as JSON, a Raw as it is; None where it is not finite."""
+    if type(a) is int and type(b) is int and -_EXACT < a < _EXACT and -_EXACT < b < _EXACT:
+        return a + b
     try:
         total = float(a) + float(b)
     except OverflowError:  # an integer that no double holds

