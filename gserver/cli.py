@@ -32,7 +32,7 @@ from gserver.errors import ConfigError
 from gserver.fields import IS_NATIVE
 from gserver.process.daemon import Daemon, drop_unwritten, open_standard
 from gserver.process.systemd import take_sockets
-from gserver.process.titles import set_title
+from gserver.process.titles import find_title, set_title
 from gserver.process.working_folder import absolute, enter, name_entries, working_folder
 from gserver.settings import Settings, declared
 from gserver.worker.mold import run_mold
@@ -135,6 +135,7 @@ def _run(parser: _Parser, argv: Sequence[str]) -> int:
         return _reload(pidfile)
     if stats is not None:
         return _print_stats(parser, stats)
+    find_title()
     inheritance = take_inheritance(os.environ)
     sockets = inheritance.activated or take_sockets(os.environ, os.getpid())
     if config is None and os.path.exists(CONFIG_FILE):

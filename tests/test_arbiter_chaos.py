@@ -73,10 +73,10 @@ def perform(act: str, folder: Path, server: GserverProcess, swarm: Swarm, dice: 
         assert (ended.returncode, ended.stderr) == (0, ""), server.log
     elif act == "kill":
         victim = choose_worker(server, dice)
-        swarm.killed(victim)
-        with contextlib.suppress(ProcessLookupError):  # it has ended its drain
-            os.kill(victim, signal.SIGKILL)
-        wait_for(lambda: victim not in server.serving_pids(), "the killed worker is gone")
+        with swarm.killing(victim):
+            with contextlib.suppress(ProcessLookupError):  # it has ended its drain
+                os.kill(victim, signal.SIGKILL)
+            wait_for(lambda: victim not in server.serving_pids(), "the killed worker is gone")
     elif act == "upgrade":
         upgrade(server)
     else:

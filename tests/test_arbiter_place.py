@@ -110,7 +110,10 @@ def test_logconfig_dict_and_raw_env_and_proc_name(tmp_path: Path) -> None:
         "import os\nfrom gserver import Lines, Service\n"
         "app = Service(lambda line, conn: os.environ['COLOUR'].encode(), Lines)\n"
     )
-    with GserverProcess(tmp_path, "app:app") as server, Client(server.address, Lines()) as client:
+    first = {"PWD": str(tmp_path)}  # the first variable is where setproctitle looks for the title, and this one changes
+    command = ["env", "-i", *(f"{name}={value}" for name, value in {**first, **os.environ, **first}.items())]
+    command += [sys.executable, "-m", "gserver", "app:app", "-b", "127.0.0.1:0", "-w", "1"]
+    with GserverProcess(tmp_path, command=command) as server, Client(server.address, Lines()) as client:
         assert client.call(b"?") == b"blue"
         assert "Booting worker" not in server.log
         titles = [Path(f"/proc/{each.pid}/cmdline").read_bytes().rstrip(b"\0") for each in server.tree()]

@@ -159,6 +159,7 @@ def test_what_this_machine_lacks_is_one_line_and_no_failure(
     assert printed.err == ""
 
 
+@needs_gcc
 def test_more_connections_than_descriptors_are_skipped_with_the_limit(
     cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

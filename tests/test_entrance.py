@@ -296,7 +296,7 @@ def test_a_drain_does_not_wait_for_headers(serving: Serving, greenlets: str) -> 
     peer.send(b"PROXY TCP4")
     wait_until(lambda: any(conn.received_bytes for conn in server.connections))
     began = time.monotonic()
-    assert server.drain(90.0) == 0
+    assert server.drain(90.0, first_answer_s=0.1) == 0
 
     assert time.monotonic() - began < 60
     assert_closed(server, CloseReason.DRAINED)

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["set_title"]
+__all__ = ["find_title", "set_title"]
+
+
+def find_title() -> None:
+    """Find the place of the title, before the environment is changed.
+
+    setproctitle looks for it from the first variable of the environment backwards, and does so once. Where that
+    variable is $PWD, or one of systemd's, and has been changed by then, it finds nothing and sets no title.
+    """
+    try:
+        from setproctitle import getproctitle
+    except ImportError:
+        return
+    getproctitle()
 
 
 def set_title(role: str, name: str) -> None:

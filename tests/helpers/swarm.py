@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -61,7 +63,7 @@ class _Ended(Exception):
 class Swarm:
     """`long` clients that stay and ask, `short` ones that come and go; in `with`, they run.
 
-    Before a worker is killed, killed() must be told, so that what ends with it is not held against the server.
+    A worker is killed within killing(), so that what ends with it is not held against the server.
     """
 
     def __init__(self, address: tuple[str, int], long: int = 20, short: int = 4, pause_s: float = 0.005) -> None:
@@ -70,7 +72,7 @@ class Swarm:
         self._sizes = (long, short)
         self._pause_s = pause_s
         self._killed: set[int] = set()
-        self._killed_at: list[float] = []
+        self._killed_by: list[float] = []  # when each of them had ended
         self._stopping = False
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="swarm")
 
@@ -92,11 +94,15 @@ class Swarm:
     @property
     def kills(self) -> int:
         """How many workers were killed under it."""
-        return len(self._killed_at)
+        return len(self._killed_by)
 
-    def killed(self, pid: int) -> None:
+    @contextlib.contextmanager
+    def killing(self, pid: int) -> Iterator[None]:
+        """Kill the worker, and leave once it has ended: until then it may accept connections."""
         self._killed.add(pid)
-        self._killed_at.append(time.monotonic())
+        self._killed_by.append(math.inf)
+        yield
+        self._killed_by[-1] = time.monotonic()
 
     async def _run(self) -> None:
         long, short = self._sizes
@@ -131,7 +137,7 @@ class Swarm:
     def _judge(self, connection: _Connection, how: str) -> None:
         """Whose fault it was that a connection ended."""
         its_worker_died = connection.pid in self._killed
-        may_have_died = connection.pid is None and any(at >= connection.opened_at for at in self._killed_at)
+        may_have_died = connection.pid is None and any(at >= connection.opened_at for at in self._killed_by)
         if its_worker_died or (may_have_died and how != "refused"):
             self.tally.lost_with_worker += 1
         elif how == "end of file":
