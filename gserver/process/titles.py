@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 __all__ = ["find_title", "set_title"]
 
 
@@ -15,7 +17,8 @@ def find_title() -> None:
         from setproctitle import getproctitle
     except ImportError:
         return
-    getproctitle()
+    with contextlib.suppress(UnicodeDecodeError):  # arguments that are not UTF-8: it has found the place by then
+        getproctitle()
 
 
 def set_title(role: str, name: str) -> None:
