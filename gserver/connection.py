@@ -462,7 +462,7 @@ class Outbox:
         return memoryview(b"".join(together))
 
     def _writable(self) -> None:
-        if not shielded(f"sending to {self._conn}", self._send_more):
+        if not shielded("sending", self._send_more, conn=self._conn):
             self._conn.abort(CloseReason.HANDLER_ERROR)
 
     def _send_more(self) -> None:

@@ -122,7 +122,7 @@ class _TurnEngine:
     def _handler_blocks(self, runner: Runner, conn: Connection) -> None:
         if conn.runner is None:  # else it only steps aside: see Turn._step_aside()
             conn.runner = runner
-            if not shielded(f"sending to {conn}", conn.flush_replies):
+            if not shielded("sending", conn.flush_replies, conn=conn):
                 conn.abort(CloseReason.HANDLER_ERROR)
             conn.handler_blocks(self._turn.now)
 

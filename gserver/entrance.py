@@ -88,7 +88,7 @@ class Entrance:
         conn.watcher.start(self._take, step, conn, *arguments)
 
     def _take(self, step: Callable[..., None], conn: Connection, *arguments: Any) -> None:
-        if not shielded(f"the handshake of {conn}", step, conn, *arguments):
+        if not shielded("the handshake", step, conn, *arguments, conn=conn):
             conn.abort(CloseReason.HANDSHAKE_FAILED)
 
     def _through(self, conn: Connection) -> None:

@@ -27,12 +27,16 @@ class Killed(GreenletExit):
     """Raised by the server in a handler that did not finish in time. A plain GreenletExit is the handler's own."""
 
 
-def shielded(what: str, callback: Callable[..., Any], *arguments: Any) -> bool:
-    """Call `callback`, in the hub. What it raises is logged as an error of `what`, and goes no further; then False."""
+def shielded(what: str, callback: Callable[..., Any], *arguments: Any, conn: object = None) -> bool:
+    """Call `callback`, in the hub. What it raises is logged as an error of `what`, and goes no further; then False.
+
+    Args:
+        conn: the connection that `what` is about, if it is about one; named in the log.
+    """
     try:
         callback(*arguments)
     except BaseException as error:
-        log.exception("%s failed", what)
+        log.exception("%s failed%s", what, "" if conn is None else f" for {conn}")
         interrupt_program(error)
         return False
     return True

@@ -102,8 +102,8 @@ class Timekeeper:
         stood_still = now - self._timer_due > STOOD_STILL_S
         try:
             for conn in self._wheel.take_due(now):
-                if not shielded(f"the deadline of {conn}", self._judge, conn, now, stood_still):
-                    shielded(f"closing {conn}", conn.abort, CloseReason.HANDLER_ERROR)
+                if not shielded("a deadline", self._judge, conn, now, stood_still, conn=conn):
+                    shielded("closing", conn.abort, CloseReason.HANDLER_ERROR, conn=conn)
         finally:
             self._set_timer()
 

@@ -38,7 +38,7 @@ from gserver.arbiter.scoreboard import HEARTBEAT_S, Place, Scoreboard
 from gserver.errors import ConfigError
 from gserver.ledger import CELLS, ERRORS, MESSAGES, RECEIVED, SENT, Ledger, snapshot
 from gserver.process.unix_path import identity, remove_stale, short_path
-from gserver.process.working_folder import absolute, place_of
+from gserver.process.working_folder import absolute, moved_after_link, place_of
 
 __all__ = ["StatsSocket", "document", "read_stats"]
 
@@ -167,13 +167,8 @@ class StatsSocket:
 
     def follow(self) -> None:
         """Stand where the path leads now, if a link in it has been moved, and that place is free."""
-        if self._given is None or self.path is None or not self._is_own(self.path):
-            return
-        place = place_of(self._given)
-        if place != self.path and not os.path.lexists(place):
-            with contextlib.suppress(OSError):  # on another file system, or not writable: it stays where it is
-                os.rename(self.path, place)
-                self.path = place
+        if self._given is not None and self.path is not None and self._is_own(self.path):
+            self.path = moved_after_link(self.path, self._given)
 
     def close(self) -> None:
         self.leave_to_arbiter()

@@ -7,7 +7,7 @@ import os
 import tempfile
 
 from gserver.errors import ConfigError
-from gserver.process.working_folder import absolute, place_of
+from gserver.process.working_folder import absolute, moved_after_link, place_of
 
 __all__ = ["SECOND", "Pidfile", "read_pid"]
 
@@ -64,13 +64,8 @@ class Pidfile:
 
     def follow(self) -> None:
         """Stand where the path leads now, if a link in it has been moved, and that place is free."""
-        if self._given is None or self.path is None or read_pid(self.path) != os.getpid():
-            return
-        place = place_of(self._given)
-        if place != self.path and not os.path.lexists(place):
-            with contextlib.suppress(OSError):  # on another file system, or not writable: it stays where it is
-                os.rename(self.path, place)
-                self.path = place
+        if self._given is not None and self.path is not None and read_pid(self.path) == os.getpid():
+            self.path = moved_after_link(self.path, self._given)
 
     def remove(self) -> None:
         if self.path is not None and read_pid(self.path) == os.getpid():

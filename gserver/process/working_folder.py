@@ -10,7 +10,7 @@ import os
 
 from gserver.errors import ConfigError
 
-__all__ = ["absolute", "enter", "name_entries", "place_of", "working_folder"]
+__all__ = ["absolute", "enter", "moved_after_link", "name_entries", "place_of", "working_folder"]
 
 
 def working_folder() -> str:
@@ -50,6 +50,21 @@ def place_of(path: str) -> str:
     """Where a file is made at `path`: the links in its folder are resolved. So it is found again if one is moved."""
     folder, name = os.path.split(absolute(path))
     return os.path.join(os.path.realpath(folder), name)
+
+
+def moved_after_link(path: str, given: str) -> str:
+    """Move the file at `path` to where `given` leads now, if a link in it was moved and that place is free.
+
+    Returns where the file is then: where it was, if it cannot be moved.
+    """
+    place = place_of(given)
+    if place == path or os.path.lexists(place):
+        return path
+    try:
+        os.rename(path, place)
+    except OSError:  # on another file system, or not writable
+        return path
+    return place
 
 
 def name_entries(entries: list[str], python_path: str) -> None:

@@ -219,10 +219,10 @@ class Worker:
         self._finish = finish
         if self._drains_at_once:
             self._graceful_s = min(QUICK_S, self._graceful_s)
-        self._spread_s = self._choose_spread()
-        self._ends_at = time.monotonic() + self._spread_s + self._graceful_s
-        self._post.place.is_serving = False
         try:
+            self._spread_s = self._choose_spread()
+            self._ends_at = time.monotonic() + self._spread_s + self._graceful_s
+            self._post.place.is_serving = False
             for _, server in self._servers:
                 server.stop_accepting()
             self._post.channel.send(DEAF)
