@@ -11,6 +11,7 @@ import os
 import random
 import re
 import signal
+import ssl
 from collections import Counter
 from pathlib import Path
 
@@ -45,18 +46,40 @@ def test_chaos_loses_nobody_with_preload(tmp_path: Path) -> None:
     play(tmp_path, random.Random(9), reloads=5, kills=5, options=("--preload",))
 
 
+@pytest.mark.longhaul
+def test_chaos_loses_nobody_for_long_over_tls(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    play_over_tls(tmp_path, certificate, random.Random(10), reloads=60, kills=60)
+
+
+def test_chaos_loses_nobody_over_tls(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    play_over_tls(tmp_path, certificate, random.Random(11), reloads=5, kills=5)
+
+
 @pytest.mark.alone
 def test_chaos_loses_nobody_with_a_listener_for_each_worker(tmp_path: Path) -> None:
     play(tmp_path, random.Random(7), reloads=5, kills=5, options=("--reuse-port",))
 
 
-def play(folder: Path, dice: random.Random, reloads: int, kills: int, options: tuple[str, ...] = ()) -> None:
+def play_over_tls(folder: Path, certificate: tuple[Path, Path], dice: random.Random, reloads: int, kills: int) -> None:
+    certfile, keyfile = map(str, certificate)
+    options = ("--certfile", certfile, "--keyfile", keyfile)
+    play(folder, dice, reloads, kills, options, ssl.create_default_context(cafile=certfile))
+
+
+def play(
+    folder: Path,
+    dice: random.Random,
+    reloads: int,
+    kills: int,
+    options: tuple[str, ...] = (),
+    tls: ssl.SSLContext | None = None,
+) -> None:
     (folder / "app.py").write_text(LINE_APP)
     acts = ["reload"] * reloads + ["kill"] * kills + ["more", "fewer"] * 2 + ["upgrade"]
     dice.shuffle(acts)
     with GserverProcess(folder, "app:app", *OPTIONS, *options, workers=3) as server:
         everybody = [server.arbiter]
-        with Swarm(server.address, long=30, short=4, pause_s=0.015) as swarm:
+        with Swarm(server.address, long=30, short=4, pause_s=0.015, tls=tls) as swarm:
             for act in acts:
                 perform(act, folder, server, swarm, dice)
             everybody.append(server.arbiter)

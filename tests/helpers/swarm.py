@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import ssl
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any
 
 __all__ = ["LINE_APP", "Swarm"]
 
@@ -66,9 +68,18 @@ class Swarm:
     A worker is killed within killing(), so that what ends with it is not held against the server.
     """
 
-    def __init__(self, address: tuple[str, int], long: int = 20, short: int = 4, pause_s: float = 0.005) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        long: int = 20,
+        short: int = 4,
+        pause_s: float = 0.005,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """tls: with which to connect to localhost; None: plainly."""
         self.tally = Tally()
         self._address = address
+        self._tls = tls
         self._sizes = (long, short)
         self._pause_s = pause_s
         self._killed: set[int] = set()
@@ -114,7 +125,7 @@ class Swarm:
         """Connect again and again, until told to stop."""
         asked = 0
         while not self._stopping:
-            connection = _Connection(self._address)
+            connection = _Connection(self._address, self._tls)
             try:
                 await connection.open()
                 connection.is_opening = False
@@ -148,17 +159,19 @@ class Swarm:
 
 
 class _Connection:
-    def __init__(self, address: tuple[str, int]) -> None:
+    def __init__(self, address: tuple[str, int], tls: ssl.SSLContext | None) -> None:
         self.pid: int | None = None  # of the worker that serves it
         self.is_waiting = False  # for a reply
         self.is_opening = True
         self.opened_at = time.monotonic()
         self._address = address
+        self._tls: dict[str, Any] = {} if tls is None else {"ssl": tls, "server_hostname": "localhost"}
         self._writer: asyncio.StreamWriter | None = None
 
     async def open(self) -> None:
         try:
-            self._reader, self._writer = await asyncio.wait_for(asyncio.open_connection(*self._address), PATIENCE_S)
+            opening = asyncio.open_connection(*self._address, **self._tls)
+            self._reader, self._writer = await asyncio.wait_for(opening, PATIENCE_S)
         except (TimeoutError, OSError) as error:
             raise _Ended("refused" if isinstance(error, ConnectionRefusedError) else repr(error)) from error
 
