@@ -3,8 +3,8 @@
 A reported percentile has to be within 1 % or 50 microseconds of the truth, and the truth lies between two measurements
 that know nothing of the recording. An exchange took at least what the server's books say of it, and at most what a task
 measured around it. Both bounds hold for every percentile of every swarm, whatever else the host does, and where they
-are close the report is as close to the truth. How close is the host's affair: with the books themselves the median and
-p90 must agree in one of three swarms; what is rarer is made of moments in which the host had something else to do.
+are close the report is as close to the truth: with the books themselves the median and p90 must agree in one of three
+swarms. What is rarer is made of moments in which the host had something else to do.
 """
 
 from __future__ import annotations
@@ -127,14 +127,23 @@ def slack_ns(true_ns: int) -> float:
 
 
 def errors(
-    name: str, reported: Histogram, truth: Sequence[int], quantiles: Sequence[float] = SERVER_QUANTILES
+    name: str,
+    reported: Histogram,
+    truth: Sequence[int],
+    measured: Sequence[int],
+    quantiles: Sequence[float] = SERVER_QUANTILES,
 ) -> dict[str, str]:
-    """The percentiles that are not within 1 % or 50 microseconds."""
+    """The percentiles that are not within 1 % or 50 microseconds, where the host lets that be known.
+
+    `measured`: by a task, around the same exchanges. Where it is further from the truth itself, the host kept the task,
+    and so the swarm, waiting; assert_between() holds there as everywhere.
+    """
     found = reported.percentiles(quantiles)
     return {
         f"{name} p{quantile:g}": f"is {true_ns / 1000:,.0f} us, and {found[quantile] / 1000:,.0f} was reported"
         for quantile in quantiles
         if abs(found[quantile] - (true_ns := percentile(truth, quantile))) > slack_ns(true_ns)
+        and abs(percentile(measured, quantile) - true_ns) <= slack_ns(true_ns)
     }
 
 
@@ -168,12 +177,13 @@ def deviations(outcome: Outcome) -> dict[str, str]:
     for kind in KINDS:
         total, replies = outcome.recording.total([kind]), outcome.books[kind].replies
         response = [sent_ns - int(line.split()[1]) for line, _, sent_ns in replies]
-        wrong |= errors(f"{kind} response", total.response, response)
+        wrong |= errors(f"{kind} response", total.response, response, outcome.response[kind])
         if kind != "freeze":  # what waits for a frozen server waits where it does not see it
             service = [sent_ns - received_ns for _, received_ns, sent_ns in replies]
-            wrong |= errors(f"{kind} service", total.service, service)
+            wrong |= errors(f"{kind} service", total.service, service, outcome.service[kind])
     by_arithmetic = responses_by_arithmetic(outcome.books["freeze"], int(statistics.median(outcome.service["freeze"])))
-    return wrong | errors("by arithmetic", total.response, by_arithmetic, FROZEN_QUANTILES)
+    measured = outcome.response["freeze"]
+    return wrong | errors("by arithmetic", total.response, by_arithmetic, measured, FROZEN_QUANTILES)
 
 
 def responses_by_arithmetic(books: Books, delay_ns: int) -> list[int]:
