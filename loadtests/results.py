@@ -5,7 +5,10 @@
     samples.jsonl   what the server cost: a line for each sample of its process tree
     server.log, locust.log, report.md
 
-run.json history: schema 1, the first; 2, with phases, a verdict, intervals of figures, and both latencies.
+run.json history: schema 1, the first; 2, with phases, a verdict, intervals of figures, and both latencies; 3, in which
+what was due in the measured phase and came later counts, failures are of all phases of a connection, memory of a
+connection is fitted or withheld, and the verdict tells what the server did not do from what limits belief. Schema 2 is
+read, and not compared with 3.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from loadtests.verdict import Verdict
 
 __all__ = ["ResultError", "Run", "load_recording", "load_run", "load_samples", "save_run"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE = (2, 3)
 KIND = "gserver load test run"
 
 
@@ -45,6 +49,9 @@ class Run:
     phases: dict[str, list[int]]  # "ramp", "warmup", "measure", "cooldown" -> seconds of the run's clock, end exclusive
     verdict: Verdict
     warnings: list[str] = field(default_factory=list)
+    examples: dict[str, str] = field(default_factory=dict)  # "series: class" -> the text of the first failure of it
+    withheld: dict[str, str] = field(default_factory=dict)  # a figure that the run does not have -> why
+    schema: int = SCHEMA_VERSION  # with which it was kept
     path: Path = field(default=Path(), compare=False)
 
     def figure(self, name: str) -> Figure | None:
@@ -54,7 +61,7 @@ class Run:
 def save_run(folder: Path, run: Run) -> None:
     """Write run.json, whole or not at all."""
     values = dataclasses.asdict(run)
-    del values["path"]
+    del values["path"], values["schema"]
     write_whole(folder / "run.json", json.dumps({"kind": KIND, "schema_version": SCHEMA_VERSION, **values}, indent=1))
 
 
@@ -75,12 +82,15 @@ def load_run(folder: Path) -> Run:
     if not isinstance(data, dict) or data.pop("kind", None) != KIND:
         raise ResultError(f"{folder}: run.json is not of a gserver load test")
     version = data.pop("schema_version", None)
-    if version != SCHEMA_VERSION:
+    if version not in READABLE:
+        is_newer = isinstance(version, int) and version > SCHEMA_VERSION
+        advice = "upgrade loadtests" if is_newer else "make the run again"
         raise ResultError(
-            f"{folder}: run.json has schema version {version!r}, this loadtests reads {SCHEMA_VERSION}: run it again"
+            f"{folder}: run.json has schema version {version!r}, and this loadtests reads versions"
+            f" {READABLE[0]} to {READABLE[-1]}: {advice}"
         )
     try:
-        run = dataclasses.replace(msgspec.convert(data, Run), path=folder)
+        run = dataclasses.replace(msgspec.convert(data, Run), path=folder, schema=version)
     except msgspec.ValidationError as error:
         raise ResultError(f"{folder}: run.json is damaged: {error}") from None
     if not isinstance(run.workload.get("sockets"), int):

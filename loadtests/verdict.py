@@ -46,14 +46,27 @@ SLACK_BYTES = 100
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is thought of a run, and why: a sentence for each reason, with the figure in it; none if it is valid."""
+    """Whether the figures of a run can be believed, and whether the server did what was asked of it.
+
+    Attributes:
+        state: whether the figures can be believed; VALID if they can.
+        reasons: a sentence for each thing that limits belief, with the figure in it, and then all shortfalls.
+        shortfalls: of these, what the server did not do: they say nothing against the figures.
+    """
 
     state: State
     reasons: list[str] = field(default_factory=list)
+    shortfalls: list[str] = field(default_factory=list)
 
     @property
     def is_valid(self) -> bool:
+        """Whether the figures can be believed, whatever the server did."""
         return self.state == VALID
+
+    @property
+    def doubts(self) -> list[str]:
+        """The reasons that limit belief in the figures."""
+        return [reason for reason in self.reasons if reason not in self.shortfalls]
 
 
 @dataclass(frozen=True)
