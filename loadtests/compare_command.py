@@ -299,6 +299,6 @@ def _latencies(side: Side) -> Latencies:
         recording = load_recording(run.path / "client.json")
         start, end = run.phases.get("measure", [0, 0])
         cell = recording.total(recording.exchange_series(), start, end)
-        found.service.append(cell.service)
-        found.response.append(cell.response)
+        found.service.append(cell.service.all)
+        found.response.append(cell.response.all)
     return found

@@ -1,23 +1,36 @@
 """The figures of a run, computed from what was recorded and sampled. Pure.
 
 Rates, latencies and costs are those of the measure phase: neither the ramp nor the warm-up before it, nor the cool-down
-after it, enters them. What a connection costs and how many there were is a matter of the whole run: connects happen in
-the ramp; where most of them happened in the measure phase, as with sockets that come and go, it is those. Failures and
-peaks are those of the whole run.
+after it, enters them. An exchange belongs to the second in which it was due; what was due in the measure phase and was
+never answered counts with the time that it had waited. Attempts and the rate of failures are those of the measure
+phase, of all that a server may fail at: connects, handshakes, exchanges, closes. Counts of exchanges and connects, and
+peaks, are those of the whole run. The latency of connecting is that of the whole run too, for connects happen in the
+ramp; where most of them happened in the measure phase, as with sockets that come and go, it is those.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
-from loadtests.recording import CUT_OFF, OK, PHASES, Cell, Recording
+from loadtests.recording import CUT_OFF, OK, PHASES, UNSENT, Cell, Latency, Recording, failures
 from loadtests.slope import fitted_slope
 
-__all__ = ["QUANTILES", "Figure", "Sample", "Window", "failures", "figures_of", "measure_window", "server_cpu"]
+__all__ = [
+    "QUANTILES",
+    "Figure",
+    "Sample",
+    "Window",
+    "failed_attempts",
+    "figures_of",
+    "held",
+    "measure_window",
+    "server_cpu",
+]
 
 CONNECT = "connect"
 QUANTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
@@ -30,8 +43,14 @@ Sample = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure: `better` is "lower" or "higher" where that can be said, else ""; low and high are the ends of its
-    95 % confidence interval, where one was estimated."""
+    """One figure.
+
+    Attributes:
+        better: "lower" or "higher", where that can be said, else "".
+        low, high: ends of its 95 % confidence interval, where one was estimated.
+        at_least: the true value may be larger: requests that were outstanding at the end enter with the time that they
+            had waited by then.
+    """
 
     name: str
     value: float
@@ -39,6 +58,7 @@ class Figure:
     better: str = ""
     low: float | None = None
     high: float | None = None
+    at_least: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,29 +87,32 @@ def figures_of(
     samples: Sequence[Sample],
     phases: Mapping[str, Sequence[int]],
     offered: float | None = None,
+    per_task: bool = False,
 ) -> list[Figure]:
     """Every figure that the recording and the samples (of the server; may be none) carry.
 
-    offered: exchanges a second that the schedules of all sockets ask for together; None if they have none.
+    offered: exchanges a second that the schedules of all sockets ask for together, or with `per_task` tasks, of several
+    exchanges perhaps; None if they have none.
     """
     window = measure_window(phases)
     measured = recording.total(recording.exchange_series(), window.start, window.end)
     return [
-        *_counts(recording, measured),
-        *_rates(measured, window, offered),
+        *_counts(recording),
+        *_attempts(recording, window),
+        *_held(recording, window),
+        *_rates(measured, window, offered, per_task),
         *_phase_latencies(recording, window),
         *_latencies("", measured),
         *_by_type(recording, window),
-        *_generator(recording, window, measured),
+        *_generator(recording, window),
         *_server(recording, window, measured, samples),
     ]
 
 
-def _counts(recording: Recording, measured: Cell) -> list[Figure]:
+def _counts(recording: Recording) -> list[Figure]:
     outcomes = recording.total(recording.exchange_series()).outcomes
     connects = recording.total([CONNECT]).outcomes
-    ended = measured.outcomes[OK] + failures(measured.outcomes)
-    figures = [
+    return [
         Figure("sockets_peak", max(recording.sockets().values(), default=0), "sockets"),
         Figure("sockets_used", recording.total(["first_byte"]).outcomes[OK], "sockets"),
         Figure("connects_ok", connects[OK], "connects"),
@@ -97,23 +120,60 @@ def _counts(recording: Recording, measured: Cell) -> list[Figure]:
         Figure("exchanges_ok", outcomes[OK], "exchanges"),
         Figure("exchanges_failed", failures(outcomes), "exchanges", "lower"),
         Figure("exchanges_cut_off", outcomes[CUT_OFF], "exchanges"),
+        Figure("exchanges_unsent", outcomes[UNSENT], "exchanges", "lower"),
     ]
-    if ended:
-        figures.append(Figure("error_rate", 100 * failures(measured.outcomes) / ended, "%", "lower"))
-    return figures
 
 
-def failures(outcomes: Mapping[str, int]) -> int:
-    """How many of what ended neither succeeded nor were cut off."""
-    return sum(count for outcome, count in outcomes.items() if outcome not in (OK, CUT_OFF))
+def failed_attempts(recording: Recording, start: int | None = None, end: int | None = None) -> dict[str, int]:
+    """Series -> attempts that failed, those series that have any."""
+    found = {series: failures(outcomes) for series, outcomes in recording.attempts(start, end).items()}
+    return {series: count for series, count in found.items() if count}
 
 
-def _rates(measured: Cell, window: Window, offered: float | None) -> list[Figure]:
+def _attempts(recording: Recording, window: Window) -> list[Figure]:
+    """An attempt is an exchange that ended, or a connect, handshake or close that failed: one that succeeded is how an
+    exchange came about, and would only thin the rate."""
+    failed = failed_attempts(recording, window.start, window.end)
+    succeeded = recording.total(recording.exchange_series(), window.start, window.end).outcomes[OK]
+    attempts = succeeded + sum(failed.values())
+    if not attempts:
+        return []
+    by_kind = Counter[str]()
+    for series, count in failed.items():
+        by_kind[series if series in PHASES else "exchange"] += count
+    return [
+        Figure("attempts", attempts, "attempts"),
+        Figure("attempts_failed", sum(failed.values()), "attempts", "lower"),
+        *(Figure(f"attempts_failed_{kind}", count, "attempts", "lower") for kind, count in sorted(by_kind.items())),
+        Figure("error_rate", 100 * sum(failed.values()) / attempts, "%", "lower"),
+    ]
+
+
+def held(recording: Recording, window: Window) -> list[int]:
+    """Sockets that were open at the end of each second of the window; empty where users closed some on purpose."""
+    if recording.total(["close"], window.start, window.end).outcomes.total():
+        return []
+    return [count for second, count in recording.sockets().items() if window.holds(second)]
+
+
+def _held(recording: Recording, window: Window) -> list[Figure]:
+    sockets = held(recording, window)
+    if not sockets:
+        return []
+    connects = recording.total([CONNECT], window.start, window.end).outcomes
+    return [
+        Figure("sockets_least", min(sockets), "sockets", "higher"),
+        Figure("sockets_mean", fmean(sockets), "sockets", "higher"),
+        Figure("reconnects", connects[OK], "connects", "lower"),
+    ]
+
+
+def _rates(measured: Cell, window: Window, offered: float | None, per_task: bool) -> list[Figure]:
     figures = [Figure("steady_s", window.length_s, "s")]
     if window.length_s:
-        figures.append(Figure("throughput", measured.outcomes[OK] / window.length_s, "exchanges/s", "higher"))
+        figures.append(Figure("throughput", measured.done / window.length_s, "exchanges/s", "higher"))
     if offered:
-        figures.append(Figure("offered", offered, "exchanges/s"))
+        figures.append(Figure("offered", offered, "tasks/s" if per_task else "exchanges/s"))
     return figures
 
 
@@ -122,15 +182,15 @@ def _phase_latencies(recording: Recording, window: Window) -> list[Figure]:
     for phase in PHASES:
         whole, inside = recording.total([phase]), recording.total([phase], window.start, window.end)
         cell = inside if 2 * inside.outcomes[OK] >= whole.outcomes[OK] else whole
-        figures += _percentiles(phase, cell.service.percentiles(QUANTILES.values()))
+        figures += _percentiles(phase, cell.service)
     return figures
 
 
 def _latencies(series: str, cell: Cell) -> list[Figure]:
     of = f"_{series}" if series else ""
     return [
-        *_percentiles(f"service{of}", cell.service.percentiles(QUANTILES.values())),
-        *_percentiles(f"response{of}", cell.response.percentiles(QUANTILES.values())),
+        *_percentiles(f"service{of}", cell.service),
+        *_percentiles(f"response{of}", cell.response),
     ]
 
 
@@ -139,29 +199,30 @@ def _by_type(recording: Recording, window: Window) -> Iterable[Figure]:
         yield from _latencies(series, recording.total([series], window.start, window.end))
 
 
-def _percentiles(name: str, values_ns: Mapping[float, int]) -> list[Figure]:
+def _percentiles(name: str, latency: Latency) -> list[Figure]:
+    values_ns = latency.all.percentiles(QUANTILES.values())
     return [
-        Figure(f"{name}_{label}", values_ns[quantile] / 1000, "us", "lower")
+        Figure(f"{name}_{label}", value / 1000, "us", "lower", at_least=latency.is_lower_bound(value))
         for label, quantile in QUANTILES.items()
-        if values_ns
+        if (value := values_ns.get(quantile)) is not None
     ]
 
 
-def _generator(recording: Recording, window: Window, measured: Cell) -> list[Figure]:
-    cores, lags_ns, late = [], [], 0.0
+def _generator(recording: Recording, window: Window) -> list[Figure]:
+    cores, lags_ns, late, ticks = [], [], 0.0, 0.0
     for health in recording.health.values():
         inside = {second: values for second, values in health.items() if window.holds(second)}
         lags_ns += [values["lag_ns"] for values in inside.values()]
         late += sum(values.get("late_sends", 0) for values in inside.values())
+        ticks += sum(values.get("ticks", 0) for values in inside.values())
         if len(inside) > 1:  # what it used is known between two readings
             first, last = min(inside), max(inside)
             cores.append((inside[last]["cpu_s"] - inside[first]["cpu_s"]) / (last - first))
     figures = [Figure("generator_cpu", 100 * sum(cores), "% of a core", "lower")] if cores else []
     if lags_ns:
         figures.append(Figure("generator_lag_max", max(lags_ns) / 1e6, "ms", "lower"))
-    if measured.response.counts:  # only what has a schedule can be late
-        sent = measured.outcomes.total()
-        figures.append(Figure("generator_late", 100 * late / sent, "% of sends", "lower"))
+    if ticks:  # only what has a schedule can be late
+        figures.append(Figure("generator_late", 100 * late / ticks, "% of sends", "lower"))
     return figures
 
 
@@ -182,7 +243,7 @@ def _server(recording: Recording, window: Window, measured: Cell, samples: Seque
         return figures
     cpu_percent = server_cpu(inside[0], inside[-1])
     figures.append(Figure("server_cpu", cpu_percent, "% of a core", "lower"))
-    if done := measured.outcomes[OK]:
+    if done := measured.done:
         per_s = done / window.length_s
         figures.append(Figure("server_cpu_per_exchange", 1e4 * cpu_percent / per_s, "us", "lower"))
     return [*figures, *_tree(inside)]

@@ -26,12 +26,13 @@ from locust.rpc import Message
 from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
 from gserver.framing import CODECS
+from loadtests import kernel
 from loadtests.address import parse_host
 from loadtests.clocks import Reading
 from loadtests.dial import loopback_sources, parse_sources
 from loadtests.environment import raise_nofile_limit
 from loadtests.recorder import RECORDER, two_digits
-from loadtests.recording import CUT_OFF, OK, Recording
+from loadtests.recording import TASK, Recording, failures
 from loadtests.results import write_whole
 from loadtests.time_slice import ask_for_short_slices
 from loadtests.wire import Wire
@@ -132,6 +133,11 @@ def _see_who_listens(environment: Environment, **_: Any) -> None:
     RECORDER.is_batched = len(environment.events.request._handlers) <= 1
 
 
+@events.user_error.add_listener
+def _count_what_users_raise(exception: BaseException, **_: Any) -> None:
+    RECORDER.failed(TASK, time.monotonic_ns(), type(exception).__name__, str(exception))
+
+
 # Health, and Locust's statistics
 
 
@@ -151,13 +157,16 @@ def _watch_health() -> None:
 
 def _health(lag_ns: int) -> dict[str, float]:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    late_sends, RECORDER.late_sends = RECORDER.late_sends, 0
-    health = {
+    runner = RECORDER.environment.runner if RECORDER.environment is not None else None
+    health: dict[str, float] = {
         "sockets": Wire.open,
+        "users": runner.user_count if runner is not None else 0,
         "cpu_s": used.ru_utime + used.ru_stime,
         "lag_ns": lag_ns,
-        "late_sends": late_sends,
+        **RECORDER.lateness(),
     }
+    if (waited_s := kernel.waited()) is not None:
+        health["waited_s"] = waited_s
     if RECORDER.clock.readings:
         health["clock_offset_ns"] = RECORDER.clock.offset_ns
         health["clock_uncertainty_ns"] = RECORDER.clock.uncertainty_ns
@@ -182,14 +191,12 @@ def _show_progress(path: Path, behind_s: int) -> None:
 def progress_of(recording: Recording, second: int) -> dict[str, float]:
     """One second, as a progress line tells it; failures are those so far."""
     cell = recording.total(recording.exchange_series(), second, second + 1)
-    outcomes = recording.outcomes()
-    latency = cell.response if cell.response.counts else cell.service
     return {
         "second": second,
         "sockets": sum(list(health.values())[-1]["sockets"] for health in recording.health.values()),
-        "exchanges": cell.outcomes[OK],
-        "p99_ns": latency.percentiles([99]).get(99, 0),
-        "failures": sum(count for outcome, count in outcomes.items() if outcome not in (OK, CUT_OFF)),
+        "exchanges": cell.done,
+        "p99_ns": cell.latency.all.percentiles([99]).get(99, 0),
+        "failures": failures(recording.outcomes()),
     }
 
 

@@ -13,7 +13,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["accept_queue", "network", "noise", "parse_pairs", "parse_processors", "processors", "same_namespace"]
+__all__ = [
+    "accept_queue",
+    "network",
+    "noise",
+    "parse_pairs",
+    "parse_processors",
+    "processors",
+    "same_namespace",
+    "waited",
+]
 
 PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -44,6 +53,17 @@ def parse_processors(line: str) -> dict[str, float]:
     """
     user, nice, system, _, _, irq, softirq, steal = (int(word) / _TICKS for word in line.split()[1:9])
     return {"busy_s": user + nice + system, "interrupts_s": irq + softirq, "steal_s": steal}
+
+
+def waited() -> float | None:
+    """Seconds that this thread was ready to run and waited for a processor so far; None if the kernel does not count.
+
+    The second number of schedstat (Documentation/scheduler/sched-stats.rst), of the thread that asks.
+    """
+    try:
+        return int((PROC / "thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def network(pid: int | str = "self") -> dict[str, int]:

@@ -12,7 +12,7 @@ from loadtests import environment, results
 from loadtests.asked import unescaped
 from loadtests.figures import Figure, Window, figures_of, measure_window
 from loadtests.profiles import Profile
-from loadtests.recording import CUT_OFF, OK, Recording
+from loadtests.recording import Recording, failures
 from loadtests.report import render_markdown
 from loadtests.shapes import MEASURE
 from loadtests.swarm import Swarm
@@ -93,7 +93,7 @@ def _described(swarm: Swarm, recording: Recording, started_at: str, label: str) 
     profile, target, told = swarm.profile, swarm.server.target, swarm.told
     samples = results.load_samples(swarm.samples)
     phases: dict[str, list[int]] = told.get("phases", {})
-    figures = figures_of(recording, samples, phases, profile.offered)
+    figures = figures_of(recording, samples, phases, profile.offered, bool(profile.file))
     return results.Run(
         name=profile.name,
         label=label,
@@ -111,6 +111,7 @@ def _described(swarm: Swarm, recording: Recording, started_at: str, label: str) 
         phases=phases,
         verdict=judge(_evidence(swarm, recording, samples, measure_window(phases))),
         warnings=_warnings(swarm, samples, told),
+        examples={name: recording.examples[name] for name in sorted(recording.examples) if recording.examples[name]},
         path=swarm.folder,
     )
 
@@ -123,13 +124,15 @@ def _generator(swarm: Swarm) -> str:
 
 def _evidence(swarm: Swarm, recording: Recording, samples: list[dict[str, Any]], window: Window) -> Evidence:
     profile = swarm.profile
-    is_held = profile.shape in ("hold", "plateaus") and profile.user != "ChurnUser"
+    is_held = profile.shape in ("hold", "plateaus")
     return Evidence(
         recording,
         samples,
         window,
         planned_s=_planned_s(profile),
         sockets=profile.sockets if is_held else 0,
+        offered=profile.offered,
+        per_task=bool(profile.file),
         accidents=tuple(swarm.accidents),
         generator_cores=len(swarm.spread.cores.generator),
         cores=os.cpu_count() or 1,
@@ -186,5 +189,5 @@ def _errors(swarm: Swarm, recording: Recording) -> dict[str, int]:
         f"{series}: {outcome}": count
         for series in sorted(recording.cells)
         for outcome, count in sorted(recording.total([series]).outcomes.items())
-        if outcome not in (OK, CUT_OFF)
+        if failures({outcome: count})
     }

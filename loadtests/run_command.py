@@ -1,6 +1,7 @@
 """`loadtests run NAME`: carry out a run, keep it in a folder, and print its summary.
 
-Exit status 0; 1 if exchanges failed; 3 if none failed, but the figures cannot be believed; 130 for Ctrl-C.
+Exit status 0; 1 if something failed: attempts, the code of the users, or the server did not do what it was asked for; 3
+if nothing failed, but the figures cannot be believed; 130 for Ctrl-C.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def main(arguments: argparse.Namespace) -> int:
     print(f"\n{render_summary(run)}\n\n  run     {run.path}\n  report  {run.path / 'report.md'}")
     if interrupted:
         return EXIT_INTERRUPTED
-    if run.errors:
+    if run.errors or (run.verdict.is_valid and run.verdict.shortfalls):
         return EXIT_FAILURES
     return 0 if run.verdict.is_valid else EXIT_DOUBTFUL
 

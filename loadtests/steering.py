@@ -23,7 +23,7 @@ from locust.env import Environment
 
 from loadtests.profiles import Plan
 from loadtests.recorder import RECORDER
-from loadtests.recording import CUT_OFF, OK
+from loadtests.recording import OK, failures
 from loadtests.results import write_whole
 from loadtests.shapes import COOLDOWN, MEASURE, RAMP, WARMUP, Course, Search, Stage, Step
 
@@ -138,17 +138,17 @@ class Steering(LoadTestShape):
     def _judged(self, start: int, end: int) -> Step:
         recording = RECORDER.merged
         cell = recording.total(recording.exchange_series(), start, end)
-        latency = cell.response if cell.response.counts else cell.service
-        ended = sum(count for outcome, count in cell.outcomes.items() if outcome != CUT_OFF)
+        failed = sum(map(failures, recording.attempts(start, end).values()))
+        tried = cell.outcomes[OK] + failed
         assert self._plan.objective is not None
         assert self.runner is not None
         sockets = self.runner.user_count
         step = Step(
             sockets,
             sockets * self._plan.rate,
-            cell.outcomes[OK] / (end - start),
-            latency.percentiles([99]).get(99, 0) / 1e6,
-            100 * (1 - cell.outcomes[OK] / ended) if ended else 100.0,
+            cell.done / (end - start),
+            cell.latency.all.percentiles([99]).get(99, 0) / 1e6,
+            100 * failed / tried if tried else 100.0,
         )
         return dataclasses.replace(step, broken=self._plan.objective.broken(step))
 

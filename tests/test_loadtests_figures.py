@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from loadtests.figures import figures_of, memory_plateaus
-from loadtests.recording import CUT_OFF, Recording
+from loadtests.recording import CUT_OFF, NEVER_SENT, TASK, UNSENT, Recording
 
 S, MS = 10**9, 10**6
 PHASES = {"ramp": [100, 103], "measure": [103, 107], "cooldown": [107, 108]}
@@ -17,13 +17,13 @@ def make_recording() -> Recording:
     """10 sockets, all open from second 102 to second 107; 50 exchanges a second of 2 ms, from 101 to 107."""
     recording = Recording()
     for _ in range(10):
-        recording.succeeded("connect", 101 * S, 5 * MS)
-    recording.ended("connect", 101 * S, "refused")
+        recording.succeeded("connect", 101 * S + 500 * MS, 5 * MS)
+    recording.failed("connect", 101 * S, "refused")
     for second in range(101, 108):
         for _ in range(50):
-            recording.succeeded("SUM", second * S, 2 * MS)
-    recording.ended("SUM", 107 * S, "reset")
-    recording.ended("SUM", 107 * S, CUT_OFF)
+            recording.succeeded("SUM", second * S + 500 * MS, 2 * MS)
+    recording.failed("SUM", 107 * S, "reset")
+    recording.outstanding("SUM", 107 * S, CUT_OFF)
     sockets = {101: 4, 102: 10, 103: 10, 104: 10, 105: 10, 106: 10, 107: 10, 108: 0}
     recording.health["a"] = {
         second: {"sockets": count, "cpu_s": 0.5 * second, "lag_ns": (second - 100) * MS}
@@ -162,7 +162,7 @@ def sample_of(time_s: float, rss_bytes: float) -> dict[str, Any]:
 def test_connects_that_happen_while_it_is_measured_are_those_that_are_shown() -> None:
     recording = make_recording()
     for _ in range(11):
-        recording.succeeded("connect", 105 * S, 9 * MS)
+        recording.succeeded("connect", 105 * S + 500 * MS, 9 * MS)
     figures = {figure.name: figure.value for figure in figures_of(recording, [], PHASES)}
 
     assert figures["connect_p50"] == pytest.approx(9000, rel=0.001)
@@ -171,10 +171,10 @@ def test_connects_that_happen_while_it_is_measured_are_those_that_are_shown() ->
 def test_both_latencies_and_the_share_of_late_sends_are_of_what_has_a_schedule() -> None:
     recording = Recording()
     for _ in range(8):
-        recording.succeeded("SUM", 100 * S, 2 * MS, 3 * MS)
-    recording.ended("SUM", 100 * S, "timeout")
-    recording.ended("SUM", 100 * S, CUT_OFF)
-    recording.health["a"] = {100: {"sockets": 1, "cpu_s": 0.0, "lag_ns": 0, "late_sends": 5}}
+        recording.succeeded("SUM", 100 * S + 500 * MS, 2 * MS, 3 * MS)
+    recording.failed("SUM", 100 * S, "timeout")
+    recording.outstanding("SUM", 100 * S, CUT_OFF)
+    recording.health["a"] = {100: {"sockets": 1, "cpu_s": 0.0, "lag_ns": 0, "ticks": 10, "late_sends": 5}}
     figures = {figure.name: figure.value for figure in figures_of(recording, [], {"measure": [100, 101]}, 20.0)}
 
     assert figures["service_p99"] == pytest.approx(2000, rel=0.001)
@@ -182,3 +182,58 @@ def test_both_latencies_and_the_share_of_late_sends_are_of_what_has_a_schedule()
     assert figures["generator_late"] == pytest.approx(50)
     assert figures["error_rate"] == pytest.approx(100 / 9)
     assert figures["offered"] == 20
+
+
+def stalled(answered: bool) -> Recording:
+    """Ten requests a second for four seconds; from the third on the server stalls until second 110, or the end."""
+    recording = Recording()
+    for tick in range(40):
+        due_ns = 100 * S + tick * S // 10 + 50 * MS
+        if tick < 20:
+            recording.succeeded("SUM", due_ns + 2 * MS, 2 * MS, 2 * MS)
+        elif answered:
+            recording.succeeded("SUM", 110 * S, MS, 110 * S - due_ns)
+        else:
+            recording.outstanding(NEVER_SENT, 110 * S, UNSENT, None, 110 * S - due_ns)
+    return recording
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_what_was_due_in_the_window_counts_however_late_it_was_answered(answered: bool) -> None:
+    found = {figure.name: figure for figure in figures_of(stalled(answered), [], {"measure": [100, 104]}, 10.0)}
+
+    assert found["throughput"].value == 5, "only what was answered in the window"
+    assert found["response_p50"].value == pytest.approx(2000, rel=0.01)
+    assert found["response_p99"].value == pytest.approx(7_950_000, rel=0.01)
+    assert found["response_p99"].at_least is not answered
+    assert not found["response_p50"].at_least
+
+
+def test_every_phase_that_fails_is_an_attempt_that_failed() -> None:
+    recording = make_recording()
+    for series in ("connect", "tls", "tls", "close", "SUM"):
+        recording.failed(series, 104 * S, "reset")
+    recording.failed(TASK, 104 * S, "KeyError")
+    figures = {figure.name: figure.value for figure in figures_of(recording, [], PHASES)}
+
+    assert (figures["attempts"], figures["attempts_failed"]) == (205, 5)
+    assert figures["error_rate"] == pytest.approx(100 * 5 / 205)
+    assert figures["attempts_failed_tls"] == 2
+    assert figures["attempts_failed_exchange"] == 1
+
+
+def test_sockets_that_were_not_there_all_the_time_show() -> None:
+    recording = make_recording()
+    recording.health["a"][104]["sockets"] = 2
+    for _ in range(8):
+        recording.succeeded("connect", 105 * S, MS)
+    figures = {figure.name: figure.value for figure in figures_of(recording, [], PHASES)}
+
+    assert (figures["sockets_least"], figures["sockets_mean"], figures["reconnects"]) == (2, 8, 8)
+
+
+def test_sockets_that_users_close_are_not_lost() -> None:
+    recording = make_recording()
+    recording.succeeded("close", 105 * S, MS)
+
+    assert "reconnects" not in {figure.name for figure in figures_of(recording, [], PHASES)}

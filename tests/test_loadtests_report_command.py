@@ -98,7 +98,7 @@ def changed(name: str, old: str, new: str) -> Damage:
         (write("run.json", '{"kind": "k6"}'), "run.json is not of a gserver load test"),
         (write("run.json", ""), "cannot be read"),
         (cut("run.json"), "cannot be read"),
-        (changed("run.json", '"schema_version": 2', '"schema_version": 1'), "has schema version 1"),
+        (changed("run.json", '"schema_version": 3', '"schema_version": 1'), "has schema version 1"),
         (changed("run.json", '"figures": [', '"figures": [1, '), "run.json is damaged"),
         (changed("run.json", '"measure": [', '"measure": [1, 2, '), "run.json is damaged"),
         (lambda folder: (folder / "client.json").unlink(), "the swarm left no recording"),

@@ -13,7 +13,7 @@ from typing import Any
 
 from loadtests.figures import memory_plateaus
 from loadtests.histogram import Histogram
-from loadtests.recording import CUT_OFF, OK
+from loadtests.recording import OK, failures
 from loadtests.report.evidence import Clock, Evidence
 
 __all__ = [
@@ -71,9 +71,10 @@ def quantile_rows(evidence: Evidence) -> list[Row]:
     """Both latencies of all exchanges by percentile: of the measured phase, or of the whole run if it has none."""
     start, end = evidence.measured or (None, None)
     cell = evidence.recording.total(evidence.recording.exchange_series(), start, end)
-    curves = {"service": _curve(cell.service), "response": _curve(cell.response)}
+    service, response = cell.service.all, cell.response.all
+    curves = {"service": _curve(service), "response": _curve(response)}
     places = range(max(map(len, curves.values())))
-    count = max(cell.service.total, cell.response.total)
+    count = max(service.total, response.total)
     return [
         {
             "nines": round(place / PLACES_PER_NINE, 4),
@@ -91,7 +92,7 @@ def overlaid_rows(evidence: Sequence[tuple[str, Evidence]]) -> tuple[list[Row], 
     for _, each in evidence:
         start, end = each.measured or (None, None)
         cell = each.recording.total(each.recording.exchange_series(), start, end)
-        histogram = cell.response if cell.response.counts else cell.service
+        histogram = cell.latency.all
         curves.append(_curve(histogram))
         counts.append(histogram.total)
     rows = [
@@ -126,7 +127,7 @@ def heat_rows(evidence: Evidence, clock: Clock) -> list[Row]:
     series = evidence.recording.exchange_series()
     for start, end in clock.steps():
         cell = evidence.recording.total(series, start, end)
-        counts = (cell.response if cell.response.counts else cell.service).counts
+        counts = cell.latency.all.counts
         rows += _heat_column(counts, clock.since(start), clock.since(end))
     return rows
 
@@ -156,7 +157,7 @@ def latency_rows(evidence: Evidence, clock: Clock) -> list[Row]:
     series = evidence.recording.exchange_series()
     for start, end in clock.steps():
         cell = evidence.recording.total(series, start, end)
-        found = (cell.response if cell.response.counts else cell.service).percentiles((50, 99, 100))
+        found = cell.latency.all.percentiles((50, 99, 100))
         if found:
             values = {
                 name: digits(found[quantile] / 1000) for quantile, name in ((50, "p50"), (99, "p99"), (100, "max"))
@@ -170,13 +171,12 @@ def load_rows(evidence: Evidence, clock: Clock) -> list[Row]:
     sockets = evidence.recording.sockets()
     rows = []
     for start, end in clock.steps():
-        exchanges = evidence.recording.total(evidence.recording.exchange_series(), start, end).outcomes
-        everything = evidence.recording.total(None, start, end).outcomes
-        failed = sum(count for outcome, count in everything.items() if outcome not in (OK, CUT_OFF))
+        done = evidence.recording.total(evidence.recording.exchange_series(), start, end).done
+        failed = sum(map(failures, evidence.recording.attempts(start, end).values()))
         rows.append(
             {
                 "t": clock.since((start + end) / 2),
-                "exchanges": digits(exchanges[OK] / (end - start), 5),
+                "exchanges": digits(done / (end - start), 5),
                 "failed": digits(failed / (end - start), 4),
                 "sockets": max((sockets.get(second, 0) for second in range(start, end)), default=0),
             }
@@ -250,7 +250,7 @@ def connect_rows(evidence: Evidence, clock: Clock) -> list[Row]:
     rows = []
     for start, end in clock.steps():
         cell = evidence.recording.total([CONNECT], start, end)
-        found = cell.service.percentiles((50, 99, 100))
+        found = cell.service.measured.percentiles((50, 99, 100))
         if found:
             values = {
                 name: digits(found[quantile] / 1000) for quantile, name in ((50, "p50"), (99, "p99"), (100, "max"))

@@ -35,14 +35,11 @@ UNKNOWN = "-"
 
 # What is said of a run by its state, beside the reasons that the run gives itself.
 VERDICTS = {
-    "valid": ("Valid", "Nothing disturbed this run: its figures are the server's."),
-    "generator-bound": (
-        "Generator-bound",
-        "The generator was the bottleneck: the figures are its own, not the server's.",
-    ),
-    "noisy-host": ("Noisy host", "Something else ran on this host: the figures may be its doing."),
+    "valid": ("Valid", "Nothing disturbed the measurement."),
+    "generator-bound": ("Generator-bound", "The load generator delayed what it measured: the latencies contain that."),
+    "noisy-host": ("Noisy host", "Other work on this host delayed the server or the generator."),
     "unreconciled": ("Unreconciled", "Client and server did not count the same: some of these figures are wrong."),
-    "incomplete": ("Incomplete", "The run did not do what it was meant to: its figures are of a part of it."),
+    "incomplete": ("Incomplete", "The run did not do all that it was meant to do."),
 }
 #: Of the ten figures that matter, where there is no room for words.
 TITLES = (
@@ -56,6 +53,13 @@ TITLES = (
     "processor time per exchange",
     "memory per connection",
     "generator's processor use",
+)
+#: What may fail: the end of the figure's name, and what one and several of it are called.
+FAILURES = (
+    ("exchange", "exchange", "exchanges"),
+    ("connect", "connect", "connects"),
+    ("tls", "TLS handshake", "TLS handshakes"),
+    ("close", "close", "closes"),
 )
 _SCALES = {
     "us": (("µs", 1.0), ("ms", 1e3), ("s", 1e6)),
@@ -142,7 +146,7 @@ def _pace(rate: float) -> str:
 
 
 def verdict_of(run: Run) -> Stamp:
-    """The run's verdict on itself."""
+    """The run's verdict on itself: whether its figures can be believed."""
     verdict = run.verdict
     title, sentence = VERDICTS.get(verdict.state, (verdict.state, ""))
     return Stamp(verdict.state, title, sentence, tuple(verdict.reasons))
@@ -190,12 +194,19 @@ def latency_note(run: Run) -> str:
 
 def _connections(run: Run) -> Saying:
     wanted = run.workload["sockets"]
-    peak = run.figure("sockets_peak")
+    peak, least, mean = (run.figure(f"sockets_{name}") for name in ("peak", "least", "mean"))
     if not peak:
         return Saying("sockets_peak", UNKNOWN, "nothing is known of the connections")
-    if peak.value >= wanted:
-        return Saying("sockets_peak", _number(peak.value), "connections held at once, all that were wanted")
-    return Saying("sockets_peak", _number(peak.value), f"connections held at once, of {wanted:,} that were wanted")
+    if peak.value < wanted:
+        words = f"connections held at once, of {wanted:,} that were wanted"
+    elif least and mean and least.value < wanted and run.workload.get("shape") in ("hold", "plateaus"):
+        words = f"connections held at once, but not all the time: {_number(least.value)} at the least, "
+        words += f"{_number(mean.value)} on average"
+    else:
+        words = "connections held at once, all that were wanted"
+    if (again := run.figure("reconnects")) and again.value and run.workload.get("shape") in ("hold", "plateaus"):
+        words += f"; {_number(again.value)} lost and opened again"
+    return Saying("sockets_peak", _number(peak.value), words)
 
 
 def _throughput(run: Run) -> Saying:
@@ -206,7 +217,8 @@ def _throughput(run: Run) -> Saying:
     if seconds:
         words += f", for {_number(seconds.value)} {'second' if seconds.value == 1 else 'seconds'}"
     if offered and offered.value:
-        words += f"; {_number(offered.value)} were asked for"
+        unit = f"{offered.unit.removesuffix('/s')} a second " if offered.unit != throughput.unit else ""
+        words += f"; {_number(offered.value)} {unit}were asked for"
     return Saying("throughput", _number(throughput.value), words)
 
 
@@ -218,13 +230,33 @@ def _latency(run: Run, quantile: str, words: str) -> Saying:
 
 
 def _failures(run: Run) -> Saying:
-    exchanges, connects = _count(run, "exchanges_failed"), _count(run, "connects_failed")
-    tried = f"{_number(exchanges + _count(run, 'exchanges_ok'))} exchanges"
-    if not exchanges and not connects:
-        return Saying("error_rate", "none", f"of {tried} failed")
+    """Rate and counts of the measured phase; what failed before and after it beside them."""
+    attempts, failed = run.figure("attempts"), run.figure("attempts_failed")
+    if not attempts or not failed:
+        return _failures_of_all(run)
+    outside = _failed_in_all(run) - int(failed.value)
+    around = f"; {_number(outside)} failed before or after the measured phase" if outside > 0 else ""
+    if not failed.value:
+        return Saying("error_rate", "none", f"of {_number(attempts.value)} attempts failed{around}")
+    kinds = [(one, many, run.figure(f"attempts_failed_{name}")) for name, one, many in FAILURES]
+    which = ", ".join(f"{_number(each.value)} {one if each.value == 1 else many}" for one, many, each in kinds if each)
+    words = f"failed: {_number(failed.value)} of {_number(attempts.value)} attempts ({which}){around}"
     rate = run.figure("error_rate")
-    value = _said(rate) if rate and rate.value else _number(exchanges + connects)
-    return Saying("error_rate", value, f"failed: {_number(exchanges)} of {tried}, and {_number(connects)} connects")
+    return Saying("error_rate", _said(rate) if rate else _number(failed.value), words)
+
+
+def _failed_in_all(run: Run) -> int:
+    """Attempts of the whole run that failed; what the users' code raised is none."""
+    return sum(count for what, count in run.errors.items() if what.partition(":")[0] not in ("task", "server"))
+
+
+def _failures_of_all(run: Run) -> Saying:
+    """Of a run that measured no attempt, or was kept with schema 2: counts of the whole run."""
+    failed, succeeded = _failed_in_all(run), _count(run, "exchanges_ok")
+    tried = f"{_number(failed + succeeded)} attempts"
+    if not failed:
+        return Saying("error_rate", "none", f"of {tried} failed")
+    return Saying("error_rate", _number(failed), f"of {tried} failed")
 
 
 def _count(run: Run, name: str) -> float:
@@ -271,4 +303,5 @@ def _generator(run: Run) -> Saying:
 
 
 def _said(figure: Figure) -> str:
-    return quantity(figure.value, figure.unit)
+    """A figure; one that was cut short by the end of the run is at least that."""
+    return f"{'at least ' if figure.at_least else ''}{quantity(figure.value, figure.unit)}"
