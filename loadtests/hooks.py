@@ -70,7 +70,7 @@ def wait_for_clock() -> None:
 def _add_arguments(parser: LocustArgumentParser) -> None:
     """Arguments of Locust's own command line; those that change the load are in the form of its web UI too."""
     add = parser.add_argument
-    add("--rate", type=float, default=1.0, help="Exchanges a second of each TCP user; 0 is as fast as it is answered")
+    add("--rate", type=float, default=1.0, help="Tasks a second of each TCP user; 0 is as fast as it is answered")
     add("--depth", type=int, default=1, help="With --rate 0: messages in flight on each connection")
     add("--payload", type=int, default=64, help="Bytes of an EchoUser's message")
     add("--message", default="", help="What a MessageUser sends; \\n, \\r, \\t, \\0, \\\\ and \\xHH are understood")

@@ -93,7 +93,7 @@ def _described(swarm: Swarm, recording: Recording, started_at: str, label: str) 
     profile, target, told = swarm.profile, swarm.server.target, swarm.told
     samples = results.load_samples(swarm.samples)
     phases: dict[str, list[int]] = told.get("phases", {})
-    figures = figures_of(recording, samples, phases, profile.offered, bool(profile.file))
+    figures = figures_of(recording, samples, phases, profile.offered, profile.per_task)
     return results.Run(
         name=profile.name,
         label=label,
@@ -132,7 +132,7 @@ def _evidence(swarm: Swarm, recording: Recording, samples: list[dict[str, Any]],
         planned_s=_planned_s(profile),
         sockets=profile.sockets if is_held else 0,
         offered=profile.offered,
-        per_task=bool(profile.file),
+        per_task=profile.per_task,
         accidents=tuple(swarm.accidents),
         generator_cores=len(swarm.spread.cores.generator),
         cores=os.cpu_count() or 1,

@@ -35,6 +35,7 @@ class Plan:
     rate: float = 0.0
     step_s: int = 0
     measure_s: int = 0
+    per_task: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Profile:
         app: the gserver application; user: the Locust user class that speaks to it.
         sockets: users, of one connection each.
         connects_per_s: how fast they come.
-        rate: exchanges a second of each user; 0 is as fast as the server answers.
+        rate: tasks a second of each user, which are exchanges but for users of one's own; 0 is as fast as the server
+            answers.
         duration_s: whole seconds of the measure phase.
         payload_bytes: of an EchoUser's message. depth: with rate 0, messages in flight on each connection.
         shape: "hold"; "plateaus" rests on the way up; "climb" measures on the way up; "spike" has a tenth of the
@@ -79,8 +81,13 @@ class Profile:
         """What Locust is to do."""
         if self.shape == "search":
             return Plan([], self.objective, max(1, self.sockets // 64), self.sockets, self.connects_per_s, self.rate,
-                        5, self.duration_s)  # fmt: skip
+                        5, self.duration_s, self.per_task)  # fmt: skip
         return Plan(_STAGES[self.shape](self))
+
+    @property
+    def per_task(self) -> bool:
+        """Whether `rate` is of tasks that may make several exchanges: those of a user of one's own."""
+        return bool(self.file)
 
     @property
     def total_s(self) -> float:
@@ -95,7 +102,7 @@ class Profile:
 
     @property
     def offered(self) -> float | None:
-        """Exchanges a second that are asked for while all sockets are held; None if there is no schedule."""
+        """Exchanges (or tasks) a second that are asked for while all sockets are held; None: no schedule."""
         return self.sockets * self.rate if self.rate and self.shape in ("hold", "plateaus") else None
 
     @property

@@ -192,6 +192,15 @@ class Recording:
                     outcomes[outcome] += count
         return outcomes
 
+    def ticks(self, start: int, end: int) -> float:
+        """Tasks that were begun because it was their time, in start <= second < end."""
+        return sum(
+            values.get("ticks", 0)
+            for health in self.health.values()
+            for second, values in health.items()
+            if start <= second < end
+        )
+
     def missing(self) -> list[str]:
         """A sentence for each worker of which not everything has arrived."""
         return [

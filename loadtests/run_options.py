@@ -23,7 +23,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     load.add_argument("--users", type=at_least(1, int), metavar="N", help="sockets")
     load.add_argument("--duration", type=at_least(1, int), metavar="SECONDS", help="whole seconds that are measured")
     load.add_argument(
-        "--rate", type=at_least(0, float), metavar="R", help="exchanges a second of each socket; 0: no pause"
+        "--rate", type=at_least(0, float), metavar="R", help="tasks (exchanges) a second of each socket; 0: no pause"
     )
     load.add_argument("--connects", type=at_least(1, int), metavar="N", help="connects a second")
     load.add_argument("--payload", type=at_least(1, int), metavar="BYTES", help="of an echoed message")

@@ -146,7 +146,7 @@ class Steering(LoadTestShape):
         step = Step(
             sockets,
             sockets * self._plan.rate,
-            cell.done / (end - start),
+            (recording.ticks(start, end) if self._plan.per_task else cell.done) / (end - start),
             cell.latency.all.percentiles([99]).get(99, 0) / 1e6,
             100 * failed / tried if tried else 100.0,
         )

@@ -200,17 +200,13 @@ def _lost_load(evidence: Evidence) -> Iterator[str]:
     if not offered or not window.length_s:
         return
     if evidence.per_task:
-        came, what = _ticks(evidence), "tasks were begun"
+        came, what = recording.ticks(window.start, window.end), "tasks were begun"
     else:
         came, what = recording.total(recording.exchange_series(), window.start, window.end).done, "exchanges succeeded"
     asked = offered * window.length_s
     missing = asked - came
     if missing > (1 - ENOUGH_LOAD) * asked and missing > CHANCE_TICKS * math.sqrt(max(1, evidence.sockets)):
         yield f"{came / window.length_s:,.6g} {what} a second, and {offered:,.6g} were asked for."
-
-
-def _ticks(evidence: Evidence) -> float:
-    return sum(values.get("ticks", 0) for each in _health_inside(evidence).values() for values in each.values())
 
 
 def _unanswered(evidence: Evidence) -> Iterator[str]:
@@ -300,7 +296,7 @@ def _lags(inside: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Iterator[s
 
 
 def _late(evidence: Evidence, inside: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Iterator[str]:
-    """How many sends were late, by how much, and what that may have added to the latencies at most."""
+    """How many sends were late, by how much, and what the latencies are without it."""
     health = [values for each in inside.values() for values in each.values()]
     ticks, late, late_ns = (sum(each.get(name, 0) for each in health) for name in ("ticks", "late_sends", "late_ns"))
     if not ticks or (percent := 100 * late / ticks) <= LATE_PERCENT:
@@ -316,9 +312,9 @@ def _added(evidence: Evidence) -> str:
     measured = recording.total(recording.exchange_series(), window.start, window.end)
     response, service = (each.all.percentiles([50, 99]) for each in (measured.response, measured.service))
     if not response or not service:
-        return "No latency is known that they could have changed."
-    of = [f"{max(0, response[q] - service[q]) / 1e6:.3g} of the {response[q] / 1e6:.3g} ms of p{q}" for q in (99, 50)]
-    return f"That can be at most {of[0]} and {of[1]}."
+        return "No latency is known that this could have changed."
+    of = [f"p{q} is {service[q] / 1e6:.3g} instead of {response[q] / 1e6:.3g} ms" for q in (99, 50)]
+    return f"Timed from the send, and not from when it was due, {of[0]}, and {of[1]}."
 
 
 def _is_blocked(inside: Mapping[str, Mapping[int, Mapping[str, float]]]) -> bool:

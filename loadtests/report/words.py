@@ -133,16 +133,17 @@ def workload_of(run: Run) -> str:
     workload = run.workload
     parts = [f"{workload['sockets']:,} connections"]
     if rate := workload.get("rate"):
-        parts.append(f"{_pace(rate)} on each")
+        parts.append(f"{_pace(rate, 'task' if workload.get('file') else 'exchange')} on each")
     if duration := workload.get("duration_s"):
         parts.append(f"{_number(duration)} seconds")
     return ", ".join(parts)
 
 
-def _pace(rate: float) -> str:
+def _pace(rate: float, what: str) -> str:
     if rate > 1:
-        return f"{_number(rate)} exchanges a second"
-    return "an exchange a second" if rate == 1 else f"an exchange every {_number(float(f'{1 / rate:.3g}'))} seconds"
+        return f"{_number(rate)} {what}s a second"
+    one = f"an {what}" if what == "exchange" else f"a {what}"
+    return f"{one} a second" if rate == 1 else f"{one} every {_number(float(f'{1 / rate:.3g}'))} seconds"
 
 
 def verdict_of(run: Run) -> Stamp:
