@@ -26,7 +26,7 @@ _TITLES = {
     "sockets_least": "sockets held, at the least",
     "sockets_mean": "sockets held, mean",
     "reconnects": "connections lost and opened again",
-    "error_rate": "attempts that failed",
+    "error_rate": "error rate, of all attempts",
     "steady_s": "measured for",
     "throughput": "throughput",
     "offered": "asked for by the schedules",
