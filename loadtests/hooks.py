@@ -30,9 +30,11 @@ from loadtests.address import parse_host
 from loadtests.clocks import Reading
 from loadtests.dial import loopback_sources, parse_sources
 from loadtests.environment import raise_nofile_limit
+from loadtests.joining import ROSTER, miss
 from loadtests.recorder import RECORDER, two_digits
 from loadtests.recording import CUT_OFF, OK, Recording
 from loadtests.results import write_whole
+from loadtests.roster import title
 from loadtests.time_slice import ask_for_short_slices
 from loadtests.wire import Wire
 
@@ -49,6 +51,8 @@ FIRST_READINGS, FIRST_READINGS_EVERY_S, READINGS_EVERY_S = 10, 0.01, 2.0
 CLOCK_PATIENCE_S = 5.0
 # For a worker's last report, beyond what its users may take to stop.
 REPORT_PATIENCE_S = 10.0
+# A wait for a last report that is longer is worth a line.
+NOTICED_AFTER_S = 2.0
 # Workers that share one core stop their users at this rate, and say their last when all have closed.
 USERS_STOPPED_PER_S = 2000
 # A worker reports every three seconds: what a master shows is from before that.
@@ -57,7 +61,6 @@ EXIT_USAGE = 2
 
 _has_clock = Event()
 _has_said_last = Event()
-_processes: dict[str, str] = {}  # a worker's name with Locust -> its process, which the recording knows it by
 
 
 def wait_for_clock() -> None:
@@ -129,6 +132,7 @@ def _choose_sources(environment: Environment) -> None:
 def _see_who_listens(environment: Environment, **_: Any) -> None:
     """Locust's own listener is one; whoever adds another wants to hear of each request."""
     _has_said_last.clear()
+    ROSTER.is_ending = False
     RECORDER.is_batched = len(environment.events.request._handlers) <= 1
 
 
@@ -186,7 +190,11 @@ def progress_of(recording: Recording, second: int) -> dict[str, float]:
     latency = cell.response if cell.response.counts else cell.service
     return {
         "second": second,
-        "sockets": sum(list(health.values())[-1]["sockets"] for health in recording.health.values()),
+        "sockets": sum(
+            list(health.values())[-1]["sockets"]
+            for process, health in recording.health.items()
+            if not recording.has_left(process)
+        ),
         "exchanges": cell.outcomes[OK],
         "p99_ns": latency.percentiles([99]).get(99, 0),
         "failures": sum(count for outcome, count in outcomes.items() if outcome not in (OK, CUT_OFF)),
@@ -213,26 +221,35 @@ def _report(data: dict[str, Any], **_: Any) -> None:
 @events.worker_report.add_listener
 def _merge(client_id: str, data: dict[str, Any], **_: Any) -> None:
     if REPORT_KEY in data:
-        _processes[client_id] = data[REPORT_KEY]["process"]
-        RECORDER.merged.merge_report(data[REPORT_KEY])
+        RECORDER.merged.merge_report(data[REPORT_KEY], ROSTER.processes.get(client_id))
 
 
 def _await_last_reports(runner: MasterRunner) -> None:
     """Ask every worker that still lives for its last report, and wait until all have come or their time is up."""
+    ROSTER.is_ending = True
     runner.send_message(LAST_REPORT)
     stopping_s = (runner.environment.stop_timeout or 0) + max(
         RECORDER.merged.sockets().values(), default=0
     ) / USERS_STOPPED_PER_S
     deadline = time.monotonic() + stopping_s + REPORT_PATIENCE_S
+    noticed_at, is_noticed = time.monotonic() + NOTICED_AFTER_S, False
     while time.monotonic() < deadline:
         living = [client.id for client in runner.clients.all if client.state != STATE_MISSING]
-        if all(_is_final(client_id) for client_id in living):
-            return
+        awaited = [client_id for client_id in living if not _is_final(client_id)]
+        if not awaited:
+            break
+        if not is_noticed and time.monotonic() > noticed_at:
+            is_noticed = True
+            names = ", ".join(title(ROSTER.processes[client_id]) for client_id in awaited if client_id in ROSTER.processes)
+            ROSTER.notice(f"waiting for the last report of {names}")
         gevent.sleep(0.05)
+    for client_id in ROSTER.processes:
+        if not _is_final(client_id):
+            miss(client_id)
 
 
 def _is_final(client_id: str) -> bool:
-    report = RECORDER.merged.reports.get(_processes.get(client_id, ""))
+    report = RECORDER.merged.reports.get(ROSTER.processes.get(client_id, ""))
     return report is not None and bool(report["final"])
 
 

@@ -117,7 +117,7 @@ def _described(swarm: Swarm, recording: Recording, started_at: str, label: str) 
 
 def _generator(swarm: Swarm) -> str:
     if swarm.spread.master is not None:
-        return f"a master and {swarm.spread.workers} workers elsewhere"
+        return f"a master and {swarm.workers} worker{'' if swarm.workers == 1 else 's'} elsewhere"
     return f"{swarm.spread.processes} process" + ("" if swarm.spread.processes == 1 else "es and a master")
 
 

@@ -21,6 +21,7 @@ from locust import LoadTestShape, argument_parser, events, runners
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 
+from loadtests.joining import await_workers, keep_still
 from loadtests.profiles import Plan
 from loadtests.recorder import RECORDER
 from loadtests.recording import CUT_OFF, OK
@@ -64,9 +65,14 @@ def _add_arguments(parser: LocustArgumentParser) -> None:
 @events.init.add_listener
 def _heed(environment: Environment, **_: Any) -> None:
     """Locust itself heeds TERM only once its shape is over; to end a run early is what it does at Ctrl-C."""
-    if not isinstance(environment.runner, runners.WorkerRunner):
+    runner, options = environment.runner, environment.parsed_options
+    if not isinstance(runner, runners.WorkerRunner):
         main: Any = gevent.get_hub().parent
         gevent.signal_handler(signal.SIGTERM, lambda: main.throw(KeyboardInterrupt()))
+    if isinstance(runner, runners.MasterRunner):
+        assert options is not None
+        keep_still(environment)
+        await_workers(runner, options.expect_workers, options.expect_workers_max_wait)
 
 
 @events.spawning_complete.add_listener
