@@ -8,6 +8,7 @@ last by then is named in the recording. Workers ask the master for its clock, wh
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import resource
@@ -26,6 +27,7 @@ from locust.rpc import Message
 from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
 from gserver.framing import CODECS
+from loadtests import kernel
 from loadtests.address import parse_host
 from loadtests.clocks import Reading
 from loadtests.dial import loopback_sources, parse_sources
@@ -165,6 +167,8 @@ def _health(lag_ns: int) -> dict[str, float]:
     if RECORDER.clock.readings:
         health["clock_offset_ns"] = RECORDER.clock.offset_ns
         health["clock_uncertainty_ns"] = RECORDER.clock.uncertainty_ns
+    with contextlib.suppress(OSError, KeyError):  # not counted here
+        health |= {"namespace": kernel.namespace(), "retransmits": kernel.retransmits()}
     return health
 
 
@@ -231,21 +235,21 @@ def _await_last_reports(runner: MasterRunner) -> None:
     stopping_s = (runner.environment.stop_timeout or 0) + max(
         RECORDER.merged.sockets().values(), default=0
     ) / USERS_STOPPED_PER_S
-    deadline = time.monotonic() + stopping_s + REPORT_PATIENCE_S
-    noticed_at, is_noticed = time.monotonic() + NOTICED_AFTER_S, False
-    while time.monotonic() < deadline:
-        living = [client.id for client in runner.clients.all if client.state != STATE_MISSING]
-        awaited = [client_id for client_id in living if not _is_final(client_id)]
-        if not awaited:
-            break
-        if not is_noticed and time.monotonic() > noticed_at:
+    began_s, is_noticed = time.monotonic(), False
+    while (awaited := _awaited(runner)) and time.monotonic() - began_s < stopping_s + REPORT_PATIENCE_S:
+        if not is_noticed and time.monotonic() - began_s > NOTICED_AFTER_S:
             is_noticed = True
-            names = ", ".join(title(ROSTER.processes[client_id]) for client_id in awaited if client_id in ROSTER.processes)
-            ROSTER.notice(f"waiting for the last report of {names}")
+            ROSTER.notice(f"waiting for the last report of {', '.join(map(title, awaited))}")
         gevent.sleep(0.05)
     for client_id in ROSTER.processes:
         if not _is_final(client_id):
             miss(client_id)
+
+
+def _awaited(runner: MasterRunner) -> list[str]:
+    """The processes of workers that live and have not sent their last report."""
+    living = [client.id for client in runner.clients.all if client.state != STATE_MISSING]
+    return [ROSTER.processes[each] for each in living if each in ROSTER.processes and not _is_final(each)]
 
 
 def _is_final(client_id: str) -> bool:

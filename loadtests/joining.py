@@ -33,7 +33,7 @@ from loadtests.recorder import RECORDER
 from loadtests.results import write_whole
 from loadtests.roster import Identity, Roster, title
 
-__all__ = ["ROSTER", "await_workers", "keep_still", "miss"]
+__all__ = ["ROSTER", "await_workers", "is_anyone_lost", "keep_still", "miss"]
 
 INTRODUCTION, WELCOME, REFUSED = "gserver_worker", "gserver_welcome", "gserver_refused"
 PACKAGE = Path(__file__).parent
@@ -41,7 +41,7 @@ EXIT_FAILURE, EXIT_USAGE = 1, 2
 # A message to a master that was just ending is lost: the worker sends it again.
 JOIN_AGAIN_S = 5.0
 # A connection that is lost for a few seconds does no harm; a master that is silent for longer is gone.
-MASTER_SILENCE_S = 20.0
+MASTER_SILENCE_S = 20
 # Workers that come while the last expected one does take part: several processes of one command come one by one.
 SETTLED_S = 1.0
 POLL_S = 0.1
@@ -50,7 +50,7 @@ DISMISSED_AFTER_S = 1.0
 LINGER_MS = 200
 
 ROSTER = Roster()
-_master_heard_s = 0.0
+_has_heard_master = False
 
 # Locust compares times of day, which may be set while a run lasts; _watch_master() does not.
 runners.MASTER_HEARTBEAT_TIMEOUT = math.inf  # type: ignore[assignment]
@@ -113,7 +113,8 @@ def _join(runner: WorkerRunner) -> None:
         runner.connection_event.wait(min(JOIN_AGAIN_S, left_s))
     if not answers:
         runner.send_message("quit")
-        _give_up(runner, EXIT_USAGE, f"the master at {at} has no loadtests or another version of it, here: {identity.shown}")
+        why = f"the master at {at} has no loadtests, or another version; this worker has {identity.shown}"
+        _give_up(runner, EXIT_USAGE, why)
     if answers[0]:
         _give_up(runner, EXIT_USAGE, f"refused by the master at {at}: {answers[0]}")
     runner.connected = True
@@ -132,21 +133,24 @@ def _take_refusal(runner: WorkerRunner, answers: list[str], msg: Message, **_: A
 def _give_up(runner: WorkerRunner, status: int, why: str) -> NoReturn:
     print(f"loadtests: {why}", file=sys.stderr, flush=True)
     runner.greenlet.kill()  # one of them reads from the socket, and would go on to try
-    runner.client.close(linger=LINGER_MS)
+    runner.client.close(linger=LINGER_MS)  # type: ignore[no-untyped-call]
     sys.exit(status)
 
 
 @events.heartbeat_received.add_listener
 def _hear_master(**_: Any) -> None:
-    global _master_heard_s
-    _master_heard_s = time.monotonic()
+    global _has_heard_master
+    _has_heard_master = True
 
 
 def _watch_master(runner: WorkerRunner, at: str) -> None:
-    """End this process if its master is silent for long."""
-    _hear_master()
-    while time.monotonic() - _master_heard_s < MASTER_SILENCE_S:
+    """End this process if its master is silent for long. Seconds in which this process did not run are not counted."""
+    global _has_heard_master
+    silent_s = 0
+    while silent_s < MASTER_SILENCE_S:
         gevent.sleep(1)
+        silent_s = 0 if _has_heard_master else silent_s + 1
+        _has_heard_master = False
     print(f"loadtests: the master at {at} has been silent for {MASTER_SILENCE_S:g} s", file=sys.stderr, flush=True)
     runner.environment.process_exit_code = EXIT_FAILURE
     runner.quit()
@@ -170,7 +174,7 @@ def _handle(runner: MasterRunner, client_id: str, msg: Message) -> None:
 def _admitted(runner: MasterRunner, client_id: str, locust: str) -> bool:
     """Whether Locust is to take a worker that is ready; one that it has already is only answered again."""
     if client_id in runner.clients:
-        runner.send_message("ack", {"index": runner.get_worker_index(client_id)}, client_id)
+        _acknowledge(runner, client_id)
         return False
     before = len(ROSTER.notices)
     why = ROSTER.admit(client_id, locust, _identity(runner.environment))
@@ -183,14 +187,19 @@ def _admitted(runner: MasterRunner, client_id: str, locust: str) -> bool:
         runner.send_message(REFUSED, why, client_id)  # type: ignore[arg-type]
     else:
         # A worker without loadtests shows the type of a message that it does not know.
-        runner.send_message("ack", {"index": runner.get_worker_index(client_id)}, client_id)
+        _acknowledge(runner, client_id)
         runner.send_message(f"refused by the master: {why}", None, client_id)
         gevent.spawn_later(DISMISSED_AFTER_S, runner.send_message, "quit", None, client_id)
     return False
 
 
+def _acknowledge(runner: MasterRunner, client_id: str) -> None:
+    index = runner.get_worker_index(client_id)  # type: ignore[no-untyped-call]
+    runner.send_message("ack", {"index": index}, client_id)
+
+
 _locusts_own_handling = MasterRunner.handle_message
-MasterRunner.handle_message = _handle  # type: ignore[method-assign]
+MasterRunner.handle_message = _handle  # type: ignore[method-assign, assignment]
 WorkerRunner.connect_to_master = _join  # type: ignore[method-assign]
 
 
@@ -223,6 +232,11 @@ def _watch_workers(runner: MasterRunner) -> None:
             elif is_missed and not is_silent:
                 RECORDER.merged.returned(process)
                 ROSTER.notice(f"{title(process)} is back")
+
+
+def is_anyone_lost(runner: MasterRunner) -> bool:
+    """Whether a worker that has joined is not there, at the moment at least."""
+    return runner.worker_count < len(ROSTER.processes)
 
 
 def miss(client_id: str) -> None:
@@ -268,7 +282,7 @@ def _publish(runner: MasterRunner, path: Path) -> None:
 class _Still(UsersDispatcher):
     """Locust asks whether it is dispatching before it hands the users of a worker that left to the others, at once."""
 
-    dispatch_in_progress = True  # type: ignore[assignment]
+    dispatch_in_progress = True
 
 
 def keep_still(environment: Environment) -> None:

@@ -49,7 +49,8 @@ class Recording:
         cells: series -> second -> Cell.
         health: process -> second -> {"sockets": open at its end, "cpu_s": used so far, "lag_ns": worst of the loop,
             "late_sends": sends that were late although their user was free}; on a worker with a clock of its own also
-            {"clock_offset_ns": what its clock lacks to the run's, "clock_uncertainty_ns": give or take}.
+            {"clock_offset_ns": what its clock lacks to the run's, "clock_uncertainty_ns": give or take}; where the
+            kernel has them also {"namespace": of the network, "retransmits": TCP segments sent again in it so far}.
         reports: worker process -> {"recorded": outcomes it says it has recorded, "merged": those that have arrived,
             "final": whether it has said its last}; empty where one process did it all. A worker that left before the
             end, or was lost, also has {"left_s": the second in which its last message came}.
@@ -114,7 +115,7 @@ class Recording:
         ]
 
     def lost(self, start: int | None = None, end: int | None = None) -> list[str]:
-        """A sentence for each worker whose last report is missing, or that left before `end`; `start`: of the measuring."""
+        """A sentence for each worker whose last report is missing, or that left before `end` of the measured phase."""
         sentences = []
         for process, report in sorted(self.reports.items()):
             left_s = report.get("left_s")
@@ -193,7 +194,8 @@ class Recording:
         book["recorded"] = max(book["recorded"], report["recorded"])
         book["final"] = report["final"]
         recording = report["recording"]
-        self.merge({**recording, "health": {process: health for health in recording["health"].values()}})
+        health = recording["health"].get(report["process"])
+        self.merge({**recording, "health": {process: health} if health else {}})
 
     def merge(self, data: Mapping[str, Any]) -> None:
         """Add what take() handed over elsewhere."""

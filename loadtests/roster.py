@@ -107,14 +107,17 @@ class Roster:
             self.processes[worker] = self._unique(worker)
         elif worker not in self._refused:
             self._refused.add(worker)
-            name = self._introductions[worker][0] if worker in self._introductions else ""
-            # Locust's id of a worker is HOST_ID.
-            self.notice(f"{title(name) if name else 'a worker on host ' + worker.rpartition('_')[0]} was refused: {why}")
+            self.notice(f"{self._shown(worker)} was refused: {why}")
         return why
+
+    def _shown(self, worker: str) -> str:
+        """For a person; Locust's id of a worker is HOST_ID."""
+        name = self._introductions[worker][0] if worker in self._introductions else ""
+        return title(name) if name else f"a worker on host {worker.rpartition('_')[0]}"
 
     def _why_not(self, worker: str, locust: str, own: Identity) -> str:
         if worker not in self._introductions:
-            return f"no loadtests or another version of it, and locust {locust}, at the worker; {own.shown} at the master"
+            return f"no loadtests, or another version, and locust {locust} at the worker; {own.shown} at the master"
         if differences := own.differences(self._introductions[worker][1]):
             return "; ".join(differences)
         if self.is_closed:

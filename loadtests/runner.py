@@ -107,7 +107,9 @@ def _check_listenable(host: str, port: int) -> None:
             pass
     except OSError as error:
         shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        raise ValueError(f"--bind {shown}: {os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror}") from None
+        # Python adds words of its own about the address to those of the system.
+        cause = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise ValueError(f"--bind {shown}: {cause}") from None
 
 
 def _new_folder(parent: Path, name: str) -> Path:

@@ -21,7 +21,7 @@ from locust import LoadTestShape, argument_parser, events, runners
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 
-from loadtests.joining import await_workers, keep_still
+from loadtests.joining import await_workers, is_anyone_lost, keep_still
 from loadtests.profiles import Plan
 from loadtests.recorder import RECORDER
 from loadtests.recording import CUT_OFF, OK
@@ -100,13 +100,19 @@ class Steering(LoadTestShape):
         if self._course is None:
             self._begin(msgspec.json.decode(Path(options.plan).read_bytes(), type=Plan))
         assert self._course is not None
-        users, second = self.runner.user_count, RECORDER.now_s()
+        users, second = self._users(self.runner), RECORDER.now_s()
         stage = self._course.at(second, users)
         while stage is None and self._search is not None:
             self._go_on(self._search)
             stage = self._course.at(second, users)
         self._tell(Path(options.phases), stage)
         return None if stage is None else (stage.sockets, stage.sockets_per_s)
+
+    def _users(self, runner: runners.Runner) -> int:
+        """How many have been started; those of a worker that was lost count, for they are not started again."""
+        if isinstance(runner, runners.MasterRunner) and runner.spawning_completed and is_anyone_lost(runner):
+            return runner.target_user_count
+        return runner.user_count
 
     def _begin(self, plan: Plan) -> None:
         self._plan = plan
