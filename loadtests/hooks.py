@@ -8,6 +8,7 @@ last by then is named in the recording. Workers ask the master for its clock, wh
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import resource
@@ -31,9 +32,11 @@ from loadtests.address import parse_host
 from loadtests.clocks import Reading
 from loadtests.dial import loopback_sources, parse_sources
 from loadtests.environment import raise_nofile_limit
+from loadtests.joining import ROSTER, miss
 from loadtests.recorder import RECORDER, two_digits
 from loadtests.recording import TASK, Recording, failures
 from loadtests.results import write_whole
+from loadtests.roster import title
 from loadtests.time_slice import ask_for_short_slices
 from loadtests.wire import Wire
 
@@ -50,6 +53,8 @@ FIRST_READINGS, FIRST_READINGS_EVERY_S, READINGS_EVERY_S = 10, 0.01, 2.0
 CLOCK_PATIENCE_S = 5.0
 # For a worker's last report, beyond what its users may take to stop.
 REPORT_PATIENCE_S = 10.0
+# A wait for a last report that is longer is worth a line.
+NOTICED_AFTER_S = 2.0
 # Workers that share one core stop their users at this rate, and say their last when all have closed.
 USERS_STOPPED_PER_S = 2000
 # A worker reports every three seconds: what a master shows is from before that.
@@ -58,7 +63,6 @@ EXIT_USAGE = 2
 
 _has_clock = Event()
 _has_said_last = Event()
-_processes: dict[str, str] = {}  # a worker's name with Locust -> its process, which the recording knows it by
 
 
 def wait_for_clock() -> None:
@@ -130,6 +134,7 @@ def _choose_sources(environment: Environment) -> None:
 def _see_who_listens(environment: Environment, **_: Any) -> None:
     """Locust's own listener is one; whoever adds another wants to hear of each request."""
     _has_said_last.clear()
+    ROSTER.is_ending = False
     RECORDER.is_batched = len(environment.events.request._handlers) <= 1
 
 
@@ -157,10 +162,9 @@ def _watch_health() -> None:
 
 def _health(lag_ns: int) -> dict[str, float]:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    runner = RECORDER.environment.runner if RECORDER.environment is not None else None
     health: dict[str, float] = {
         "sockets": Wire.open,
-        "users": runner.user_count if runner is not None else 0,
+        "users": _users(),
         "cpu_s": used.ru_utime + used.ru_stime,
         "lag_ns": lag_ns,
         **RECORDER.lateness(),
@@ -170,7 +174,15 @@ def _health(lag_ns: int) -> dict[str, float]:
     if RECORDER.clock.readings:
         health["clock_offset_ns"] = RECORDER.clock.offset_ns
         health["clock_uncertainty_ns"] = RECORDER.clock.uncertainty_ns
+    with contextlib.suppress(OSError, KeyError):  # not counted here
+        health |= {"namespace": kernel.namespace(), "retransmits": kernel.retransmits()}
     return health
+
+
+def _users() -> int:
+    """That run in this process: a master's own count is of all its workers."""
+    runner = RECORDER.environment.runner if RECORDER.environment is not None else None
+    return 0 if runner is None or isinstance(runner, MasterRunner) else runner.user_count
 
 
 def _flush_regularly() -> None:
@@ -193,7 +205,11 @@ def progress_of(recording: Recording, second: int) -> dict[str, float]:
     cell = recording.total(recording.exchange_series(), second, second + 1)
     return {
         "second": second,
-        "sockets": sum(list(health.values())[-1]["sockets"] for health in recording.health.values()),
+        "sockets": sum(
+            list(health.values())[-1]["sockets"]
+            for process, health in recording.health.items()
+            if not recording.has_left(process)
+        ),
         "exchanges": cell.done,
         "p99_ns": cell.latency.all.percentiles([99]).get(99, 0),
         "failures": failures(recording.outcomes()),
@@ -220,26 +236,35 @@ def _report(data: dict[str, Any], **_: Any) -> None:
 @events.worker_report.add_listener
 def _merge(client_id: str, data: dict[str, Any], **_: Any) -> None:
     if REPORT_KEY in data:
-        _processes[client_id] = data[REPORT_KEY]["process"]
-        RECORDER.merged.merge_report(data[REPORT_KEY])
+        RECORDER.merged.merge_report(data[REPORT_KEY], ROSTER.processes.get(client_id))
 
 
 def _await_last_reports(runner: MasterRunner) -> None:
     """Ask every worker that still lives for its last report, and wait until all have come or their time is up."""
+    ROSTER.is_ending = True
     runner.send_message(LAST_REPORT)
     stopping_s = (runner.environment.stop_timeout or 0) + max(
         RECORDER.merged.sockets().values(), default=0
     ) / USERS_STOPPED_PER_S
-    deadline = time.monotonic() + stopping_s + REPORT_PATIENCE_S
-    while time.monotonic() < deadline:
-        living = [client.id for client in runner.clients.all if client.state != STATE_MISSING]
-        if all(_is_final(client_id) for client_id in living):
-            return
+    began_s, is_noticed = time.monotonic(), False
+    while (awaited := _awaited(runner)) and time.monotonic() - began_s < stopping_s + REPORT_PATIENCE_S:
+        if not is_noticed and time.monotonic() - began_s > NOTICED_AFTER_S:
+            is_noticed = True
+            ROSTER.notice(f"waiting for the last report of {', '.join(map(title, awaited))}")
         gevent.sleep(0.05)
+    for client_id in ROSTER.processes:
+        if not _is_final(client_id):
+            miss(client_id)
+
+
+def _awaited(runner: MasterRunner) -> list[str]:
+    """The processes of workers that live and have not sent their last report."""
+    living = [client.id for client in runner.clients.all if client.state != STATE_MISSING]
+    return [ROSTER.processes[each] for each in living if each in ROSTER.processes and not _is_final(each)]
 
 
 def _is_final(client_id: str) -> bool:
-    report = RECORDER.merged.reports.get(_processes.get(client_id, ""))
+    report = RECORDER.merged.reports.get(ROSTER.processes.get(client_id, ""))
     return report is not None and bool(report["final"])
 
 

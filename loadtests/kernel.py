@@ -6,6 +6,7 @@ of one network namespace, which may be another process's.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import struct
@@ -15,11 +16,13 @@ from typing import Any
 
 __all__ = [
     "accept_queue",
+    "namespace",
     "network",
     "noise",
     "parse_pairs",
     "parse_processors",
     "processors",
+    "retransmits",
     "same_namespace",
     "waited",
 ]
@@ -83,6 +86,21 @@ def network(pid: int | str = "self") -> dict[str, int]:
         "tcp_time_wait": held["tw"],
         "tcp_memory_bytes": held["mem"] * _PAGE_BYTES,
     }
+
+
+def retransmits() -> int:
+    """TCP segments that were sent again in the network namespace of this process; OSError if that is not counted."""
+    return parse_pairs((PROC / "self/net/snmp").read_text())["Tcp"]["RetransSegs"]
+
+
+def namespace(pid: int | str = "self") -> int:
+    """A number that the network namespace of a process has, and no other one on any host; OSError if it is not there.
+
+    Of 48 bits, so that JSON keeps it whatever reads it.
+    """
+    boot = (PROC / "sys/kernel/random/boot_id").read_bytes()
+    name = os.readlink(PROC / str(pid) / "ns/net").encode()
+    return int.from_bytes(hashlib.sha256(boot + name).digest()[:6])
 
 
 def parse_pairs(text: str) -> dict[str, dict[str, int]]:

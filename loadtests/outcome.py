@@ -14,6 +14,7 @@ from loadtests.figures import Figure, Window, figures_of, measure_window
 from loadtests.profiles import Profile
 from loadtests.recording import Recording, failures
 from loadtests.report import render_markdown
+from loadtests.retransmits import retransmit_warnings
 from loadtests.shapes import MEASURE
 from loadtests.swarm import Swarm
 from loadtests.verdict import Evidence, judge
@@ -110,7 +111,10 @@ def _described(swarm: Swarm, recording: Recording, started_at: str, label: str) 
         errors=_errors(swarm, recording),
         phases=phases,
         verdict=judge(_evidence(swarm, recording, samples, measure_window(phases))),
-        warnings=_warnings(swarm, samples, told),
+        warnings=[
+            *_warnings(swarm, samples, told),
+            *retransmit_warnings(recording, samples, measure_window(phases)),
+        ],
         examples={name: recording.examples[name] for name in sorted(recording.examples) if recording.examples[name]},
         path=swarm.folder,
     )
@@ -118,7 +122,7 @@ def _described(swarm: Swarm, recording: Recording, started_at: str, label: str) 
 
 def _generator(swarm: Swarm) -> str:
     if swarm.spread.master is not None:
-        return f"a master and {swarm.spread.workers} workers elsewhere"
+        return f"a master and {swarm.workers} worker{'' if swarm.workers == 1 else 's'} elsewhere"
     return f"{swarm.spread.processes} process" + ("" if swarm.spread.processes == 1 else "es and a master")
 
 

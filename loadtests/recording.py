@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from loadtests.histogram import Histogram
+from loadtests.roster import title
 
 __all__ = ["CUT_OFF", "NEVER_SENT", "OK", "PHASES", "TASK", "UNSENT", "Cell", "Latency", "Recording", "failures"]
 
@@ -113,10 +114,12 @@ class Recording:
             "waited_s": for a processor so far, "lag_ns": worst of the loop, "ticks": of schedules, "late_sends": of
             these, sent late although their user was free, "late_ns": how late all of them were together,
             "latest_ns": the latest}; on a worker with a clock of its own also {"clock_offset_ns": what its clock lacks
-            to the run's, "clock_uncertainty_ns": give or take}. What cannot be had is left out.
+            to the run's, "clock_uncertainty_ns": give or take}; where the kernel has them also {"namespace": of the
+            network, "retransmits": TCP segments sent again in it so far}. What cannot be had is left out.
         examples: "series: class" -> the text of the first failure of that class.
         reports: worker process -> {"recorded": outcomes it says it has recorded, "merged": those that have arrived,
-            "final": whether it has said its last}; empty where one process did it all.
+            "final": whether it has said its last}; empty where one process did it all. A worker that left before the
+            end, or was lost, also has {"left_s": the second in which its last message came}.
     """
 
     def __init__(self) -> None:
@@ -202,20 +205,30 @@ class Recording:
         )
 
     def missing(self) -> list[str]:
-        """A sentence for each worker of which not everything has arrived."""
+        """A sentence for each worker that has sent its last report, but not all that it recorded."""
         return [
-            f"worker {process} "
-            + (
-                "recorded {recorded:,} outcomes, and {merged:,} arrived"
-                if report["final"]
-                else "did not say its last: {merged:,} outcomes arrived"
-            ).format_map(report)
+            f"{title(process)} recorded {report['recorded']:,} outcomes, and {report['merged']:,} arrived"
             for process, report in sorted(self.reports.items())
-            if not report["final"] or report["recorded"] != report["merged"]
+            if report["final"] and report["recorded"] != report["merged"]
         ]
 
+    def lost(self, start: int | None = None, end: int | None = None) -> list[str]:
+        """A sentence for each worker whose last report is missing, or that left before `end` of the measured phase."""
+        sentences = []
+        for process, report in sorted(self.reports.items()):
+            left_s = report.get("left_s")
+            if report["final"] and (left_s is None or (end is not None and left_s >= end)):
+                continue
+            sentence = f"{title(process)} {'ended' if report['final'] else 'was lost'}{_when(left_s, start, end)}"
+            arrived = f"{report['merged']:,} outcomes arrived"
+            sentences.append(sentence if report["final"] else f"{sentence}; its last report is missing, {arrived}")
+        return sentences
+
     def sockets(self) -> dict[int, int]:
-        """Open sockets by second, over all processes; a process that says nothing in a second counts as before."""
+        """Open sockets by second, over all processes.
+
+        A process that reports nothing in a second counts as before, but not after the second in which it left.
+        """
         seconds = {second for process in self.health.values() for second in process}
         if not seconds:
             return {}
@@ -225,8 +238,26 @@ class Recording:
             for process, health in self.health.items():
                 if second in health:
                     last[process] = int(health[second]["sockets"])
+                elif second > self.reports.get(process, {}).get("left_s", second):
+                    last[process] = 0
             sockets[second] = sum(last.values())
         return sockets
+
+    # Workers that leave
+
+    def left(self, process: str, second: int) -> None:
+        """A worker left, or was lost, before the end: after this second its sockets are closed."""
+        self._book(process)["left_s"] = second
+
+    def returned(self, process: str) -> None:
+        """A worker that seemed to be lost is there."""
+        self._book(process).pop("left_s", None)
+
+    def has_left(self, process: str) -> bool:
+        return "left_s" in self.reports.get(process, {})
+
+    def _book(self, process: str) -> dict[str, int | bool]:
+        return self.reports.setdefault(process, {"recorded": 0, "merged": 0, "final": False})
 
     # Moving
 
@@ -253,14 +284,17 @@ class Recording:
         """
         return {"process": process, "recorded": recorded, "final": is_final, "recording": self.take()}
 
-    def merge_report(self, report: Mapping[str, Any]) -> None:
-        """Add what report() handed over elsewhere."""
-        book = self.reports.setdefault(report["process"], {"recorded": 0, "merged": 0, "final": False})
+    def merge_report(self, report: Mapping[str, Any], process: str | None = None) -> None:
+        """Add what report() handed over elsewhere; `process`: its name here, where two have the same one."""
+        process = process or report["process"]
+        book = self._book(process)
         cells = report["recording"]["cells"].values()
         book["merged"] += sum(sum(outcomes.values()) for seconds in cells for _, outcomes, _ in seconds.values())
         book["recorded"] = max(book["recorded"], report["recorded"])
         book["final"] = report["final"]
-        self.merge(report["recording"])
+        recording = report["recording"]
+        health = recording["health"].get(report["process"])
+        self.merge({**recording, "health": {process: health} if health else {}})
 
     def merge(self, data: Mapping[str, Any]) -> None:
         """Add what take() handed over elsewhere."""
@@ -327,3 +361,12 @@ def _kept(cell: Cell) -> dict[str, Any]:
         "done": cell.done,
         **{name: histogram.encode() for name, histogram in _histograms(cell).items() if histogram.counts},
     }
+
+
+def _when(second: float | None, start: int | None, end: int | None) -> str:
+    """Where in a run that was, from the second in which it is measured first."""
+    if second is None or start is None or end is None or start == end:
+        return ""
+    if second < start:
+        return " before the measured phase"
+    return f" {second - start:g} s into the measured phase" if second < end else " after the measured phase"

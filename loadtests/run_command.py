@@ -20,6 +20,7 @@ __all__ = ["add_arguments", "main"]
 EXIT_FAILURES = 1
 EXIT_DOUBTFUL = 3
 EXIT_INTERRUPTED = 130
+EXPECT_WORKERS_S = 120
 
 
 def add_arguments(run: argparse.ArgumentParser) -> None:
@@ -44,6 +45,10 @@ def add_arguments(run: argparse.ArgumentParser) -> None:
         help=f"where they find this one (default 0.0.0.0:{MASTER_PORT})",
     )  # fmt: skip
     swarm.add_argument("--expect-workers", type=at_least(1, int), default=1, metavar="N", help="how many there are")
+    swarm.add_argument(
+        "--expect-workers-max-wait", type=at_least(1, int), default=EXPECT_WORKERS_S, metavar="SECONDS",
+        help=f"how long they are waited for (default {EXPECT_WORKERS_S})",
+    )  # fmt: skip
     run.add_argument("--label", default="", metavar="TEXT", help="what this run is about")
     run.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="(default results)")
 
@@ -56,6 +61,7 @@ def main(arguments: argparse.Namespace) -> int:
         processes=arguments.processes,
         master=arguments.bind if arguments.master else None,
         expect_workers=arguments.expect_workers,
+        expect_workers_s=arguments.expect_workers_max_wait,
     )
     run, interrupted = execute(profile, target, arguments.results, arguments.label, options)
     print(f"\n{render_summary(run)}\n\n  run     {run.path}\n  report  {run.path / 'report.md'}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,13 +36,15 @@ class Options:
     Attributes:
         pin: whether server and generator get cores of their own.
         processes: of the generator; 0: as many as the sockets need.
-        master: where the workers of other hosts find their master; expect_workers: how many are waited for.
+        master: where the workers of other hosts find their master; expect_workers: how many are waited for, and
+            for how many seconds: expect_workers_s.
     """
 
     pin: bool = True
     processes: int = 0
     master: tuple[str, int] | None = None
     expect_workers: int = 0
+    expect_workers_s: int = 0
 
 
 def execute(
@@ -54,12 +57,15 @@ def execute(
     """Carry out a run; return it, and whether it was interrupted.
 
     NotAnswering if there is no server to test, ResultError if the swarm left nothing, OSError for a folder that cannot
-    be written, ValueError for a process to sample that is none, KeyboardInterrupt if nothing had been measured by then.
+    be written, ValueError for a process to sample that is none, for a master's address that cannot be had and for
+    workers that do not come, KeyboardInterrupt if nothing had been measured by then.
     Ctrl-C, TERM and HUP all end the swarm; whatever happens, no process of the run is left behind.
     """
     options = options or Options()
     if target and target.pid is not None and not psutil.pid_exists(target.pid):
         raise ValueError(f"--server-pid is {target.pid}, and there is no such process")
+    if options.master is not None:
+        _check_listenable(*options.master)
     probe = Probe.of(profile, target is not None and target.scheme == "tls")
     limit = environment.raise_nofile_limit()
     started_at = datetime.datetime.now(datetime.UTC)
@@ -86,10 +92,24 @@ def _spread(profile: Profile, options: Options, limit: int, workers: int) -> Spr
     available = sorted(os.sched_getaffinity(0))
     cores = shared_out(available, workers) if options.pin and workers else Cores()
     if options.master is not None:
-        return Spread(master=options.master, workers=options.expect_workers, cores=cores)
+        return Spread(
+            master=options.master, workers=options.expect_workers, patience_s=options.expect_workers_s, cores=cores
+        )
     processes = options.processes or processes_for(profile, limit, len(cores.generator or available))
     # More processes than cores would wait for each other there, while the server's cores are free.
     return Spread(processes, cores=cores if processes <= len(cores.generator) else Cores())
+
+
+def _check_listenable(host: str, port: int) -> None:
+    """Before anything is started for a master that could not listen."""
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except OSError as error:
+        shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        # Python adds words of its own about the address to those of the system.
+        cause = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise ValueError(f"--bind {shown}: {cause}") from None
 
 
 def _new_folder(parent: Path, name: str) -> Path:

@@ -104,6 +104,7 @@ class Sampler:
         pid = self.server.root_pid if self.server is not None else "self"
         with contextlib.suppress(OSError, KeyError):  # it ended meanwhile, or its kernel does not count this
             found.update(kernel.network(pid))
+            found["namespace"] = kernel.namespace(pid)
         if self.port is not None and (pid == "self" or kernel.same_namespace(int(pid))):
             with contextlib.suppress(OSError):
                 waiting = kernel.accept_queue(self.port)

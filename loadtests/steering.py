@@ -21,6 +21,7 @@ from locust import LoadTestShape, argument_parser, events, runners
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 
+from loadtests.joining import await_workers, is_anyone_lost, keep_still
 from loadtests.profiles import Plan
 from loadtests.recorder import RECORDER
 from loadtests.recording import OK, failures
@@ -64,9 +65,14 @@ def _add_arguments(parser: LocustArgumentParser) -> None:
 @events.init.add_listener
 def _heed(environment: Environment, **_: Any) -> None:
     """Locust itself heeds TERM only once its shape is over; to end a run early is what it does at Ctrl-C."""
-    if not isinstance(environment.runner, runners.WorkerRunner):
+    runner, options = environment.runner, environment.parsed_options
+    if not isinstance(runner, runners.WorkerRunner):
         main: Any = gevent.get_hub().parent
         gevent.signal_handler(signal.SIGTERM, lambda: main.throw(KeyboardInterrupt()))
+    if isinstance(runner, runners.MasterRunner):
+        assert options is not None
+        keep_still(environment)
+        await_workers(runner, options.expect_workers, options.expect_workers_max_wait)
 
 
 @events.spawning_complete.add_listener
@@ -94,13 +100,19 @@ class Steering(LoadTestShape):
         if self._course is None:
             self._begin(msgspec.json.decode(Path(options.plan).read_bytes(), type=Plan))
         assert self._course is not None
-        users, second = self.runner.user_count, RECORDER.now_s()
+        users, second = self._users(self.runner), RECORDER.now_s()
         stage = self._course.at(second, users)
         while stage is None and self._search is not None:
             self._go_on(self._search)
             stage = self._course.at(second, users)
         self._tell(Path(options.phases), stage)
         return None if stage is None else (stage.sockets, stage.sockets_per_s)
+
+    def _users(self, runner: runners.Runner) -> int:
+        """How many have been started; those of a worker that was lost count, for they are not started again."""
+        if isinstance(runner, runners.MasterRunner) and runner.spawning_completed and is_anyone_lost(runner):
+            return runner.target_user_count
+        return runner.user_count
 
     def _begin(self, plan: Plan) -> None:
         self._plan = plan

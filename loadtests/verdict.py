@@ -127,6 +127,7 @@ def _incomplete(evidence: Evidence) -> Iterator[str]:
     window, recording = evidence.window, evidence.recording
     yield from _raised(recording)
     yield from _own_limits(recording)
+    yield from _sentences(recording.lost(window.start, window.end))
     if window.length_s < evidence.planned_s:
         yield f"It was measured for {window.length_s} of {evidence.planned_s} s."
     if not window.length_s:
@@ -223,14 +224,18 @@ def _unanswered(evidence: Evidence) -> Iterator[str]:
 
 
 def _unreported(evidence: Evidence) -> Iterator[str]:
-    for sentence in evidence.recording.missing():
-        yield f"{sentence[0].upper()}{sentence[1:]}."
+    yield from _sentences(evidence.recording.missing())
+
+
+def _sentences(clauses: Sequence[str]) -> Iterator[str]:
+    for clause in clauses:
+        yield f"{clause[0].upper()}{clause[1:]}."
 
 
 def _unreconciled(evidence: Evidence) -> Iterator[str]:
     """The server's own counters, from before the swarm to after it."""
     counted = [sample["server"] for sample in evidence.samples if "server" in sample]
-    if len(counted) < 2 or evidence.accidents:
+    if len(counted) < 2 or evidence.accidents or evidence.recording.lost():
         return
     first, last = counted[0], counted[-1]
     recording = evidence.recording
