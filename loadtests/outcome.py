@@ -10,7 +10,7 @@ from typing import Any
 
 from loadtests import environment, results
 from loadtests.asked import unescaped
-from loadtests.figures import Figure, Window, figures_of, measure_window
+from loadtests.figures import Figure, Window, doubts_of_server, figures_of, measure_window, withheld_of
 from loadtests.profiles import Profile
 from loadtests.recording import CUT_OFF, OK, Recording
 from loadtests.report import render_markdown
@@ -110,7 +110,8 @@ def _described(swarm: Swarm, recording: Recording, started_at: str, label: str) 
         errors=_errors(swarm, recording),
         phases=phases,
         verdict=judge(_evidence(swarm, recording, samples, measure_window(phases))),
-        warnings=_warnings(swarm, samples, told),
+        warnings=[*_warnings(swarm, samples, told), *doubts_of_server(samples, phases)],
+        withheld=withheld_of(recording, samples),
         path=swarm.folder,
     )
 
@@ -123,7 +124,7 @@ def _generator(swarm: Swarm) -> str:
 
 def _evidence(swarm: Swarm, recording: Recording, samples: list[dict[str, Any]], window: Window) -> Evidence:
     profile = swarm.profile
-    is_held = profile.shape in ("hold", "plateaus") and profile.user != "ChurnUser"
+    is_held = profile.shape in ("hold", "plateaus", "doublings") and profile.user != "ChurnUser"
     return Evidence(
         recording,
         samples,
