@@ -150,7 +150,7 @@ def _unread(samples: Sequence[Sample], levels: Sequence[Level]) -> str:
 
 def _unfit(levels: Sequence[Level], growth: Growth | None) -> str:
     sockets = [level.sockets for level in levels]
-    if growth is not None and _is_mixed_up(levels, growth):
+    if growth is not None and _is_mixed_up(levels):
         return str(growth)
     if len(set(sockets)) < LEAST_PLATEAUS:
         held = "number" if len(set(sockets)) == 1 else "numbers"
@@ -168,11 +168,10 @@ def _unfit(levels: Sequence[Level], growth: Growth | None) -> str:
     return ""
 
 
-def _is_mixed_up(levels: Sequence[Level], growth: Growth) -> bool:
-    """Whether growth by itself is a good part of what memory rose by from the first plateau to the last."""
-    rise = levels[-1].size - levels[0].size
-    seconds = levels[-1].readings[-1][0] - levels[0].readings[0][0]
-    return growth.slope.value * seconds > MOST_GROWN * rise
+def _is_mixed_up(levels: Sequence[Level]) -> bool:
+    """Whether growth on plateaus is a good part of what memory rose by from the first plateau to the last."""
+    grown = sum(found.grown for level in levels if (found := _growth(level)))
+    return grown > MOST_GROWN * (levels[-1].size - levels[0].size)
 
 
 def _unsure(each: Slope | None) -> str:

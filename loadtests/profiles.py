@@ -18,8 +18,8 @@ WARMUP_S = 2
 COOLDOWN_S = 1
 # A rest on the way up, in which the server's memory is read: it grows in steps, and the sampler needs some samples.
 PLATEAU_S = 6
-# Of the profile "memory": the sockets that warm the server up, and rests that are as short as a plateau can be.
-WARM_SOCKETS, WARM_S, SHORT_PLATEAU_S = 100, 6, 4
+# Of the profile "memory": the sockets that warm the server up, and rests that a busy host leaves a plateau of.
+WARM_SOCKETS, SHORT_PLATEAU_S = 100, 5
 SPIKE_S = 5
 #: What other users do not look at makes no other workload of theirs.
 _ONLY_FOR = {("EchoUser", "SlowReader"): ("payload_bytes",), ("MessageUser",): ("message", "codec", "expect")}
@@ -138,9 +138,9 @@ def _plateaus(profile: Profile) -> list[Stage]:
 
 def _doublings(profile: Profile) -> list[Stage]:
     """Few sockets that warm the server up, then a quarter of them, half, and all."""
-    steps = [(min(WARM_SOCKETS, profile.sockets), WARM_S)]
-    steps += [(math.ceil(profile.sockets / part), SHORT_PLATEAU_S) for part in (4, 2)]
-    return [*(Stage(RAMP, height, profile.connects_per_s, hold_s) for height, hold_s in steps), *_end(profile)]
+    heights = [min(WARM_SOCKETS, profile.sockets), *(math.ceil(profile.sockets / part) for part in (4, 2))]
+    ramp = [Stage(RAMP, height, profile.connects_per_s, SHORT_PLATEAU_S) for height in heights]
+    return [*ramp, *_end(profile)]
 
 
 def _climb(profile: Profile) -> list[Stage]:
@@ -198,8 +198,8 @@ PROFILES = _named(
         "the cost of sockets that are used", workers=2,
     ),
     Profile(
-        "memory", "100, 1,000, 2,000 and 4,000 sockets ask in JSON, every 2 seconds each", "json", "JsonUser", 4000,
-        1000, 0.5, 4, "how much memory a connection takes", shape="doublings",
+        "memory", "100, 1,000, 2,000 and 4,000 sockets ask in JSON, every 5 seconds each", "json", "JsonUser", 4000,
+        1000, 0.2, 4, "how much memory a connection takes", shape="doublings",
     ),
     Profile(
         "c10k", "10,000 sockets ask in JSON, every 5 seconds each", "json", "JsonUser", 10_000, 500, 0.2, 20,
