@@ -78,7 +78,7 @@ def main(arguments: argparse.Namespace) -> int:
     except Missing as lack:
         print(f"loadtests: {lack}", file=sys.stderr)
         return EXIT_USAGE
-    pairs = Pairs(sides, profile, _new_folder(arguments, profile), _made(arguments, sides), arguments.force)
+    pairs = Pairs(sides, profile, _new_folder(arguments, profile), _made(arguments, sides, profile), arguments.force)
     pairs.make()
     if not pairs.made.pairs:
         _say(f"no pair was made: {pairs.made.ended}")
@@ -88,24 +88,27 @@ def main(arguments: argparse.Namespace) -> int:
     return compare_command.show_pairs(pairs.folder, arguments)
 
 
-def _made(arguments: argparse.Namespace, sides: Sequence[ReadySide]) -> Made:
+def _made(arguments: argparse.Namespace, sides: Sequence[ReadySide], profile: Profile) -> Made:
     from loadtests.ab import Made
 
     seed = random.SystemRandom().randrange(2**32) if arguments.seed is None else arguments.seed
     # The noise of a host is known the better the more pairs there are, so none is left out.
-    looks = 1 if arguments.aa else _looks(arguments.pairs)
+    looks = 1 if arguments.aa else _looks(arguments.pairs, profile)
     return Made(sides[0].title, sides[1].title, seed, arguments.pairs, looks, arguments.band)
 
 
-def _looks(pairs: int) -> int:
+def _looks(pairs: int, profile: Profile) -> int:
     """As many as leave the last one able to call something different; a warning where none is."""
     from loadtests.ab import LOOKS
-    from loadtests.inference import ALPHA, most_looks
-    from loadtests.power import FIGURES, needed_pairs
+    from loadtests.compare import HEADLINES, headlines_of
+    from loadtests.inference import ALPHA, most_looks, smallest_p_of_sets
+    from loadtests.power import FIGURES, needed_pairs, needed_runs
 
-    looks = most_looks(pairs, LOOKS, FIGURES)
+    if headlines_of(profile.workload) is HEADLINES:
+        looks, least = most_looks(pairs, LOOKS, FIGURES), needed_pairs(1.0, 0.0, ALPHA / FIGURES)
+    else:
+        looks, least = int(smallest_p_of_sets(pairs, pairs) <= ALPHA), needed_runs(1.0, 0.0, ALPHA)
     if not looks:
-        least = needed_pairs(1.0, 0.0, ALPHA / FIGURES)
         _say(f"--pairs {pairs} is too few to call anything different, however far apart: it takes {least}")
     return max(1, looks)
 
@@ -193,6 +196,7 @@ class Pairs:
     def _believable(self, number: int, side: str) -> Run:
         """A valid run of a side, in a few attempts."""
         from loadtests.ab import Repeated
+        from loadtests.compare import is_usable
 
         for attempt in range(1 + REPEATS):
             again = f", once more ({attempt} of {REPEATS})" if attempt else ""
@@ -201,10 +205,11 @@ class Pairs:
             run = self._run(side)
             if not run.verdict.is_valid:
                 _say(f"  {run.verdict.state}: {' '.join(run.verdict.reasons)}")
-            if run.verdict.is_valid or self.force:
+            if self.force or is_usable(run):
                 _say(f"  {_figures(run)}")
                 return run
-            self.made.repeated.append(Repeated(run.path.name, side, run.verdict.reasons))
+            reasons = [*run.verdict.reasons, *(f"There is no {name}: {why}." for name, why in run.withheld.items())]
+            self.made.repeated.append(Repeated(run.path.name, side, reasons))
         raise CannotBeBelieved(f"none of {1 + REPEATS} runs of {side.upper()} in turn can be believed: given up")
 
     def _run(self, side: str) -> Run:
@@ -225,11 +230,12 @@ class Pairs:
         return is_settled(comparison)
 
     def _compared(self, looks: Looks) -> Comparison:
-        from loadtests.compare import Plan, compare
+        from loadtests.compare import compare, plan_of_pairs
         from loadtests.comparison import Side
 
         a, b = (Side(title, tuple(runs)) for title, runs in zip((self.made.a, self.made.b), self.runs, strict=True))
-        return compare(a, b, Plan(paired=True, band=self.made.band, alpha=looks.alpha_at(len(self.made.pairs))))
+        plan = plan_of_pairs(self.profile.workload, self.made.band, looks.alpha_at(len(self.made.pairs)))
+        return compare(a, b, plan)
 
     def _write(self) -> None:
         write_whole(self.folder / compare_command.AB_FILE, self.made.to_json())

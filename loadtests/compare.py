@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -45,7 +45,7 @@ from loadtests.quantile_curves import quantile_curve
 from loadtests.results import Run
 from loadtests.text import human
 
-__all__ = ["HEADLINES", "Latencies", "Plan", "compare"]
+__all__ = ["HEADLINES", "Latencies", "Plan", "compare", "headlines_of", "is_usable", "plan_of_pairs"]
 
 HEADLINES = (
     "throughput",
@@ -60,6 +60,9 @@ HEADLINES = (
 )
 #: Shown beside them and not judged: each more that is judged asks for more runs.
 OTHERS = ("response_p90", "service_p90", "service_p99.9", "connect_p50", "connect_p99", "server_rss_peak")
+#: The shape of the profile that is made for memory alone, and what its runs are judged by.
+MEMORY_SHAPE = "doublings"
+MEMORY = ("server_rss_per_socket",)
 TOO_FEW = "too few to tell"
 NOT_ENVIRONMENT = ("address", "pid", "port")
 
@@ -88,13 +91,30 @@ class Latencies:
     response: list[Histogram] = field(default_factory=list)
 
 
+def headlines_of(workload: Mapping[str, Any]) -> tuple[str, ...]:
+    """The figures that runs of a workload are judged by: the fewer, the fewer runs it takes."""
+    return MEMORY if workload.get("shape") == MEMORY_SHAPE else HEADLINES
+
+
+def plan_of_pairs(workload: Mapping[str, Any], band: float, alpha: float) -> Plan:
+    """How pairs of runs of a workload are compared.
+
+    Pairs keep drift of the host out of a comparison. Memory does not drift with the host (README's servers took the
+    same in all runs, busy host or not), so its runs are compared as two sets: 4 on each side can call one figure
+    different (2 of the 70 ways to choose 4 of 8 are as extreme: p = 0.029), where it takes 6 pairs (2 of 64: 0.031).
+    """
+    return Plan(paired=headlines_of(workload) is HEADLINES, band=band, alpha=alpha)
+
+
 def compare(
     a: Side, b: Side, plan: Plan, a_latencies: Latencies | None = None, b_latencies: Latencies | None = None
 ) -> Comparison:
     """Set `b` against `a`. The curves by quantile need the latencies; nothing else does."""
-    found = [each for name in HEADLINES if (each := _figure(name, a, b, plan))]
+    headlines = headlines_of(a.runs[0].workload)
+    found = [each for name in headlines if (each := _figure(name, a, b, plan))]
     judged = _judge(found, plan)
-    others = [each for name in OTHERS if (each := _figure(name, a, b, plan))]
+    shown = [name for name in (*HEADLINES, *OTHERS) if name not in headlines]
+    others = [each for name in shown if (each := _figure(name, a, b, plan))]
     return Comparison(
         a=a,
         b=b,
@@ -298,8 +318,20 @@ def _refusals(a: Side, b: Side) -> list[str]:
     return refusals
 
 
+def is_believable(run: Run) -> bool:
+    """Whether the figures can be believed that the run is judged by: a busy host or generator changes no memory."""
+    is_undisturbed = run.verdict.is_valid or run.verdict.state in ("generator-bound", "noisy-host")
+    return run.verdict.is_valid if headlines_of(run.workload) is HEADLINES else is_undisturbed
+
+
+def is_usable(run: Run) -> bool:
+    """Whether a run can be believed and has the figure, if it was made for one."""
+    headlines = headlines_of(run.workload)
+    return is_believable(run) and (headlines is HEADLINES or all(run.figure(name) for name in headlines))
+
+
 def _invalid(run: Run) -> str:
-    if run.verdict.is_valid:
+    if is_believable(run):
         return ""
     return f"{run.path.name or run.name} is {run.verdict.state}: {'; '.join(run.verdict.reasons)}"
 

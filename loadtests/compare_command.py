@@ -234,14 +234,14 @@ def _sides(arguments: argparse.Namespace) -> tuple[Side, Side, Plan]:
 
 
 def _paired(folder: Path, band: float) -> tuple[Side, Side, Plan]:
-    from loadtests.compare import Plan
+    from loadtests.compare import plan_of_pairs
     from loadtests.comparison import Side
     from loadtests.inference import Looks
 
     made = load_pairs(folder)
     a, b = (tuple(load_run(folder / pair[place]) for pair in made.pairs) for place in (0, 1))
     looks = Looks(made.max_pairs or len(made.pairs), made.looks)
-    plan = Plan(paired=True, band=band, alpha=looks.alpha_at(len(made.pairs)))
+    plan = plan_of_pairs(a[0].workload, band, looks.alpha_at(len(made.pairs)))
     return Side(made.a, a), Side(made.b, b), plan
 
 

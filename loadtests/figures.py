@@ -13,31 +13,32 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from statistics import fmean, median
+from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
+from loadtests.cpu import used_between, used_over
+from loadtests.kernel import drops_between
+from loadtests.memory import memory_of
 from loadtests.recording import CUT_OFF, OK, PHASES, UNSENT, Cell, Latency, Recording, failures
-from loadtests.slope import fitted_slope
 
 __all__ = [
     "QUANTILES",
     "Figure",
     "Sample",
     "Window",
+    "doubts_of_server",
     "failed_attempts",
     "figures_of",
     "held",
     "measure_window",
     "server_cpu",
+    "withheld_of",
 ]
 
 CONNECT = "connect"
+MEMORY_OF_CONNECTION = "server_rss_per_socket"  # as it is called since it was made of RSS, for what reads run.json
 QUANTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
-# Whole seconds with the same sockets from which a plateau is taken for one; the first of them is left out.
-PLATEAU_S = 3
-# Of the most that were open: what sockets may differ by from one second of a plateau to the next.
-PLATEAU_SPREAD = 0.002
 Sample = Mapping[str, Any]
 
 
@@ -48,8 +49,8 @@ class Figure:
     Attributes:
         better: "lower" or "higher", where that can be said, else "".
         low, high: ends of its 95 % confidence interval, where one was estimated.
-        at_least: the true value may be larger: requests that were outstanding at the end enter with the time that they
-            had waited by then.
+        at_least: the value is a lower bound: of a latency, because requests that were outstanding at the end enter with
+            the time that they had waited by then; of processor time, because a process ended that could not be read.
     """
 
     name: str
@@ -229,7 +230,7 @@ def _generator(recording: Recording, window: Window) -> list[Figure]:
 def server_cpu(first: Sample, last: Sample) -> float:
     """Processor use of the server's tree between two samples, in percent of one core."""
     elapsed_s = last["time_s"] - first["time_s"]
-    return 100 * _grown(first, last, "cpu_user_s", "cpu_system_s") / elapsed_s if elapsed_s > 0 else 0.0
+    return 100 * used_between(first, last).seconds / elapsed_s if elapsed_s > 0 else 0.0
 
 
 def _server(recording: Recording, window: Window, measured: Cell, samples: Sequence[Sample]) -> list[Figure]:
@@ -241,60 +242,51 @@ def _server(recording: Recording, window: Window, measured: Cell, samples: Seque
     inside = [sample for sample in sampled if window.holds(sample["time_s"])]
     if len(inside) < 2:
         return figures
-    cpu_percent = server_cpu(inside[0], inside[-1])
-    figures.append(Figure("server_cpu", cpu_percent, "% of a core", "lower"))
-    if done := measured.done:
-        per_s = done / window.length_s
-        figures.append(Figure("server_cpu_per_exchange", 1e4 * cpu_percent / per_s, "us", "lower"))
-    return [*figures, *_tree(inside)]
+    return [*figures, *_processor(inside, measured.done / window.length_s), *_tree(inside)]
+
+
+def _processor(inside: Sequence[Sample], done_per_s: float) -> list[Figure]:
+    used = used_over(inside)
+    percent = 100 * used.seconds / (inside[-1]["time_s"] - inside[0]["time_s"])
+    found = [("server_cpu", percent, "% of a core")]
+    if done_per_s:
+        found.append(("server_cpu_per_exchange", 1e4 * percent / done_per_s, "us"))
+    return [Figure(name, value, unit, "lower", at_least=bool(used.lost)) for name, value, unit in found]
+
+
+def doubts_of_server(samples: Sequence[Sample], phases: Mapping[str, Sequence[int]]) -> list[str]:
+    """A sentence for each figure of the server that is a lower bound, with the reason."""
+    window = measure_window(phases)
+    lost = used_over([sample for sample in samples if sample["processes"] and window.holds(sample["time_s"])]).lost
+    return [f"the server's CPU time is a lower bound: {lost}"] if lost else []
 
 
 def _memory(recording: Recording, samples: Sequence[Sample]) -> list[Figure]:
-    """What a connection costs: the slope of memory over sockets, through the plateaus of both."""
-    slope = fitted_slope(memory_plateaus(recording, samples))
-    if slope is None:
-        return []
-    low, high = (None if end is None else end / 1024 for end in (slope.low, slope.high))
-    return [Figure("server_rss_per_socket", slope.value / 1024, "KiB", "lower", low, high)]
+    memory, figures = memory_of(recording, samples), []
+    if (each := memory.each) is not None:
+        low, high = (None if end is None else end / 1024 for end in (each.low, each.high))
+        figures.append(Figure(MEMORY_OF_CONNECTION, each.value / 1024, "KiB", "lower", low, high))
+    if (growth := memory.growth) is not None:
+        figures.append(Figure("server_memory_growth", growth.slope.value / 1024, "KiB/s", "lower"))
+    return figures
 
 
-def memory_plateaus(recording: Recording, samples: Sequence[Sample]) -> list[tuple[float, float]]:
-    """(sockets, resident bytes of the server's tree) for each time that the sockets stayed the same for a while.
-
-    The first is that before any socket; none is from after the first socket of the last plateau closed: what a process
-    once took it does not give back at once.
-    """
-    sockets = recording.sockets()
-    if not sockets:
-        return []
-    before = [_rss(sample) for sample in samples if sample["time_s"] < min(sockets)]
-    points = [(0.0, median(before))] if before else []
-    for window, count in _plateaus(sockets):
-        held = [_rss(sample) for sample in samples if window.holds(sample["time_s"])]
-        if held and count:
-            points.append((float(count), median(held)))
-    return points
-
-
-def _plateaus(sockets: Mapping[int, int]) -> list[tuple[Window, int]]:
-    """Up to the highest one: the seconds with the same sockets, without the first."""
-    step = max(1.0, PLATEAU_SPREAD * max(sockets.values()))
-    found = []
-    for level, group in groupby(sockets.items(), key=lambda each: round(each[1] / step)):
-        seconds = [second for second, _ in group]
-        if level and len(seconds) >= PLATEAU_S:
-            found.append((Window(seconds[0] + 1, seconds[-1] + 1), sockets[seconds[-1]]))
-    if not found:
-        return []
-    highest = max(range(len(found)), key=lambda place: found[place][1])
-    return found[: highest + 1]
+def withheld_of(recording: Recording, samples: Sequence[Sample]) -> dict[str, str]:
+    """Figures that the run cannot have, and why."""
+    sampled = [sample for sample in samples if sample["processes"]]
+    why = memory_of(recording, sampled).withheld if sampled else "the server was not sampled"
+    return {MEMORY_OF_CONNECTION: why} if why else {}
 
 
 def _overflows(samples: Sequence[Sample]) -> list[Figure]:
+    """What the tested port's own listeners dropped; where they are out of sight, what all of the host did."""
+    dropped = [sample["kernel"]["listeners"] for sample in samples if "listeners" in sample.get("kernel", {})]
+    if dropped:
+        return [Figure("listen_overflows", sum(drops_between(*each) for each in pairwise(dropped)), "connects", "lower")]
     counted = [
         sample["kernel"]["listen_overflows"] for sample in samples if "listen_overflows" in sample.get("kernel", {})
     ]
-    return [Figure("listen_overflows", counted[-1] - counted[0], "connects", "lower")] if counted else []
+    return [Figure("host_listen_overflows", counted[-1] - counted[0], "connects")] if counted else []
 
 
 def _tree(inside: Sequence[Sample]) -> list[Figure]:
@@ -302,18 +294,18 @@ def _tree(inside: Sequence[Sample]) -> list[Figure]:
     elapsed_s = last["time_s"] - first["time_s"]
     switches = _grown(first, last, "switches_voluntary")
     figures = [
-        Figure("server_processes", len(last["processes"]), "processes"),
+        Figure("server_processes", sum(not each.get("has_ended") for each in last["processes"]), "processes"),
         Figure("server_descriptors", max(_total(sample, "descriptors") for sample in inside), "descriptors"),
         Figure("server_switches", switches / elapsed_s, "switches/s"),
     ]
-    counted = [sample for sample in inside if all("sockets" in process for process in sample["processes"])]
+    counted = [sample for sample in inside if all("sockets" in process or process.get("has_ended") for process in sample["processes"])]
     if counted:
         figures.append(Figure("server_sockets", max(_total(sample, "sockets") for sample in counted), "sockets"))
     return figures
 
 
 def _total(sample: Sample, key: str) -> float:
-    return float(sum(process[key] for process in sample["processes"]))
+    return float(sum(process.get(key, 0) for process in sample["processes"]))
 
 
 def _rss(sample: Sample) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 from loadtests import environment, results
 from loadtests.asked import unescaped
-from loadtests.figures import Figure, Window, figures_of, measure_window
+from loadtests.figures import Figure, Window, doubts_of_server, figures_of, measure_window, withheld_of
 from loadtests.profiles import Profile
 from loadtests.recording import Recording, failures
 from loadtests.report import render_markdown
@@ -113,9 +113,11 @@ def _described(swarm: Swarm, recording: Recording, started_at: str, label: str) 
         verdict=judge(_evidence(swarm, recording, samples, measure_window(phases))),
         warnings=[
             *_warnings(swarm, samples, told),
+            *doubts_of_server(samples, phases),
             *retransmit_warnings(recording, samples, measure_window(phases)),
         ],
         examples={name: recording.examples[name] for name in sorted(recording.examples) if recording.examples[name]},
+        withheld=withheld_of(recording, samples),
         path=swarm.folder,
     )
 
@@ -128,7 +130,7 @@ def _generator(swarm: Swarm) -> str:
 
 def _evidence(swarm: Swarm, recording: Recording, samples: list[dict[str, Any]], window: Window) -> Evidence:
     profile = swarm.profile
-    is_held = profile.shape in ("hold", "plateaus")
+    is_held = profile.shape in ("hold", "plateaus", "doublings")
     return Evidence(
         recording,
         samples,

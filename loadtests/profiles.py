@@ -18,6 +18,8 @@ WARMUP_S = 2
 COOLDOWN_S = 1
 # A rest on the way up, in which the server's memory is read: it grows in steps, and the sampler needs some samples.
 PLATEAU_S = 6
+# Of the profile "memory": the sockets that warm the server up, and rests that a busy host leaves a plateau of.
+WARM_SOCKETS, SHORT_PLATEAU_S = 100, 5
 SPIKE_S = 5
 #: What other users do not look at makes no other workload of theirs.
 _ONLY_FOR = {("EchoUser", "SlowReader"): ("payload_bytes",), ("MessageUser",): ("message", "codec", "expect")}
@@ -51,7 +53,8 @@ class Profile:
             answers.
         duration_s: whole seconds of the measure phase.
         payload_bytes: of an EchoUser's message. depth: with rate 0, messages in flight on each connection.
-        shape: "hold"; "plateaus" rests on the way up; "climb" measures on the way up; "spike" has a tenth of the
+        shape: "hold"; "plateaus" rests on the way up; "doublings" rests
+            at a few sockets, then at a quarter and at half of them; "climb" measures on the way up; "spike" has a tenth of the
             sockets, all, and a tenth again; "search" looks for the most sockets that keep the objective.
         workers: of the server, at least.
         message, codec, expect: of a MessageUser. file: a Locust file with the user class.
@@ -103,7 +106,7 @@ class Profile:
     @property
     def offered(self) -> float | None:
         """Exchanges (or tasks) a second that are asked for while all sockets are held; None: no schedule."""
-        return self.sockets * self.rate if self.rate and self.shape in ("hold", "plateaus") else None
+        return self.sockets * self.rate if self.rate and self.shape in ("hold", "plateaus", "doublings") else None
 
     @property
     def workload(self) -> dict[str, Any]:
@@ -140,6 +143,13 @@ def _plateaus(profile: Profile) -> list[Stage]:
     return [*(Stage(RAMP, height, profile.connects_per_s, PLATEAU_S) for height in heights), *_end(profile)]
 
 
+def _doublings(profile: Profile) -> list[Stage]:
+    """Few sockets that warm the server up, then a quarter of them, half, and all."""
+    heights = [min(WARM_SOCKETS, profile.sockets), *(math.ceil(profile.sockets / part) for part in (4, 2))]
+    ramp = [Stage(RAMP, height, profile.connects_per_s, SHORT_PLATEAU_S) for height in heights]
+    return [*ramp, *_end(profile)]
+
+
 def _climb(profile: Profile) -> list[Stage]:
     """The climb is what is measured; it takes the profile's duration."""
     first = max(1, profile.sockets // 20)
@@ -166,7 +176,7 @@ def _spike(profile: Profile) -> list[Stage]:
     ]
 
 
-_STAGES = {"hold": _hold, "plateaus": _plateaus, "climb": _climb, "spike": _spike}
+_STAGES = {"hold": _hold, "plateaus": _plateaus, "doublings": _doublings, "climb": _climb, "spike": _spike}
 
 
 def _named(*profiles: Profile) -> dict[str, Profile]:
@@ -193,6 +203,10 @@ PROFILES = _named(
     Profile(
         "c2k", "2,000 sockets ask in JSON, once a second each", "json", "JsonUser", 2000, 400, 1, 15,
         "the cost of sockets that are used", workers=2,
+    ),
+    Profile(
+        "memory", "100, 1,000, 2,000 and 4,000 sockets ask in JSON, every 5 seconds each", "json", "JsonUser", 4000,
+        1000, 0.2, 4, "how much memory a connection takes", shape="doublings",
     ),
     Profile(
         "c10k", "10,000 sockets ask in JSON, every 5 seconds each", "json", "JsonUser", 10_000, 500, 0.2, 20,

@@ -199,7 +199,7 @@ class Swarm:
                 "[{}]:{}".format(*target.sampler) if ":" in target.sampler[0] else "{}:{}".format(*target.sampler)
             )
         else:
-            options |= {"--pid": pid, "--port": target.address[1]}
+            options |= {"--pid": pid, "--port": target.address[1], "--host": target.address[0]}
             options |= {"--stats-socket": target.stats_socket} if target.stats_socket else {}
         words = [str(word) for option in options.items() for word in option]
         command = python_module("loadtests.sampler", *words)

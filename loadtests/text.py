@@ -41,7 +41,9 @@ _TITLES = {
     "server_descriptors": "server: descriptors",
     "server_sockets": "server: sockets",
     "server_switches": "server: context switches",
-    "listen_overflows": "server: connects that found its queue full",
+    "server_memory_growth": "server: growth of memory at a constant number of connections",
+    "listen_overflows": "server: connection requests that its full queue dropped",
+    "host_listen_overflows": "host: connects that found a full queue, of this or another server",
 }
 _LATENCIES = {"service": "service time", "response": "response time"}
 

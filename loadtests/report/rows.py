@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from loadtests.figures import memory_plateaus
+from loadtests.kernel import drops_between
+from loadtests.memory import Level, memory_of
 from loadtests.histogram import Histogram
 from loadtests.recording import OK, failures
 from loadtests.report.evidence import Clock, Evidence
@@ -227,7 +228,7 @@ def _processes(before: Mapping[str, Any], sample: Mapping[str, Any], names: Mapp
 
 
 def memory_rows(evidence: Evidence) -> list[Row]:
-    """Memory of the server (MiB) against the sockets it held at that moment, once a second."""
+    """Resident memory of the server (MiB) against the sockets it held at that moment, once a second."""
     sockets = evidence.recording.sockets()
     rows: dict[int, Row] = {}
     for sample in evidence.samples:
@@ -260,14 +261,14 @@ def connect_rows(evidence: Evidence, clock: Clock) -> list[Row]:
 
 
 def overflow_rows(evidence: Evidence, clock: Clock) -> list[Row]:
-    """How often an accept queue of this host was full, of each step; none if the kernel was not asked."""
+    """Connection requests that the server's listeners dropped, of each step; none if they could not be seen."""
     rows = []
-    before: int | None = None
+    before: Mapping[str, int] | None = None
     for (start, end), sample in _sampled(evidence, clock):
-        count = sample.get("kernel", {}).get("listen_overflows")
-        if count is not None and before is not None:
-            rows.append({"t": clock.since((start + end) / 2), "overflows": count - before})
-        before = count if count is not None else before
+        dropped = sample.get("kernel", {}).get("listeners")
+        if dropped is not None and before is not None:
+            rows.append({"t": clock.since((start + end) / 2), "overflows": drops_between(before, dropped)})
+        before = dropped if dropped is not None else before
     return rows
 
 
@@ -307,8 +308,20 @@ def _together(read: Sequence[Row]) -> Row:
 
 def plateau_rows(evidence: Evidence) -> list[Row]:
     """The plateaus that the memory of a connection is fitted to."""
-    plateaus = memory_plateaus(evidence.recording, [sample for sample in evidence.samples if sample["processes"]])
-    return [{"sockets": sockets, "rss": digits(rss / 2**20, 6)} for sockets, rss in plateaus]
+    return [{"sockets": level.sockets, "rss": digits(level.size / 2**20, 6)} for level in _levels(evidence)]
+
+
+def plateau_readings(evidence: Evidence) -> list[Row]:
+    """Each reading of memory (MiB) on them."""
+    return [
+        {"sockets": level.sockets, "rss": digits(size / 2**20, 6), "t": round(time_s - evidence.start, 1)}
+        for level in _levels(evidence)
+        for time_s, size in level.readings
+    ]
+
+
+def _levels(evidence: Evidence) -> Sequence[Level]:
+    return memory_of(evidence.recording, [sample for sample in evidence.samples if sample["processes"]]).levels
 
 
 def fitted_rows(evidence: Evidence, plateaus: Sequence[Row]) -> list[Row]:

@@ -282,15 +282,17 @@ def _processor(run: Run) -> Saying:
 
 
 def _memory(run: Run) -> Saying:
-    each, peak = run.figure("server_rss_per_socket"), run.figure("server_rss_peak")
+    name = "server_rss_per_socket"
+    each, peak, growth = run.figure(name), run.figure("server_rss_peak"), run.figure("server_memory_growth")
     most = f"{_said(peak)} at most" if peak else ""
     if not each:
-        return Saying(
-            "server_rss_per_socket", UNKNOWN, f"of memory for a connection is not known{most and f'; {most}'}"
-        )
+        why = run.withheld.get(name, "")
+        return Saying(name, UNKNOWN, f"of memory for a connection is not known{why and f': {why}'}{most and f'; {most}'}")
     words = "of the server's memory for a connection"
     if each.low is not None and each.high is not None:
         words += f" ({quantity(each.low, each.unit)} to {quantity(each.high, each.unit)})"
+    if growth:
+        words += f"; beside that memory grew by {_said(growth)} at a constant number of connections: a leak or a cache"
     return Saying(each.name, _said(each), words + (f"; {most}" if most else ""))
 
 

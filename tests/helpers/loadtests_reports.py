@@ -75,7 +75,8 @@ def _sample(time_s: float, overflows: int) -> dict[str, Any]:
         }
         for place, share in enumerate(shares)
     ]
-    return {"time_s": time_s, "processes": processes, "kernel": {"listen_overflows": overflows * (elapsed_s > 1)}}
+    dropped = {"listener": overflows * (elapsed_s > 1)}
+    return {"time_s": time_s, "processes": processes, "kernel": {"listen_overflows": 100, "listeners": dropped}}
 
 
 def make_evidence(run: Run | None = None, **recording: Any) -> Evidence:
