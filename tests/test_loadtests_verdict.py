@@ -92,7 +92,7 @@ def limited() -> Recording:
 
 def interrupted() -> Recording:
     recording = make_recording()
-    recording.reports = {"w": {"recorded": 7, "merged": 5, "final": True}}
+    recording.reports = {"box-12": {"recorded": 7, "merged": 5, "final": True}}
     return recording
 
 
@@ -113,7 +113,11 @@ def idle() -> Recording:
         ({"recording": limited()}, "incomplete", "1 connects failed because the generator's host had no file"),
         ({"recording": idle()}, "incomplete", "Not one exchange succeeded while it was measured."),
         ({"samples": make_samples()[:30]}, "incomplete", "The samples of the server end 6 s before the measuring did."),
-        ({"recording": interrupted()}, "unreconciled", "Worker w recorded 7 outcomes, and 5 arrived."),
+        (
+            {"recording": interrupted()},
+            "unreconciled",
+            "Worker process 12 on host box recorded 7 outcomes, and 5 arrived.",
+        ),
         ({"recording": loaded(cpu_s=0.9)}, "generator-bound", "used 90% of a core, more than 85%."),
         ({"recording": loaded(lag_ns=30 * MS)}, "noisy-host", "was 30 ms late or more in more than a"),
         ({"recording": loaded(late_sends=5)}, "noisy-host", "5.0% of the sends were more than 1 ms late, by"),
