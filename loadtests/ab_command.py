@@ -28,7 +28,7 @@ from loadtests.run_options import add_run_options, at_least, profile_of
 from loadtests.runner import execute
 from loadtests.sides import ReadySide, make_ready
 from loadtests.specs import parse_spec
-from loadtests.text import human
+from loadtests.text import quantity
 from loadtests.toolchain import Missing
 
 if TYPE_CHECKING:  # SciPy takes a second to import: other commands do without it
@@ -237,4 +237,4 @@ class Pairs:
 
 def _figures(run: Run) -> str:
     found = [(name, figure) for name in SHOWN if (figure := run.figure(name))]
-    return ", ".join(f"{name.replace('_', ' ')} {human(figure.value, figure.unit)}" for name, figure in found)
+    return ", ".join(f"{name.replace('_', ' ')} {quantity(figure.value, figure.unit)}" for name, figure in found)

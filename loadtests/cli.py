@@ -1,7 +1,8 @@
 """loadtests run | worker | report | compare | sample | doctor | ab | history | list.
 
-Exit status: 0; 1 if something failed, or a package is not installed; 2 for a wrong argument; 3 if nothing failed, but
-the figures cannot be believed; 130 for Ctrl-C.
+Exit status: 0; 1 if something failed, a file could not be written, or a package is not installed; 2 for a wrong
+argument; 3 if nothing failed, but the figures cannot be believed; 130 for Ctrl-C. For `compare` and `ab`, where 1 means
+worse, a failure is 2.
 
 The module of a command is imported when the command is chosen, so that no command needs more packages than it uses.
 """
@@ -15,9 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from loadtests.errors import ResultError
+from loadtests.errors import ResultError, cause_of
 from loadtests.extras import Extra, MissingPackage, needs, require
 from loadtests.processes import NotAnswering
+from loadtests.streams import open_streams
 
 __all__ = ["entry_point", "main"]
 
@@ -38,6 +40,7 @@ class Command:
         reads_argv: the module has main(argv) instead, and reads its arguments itself.
         extra: what it needs.
         later: packages that it needs after much work, or in another process: looked for before it begins.
+        failed: its exit status if something failed.
     """
 
     help: str
@@ -45,19 +48,25 @@ class Command:
     reads_argv: bool = False
     extra: Extra = "loadtests"
     later: tuple[str, ...] = ()
+    failed: int = EXIT_FAILURES
 
 
 COMMANDS = {
     "run": Command("carry out a run and keep it in a folder", "loadtests.run_command", later=SWARM),
     "worker": Command("be a part of the swarm of a run on another host", "loadtests.worker", later=SWARM),
     "report": Command("report on runs: in words, as a page, as pictures", "loadtests.report.command"),
-    "compare": Command("set runs against others, and say what that proves", "loadtests.compare_command"),
+    "compare": Command(
+        "set runs against others, and say what that proves", "loadtests.compare_command", failed=EXIT_USAGE
+    ),
     "sample": Command(
         "sample a server for a run on another host", "loadtests.sampler", reads_argv=True, extra="sampler"
     ),
     "doctor": Command("say what this host can hold, and what to raise", "loadtests.doctor", reads_argv=True),
     "ab": Command(
-        "run two servers in turns, in pairs, until it is known how they differ", "loadtests.ab_command", later=SWARM
+        "run two servers in turns, in pairs, until it is known how they differ",
+        "loadtests.ab_command",
+        later=SWARM,
+        failed=EXIT_USAGE,
     ),
     "history": Command("show the runs below a folder as trends, and what changed", "loadtests.history_command"),
     "list": Command("show the profiles", "loadtests.list_command"),
@@ -75,9 +84,12 @@ def main(argv: Sequence[str]) -> int:
     except MissingPackage as lack:
         print(f"loadtests {name}: {lack}", file=sys.stderr)
         return EXIT_FAILURES
-    except (ResultError, NotAnswering, OSError) as error:
+    except OSError as error:
+        print(f"loadtests: {cause_of(error)}", file=sys.stderr)
+        return COMMANDS[name].failed
+    except (ResultError, NotAnswering) as error:
         print(f"loadtests: {error}", file=sys.stderr)
-        return EXIT_FAILURES
+        return COMMANDS[name].failed
     except ValueError as error:
         print(f"loadtests: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -87,8 +99,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def entry_point() -> NoReturn:
-    """The command `loadtests`."""
-    sys.exit(main(sys.argv[1:]))
+    """The command `loadtests`. Output that was lost makes a status of 0 that of a failure."""
+    output = open_streams()
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    if output.loss:
+        print(f"loadtests: standard output: {output.loss}", file=sys.stderr)
+        status = status or COMMANDS[sys.argv[1]].failed
+    sys.exit(status)
 
 
 def _overview() -> argparse.ArgumentParser:

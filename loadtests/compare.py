@@ -43,7 +43,7 @@ from loadtests.noise import NoiseFloor
 from loadtests.power import cautious, needed_pairs, needed_runs
 from loadtests.quantile_curves import quantile_curve
 from loadtests.results import Run
-from loadtests.text import human
+from loadtests.text import quantity
 
 __all__ = ["HEADLINES", "Latencies", "Plan", "compare"]
 
@@ -312,7 +312,7 @@ def _notes(a: Side, b: Side, plan: Plan) -> list[str]:
     elif not plan.paired:
         notes.append("The runs were not made in pairs: what changed on the host between the sides looks like a change.")
     return notes + [
-        f"{side.title} failed {human(failed, 'exchanges')}: {', '.join(_errors(side))}."
+        f"{side.title} failed {quantity(failed, 'exchanges')}: {', '.join(_errors(side))}."
         for side in (a, b)
         if (failed := sum(sum(run.errors.values()) for run in side.runs))
     ]

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from loadtests.comparison import Comparison, FigureComparison, KeyDifference, Side
 from loadtests.power import MOST
-from loadtests.text import change, human, percent, render_table, title_of
+from loadtests.text import change, percent, quantity, render_table, title_of
 
 __all__ = [
     "COLOURS",
@@ -187,7 +187,7 @@ def _cells(figure: FigureComparison) -> list[str]:
 
 
 def _value(figure: FigureComparison, value: float) -> str:
-    return human(value, _UNITS.get(figure.unit, figure.unit))
+    return quantity(value, _UNITS.get(figure.unit, figure.unit))
 
 
 def change_of(figure: FigureComparison, value: float) -> str:

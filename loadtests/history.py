@@ -16,7 +16,7 @@ from loadtests.compare import HEADLINES
 from loadtests.figures import Figure
 from loadtests.noise import HOST_KEYS
 from loadtests.results import Run
-from loadtests.text import human, percent, render_table, title_of
+from loadtests.text import percent, quantity, render_table, title_of
 
 __all__ = ["Trend", "changes_of", "render_csv", "render_otava", "render_trend", "trends_of"]
 
@@ -106,7 +106,7 @@ def _row(trend: Trend, place: int, shown: Sequence[str], changes: dict[str, list
 
 
 def _cell(figure: Figure | None, changed: bool) -> str:
-    return ("* " if changed else "") + (human(figure.value, figure.unit) if figure else "-")
+    return ("* " if changed else "") + (quantity(figure.value, figure.unit) if figure else "-")
 
 
 def _said(trend: Trend, changes: dict[str, list[ChangePoint]]) -> str:
@@ -121,7 +121,7 @@ def _change(trend: Trend, name: str, point: ChangePoint) -> str:
     figure = trend.runs[point.at].figure(name)
     unit = figure.unit if figure else ""
     by = f" ({percent(point.change, signed=True)})" if point.change is not None else ""
-    levels = f"{human(point.before, unit)} to {human(point.after, unit)}"
+    levels = f"{quantity(point.before, unit)} to {quantity(point.after, unit)}"
     return f"* {title_of(name)}: {levels}{by} from {commit_of(trend.runs[point.at])} on, p = {point.p:.4f}"
 
 

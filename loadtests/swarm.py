@@ -21,11 +21,13 @@ from typing import Any
 
 import msgspec
 
+from loadtests.bounded_log import last_line
 from loadtests.cores import Cores
 from loadtests.environment import RESERVED_DESCRIPTORS
 from loadtests.processes import free_port, open_gate, python_module, running
 from loadtests.profiles import Profile
 from loadtests.progress import Progress
+from loadtests.results import write_whole
 from loadtests.target import Server
 
 __all__ = ["SCENARIOS", "STEERING", "Spread", "Swarm", "locust_options", "processes_for"]
@@ -128,11 +130,11 @@ class Swarm:
 
     @property
     def samples(self) -> Path:
-        return self.folder / "samples.jsonl"
+        return self.work / "samples.jsonl"
 
     def run(self, stack: contextlib.ExitStack) -> None:
         """From the first sample to the last; KeyboardInterrupt only for a second Ctrl-C."""
-        (self.work / "plan.json").write_bytes(msgspec.json.encode(self.profile.plan))
+        write_whole(self.work / "plan.json", msgspec.json.encode(self.profile.plan))
         cores = self.spread.cores.generator
         log = self.folder / "locust.log"
         with running(self._command(), log, cores, is_gated=True, environment=LOCUST_ENVIRONMENT) as locust:
@@ -257,32 +259,34 @@ class Swarm:
             locust.send_signal(signal.SIGTERM)
         if self.sampler is not None and self.sampler.poll() is not None:
             if not self.server_ended:
-                self._mishap(f"The sampler ended in the middle of the run: {_last_line(self.folder / 'sampler.log')}.")
+                self._mishap(f"The sampler ended in the middle of the run: {self._sampler_said()}.")
             self.sampler = None
 
     def _mishap(self, sentence: str) -> None:
         self.accidents.append(sentence)
         print(f"\nloadtests: {sentence}", file=sys.stderr)
 
+    def _sampler_said(self) -> str:
+        said = last_line(self.folder / "sampler.log")
+        return said.removeprefix("loadtests sample: ").rstrip(".") or "it said nothing"
+
     def _newest(self, path: Path) -> list[dict[str, Any]]:
-        """The last whole lines of a file of JSON lines that is being written."""
+        """The last whole lines of a file of JSON lines that is being written; none that a full disk has cut."""
         if not path.exists():
             return []
         with path.open("rb") as file:
             start = max(0, file.seek(0, os.SEEK_END) - NEWEST_BYTES)
             file.seek(start)
             lines = file.read().split(b"\n")
-        return [json.loads(line) for line in lines[1 if start else 0 : -1]]
+        found = []
+        for line in lines[1 if start else 0 : -1]:
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return found
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _last_line(log: Path) -> str:
-    """What a process said last, of what has been kept of it."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("loadtests sample: ").rstrip(".") if lines else "it said nothing"
 
 
 def _sources(host: str, sockets: int) -> str:

@@ -29,7 +29,8 @@ from loadtests.report.evidence import Clock, Evidence
 from loadtests.report.look import colour
 from loadtests.report.pictures import Panel, Picture, Table
 from loadtests.report.rows import Row, digits
-from loadtests.report.words import changed, quantity, titled_figure
+from loadtests.report.words import changed, titled_figure
+from loadtests.text import quantity
 
 __all__ = ["comparison_pictures"]
 

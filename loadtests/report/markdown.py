@@ -9,7 +9,6 @@ from loadtests.figures import QUANTILES, Figure
 from loadtests.report.words import (
     latency_note,
     problems_of,
-    quantity,
     sayings,
     started,
     summary_of,
@@ -18,7 +17,7 @@ from loadtests.report.words import (
     workload_of,
 )
 from loadtests.results import Run
-from loadtests.text import render_table, title_of
+from loadtests.text import quantity, render_table, title_of
 
 __all__ = ["render_markdown", "render_markdown_of_all"]
 

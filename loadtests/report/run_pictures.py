@@ -30,7 +30,8 @@ from loadtests.report.evidence import Clock, Evidence
 from loadtests.report.look import colour
 from loadtests.report.pictures import Panel, Picture, Table
 from loadtests.report.rows import Row
-from loadtests.report.words import quantity, title_of_run
+from loadtests.report.words import title_of_run
+from loadtests.text import quantity
 
 __all__ = ["overlaid_pictures", "run_pictures"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from loadtests.comparison import FigureComparison
 from loadtests.figures import Figure
 from loadtests.results import Run
-from loadtests.text import change, title_of
+from loadtests.text import change, number, quantity, title_of
 
 __all__ = [
     "UNKNOWN",
@@ -21,7 +21,6 @@ __all__ = [
     "latency_note",
     "moment",
     "problems_of",
-    "quantity",
     "sayings",
     "started",
     "summary_of",
@@ -57,12 +56,6 @@ TITLES = (
     "memory per connection",
     "generator's processor use",
 )
-_SCALES = {
-    "us": (("µs", 1.0), ("ms", 1e3), ("s", 1e6)),
-    "ms": (("ms", 1.0), ("s", 1e3)),
-    "KiB": (("KiB", 1.0), ("MiB", 1024.0), ("GiB", 1024.0**2)),
-    "MiB": (("MiB", 1.0), ("GiB", 1024.0)),
-}
 
 
 @dataclass(frozen=True)
@@ -82,20 +75,6 @@ class Stamp:
     title: str
     sentence: str
     reasons: tuple[str, ...]
-
-
-def quantity(value: float, unit: str) -> str:
-    """A figure of three digits in the unit that suits its size: 6.48 ms, and not 6,480 us."""
-    scales = _SCALES.get(unit, ((unit, 1.0),))
-    name, size = next(((name, size) for name, size in reversed(scales) if abs(value) >= size), scales[0])
-    number = _number(value / size)
-    return f"{number}{'' if name.startswith('%') else ' '}{name}".strip()
-
-
-def _number(value: float) -> str:
-    if value == int(value) or abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.{2 if abs(value) < 10 else 1 if abs(value) < 100 else 0}f}"
 
 
 def titled_figure(name: str) -> str:
@@ -131,14 +110,14 @@ def workload_of(run: Run) -> str:
     if rate := workload.get("rate"):
         parts.append(f"{_pace(rate)} on each")
     if duration := workload.get("duration_s"):
-        parts.append(f"{_number(duration)} seconds")
+        parts.append(f"{number(duration)} seconds")
     return ", ".join(parts)
 
 
 def _pace(rate: float) -> str:
     if rate > 1:
-        return f"{_number(rate)} exchanges a second"
-    return "an exchange a second" if rate == 1 else f"an exchange every {_number(float(f'{1 / rate:.3g}'))} seconds"
+        return f"{number(rate)} exchanges a second"
+    return "an exchange a second" if rate == 1 else f"an exchange every {number(float(f'{1 / rate:.3g}'))} seconds"
 
 
 def verdict_of(run: Run) -> Stamp:
@@ -194,8 +173,8 @@ def _connections(run: Run) -> Saying:
     if not peak:
         return Saying("sockets_peak", UNKNOWN, "nothing is known of the connections")
     if peak.value >= wanted:
-        return Saying("sockets_peak", _number(peak.value), "connections held at once, all that were wanted")
-    return Saying("sockets_peak", _number(peak.value), f"connections held at once, of {wanted:,} that were wanted")
+        return Saying("sockets_peak", number(peak.value), "connections held at once, all that were wanted")
+    return Saying("sockets_peak", number(peak.value), f"connections held at once, of {wanted:,} that were wanted")
 
 
 def _throughput(run: Run) -> Saying:
@@ -204,10 +183,10 @@ def _throughput(run: Run) -> Saying:
         return Saying("throughput", UNKNOWN, "exchanges a second: the connections were never all there for a second")
     words = "exchanges a second"
     if seconds:
-        words += f", for {_number(seconds.value)} {'second' if seconds.value == 1 else 'seconds'}"
+        words += f", for {number(seconds.value)} {'second' if seconds.value == 1 else 'seconds'}"
     if offered and offered.value:
-        words += f"; {_number(offered.value)} were asked for"
-    return Saying("throughput", _number(throughput.value), words)
+        words += f"; {number(offered.value)} were asked for"
+    return Saying("throughput", number(throughput.value), words)
 
 
 def _latency(run: Run, quantile: str, words: str) -> Saying:
@@ -219,12 +198,12 @@ def _latency(run: Run, quantile: str, words: str) -> Saying:
 
 def _failures(run: Run) -> Saying:
     exchanges, connects = _count(run, "exchanges_failed"), _count(run, "connects_failed")
-    tried = f"{_number(exchanges + _count(run, 'exchanges_ok'))} exchanges"
+    tried = f"{number(exchanges + _count(run, 'exchanges_ok'))} exchanges"
     if not exchanges and not connects:
         return Saying("error_rate", "none", f"of {tried} failed")
     rate = run.figure("error_rate")
-    value = _said(rate) if rate and rate.value else _number(exchanges + connects)
-    return Saying("error_rate", value, f"failed: {_number(exchanges)} of {tried}, and {_number(connects)} connects")
+    value = _said(rate) if rate and rate.value else number(exchanges + connects)
+    return Saying("error_rate", value, f"failed: {number(exchanges)} of {tried}, and {number(connects)} connects")
 
 
 def _count(run: Run, name: str) -> float:
