@@ -236,5 +236,5 @@ class Pairs:
 
 
 def _figures(run: Run) -> str:
-    found = [(name, figure) for name in SHOWN if (figure := run.figure(name))]
+    found = [(name, figure) for name in SHOWN if (figure := run.headline(name))]
     return ", ".join(f"{name.replace('_', ' ')} {quantity(figure.value, figure.unit)}" for name, figure in found)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from loadtests.letters import as_text
 from loadtests.results import ResultError, Run, load_recording, load_run, write_whole
 
 if TYPE_CHECKING:
@@ -285,7 +286,8 @@ def _title(folders: list[Path], runs: list[Run]) -> str:
     labels = {run.label for run in runs}
     if len(labels) == 1 and labels != {""}:
         return labels.pop()
-    return folders[0].name or str(folders[0]) if len(folders) == 1 else f"{folders[0].name} and {len(folders) - 1} more"
+    name = as_text(folders[0].name or str(folders[0]))
+    return name if len(folders) == 1 else f"{name} and {len(folders) - 1} more"
 
 
 def _latencies(side: Side) -> Latencies:

@@ -14,13 +14,27 @@ from itertools import groupby
 from statistics import median
 from typing import Any
 
+from loadtests.histogram import Histogram
 from loadtests.recording import CUT_OFF, OK, PHASES, Cell, Recording
 from loadtests.slope import fitted_slope
 
-__all__ = ["QUANTILES", "Figure", "Sample", "Window", "failures", "figures_of", "measure_window", "server_cpu"]
+__all__ = [
+    "ENOUGH_BEYOND",
+    "QUANTILES",
+    "Figure",
+    "Sample",
+    "Window",
+    "failures",
+    "figures_of",
+    "has_enough_beyond",
+    "measure_window",
+    "server_cpu",
+]
 
 CONNECT = "connect"
 QUANTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
+#: Fewer values beyond a quantile than this, and it is left to chance: p99 takes 1,000 values, the median 20.
+ENOUGH_BEYOND = 10
 # Whole seconds with the same sockets from which a plateau is taken for one; the first of them is left out.
 PLATEAU_S = 3
 # Of the most that were open: what sockets may differ by from one second of a plateau to the next.
@@ -31,7 +45,8 @@ Sample = Mapping[str, Any]
 @dataclass(frozen=True)
 class Figure:
     """One figure: `better` is "lower" or "higher" where that can be said, else ""; low and high are the ends of its
-    95 % confidence interval, where one was estimated."""
+    95 % confidence interval, where one was estimated. count: of a quantile, how many values it was taken of, if known.
+    """
 
     name: str
     value: float
@@ -39,6 +54,18 @@ class Figure:
     better: str = ""
     low: float | None = None
     high: float | None = None
+    count: int | None = None
+
+    @property
+    def is_of_few(self) -> bool:
+        """Whether it is a quantile that another run may well have elsewhere: no figure to state or to judge by."""
+        quantile = QUANTILES.get(self.name.rpartition("_")[2], 100.0)
+        return self.count is not None and quantile < 100 and not has_enough_beyond(self.count, quantile)
+
+
+def has_enough_beyond(count: int, quantile: float) -> bool:
+    """Whether so many values have enough of them beyond a quantile (in percent) for it not to be left to chance."""
+    return round(count * (100 - quantile) / 100, 6) >= ENOUGH_BEYOND
 
 
 @dataclass(frozen=True)
@@ -122,15 +149,15 @@ def _phase_latencies(recording: Recording, window: Window) -> list[Figure]:
     for phase in PHASES:
         whole, inside = recording.total([phase]), recording.total([phase], window.start, window.end)
         cell = inside if 2 * inside.outcomes[OK] >= whole.outcomes[OK] else whole
-        figures += _percentiles(phase, cell.service.percentiles(QUANTILES.values()))
+        figures += _percentiles(phase, cell.service)
     return figures
 
 
 def _latencies(series: str, cell: Cell) -> list[Figure]:
     of = f"_{series}" if series else ""
     return [
-        *_percentiles(f"service{of}", cell.service.percentiles(QUANTILES.values())),
-        *_percentiles(f"response{of}", cell.response.percentiles(QUANTILES.values())),
+        *_percentiles(f"service{of}", cell.service),
+        *_percentiles(f"response{of}", cell.response),
     ]
 
 
@@ -139,9 +166,10 @@ def _by_type(recording: Recording, window: Window) -> Iterable[Figure]:
         yield from _latencies(series, recording.total([series], window.start, window.end))
 
 
-def _percentiles(name: str, values_ns: Mapping[float, int]) -> list[Figure]:
+def _percentiles(name: str, histogram: Histogram) -> list[Figure]:
+    values_ns, count = histogram.percentiles(QUANTILES.values()), histogram.total
     return [
-        Figure(f"{name}_{label}", values_ns[quantile] / 1000, "us", "lower")
+        Figure(f"{name}_{label}", values_ns[quantile] / 1000, "us", "lower", count=count)
         for label, quantile in QUANTILES.items()
         if values_ns
     ]

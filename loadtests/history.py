@@ -46,8 +46,8 @@ class Trend:
 
     @property
     def figures(self) -> list[str]:
-        """The headline figures that all of its runs have."""
-        return [name for name in HEADLINES if all(run.figure(name) for run in self.runs)]
+        """The headline figures that all of its runs have; no quantile of too few values is among them."""
+        return [name for name in HEADLINES if all(run.headline(name) for run in self.runs)]
 
     def values(self, name: str) -> list[float]:
         return [figure.value for run in self.runs if (figure := run.figure(name))]

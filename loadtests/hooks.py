@@ -25,6 +25,7 @@ from locust.env import Environment
 from locust.rpc import Message
 from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
+import loadtests.locust_csv  # noqa: F401  # writes Locust's files to their end
 from gserver.framing import CODECS
 from loadtests.address import parse_host
 from loadtests.clocks import Reading

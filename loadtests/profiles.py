@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from loadtests.letters import as_text
 from loadtests.shapes import COOLDOWN, MEASURE, RAMP, WARMUP, Objective, Stage
 
 __all__ = ["PROFILES", "Plan", "Profile"]
@@ -106,7 +107,8 @@ class Profile:
         for users, names in _ONLY_FOR.items():
             if self.user not in users and not self.file:
                 kept = {name: value for name, value in kept.items() if name not in names}
-        return {name: value for name, value in kept.items() if value not in (None, "")}
+        texts = {name: as_text(value) for name, value in kept.items() if isinstance(value, str)}
+        return {name: value for name, value in (kept | texts).items() if value not in (None, "")}
 
     @property
     def workload_hash(self) -> str:

@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from loadtests.figures import server_cpu
+from loadtests.figures import has_enough_beyond, server_cpu
 from loadtests.profiles import Profile
 from loadtests.text import quantity
 
@@ -42,7 +42,9 @@ class Moment:
 
     @property
     def p99(self) -> str:
-        return quantity(self.p99_ns / 1000, "us") if self.exchanges else "-"
+        """With a ~ where it is of too few exchanges to be more than a hint, as in most seconds."""
+        mark = "" if has_enough_beyond(self.exchanges, 99) else "~"
+        return mark + quantity(self.p99_ns / 1000, "us") if self.exchanges else "-"
 
 
 class Progress:

@@ -66,7 +66,7 @@ class Recorder:
     def succeeded(
         self, series: str, end_ns: int, service_ns: int, response_ns: int | None = None, size: int = 0
     ) -> None:
-        """A success that ended at `end_ns` of this process's clock; `size`: bytes of the reply."""
+        """A success that ended at `end_ns` of this process's clock; `size`: bytes of the reply, with its framing."""
         second = (end_ns + self.clock.offset_ns) // NS_IN_S
         open_cell = self._open.get(series)
         if open_cell is None or open_cell[0] != second:

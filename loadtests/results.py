@@ -72,6 +72,11 @@ class Run:
     def figure(self, name: str) -> Figure | None:
         return next((figure for figure in self.figures if figure.name == name), None)
 
+    def headline(self, name: str) -> Figure | None:
+        """The figure, if the run has it and it can be stated: a quantile of too few values cannot."""
+        figure = self.figure(name)
+        return None if figure is None or figure.is_of_few else figure
+
 
 def save_run(folder: Path, run: Run) -> None:
     """Write run.json, whole or not at all."""

@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from loadtests.asked import escaped
 from loadtests.bounded_log import last_line
 from loadtests.cores import Cores
 from loadtests.environment import RESERVED_DESCRIPTORS
@@ -52,8 +53,9 @@ FULL = 0.95
 # looks at every one of them again, which takes milliseconds in which nothing else happens.
 PORTS_OF_A_SOURCE = 10_000
 EXPECT_WORKERS_S = 120
-#: gevent need not remember who started which greenlet: with a greenlet for each user that is time and memory.
-LOCUST_ENVIRONMENT = {"GEVENT_TRACK_GREENLET_TREE": "0"}
+#: gevent need not remember who started which greenlet: with a greenlet for each user that is time and memory. Locust
+#: prints names that the locale may have no letters for.
+LOCUST_ENVIRONMENT = {"GEVENT_TRACK_GREENLET_TREE": "0", "PYTHONUTF8": "1"}
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,8 @@ def locust_options(profile: Profile, url: str, work: Path) -> dict[str, object]:
         "--exit-code-on-error": 0,
     }
     if profile.user == "MessageUser":
-        options |= {"--message": profile.message, "--codec": profile.codec}
-        options |= {"--expect": profile.expect} if profile.expect else {}
+        options |= {"--message": escaped(profile.message), "--codec": profile.codec}
+        options |= {"--expect": escaped(profile.expect)} if profile.expect else {}
     return options
 
 

@@ -126,7 +126,7 @@ class Server:
         """Until the last worker is ready: one that still imports would be taken for memory that connections cost."""
         workers = self.target.workers or 0
         deadline = time.monotonic() + START_PATIENCE_S
-        while self.log.read_text(errors="replace").count("Worker ready") < workers:
+        while self.log.read_text("utf-8", "replace").count("Worker ready") < workers:
             if time.monotonic() > deadline:
                 raise NotAnswering(f"not all of the {workers} workers are ready")
             time.sleep(0.05)

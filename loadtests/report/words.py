@@ -192,8 +192,15 @@ def _throughput(run: Run) -> Saying:
 def _latency(run: Run, quantile: str, words: str) -> Saying:
     for latency in ("response", "service"):
         if figure := run.figure(f"{latency}_{quantile}"):
+            if figure.is_of_few:
+                return Saying(figure.name, UNKNOWN, f"{words}: not known from only {_many(figure, 'answer')}")
             return Saying(figure.name, _said(figure), words)
     return Saying(f"response_{quantile}", UNKNOWN, "no answer was timed")
+
+
+def _many(figure: Figure, what: str) -> str:
+    """How many values a quantile was taken of."""
+    return f"{figure.count:,} {what}" + ("" if figure.count == 1 else "s")
 
 
 def _failures(run: Run) -> Saying:
@@ -212,10 +219,12 @@ def _count(run: Run, name: str) -> float:
 
 
 def _connects(run: Run) -> Saying:
-    median, tail = run.figure("connect_p50"), run.figure("connect_p99")
+    median, tail = run.figure("connect_p50"), run.headline("connect_p99")
     if not median:
         return Saying("connect_p50", UNKNOWN, "nobody connected")
     words = "to connect, for half of them"
+    if median.is_of_few:
+        return Saying("connect_p50", UNKNOWN, f"{words}: not known from only {_many(median, 'connect')}")
     return Saying("connect_p50", _said(median), words + (f"; {_said(tail)} for 99 of 100" if tail else ""))
 
 
