@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import functools
 import random
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 from loadtests import compare_command
 from loadtests.noise import noise_file, save_noise
 from loadtests.profiles import PROFILES, Profile
-from loadtests.results import Run, write_whole
+from loadtests.results import ResultError, Run, could_not_write, is_kept, write_whole
 from loadtests.run_options import add_run_options, at_least, profile_of
 from loadtests.runner import execute
 from loadtests.sides import ReadySide, make_ready
@@ -132,9 +133,8 @@ def _keep_noise(pairs: Pairs) -> None:
 
     floor = floor_of(*pairs.runs)
     for path in (pairs.folder / "noise.json", noise_file(floor.workload_hash, floor.environment)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_noise(path, floor)
-    _say(f"the noise of this host over {floor.pairs} pairs is kept in {path}, and beside the runs")
+        if not could_not_write(functools.partial(save_noise, path, floor)):
+            _say(f"the noise of this host over {floor.pairs} pairs is kept in {path}")
 
 
 def _say(line: str) -> None:
@@ -212,6 +212,8 @@ class Pairs:
         with tempfile.TemporaryDirectory(prefix="loadtests-") as work:
             target = ready.target(Path(work))
             run, interrupted = execute(self.profile, target, self.folder, f"{side.upper()} {ready.title}")
+        if not is_kept(run):
+            raise ResultError(f"{run.path}: the run could not be kept, so it cannot be compared")
         if interrupted:
             raise KeyboardInterrupt
         return run

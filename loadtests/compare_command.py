@@ -9,7 +9,7 @@
 "a": "title", "b": "title", "max_pairs": 20, "looks": 3}. With the last two the pairs were looked at while they were
 made, and what may be believed is what that look may spend.
 
-Exit status: 0 nothing worse, 1 worse, 2 wrong usage, 3 cannot tell.
+Exit status: 0 nothing worse, 1 worse, 2 wrong usage, or something could not be read or written, 3 cannot tell.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from loadtests.letters import as_text
-from loadtests.results import ResultError, Run, load_recording, load_run, write_whole
+from loadtests.results import ResultError, Run, could_not_write, load_recording, load_run, write_whole
 
 if TYPE_CHECKING:
     from loadtests.compare import Latencies, Plan
@@ -124,11 +124,11 @@ def main(arguments: argparse.Namespace) -> int:
         return _worst(exit_status(comparison, arguments.fail_on) for comparison in comparisons)
     (comparison,) = comparisons
     sys.stdout.write(_rendered(comparison, arguments))
-    if arguments.html:
-        _write_page(comparison, arguments.html)
+    is_lost = bool(arguments.html) and could_not_write(lambda: _write_page(comparison, arguments.html))
     if arguments.pictures:
-        _write_pictures(comparison, arguments.pictures, arguments.format)
-    return exit_status(comparison, arguments.fail_on)
+        to, form = arguments.pictures, arguments.format
+        is_lost |= could_not_write(lambda: _write_pictures(comparison, to, form))
+    return EXIT_USAGE if is_lost else exit_status(comparison, arguments.fail_on)
 
 
 def show_pairs(folder: Path, arguments: argparse.Namespace) -> int:

@@ -108,7 +108,7 @@ def could_not_write(write: Callable[[], object]) -> bool:
     try:
         write()
     except OSError as error:
-        print(f"loadtests: {cause_of(error)}; this file was not written", file=sys.stderr)
+        print(f"loadtests: not written: {cause_of(error)}", file=sys.stderr)
         return True
     return False
 

@@ -87,7 +87,7 @@ class Objective:
     def broken(self, step: Step) -> str:
         """Why the step does not hold; "" if it does."""
         if step.error_rate > self.error_rate:
-            return f"{number(step.error_rate)}% failed, at most {number(self.error_rate)}% may"
+            return f"{number(step.error_rate)}% failed, at most {self.error_rate:g}% may"
         if step.p99_ms > self.p99_ms:
             return f"p99 {quantity(step.p99_ms, 'ms')}, at most {quantity(self.p99_ms, 'ms')} are allowed"
         if step.rate < 0.95 * step.offered:
