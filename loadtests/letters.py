@@ -58,14 +58,21 @@ def as_text(text: str) -> str:
 
 
 def _showable(error: UnicodeError) -> tuple[str | bytes, int]:
-    """What stands for the letters that an encoding lacks, and where to go on."""
+    """What stands for the first letter that an encoding lacks, or for the bytes there; and where to go on.
+
+    Bytes that the locale could not decode are a path, as a rule: they go out as they came in, so that it can be copied.
+    """
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    end = error.end
-    while end < len(error.object) and _is_byte(error.object[end]):  # some codecs complain of one letter at a time
+    text, end = error.object, error.start
+    while end < len(text) and _is_byte(text[end]):
         end += 1
-    text = as_text(error.object[error.start : end])
-    return text.encode() if error.encoding == "utf-8" else "".join(map(_in_ascii, text)), end
+    if end == error.start:
+        return _in_ascii(text[end]), end + 1
+    undecoded = text[error.start : end]
+    if error.encoding == "utf-8":
+        return as_text(undecoded).encode(), end
+    return as_text(undecoded) if "utf" in error.encoding else undecoded.encode("ascii", "surrogateescape"), end
 
 
 def _is_byte(letter: str) -> bool:

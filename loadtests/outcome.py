@@ -59,13 +59,11 @@ def concluded(swarm: Swarm, reserve: Reserve, started_at: str, label: str) -> re
 
     ResultError if the swarm left nothing, KeyboardInterrupt if it was interrupted before it could.
     """
-    try:
-        recording = _recording(swarm)
-    finally:
-        if not (swarm.work / "client.json").exists():
-            reserve.free()
-    for path in (swarm.work / "client.json", swarm.samples):
-        if path.exists():  # no samples, if the server was not sampled
+    if swarm.recording is None:
+        reserve.free()
+    recording = _recording(swarm)
+    for path in (swarm.recording, swarm.samples):
+        if path is not None and path.exists():  # no samples, if the server was not sampled
             _keep(swarm, path)
     run = _described(swarm, recording, started_at, label)
     reserve.free()
@@ -75,20 +73,21 @@ def concluded(swarm: Swarm, reserve: Reserve, started_at: str, label: str) -> re
 
 
 def _recording(swarm: Swarm) -> Recording:
-    path = swarm.work / "client.json"
-    if not path.exists():
+    if swarm.recording is None:
         if swarm.interrupted:
             raise KeyboardInterrupt
         said = last_line(swarm.folder / "locust.log") or "nothing"
         raise results.ResultError(
             f"{swarm.folder}: the swarm left no recording; the last it said in locust.log: {said}"
         )
-    return results.load_recording(path)
+    return results.load_recording(swarm.recording)
 
 
 def _keep(swarm: Swarm, path: Path) -> None:
     """What was under way becomes part of the folder, by name only once it is whole."""
     kept = swarm.folder / path.name
+    if path == kept:
+        return
     unfinished = kept.with_name(f"{path.name}.unfinished")
     try:
         shutil.copyfile(path, unfinished)

@@ -35,6 +35,7 @@ __all__ = ["SCENARIOS", "STEERING", "Spread", "Swarm", "locust_options", "proces
 
 FOLDER = Path(__file__).parent
 SCENARIOS, STEERING = FOLDER / "scenarios.py", FOLDER / "steering.py"
+RECORDING = "client.json"
 # What an exchange in flight may take at the end before it is cut off, in seconds.
 STOP_TIMEOUT_S = 5
 # After its time: for a ramp that a busy machine makes longer, the last exchanges, and the last reports.
@@ -100,7 +101,7 @@ def locust_options(profile: Profile, url: str, work: Path) -> dict[str, object]:
         "--payload": profile.payload_bytes,
         "--plan": work / "plan.json",
         "--phases": work / "phases.json",
-        "--recording": work / "client.json",
+        "--recording": work / RECORDING,
         "--progress": work / "progress.jsonl",
         "--exit-code-on-error": 0,
     }
@@ -131,6 +132,11 @@ class Swarm:
     _locust: subprocess.Popen[bytes] | None = None
 
     @property
+    def recording(self) -> Path | None:
+        """What Locust has left: in the folder of the run, if there was no room where it belongs."""
+        return next((path for path in (self.work / RECORDING, self.folder / RECORDING) if path.exists()), None)
+
+    @property
     def samples(self) -> Path:
         return self.work / "samples.jsonl"
 
@@ -152,6 +158,7 @@ class Swarm:
     def _command(self) -> list[str]:
         options: dict[str, object] = {"-f": f"{locustfile_of(self.profile)},{STEERING}"}
         options |= locust_options(self.profile, self.server.target.url, self.work)
+        options |= {"--recording-otherwise": self.folder / RECORDING}
         options |= self._spread_options()
         if sources := _sources(self.server.target.address[0], self.profile.sockets):
             options["--source-addresses"] = sources

@@ -37,11 +37,17 @@ def test_what_is_no_text_at_all_is_escaped(text: str, shown: str) -> None:
         ("┏━┓┃", "+-+|"),
         ("“x” ≤ y → z", '"x" <= y -> z'),
         (NAME, "etiquette \\u7d50\\u679c"),
-        (undecoded(NAME), "etiquette \\u7d50\\u679c"),
     ],
 )
 def test_ascii_gets_what_a_person_can_read(text: str, ascii_text: str) -> None:
     assert text.encode("ascii", SHOWABLE).decode() == ascii_text
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "euc-jp"])
+def test_bytes_go_out_as_they_came_in(encoding: str) -> None:
+    path = b"/results/\xc3\xa9\xff"
+
+    assert path.decode("ascii", "surrogateescape").encode(encoding, SHOWABLE) == path
 
 
 @pytest.mark.parametrize(
