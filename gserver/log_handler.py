@@ -253,7 +253,9 @@ def _refuse(data: bytes) -> int:
 
 def _write_to_standard_error(text: str) -> None:
     with contextlib.suppress(OSError):
-        Output.of_standard(_STANDARD_ERROR, may_hold=False).write(f"gserver: {text}\n".encode())
+        Output.of_standard(_STANDARD_ERROR, may_hold=False).write(
+            f"gserver: {text}\n".encode("utf-8", "backslashreplace")
+        )
 
 
 def _forget_in_child() -> None:

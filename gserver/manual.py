@@ -68,7 +68,7 @@ PAGES = {"settings.md": _SETTINGS, "signals.md": _SIGNALS}
 def main(folder: Path) -> None:
     """Write all pages into `folder`."""
     for name, text in PAGES.items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class Made:
 
     def to_json(self) -> str:
         values = {"kind": KIND, "schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
-        return json.dumps(values, indent=1) + "\n"
+        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
 
 def draw(seed: int, pairs: int) -> list[str]:
@@ -91,7 +91,7 @@ def floor_of(a: Sequence[Run], b: Sequence[Run]) -> NoiseFloor:
 
 def _distances(name: str, a: Sequence[Run], b: Sequence[Run]) -> list[float]:
     """Of logarithms; none where a run has no such figure, or none of which there is a logarithm."""
-    found = [(one.figure(name), other.figure(name)) for one, other in zip(a, b, strict=True)]
+    found = [(one.headline(name), other.headline(name)) for one, other in zip(a, b, strict=True)]
     values = [(x.value, y.value) for x, y in found if x and y]
     if len(values) < len(found) or min(map(min, values), default=0.0) <= 0:
         return []

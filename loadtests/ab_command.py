@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import functools
 import random
 import sys
 import tempfile
@@ -22,18 +23,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loadtests import compare_command
-from loadtests.noise import noise_file, save_noise
+from loadtests.noise import NoiseFloor, noise_file, save_noise
 from loadtests.probe import Probe
 from loadtests.processes import START_PATIENCE_S, NotAnswering, terminated_as_interrupted
 from loadtests.profiles import PROFILES, Profile
 from loadtests.quiet import HostBusy, await_quiet
-from loadtests.results import ResultError, Run, write_whole
+from loadtests.results import ResultError, Run, could_not_write, is_kept, write_whole
 from loadtests.run_options import add_run_options, at_least, profile_of
 from loadtests.runner import Options, execute
 from loadtests.sides import ReadySide, make_ready
 from loadtests.specs import Spec, parse_spec
 from loadtests.target import Target, try_out
-from loadtests.text import human
+from loadtests.text import quantity
 from loadtests.toolchain import Missing
 
 if TYPE_CHECKING:  # SciPy takes a second to import: other commands do without it
@@ -148,12 +149,13 @@ def _keep_noise(pairs: Pairs) -> None:
 
     floor = floor_of(*pairs.runs)
     for path in (pairs.folder / "noise.json", noise_file(floor.workload_hash, floor.environment)):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_noise(path, floor)
+        if not could_not_write(functools.partial(_keep, path, floor)):  # the comparison is worth more
             _say(f"the noise of this host over {floor.pairs} pairs is kept in {path}")
-        except OSError as error:  # the comparison is worth more
-            _say(f"the noise of this host is not kept: {error}")
+
+
+def _keep(path: Path, floor: NoiseFloor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_noise(path, floor)
 
 
 def _say(line: str) -> None:
@@ -267,6 +269,8 @@ class Pairs:
         options = Options(start_timeout_s=self.start_timeout_s)
         with self._named(side), self._target(side) as target:
             run, interrupted = execute(self.profile, target, self.folder, label, options)
+        if not is_kept(run):
+            raise ResultError(f"{run.path}: the run could not be kept, so it cannot be compared")
         self.number_made += 1
         if interrupted:
             raise KeyboardInterrupt
@@ -309,5 +313,5 @@ class Pairs:
 
 
 def _figures(run: Run) -> str:
-    found = [(name, figure) for name in SHOWN if (figure := run.figure(name))]
-    return ", ".join(f"{name.replace('_', ' ')} {human(figure.value, figure.unit)}" for name, figure in found)
+    found = [(name, figure) for name in SHOWN if (figure := run.headline(name))]
+    return ", ".join(f"{name.replace('_', ' ')} {quantity(figure.value, figure.unit)}" for name, figure in found)

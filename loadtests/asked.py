@@ -13,7 +13,7 @@ import msgspec
 from gserver.errors import ConfigError, ProtocolError
 from gserver.framing import Codec, codec_named
 
-__all__ = ["Asked", "Echoed", "asked_of", "unescaped"]
+__all__ = ["Asked", "Echoed", "asked_of", "escaped", "unescaped"]
 
 _ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"0": b"\0", b"\\": b"\\"}
 
@@ -109,4 +109,10 @@ def unescaped(text: str) -> bytes:
             return bytes.fromhex(name[1:].decode())
         raise ValueError(f"{text!r}: expected \\n, \\r, \\t, \\0, \\\\ or \\xHH after a backslash")
 
-    return re.sub(rb"\\(x[0-9a-fA-F]{2}|.?)", byte, text.encode(), flags=re.DOTALL)
+    return re.sub(rb"\\(x[0-9a-fA-F]{2}|.?)", byte, text.encode("utf-8", "surrogateescape"), flags=re.DOTALL)
+
+
+def escaped(text: str) -> str:
+    """The same for unescaped() in ASCII: it can be an argument of a program in every locale."""
+    data = text.encode("utf-8", "surrogateescape")
+    return "".join(chr(byte) if byte < 128 else f"\\x{byte:02x}" for byte in data)

@@ -84,7 +84,7 @@ def _make(git: Sequence[str], commit: str, folder: Path, made: Build) -> None:
     check_module("pip")
     run_tool([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")])
     constraints = folder / "constraints.txt"
-    constraints.write_text("".join(f"{each}\n" for each in _installed()))
+    constraints.write_text("".join(f"{each}\n" for each in _installed()), "utf-8")
     _install(folder, constraints, made)
     if not made.gserver.exists():
         raise Missing(f"commit {made.commit} installs no command gserver")
@@ -97,7 +97,7 @@ def _install(folder: Path, constraints: Path, made: Build) -> None:
     with log.open("wb") as output:
         status = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False).returncode
     if status:
-        said = [line for line in log.read_text(errors="replace").splitlines() if "error" in line.lower()]
+        said = [line for line in log.read_text("utf-8", "replace").splitlines() if "error" in line.lower()]
         raise Missing(
             f"pip cannot install commit {made.commit}: {said[0].strip() if said else status}; its log is {log}"
         )

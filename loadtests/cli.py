@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from loadtests.errors import ResultError
+from loadtests.errors import ResultError, cause_of
 from loadtests.extras import Extra, MissingPackage, needs, require
 from loadtests.processes import NotAnswering
+from loadtests.streams import open_streams
 
 __all__ = ["entry_point", "main"]
 
@@ -59,7 +60,9 @@ COMMANDS = {
     ),
     "doctor": Command("say what this host can hold, and what to raise", "loadtests.doctor", reads_argv=True),
     "ab": Command(
-        "run two servers in turns, in pairs, until it is known how they differ", "loadtests.ab_command", later=SWARM
+        "run two servers in turns, in pairs, until it is known how they differ",
+        "loadtests.ab_command",
+        later=SWARM,
     ),
     "history": Command("show the runs below a folder as trends, and what changed", "loadtests.history_command"),
     "list": Command("show the profiles", "loadtests.list_command"),
@@ -78,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"loadtests {name}: {lack}", file=sys.stderr)
         return EXIT_NOT_CARRIED_OUT
     except (ResultError, NotAnswering, OSError, ValueError) as error:
-        print(f"loadtests: {error}", file=sys.stderr)
+        print(f"loadtests: {cause_of(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return EXIT_NOT_CARRIED_OUT
     except KeyboardInterrupt:
         print("loadtests: interrupted", file=sys.stderr)
@@ -86,12 +89,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def entry_point() -> NoReturn:
-    """The command `loadtests`."""
+    """The command `loadtests`. Output that was lost makes a status of 0 that of a failure."""
+    output = open_streams()
     try:
         status = main(sys.argv[1:])
     except Exception:  # Python's own status for it is 1, which would be a finding
         traceback.print_exc()
         status = EXIT_NOT_CARRIED_OUT
+    sys.stdout.flush()
+    if output.loss:
+        print(f"loadtests: standard output: {output.loss}", file=sys.stderr)
+        status = status or EXIT_NOT_CARRIED_OUT
     sys.exit(status)
 
 

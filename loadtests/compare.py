@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -28,7 +29,7 @@ from loadtests.comparison import (
     QuantileCurve,
     Side,
 )
-from loadtests.figures import Figure
+from loadtests.figures import ENOUGH_BEYOND, Figure
 from loadtests.histogram import Histogram
 from loadtests.identity import address_of
 from loadtests.inference import (
@@ -44,7 +45,7 @@ from loadtests.noise import NoiseFloor
 from loadtests.power import cautious, needed_pairs, needed_runs
 from loadtests.quantile_curves import quantile_curve
 from loadtests.results import Run
-from loadtests.text import human
+from loadtests.text import number, title_of
 
 __all__ = ["HEADLINES", "Latencies", "Plan", "compare", "headlines_of", "is_usable", "plan_of_pairs"]
 
@@ -143,8 +144,8 @@ def compare(
 
 
 def _figure(name: str, a: Side, b: Side, plan: Plan) -> tuple[FigureComparison, Shift] | None:
-    """One figure, without a verdict; None if a side has it in none of its runs."""
-    before, after = [run.figure(name) for run in a.runs], [run.figure(name) for run in b.runs]
+    """One figure, without a verdict; None if a side has it in none of its runs, or as a quantile of too few values."""
+    before, after = [run.headline(name) for run in a.runs], [run.headline(name) for run in b.runs]
     one = next((figure for figure in before if figure), None)
     if one is None or not any(after):
         return None
@@ -355,15 +356,9 @@ def _notes(a: Side, b: Side, plan: Plan) -> list[str]:
         notes.append(f"One run on each side is one observation each, held against {against}.")
     elif not plan.paired:
         notes.append("The runs were not made in pairs: what changed on the host between the sides looks like a change.")
-    return (
-        notes
-        + [
-            f"{side.title} failed {human(failed, 'exchanges')}: {', '.join(_errors(side))}."
-            for side in (a, b)
-            if (failed := sum(sum(run.errors.values()) for run in side.runs))
-        ]
-        + [note for side in (a, b) for note in _shortfalls(side)]
-    )
+    notes += _of_few([*a.runs, *b.runs])
+    notes += [f"{side.title} had failures: {errors}." for side in (a, b) if (errors := _errors(side))]
+    return notes + [note for side in (a, b) for note in _shortfalls(side)]
 
 
 def _shortfalls(side: Side) -> list[str]:
@@ -375,5 +370,19 @@ def _shortfalls(side: Side) -> list[str]:
     return [f"{side.title} did not do all that was asked of it {count}: {' '.join(short[0].verdict.shortfalls)}"]
 
 
-def _errors(side: Side) -> list[str]:
-    return sorted({name for run in side.runs for name in run.errors})
+def _of_few(runs: Sequence[Run]) -> list[str]:
+    """The quantiles that are left out."""
+    found = [title_of(name) for name in (*HEADLINES, *OTHERS) if any(_is_of_few(run, name) for run in runs)]
+    least = f"a run has fewer than {ENOUGH_BEYOND} values beyond it"
+    return [f"Left out where {least}: {', '.join(found)}."] if found else []
+
+
+def _is_of_few(run: Run, name: str) -> bool:
+    figure = run.figure(name)
+    return figure is not None and figure.is_of_few
+
+
+def _errors(side: Side) -> str:
+    """Of every phase of a connection, and of every type of exchange: how often what failed."""
+    total = sum((Counter(run.errors) for run in side.runs), Counter[str]())
+    return ", ".join(f"{name} ({number(count)})" for name, count in sorted(total.items()))

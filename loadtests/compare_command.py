@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from loadtests.results import ResultError, Run, load_recording, load_run, write_whole
+from loadtests.letters import as_text
+from loadtests.results import ResultError, Run, could_not_write, load_recording, load_run, write_whole
 
 if TYPE_CHECKING:
     from loadtests.compare import Latencies, Plan
@@ -124,11 +125,11 @@ def main(arguments: argparse.Namespace) -> int:
         return _worst(exit_status(comparison, arguments.fail_on) for comparison in comparisons)
     (comparison,) = comparisons
     sys.stdout.write(_rendered(comparison, arguments))
-    if arguments.html:
-        _write_page(comparison, arguments.html)
+    is_lost = bool(arguments.html) and could_not_write(lambda: _write_page(comparison, arguments.html))
     if arguments.pictures:
-        _write_pictures(comparison, arguments.pictures, arguments.format)
-    return exit_status(comparison, arguments.fail_on)
+        to, form = arguments.pictures, arguments.format
+        is_lost |= could_not_write(lambda: _write_pictures(comparison, to, form))
+    return EXIT_USAGE if is_lost else exit_status(comparison, arguments.fail_on)
 
 
 def show_pairs(folder: Path, arguments: argparse.Namespace) -> int:
@@ -288,7 +289,8 @@ def _title(folders: list[Path], runs: list[Run]) -> str:
     labels = {run.label for run in runs}
     if len(labels) == 1 and labels != {""}:
         return labels.pop()
-    return folders[0].name or str(folders[0]) if len(folders) == 1 else f"{folders[0].name} and {len(folders) - 1} more"
+    name = as_text(folders[0].name or str(folders[0]))
+    return name if len(folders) == 1 else f"{name} and {len(folders) - 1} more"
 
 
 def _latencies(side: Side) -> Latencies:

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtests.comparison import Comparison, FigureComparison, KeyDifference, Side
+from loadtests.letters import as_text
 from loadtests.power import MOST
-from loadtests.text import change, human, percent, render_table, title_of
+from loadtests.text import change, percent, quantity, render_table, title_of
 
 __all__ = [
     "COLOURS",
@@ -187,7 +188,7 @@ def _cells(figure: FigureComparison) -> list[str]:
 
 
 def _value(figure: FigureComparison, value: float) -> str:
-    return human(value, _UNITS.get(figure.unit, figure.unit))
+    return quantity(value, _UNITS.get(figure.unit, figure.unit))
 
 
 def change_of(figure: FigureComparison, value: float) -> str:
@@ -246,5 +247,5 @@ def render_json(comparison: Comparison) -> str:
 
 
 def _side_values(side: Side) -> dict[str, Any]:
-    runs = [{"path": str(run.path), "label": run.label, "started_at": run.started_at} for run in side.runs]
+    runs = [{"path": as_text(str(run.path)), "label": run.label, "started_at": run.started_at} for run in side.runs]
     return {"title": side.title, "workload_hash": side.runs[0].workload_hash, "runs": runs}

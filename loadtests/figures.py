@@ -23,6 +23,7 @@ from loadtests.memory import memory_of
 from loadtests.recording import CUT_OFF, OK, PHASES, UNSENT, Cell, Latency, Recording, failures
 
 __all__ = [
+    "ENOUGH_BEYOND",
     "QUANTILES",
     "Figure",
     "Sample",
@@ -30,6 +31,7 @@ __all__ = [
     "doubts_of_server",
     "failed_attempts",
     "figures_of",
+    "has_enough_beyond",
     "held",
     "measure_window",
     "server_cpu",
@@ -39,6 +41,8 @@ __all__ = [
 CONNECT = "connect"
 MEMORY_OF_CONNECTION = "server_rss_per_socket"  # as it is called since it was made of RSS, for what reads run.json
 QUANTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
+#: Fewer values beyond a quantile than this, and it is left to chance: p99 takes 1,000 values, the median 20.
+ENOUGH_BEYOND = 10
 Sample = Mapping[str, Any]
 
 
@@ -51,6 +55,7 @@ class Figure:
         low, high: ends of its 95 % confidence interval, where one was estimated.
         at_least: the value is a lower bound: of a latency, because requests that were outstanding at the end enter with
             the time that they had waited by then; of processor time, because a process ended that could not be read.
+        count: of a quantile, how many values it was taken of, if known.
     """
 
     name: str
@@ -60,6 +65,18 @@ class Figure:
     low: float | None = None
     high: float | None = None
     at_least: bool = False
+    count: int | None = None
+
+    @property
+    def is_of_few(self) -> bool:
+        """Whether it is a quantile that another run may well have elsewhere: no figure to state or to judge by."""
+        quantile = QUANTILES.get(self.name.rpartition("_")[2], 100.0)
+        return self.count is not None and quantile < 100 and not has_enough_beyond(self.count, quantile)
+
+
+def has_enough_beyond(count: int, quantile: float) -> bool:
+    """Whether so many values have enough of them beyond a quantile (in percent) for it not to be left to chance."""
+    return round(count * (100 - quantile) / 100, 6) >= ENOUGH_BEYOND
 
 
 @dataclass(frozen=True)
@@ -201,9 +218,10 @@ def _by_type(recording: Recording, window: Window) -> Iterable[Figure]:
 
 
 def _percentiles(name: str, latency: Latency) -> list[Figure]:
-    values_ns = latency.all.percentiles(QUANTILES.values())
+    histogram = latency.all
+    values_ns, count = histogram.percentiles(QUANTILES.values()), histogram.total
     return [
-        Figure(f"{name}_{label}", value / 1000, "us", "lower", at_least=latency.is_lower_bound(value))
+        Figure(f"{name}_{label}", value / 1000, "us", "lower", at_least=latency.is_lower_bound(value), count=count)
         for label, quantile in QUANTILES.items()
         if (value := values_ns.get(quantile)) is not None
     ]

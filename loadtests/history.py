@@ -18,7 +18,7 @@ from loadtests.figures import Figure
 from loadtests.identity import commit_of, server_of, setting_of
 from loadtests.noise import HOST_KEYS
 from loadtests.results import Run
-from loadtests.text import human, percent, render_table, title_of
+from loadtests.text import percent, quantity, render_table, title_of
 
 __all__ = ["Trend", "changes_of", "render_csv", "render_otava", "render_trend", "trends_of"]
 
@@ -51,8 +51,8 @@ class Trend:
 
     @property
     def figures(self) -> list[str]:
-        """The headline figures that all of its runs have."""
-        return [name for name in HEADLINES if all(run.figure(name) for run in self.runs)]
+        """The headline figures that all of its runs have; no quantile of too few values is among them."""
+        return [name for name in HEADLINES if all(run.headline(name) for run in self.runs)]
 
     def values(self, name: str) -> list[float]:
         return [figure.value for run in self.runs if (figure := run.figure(name))]
@@ -105,7 +105,7 @@ def _row(trend: Trend, place: int, shown: Sequence[str], changes: dict[str, list
 
 
 def _cell(figure: Figure | None, changed: bool) -> str:
-    return ("* " if changed else "") + (human(figure.value, figure.unit) if figure else "-")
+    return ("* " if changed else "") + (quantity(figure.value, figure.unit) if figure else "-")
 
 
 def _said(trend: Trend, changes: dict[str, list[ChangePoint]]) -> str:
@@ -120,7 +120,7 @@ def _change(trend: Trend, name: str, point: ChangePoint) -> str:
     figure = trend.runs[point.at].figure(name)
     unit = figure.unit if figure else ""
     by = f" ({percent(point.change, signed=True)})" if point.change is not None else ""
-    levels = f"{human(point.before, unit)} to {human(point.after, unit)}"
+    levels = f"{quantity(point.before, unit)} to {quantity(point.after, unit)}"
     return f"* {title_of(name)}: {levels}{by} from {commit_of(trend.runs[point.at])} on, p = {point.p:.4f}"
 
 

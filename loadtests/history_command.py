@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loadtests.results import ResultError, Run, load_run, write_whole
+from loadtests.results import ResultError, Run, could_not_write, load_run, write_whole
 
 if TYPE_CHECKING:  # SciPy takes a second to import: other commands do without it
     from loadtests.history import Trend
 
 __all__ = ["add_arguments", "main"]
+
+EXIT_FAILURES = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +39,8 @@ def main(arguments: argparse.Namespace) -> int:
     print("\n\n".join(render_trend(trend) for trend in trends))
     if invalid:
         print(f"\nLeft out, for they are not valid: {len(invalid)} of {len(runs)} runs.")
-    if arguments.csv:
-        _write_csv(trends, arguments.csv)
+    if arguments.csv and could_not_write(lambda: _write_csv(trends, arguments.csv)):
+        return EXIT_FAILURES
     return 0
 
 
@@ -54,6 +56,7 @@ def _runs(folder: Path) -> list[Run]:
 
 
 def _write_csv(trends: Sequence[Trend], path: Path) -> None:
+    """All files, or those up to the first that cannot be written: Otava's names all others, so it comes last."""
     from loadtests.history import render_csv, render_otava
 
     one = len(trends) == 1

@@ -26,6 +26,7 @@ from locust.env import Environment
 from locust.rpc import Message
 from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
+import loadtests.locust_csv  # noqa: F401  # writes Locust's files to their end
 from gserver.framing import CODECS
 from loadtests import kernel
 from loadtests.address import parse_host
@@ -83,6 +84,7 @@ def _add_arguments(parser: LocustArgumentParser) -> None:
     add("--source-addresses", default="", help="Where connections come from: FIRST-LAST, or several with commas")
     add("--tls-ca", default="", help="With a host tls://...: verify its certificate against this file")
     add("--recording", default="", help="Write what was recorded to this file", include_in_web_ui=False)
+    add("--recording-otherwise", default="", help="Or to this one, if there is no room", include_in_web_ui=False)
     add("--progress", default="", help="Append a line a second to this file", include_in_web_ui=False)
 
 
@@ -307,10 +309,11 @@ def _read_clock(msg: Message, **_: Any) -> None:
 def _write_at_the_end(environment: Environment, **_: Any) -> None:
     """On quit and not on quitting: the workers' last reports arrive in between."""
     path = getattr(environment.parsed_options, "recording", "")
+    otherwise = getattr(environment.parsed_options, "recording_otherwise", "")
     if isinstance(environment.runner, WorkerRunner):
         events.quit.add_listener(lambda **_: _say_last_unasked(environment.runner))  # type: ignore[no-untyped-call]
     elif path:
-        events.quit.add_listener(lambda **_: _write(Path(path)))  # type: ignore[no-untyped-call]
+        events.quit.add_listener(lambda **_: _write(path, otherwise))  # type: ignore[no-untyped-call]
 
 
 def _say_last_unasked(runner: WorkerRunner) -> None:
@@ -320,6 +323,13 @@ def _say_last_unasked(runner: WorkerRunner) -> None:
         runner._send_stats()
 
 
-def _write(path: Path) -> None:
+def _write(path: str, otherwise: str) -> None:
+    """The recording, to the first of the two that can be written."""
     RECORDER.flush()
-    write_whole(path, json.dumps(RECORDER.merged.to_json()))
+    text = json.dumps(RECORDER.merged.to_json())
+    try:
+        write_whole(Path(path), text)
+    except OSError:
+        if not otherwise:
+            raise
+        write_whole(Path(otherwise), text)

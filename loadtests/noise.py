@@ -67,7 +67,8 @@ def stored_noise(run: Run) -> NoiseFloor | None:
 
 
 def save_noise(path: Path, noise: NoiseFloor) -> None:
-    """Write it, whole or not at all."""
+    """Write it, whole or not at all; its folder is made if there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     values = {"kind": KIND, "schema_version": SCHEMA_VERSION, **dataclasses.asdict(noise)}
     write_whole(path, json.dumps(values, indent=1) + "\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 from loadtests import environment, results
 from loadtests.asked import unescaped
+from loadtests.bounded_log import last_line
 from loadtests.figures import Figure, Window, doubts_of_server, figures_of, measure_window, withheld_of
 from loadtests.profiles import Profile
 from loadtests.recording import Recording, failures
@@ -25,69 +27,76 @@ RESERVED_BYTES = 256 * 1024
 
 
 class Reserve:
-    """Room in a folder that is given up at the end, so that run.json can be written on a disk that has become full."""
+    """Room in a folder that is given up at the end, so that run.json can be written on a disk that has become full.
+
+    Where there is none to begin with, a line says so: a run of an hour can still be stopped, and made elsewhere.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "reserved"
         try:
             self._path.write_bytes(os.urandom(RESERVED_BYTES))  # a file system may store zeros as nothing
-        except OSError:
-            self.free()  # there was none to begin with
+        except OSError as error:
+            self.free()
+            print(
+                f"loadtests: {folder}: {error.strerror}: {RESERVED_BYTES // 1024} KiB cannot be reserved for run.json,"
+                " so this run may not be kept. Its figures will be printed.",
+                file=sys.stderr,
+            )
 
     def free(self) -> None:
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may have been removed
+            self._path.unlink()
 
     def free_if_alone(self) -> None:
         """If nothing came of the run so far."""
-        if [path.name for path in self._path.parent.iterdir()] == [self._path.name]:
-            self.free()
+        with contextlib.suppress(OSError):
+            if [path.name for path in self._path.parent.iterdir()] == [self._path.name]:
+                self.free()
 
 
 def concluded(swarm: Swarm, reserve: Reserve, started_at: str, label: str) -> results.Run:
-    """The run, written to its folder as far as that has room.
+    """The run, written to its folder as far as that has room; a line says of each file why it could not be written.
 
-    ResultError if the swarm left nothing, KeyboardInterrupt if it was interrupted before it could, OSError if not even
-    run.json can be written.
+    ResultError if the swarm left nothing, KeyboardInterrupt if it was interrupted before it could.
     """
-    try:
-        recording = _recording(swarm)
-    finally:
-        if not (swarm.work / "client.json").exists():
-            reserve.free()
-    _keep(swarm)
+    if swarm.recording is None:
+        reserve.free()
+    recording = _recording(swarm)
+    for path in (swarm.recording, swarm.samples):
+        if path is not None and path.exists():  # no samples, if the server was not sampled
+            _keep(swarm, path)
     run = _described(swarm, recording, started_at, label)
-    try:
-        results.write_whole(swarm.folder / "report.md", render_markdown(run))
-    except OSError as error:
-        print(f"loadtests: report.md was not written: {error}", file=sys.stderr)
     reserve.free()
-    results.save_run(swarm.folder, run)
+    results.could_not_write(lambda: results.save_run(swarm.folder, run))
+    results.could_not_write(lambda: results.write_whole(swarm.folder / "report.md", render_markdown(run)))
     return run
 
 
 def _recording(swarm: Swarm) -> Recording:
-    path = swarm.work / "client.json"
-    if not path.exists():
+    if swarm.recording is None:
         if swarm.interrupted:
             raise KeyboardInterrupt
-        log = (swarm.folder / "locust.log").read_text(errors="replace").split("\n")
-        said = next((line.strip() for line in reversed(log) if line.strip()), "nothing")
+        said = last_line(swarm.folder / "locust.log") or "nothing"
         raise results.ResultError(
             f"{swarm.folder}: the swarm left no recording; the last it said in locust.log: {said}"
         )
-    return results.load_recording(path)
+    return results.load_recording(swarm.recording)
 
 
-def _keep(swarm: Swarm) -> None:
+def _keep(swarm: Swarm, path: Path) -> None:
     """What was under way becomes part of the folder, by name only once it is whole."""
-    kept = swarm.folder / "client.json"
-    unfinished = kept.with_name("client.json.unfinished")
+    kept = swarm.folder / path.name
+    if path == kept:
+        return
+    unfinished = kept.with_name(f"{path.name}.unfinished")
     try:
-        shutil.copyfile(swarm.work / "client.json", unfinished)
+        shutil.copyfile(path, unfinished)
         unfinished.replace(kept)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        swarm.accidents.append(f"client.json could not be kept: {error.strerror or error}.")
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        swarm.accidents.append(f"{path.name} could not be kept: {error.strerror or error}.")
 
 
 def _described(swarm: Swarm, recording: Recording, started_at: str, label: str) -> results.Run:

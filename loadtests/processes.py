@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from loadtests.bounded_log import BoundedLog
 from loadtests.cores import on_cores
 
 __all__ = [
@@ -73,22 +74,24 @@ def running(
     """Run a command in a session of its own, out of reach of a Ctrl-C at the terminal; its output goes to `log`.
 
     cores: where it runs; empty: anywhere. is_gated: it begins only with open_gate(), and has its number before.
+    The log is bounded: of a long one the beginning and the end are kept.
     """
-    with log.open("ab") as output, on_cores(cores):
-        process = subprocess.Popen(
-            [*_GATE, *command] if is_gated else command,
-            stdin=subprocess.PIPE if is_gated else subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            env={**os.environ, **(environment or {})},
-        )
-    try:
-        yield process
-    finally:
-        if process.stdin is not None:
-            process.stdin.close()
-        stop(process)
+    with BoundedLog(log) as output:
+        with on_cores(cores):
+            process = subprocess.Popen(
+                [*_GATE, *command] if is_gated else command,
+                stdin=subprocess.PIPE if is_gated else subprocess.DEVNULL,
+                stdout=output.descriptor,
+                stderr=output.descriptor,
+                start_new_session=True,
+                env={**os.environ, **(environment or {})},
+            )
+        try:
+            yield process
+        finally:
+            if process.stdin is not None:
+                process.stdin.close()
+            stop(process)
 
 
 def open_gate(process: subprocess.Popen[bytes]) -> None:

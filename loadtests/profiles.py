@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loadtests.letters import as_text
 from loadtests.shapes import COOLDOWN, MEASURE, RAMP, WARMUP, Objective, Stage
 
 __all__ = ["PROFILES", "Plan", "Profile"]
@@ -119,7 +120,8 @@ class Profile:
             if self.user not in users and not self.file:
                 kept = {name: value for name, value in kept.items() if name not in names}
         kept["file"] = Path(self.file).name  # wherever it lies: the digest tells whether it is the same
-        return {name: value for name, value in kept.items() if value not in (None, "")}
+        texts = {name: as_text(value) for name, value in kept.items() if isinstance(value, str)}
+        return {name: value for name, value in (kept | texts).items() if value not in (None, "")}
 
     @property
     def workload_hash(self) -> str:

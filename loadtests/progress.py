@@ -15,9 +15,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from loadtests.figures import server_cpu
+from loadtests.figures import has_enough_beyond, server_cpu
 from loadtests.profiles import Profile
-from loadtests.text import human
+from loadtests.text import quantity
 
 __all__ = ["Moment", "Progress", "render_display", "render_line"]
 
@@ -42,7 +42,9 @@ class Moment:
 
     @property
     def p99(self) -> str:
-        return human(self.p99_ns / 1000, "us") if self.exchanges else "-"
+        """With a ~ where it is of too few exchanges to be more than a hint, as in most seconds."""
+        mark = "" if has_enough_beyond(self.exchanges, 99) else "~"
+        return mark + quantity(self.p99_ns / 1000, "us") if self.exchanges else "-"
 
 
 class Progress:
@@ -113,7 +115,7 @@ def _moment(elapsed_s: float, phase: str, line: Mapping[str, float], samples: Se
 def render_line(profile: Profile, moment: Moment) -> str:
     """One line: time, phase, sockets, rate, latency, failures, and the processor use that is sampled."""
     used = {"server": moment.server_percent, "generator": moment.generator_percent}
-    cores = [f"{name} {human(percent, '% of a core')}" for name, percent in used.items() if percent is not None]
+    cores = [f"{name} {quantity(percent, '% of a core')}" for name, percent in used.items() if percent is not None]
     return "  ".join(
         [
             f"{min(moment.elapsed_s, profile.total_s):3.0f} of {profile.total_s:.0f} s",
@@ -139,7 +141,7 @@ def render_display(profile: Profile, moment: Moment) -> RenderableType:
     ]
     for name, percent in (("server", moment.server_percent), ("generator", moment.generator_percent)):
         if percent is not None:
-            rows.append((name, Text(human(percent, "% of a core"), "yellow" if percent > 85 else "")))
+            rows.append((name, Text(quantity(percent, "% of a core"), "yellow" if percent > 85 else "")))
     for row in rows:
         grid.add_row(*row)
     left_s = max(0.0, profile.total_s - moment.elapsed_s)

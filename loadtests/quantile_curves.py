@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtests.comparison import QuantileCurve, QuantilePoint
+from loadtests.figures import has_enough_beyond
 from loadtests.histogram import Histogram
 
 __all__ = ["CURVE_QUANTILES", "quantile_curve"]
@@ -24,8 +25,6 @@ CURVE_QUANTILES = (
 )
 DRAWS = 500
 SEED = 20260101
-#: A quantile with fewer exchanges beyond it is left to chance.
-FEWEST_BEYOND = 10
 #: A band over fewer runs would look narrower than it is.
 FEWEST_RUNS = 5
 Array = NDArray[np.float64]
@@ -48,7 +47,7 @@ def quantile_curve(
 def _point(
     quantile: float, a_us: float, b_us: float, low: float | None, high: float | None, fewest: int
 ) -> QuantilePoint:
-    enough = fewest * (100 - quantile) / 100 >= FEWEST_BEYOND
+    enough = has_enough_beyond(fewest, quantile)
     return QuantilePoint(quantile, a_us, b_us, b_us / a_us - 1 if a_us else 0.0, low, high, enough)
 
 

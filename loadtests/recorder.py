@@ -67,7 +67,7 @@ class Recorder:
     def succeeded(
         self, series: str, end_ns: int, service_ns: int, response_ns: int | None = None, size: int = 0
     ) -> None:
-        """A success that ended at `end_ns` of this process's clock; `size`: bytes of the reply."""
+        """A success that ended at `end_ns` of this process's clock; `size`: bytes of the reply, with its framing."""
         end_ns += self.clock.offset_ns
         second = (end_ns - (service_ns if response_ns is None else response_ns)) // NS_IN_S
         open_cell = self._open.get(series)

@@ -1,9 +1,10 @@
 """The folder of a run: everything a report or a comparison needs, and nothing that has to be read out of text.
 
-    run.json        what ran, where, and its figures; written last, so that a folder that has one is whole
+    run.json        what ran, where, and its figures; written after all but report.md: a folder that has one is whole
     client.json     what the swarm saw: a histogram and the outcomes for each series and second
     samples.jsonl   what the server cost: a line for each sample of its process tree
-    server.log, locust.log, report.md
+    server.log, locust.log, sampler.log    bounded: of a long one the beginning and the end
+    report.md       the run in words
 
 run.json history: schema 1, the first; 2, with phases, a verdict, intervals of figures, and both latencies; 3, in which
 what was due in the measured phase and came later counts, failures are of all phases of a connection, memory of a
@@ -13,20 +14,34 @@ read, and not compared with 3.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from loadtests.errors import ResultError
+from loadtests.errors import ResultError, cause_of
 from loadtests.figures import Figure
+from loadtests.letters import SHOWABLE
 from loadtests.recording import Recording
 from loadtests.verdict import Verdict
 
-__all__ = ["ResultError", "Run", "load_recording", "load_run", "load_samples", "save_run"]
+__all__ = [
+    "ResultError",
+    "Run",
+    "could_not_write",
+    "is_kept",
+    "load_recording",
+    "load_run",
+    "load_samples",
+    "save_run",
+    "write_whole",
+]
 
 SCHEMA_VERSION = 3
 READABLE = (2, 3)
@@ -57,23 +72,45 @@ class Run:
     def figure(self, name: str) -> Figure | None:
         return next((figure for figure in self.figures if figure.name == name), None)
 
+    def headline(self, name: str) -> Figure | None:
+        """The figure, if the run has it and it can be stated: a quantile of too few values cannot."""
+        figure = self.figure(name)
+        return None if figure is None or figure.is_of_few else figure
+
 
 def save_run(folder: Path, run: Run) -> None:
     """Write run.json, whole or not at all."""
     values = dataclasses.asdict(run)
     del values["path"], values["schema"]
-    write_whole(folder / "run.json", json.dumps({"kind": KIND, "schema_version": SCHEMA_VERSION, **values}, indent=1))
+    kept = {"kind": KIND, "schema_version": SCHEMA_VERSION, **values}
+    write_whole(folder / "run.json", json.dumps(kept, indent=1, ensure_ascii=False))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that nobody ever reads half of it."""
+def is_kept(run: Run) -> bool:
+    """Whether the folder of a run has its run.json: a full disk may have kept it from being written."""
+    return (run.path / "run.json").exists()
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that nobody ever reads half of it; text in UTF-8. An OSError names the file."""
     unfinished = path.with_name(path.name + ".unfinished")
     try:
-        unfinished.write_text(text)
+        unfinished.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", SHOWABLE))
         unfinished.replace(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
+    except OSError as error:  # which names no file if there was no room
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def could_not_write(write: Callable[[], object]) -> bool:
+    """Call what writes files; if it cannot, print a line that names the file, and return True."""
+    try:
+        write()
+    except OSError as error:
+        print(f"loadtests: not written: {cause_of(error)}", file=sys.stderr)
+        return True
+    return False
 
 
 def load_run(folder: Path) -> Run:
@@ -112,7 +149,7 @@ def load_samples(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     samples = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text("utf-8", "replace").splitlines():
         try:
             samples.append(json.loads(line))
         except ValueError:

@@ -1,7 +1,8 @@
 """`loadtests run NAME`: carry out a run, keep it in a folder, and print its summary.
 
-Exit status 0; 1 if something failed: attempts, the code of the users, or the server did not do what it was asked for; 3
-if nothing failed, but the figures cannot be believed; 130 for Ctrl-C.
+Exit status 0; 1 if something failed: attempts, the code of the users, the server did not do what it was asked for, or the
+run could not be kept; 3 if nothing failed, but the figures cannot be believed; 130 for Ctrl-C. The figures are printed
+also where the disk had no room for the run.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import argparse
 from pathlib import Path
 
 from loadtests.address import is_tls, parse_host
+from loadtests.letters import as_text
 from loadtests.processes import START_PATIENCE_S
 from loadtests.profiles import PROFILES
 from loadtests.report import render_summary
+from loadtests.results import Run, is_kept
 from loadtests.run_options import MASTER_PORT, add_run_options, at_least, host_and_port, profile_of
 from loadtests.runner import Options, Target, execute
 
@@ -50,7 +53,7 @@ def add_arguments(run: argparse.ArgumentParser) -> None:
         "--expect-workers-max-wait", type=at_least(1, int), default=EXPECT_WORKERS_S, metavar="SECONDS",
         help=f"how long they are waited for (default {EXPECT_WORKERS_S})",
     )  # fmt: skip
-    run.add_argument("--label", default="", metavar="TEXT", help="what this run is about")
+    run.add_argument("--label", type=as_text, default="", metavar="TEXT", help="what this run is about")
     run.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="(default results)")
 
 
@@ -66,12 +69,19 @@ def main(arguments: argparse.Namespace) -> int:
         start_timeout_s=arguments.start_timeout or START_PATIENCE_S,
     )
     run, interrupted = execute(profile, target, arguments.results, arguments.label, options)
-    print(f"\n{render_summary(run)}\n\n  run     {run.path}\n  report  {run.path / 'report.md'}")
+    print(f"\n{render_summary(run)}\n{_where(run)}")
     if interrupted:
         return EXIT_INTERRUPTED
-    if run.errors or (run.verdict.is_valid and run.verdict.shortfalls):
+    if run.errors or not is_kept(run) or (run.verdict.is_valid and run.verdict.shortfalls):
         return EXIT_FAILURES
     return 0 if run.verdict.is_valid else EXIT_DOUBTFUL
+
+
+def _where(run: Run) -> str:
+    """What was kept, and where; a line for each."""
+    report = run.path / "report.md"
+    found = {"run   ": run.path if is_kept(run) else None, "report": report if report.exists() else None}
+    return "".join(f"\n  {what}  {path}" for what, path in found.items() if path)
 
 
 def _target(arguments: argparse.Namespace) -> Target | None:

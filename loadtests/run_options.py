@@ -11,6 +11,7 @@ from typing import Any
 
 from gserver.framing import CODECS
 from loadtests.asked import asked_of
+from loadtests.letters import as_text
 from loadtests.own_users import check_users
 from loadtests.processes import START_PATIENCE_S
 from loadtests.profiles import PROFILES, Profile
@@ -32,9 +33,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     load.add_argument("--connects", type=at_least(1, int), metavar="N", help="connects a second")
     load.add_argument("--payload", type=at_least(1, int), metavar="BYTES", help="of an echoed message")
     load.add_argument("--depth", type=at_least(1, int), metavar="N", help="with --rate 0: messages in flight on each")
-    load.add_argument("--message", metavar="TEXT", help="send this; \\n, \\r, \\t, \\0, \\\\ and \\xHH are understood")
+    load.add_argument(
+        "--message", type=as_text, metavar="TEXT", help="send this; \\n, \\r, \\t, \\0, \\\\ and \\xHH are understood"
+    )
     load.add_argument("--codec", metavar="NAME", help=f"how it is framed: {', '.join(CODECS)} (default lines)")
-    load.add_argument("--expect", metavar="TEXT", help="the reply to it (default: any)")
+    load.add_argument("--expect", type=as_text, metavar="TEXT", help="the reply to it (default: any)")
     load.add_argument("--file", type=Path, metavar="FILE", help="a Locust file with a TcpUser of one's own")
     load.add_argument("--user", metavar="CLASS", help="its name")
     parser.add_argument(

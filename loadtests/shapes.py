@@ -13,6 +13,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from loadtests.text import number, quantity
+
 __all__ = ["COOLDOWN", "MEASURE", "RAMP", "WARMUP", "Course", "Objective", "Search", "Stage", "Step"]
 
 RAMP, WARMUP, MEASURE, COOLDOWN = "ramp", "warmup", "measure", "cooldown"
@@ -86,9 +88,9 @@ class Objective:
     def broken(self, step: Step) -> str:
         """Why the step does not hold; "" if it does."""
         if step.error_rate > self.error_rate:
-            return f"{step.error_rate:.3g}% failed, at most {self.error_rate:g}% may"
+            return f"{number(step.error_rate)}% failed, at most {self.error_rate:g}% may"
         if step.p99_ms > self.p99_ms:
-            return f"p99 {step.p99_ms:.3g} ms, at most {self.p99_ms:g} ms are allowed"
+            return f"p99 {quantity(step.p99_ms, 'ms')}, at most {quantity(self.p99_ms, 'ms')} are allowed"
         if step.rate < 0.95 * step.offered:
             return f"{step.rate:,.0f} exchanges/s came of {step.offered:,.0f} that were asked for"
         return ""

@@ -7,6 +7,7 @@ happens to this process.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -172,4 +173,5 @@ class Steering(LoadTestShape):
             "phases": self._course.phases,
             "steps": [dataclasses.asdict(step) for step in self._steps],
         }
-        write_whole(path, json.dumps(told))
+        with contextlib.suppress(OSError):  # no room: what was written before stays, and the plan is followed
+            write_whole(path, json.dumps(told))

@@ -21,17 +21,21 @@ from typing import Any
 
 import msgspec
 
+from loadtests.asked import escaped
+from loadtests.bounded_log import last_line
 from loadtests.cores import Cores
 from loadtests.environment import RESERVED_DESCRIPTORS
 from loadtests.processes import free_port, open_gate, python_module, running
 from loadtests.profiles import Profile
 from loadtests.progress import Progress
+from loadtests.results import write_whole
 from loadtests.target import Server
 
 __all__ = ["SCENARIOS", "STEERING", "NoSwarm", "Spread", "Swarm", "locust_options", "processes_for"]
 
 FOLDER = Path(__file__).parent
 SCENARIOS, STEERING = FOLDER / "scenarios.py", FOLDER / "steering.py"
+RECORDING = "client.json"
 # What an exchange in flight may take at the end before it is cut off, in seconds.
 STOP_TIMEOUT_S = 5
 # After its time: for a ramp that a busy machine makes longer, the last exchanges, and the last reports.
@@ -49,8 +53,9 @@ FULL = 0.95
 # connect() goes through the even ones of an address's 28,000 ports first: once those are taken, each further connect
 # looks at every one of them again, which takes milliseconds in which nothing else happens.
 PORTS_OF_A_SOURCE = 10_000
-#: gevent need not remember who started which greenlet: with a greenlet for each user that is time and memory.
-LOCUST_ENVIRONMENT = {"GEVENT_TRACK_GREENLET_TREE": "0"}
+#: gevent need not remember who started which greenlet: with a greenlet for each user that is time and memory. Locust
+#: prints names that the locale may have no letters for.
+LOCUST_ENVIRONMENT = {"GEVENT_TRACK_GREENLET_TREE": "0", "PYTHONUTF8": "1"}
 
 
 class NoSwarm(ValueError):
@@ -100,13 +105,13 @@ def locust_options(profile: Profile, url: str, work: Path) -> dict[str, object]:
         "--payload": profile.payload_bytes,
         "--plan": work / "plan.json",
         "--phases": work / "phases.json",
-        "--recording": work / "client.json",
+        "--recording": work / RECORDING,
         "--progress": work / "progress.jsonl",
         "--exit-code-on-error": 0,
     }
     if profile.user == "MessageUser":
-        options |= {"--message": profile.message, "--codec": profile.codec}
-        options |= {"--expect": profile.expect} if profile.expect else {}
+        options |= {"--message": escaped(profile.message), "--codec": profile.codec}
+        options |= {"--expect": escaped(profile.expect)} if profile.expect else {}
     return options
 
 
@@ -134,15 +139,20 @@ class Swarm:
     _noticed: int = 0
 
     @property
+    def recording(self) -> Path | None:
+        """What Locust has left: in the folder of the run, if there was no room where it belongs."""
+        return next((path for path in (self.work / RECORDING, self.folder / RECORDING) if path.exists()), None)
+
+    @property
     def samples(self) -> Path:
-        return self.folder / "samples.jsonl"
+        return self.work / "samples.jsonl"
 
     def run(self, stack: contextlib.ExitStack) -> None:
         """From the first sample to the last.
 
         NoSwarm if not all workers come, KeyboardInterrupt only for a second Ctrl-C.
         """
-        (self.work / "plan.json").write_bytes(msgspec.json.encode(self.profile.plan))
+        write_whole(self.work / "plan.json", msgspec.json.encode(self.profile.plan))
         cores = self.spread.cores.generator
         log = self.folder / "locust.log"
         with running(self._command(), log, cores, is_gated=True, environment=LOCUST_ENVIRONMENT) as locust:
@@ -162,6 +172,7 @@ class Swarm:
         options: dict[str, object] = {"-f": f"{locustfile_of(self.profile)},{STEERING}"}
         options |= locust_options(self.profile, self.server.target.url, self.work)
         options |= {**self._spread_options(), "--roster": self.work / "roster.json"}
+        options |= {"--recording-otherwise": self.folder / RECORDING}
         if sources := _sources(self.server.target.address[0], self.profile.sockets):
             options["--source-addresses"] = sources
         words = [str(word) for option in options.items() for word in option]
@@ -285,32 +296,34 @@ class Swarm:
             locust.send_signal(signal.SIGTERM)
         if self.sampler is not None and self.sampler.poll() is not None:
             if not self.server_ended:
-                self._mishap(f"The sampler ended in the middle of the run: {_last_line(self.folder / 'sampler.log')}.")
+                self._mishap(f"The sampler ended in the middle of the run: {self._sampler_said()}.")
             self.sampler = None
 
     def _mishap(self, sentence: str) -> None:
         self.accidents.append(sentence)
         print(f"\nloadtests: {sentence}", file=sys.stderr)
 
+    def _sampler_said(self) -> str:
+        said = last_line(self.folder / "sampler.log")
+        return said.removeprefix("loadtests sample: ").rstrip(".") or "it said nothing"
+
     def _newest(self, path: Path) -> list[dict[str, Any]]:
-        """The last whole lines of a file of JSON lines that is being written."""
+        """The last whole lines of a file of JSON lines that is being written; none that a full disk has cut."""
         if not path.exists():
             return []
         with path.open("rb") as file:
             start = max(0, file.seek(0, os.SEEK_END) - NEWEST_BYTES)
             file.seek(start)
             lines = file.read().split(b"\n")
-        return [json.loads(line) for line in lines[1 if start else 0 : -1]]
+        found = []
+        for line in lines[1 if start else 0 : -1]:
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return found
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _last_line(log: Path) -> str:
-    """What a process said last, of what has been kept of it."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("loadtests sample: ").rstrip(".") if lines else "it said nothing"
 
 
 def _sources(host: str, sockets: int) -> str:

@@ -155,7 +155,7 @@ class Server:
     def _await_workers(self, process: subprocess.Popen[bytes], deadline: float) -> None:
         """Until the last worker is ready: one that still imports would be taken for memory that connections cost."""
         workers = self.target.workers or 0
-        while (ready := self.log.read_text(errors="replace").count("Worker ready")) < workers:
+        while (ready := self.log.read_text("utf-8", "replace").count("Worker ready")) < workers:
             if process.poll() is not None:
                 raise NotAnswering("the server ended before its workers were ready")
             if time.monotonic() > deadline:

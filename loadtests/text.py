@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["change", "human", "percent", "render_table", "title_of"]
+__all__ = ["change", "number", "percent", "quantity", "render_table", "title_of"]
 
 _TITLES = {
     "sockets_peak": "sockets held at once",
@@ -46,6 +46,13 @@ _TITLES = {
     "host_listen_overflows": "host: connects that found a full queue, of this or another server",
 }
 _LATENCIES = {"service": "service time", "response": "response time"}
+# A figure's unit -> the units in which a person reads it, with their sizes, the smallest first.
+_SCALES = {
+    "us": (("µs", 1.0), ("ms", 1e3), ("s", 1e6)),
+    "ms": (("ms", 1.0), ("s", 1e3)),
+    "KiB": (("KiB", 1.0), ("MiB", 1024.0), ("GiB", 1024.0**2)),
+    "MiB": (("MiB", 1.0), ("GiB", 1024.0)),
+}
 
 
 def title_of(figure: str) -> str:
@@ -59,29 +66,46 @@ def title_of(figure: str) -> str:
     return f"{name.replace('_', ' ')} {quantile}".strip()
 
 
-def human(value: float, unit: str) -> str:
-    """A figure with three significant digits, thousands grouped, and its unit."""
-    if value == int(value) or abs(value) >= 1000:
-        number = f"{value:,.0f}"
-    else:
-        decimals = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
-        number = f"{value:.{decimals}f}"
-    return f"{number}{'' if unit.startswith('%') else ' '}{unit}"
+def number(value: float) -> str:
+    """A number with three significant digits, or two below 1, its thousands grouped; a whole number has no decimals.
+
+    The rounded value decides how many decimals there are: 9.999 and 10.04 are both 10.0, and 999.6 is 1,000.
+    """
+    if value == int(value):
+        return f"{int(value):,}"
+    exponent = _exponent(value, 3)
+    decimals = max(0, 2 - exponent) if exponent >= 0 else max(2, 1 - _exponent(value, 2))
+    return f"{value:,.{decimals}f}"
+
+
+def _exponent(value: float, digits: int) -> int:
+    """The power of ten of a value that is rounded to so many significant digits."""
+    return int(f"{value:.{digits - 1}e}".partition("e")[2])
+
+
+def quantity(value: float, unit: str) -> str:
+    """A figure as number() writes it, in the unit that suits its size: 6.48 ms instead of 6,480 µs."""
+    scales = _SCALES.get(unit, ((unit, 1.0),))
+    name, size = scales[0]
+    for larger_name, larger in scales[1:]:
+        if abs(float(number(value / size).replace(",", ""))) * size >= larger:
+            name, size = larger_name, larger
+    return f"{number(value / size)}{'' if name.startswith('%') else ' '}{name}".strip()
 
 
 def percent(fraction: float, signed: bool = False) -> str:
     """A fraction in percent with as many digits as it needs to be told from nothing."""
     value = 100 * fraction
-    decimals = 0 if abs(value) >= 100 or value == int(value) else 1 if abs(value) >= 1 else 2
-    number = f"{value:{'+' if signed and round(value, decimals) else ''},.{decimals}f}"
-    return f"{0:.{decimals}f}%" if float(number.replace(",", "")) == 0 else number + "%"
+    decimals = 0 if round(abs(value), 1) >= 100 or value == int(value) else 1 if round(abs(value), 2) >= 1 else 2
+    shown = f"{value:{'+' if signed and round(value, decimals) else ''},.{decimals}f}"
+    return f"{0:.{decimals}f}%" if float(shown.replace(",", "")) == 0 else shown + "%"
 
 
 def change(fraction: float) -> str:
     """A relative change with its sign, in percent; as a multiple, which people can picture, where it is tenfold."""
     if fraction < 10:
         return percent(fraction, signed=True)
-    return f"{human(1 + fraction, '').strip()}x"
+    return f"{number(1 + fraction)}x"
 
 
 def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

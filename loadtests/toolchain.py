@@ -84,7 +84,9 @@ def need(tool: str) -> str:
 
 def run_tool(command: Sequence[str]) -> str:
     """What a tool printed; Missing, with the first thing that it complained of, if it failed."""
-    finished = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    finished = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL, check=False
+    )
     if finished.returncode:
         said = (finished.stderr or finished.stdout).strip().splitlines()
         raise Missing(f"{Path(command[0]).name} failed: {said[0] if said else finished.returncode}")

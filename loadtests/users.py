@@ -196,11 +196,12 @@ class TcpUser(User):
             self._drop(wire)
             raise
         response_ns = end_ns - start_ns + late_ns if self._is_paced else None
-        RECORDER.succeeded(name, end_ns, end_ns - start_ns, response_ns, len(reply) if type(reply) is bytes else 0)
+        size = wire.take_size()
+        RECORDER.succeeded(name, end_ns, end_ns - start_ns, response_ns, size)
         if wire.is_new:
             self._first_byte(wire)
         if not RECORDER.is_batched:
-            self._tell_locust(name, end_ns - start_ns, None, reply)
+            self._tell_locust(name, end_ns - start_ns, None, reply, size)
         if self._left:
             self._one_less()
         return reply
@@ -216,7 +217,7 @@ class TcpUser(User):
             self._cut_off(name, start_ns, late_ns)
             return
         RECORDER.failed(name, start_ns - late_ns, outcome_of(error), _text(error))
-        self._tell_locust(name, time.monotonic_ns() - start_ns, error, None)
+        self._tell_locust(name, time.monotonic_ns() - start_ns, error)
 
     def _cut_off(self, name: str, start_ns: int, late_ns: int) -> None:
         """Of an exchange that is in flight all that is known is that it takes longer."""
@@ -224,12 +225,14 @@ class TcpUser(User):
         response_ns = end_ns - start_ns + late_ns if self._is_paced else None
         RECORDER.outstanding(name, end_ns, CUT_OFF, end_ns - start_ns, response_ns)
 
-    def _tell_locust(self, name: str, service_ns: int, error: Exception | None, reply: Any) -> None:
+    def _tell_locust(
+        self, name: str, service_ns: int, error: Exception | None, reply: Any = None, size: int = 0
+    ) -> None:
         self.environment.events.request.fire(
             request_type=REQUEST_TYPE,
             name=name,
             response_time=service_ns / 1e6,
-            response_length=len(reply) if isinstance(reply, bytes) else 0,
+            response_length=size,
             response=reply,
             context=self.context(),
             exception=error,
@@ -353,12 +356,12 @@ class TcpUser(User):
         except (OSError, ValueError, PeerFinished) as error:  # ValueError: a host that cannot be one
             RECORDER.failed(name, start_ns, outcome_of(error), _text(error))
             if name not in UNSEEN_BY_LOCUST:
-                self._tell_locust(name, time.monotonic_ns() - start_ns, error, None)
+                self._tell_locust(name, time.monotonic_ns() - start_ns, error)
             return False
         end_ns = time.monotonic_ns()
         RECORDER.succeeded(name, end_ns, end_ns - start_ns)
         if not (RECORDER.is_batched or name in UNSEEN_BY_LOCUST):
-            self._tell_locust(name, end_ns - start_ns, None, None)
+            self._tell_locust(name, end_ns - start_ns, None)
         return True
 
     def _first_byte(self, wire: Wire) -> None:

@@ -47,6 +47,7 @@ class Wire:
         is_new: until whoever cares has seen its first byte.
         first_sent_ns, first_byte_ns: of the first question, and of the first byte of the server's; 0 before.
         received_bytes: so far.
+        counted_bytes: of these, those that take_size() has returned.
     """
 
     __slots__ = (
@@ -62,6 +63,7 @@ class Wire:
         "_watcher",
         "_writer",
         "codec",
+        "counted_bytes",
         "error",
         "first_byte_ns",
         "first_sent_ns",
@@ -77,7 +79,7 @@ class Wire:
         self.codec = codec
         self.error: BaseException | None = None
         self.is_new = True
-        self.received_ns = self.first_sent_ns = self.first_byte_ns = self.received_bytes = 0
+        self.received_ns = self.first_sent_ns = self.first_byte_ns = self.received_bytes = self.counted_bytes = 0
         self._sock = sock
         self._timeout_s = timeout_s
         self._hub: Any = gevent.get_hub()
@@ -120,6 +122,12 @@ class Wire:
         except BaseException:
             self._give_up(question)
             raise
+
+    def take_size(self) -> int:
+        """How many bytes were received since the last call: those of a reply, with its framing."""
+        size = self.received_bytes - self.counted_bytes
+        self.counted_bytes = self.received_bytes
+        return size
 
     def _give_up(self, question: tuple[Any, int]) -> None:
         """Who asked waits no more. If the reply may still come, nobody can tell any more which reply is whose."""

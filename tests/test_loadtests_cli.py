@@ -55,7 +55,7 @@ def test_report_shows_the_runs_that_it_is_given(runs: tuple[str, str], capsys: p
         (["worker", "--master", "127.0.0.1", "--file", "nowhere.py"], 2, "there is no file nowhere.py"),
         (["report", "nowhere"], 1, "nowhere: not the folder of a run (there is no run.json)"),
         (["compare", "nowhere", "nothing"], 2, "nowhere: not the folder of a run (there is no run.json)"),
-        (["run", "smoke", "--results", "/dev/null/x"], 1, "[Errno 20] Not a directory"),
+        (["run", "smoke", "--results", "/dev/null/x"], 1, "/dev/null/x: Not a directory"),
     ],
 )
 def test_a_wrong_argument_is_one_line(

@@ -261,6 +261,9 @@ def test_a_figure_that_one_side_lacks_is_not_compared() -> None:
 
 def test_errors_of_any_run_are_told_beside_the_verdicts() -> None:
     a, b = sides({}, runs=2)
-    failed = dataclasses.replace(b.runs[0], errors={"SUM: reset": 3})
+    runs = [dataclasses.replace(run, errors={"SUM: reset": 2, "close: timeout": 1}) for run in b.runs]
 
-    assert "after failed 3 exchanges: SUM: reset." in compare(a, Side("after", (failed, b.runs[1])), PAIRED).notes
+    assert (
+        "after had failures: SUM: reset (4), close: timeout (2)."
+        in compare(a, Side("after", tuple(runs)), PAIRED).notes
+    )

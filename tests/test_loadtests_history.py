@@ -54,9 +54,9 @@ def test_a_change_is_marked_at_the_run_and_said_with_its_size_and_commit() -> No
 
     assert [point.at for point in changes_of(trend)["server_cpu_per_exchange"]] == [12]
     (row,) = [line for line in text.splitlines() if "| 2026-01-13" in line]
-    assert "* 103 us" in row
+    assert "* 103 µs" in row
     assert [line for line in text.splitlines() if line.startswith("|") and "* " in line] == [row]
-    assert "* server: processor time per exchange: 85.8 us to 103 us (+20.2%) from 00000000000c on, p = 0.0005" in text
+    assert "* server: processor time per exchange: 85.8 µs to 103 µs (+20.2%) from 00000000000c on, p = 0.0005" in text
 
 
 def test_where_nothing_changes_that_is_said_and_where_nothing_can_be_seen_too() -> None:

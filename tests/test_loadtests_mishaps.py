@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,10 +67,14 @@ class Mishap:
         return load_run(folder)
 
 
-def begin(results: Path, *arguments: str, cores: set[int] | None = None) -> Mishap:
+def begin(results: Path, *arguments: str, cores: set[int] | None = None, work: Path | None = None) -> Mishap:
+    """work: where the run keeps what is under way."""
     command = [sys.executable, "-m", "loadtests", "run", *arguments, "--results", str(results)]
     pin = None if cores is None else lambda: os.sched_setaffinity(0, cores)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=pin)
+    environment = {**os.environ, **({"TMPDIR": str(work)} if work else {})}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=pin, env=environment
+    )
     return Mishap(results, process)
 
 
@@ -155,5 +161,33 @@ def test_a_full_disk_costs_files_and_not_the_run(tmp_path: Path) -> None:
         assert mishap.status == 3
         assert run.verdict.state == "incomplete"
         assert "client.json could not be kept: No space left on device." in run.verdict.reasons
+        assert run.figure("server_cpu"), "what was sampled was under way elsewhere"
         assert run.figure("exchanges_ok")
         assert not [path for path in run.path.iterdir() if path.suffix == ".unfinished"]
+
+
+def test_a_run_that_cannot_be_kept_still_prints_its_figures(tmp_path: Path) -> None:
+    """Its folder is removed under it."""
+    mishap = begin(tmp_path / "runs", "smoke", "--duration", "2")
+    wait_for(mishap.measures, "the measure phase")
+    shutil.rmtree(tmp_path / "runs")
+    out, err = mishap.process.communicate(timeout=PATIENCE_S)
+
+    assert mishap.process.returncode == 1
+    assert "exchanges a second" in out
+    assert "report.md" not in out
+    assert re.search(r"not written: \S+/run\.json: No such file or directory", err)
+    assert "Traceback" not in err
+
+
+def test_a_full_disk_for_what_is_under_way_costs_no_exchange(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "work") as work, ExitStack() as stack:
+        mishap = begin(tmp_path / "runs", "smoke", "--duration", "4", work=work)
+        stack.callback(mishap.process.communicate)
+        wait_for(mishap.measures, "the measure phase")
+        fill(work)
+        run = mishap.end()
+
+    assert run.figure("exchanges_ok")
+    assert (run.path / "client.json").exists()
+    assert run.verdict.state == "incomplete"

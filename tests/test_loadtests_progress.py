@@ -18,7 +18,7 @@ MOMENT = Moment(7.4, "warmup", 1999, 1500, 2_500_000, 3)
 
 def test_a_line_says_time_phase_sockets_rate_latency_and_failures() -> None:
     assert render_line(C2K, MOMENT) == (
-        "  7 of 23 s  warmup    1,999 of 2,000 sockets  1,500 exchanges/s  p99 2,500 us  3 failures"
+        "  7 of 23 s  warmup    1,999 of 2,000 sockets  1,500 exchanges/s  p99 2.50 ms  3 failures"
     )
 
 
@@ -62,5 +62,5 @@ def test_a_terminal_shows_the_same_and_what_is_left() -> None:
     console.print(render_display(C2K, Moment(7.4, "measure", 1999, 1500, 2_500_000, 3, 90.0, 12.0)))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
 
-    for words in ("c2k", "measure", "16 s left", "1,999 of 2,000", "1,500 a second, p99 2,500 us", "90% of a core"):
+    for words in ("c2k", "measure", "16 s left", "1,999 of 2,000", "1,500 a second, p99 2.50 ms", "90% of a core"):
         assert words in shown

@@ -132,7 +132,7 @@ def test_a_sample_that_was_cut_by_a_crash_is_left_out(bare: Path) -> None:
 
 def test_a_page_that_cannot_be_written_is_one_line(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(bare), "--json", "--html", "/dev/null/page.html"]) == 1
-    assert capsys.readouterr().err == "loadtests: [Errno 20] Not a directory: '/dev/null/page.html.unfinished'\n"
+    assert capsys.readouterr().err == "loadtests: not written: /dev/null/page.html: Not a directory\n"
 
 
 @pytest.mark.parametrize("wrong", [["--markdown", "--json"], ["--format", "gif"], []])

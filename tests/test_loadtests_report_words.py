@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,6 @@ from loadtests.report.words import (
     UNKNOWN,
     VERDICTS,
     latency_note,
-    quantity,
     sayings,
     summary_of,
     verdict_of,
@@ -31,27 +31,6 @@ def run_without(*prefixes: str, **changes: Any) -> Run:
 
 def said_of(run: Run) -> dict[str, str]:
     return {saying.figure: f"{saying.value} {saying.words}" for saying in sayings(run)}
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "said"),
-    [
-        (0.4, "us", "0.40 µs"),
-        (999.0, "us", "999 µs"),
-        (1234.5, "us", "1.23 ms"),
-        (69_534.0, "us", "69.5 ms"),
-        (2_500_000.0, "us", "2.50 s"),
-        (7.5, "ms", "7.50 ms"),
-        (0.625, "KiB", "0.62 KiB"),
-        (2048.0, "KiB", "2 MiB"),
-        (1536.0, "MiB", "1.50 GiB"),
-        (41.25, "% of a core", "41.2% of a core"),
-        (12345.0, "exchanges/s", "12,345 exchanges/s"),
-        (-5000.0, "us", "-5 ms"),
-    ],
-)
-def test_a_figure_is_said_with_three_digits_in_the_unit_that_suits_it(value: float, unit: str, said: str) -> None:
-    assert quantity(value, unit) == said
 
 
 def test_ten_figures_matter_and_each_has_a_short_title() -> None:
@@ -76,6 +55,29 @@ def test_latencies_are_response_times_where_there_are_some() -> None:
     assert "from the moment a send was due" in latency_note(make_run())
     assert "from their send" in latency_note(run_without("response"))
     assert latency_note(run_without("response", "service")) == ""
+
+
+def of_few(count: int, *names: str) -> Run:
+    """A run in which these figures were taken of so many values."""
+    figures = [replace(each, count=count) if each.name in names else each for each in make_run().figures]
+    return make_run(figures=figures)
+
+
+@pytest.mark.parametrize(("quantile", "enough"), [("p50", 20), ("p99", 1000), ("p99.9", 10_000)])
+def test_a_percentile_is_stated_where_ten_answers_lie_beyond_it(quantile: str, enough: int) -> None:
+    name = f"response_{quantile}"
+
+    assert not said_of(of_few(enough, name))[name].startswith(UNKNOWN)
+    assert said_of(of_few(enough - 1, name))[name].startswith(f"{UNKNOWN} ")
+    assert f"not known from only {enough - 1:,} answers" in said_of(of_few(enough - 1, name))[name]
+
+
+def test_a_few_connects_have_neither_a_median_nor_a_tail() -> None:
+    names = ("connect_p50", "connect_p99")
+
+    assert said_of(of_few(1, *names))["connect_p50"] == "- to connect, for half of them: not known from only 1 connect"
+    assert "for 99 of 100" not in said_of(of_few(999, *names))["connect_p50"]
+    assert "for 99 of 100" in said_of(of_few(1000, *names))["connect_p50"]
 
 
 def test_connections_that_were_wanted_and_not_held_are_said() -> None:

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from loadtests.recording import Recording
-from loadtests.results import ResultError, load_recording, load_run, load_samples, save_run, write_whole
+from loadtests.results import (
+    ResultError,
+    could_not_write,
+    is_kept,
+    load_recording,
+    load_run,
+    load_samples,
+    save_run,
+    write_whole,
+)
 from tests.helpers.loadtests_runs import make_run
 
 
@@ -27,14 +36,42 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "run.json"
     write_whole(path, "old")
 
-    def full(self: Path, text: str) -> int:
+    def full(self: Path, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space") as caught:
         write_whole(path, "new")
 
+    assert caught.value.filename == str(path)
     assert path.read_bytes() == b"old"
+    assert [each.name for each in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_what_cannot_be_written_is_one_line_that_names_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = tmp_path / "nowhere" / "report.md"
+
+    assert could_not_write(lambda: write_whole(lost, "text"))
+    assert capsys.readouterr().err == f"loadtests: not written: {lost}: No such file or directory\n"
+    assert not could_not_write(lambda: write_whole(tmp_path / "report.md", "text"))
+
+
+def test_a_run_is_kept_once_it_has_its_run_json(tmp_path: Path) -> None:
+    run = dataclasses.replace(make_run(), path=tmp_path)
+
+    assert not is_kept(run)
+    save_run(tmp_path, run)
+    assert is_kept(run)
+
+
+def test_a_label_that_the_locale_could_not_decode_is_kept_as_what_it_is(tmp_path: Path) -> None:
+    label = "étiquette 結果"
+    save_run(tmp_path, make_run(label=label.encode().decode("ascii", "surrogateescape")))
+
+    assert load_run(tmp_path).label == label
+    assert label in (tmp_path / "run.json").read_text("utf-8")
 
 
 def broken(**changes: Any) -> str:

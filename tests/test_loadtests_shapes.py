@@ -116,7 +116,8 @@ def test_a_search_that_nothing_holds_for_ends_with_nothing() -> None:
     [
         (Step(1, 100, 99, 20.0, 0.1), ""),
         (Step(1, 100, 99, 20.1, 0.1), "p99 20.1 ms, at most 20 ms are allowed"),
-        (Step(1, 100, 99, 20.0, 0.2), "0.2% failed, at most 0.1% may"),
+        (Step(1, 100, 99, 1234.5, 0.1), "p99 1.23 s, at most 20 ms are allowed"),
+        (Step(1, 100, 99, 20.0, 0.2), "0.20% failed, at most 0.1% may"),
         (Step(1, 1000, 900, 1.0, 0.0), "900 exchanges/s came of 1,000 that were asked for"),
     ],
 )

@@ -91,8 +91,8 @@ def _pid_of(descriptor: int) -> int | None:
 
 
 def _parent_of(pid: int) -> int:
-    with open(f"/proc/{pid}/stat") as file:
-        return int(file.read().rpartition(")")[2].split()[1])
+    with open(f"/proc/{pid}/stat", "rb") as file:  # a process may be named in any bytes
+        return int(file.read().rpartition(b")")[2].split()[1])
 
 
 def send(descriptors: Iterable[int], number: int) -> None:

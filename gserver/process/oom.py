@@ -60,9 +60,9 @@ def _count(path: str) -> int | None:
 def _group_files(proc: str = "/proc/self") -> list[str]:
     """The files that may hold the count for the control group of a process, the more exact ones first."""
     try:
-        with open(f"{proc}/cgroup") as groups, open(f"{proc}/mountinfo") as mounts:
-            paths = _paths(groups.read())
-            mounted = [line.split() for line in mounts]
+        with open(f"{proc}/cgroup", "rb") as groups, open(f"{proc}/mountinfo", "rb") as mounts:
+            paths = _paths(os.fsdecode(groups.read()))
+            mounted = [os.fsdecode(line).split() for line in mounts]
     except OSError:
         return []
     found = []

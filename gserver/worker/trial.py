@@ -96,7 +96,7 @@ def _start(name: str, load: Callable[[], Any], timeout_s: float | None, sender: 
     except BaseException as error:
         failure = f"{name} cannot be imported: {told(error)}"
     finally:
-        write(sender, failure.encode()[:MAX_BYTES] or b"\n")
+        write(sender, failure.encode("utf-8", "backslashreplace")[:MAX_BYTES] or b"\n")
         close(sender)
         with contextlib.suppress(BaseException):
             if (stop := getattr(served, "stop", None)) is not None:

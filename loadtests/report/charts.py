@@ -38,8 +38,8 @@ __all__ = [
 HEIGHT = 150
 # A duration in microseconds as a person writes it; `{}` is the expression that has it.
 DURATION = (
-    "({0} >= 1e6 ? format({0} / 1e6, '.3~g') + ' s' : {0} >= 1e3 ? format({0} / 1e3, '.3~g') + ' ms' "
-    ": format({0}, '.3~g') + ' µs')"
+    "({0} >= 999.5e3 ? format({0} / 1e6, ',.3~r') + ' s' : {0} >= 999.5 ? format({0} / 1e3, ',.3~r') + ' ms' "
+    ": format({0}, ',.3~r') + ' µs')"
 )
 Fields = Mapping[str, str]  # column -> what it is called
 

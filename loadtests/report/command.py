@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,11 +11,12 @@ from rich.console import Console
 from loadtests.report.document import render_json
 from loadtests.report.markdown import render_markdown, render_markdown_of_all
 from loadtests.report.terminal import shown_runs
-from loadtests.results import Run, load_run, write_whole
+from loadtests.results import Run, could_not_write, load_run, write_whole
 
 __all__ = ["add_arguments", "main"]
 
 PAGE = "report.html"
+EXIT_FAILURES = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Report on the runs; ResultError says in one line which of the folders is none."""
+    """Report on the runs; ResultError says in one line which of the folders is none.
+
+    Status 1 if a file could not be written: a line names it.
+    """
     runs = [load_run(folder) for folder in arguments.runs]
     if arguments.markdown:
         print(render_markdown_of_all(runs), end="")
@@ -39,20 +43,20 @@ def main(arguments: argparse.Namespace) -> int:
         print(render_json(runs))
     else:
         Console(highlight=False).print(shown_runs(runs))
-        _write_beside(runs, arguments)
-    if arguments.html:
-        _write_page(arguments.runs, arguments.html)
-    if arguments.pictures:
-        _write_pictures(arguments.runs, arguments.pictures, arguments.format)
-    return 0
+    lost = [could_not_write(write) for write in _writes(runs, arguments)]
+    return EXIT_FAILURES if any(lost) else 0
 
 
-def _write_beside(runs: Sequence[Run], arguments: argparse.Namespace) -> None:
-    """A single run's report is kept in its folder."""
-    if len(runs) == 1:
-        write_whole(runs[0].path / "report.md", render_markdown(runs[0]))
-        if not arguments.html:
-            _write_page(arguments.runs, runs[0].path / PAGE)
+def _writes(runs: Sequence[Run], arguments: argparse.Namespace) -> Iterator[Callable[[], object]]:
+    """What writes files; a single run's report is kept in its folder."""
+    page, to = arguments.html, arguments.pictures
+    if len(runs) == 1 and not (arguments.markdown or arguments.json):
+        yield lambda: write_whole(runs[0].path / "report.md", render_markdown(runs[0]))
+        page = page or runs[0].path / PAGE
+    if page:
+        yield lambda: _write_page(arguments.runs, page)
+    if to:
+        yield lambda: _write_pictures(arguments.runs, to, arguments.format)
 
 
 # What draws takes a second to import: only where something is drawn.

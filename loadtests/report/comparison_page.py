@@ -9,8 +9,9 @@ from loadtests.report.comparison_pictures import comparison_pictures
 from loadtests.report.evidence import Evidence, load_evidence
 from loadtests.report.page import filled_in, shown_picture
 from loadtests.report.pictures import Picture, Table
-from loadtests.report.words import Stamp, changed, moment, quantity, titled_figure
+from loadtests.report.words import Stamp, changed, moment, titled_figure
 from loadtests.results import ResultError
+from loadtests.text import quantity
 
 __all__ = ["pictures_of", "render_comparison_html"]
 

@@ -29,7 +29,9 @@ from loadtests.report.evidence import Clock, Evidence
 from loadtests.report.look import colour
 from loadtests.report.pictures import Panel, Picture, Table
 from loadtests.report.rows import Row, digits
-from loadtests.report.words import changed, quantity, titled_figure
+from loadtests.report.words import changed, titled_figure
+from loadtests.text import number as plain_number
+from loadtests.text import quantity
 
 __all__ = ["comparison_pictures"]
 
@@ -328,7 +330,7 @@ def _medians(rows: Sequence[Row]) -> dict[float, float]:
 
 def _median_table(columns: Mapping[str, Mapping[float, float]]) -> Table:
     times = sorted({t for column in columns.values() for t in column})
-    rows = [(f"{t:g}", *(f"{column[t]:,.4g}" if t in column else "" for column in columns.values())) for t in times]
+    rows = [(f"{t:g}", *(plain_number(column[t]) if t in column else "" for column in columns.values())) for t in times]
     return Table(("second", *columns), tuple(rows))
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loadtests.figures import QUANTILES, Figure
+from loadtests.figures import ENOUGH_BEYOND, QUANTILES, Figure
 from loadtests.report.words import (
     latency_note,
     problems_of,
-    quantity,
     sayings,
     started,
     summary_of,
@@ -18,9 +17,12 @@ from loadtests.report.words import (
     workload_of,
 )
 from loadtests.results import Run
-from loadtests.text import render_table, title_of
+from loadtests.text import quantity, render_table, title_of
 
 __all__ = ["render_markdown", "render_markdown_of_all"]
+
+
+_OF_FEW = f'"- of 3" stands for a percentile of 3 values: at least {ENOUGH_BEYOND} must lie beyond one that is stated.'
 
 
 def render_markdown(run: Run) -> str:
@@ -69,7 +71,10 @@ def _latency_table(run: Run) -> str:
     for name in _timed(run):
         figures = [run.figure(f"{name}_{quantile}") for quantile in QUANTILES]
         rows.append([_cell(_series(name)), *(_said(figure) for figure in figures)])
-    return render_table(["", *QUANTILES], rows) if rows else ""
+    if not rows:
+        return ""
+    is_marked = any(figure.is_of_few for figure in run.figures)
+    return render_table(["", *QUANTILES], rows) + (f"\n\n{_OF_FEW}" if is_marked else "")
 
 
 def _timed(run: Run) -> list[str]:
@@ -84,7 +89,9 @@ def _series(name: str) -> str:
 
 
 def _said(figure: Figure | None) -> str:
-    return quantity(figure.value, figure.unit) if figure else ""
+    if figure is None:
+        return ""
+    return f"- of {figure.count:,}" if figure.is_of_few else quantity(figure.value, figure.unit)
 
 
 def _figure_table(run: Run) -> str:

@@ -16,6 +16,7 @@ import altair as alt
 import vl_convert
 
 from loadtests.report.look import CONFIG, LIGHT, ROOM, painted
+from loadtests.results import write_whole
 
 __all__ = ["FORMATS", "Panel", "Picture", "Table", "drawing_library", "drawn", "for_page", "save_pictures"]
 
@@ -89,6 +90,6 @@ def save_pictures(pictures: Sequence[Picture], folder: Path, form: str, prefix: 
     for picture in pictures:
         if picture.panels:
             path = folder / f"{prefix}{picture.name}.{form}"
-            path.write_bytes(drawn(picture, form))
+            write_whole(path, drawn(picture, form))
             paths.append(path)
     return paths

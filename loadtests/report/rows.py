@@ -45,8 +45,6 @@ BINS_PER_DECADE = 10
 PLACES_PER_NINE = 16
 # What is shown of connecting at least.
 SHORTEST_S = 5
-# A quantile with fewer exchanges above it than this is an anecdote.
-ENOUGH_ABOVE = 10
 
 
 def nines(quantile: float) -> float:

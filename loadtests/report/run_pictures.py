@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import altair as alt
 
-from loadtests.figures import Figure
+from loadtests.figures import ENOUGH_BEYOND, Figure
 from loadtests.report import rows as numbers
 from loadtests.report.charts import (
     DURATION,
@@ -30,8 +30,9 @@ from loadtests.report.evidence import Clock, Evidence
 from loadtests.report.look import colour
 from loadtests.report.pictures import Panel, Picture, Table
 from loadtests.report.rows import Row
-from loadtests.report.words import quantity, title_of_run
+from loadtests.report.words import title_of_run
 from loadtests.results import Run
+from loadtests.text import quantity
 
 __all__ = ["overlaid_pictures", "run_pictures"]
 
@@ -89,7 +90,7 @@ def _percentile_panel(title: str, rows: Sequence[Row], fields: Mapping[str, str]
         "slower": ("slower than that", number())
     }
     head = "format(datum.percentile, '.6~r') + '% of the exchanges'"
-    first_few = next((row["nines"] for row in rows if row["slower"] < numbers.ENOUGH_ABOVE), None)
+    first_few = next((row["nines"] for row in rows if row["slower"] < ENOUGH_BEYOND), None)
     doubt = [] if first_few is None else _doubtful(first_few, last, x)
     shown = lines(rows, x, duration_y("value", min(values), max(values)), fields)
     chart = stacked([*doubt, shown], 260)
@@ -99,7 +100,7 @@ def _percentile_panel(title: str, rows: Sequence[Row], fields: Mapping[str, str]
 def _doubtful(start: float, end: float, x: alt.X) -> list[alt.Chart]:
     rows = [{"nines": start, "end": end}]
     shade = alt.Chart(data(rows)).mark_rect(color=colour("raised")).encode(x=x, x2="end:Q")
-    few = small_print(rows, f"'fewer than {numbers.ENOUGH_ABOVE} slower'", "right")
+    few = small_print(rows, f"'fewer than {ENOUGH_BEYOND} slower'", "right")
     return [shade, few.encode(x="end:Q", y=alt.value("height"))]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from loadtests.comparison import FigureComparison
 from loadtests.figures import Figure
 from loadtests.results import Run
-from loadtests.text import change, title_of
+from loadtests.text import change, number, quantity, title_of
 
 __all__ = [
     "UNKNOWN",
@@ -21,7 +21,6 @@ __all__ = [
     "latency_note",
     "moment",
     "problems_of",
-    "quantity",
     "sayings",
     "started",
     "summary_of",
@@ -61,12 +60,6 @@ FAILURES = (
     ("tls", "TLS handshake", "TLS handshakes"),
     ("close", "close", "closes"),
 )
-_SCALES = {
-    "us": (("µs", 1.0), ("ms", 1e3), ("s", 1e6)),
-    "ms": (("ms", 1.0), ("s", 1e3)),
-    "KiB": (("KiB", 1.0), ("MiB", 1024.0), ("GiB", 1024.0**2)),
-    "MiB": (("MiB", 1.0), ("GiB", 1024.0)),
-}
 
 
 @dataclass(frozen=True)
@@ -86,20 +79,6 @@ class Stamp:
     title: str
     sentence: str
     reasons: tuple[str, ...]
-
-
-def quantity(value: float, unit: str) -> str:
-    """A figure of three digits in the unit that suits its size: 6.48 ms, and not 6,480 us."""
-    scales = _SCALES.get(unit, ((unit, 1.0),))
-    name, size = next(((name, size) for name, size in reversed(scales) if abs(value) >= size), scales[0])
-    number = _number(value / size)
-    return f"{number}{'' if name.startswith('%') else ' '}{name}".strip()
-
-
-def _number(value: float) -> str:
-    if value == int(value) or abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.{2 if abs(value) < 10 else 1 if abs(value) < 100 else 0}f}"
 
 
 def titled_figure(name: str) -> str:
@@ -135,15 +114,15 @@ def workload_of(run: Run) -> str:
     if rate := workload.get("rate"):
         parts.append(f"{_pace(rate, 'task' if workload.get('file') else 'exchange')} on each")
     if duration := workload.get("duration_s"):
-        parts.append(f"{_number(duration)} seconds")
+        parts.append(f"{number(duration)} seconds")
     return ", ".join(parts)
 
 
 def _pace(rate: float, what: str) -> str:
     if rate > 1:
-        return f"{_number(rate)} {what}s a second"
+        return f"{number(rate)} {what}s a second"
     one = f"an {what}" if what == "exchange" else f"a {what}"
-    return f"{one} a second" if rate == 1 else f"{one} every {_number(float(f'{1 / rate:.3g}'))} seconds"
+    return f"{one} a second" if rate == 1 else f"{one} every {number(float(f'{1 / rate:.3g}'))} seconds"
 
 
 def verdict_of(run: Run) -> Stamp:
@@ -201,13 +180,13 @@ def _connections(run: Run) -> Saying:
     if peak.value < wanted:
         words = f"connections held at once, of {wanted:,} that were wanted"
     elif least and mean and least.value < wanted and run.workload.get("shape") in ("hold", "plateaus"):
-        words = f"connections held at once, but not all the time: {_number(least.value)} at the least, "
-        words += f"{_number(mean.value)} on average"
+        words = f"connections held at once, but not all the time: {number(least.value)} at the least, "
+        words += f"{number(mean.value)} on average"
     else:
         words = "connections held at once, all that were wanted"
     if (again := run.figure("reconnects")) and again.value and run.workload.get("shape") in ("hold", "plateaus"):
-        words += f"; {_number(again.value)} lost and opened again"
-    return Saying("sockets_peak", _number(peak.value), words)
+        words += f"; {number(again.value)} lost and opened again"
+    return Saying("sockets_peak", number(peak.value), words)
 
 
 def _throughput(run: Run) -> Saying:
@@ -216,18 +195,25 @@ def _throughput(run: Run) -> Saying:
         return Saying("throughput", UNKNOWN, "exchanges a second: the connections were never all there for a second")
     words = "exchanges a second"
     if seconds:
-        words += f", for {_number(seconds.value)} {'second' if seconds.value == 1 else 'seconds'}"
+        words += f", for {number(seconds.value)} {'second' if seconds.value == 1 else 'seconds'}"
     if offered and offered.value:
         unit = f"{offered.unit.removesuffix('/s')} a second " if offered.unit != throughput.unit else ""
-        words += f"; {_number(offered.value)} {unit}were asked for"
-    return Saying("throughput", _number(throughput.value), words)
+        words += f"; {number(offered.value)} {unit}were asked for"
+    return Saying("throughput", number(throughput.value), words)
 
 
 def _latency(run: Run, quantile: str, words: str) -> Saying:
     for latency in ("response", "service"):
         if figure := run.figure(f"{latency}_{quantile}"):
+            if figure.is_of_few:
+                return Saying(figure.name, UNKNOWN, f"{words}: not known from only {_many(figure, 'answer')}")
             return Saying(figure.name, _said(figure), words)
     return Saying(f"response_{quantile}", UNKNOWN, "no answer was timed")
+
+
+def _many(figure: Figure, what: str) -> str:
+    """How many values a quantile was taken of."""
+    return f"{figure.count:,} {what}" + ("" if figure.count == 1 else "s")
 
 
 def _failures(run: Run) -> Saying:
@@ -236,14 +222,14 @@ def _failures(run: Run) -> Saying:
     if not attempts or not failed:
         return _failures_of_all(run)
     outside = _failed_in_all(run) - int(failed.value)
-    around = f"; {_number(outside)} failed before or after the measured phase" if outside > 0 else ""
+    around = f"; {number(outside)} failed before or after the measured phase" if outside > 0 else ""
     if not failed.value:
-        return Saying("error_rate", "none", f"of {_number(attempts.value)} attempts failed{around}")
+        return Saying("error_rate", "none", f"of {number(attempts.value)} attempts failed{around}")
     kinds = [(one, many, run.figure(f"attempts_failed_{name}")) for name, one, many in FAILURES]
-    which = ", ".join(f"{_number(each.value)} {one if each.value == 1 else many}" for one, many, each in kinds if each)
-    words = f"failed: {_number(failed.value)} of {_number(attempts.value)} attempts ({which}){around}"
+    which = ", ".join(f"{number(each.value)} {one if each.value == 1 else many}" for one, many, each in kinds if each)
+    words = f"failed: {number(failed.value)} of {number(attempts.value)} attempts ({which}){around}"
     rate = run.figure("error_rate")
-    return Saying("error_rate", _said(rate) if rate else _number(failed.value), words)
+    return Saying("error_rate", _said(rate) if rate else number(failed.value), words)
 
 
 def _failed_in_all(run: Run) -> int:
@@ -254,10 +240,10 @@ def _failed_in_all(run: Run) -> int:
 def _failures_of_all(run: Run) -> Saying:
     """Of a run that measured no attempt, or was kept with schema 2: counts of the whole run."""
     failed, succeeded = _failed_in_all(run), _count(run, "exchanges_ok")
-    tried = f"{_number(failed + succeeded)} attempts"
+    tried = f"{number(failed + succeeded)} attempts"
     if not failed:
         return Saying("error_rate", "none", f"of {tried} failed")
-    return Saying("error_rate", _number(failed), f"of {tried} failed")
+    return Saying("error_rate", number(failed), f"of {tried} failed")
 
 
 def _count(run: Run, name: str) -> float:
@@ -266,10 +252,12 @@ def _count(run: Run, name: str) -> float:
 
 
 def _connects(run: Run) -> Saying:
-    median, tail = run.figure("connect_p50"), run.figure("connect_p99")
+    median, tail = run.figure("connect_p50"), run.headline("connect_p99")
     if not median:
         return Saying("connect_p50", UNKNOWN, "nobody connected")
     words = "to connect, for half of them"
+    if median.is_of_few:
+        return Saying("connect_p50", UNKNOWN, f"{words}: not known from only {_many(median, 'connect')}")
     return Saying("connect_p50", _said(median), words + (f"; {_said(tail)} for 99 of 100" if tail else ""))
 
 

@@ -1,0 +1,79 @@
+"""Text where an encoding lacks a letter."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from loadtests.letters import SHOWABLE, as_text
+
+NAME = "étiquette 結果"
+
+
+def undecoded(text: str) -> str:
+    """What Python makes of an argument in a locale of ASCII."""
+    return text.encode().decode("ascii", "surrogateescape")
+
+
+def test_bytes_that_the_locale_could_not_decode_are_utf_8() -> None:
+    assert as_text(undecoded(NAME)) == NAME
+    assert as_text(NAME) == NAME
+
+
+@pytest.mark.parametrize(("text", "shown"), [("a\udce9b", "a\\xe9b"), ("a\ud800b", "a\\ud800b")])
+def test_what_is_no_text_at_all_is_escaped(text: str, shown: str) -> None:
+    assert as_text(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "ascii_text"),
+    [
+        ("36.9 µs", "36.9 us"),
+        ("A — B", "A - B"),
+        ("1 \N{MULTIPLICATION SIGN} 2 …", "1 x 2 ..."),
+        ("Größe", "Grosse"),
+        ("🟢 better, 🔴 worse", "[green] better, [red] worse"),
+        ("┏━┓┃", "+-+|"),
+        ("“x” ≤ y → z", '"x" <= y -> z'),
+        (NAME, "etiquette \\u7d50\\u679c"),
+    ],
+)
+def test_ascii_gets_what_a_person_can_read(text: str, ascii_text: str) -> None:
+    assert text.encode("ascii", SHOWABLE).decode() == ascii_text
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "euc-jp"])
+def test_bytes_go_out_as_they_came_in(encoding: str) -> None:
+    path = b"/results/\xc3\xa9\xff"
+
+    assert path.decode("ascii", "surrogateescape").encode(encoding, SHOWABLE) == path
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("latin-1", "36.9 µs \N{MULTIPLICATION SIGN} - é"),
+        ("cp1252", "36.9 µs \N{MULTIPLICATION SIGN} — é"),
+        ("koi8-r", "36.9 us x - e"),
+        ("utf-8", "36.9 µs \N{MULTIPLICATION SIGN} — é"),
+    ],
+)
+def test_an_encoding_keeps_the_letters_that_it_has(encoding: str, shown: str) -> None:
+    assert "36.9 µs \N{MULTIPLICATION SIGN} — é".encode(encoding, SHOWABLE).decode(encoding) == shown
+
+
+def test_files_in_utf_8_have_every_letter() -> None:
+    file = io.BytesIO()
+    text = io.TextIOWrapper(file, "utf-8", SHOWABLE)
+    text.write(f"{undecoded(NAME)} {NAME} µs\n")
+    text.flush()
+
+    assert file.getvalue().decode() == f"{NAME} {NAME} µs\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "euc-jp", "gb18030", "koi8-r", "utf-16", "utf-8"])
+def test_no_codec_fails(encoding: str) -> None:
+    everything = "".join(map(chr, [*range(32, 0x3000, 7), *range(0xD800, 0xE000, 97), *range(0x1F300, 0x1F700)]))
+
+    assert everything.encode(encoding, SHOWABLE)
