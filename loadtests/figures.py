@@ -14,13 +14,26 @@ from itertools import groupby
 from statistics import median
 from typing import Any
 
+from loadtests.histogram import Histogram
 from loadtests.recording import CUT_OFF, OK, PHASES, Cell, Recording
 from loadtests.slope import fitted_slope
 
-__all__ = ["QUANTILES", "Figure", "Sample", "Window", "failures", "figures_of", "measure_window", "server_cpu"]
+__all__ = [
+    "QUANTILES",
+    "STATISTICS",
+    "Figure",
+    "Sample",
+    "Window",
+    "failures",
+    "figures_of",
+    "measure_window",
+    "server_cpu",
+]
 
 CONNECT = "connect"
-QUANTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
+QUANTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
+#: The figures of each latency, in the order of a table.
+STATISTICS = ("mean", "min", *QUANTILES)
 # Whole seconds with the same sockets from which a plateau is taken for one; the first of them is left out.
 PLATEAU_S = 3
 # Of the most that were open: what sockets may differ by from one second of a plateau to the next.
@@ -122,29 +135,33 @@ def _phase_latencies(recording: Recording, window: Window) -> list[Figure]:
     for phase in PHASES:
         whole, inside = recording.total([phase]), recording.total([phase], window.start, window.end)
         cell = inside if 2 * inside.outcomes[OK] >= whole.outcomes[OK] else whole
-        figures += _percentiles(phase, cell.service.percentiles(QUANTILES.values()))
+        figures += _percentiles(phase, cell.service)
     return figures
 
 
 def _latencies(series: str, cell: Cell) -> list[Figure]:
     of = f"_{series}" if series else ""
     return [
-        *_percentiles(f"service{of}", cell.service.percentiles(QUANTILES.values())),
-        *_percentiles(f"response{of}", cell.response.percentiles(QUANTILES.values())),
+        *_percentiles(f"service{of}", cell.service),
+        *_percentiles(f"response{of}", cell.response),
     ]
 
 
 def _by_type(recording: Recording, window: Window) -> Iterable[Figure]:
     for series in recording.exchange_series():
-        yield from _latencies(series, recording.total([series], window.start, window.end))
+        cell = recording.total([series], window.start, window.end)
+        yield Figure(f"answered_{series}", cell.outcomes[OK], "exchanges")
+        yield Figure(f"failed_{series}", failures(cell.outcomes), "exchanges", "lower")
+        yield from _latencies(series, cell)
 
 
-def _percentiles(name: str, values_ns: Mapping[float, int]) -> list[Figure]:
-    return [
-        Figure(f"{name}_{label}", values_ns[quantile] / 1000, "us", "lower")
-        for label, quantile in QUANTILES.items()
-        if values_ns
-    ]
+def _percentiles(name: str, latencies: Histogram) -> list[Figure]:
+    if not latencies.counts:
+        return []
+    found = latencies.percentiles(QUANTILES.values())
+    values_ns = {"mean": latencies.mean, "min": latencies.least}
+    values_ns |= {label: found[quantile] for label, quantile in QUANTILES.items()}
+    return [Figure(f"{name}_{label}", values_ns[label] / 1000, "us", "lower") for label in STATISTICS]
 
 
 def _generator(recording: Recording, window: Window, measured: Cell) -> list[Figure]:

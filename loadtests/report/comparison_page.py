@@ -8,7 +8,8 @@ from loadtests.comparison import Comparison, FigureComparison, KeyDifference, Si
 from loadtests.report.comparison_pictures import comparison_pictures
 from loadtests.report.evidence import Evidence, load_evidence
 from loadtests.report.page import filled_in, shown_picture
-from loadtests.report.pictures import Picture, Table
+from loadtests.report.pictures import Picture
+from loadtests.report.tables import Table
 from loadtests.report.words import Stamp, changed, moment, quantity, titled_figure
 from loadtests.results import ResultError
 

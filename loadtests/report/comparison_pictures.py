@@ -27,8 +27,9 @@ from loadtests.report.charts import (
 )
 from loadtests.report.evidence import Clock, Evidence
 from loadtests.report.look import colour
-from loadtests.report.pictures import Panel, Picture, Table
+from loadtests.report.pictures import Panel, Picture
 from loadtests.report.rows import Row, digits
+from loadtests.report.tables import Table
 from loadtests.report.words import changed, quantity, titled_figure
 
 __all__ = ["comparison_pictures"]

@@ -13,8 +13,9 @@ import jinja2
 import gserver
 from loadtests.report.evidence import Evidence
 from loadtests.report.look import DARK, FONT, LIGHT
-from loadtests.report.pictures import Picture, Table, drawing_library, for_page
+from loadtests.report.pictures import Picture, drawing_library, for_page
 from loadtests.report.run_pictures import overlaid_pictures, run_pictures
+from loadtests.report.tables import Table
 from loadtests.report.words import (
     Saying,
     Stamp,

@@ -16,20 +16,13 @@ import altair as alt
 import vl_convert
 
 from loadtests.report.look import CONFIG, LIGHT, ROOM, painted
+from loadtests.report.tables import Table
 
-__all__ = ["FORMATS", "Panel", "Picture", "Table", "drawing_library", "drawn", "for_page", "save_pictures"]
+__all__ = ["FORMATS", "Panel", "Picture", "drawing_library", "drawn", "for_page", "save_pictures"]
 
 FORMATS = ("svg", "png")
 IMAGE_WIDTH = 720
 PNG_SCALE = 2
-
-
-@dataclass(frozen=True)
-class Table:
-    """The numbers of a picture, as text."""
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ from loadtests.report.charts import (
 )
 from loadtests.report.evidence import Clock, Evidence
 from loadtests.report.look import colour
-from loadtests.report.pictures import Panel, Picture, Table
+from loadtests.report.pictures import Panel, Picture
 from loadtests.report.rows import Row
+from loadtests.report.tables import Table
 from loadtests.report.words import quantity, title_of_run
 
 __all__ = ["overlaid_pictures", "run_pictures"]

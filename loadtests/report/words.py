@@ -5,8 +5,11 @@ A figure that a run lacks keeps its place, with the reason: that nothing is know
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from unicodedata import category
 
 from loadtests.comparison import FigureComparison
 from loadtests.figures import Figure
@@ -14,24 +17,38 @@ from loadtests.results import Run
 from loadtests.text import change, title_of
 
 __all__ = [
+    "DOUBTS",
+    "SHORTFALLS",
     "UNKNOWN",
+    "WITHHELD",
+    "Failure",
     "Saying",
     "Stamp",
+    "as_sentence",
     "changed",
+    "failures_of",
     "latency_note",
     "moment",
+    "one_line",
     "problems_of",
     "quantity",
     "sayings",
+    "server_of",
+    "shortened",
     "started",
     "summary_of",
     "title_of_run",
     "titled_figure",
     "verdict_of",
+    "version_of",
     "workload_of",
 ]
 
 UNKNOWN = "-"
+#: In a table, of a figure that the run does not give, with a reason.
+WITHHELD = "withheld"
+# Of a text that somebody else wrote, where it stands among others: the whole is in run.json.
+MOST_CHARACTERS = 300
 
 # What is said of a run by its state, beside the reasons that the run gives itself.
 VERDICTS = {
@@ -44,6 +61,13 @@ VERDICTS = {
     "unreconciled": ("Unreconciled", "Client and server did not count the same: some of these figures are wrong."),
     "incomplete": ("Incomplete", "The run did not do what it was meant to: its figures are of a part of it."),
 }
+# Categories of Unicode that are not shown as they are: controls, surrogates, and separators of lines and paragraphs.
+UNSHOWN = ("Cc", "Cs", "Zl", "Zp")
+# What turns the direction of the text that follows.
+BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+# What the reasons of a verdict are about.
+SHORTFALLS = "What the server did not do"
+DOUBTS = "What limits belief in the figures"
 #: Of the ten figures that matter, where there is no room for words.
 TITLES = (
     "connections at once",
@@ -67,21 +91,38 @@ _SCALES = {
 
 @dataclass(frozen=True)
 class Saying:
-    """One figure: `value` as it is said, and `words` that go on from it; `figure` names what it is about."""
+    """One figure: `value` as it is said, and `words` that go on from it; `figure` names what it is about.
+
+    `why` is a sentence: the reason why the run withholds the figure, or "".
+    """
 
     figure: str
     value: str
     words: str
+    why: str = ""
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a run says of itself: its state, a title and a sentence for it, and the run's own reasons."""
+    """A verdict: its state, a title and a sentence for it, and the reasons in titled lists, in the order to show them.
+
+    `is_short`: whether the server did not do something that was asked of it, whatever the state.
+    """
 
     state: str
     title: str
     sentence: str
-    reasons: tuple[str, ...]
+    parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    is_short: bool = False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A class of failure of a series ("SUM: reset"), how often it came, and the text of the first one, or ""."""
+
+    what: str
+    count: int
+    example: str
 
 
 def quantity(value: float, unit: str) -> str:
@@ -145,13 +186,64 @@ def verdict_of(run: Run) -> Stamp:
     """The run's verdict on itself."""
     verdict = run.verdict
     title, sentence = VERDICTS.get(verdict.state, (verdict.state, ""))
-    return Stamp(verdict.state, title, sentence, tuple(verdict.reasons))
+    parts = ((SHORTFALLS, tuple(verdict.shortfalls)), (DOUBTS, tuple(verdict.doubts)))
+    return Stamp(verdict.state, title, sentence, tuple(part for part in parts if part[1]), bool(verdict.shortfalls))
+
+
+def failures_of(run: Run) -> list[Failure]:
+    """The classes of failure, the most frequent first."""
+    counted = sorted(run.errors.items(), key=lambda each: (-each[1], each[0]))
+    return [Failure(what, count, run.examples.get(what, "")) for what, count in counted]
 
 
 def problems_of(run: Run) -> list[str]:
     """What went wrong, a line each."""
-    errors = [f"Error: {what}: {count:,}" for what, count in sorted(run.errors.items())]
+    errors = [
+        f"Error: {one_line(each.what)}: {each.count:,}"
+        + (f"; the first: {shortened(each.example)}" if each.example else "")
+        for each in failures_of(run)
+    ]
     return [*errors, *(f"Warning: {warning}" for warning in run.warnings)]
+
+
+def one_line(text: str) -> str:
+    """Text with its control characters escaped, line breaks too: a terminal would obey them."""
+    return "".join(_escape(each) if category(each) in UNSHOWN or each in BIDI else each for each in text.strip())
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
+    """The text in one line, and no longer than `most` characters, with how many were left out."""
+    line = one_line(text)
+    return line if len(line) <= most else f"{line[:most]}... ({len(line) - most:,} more characters)"
+
+
+def as_sentence(text: str) -> str:
+    """With a capital letter at the beginning and a full stop at the end."""
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}" if text else ""
+
+
+def server_of(run: Run) -> str:
+    """Where the server was, and what started it."""
+    address, command = (one_line(str(run.server.get(key, ""))) for key in ("address", "command"))
+    return f"Server: {', '.join(part for part in (address, shortened(command)) if part) or 'not known'}"
+
+
+def version_of(run: Run) -> str:
+    """The version of loadtests, and that of the server as far as it is known; "" if the run has neither."""
+    own, source = run.environment.get("gserver"), run.environment.get("source")
+    if not own:
+        return ""
+    versions = f"gserver {own}" + (f" (source {source})" if source else "")
+    command = str(run.server.get("command", ""))
+    if commit := re.search(r"@([0-9a-f]{12})", command):
+        return f"Version: commit {commit[1]}, measured with {versions}"
+    if re.match(r"gserver[ :]", command):
+        return f"Version: {versions}"
+    return f"Version: not known, measured with {versions}"
 
 
 def summary_of(runs: Sequence[Run]) -> list[tuple[str, ...]]:
@@ -159,13 +251,16 @@ def summary_of(runs: Sequence[Run]) -> list[tuple[str, ...]]:
     columns = [sayings(run) for run in runs]
     header = ("", *(title_of_run(run) for run in runs))
     verdicts = ("verdict", *(verdict_of(run).title.lower() for run in runs))
-    rows = [(title, *(column[place].value for column in columns)) for place, title in enumerate(TITLES)]
+    rows = [
+        (title, *(WITHHELD if column[place].why else column[place].value for column in columns))
+        for place, title in enumerate(TITLES)
+    ]
     return [header, verdicts, *rows]
 
 
 def sayings(run: Run) -> list[Saying]:
     """The ten figures that matter."""
-    return [
+    figures = [
         _connections(run),
         _throughput(run),
         _latency(run, "p50", "half of the answers came within it"),
@@ -177,6 +272,17 @@ def sayings(run: Run) -> list[Saying]:
         _memory(run),
         _generator(run),
     ]
+    return [_explained(run, saying) for saying in figures]
+
+
+def _explained(run: Run, saying: Saying) -> Saying:
+    """With the reason, where the run withholds the figure."""
+    if saying.value != UNKNOWN:
+        return saying
+    names = (saying.figure, saying.figure.replace("response_", "service_"))
+    return dataclasses.replace(
+        saying, why=next((as_sentence(run.withheld[name]) for name in names if name in run.withheld), "")
+    )
 
 
 def latency_note(run: Run) -> str:

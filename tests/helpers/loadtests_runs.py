@@ -13,7 +13,16 @@ __all__ = ["make_run"]
 
 def make_run(name: str = "json", scale: float = 1.0, **changes: Any) -> Run:
     """A run whose costs are `scale` times those of another, and whose throughput is that much less."""
-    latencies = {"p50": 200.0, "p90": 400.0, "p99": 1234.5, "p99.9": 5678.0, "max": 12345.0}
+    latencies = {
+        "mean": 250.0,
+        "min": 100.0,
+        "p50": 200.0,
+        "p90": 400.0,
+        "p95": 600.0,
+        "p99": 1234.5,
+        "p99.9": 5678.0,
+        "max": 12345.0,
+    }
     figures = [
         Figure("sockets_peak", 200, "sockets"),
         Figure("connects_ok", 200, "connects"),
@@ -24,6 +33,8 @@ def make_run(name: str = "json", scale: float = 1.0, **changes: Any) -> Run:
         Figure("error_rate", 0, "%", "lower"),
         Figure("steady_s", 18, "s"),
         Figure("throughput", 2000 / scale, "exchanges/s", "higher"),
+        Figure("answered_SUM", 36000, "exchanges"),
+        Figure("failed_SUM", 0, "exchanges", "lower"),
         *(Figure(f"connect_{quantile}", value, "us", "lower") for quantile, value in latencies.items()),
         *(
             Figure(f"{latency}_{quantile}", value * scale, "us", "lower")
@@ -44,7 +55,7 @@ def make_run(name: str = "json", scale: float = 1.0, **changes: Any) -> Run:
         "workload": {"user": "JsonUser", "sockets": 200, "rate": 10},
         "workload_hash": "0123456789ab",
         "server": {"address": "tcp://127.0.0.1:3001", "command": "gserver json -w 1"},
-        "environment": {"python": "3.11.7", "cores": 2},
+        "environment": {"gserver": "0.1.0", "source": "fedcba987654", "python": "3.11.7", "cores": 2},
         "figures": figures,
         "errors": {},
         "phases": {"ramp": [100, 102], "warmup": [102, 104], "measure": [104, 122], "cooldown": [122, 123]},
