@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import altair as alt
@@ -87,9 +87,11 @@ def nines_x(last: float) -> alt.X:
     return alt.X("nines:Q", scale=alt.Scale(domain=[0, last], nice=False), axis=axis)
 
 
-def number_y(field: str, top: float | None = None) -> alt.Y:
-    """A scale from zero; `top` keeps one that would be all zero from being none."""
-    scale = alt.Scale(domain=[0, top]) if top else alt.Scale(zero=True)
+def number_y(field: str, rows: Sequence[Row] = (), columns: Iterable[str] = ()) -> alt.Y:
+    """A scale from zero: to one, if the field, or else the columns that it is folded of, are zero in all rows."""
+    names = tuple(columns) or (field,)
+    is_flat = bool(rows) and not any(row.get(name) for row in rows for name in names)
+    scale = alt.Scale(domain=[0, 1]) if is_flat else alt.Scale(zero=True)
     return alt.Y(f"{field}:Q", title=None, scale=scale, axis=alt.Axis(labelExpr=NUMBER, tickCount=4))
 
 
@@ -161,7 +163,7 @@ def area(rows: Sequence[Row], x: alt.X, y: alt.Y, shade: str = "blue", stepped: 
     return chart
 
 
-def bars(rows: Sequence[Row], clock: Clock, field: str, top: float | None = None, shade: str = "bad") -> alt.Chart:
+def bars(rows: Sequence[Row], clock: Clock, field: str, shade: str = "bad") -> alt.Chart:
     """What was counted in each step, as a bar as wide as the step."""
     half = clock.step * 0.4
     x = time_x(clock, "from")
@@ -169,7 +171,7 @@ def bars(rows: Sequence[Row], clock: Clock, field: str, top: float | None = None
         alt.Chart(data(rows))
         .transform_calculate(**{"from": f"datum.t - {half}", "to": f"datum.t + {half}", "none": "0"})
         .mark_rect(color=colour(shade), opacity=0.75)
-        .encode(x=x, x2="to:Q", y=number_y(field, top=top), y2="none:Q")
+        .encode(x=x, x2="to:Q", y=number_y(field, rows), y2="none:Q")
     )
     return chart
 

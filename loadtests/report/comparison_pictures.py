@@ -22,6 +22,7 @@ from loadtests.report.charts import (
     duration_y,
     nines_x,
     number,
+    number_y,
     pointed_at,
     small_print,
     stacked,
@@ -47,7 +48,7 @@ ROW_HEIGHT = 44
 # A change on a scale.
 SIGNED = f"(datum.value > 0 ? '+' : '') + ({NUMBER})"
 # Room for what stands beside a row: its figure and its verdict.
-LABEL_ROOM, LABEL_LETTERS = 172, 26
+LABEL_ROOM, LABEL_LETTERS = 172, 28
 POINTS_OVER_TIME = 2400
 # Names of folders in a sentence.
 MOST_NAMES = 4
@@ -142,6 +143,7 @@ def _forest_layers(rows: Sequence[Row], band: float, reach: tuple[float, float])
         maxExtent=LABEL_ROOM,
         labelLimit=LABEL_ROOM,
         labelColor=colour("ink"),
+        labelPadding=10,
         labelLineHeight=14,
         grid=False,
     )
@@ -378,10 +380,7 @@ def _over_time(evidence: Mapping[str, Sequence[Evidence]]) -> Picture:
     name, title = "over-time", "Over time, all runs laid over each other"
     runs = _lettered(evidence)
     length = max((each.end - each.start for _, each in runs), default=0)
-    gaps = _gaps_of(runs)
-    if not length:
-        return Picture(name, title, f"There is no picture over time: {'; '.join(gaps) or 'the runs recorded nothing'}.")
-    steps = max(20, POINTS_OVER_TIME // len(runs))
+    steps = max(20, POINTS_OVER_TIME // max(1, len(runs)))
     axis = Clock.over(0, length, steps)
     panels: list[Panel] = []
     medians: dict[str, dict[float, float]] = {}
@@ -395,8 +394,11 @@ def _over_time(evidence: Mapping[str, Sequence[Evidence]]) -> Picture:
             panels.append(_time_panel(heading, rows, axis, named=not panels))
             for letter in evidence:
                 medians[f"{heading}, {letter}"] = _medians([row for row in rows if row["side"] == letter])
+    gaps = "; ".join(_gaps_of(runs))
+    if not panels:
+        return Picture(name, title, f"There is no picture over time: {gaps or 'the runs recorded nothing'}.")
     words = "A thin line is one run, on the seconds since its start. The numbers are the medians of each side."
-    words += f" Not all runs are in it: {'; '.join(gaps)}." if gaps else ""
+    words += f" Some of it is left out: {gaps}." if gaps else ""
     return Picture(name, title, words, tuple(panels), _median_table(medians))
 
 
@@ -441,7 +443,7 @@ def _median_table(columns: Mapping[str, Mapping[float, float]]) -> Table:
 
 
 def _time_panel(title: str, rows: Sequence[Row], clock: Clock, named: bool) -> Panel:
-    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=4, labelExpr=NUMBER))
+    y = number_y("value", rows)
     side = alt.Color("side:N", scale=SIDES, legend=alt.Undefined if named else None)
     lines = alt.Chart(data(rows)).mark_line(strokeWidth=1.1, opacity=0.7)
     chart = stacked([lines.encode(x=time_x(clock), y=y, color=side, detail="run:N")], 140, title)

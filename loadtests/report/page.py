@@ -14,7 +14,7 @@ import jinja2
 
 import gserver
 from loadtests.report.evidence import Evidence
-from loadtests.report.look import DARK, FONT, LIGHT
+from loadtests.report.look import CONFIG, DARK, FONT, LIGHT
 from loadtests.report.pictures import Key, Picture, drawing_library, for_page
 from loadtests.report.run_pictures import overlaid_pictures, run_pictures
 from loadtests.report.tables import Table, figures_of, keys_of, latencies_of, types_of
@@ -40,7 +40,7 @@ __all__ = ["ShownPicture", "as_json", "filled_in", "isolated", "render_runs_html
 
 
 # Characters: a page has room for more than a line, but not for a whole reply that was wrong.
-MOST_OF_AN_EXAMPLE = 2000
+MOST_OF_AN_EXAMPLE = 500
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def render_runs_html(evidence: Sequence[Evidence]) -> str:
         title=shown[0].title if alone else f"{len(evidence)} runs",
         lines=shown[0].lines if alone else (),
         runs=shown,
-        summary=Table(header, tuple(rows)),
+        summary=Table(("", *(f"{place}: {title}" for place, title in enumerate(header[1:], 1))), tuple(rows)),
         overlaid=[] if alone else [shown_picture(picture) for picture in overlaid_pictures(evidence)],
     )
 
@@ -150,6 +150,7 @@ def filled_in(template: str, **values: Any) -> str:
         light=_properties(LIGHT),
         dark=_properties(DARK),
         font=FONT,
+        config=as_json({**CONFIG, "legend": {"disable": True}}),
         **values,
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from loadtests.report.look import CONFIG, END_ROOM, LIGHT, ROOM, SCALE_ROOM, painted
+from loadtests.report.look import CONFIG, END_ROOM, LIGHT, ROOM, SCALE_ROOM, colour, painted
 from loadtests.report.tables import Table
 
 __all__ = ["FORMATS", "Key", "Panel", "Picture", "drawing_library", "drawn", "for_page", "save_pictures"]
@@ -81,9 +81,10 @@ class Picture:
 def for_page(panel: Panel) -> dict[str, Any]:
     """The panel as Vega-Lite that takes its width from the page and its colours from the style sheet."""
     chart = panel.chart + panel.pointed if panel.pointed else panel.chart
-    specification = _specification(chart.add_params(alt.param(name=ROOM, expr="width")).properties(width="container"))
+    chart = chart.add_params(alt.param(name=ROOM, expr="width")).properties(width="container")
+    specification: dict[str, Any] = chart.to_dict(validate=False)
+    specification.pop("config", None)  # Altair's own; the page has that of look.py, once for all its charts
     specification["layer"].insert(0, _EDGES)
-    specification["config"] = {**CONFIG, "legend": {"disable": True}}
     return specification
 
 
@@ -94,19 +95,16 @@ def drawing_library() -> str:
     return script.replace("</script", "<\\/script")
 
 
-def _specification(chart: alt.LayerChart | alt.VConcatChart) -> dict[str, Any]:
-    specification: dict[str, Any] = chart.to_dict(validate=False)
-    return {**specification, "config": CONFIG}
-
-
 def drawn(picture: Picture, form: str) -> bytes:
     """The whole picture as an image in light colours: "svg" or "png"."""
     panels = [panel.chart.properties(width=IMAGE_WIDTH) for panel in picture.panels]
     heading = alt.TitleParams(picture.title, fontSize=16, fontWeight=600, anchor="start", frame="bounds", offset=16)
     stacked = alt.vconcat(*panels, spacing=24, title=heading).add_params(alt.param(name=ROOM, value=IMAGE_WIDTH))
-    specification = painted(_specification(stacked), LIGHT)
-    legend = {**CONFIG["legend"], **_legend_layout([key.label for panel in picture.panels for key in panel.legend])}
-    specification["config"] |= {"background": LIGHT["page"], "padding": 16, "legend": legend}
+    # Only one of the panels has the legend: shared with the others it would be none.
+    stacked = stacked.resolve_scale(color="independent", shape="independent", strokeDash="independent")
+    legend = CONFIG["legend"] | _legend_layout([key.label for panel in picture.panels for key in panel.legend])
+    config = CONFIG | {"background": colour("page"), "padding": 16, "legend": legend}
+    specification = painted({**stacked.to_dict(validate=False), "config": config}, LIGHT)
     if form == "svg":
         return str(vl_convert.vegalite_to_svg(specification)).encode()
     return bytes(vl_convert.vegalite_to_png(specification, scale=PNG_SCALE))

@@ -179,11 +179,13 @@ def _load(evidence: Evidence, clock: Clock) -> Picture:
     }
     over_time = _OverTime(evidence, clock, rows, at_second(entries))
     x = time_x(clock)
-    panels = [over_time.panel("Exchanges a second", [area(rows, x, number_y("exchanges"))])]
+    panels = [over_time.panel("Exchanges a second", [area(rows, x, number_y("exchanges", rows))])]
     if failed:
         panels.append(over_time.panel("Failures a second", [bars(rows, clock, "failed")], height=90))
     panels.append(
-        over_time.panel("Connections open", [area(rows, x, number_y("sockets"), "teal", stepped=True)], height=110)
+        over_time.panel(
+            "Connections open", [area(rows, x, number_y("sockets", rows), "teal", stepped=True)], height=110
+        )
     )
     columns = {"t": ("second", _plain)} | {column: (words, _plain) for column, (words, _) in entries.items()}
     return Picture(name, title, words, tuple(panels), _table(rows, columns))
@@ -204,8 +206,10 @@ def _server(evidence: Evidence, clock: Clock) -> Picture:
     over_time = _OverTime(evidence, clock, rows, at_second(percents | sizes))
     x = time_x(clock)
     panels = (
-        over_time.panel("Processor, % of a core", [lines(rows, x, number_y("value"), cpu)], legend=keys(cpu)),
-        over_time.panel("Memory, MiB", [lines(rows, x, number_y("value"), rss, named=False)]),
+        over_time.panel(
+            "Processor, % of a core", [lines(rows, x, number_y("value", rows, cpu), cpu)], legend=keys(cpu)
+        ),
+        over_time.panel("Memory, MiB", [lines(rows, x, number_y("value", rows, rss), rss, named=False)]),
     )
     columns = {"t": ("second", _plain)} | {column: (said, _percent) for column, (said, _) in percents.items()}
     columns |= {column: (said, _mib) for column, (said, _) in sizes.items()}
@@ -288,9 +292,9 @@ def _generator(evidence: Evidence, clock: Clock) -> Picture:
     panels = []
     if any("cpu" in row for row in rows):
         used = [row for row in rows if "cpu" in row]
-        panels.append(over_time.panel("Processor, % of a core", [area(used, x, number_y("cpu"))], height=110))
+        panels.append(over_time.panel("Processor, % of a core", [area(used, x, number_y("cpu", used))], height=110))
     panels.append(
-        over_time.panel("Worst lateness of its loop, ms", [area(rows, x, number_y("lag"), "purple")], height=110)
+        over_time.panel("Worst lateness of its loop, ms", [area(rows, x, number_y("lag", rows), "purple")], height=110)
     )
     if late := any(row.get("late") for row in rows):
         panels.append(over_time.panel("Late sends", [bars(rows, clock, "late")], height=90))

@@ -11,7 +11,7 @@ from typing import Any
 
 from loadtests.figures import STATISTICS, Figure
 from loadtests.recording import PHASES
-from loadtests.report.words import WITHHELD, as_sentence, quantity
+from loadtests.report.words import UNKNOWN, WITHHELD, as_sentence, quantity
 from loadtests.results import Run
 from loadtests.text import title_of
 
@@ -96,7 +96,7 @@ def _with_statistics(run: Run, header: tuple[str, ...], rows: Mapping[str, tuple
 
 
 def _cell(run: Run, name: str) -> str:
-    return WITHHELD if _is_withheld(run, name) else _said(run.figure(name))
+    return WITHHELD if _is_withheld(run, name) else _said(run.figure(name)) or UNKNOWN
 
 
 def _is_withheld(run: Run, name: str) -> bool:

@@ -279,10 +279,7 @@ def _explained(run: Run, saying: Saying) -> Saying:
     """With the reason, where the run withholds the figure."""
     if saying.value != UNKNOWN:
         return saying
-    names = (saying.figure, saying.figure.replace("response_", "service_"))
-    return dataclasses.replace(
-        saying, why=next((as_sentence(run.withheld[name]) for name in names if name in run.withheld), "")
-    )
+    return dataclasses.replace(saying, why=as_sentence(run.withheld.get(saying.figure, "")))
 
 
 def latency_note(run: Run) -> str:
@@ -318,8 +315,11 @@ def _throughput(run: Run) -> Saying:
 
 def _latency(run: Run, quantile: str, words: str) -> Saying:
     for latency in ("response", "service"):
-        if figure := run.figure(f"{latency}_{quantile}"):
-            return Saying(figure.name, _said(figure), words)
+        name = f"{latency}_{quantile}"
+        if figure := run.figure(name):
+            return Saying(name, _said(figure), words)
+        if name in run.withheld:
+            return Saying(name, UNKNOWN, words)
     return Saying(f"response_{quantile}", UNKNOWN, "no answer was timed")
 
 

@@ -55,7 +55,7 @@ def make_run(name: str = "json", scale: float = 1.0, **changes: Any) -> Run:
         "workload": {"user": "JsonUser", "sockets": 200, "rate": 10},
         "workload_hash": "0123456789ab",
         "server": {"address": "tcp://127.0.0.1:3001", "command": "gserver json -w 1"},
-        "environment": {"gserver": "0.1.0", "source": "fedcba987654", "python": "3.11.7", "cores": 2},
+        "environment": {"python": "3.11.7", "cores": 2},
         "figures": figures,
         "errors": {},
         "phases": {"ramp": [100, 102], "warmup": [102, 104], "measure": [104, 122], "cooldown": [122, 123]},

@@ -1,6 +1,6 @@
 // The values of a chart for those who do not point: a tap or the arrow keys choose a mark, and its tip stays.
 const readable = (place) => {
-  const label = place.dataset.label, read = document.querySelector("#read");
+  const read = document.querySelector("#read");
   let at = -1, chosen = null;
   // Vega hands over the row of a mark with its element. From left to right, or from above where marks have a row each.
   const marks = () => {
@@ -31,8 +31,7 @@ const readable = (place) => {
   };
   if (!marks().length) return;
   place.tabIndex = 0;
-  place.setAttribute("role", "group");
-  place.setAttribute("aria-label", `${label}: arrow keys read its values`);
+  place.setAttribute("aria-describedby", "how");
   place.addEventListener("keydown", (event) => {
     const all = marks(), step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     const to = { Home: 0, End: all.length - 1 }[event.key] ?? (step && (chosen ? at + step : step > 0 ? 0 : all.length - 1));
