@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from textwrap import wrap
+from typing import Literal
 
 import altair as alt
 
