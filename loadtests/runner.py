@@ -20,7 +20,7 @@ from loadtests import environment, results
 from loadtests.cores import Cores, shared_out
 from loadtests.outcome import Reserve, concluded
 from loadtests.probe import Probe
-from loadtests.processes import terminated_as_interrupted
+from loadtests.processes import START_PATIENCE_S, terminated_as_interrupted
 from loadtests.profiles import Profile
 from loadtests.swarm import Spread, Swarm, processes_for
 from loadtests.target import Server, Target, local_target
@@ -36,12 +36,14 @@ class Options:
         pin: whether server and generator get cores of their own.
         processes: of the generator; 0: as many as the sockets need.
         master: where the workers of other hosts find their master; expect_workers: how many are waited for.
+        start_timeout_s: how long a server that the run starts may take until it answers.
     """
 
     pin: bool = True
     processes: int = 0
     master: tuple[str, int] | None = None
     expect_workers: int = 0
+    start_timeout_s: float = START_PATIENCE_S
 
 
 def execute(
@@ -68,7 +70,8 @@ def execute(
         reserve = Reserve(folder)
         target = target or local_target(profile, Path(work))
         spread = _spread(profile, options, limit, (target.workers or 1) if target.command else 0)
-        server = Server(target, folder / "server.log", cores=spread.cores.server)
+        log = folder / "server.log"
+        server = Server(target, log, cores=spread.cores.server, patience_s=options.start_timeout_s)
         swarm = Swarm(profile, folder, Path(work), server, spread)
         try:
             with terminated_as_interrupted(), contextlib.ExitStack() as stack:
