@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from loadtests.shapes import COOLDOWN, MEASURE, RAMP, WARMUP, Objective, Stage
@@ -52,7 +53,7 @@ class Profile:
         shape: "hold"; "plateaus" rests on the way up; "climb" measures on the way up; "spike" has a tenth of the
             sockets, all, and a tenth again; "search" looks for the most sockets that keep the objective.
         workers: of the server, at least.
-        message, codec, expect: of a MessageUser. file: a Locust file with the user class.
+        message, codec, expect: of a MessageUser. file: a Locust file with the user class; file_digest: of its text.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Profile:
     codec: str = "lines"
     expect: str = ""
     file: str = ""
+    file_digest: str = ""
 
     @property
     def plan(self) -> Plan:
@@ -106,6 +108,7 @@ class Profile:
         for users, names in _ONLY_FOR.items():
             if self.user not in users and not self.file:
                 kept = {name: value for name, value in kept.items() if name not in names}
+        kept["file"] = Path(self.file).name  # wherever it lies: the digest tells whether it is the same
         return {name: value for name, value in kept.items() if value not in (None, "")}
 
     @property

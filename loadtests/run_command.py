@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from loadtests.address import is_tls, parse_host
+from loadtests.processes import START_PATIENCE_S
 from loadtests.profiles import PROFILES
 from loadtests.report import render_summary
 from loadtests.run_options import MASTER_PORT, add_run_options, at_least, host_and_port, profile_of
@@ -55,6 +56,7 @@ def main(arguments: argparse.Namespace) -> int:
         processes=arguments.processes,
         master=arguments.bind if arguments.master else None,
         expect_workers=arguments.expect_workers,
+        start_timeout_s=arguments.start_timeout or START_PATIENCE_S,
     )
     run, interrupted = execute(profile, target, arguments.results, arguments.label, options)
     print(f"\n{render_summary(run)}\n\n  run     {run.path}\n  report  {run.path / 'report.md'}")
@@ -72,6 +74,8 @@ def _target(arguments: argparse.Namespace) -> Target | None:
                 name = f"--{option.replace('_', '-')}"
                 raise ValueError(f"{name} says how to sample what runs at --host, and there is no --host")
         return None
+    if arguments.start_timeout:
+        raise ValueError("--start-timeout is for a server that is started here, and the one at --host runs already")
     return Target(
         parse_host(arguments.host),
         pid=arguments.server_pid,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loadtests.environment import raise_nofile_limit
 from loadtests.processes import python_module, terminated_as_interrupted
-from loadtests.run_options import MASTER_PORT, at_least, existing, host_and_port
+from loadtests.run_options import MASTER_PORT, at_least, host_and_port, own_users
 from loadtests.swarm import LOCUST_ENVIRONMENT, SCENARIOS, STEERING
 
 __all__ = ["add_arguments", "main", "work"]
@@ -31,7 +31,8 @@ def add_arguments(worker: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Do as work() does."""
-    return work(arguments.master, arguments.processes, existing(arguments.file))
+    file = own_users(arguments.file) if arguments.file is not None else None
+    return work(arguments.master, arguments.processes, file)
 
 
 def work(master: tuple[str, int], processes: int, file: Path | None) -> int:
