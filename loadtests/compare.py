@@ -30,6 +30,7 @@ from loadtests.comparison import (
 )
 from loadtests.figures import Figure
 from loadtests.histogram import Histogram
+from loadtests.identity import address_of
 from loadtests.inference import (
     Shift,
     holm,
@@ -61,6 +62,7 @@ HEADLINES = (
 #: Shown beside them and not judged: each more that is judged asks for more runs.
 OTHERS = ("response_p90", "service_p90", "service_p99.9", "connect_p50", "connect_p99", "server_rss_peak")
 TOO_FEW = "too few to tell"
+#: Of a server: another one each time, and nothing that a server is known by. Its address is, if it ran already.
 NOT_ENVIRONMENT = ("address", "pid", "port")
 
 
@@ -72,12 +74,14 @@ class Plan:
         paired: whether the n-th run of A was made beside the n-th of B.
         alpha: of all headline figures together; at a look within ab, what that look may spend.
         noise: of this host, for one run against one.
+        cut_short: why there are not all the pairs that were planned, as a sentence without its full stop.
     """
 
     paired: bool = False
     band: float = 0.03
     alpha: float = 0.05
     noise: NoiseFloor | None = None
+    cut_short: str = ""
 
 
 @dataclass(frozen=True)
@@ -271,7 +275,10 @@ def _order(a: Side, b: Side) -> tuple[tuple[str, int], ...]:
 
 def _places(side: Side) -> list[dict[str, Any]]:
     servers = [{key: run.server[key] for key in run.server if key not in NOT_ENVIRONMENT} for run in side.runs]
-    return [{**run.environment, **server} for run, server in zip(side.runs, servers, strict=True)]
+    return [
+        {**run.environment, "address": address_of(run), **server}
+        for run, server in zip(side.runs, servers, strict=True)
+    ]
 
 
 def _differing(a: Sequence[dict[str, Any]], b: Sequence[dict[str, Any]]) -> tuple[KeyDifference, ...]:
@@ -295,27 +302,45 @@ def _refusals(a: Side, b: Side) -> list[str]:
         keys = _differing([run.workload for run in a.runs], [run.workload for run in b.runs])
         what = "; ".join(f"{each.key} {each.a} against {each.b}" for each in keys)
         refusals.append(f"the workloads differ, so the figures do not measure the same thing: {what or 'by hash'}")
+    if len(schemas := sorted({run.schema for run in runs})) > 1:
+        refusals.append(
+            f"the runs have schemas {schemas[0]} and {schemas[-1]} of run.json, whose figures do not mean the same: "
+            "since schema 3 what came late counts, and failures include those of connects and handshakes"
+        )
     return refusals
 
 
 def _invalid(run: Run) -> str:
     if run.verdict.is_valid:
         return ""
-    return f"{run.path.name or run.name} is {run.verdict.state}: {'; '.join(run.verdict.reasons)}"
+    return f"{run.path.name or run.name} is {run.verdict.state}: {'; '.join(run.verdict.doubts)}"
 
 
 def _notes(a: Side, b: Side, plan: Plan) -> list[str]:
-    notes = []
+    notes = [f"Not all pairs were made: {plan.cut_short}."] if plan.cut_short else []
     if len(a.runs) == len(b.runs) == 1:
         against = f"the noise floor of {plan.noise.pairs} pairs" if plan.noise else "nothing: no claim is made"
         notes.append(f"One run on each side is one observation each, held against {against}.")
     elif not plan.paired:
         notes.append("The runs were not made in pairs: what changed on the host between the sides looks like a change.")
-    return notes + [
-        f"{side.title} failed {human(failed, 'exchanges')}: {', '.join(_errors(side))}."
-        for side in (a, b)
-        if (failed := sum(sum(run.errors.values()) for run in side.runs))
-    ]
+    return (
+        notes
+        + [
+            f"{side.title} failed {human(failed, 'exchanges')}: {', '.join(_errors(side))}."
+            for side in (a, b)
+            if (failed := sum(sum(run.errors.values()) for run in side.runs))
+        ]
+        + [note for side in (a, b) for note in _shortfalls(side)]
+    )
+
+
+def _shortfalls(side: Side) -> list[str]:
+    """What the server did not do: the figures can be believed, and must be read with it. An example for each side."""
+    short = [run for run in side.runs if run.verdict.shortfalls]
+    if not short:
+        return []
+    count = f"in {len(short)} of {len(side.runs)} runs" if len(side.runs) > 1 else "in its run"
+    return [f"{side.title} did not do all that was asked of it {count}: {' '.join(short[0].verdict.shortfalls)}"]
 
 
 def _errors(side: Side) -> list[str]:

@@ -100,7 +100,7 @@ def _described(swarm: Swarm, recording: Recording, started_at: str, label: str) 
         started_at=started_at,
         workload=profile.workload,
         workload_hash=profile.workload_hash,
-        server={"address": target.url, "command": target.shown_command},
+        server={"address": target.url, "command": target.shown_command, **target.described_workers},
         environment={
             **environment.describe(),
             "pinning": swarm.spread.cores.shown(),
