@@ -9,7 +9,7 @@
 "a": "title", "b": "title", "max_pairs": 20, "looks": 3}. With the last two the pairs were looked at while they were
 made, and what may be believed is what that look may spend.
 
-Exit status: 0 nothing worse, 1 worse, 2 wrong usage, 3 cannot tell.
+Exit status: 0 nothing worse, 1 worse, 2 wrong usage, or something could not be read or written, 3 cannot tell.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class Pairs:
     b: str = "B"
     max_pairs: int | None = None
     looks: int = 1
+    why: str = ""  # there are not all of them
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -241,7 +242,7 @@ def _paired(folder: Path, band: float) -> tuple[Side, Side, Plan]:
     made = load_pairs(folder)
     a, b = (tuple(load_run(folder / pair[place]) for pair in made.pairs) for place in (0, 1))
     looks = Looks(made.max_pairs or len(made.pairs), made.looks)
-    plan = Plan(paired=True, band=band, alpha=looks.alpha_at(len(made.pairs)))
+    plan = Plan(paired=True, band=band, alpha=looks.alpha_at(len(made.pairs)), cut_short=made.why)
     return Side(made.a, a), Side(made.b, b), plan
 
 
@@ -256,6 +257,8 @@ def load_pairs(folder: Path) -> Pairs:
         raise ResultError(f"{folder}: not the folder of an ab (there is no {AB_FILE})") from None
     except (OSError, msgspec.DecodeError) as error:
         raise ResultError(f"{path} cannot be read: {error}") from None
+    if not made.pairs and made.why:
+        raise ResultError(f"{folder}: no pair was made: {made.why}")
     if not made.pairs or not 1 <= made.looks <= (made.max_pairs or len(made.pairs)):
         raise ResultError(f"{path} is damaged: {len(made.pairs)} pairs, {made.looks} looks")
     return made
