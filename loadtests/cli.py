@@ -1,7 +1,9 @@
 """loadtests run | worker | report | compare | sample | doctor | ab | history | list.
 
-Exit status: 0; 1 if something failed, or a package is not installed; 2 for a wrong argument; 3 if nothing failed, but
-the figures cannot be believed; 130 for Ctrl-C.
+Exit status: 0; 1 is what a command has found: exchanges failed (run), B is worse (compare, ab), something is short
+(doctor), it cannot go on (sample); 2 if it could not be carried out: a wrong argument, a package that is not installed,
+a server that does not answer, a folder that cannot be read or written, an error in loadtests itself; 3 if the figures
+cannot be believed, or do not tell; 130 for Ctrl-C.
 
 The module of a command is imported when the command is chosen, so that no command needs more packages than it uses.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -21,8 +24,7 @@ from loadtests.processes import NotAnswering
 
 __all__ = ["entry_point", "main"]
 
-EXIT_FAILURES = 1
-EXIT_USAGE = 2
+EXIT_NOT_CARRIED_OUT = 2
 EXIT_INTERRUPTED = 130
 #: What Locust's process and the report of a run import.
 SWARM = ("locust", "psutil", "hdrh", "scipy")
@@ -74,13 +76,10 @@ def main(argv: Sequence[str]) -> int:
             return _carry_out(name, argv[1:])
     except MissingPackage as lack:
         print(f"loadtests {name}: {lack}", file=sys.stderr)
-        return EXIT_FAILURES
-    except (ResultError, NotAnswering, OSError) as error:
+        return EXIT_NOT_CARRIED_OUT
+    except (ResultError, NotAnswering, OSError, ValueError) as error:
         print(f"loadtests: {error}", file=sys.stderr)
-        return EXIT_FAILURES
-    except ValueError as error:
-        print(f"loadtests: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        return EXIT_NOT_CARRIED_OUT
     except KeyboardInterrupt:
         print("loadtests: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -88,7 +87,12 @@ def main(argv: Sequence[str]) -> int:
 
 def entry_point() -> NoReturn:
     """The command `loadtests`."""
-    sys.exit(main(sys.argv[1:]))
+    try:
+        status = main(sys.argv[1:])
+    except Exception:  # Python's own status for it is 1, which would be a finding
+        traceback.print_exc()
+        status = EXIT_NOT_CARRIED_OUT
+    sys.exit(status)
 
 
 def _overview() -> argparse.ArgumentParser:

@@ -98,7 +98,7 @@ def changed(name: str, old: str, new: str) -> Damage:
         (write("run.json", '{"kind": "k6"}'), "run.json is not of a gserver load test"),
         (write("run.json", ""), "cannot be read"),
         (cut("run.json"), "cannot be read"),
-        (changed("run.json", '"schema_version": 2', '"schema_version": 1'), "has schema version 1"),
+        (changed("run.json", '"schema_version": 3', '"schema_version": 1'), "has schema version 1"),
         (changed("run.json", '"figures": [', '"figures": [1, '), "run.json is damaged"),
         (changed("run.json", '"measure": [', '"measure": [1, 2, '), "run.json is damaged"),
         (lambda folder: (folder / "client.json").unlink(), "the swarm left no recording"),
@@ -115,7 +115,7 @@ def test_a_folder_that_is_no_run_is_one_line(
 ) -> None:
     damage(folder)
 
-    assert main(["report", str(folder), "--html", str(folder / "page.html")]) == 1
+    assert main(["report", str(folder), "--html", str(folder / "page.html")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("loadtests: ")
     assert says in error
@@ -131,7 +131,7 @@ def test_a_sample_that_was_cut_by_a_crash_is_left_out(bare: Path) -> None:
 
 
 def test_a_page_that_cannot_be_written_is_one_line(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", str(bare), "--json", "--html", "/dev/null/page.html"]) == 1
+    assert main(["report", str(bare), "--json", "--html", "/dev/null/page.html"]) == 2
     assert capsys.readouterr().err == "loadtests: [Errno 20] Not a directory: '/dev/null/page.html.unfinished'\n"
 
 
