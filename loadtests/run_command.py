@@ -22,6 +22,7 @@ from loadtests.runner import Options, Target, execute
 __all__ = ["add_arguments", "main"]
 
 EXIT_FAILURES = 1
+EXIT_NOT_KEPT = 2
 EXIT_DOUBTFUL = 3
 EXIT_INTERRUPTED = 130
 EXPECT_WORKERS_S = 120
@@ -72,7 +73,9 @@ def main(arguments: argparse.Namespace) -> int:
     print(f"\n{render_summary(run)}\n{_where(run)}")
     if interrupted:
         return EXIT_INTERRUPTED
-    if run.errors or not is_kept(run) or (run.verdict.is_valid and run.verdict.shortfalls):
+    if not is_kept(run):
+        return EXIT_NOT_KEPT
+    if run.errors or (run.verdict.is_valid and run.verdict.shortfalls):
         return EXIT_FAILURES
     return 0 if run.verdict.is_valid else EXIT_DOUBTFUL
 

@@ -47,4 +47,6 @@ def _run(run: Run) -> dict[str, Any]:
 
 def _figure(values: dict[str, Any]) -> dict[str, Any]:
     """A figure without its name, and without what it has not."""
-    return {key: value for key, value in values.items() if key != "name" and value not in (None, "") and value is not False}
+    return {
+        key: value for key, value in values.items() if key != "name" and value not in (None, "") and value is not False
+    }
