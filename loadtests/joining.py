@@ -26,7 +26,7 @@ from locust.argument_parser import LocustArgumentParser
 from locust.dispatch import UsersDispatcher
 from locust.env import Environment
 from locust.rpc import Message
-from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
+from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
 
 import gserver
 from loadtests.recorder import RECORDER
@@ -48,6 +48,7 @@ POLL_S = 0.1
 # A Locust without loadtests must have begun to listen before it is sent away, or it waits for ever.
 DISMISSED_AFTER_S = 1.0
 LINGER_MS = 200
+SWARMING = (STATE_SPAWNING, STATE_RUNNING)
 
 ROSTER = Roster()
 _has_heard_master = False
@@ -167,7 +168,7 @@ def _handle(runner: MasterRunner, client_id: str, msg: Message) -> None:
     if msg.type == "client_ready" and not _admitted(runner, client_id, str(msg.data)):
         return
     if msg.type == "quit":
-        _leaves(client_id)
+        _leaves(runner, client_id)
     _locusts_own_handling(runner, client_id, msg)
 
 
@@ -222,7 +223,7 @@ def _watch_workers(runner: MasterRunner) -> None:
     """Miss the workers that Locust takes for dead, until they are heard of again."""
     while True:
         gevent.sleep(1)
-        for client in runner.clients.all:
+        for client in runner.clients.all if runner.state in SWARMING else ():
             process = ROSTER.processes.get(client.id)
             if process is None:
                 continue
@@ -249,12 +250,16 @@ def miss(client_id: str) -> None:
     ROSTER.notice(f"{title(process)} was lost: its last message came {RECORDER.now_s() - second} s ago")
 
 
-def _leaves(client_id: str) -> None:
-    """A worker was ended by somebody else than its master."""
+def _leaves(runner: MasterRunner, client_id: str) -> None:
+    """A worker was ended by somebody else than its master; before the swarm has started another may take its place."""
     process = ROSTER.processes.get(client_id)
-    if process is not None and not ROSTER.is_ending:
+    if process is None or ROSTER.is_ending:
+        return
+    ROSTER.notice(f"{title(process)} has ended")
+    if runner.state in SWARMING:
         RECORDER.merged.left(process, RECORDER.now_s())
-        ROSTER.notice(f"{title(process)} has ended")
+    else:
+        del ROSTER.processes[client_id]
 
 
 def _publish(runner: MasterRunner, path: Path) -> None:
@@ -306,12 +311,15 @@ def await_workers(runner: MasterRunner, expected: int, patience_s: float) -> Non
             gevent.sleep(POLL_S)
     except KeyboardInterrupt:
         _dismiss(runner, "the run was interrupted before it began")
+    for client in runner.clients.missing:  # it is no part of the swarm, even if it is heard of again
+        del runner.clients[client.id]
+        ROSTER.processes.pop(client.id, None)
     ROSTER.is_closed = True
 
 
 def _dismiss(runner: MasterRunner, why: str) -> NoReturn:
     """Send the workers away; the second that quit() takes is enough for _publish()."""
-    ROSTER.ended = why
+    ROSTER.ended, ROSTER.is_ending = why, True
     for client in runner.clients.all:
         runner.send_message(REFUSED, f"the master ended: {why}", client.id)  # type: ignore[arg-type]
     runner.quit()

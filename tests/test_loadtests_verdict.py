@@ -75,6 +75,12 @@ def interrupted() -> Recording:
     return recording
 
 
+def bereft() -> Recording:
+    recording = make_recording()
+    recording.reports = {"h-1": {"recorded": 7, "merged": 7, "final": False, "left_s": 103}}
+    return recording
+
+
 def idle() -> Recording:
     recording = make_recording()
     recording.cells = {"connect": recording.cells["connect"]}
@@ -90,6 +96,7 @@ def idle() -> Recording:
         ({"sockets": 100}, "incomplete", "At most 20 of 100 sockets were open while it was measured."),
         ({"recording": idle()}, "incomplete", "Not one exchange succeeded while it was measured."),
         ({"samples": make_samples()[:30]}, "incomplete", "The samples of the server end 6 s before the measuring did."),
+        ({"recording": bereft()}, "incomplete", "Worker process 1 on host h was lost 1 s into the measured phase; its"),
         ({"recording": interrupted()}, "unreconciled", "Worker w recorded 7 outcomes, and 5 arrived."),
         ({"recording": loaded(cpu_s=0.9)}, "generator-bound", "used 90% of a core, more than 85%."),
         ({"recording": loaded(lag_ns=30 * MS)}, "generator-bound", "was 30 ms late or more in more than a"),
