@@ -18,8 +18,8 @@ from tests.helpers.namespaces import Network, network
 from tests.helpers.processes import wait_for
 
 PATIENCE_S = 120.0
-# Each connection sends its request again after 0.2 s, 0.4 s, 0.8 s and so on: two seconds or so without a network.
-SENT_AGAIN = 150
+# Each connection sends its request again after 0.2 s, 0.4 s, 0.8 s and so on: a second or two without a network.
+SENT_AGAIN = 100
 OTHER_CLOCK = ("unshare", "-T", "--monotonic", "1000", "--fork")
 
 

@@ -9,7 +9,7 @@ import pytest
 from loadtests import kernel
 from loadtests.figures import Window
 from loadtests.recording import Recording
-from loadtests.retransmits import explained_quantile, retransmit_warnings, retransmitted
+from loadtests.retransmits import explained_percent, retransmit_warnings, retransmitted
 
 WINDOW = Window(10, 20)
 SERVER, SWARM = 1, 2
@@ -19,8 +19,8 @@ NS_IN_S = 10**9
 def make_recording(exchanges: int, **processes: tuple[int, int, int]) -> Recording:
     """Processes with their namespace, and what it counted before the window and at its end."""
     recording = Recording()
-    for _ in range(exchanges):
-        recording.ended("SUM", 15 * NS_IN_S, "ok")
+    for number in range(exchanges):
+        recording.succeeded("SUM", 15 * NS_IN_S, (300 if number % 50 == 0 else 1) * 1_000_000)
     for process, (namespace, before, after) in processes.items():
         counts = {8: 0, 9: before, 19: after, 20: after + 1000}
         recording.health[process] = {
@@ -36,22 +36,28 @@ def make_samples(namespace: int, before: int, after: int) -> list[dict[str, Any]
     ]
 
 
+SLOW = {50.0: 1e6, 90.0: 3e8, 99.0: 4e8, 99.9: 5e8}
+
+
 @pytest.mark.parametrize(
-    ("count", "exchanges", "quantile"),
+    ("count", "exchanges", "latencies_ns", "percent"),
     [
-        (0, 0, ""),
-        (3, 0, ""),
-        (0, 1000, ""),
-        (1, 1000, ""),
-        (2, 1000, "p99.9"),
-        (31, 10_000, "p99.9"),
-        (101, 10_000, "p99"),
-        (1001, 10_000, "p90"),
-        (9000, 10_000, "p50"),
+        (0, 0, {}, None),
+        (0, 1000, SLOW, None),
+        (1, 1000, SLOW, None),
+        (2, 1000, SLOW, 99.9),
+        (31, 10_000, SLOW, 99.9),
+        (101, 10_000, SLOW, 99.0),
+        (1001, 10_000, SLOW, 90.0),
+        (9000, 10_000, SLOW, 90.0),  # the median took less than any timeout
+        (101, 10_000, {**SLOW, 99.0: 1e8}, 99.9),
+        (9000, 10_000, {50.0: 1e6, 99.9: 5e6}, None),  # another's segments, on the same host
     ],
 )
-def test_as_many_segments_as_lie_beyond_a_quantile_explain_it(count: int, exchanges: int, quantile: str) -> None:
-    assert explained_quantile(count, exchanges) == quantile
+def test_as_many_segments_as_lie_beyond_a_percentile_explain_it_if_it_took_a_timeout(
+    count: int, exchanges: int, latencies_ns: dict[float, float], percent: float | None
+) -> None:
+    assert explained_percent(count, exchanges, latencies_ns) == percent
 
 
 def test_the_window_is_counted_in_each_namespace_once() -> None:
@@ -72,10 +78,10 @@ def test_hosts_that_do_not_count_say_nothing() -> None:
 def test_a_quantile_that_they_explain_is_named_beside_them() -> None:
     recording = make_recording(2000, a=(SWARM, 5, 30))
 
-    assert retransmit_warnings(recording, make_samples(SERVER, 0, 1), WINDOW) == [
-        "26 TCP segments were sent again in the measured phase (13 for 1,000 exchanges): "
-        "latencies from p99 on may be the network's"
-    ]
+    (warning,) = retransmit_warnings(recording, make_samples(SERVER, 0, 1), WINDOW)
+
+    assert warning.startswith("26 TCP segments were sent again in the measured phase (13 for 1,000 exchanges): ")
+    assert warning.endswith("the p99 may be the network's")
     assert retransmit_warnings(recording, [], Window(0, 0)) == []
 
 
