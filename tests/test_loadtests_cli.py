@@ -58,6 +58,18 @@ def test_report_shows_the_runs_that_it_is_given(runs: tuple[str, str], capsys: p
         (["run", "smoke", "--start-timeout", "9", "--host", "tcp://h:1"], 2, "--start-timeout is for a server that is"),
         (["report", "nowhere"], 2, "nowhere: not the folder of a run (there is no run.json)"),
         (["compare", "nowhere", "nothing"], 2, "nowhere: not the folder of a run (there is no run.json)"),
+        (["run", "smoke", "--bind", "h:1"], 2, "--bind is about the workers of a --master, and there is none"),
+        (["run", "smoke", "--expect-workers-max-wait", "9"], 2, "--expect-workers-max-wait is about the workers of a"),
+        (
+            ["run", "smoke", "--master", "--processes", "2"],
+            2,
+            "--processes is for a swarm on this host: with --master,",
+        ),
+        (
+            ["run", "smoke", "--master", "--bind", "host.invalid:1"],
+            2,
+            "--bind host.invalid:1: Name or service not known",
+        ),
         (["run", "smoke", "--results", "/dev/null/x"], 2, "/dev/null/x: Not a directory"),
     ],
 )
