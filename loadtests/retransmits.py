@@ -23,7 +23,7 @@ def retransmit_warnings(recording: Recording, samples: Sequence[Sample], window:
     """A sentence if segments that were sent again in the window can be what lies beyond a quantile that is shown."""
     count = retransmitted(recording, samples, window)
     measured = recording.total(recording.exchange_series(), window.start, window.end)
-    latency = measured.response if measured.response.counts else measured.service
+    latency = measured.latency.all
     ended = measured.outcomes.total()
     percent = explained_percent(count, ended, latency.percentiles(PERCENTS))
     if percent is None:

@@ -108,16 +108,18 @@ def test_wrong_usage_is_status_2_and_no_traceback(arguments: list[str]) -> None:
 
 
 def test_an_error_of_loadtests_itself_is_no_finding(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Python's own exit status for it is 1, which a pipeline takes for "worse"."""
     monkeypatch.setattr("loadtests.list_command.main", lambda arguments: 1 // 0)
     monkeypatch.setattr(sys, "argv", ["loadtests", "list"])
+    for name in ("stdout", "stderr"):  # which entry_point() replaces
+        monkeypatch.setattr(sys, name, getattr(sys, name))
 
     with pytest.raises(SystemExit) as ended:
         entry_point()
     assert ended.value.code == 2
-    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert "ZeroDivisionError" in capfd.readouterr().err
 
 
 def test_the_command_line_does_not_import_locust() -> None:
