@@ -87,7 +87,7 @@ def test_the_folder_can_be_given_a_name_that_nothing_has_yet(
     assert ab(tmp_path, *SIDES, "--pairs", "1", "--name", "mine") == 3
     assert load_pairs(tmp_path / "results" / "mine").pairs
     capsys.readouterr()
-    assert ab(tmp_path, *SIDES, "--pairs", "1", "--name", "mine") == 1
+    assert ab(tmp_path, *SIDES, "--pairs", "1", "--name", "mine") == 2
     assert "File exists" in capsys.readouterr().err
 
 
