@@ -4,8 +4,8 @@
 #   make sanitize
 #                the tests of the compiled turn, compiled with AddressSanitizer and UndefinedBehaviorSanitizer; needs gcc
 #   make baselines
-#                results/baselines again: gserver against its peers, and its two engines, in pairs; an hour or more;
-#                BASELINES= makes some of them only. And README's pictures of them
+#                results/baselines again: gserver against its peers, and its two engines, in pairs; about 70
+#                minutes; BASELINES= makes some of them only. And README's pictures of them
 #   make bench   the server beside its peers, in about ten minutes; JOBS=, ROUNDS= and OPTIONS= change what is measured
 #                (.venv/bin/python -m benchmarks --help). Needs gcc; a peer that is not installed is skipped
 
@@ -52,29 +52,43 @@ sanitize: $(VENV)/.test
 	  ASAN_OPTIONS=detect_leaks=0:log_path=report UBSAN_OPTIONS=print_stacktrace=1:log_path=report \
 	  $$python -m pytest -p no:cacheprovider -k 'not python_alone' $(SANITIZED_TESTS) || { cat report.* 2>/dev/null; exit 1; }; }
 
+RESULTS := results/baselines
 BASELINES := echo/peer:node-echo echo/peer:asyncio-echo echo/peer:uvloop-echo echo/peer:gevent-echo \
              echo/gserver:echo?greenlets=dedicated \
              json/peer:node-json json/peer:asyncio-json json/peer:uvloop-json json/peer:gevent-json
-BASELINE := --pairs 10 --users 100 --rate 10 --duration 5 --seed 1 --fail-on never --markdown
+BASELINE := --seed 1 --fail-on never --markdown
+# 9 pairs are the fewest that can call one of 8 figures different, and 4 for memory, which is judged by itself.
+LATENCY := --pairs 9 --users 100 --rate 10 --duration 5
+MEMORY := --profile memory --pairs 4 --duration 2
+# The profile's users ask in JSON, which a server of echo does not answer.
+MEMORY_echo := --message ping --expect ping
+MEMORY_json :=
 
 # Of a run its figures are kept, and not what they were made from; of one that was made once more only what ab.json says.
+# Latency takes about 4 minutes for each of them, and memory 4 more.
 baselines: $(VENV)/.demo
-	@mkdir -p results/baselines
+	@mkdir -p $(RESULTS)
 	@$(PIP) uvloop
-	@set -e; for each in $(BASELINES); do \
-	    service=$${each%%/*} other=$${each#*/}; name=$$service-and-$$(echo "$${other#*:}" | tr -c 'a-z\n' '-'); \
-	    rm -rf "results/baselines/$$name"; \
-	    $(VENV)/bin/loadtests ab "gserver:$$service" "$$other" --profile $$service $(BASELINE) \
-	        --results results/baselines --name "$$name" > results/baselines/unfinished.md; \
-	    mv results/baselines/unfinished.md "results/baselines/$$name/comparison.md"; \
-	    find "results/baselines/$$name" -mindepth 2 -type f ! -name run.json -delete; \
-	    for run in "results/baselines/$$name"/*/; do \
-	        if grep -q "\"run\": \"$$(basename "$$run")\"" "results/baselines/$$name/ab.json"; then rm -r "$$run"; fi; \
+	@set -e; made() { \
+	    name=$$1 service=$$2 other=$$3; shift 3; \
+	    rm -rf "$(RESULTS)/$$name"; \
+	    $(VENV)/bin/loadtests ab "gserver:$$service" "$$other" "$$@" $(BASELINE) \
+	        --results $(RESULTS) --name "$$name" > $(RESULTS)/unfinished.md; \
+	    mv $(RESULTS)/unfinished.md "$(RESULTS)/$$name/comparison.md"; \
+	    find "$(RESULTS)/$$name" -mindepth 2 -type f ! -name run.json -delete; \
+	    for run in "$(RESULTS)/$$name"/*/; do \
+	        if grep -q "\"run\": \"$$(basename "$$run")\"" "$(RESULTS)/$$name/ab.json"; then rm -r "$$run"; fi; \
 	    done; \
+	}; \
+	for each in $(BASELINES); do \
+	    service=$${each%%/*} other=$${each#*/}; name=$$service-and-$$(echo "$${other#*:}" | tr -c 'a-z\n' '-'); \
+	    case $$service in echo) asked="$(MEMORY_echo)";; *) asked="$(MEMORY_json)";; esac; \
+	    made "$$name" "$$service" "$$other" --profile "$$service" $(LATENCY); \
+	    made "$$name-memory" "$$service" "$$other" $(MEMORY) $$asked; \
 	done
-	@printf '# gserver beside other servers\n\n' > results/baselines/README.md
-	@$(VENV)/bin/loadtests compare results/baselines/*/ --markdown --fail-on never >> results/baselines/README.md
-	@$(VENV)/bin/loadtests compare results/baselines/json-and-uvloop-json --pictures docs/pictures --fail-on never > /dev/null
+	@printf '# gserver beside other servers\n\n' > $(RESULTS)/README.md
+	@$(VENV)/bin/loadtests compare $(RESULTS)/*/ --markdown --fail-on never >> $(RESULTS)/README.md
+	@$(VENV)/bin/loadtests compare $(RESULTS)/json-and-uvloop-json --pictures docs/pictures --fail-on never > /dev/null
 
 bench: $(VENV)/.bench
 	$(VENV)/bin/python -m benchmarks $(JOBS) --rounds $(ROUNDS) $(OPTIONS)

@@ -3,9 +3,11 @@
     ab.json   {"kind": "gserver load test pairs", "schema_version": 1, "a": "gserver:json@1a2b3c", "b": "gserver:json",
                "seed": 7, "max_pairs": 12, "looks": 3, "band": 0.03, "order": ["ba", "ab", ...],
                "pairs": [["folder of A's run", "folder of B's"], ...],
-               "repeated": [{"run": "folder", "side": "a", "reasons": [...]}, ...], "ended": "settled"}
+               "repeated": [{"run": "folder", "side": "a", "reasons": [...]}, ...], "ended": "settled", "why": ""}
 
-`order` and `pairs` are those of the pairs that were made. It is written anew after each of them.
+`order` and `pairs` are those of the pairs that were made. It is written anew after each of them. `ended`: "settled",
+"all pairs", "interrupted", "invalid" (no run of a side could be believed), "busy" (the host), "failed" (a side did not
+start, or a run came to no end); `why` is a sentence about the last three.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ KIND = "gserver load test pairs"
 SCHEMA_VERSION = 1
 #: How often the pairs are looked at, so that no more are made than it takes.
 LOOKS = 3
-Ended = Literal["", "settled", "all pairs", "interrupted", "invalid"]
+Ended = Literal["", "settled", "all pairs", "interrupted", "invalid", "busy", "failed"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Made:
     pairs: list[tuple[str, str]] = field(default_factory=list)
     repeated: list[Repeated] = field(default_factory=list)
     ended: Ended = ""
+    why: str = ""
 
     def to_json(self) -> str:
         values = {"kind": KIND, "schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
@@ -83,7 +86,7 @@ def floor_of(a: Sequence[Run], b: Sequence[Run]) -> NoiseFloor:
     distances = {name: _distances(name, a, b) for name in HEADLINES}
     floors = {name: noise_floor(found) for name, found in distances.items() if found}
     host = {key: a[0].environment.get(key) for key in HOST_KEYS}
-    return NoiseFloor(a[0].workload_hash, host, len(a), floors)
+    return NoiseFloor(a[0].workload_hash, host, len(a), floors, a[0].schema)
 
 
 def _distances(name: str, a: Sequence[Run], b: Sequence[Run]) -> list[float]:

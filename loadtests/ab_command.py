@@ -4,7 +4,8 @@
     loadtests ab gserver:echo --aa            one server against itself: how much this host differs from itself
 
 A folder holds all runs and ab.json; `loadtests compare FOLDER` reads it again. Ctrl-C compares what was made by then.
-Exit status as of `loadtests compare`: 0 nothing worse, 1 worse, 2 wrong usage, 3 cannot tell; 130: no pair at Ctrl-C.
+Exit status as of `loadtests compare`: 0 nothing worse, 1 worse, 2 wrong usage, or a side that does not start before any
+run was made, 3 cannot tell, or not all pairs were made and nothing is worse in those; 130: no pair at Ctrl-C.
 """
 
 from __future__ import annotations
@@ -16,19 +17,23 @@ import functools
 import random
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loadtests import compare_command
 from loadtests.noise import noise_file, save_noise
+from loadtests.probe import Probe
+from loadtests.processes import START_PATIENCE_S, NotAnswering, terminated_as_interrupted
 from loadtests.profiles import PROFILES, Profile
+from loadtests.quiet import HostBusy, await_quiet
 from loadtests.results import ResultError, Run, could_not_write, is_kept, write_whole
 from loadtests.run_options import add_run_options, at_least, profile_of
-from loadtests.runner import execute
+from loadtests.runner import Options, execute
 from loadtests.sides import ReadySide, make_ready
-from loadtests.specs import parse_spec
+from loadtests.specs import Spec, parse_spec
+from loadtests.target import Target, try_out
 from loadtests.text import quantity
 from loadtests.toolchain import Missing
 
@@ -40,9 +45,10 @@ if TYPE_CHECKING:  # SciPy takes a second to import: other commands do without i
 __all__ = ["add_arguments", "main"]
 
 PAIRS = 12
-#: How often in turn a run that cannot be believed is made once more before that is given up. --force does not ask. A
-#: noisy host has its bad minutes: with two, one comparison of six gave up; with four, on a worse day, two of four.
-REPEATS = 9
+#: So many runs of a side in turn are made before ab gives up that one can be believed; --force takes the first. There
+#: were ten once, for the bad minutes of a noisy host. Those are waited for now, which costs no run: see quiet.py.
+ATTEMPTS = 3
+EXIT_WORSE = 1
 EXIT_USAGE = 2
 EXIT_CANNOT_TELL = 3
 EXIT_INTERRUPTED = 130
@@ -74,39 +80,49 @@ def main(arguments: argparse.Namespace) -> int:
         raise ValueError("give two servers, or one and --aa")
     specs = [parse_spec(text) for text in (arguments.a, arguments.b or arguments.a)]
     profile = profile_of(arguments, arguments.profile or specs[0].profile)
-    try:
-        sides = [make_ready(spec, profile, _say) for spec in specs]
-    except Missing as lack:
-        print(f"loadtests: {lack}", file=sys.stderr)
-        return EXIT_USAGE
-    pairs = Pairs(sides, profile, _new_folder(arguments, profile), _made(arguments, sides), arguments.force)
+    sides = [_ready(letter, spec, profile) for letter, spec in zip("AB", specs, strict=True)]
+    pairs = Pairs(
+        sides, profile, _new_folder(arguments, profile), _made(arguments, sides, profile), arguments.force,
+        arguments.start_timeout or START_PATIENCE_S,
+    )  # fmt: skip
     pairs.make()
     if not pairs.made.pairs:
-        _say(f"no pair was made: {pairs.made.ended}")
+        _say(f"no pair was made: {pairs.made.why or pairs.made.ended}")
         return EXIT_INTERRUPTED if pairs.made.ended == "interrupted" else EXIT_CANNOT_TELL
     if arguments.aa:
         _keep_noise(pairs)
-    return compare_command.show_pairs(pairs.folder, arguments)
+    status = compare_command.show_pairs(pairs.folder, arguments)
+    return max(status, EXIT_CANNOT_TELL) if pairs.made.why and status != EXIT_WORSE else status
 
 
-def _made(arguments: argparse.Namespace, sides: Sequence[ReadySide]) -> Made:
+def _ready(letter: str, spec: Spec, profile: Profile) -> ReadySide:
+    try:
+        return make_ready(spec, profile, _say)
+    except Missing as lack:
+        raise NotAnswering(f"{letter} ({spec.text}) cannot be started: {lack}") from None
+
+
+def _made(arguments: argparse.Namespace, sides: Sequence[ReadySide], profile: Profile) -> Made:
     from loadtests.ab import Made
 
     seed = random.SystemRandom().randrange(2**32) if arguments.seed is None else arguments.seed
     # The noise of a host is known the better the more pairs there are, so none is left out.
-    looks = 1 if arguments.aa else _looks(arguments.pairs)
+    looks = 1 if arguments.aa else _looks(arguments.pairs, profile)
     return Made(sides[0].title, sides[1].title, seed, arguments.pairs, looks, arguments.band)
 
 
-def _looks(pairs: int) -> int:
+def _looks(pairs: int, profile: Profile) -> int:
     """As many as leave the last one able to call something different; a warning where none is."""
     from loadtests.ab import LOOKS
-    from loadtests.inference import ALPHA, most_looks
-    from loadtests.power import FIGURES, needed_pairs
+    from loadtests.compare import HEADLINES, headlines_of
+    from loadtests.inference import ALPHA, most_looks, smallest_p_of_sets
+    from loadtests.power import FIGURES, needed_pairs, needed_runs
 
-    looks = most_looks(pairs, LOOKS, FIGURES)
+    if headlines_of(profile.workload) is HEADLINES:
+        looks, least = most_looks(pairs, LOOKS, FIGURES), needed_pairs(1.0, 0.0, ALPHA / FIGURES)
+    else:
+        looks, least = int(smallest_p_of_sets(pairs, pairs) <= ALPHA), needed_runs(1.0, 0.0, ALPHA)
     if not looks:
-        least = needed_pairs(1.0, 0.0, ALPHA / FIGURES)
         _say(f"--pairs {pairs} is too few to call anything different, however far apart: it takes {least}")
     return max(1, looks)
 
@@ -155,10 +171,15 @@ class Pairs:
     folder: Path
     made: Made
     force: bool = False  # take runs as they are, also those that say that they cannot be believed
+    start_timeout_s: float = START_PATIENCE_S
+    number_made: int = 0  # of runs, those that cannot be believed too
     runs: tuple[list[Run], list[Run]] = field(default_factory=lambda: ([], []))
 
     def make(self) -> None:
-        """Until all is settled, or there are as many as were asked for, or Ctrl-C, or a server cannot be believed."""
+        """Until all is settled, or there are as many as were asked for, or Ctrl-C, or it cannot go on.
+
+        NotAnswering if a side does not start before any run was made.
+        """
         _say(f"A {self.made.a}, B {self.made.b}, seed {self.made.seed}, in {self.folder}")
         try:
             self.made.ended = self._make()
@@ -166,21 +187,47 @@ class Pairs:
             self.made.ended = "interrupted"
             _say("interrupted: comparing the pairs that were made")
         except CannotBeBelieved as given_up:
-            self.made.ended = "invalid"
-            _say(str(given_up))
+            self._cut_short("invalid", given_up)
+        except HostBusy as busy:
+            self._cut_short("busy", busy)
+        except (NotAnswering, ResultError, OSError) as error:
+            self._cut_short("failed", error)
+            if isinstance(error, NotAnswering) and not self.number_made:
+                raise
         finally:
-            self._write()
+            try:
+                self._write()
+            except OSError as error:  # what was written after the last pair is still there
+                _say(f"{compare_command.AB_FILE} was not written: {error}")
+
+    def _cut_short(self, ended: Ended, error: Exception) -> None:
+        self.made.ended, self.made.why = ended, str(error)
+        if self.made.pairs:
+            _say(f"{error}; comparing the pairs that were made: {len(self.made.pairs)}")
 
     def _make(self) -> Ended:
         from loadtests.ab import draw
         from loadtests.inference import Looks
 
         looks = Looks(self.made.max_pairs, self.made.looks)
-        for number, order in enumerate(draw(self.made.seed, self.made.max_pairs), 1):
+        orders = draw(self.made.seed, self.made.max_pairs)
+        self._try_out(orders[0][1])
+        self._await_quiet()
+        for number, order in enumerate(orders, 1):
             self._make_pair(number, order)
             if number in looks.at and number < self.made.max_pairs and self._look(looks):
                 return "settled"
         return "all pairs"
+
+    def _try_out(self, side: str) -> None:
+        """The side that goes second: its run shall not be the first to find out that it does not start."""
+        probe, log = Probe.of(self.profile), self.folder / f"server-{side}.log"
+        with self._named(side), terminated_as_interrupted(), self._target(side) as target:
+            try_out(target, probe, log, self.start_timeout_s)
+
+    def _await_quiet(self) -> None:
+        if not self.force:
+            await_quiet(_say)
 
     def _make_pair(self, number: int, order: str) -> None:
         made = {side: self._believable(number, side) for side in order}
@@ -191,32 +238,54 @@ class Pairs:
         self._write()
 
     def _believable(self, number: int, side: str) -> Run:
-        """A valid run of a side, in a few attempts."""
+        """A valid run of a side, in a few attempts. What the server failed at is no reason for another."""
         from loadtests.ab import Repeated
+        from loadtests.compare import is_usable
 
-        for attempt in range(1 + REPEATS):
-            again = f", once more ({attempt} of {REPEATS})" if attempt else ""
-            side_title = self.sides["ab".index(side)].title
-            _say(f"pair {number} of {self.made.max_pairs}: {side.upper()} {side_title}{again}")
+        for attempt in range(1, ATTEMPTS + 1):
+            if attempt > 1:
+                self._await_quiet()
+            again = f", attempt {attempt} of {ATTEMPTS}" if attempt > 1 else ""
+            _say(f"pair {number} of {self.made.max_pairs}: {side.upper()} {self._side(side).title}{again}")
             run = self._run(side)
             if not run.verdict.is_valid:
-                _say(f"  {run.verdict.state}: {' '.join(run.verdict.reasons)}")
-            if run.verdict.is_valid or self.force:
+                _say(f"  {run.verdict.state}: {' '.join(run.verdict.doubts)}")
+            for shortfall in run.verdict.shortfalls:
+                _say(f"  the server: {shortfall}")
+            if self.force or is_usable(run):
                 _say(f"  {_figures(run)}")
                 return run
-            self.made.repeated.append(Repeated(run.path.name, side, run.verdict.reasons))
-        raise CannotBeBelieved(f"none of {1 + REPEATS} runs of {side.upper()} in turn can be believed: given up")
+            doubts = [*run.verdict.doubts, *(f"There is no {name}: {why}." for name, why in run.withheld.items())]
+            self.made.repeated.append(Repeated(run.path.name, side, doubts))
+        raise CannotBeBelieved(f"none of {ATTEMPTS} runs of {side.upper()} in turn can be believed")
 
     def _run(self, side: str) -> Run:
-        ready = self.sides["ab".index(side)]
-        with tempfile.TemporaryDirectory(prefix="loadtests-") as work:
-            target = ready.target(Path(work))
-            run, interrupted = execute(self.profile, target, self.folder, f"{side.upper()} {ready.title}")
+        label = f"{side.upper()} {self._side(side).title}"
+        options = Options(start_timeout_s=self.start_timeout_s)
+        with self._named(side), self._target(side) as target:
+            run, interrupted = execute(self.profile, target, self.folder, label, options)
+        self.number_made += 1
         if not is_kept(run):
             raise ResultError(f"{run.path}: the run could not be kept, so it cannot be compared")
         if interrupted:
             raise KeyboardInterrupt
         return run
+
+    def _side(self, side: str) -> ReadySide:
+        return self.sides["ab".index(side)]
+
+    @contextlib.contextmanager
+    def _target(self, side: str) -> Iterator[Target]:
+        with tempfile.TemporaryDirectory(prefix="loadtests-") as work:
+            yield self._side(side).target(Path(work))
+
+    @contextlib.contextmanager
+    def _named(self, side: str) -> Iterator[None]:
+        """What a side fails at is said with its name."""
+        try:
+            yield
+        except NotAnswering as error:
+            raise NotAnswering(f"{side.upper()} ({self._side(side).title}) does not start: {error}") from None
 
     def _look(self, looks: Looks) -> bool:
         from loadtests.ab import is_settled, unsettled
@@ -227,11 +296,12 @@ class Pairs:
         return is_settled(comparison)
 
     def _compared(self, looks: Looks) -> Comparison:
-        from loadtests.compare import Plan, compare
+        from loadtests.compare import compare, plan_of_pairs
         from loadtests.comparison import Side
 
         a, b = (Side(title, tuple(runs)) for title, runs in zip((self.made.a, self.made.b), self.runs, strict=True))
-        return compare(a, b, Plan(paired=True, band=self.made.band, alpha=looks.alpha_at(len(self.made.pairs))))
+        plan = plan_of_pairs(self.profile.workload, self.made.band, looks.alpha_at(len(self.made.pairs)))
+        return compare(a, b, plan)
 
     def _write(self) -> None:
         write_whole(self.folder / compare_command.AB_FILE, self.made.to_json())

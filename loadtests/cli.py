@@ -1,8 +1,9 @@
 """loadtests run | worker | report | compare | sample | doctor | ab | history | list.
 
-Exit status: 0; 1 if something failed, a file could not be written, or a package is not installed; 2 for a wrong
-argument; 3 if nothing failed, but the figures cannot be believed; 130 for Ctrl-C. For `compare` and `ab`, where 1 means
-worse, a failure is 2.
+Exit status: 0; 1 is what a command has found: exchanges failed (run), B is worse (compare, ab), something is short
+(doctor), it cannot go on (sample); 2 if it could not be carried out: a wrong argument, a package that is not installed,
+a server that does not answer, a folder that cannot be read or written, an error in loadtests itself; 3 if the figures
+cannot be believed, or do not tell; 130 for Ctrl-C.
 
 The module of a command is imported when the command is chosen, so that no command needs more packages than it uses.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -23,8 +25,7 @@ from loadtests.streams import open_streams
 
 __all__ = ["entry_point", "main"]
 
-EXIT_FAILURES = 1
-EXIT_USAGE = 2
+EXIT_NOT_CARRIED_OUT = 2
 EXIT_INTERRUPTED = 130
 #: What Locust's process and the report of a run import.
 SWARM = ("locust", "psutil", "hdrh", "scipy")
@@ -40,7 +41,6 @@ class Command:
         reads_argv: the module has main(argv) instead, and reads its arguments itself.
         extra: what it needs.
         later: packages that it needs after much work, or in another process: looked for before it begins.
-        failed: its exit status if something failed.
     """
 
     help: str
@@ -48,25 +48,19 @@ class Command:
     reads_argv: bool = False
     extra: Extra = "loadtests"
     later: tuple[str, ...] = ()
-    failed: int = EXIT_FAILURES
 
 
 COMMANDS = {
     "run": Command("carry out a run and keep it in a folder", "loadtests.run_command", later=SWARM),
     "worker": Command("be a part of the swarm of a run on another host", "loadtests.worker", later=SWARM),
     "report": Command("report on runs: in words, as a page, as pictures", "loadtests.report.command"),
-    "compare": Command(
-        "set runs against others, and say what that proves", "loadtests.compare_command", failed=EXIT_USAGE
-    ),
+    "compare": Command("set runs against others, and say what that proves", "loadtests.compare_command"),
     "sample": Command(
         "sample a server for a run on another host", "loadtests.sampler", reads_argv=True, extra="sampler"
     ),
     "doctor": Command("say what this host can hold, and what to raise", "loadtests.doctor", reads_argv=True),
     "ab": Command(
-        "run two servers in turns, in pairs, until it is known how they differ",
-        "loadtests.ab_command",
-        later=SWARM,
-        failed=EXIT_USAGE,
+        "run two servers in turns, in pairs, until it is known how they differ", "loadtests.ab_command", later=SWARM
     ),
     "history": Command("show the runs below a folder as trends, and what changed", "loadtests.history_command"),
     "list": Command("show the profiles", "loadtests.list_command"),
@@ -83,16 +77,13 @@ def main(argv: Sequence[str]) -> int:
             return _carry_out(name, argv[1:])
     except MissingPackage as lack:
         print(f"loadtests {name}: {lack}", file=sys.stderr)
-        return EXIT_FAILURES
+        return EXIT_NOT_CARRIED_OUT
     except OSError as error:
         print(f"loadtests: {cause_of(error)}", file=sys.stderr)
-        return COMMANDS[name].failed
-    except (ResultError, NotAnswering) as error:
+        return EXIT_NOT_CARRIED_OUT
+    except (ResultError, NotAnswering, ValueError) as error:
         print(f"loadtests: {error}", file=sys.stderr)
-        return COMMANDS[name].failed
-    except ValueError as error:
-        print(f"loadtests: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        return EXIT_NOT_CARRIED_OUT
     except KeyboardInterrupt:
         print("loadtests: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -101,11 +92,15 @@ def main(argv: Sequence[str]) -> int:
 def entry_point() -> NoReturn:
     """The command `loadtests`. Output that was lost makes a status of 0 that of a failure."""
     output = open_streams()
-    status = main(sys.argv[1:])
+    try:
+        status = main(sys.argv[1:])
+    except Exception:  # Python's own status for it is 1, which would be a finding
+        traceback.print_exc()
+        status = EXIT_NOT_CARRIED_OUT
     sys.stdout.flush()
     if output.loss:
         print(f"loadtests: standard output: {output.loss}", file=sys.stderr)
-        status = status or COMMANDS[sys.argv[1]].failed
+        status = status or EXIT_NOT_CARRIED_OUT
     sys.exit(status)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -31,6 +31,7 @@ from loadtests.comparison import (
 )
 from loadtests.figures import ENOUGH_BEYOND, Figure
 from loadtests.histogram import Histogram
+from loadtests.identity import address_of
 from loadtests.inference import (
     Shift,
     holm,
@@ -46,7 +47,7 @@ from loadtests.quantile_curves import quantile_curve
 from loadtests.results import Run
 from loadtests.text import number, title_of
 
-__all__ = ["HEADLINES", "Latencies", "Plan", "compare"]
+__all__ = ["HEADLINES", "Latencies", "Plan", "compare", "headlines_of", "is_usable", "plan_of_pairs"]
 
 HEADLINES = (
     "throughput",
@@ -61,7 +62,11 @@ HEADLINES = (
 )
 #: Shown beside them and not judged: each more that is judged asks for more runs.
 OTHERS = ("response_p90", "service_p90", "service_p99.9", "connect_p50", "connect_p99", "server_rss_peak")
+#: The shape of the profile that is made for memory alone, and what its runs are judged by.
+MEMORY_SHAPE = "doublings"
+MEMORY = ("server_rss_per_socket",)
 TOO_FEW = "too few to tell"
+#: Of a server: another one each time, and nothing that a server is known by. Its address is, if it ran already.
 NOT_ENVIRONMENT = ("address", "pid", "port")
 
 
@@ -73,12 +78,14 @@ class Plan:
         paired: whether the n-th run of A was made beside the n-th of B.
         alpha: of all headline figures together; at a look within ab, what that look may spend.
         noise: of this host, for one run against one.
+        cut_short: why there are not all the pairs that were planned, as a sentence without its full stop.
     """
 
     paired: bool = False
     band: float = 0.03
     alpha: float = 0.05
     noise: NoiseFloor | None = None
+    cut_short: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,13 +96,30 @@ class Latencies:
     response: list[Histogram] = field(default_factory=list)
 
 
+def headlines_of(workload: Mapping[str, Any]) -> tuple[str, ...]:
+    """The figures that runs of a workload are judged by: the fewer, the fewer runs it takes."""
+    return MEMORY if workload.get("shape") == MEMORY_SHAPE else HEADLINES
+
+
+def plan_of_pairs(workload: Mapping[str, Any], band: float, alpha: float, cut_short: str = "") -> Plan:
+    """How pairs of runs of a workload are compared.
+
+    Pairs keep drift of the host out of a comparison. Memory does not drift with the host (README's servers took the
+    same in all runs, busy host or not), so its runs are compared as two sets: 4 on each side can call one figure
+    different (2 of the 70 ways to choose 4 of 8 are as extreme: p = 0.029), where it takes 6 pairs (2 of 64: 0.031).
+    """
+    return Plan(paired=headlines_of(workload) is HEADLINES, band=band, alpha=alpha, cut_short=cut_short)
+
+
 def compare(
     a: Side, b: Side, plan: Plan, a_latencies: Latencies | None = None, b_latencies: Latencies | None = None
 ) -> Comparison:
     """Set `b` against `a`. The curves by quantile need the latencies; nothing else does."""
-    found = [each for name in HEADLINES if (each := _figure(name, a, b, plan))]
+    headlines = headlines_of(a.runs[0].workload)
+    found = [each for name in headlines if (each := _figure(name, a, b, plan))]
     judged = _judge(found, plan)
-    others = [each for name in OTHERS if (each := _figure(name, a, b, plan))]
+    shown = [name for name in (*HEADLINES, *OTHERS) if name not in headlines]
+    others = [each for name in shown if (each := _figure(name, a, b, plan))]
     return Comparison(
         a=a,
         b=b,
@@ -272,7 +296,10 @@ def _order(a: Side, b: Side) -> tuple[tuple[str, int], ...]:
 
 def _places(side: Side) -> list[dict[str, Any]]:
     servers = [{key: run.server[key] for key in run.server if key not in NOT_ENVIRONMENT} for run in side.runs]
-    return [{**run.environment, **server} for run, server in zip(side.runs, servers, strict=True)]
+    return [
+        {**run.environment, "address": address_of(run), **server}
+        for run, server in zip(side.runs, servers, strict=True)
+    ]
 
 
 def _differing(a: Sequence[dict[str, Any]], b: Sequence[dict[str, Any]]) -> tuple[KeyDifference, ...]:
@@ -296,24 +323,51 @@ def _refusals(a: Side, b: Side) -> list[str]:
         keys = _differing([run.workload for run in a.runs], [run.workload for run in b.runs])
         what = "; ".join(f"{each.key} {each.a} against {each.b}" for each in keys)
         refusals.append(f"the workloads differ, so the figures do not measure the same thing: {what or 'by hash'}")
+    if len(schemas := sorted({run.schema for run in runs})) > 1:
+        refusals.append(
+            f"the runs have schemas {schemas[0]} and {schemas[-1]} of run.json, whose figures do not mean the same: "
+            "since schema 3 what came late counts, and failures include those of connects and handshakes"
+        )
     return refusals
 
 
+def is_believable(run: Run) -> bool:
+    """Whether the figures can be believed that the run is judged by: a busy host or generator changes no memory."""
+    is_undisturbed = run.verdict.is_valid or run.verdict.state in ("generator-bound", "noisy-host")
+    return run.verdict.is_valid if headlines_of(run.workload) is HEADLINES else is_undisturbed
+
+
+def is_usable(run: Run) -> bool:
+    """Whether a run can be believed and has the figure, if it was made for one."""
+    headlines = headlines_of(run.workload)
+    return is_believable(run) and (headlines is HEADLINES or all(run.figure(name) for name in headlines))
+
+
 def _invalid(run: Run) -> str:
-    if run.verdict.is_valid:
+    if is_believable(run):
         return ""
-    return f"{run.path.name or run.name} is {run.verdict.state}: {'; '.join(run.verdict.reasons)}"
+    return f"{run.path.name or run.name} is {run.verdict.state}: {'; '.join(run.verdict.doubts)}"
 
 
 def _notes(a: Side, b: Side, plan: Plan) -> list[str]:
-    notes = []
+    notes = [f"Not all pairs were made: {plan.cut_short}."] if plan.cut_short else []
     if len(a.runs) == len(b.runs) == 1:
         against = f"the noise floor of {plan.noise.pairs} pairs" if plan.noise else "nothing: no claim is made"
         notes.append(f"One run on each side is one observation each, held against {against}.")
     elif not plan.paired:
         notes.append("The runs were not made in pairs: what changed on the host between the sides looks like a change.")
     notes += _of_few([*a.runs, *b.runs])
-    return notes + [f"{side.title} had failures: {errors}." for side in (a, b) if (errors := _errors(side))]
+    notes += [f"{side.title} had failures: {errors}." for side in (a, b) if (errors := _errors(side))]
+    return notes + [note for side in (a, b) for note in _shortfalls(side)]
+
+
+def _shortfalls(side: Side) -> list[str]:
+    """What the server did not do: the figures can be believed, and must be read with it. An example for each side."""
+    short = [run for run in side.runs if run.verdict.shortfalls]
+    if not short:
+        return []
+    count = f"in {len(short)} of {len(side.runs)} runs" if len(side.runs) > 1 else "in its run"
+    return [f"{side.title} did not do all that was asked of it {count}: {' '.join(short[0].verdict.shortfalls)}"]
 
 
 def _of_few(runs: Sequence[Run]) -> list[str]:

@@ -60,6 +60,7 @@ class Pairs:
     b: str = "B"
     max_pairs: int | None = None
     looks: int = 1
+    why: str = ""  # there are not all of them
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -235,14 +236,14 @@ def _sides(arguments: argparse.Namespace) -> tuple[Side, Side, Plan]:
 
 
 def _paired(folder: Path, band: float) -> tuple[Side, Side, Plan]:
-    from loadtests.compare import Plan
+    from loadtests.compare import plan_of_pairs
     from loadtests.comparison import Side
     from loadtests.inference import Looks
 
     made = load_pairs(folder)
     a, b = (tuple(load_run(folder / pair[place]) for pair in made.pairs) for place in (0, 1))
     looks = Looks(made.max_pairs or len(made.pairs), made.looks)
-    plan = Plan(paired=True, band=band, alpha=looks.alpha_at(len(made.pairs)))
+    plan = plan_of_pairs(a[0].workload, band, looks.alpha_at(len(made.pairs)), made.why)
     return Side(made.a, a), Side(made.b, b), plan
 
 
@@ -257,6 +258,8 @@ def load_pairs(folder: Path) -> Pairs:
         raise ResultError(f"{folder}: not the folder of an ab (there is no {AB_FILE})") from None
     except (OSError, msgspec.DecodeError) as error:
         raise ResultError(f"{path} cannot be read: {error}") from None
+    if not made.pairs and made.why:
+        raise ResultError(f"{folder}: no pair was made: {made.why}")
     if not made.pairs or not 1 <= made.looks <= (made.max_pairs or len(made.pairs)):
         raise ResultError(f"{path} is damaged: {len(made.pairs)} pairs, {made.looks} looks")
     return made
@@ -301,6 +304,6 @@ def _latencies(side: Side) -> Latencies:
         recording = load_recording(run.path / "client.json")
         start, end = run.phases.get("measure", [0, 0])
         cell = recording.total(recording.exchange_series(), start, end)
-        found.service.append(cell.service)
-        found.response.append(cell.response)
+        found.service.append(cell.service.all)
+        found.response.append(cell.response.all)
     return found

@@ -20,8 +20,9 @@ SHOWN = {
     "server_rss_per_socket": "memory/socket",
 }
 NOTE = (
-    "Changes of B against A; p50 and p99 are of the response time. Each line is a comparison of its own: equal sides "
-    "are called different in 5 of 100 at most."
+    "Changes of B against A; p50 and p99 are of the response time. A line has the figures of one comparison, or of "
+    "several of the same servers that judge different figures, such as latency and memory. A comparison calls equal "
+    "sides different in 5 of 100 cases at most."
 )
 
 
@@ -30,8 +31,8 @@ def render_overview(comparisons: Sequence[Comparison], width: int = 100, colour:
     console, table = console_of(width, colour), bare_table()
     for title in ("A", "B", *SHOWN.values()):
         table.add_column(title, overflow="fold")
-    for comparison in comparisons:
-        table.add_row(comparison.a.title, comparison.b.title, *map(_told, _figures(comparison)))
+    for a, b, figures in _lines(comparisons):
+        table.add_row(a, b, *map(_told, figures))
     console.print(table)
     console.print()
     console.print(Text(f"In brackets what is inconclusive. {NOTE}"))
@@ -48,7 +49,7 @@ def _told(figure: FigureComparison | None) -> Text:
 
 def render_overview_markdown(comparisons: Sequence[Comparison]) -> str:
     """With the intervals, which have no room on a terminal."""
-    rows = [[comparison.a.title, comparison.b.title, *map(_marked, _figures(comparison))] for comparison in comparisons]
+    rows = [[a, b, *map(_marked, figures)] for a, b, figures in _lines(comparisons)]
     return f"{render_table(['A', 'B', *SHOWN.values()], rows)}\n\n{NOTE}\n"
 
 
@@ -61,5 +62,15 @@ def _marked(figure: FigureComparison | None) -> str:
     return f"{change_of(figure, figure.change)}{interval} {EMOJI[str(figure.answer)]} {figure.answer}"
 
 
-def _figures(comparison: Comparison) -> list[FigureComparison | None]:
-    return [comparison.figure(name) for name in SHOWN]
+def _lines(comparisons: Sequence[Comparison]) -> list[tuple[str, str, list[FigureComparison | None]]]:
+    """A, B, and the figures of a line: of all comparisons of the same two servers that judge different figures."""
+    lines: list[tuple[str, str, dict[str, FigureComparison]]] = []
+    for comparison in comparisons:
+        a, b = comparison.a.title, comparison.b.title
+        judged = {figure.name: figure for figure in comparison.headlines if figure.name in SHOWN}
+        line = next((found for *sides, found in lines if sides == [a, b] and not found.keys() & judged), None)
+        if line is None:
+            lines.append((a, b, judged))
+        else:
+            line.update(judged)
+    return [(a, b, [found.get(name) for name in SHOWN]) for a, b, found in lines]

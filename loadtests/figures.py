@@ -1,22 +1,26 @@
 """The figures of a run, computed from what was recorded and sampled. Pure.
 
 Rates, latencies and costs are those of the measure phase: neither the ramp nor the warm-up before it, nor the cool-down
-after it, enters them. What a connection costs and how many there were is a matter of the whole run: connects happen in
-the ramp; where most of them happened in the measure phase, as with sockets that come and go, it is those. Failures and
-peaks are those of the whole run.
+after it, enters them. An exchange belongs to the second in which it was due; what was due in the measure phase and was
+never answered counts with the time that it had waited. Attempts and the rate of failures are those of the measure
+phase, of all that a server may fail at: connects, handshakes, exchanges, closes. Counts of exchanges and connects, and
+peaks, are those of the whole run. The latency of connecting is that of the whole run too, for connects happen in the
+ramp; where most of them happened in the measure phase, as with sockets that come and go, it is those.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from statistics import median
+from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
-from loadtests.histogram import Histogram
-from loadtests.recording import CUT_OFF, OK, PHASES, Cell, Recording
-from loadtests.slope import fitted_slope
+from loadtests.cpu import used_between, used_over
+from loadtests.kernel import drops_between
+from loadtests.memory import memory_of
+from loadtests.recording import CUT_OFF, OK, PHASES, UNSENT, Cell, Latency, Recording, failures
 
 __all__ = [
     "ENOUGH_BEYOND",
@@ -24,28 +28,34 @@ __all__ = [
     "Figure",
     "Sample",
     "Window",
-    "failures",
+    "doubts_of_server",
+    "failed_attempts",
     "figures_of",
     "has_enough_beyond",
+    "held",
     "measure_window",
     "server_cpu",
+    "withheld_of",
 ]
 
 CONNECT = "connect"
+MEMORY_OF_CONNECTION = "server_rss_per_socket"  # as it is called since it was made of RSS, for what reads run.json
 QUANTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
 #: Fewer values beyond a quantile than this, and it is left to chance: p99 takes 1,000 values, the median 20.
 ENOUGH_BEYOND = 10
-# Whole seconds with the same sockets from which a plateau is taken for one; the first of them is left out.
-PLATEAU_S = 3
-# Of the most that were open: what sockets may differ by from one second of a plateau to the next.
-PLATEAU_SPREAD = 0.002
 Sample = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure: `better` is "lower" or "higher" where that can be said, else ""; low and high are the ends of its
-    95 % confidence interval, where one was estimated. count: of a quantile, how many values it was taken of, if known.
+    """One figure.
+
+    Attributes:
+        better: "lower" or "higher", where that can be said, else "".
+        low, high: ends of its 95 % confidence interval, where one was estimated.
+        at_least: the value is a lower bound: of a latency, because requests that were outstanding at the end enter with
+            the time that they had waited by then; of processor time, because a process ended that could not be read.
+        count: of a quantile, how many values it was taken of; None where that is not known.
     """
 
     name: str
@@ -54,6 +64,7 @@ class Figure:
     better: str = ""
     low: float | None = None
     high: float | None = None
+    at_least: bool = False
     count: int | None = None
 
     @property
@@ -94,29 +105,32 @@ def figures_of(
     samples: Sequence[Sample],
     phases: Mapping[str, Sequence[int]],
     offered: float | None = None,
+    per_task: bool = False,
 ) -> list[Figure]:
     """Every figure that the recording and the samples (of the server; may be none) carry.
 
-    offered: exchanges a second that the schedules of all sockets ask for together; None if they have none.
+    offered: exchanges a second that the schedules of all sockets ask for together, or with `per_task` tasks, of several
+    exchanges perhaps; None if they have none.
     """
     window = measure_window(phases)
     measured = recording.total(recording.exchange_series(), window.start, window.end)
     return [
-        *_counts(recording, measured),
-        *_rates(measured, window, offered),
+        *_counts(recording),
+        *_attempts(recording, window),
+        *_held(recording, window),
+        *_rates(measured, window, offered, per_task),
         *_phase_latencies(recording, window),
         *_latencies("", measured),
         *_by_type(recording, window),
-        *_generator(recording, window, measured),
+        *_generator(recording, window),
         *_server(recording, window, measured, samples),
     ]
 
 
-def _counts(recording: Recording, measured: Cell) -> list[Figure]:
+def _counts(recording: Recording) -> list[Figure]:
     outcomes = recording.total(recording.exchange_series()).outcomes
     connects = recording.total([CONNECT]).outcomes
-    ended = measured.outcomes[OK] + failures(measured.outcomes)
-    figures = [
+    return [
         Figure("sockets_peak", max(recording.sockets().values(), default=0), "sockets"),
         Figure("sockets_used", recording.total(["first_byte"]).outcomes[OK], "sockets"),
         Figure("connects_ok", connects[OK], "connects"),
@@ -124,23 +138,60 @@ def _counts(recording: Recording, measured: Cell) -> list[Figure]:
         Figure("exchanges_ok", outcomes[OK], "exchanges"),
         Figure("exchanges_failed", failures(outcomes), "exchanges", "lower"),
         Figure("exchanges_cut_off", outcomes[CUT_OFF], "exchanges"),
+        Figure("exchanges_unsent", outcomes[UNSENT], "exchanges", "lower"),
     ]
-    if ended:
-        figures.append(Figure("error_rate", 100 * failures(measured.outcomes) / ended, "%", "lower"))
-    return figures
 
 
-def failures(outcomes: Mapping[str, int]) -> int:
-    """How many of what ended neither succeeded nor were cut off."""
-    return sum(count for outcome, count in outcomes.items() if outcome not in (OK, CUT_OFF))
+def failed_attempts(recording: Recording, start: int | None = None, end: int | None = None) -> dict[str, int]:
+    """Series -> attempts that failed, those series that have any."""
+    found = {series: failures(outcomes) for series, outcomes in recording.attempts(start, end).items()}
+    return {series: count for series, count in found.items() if count}
 
 
-def _rates(measured: Cell, window: Window, offered: float | None) -> list[Figure]:
+def _attempts(recording: Recording, window: Window) -> list[Figure]:
+    """An attempt is an exchange that ended, or a connect, handshake or close that failed: one that succeeded is how an
+    exchange came about, and would only thin the rate."""
+    failed = failed_attempts(recording, window.start, window.end)
+    succeeded = recording.total(recording.exchange_series(), window.start, window.end).outcomes[OK]
+    attempts = succeeded + sum(failed.values())
+    if not attempts:
+        return []
+    by_kind = Counter[str]()
+    for series, count in failed.items():
+        by_kind[series if series in PHASES else "exchange"] += count
+    return [
+        Figure("attempts", attempts, "attempts"),
+        Figure("attempts_failed", sum(failed.values()), "attempts", "lower"),
+        *(Figure(f"attempts_failed_{kind}", count, "attempts", "lower") for kind, count in sorted(by_kind.items())),
+        Figure("error_rate", 100 * sum(failed.values()) / attempts, "%", "lower"),
+    ]
+
+
+def held(recording: Recording, window: Window) -> list[int]:
+    """Sockets that were open at the end of each second of the window; empty where users closed some on purpose."""
+    if recording.total(["close"], window.start, window.end).outcomes.total():
+        return []
+    return [count for second, count in recording.sockets().items() if window.holds(second)]
+
+
+def _held(recording: Recording, window: Window) -> list[Figure]:
+    sockets = held(recording, window)
+    if not sockets:
+        return []
+    connects = recording.total([CONNECT], window.start, window.end).outcomes
+    return [
+        Figure("sockets_least", min(sockets), "sockets", "higher"),
+        Figure("sockets_mean", fmean(sockets), "sockets", "higher"),
+        Figure("reconnects", connects[OK], "connects", "lower"),
+    ]
+
+
+def _rates(measured: Cell, window: Window, offered: float | None, per_task: bool) -> list[Figure]:
     figures = [Figure("steady_s", window.length_s, "s")]
     if window.length_s:
-        figures.append(Figure("throughput", measured.outcomes[OK] / window.length_s, "exchanges/s", "higher"))
+        figures.append(Figure("throughput", measured.done / window.length_s, "exchanges/s", "higher"))
     if offered:
-        figures.append(Figure("offered", offered, "exchanges/s"))
+        figures.append(Figure("offered", offered, "tasks/s" if per_task else "exchanges/s"))
     return figures
 
 
@@ -166,37 +217,37 @@ def _by_type(recording: Recording, window: Window) -> Iterable[Figure]:
         yield from _latencies(series, recording.total([series], window.start, window.end))
 
 
-def _percentiles(name: str, histogram: Histogram) -> list[Figure]:
-    values_ns, count = histogram.percentiles(QUANTILES.values()), histogram.total
+def _percentiles(name: str, latency: Latency) -> list[Figure]:
+    values_ns, count = latency.all.percentiles(QUANTILES.values()), latency.all.total
     return [
-        Figure(f"{name}_{label}", values_ns[quantile] / 1000, "us", "lower", count=count)
+        Figure(f"{name}_{label}", value / 1000, "us", "lower", at_least=latency.is_lower_bound(value), count=count)
         for label, quantile in QUANTILES.items()
-        if values_ns
+        if (value := values_ns.get(quantile)) is not None
     ]
 
 
-def _generator(recording: Recording, window: Window, measured: Cell) -> list[Figure]:
-    cores, lags_ns, late = [], [], 0.0
+def _generator(recording: Recording, window: Window) -> list[Figure]:
+    cores, lags_ns, late, ticks = [], [], 0.0, 0.0
     for health in recording.health.values():
         inside = {second: values for second, values in health.items() if window.holds(second)}
         lags_ns += [values["lag_ns"] for values in inside.values()]
         late += sum(values.get("late_sends", 0) for values in inside.values())
+        ticks += sum(values.get("ticks", 0) for values in inside.values())
         if len(inside) > 1:  # what it used is known between two readings
             first, last = min(inside), max(inside)
             cores.append((inside[last]["cpu_s"] - inside[first]["cpu_s"]) / (last - first))
     figures = [Figure("generator_cpu", 100 * sum(cores), "% of a core", "lower")] if cores else []
     if lags_ns:
         figures.append(Figure("generator_lag_max", max(lags_ns) / 1e6, "ms", "lower"))
-    if measured.response.counts:  # only what has a schedule can be late
-        sent = measured.outcomes.total()
-        figures.append(Figure("generator_late", 100 * late / sent, "% of sends", "lower"))
+    if ticks:  # only what has a schedule can be late
+        figures.append(Figure("generator_late", 100 * late / ticks, "% of sends", "lower"))
     return figures
 
 
 def server_cpu(first: Sample, last: Sample) -> float:
     """Processor use of the server's tree between two samples, in percent of one core."""
     elapsed_s = last["time_s"] - first["time_s"]
-    return 100 * _grown(first, last, "cpu_user_s", "cpu_system_s") / elapsed_s if elapsed_s > 0 else 0.0
+    return 100 * used_between(first, last).seconds / elapsed_s if elapsed_s > 0 else 0.0
 
 
 def _server(recording: Recording, window: Window, measured: Cell, samples: Sequence[Sample]) -> list[Figure]:
@@ -208,60 +259,53 @@ def _server(recording: Recording, window: Window, measured: Cell, samples: Seque
     inside = [sample for sample in sampled if window.holds(sample["time_s"])]
     if len(inside) < 2:
         return figures
-    cpu_percent = server_cpu(inside[0], inside[-1])
-    figures.append(Figure("server_cpu", cpu_percent, "% of a core", "lower"))
-    if done := measured.outcomes[OK]:
-        per_s = done / window.length_s
-        figures.append(Figure("server_cpu_per_exchange", 1e4 * cpu_percent / per_s, "us", "lower"))
-    return [*figures, *_tree(inside)]
+    return [*figures, *_processor(inside, measured.done / window.length_s), *_tree(inside)]
+
+
+def _processor(inside: Sequence[Sample], done_per_s: float) -> list[Figure]:
+    used = used_over(inside)
+    percent = 100 * used.seconds / (inside[-1]["time_s"] - inside[0]["time_s"])
+    found = [("server_cpu", percent, "% of a core")]
+    if done_per_s:
+        found.append(("server_cpu_per_exchange", 1e4 * percent / done_per_s, "us"))
+    return [Figure(name, value, unit, "lower", at_least=bool(used.lost)) for name, value, unit in found]
+
+
+def doubts_of_server(samples: Sequence[Sample], phases: Mapping[str, Sequence[int]]) -> list[str]:
+    """A sentence for each figure of the server that is a lower bound, with the reason."""
+    window = measure_window(phases)
+    lost = used_over([sample for sample in samples if sample["processes"] and window.holds(sample["time_s"])]).lost
+    return [f"the server's CPU time is a lower bound: {lost}"] if lost else []
 
 
 def _memory(recording: Recording, samples: Sequence[Sample]) -> list[Figure]:
-    """What a connection costs: the slope of memory over sockets, through the plateaus of both."""
-    slope = fitted_slope(memory_plateaus(recording, samples))
-    if slope is None:
-        return []
-    low, high = (None if end is None else end / 1024 for end in (slope.low, slope.high))
-    return [Figure("server_rss_per_socket", slope.value / 1024, "KiB", "lower", low, high)]
+    memory, figures = memory_of(recording, samples), []
+    if (each := memory.each) is not None:
+        low, high = (None if end is None else end / 1024 for end in (each.low, each.high))
+        figures.append(Figure(MEMORY_OF_CONNECTION, each.value / 1024, "KiB", "lower", low, high))
+    if (growth := memory.growth) is not None:
+        figures.append(Figure("server_memory_growth", growth.slope.value / 1024, "KiB/s", "lower"))
+    return figures
 
 
-def memory_plateaus(recording: Recording, samples: Sequence[Sample]) -> list[tuple[float, float]]:
-    """(sockets, resident bytes of the server's tree) for each time that the sockets stayed the same for a while.
-
-    The first is that before any socket; none is from after the first socket of the last plateau closed: what a process
-    once took it does not give back at once.
-    """
-    sockets = recording.sockets()
-    if not sockets:
-        return []
-    before = [_rss(sample) for sample in samples if sample["time_s"] < min(sockets)]
-    points = [(0.0, median(before))] if before else []
-    for window, count in _plateaus(sockets):
-        held = [_rss(sample) for sample in samples if window.holds(sample["time_s"])]
-        if held and count:
-            points.append((float(count), median(held)))
-    return points
-
-
-def _plateaus(sockets: Mapping[int, int]) -> list[tuple[Window, int]]:
-    """Up to the highest one: the seconds with the same sockets, without the first."""
-    step = max(1.0, PLATEAU_SPREAD * max(sockets.values()))
-    found = []
-    for level, group in groupby(sockets.items(), key=lambda each: round(each[1] / step)):
-        seconds = [second for second, _ in group]
-        if level and len(seconds) >= PLATEAU_S:
-            found.append((Window(seconds[0] + 1, seconds[-1] + 1), sockets[seconds[-1]]))
-    if not found:
-        return []
-    highest = max(range(len(found)), key=lambda place: found[place][1])
-    return found[: highest + 1]
+def withheld_of(recording: Recording, samples: Sequence[Sample]) -> dict[str, str]:
+    """Figures that the run cannot have, and why."""
+    sampled = [sample for sample in samples if sample["processes"]]
+    why = memory_of(recording, sampled).withheld if sampled else "the server was not sampled"
+    return {MEMORY_OF_CONNECTION: why} if why else {}
 
 
 def _overflows(samples: Sequence[Sample]) -> list[Figure]:
+    """What the tested port's own listeners dropped; where they are out of sight, what all of the host did."""
+    dropped = [sample["kernel"]["listeners"] for sample in samples if "listeners" in sample.get("kernel", {})]
+    if dropped:
+        return [
+            Figure("listen_overflows", sum(drops_between(*each) for each in pairwise(dropped)), "connects", "lower")
+        ]
     counted = [
         sample["kernel"]["listen_overflows"] for sample in samples if "listen_overflows" in sample.get("kernel", {})
     ]
-    return [Figure("listen_overflows", counted[-1] - counted[0], "connects", "lower")] if counted else []
+    return [Figure("host_listen_overflows", counted[-1] - counted[0], "connects")] if counted else []
 
 
 def _tree(inside: Sequence[Sample]) -> list[Figure]:
@@ -269,18 +313,22 @@ def _tree(inside: Sequence[Sample]) -> list[Figure]:
     elapsed_s = last["time_s"] - first["time_s"]
     switches = _grown(first, last, "switches_voluntary")
     figures = [
-        Figure("server_processes", len(last["processes"]), "processes"),
+        Figure("server_processes", sum(not each.get("has_ended") for each in last["processes"]), "processes"),
         Figure("server_descriptors", max(_total(sample, "descriptors") for sample in inside), "descriptors"),
         Figure("server_switches", switches / elapsed_s, "switches/s"),
     ]
-    counted = [sample for sample in inside if all("sockets" in process for process in sample["processes"])]
+    counted = [
+        sample
+        for sample in inside
+        if all("sockets" in process or process.get("has_ended") for process in sample["processes"])
+    ]
     if counted:
         figures.append(Figure("server_sockets", max(_total(sample, "sockets") for sample in counted), "sockets"))
     return figures
 
 
 def _total(sample: Sample, key: str) -> float:
-    return float(sum(process[key] for process in sample["processes"]))
+    return float(sum(process.get(key, 0) for process in sample["processes"]))
 
 
 def _rss(sample: Sample) -> float:

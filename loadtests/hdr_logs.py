@@ -40,7 +40,7 @@ def write_hdr_logs(recording: Recording, folder: Path) -> list[Path]:
 def _latencies(recording: Recording) -> Iterator[tuple[str, str, dict[int, Histogram]]]:
     for series, cells in sorted(recording.cells.items()):
         for kind in ("service", "response"):
-            seconds = {second: getattr(cell, kind) for second, cell in cells.items()}
+            seconds = {second: getattr(cell, kind).all for second, cell in cells.items()}
             seconds = {second: histogram for second, histogram in seconds.items() if histogram.counts}
             if seconds:
                 yield series, kind, seconds

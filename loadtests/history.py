@@ -1,4 +1,4 @@
-"""Runs as trends: those of the same workload, host and server, in the order in which they were made. Pure.
+"""Runs as trends: those of the same workload, host, server and setting, in the order in which they were made. Pure.
 
 Changes are looked for in each figure that a person acts on; the chance of a false one is shared among them.
 """
@@ -6,6 +6,7 @@ Changes are looked for in each figure that a person acts on; the chance of a fal
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import re
 from collections.abc import Collection, Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from loadtests.changepoints import ChangePoint, change_points, fewest
 from loadtests.compare import HEADLINES
 from loadtests.figures import Figure
+from loadtests.identity import commit_of, server_of, setting_of
 from loadtests.noise import HOST_KEYS
 from loadtests.results import Run
 from loadtests.text import percent, quantity, render_table, title_of
@@ -35,14 +37,17 @@ class Trend:
 
     @property
     def key(self) -> str:
-        """Short, and safe in the name of a file: profile, workload, server."""
+        """Short, safe in the name of a file, and of no other trend: profile, workload, server, a hash of the whole."""
         one = self.runs[0]
-        return re.sub(r"[^A-Za-z0-9]+", "-", f"{one.name}-{one.workload_hash}-{_server(one)}").strip("-")[:80]
+        words = re.sub(r"[^A-Za-z0-9]+", "-", f"{one.name}-{one.workload_hash}-{server_of(one)}").strip("-")[:80]
+        return f"{words}-{hashlib.sha256(repr(_identity(one)).encode()).hexdigest()[:6]}"
 
     @property
     def title(self) -> str:
         one = self.runs[0]
-        return f"{one.name} ({one.workload_hash}) on {_server(one)}; {_host(one)}: {len(self.runs)} runs"
+        setting = "".join(f"; {name} {value}" for name, value in setting_of(one).items())
+        runs = "1 run" if len(self.runs) == 1 else f"{len(self.runs)} runs"
+        return f"{one.name} ({one.workload_hash}) on {server_of(one)}; {_host(one)}{setting}: {runs}"
 
     @property
     def figures(self) -> list[str]:
@@ -58,23 +63,17 @@ def trends_of(runs: Sequence[Run]) -> tuple[list[Trend], list[Run]]:
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.started_at):
         if run.verdict.is_valid:
-            groups.setdefault((run.workload_hash, _host(run), _server(run)), []).append(run)
+            groups.setdefault(_identity(run), []).append(run)
     return [Trend(tuple(group)) for group in groups.values()], [run for run in runs if not run.verdict.is_valid]
+
+
+def _identity(run: Run) -> tuple[str, ...]:
+    """Runs with another of these are another trend."""
+    return run.workload_hash, _host(run), server_of(run), *(f"{key} {value}" for key, value in setting_of(run).items())
 
 
 def _host(run: Run) -> str:
     return ", ".join(str(run.environment.get(key, "unknown")) for key in HOST_KEYS)
-
-
-def _server(run: Run) -> str:
-    """The server, whatever its commit: that is what changes from run to run."""
-    return re.sub(r"@[0-9a-f]{12}", "", str(run.server.get("command", "")))
-
-
-def commit_of(run: Run) -> str:
-    """What was served: the commit of the side, or that of the checkout."""
-    found = re.search(r"@([0-9a-f]{12})", str(run.server.get("command", "")))
-    return found[1] if found else str(run.environment.get("source", "unknown"))
 
 
 def changes_of(trend: Trend) -> dict[str, list[ChangePoint]]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # SciPy takes a second to import: other commands do without i
 
 __all__ = ["add_arguments", "main"]
 
-EXIT_FAILURES = 1
+EXIT_NOT_WRITTEN = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def main(arguments: argparse.Namespace) -> int:
     if invalid:
         print(f"\nLeft out, for they are not valid: {len(invalid)} of {len(runs)} runs.")
     if arguments.csv and could_not_write(lambda: _write_csv(trends, arguments.csv)):
-        return EXIT_FAILURES
+        return EXIT_NOT_WRITTEN
     return 0
 
 

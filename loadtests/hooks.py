@@ -8,6 +8,7 @@ last by then is named in the recording. Workers ask the master for its clock, wh
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import resource
@@ -27,13 +28,16 @@ from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
 import loadtests.locust_csv  # noqa: F401  # writes Locust's files to their end
 from gserver.framing import CODECS
+from loadtests import kernel
 from loadtests.address import parse_host
 from loadtests.clocks import Reading
 from loadtests.dial import loopback_sources, parse_sources
 from loadtests.environment import raise_nofile_limit
+from loadtests.joining import ROSTER, miss
 from loadtests.recorder import RECORDER, two_digits
-from loadtests.recording import CUT_OFF, OK, Recording
+from loadtests.recording import TASK, Recording, failures
 from loadtests.results import write_whole
+from loadtests.roster import title
 from loadtests.time_slice import ask_for_short_slices
 from loadtests.wire import Wire
 
@@ -50,6 +54,8 @@ FIRST_READINGS, FIRST_READINGS_EVERY_S, READINGS_EVERY_S = 10, 0.01, 2.0
 CLOCK_PATIENCE_S = 5.0
 # For a worker's last report, beyond what its users may take to stop.
 REPORT_PATIENCE_S = 10.0
+# A wait for a last report that is longer is worth a line.
+NOTICED_AFTER_S = 2.0
 # Workers that share one core stop their users at this rate, and say their last when all have closed.
 USERS_STOPPED_PER_S = 2000
 # A worker reports every three seconds: what a master shows is from before that.
@@ -58,7 +64,6 @@ EXIT_USAGE = 2
 
 _has_clock = Event()
 _has_said_last = Event()
-_processes: dict[str, str] = {}  # a worker's name with Locust -> its process, which the recording knows it by
 
 
 def wait_for_clock() -> None:
@@ -70,7 +75,7 @@ def wait_for_clock() -> None:
 def _add_arguments(parser: LocustArgumentParser) -> None:
     """Arguments of Locust's own command line; those that change the load are in the form of its web UI too."""
     add = parser.add_argument
-    add("--rate", type=float, default=1.0, help="Exchanges a second of each TCP user; 0 is as fast as it is answered")
+    add("--rate", type=float, default=1.0, help="Tasks a second of each TCP user; 0 is as fast as it is answered")
     add("--depth", type=int, default=1, help="With --rate 0: messages in flight on each connection")
     add("--payload", type=int, default=64, help="Bytes of an EchoUser's message")
     add("--message", default="", help="What a MessageUser sends; \\n, \\r, \\t, \\0, \\\\ and \\xHH are understood")
@@ -131,7 +136,13 @@ def _choose_sources(environment: Environment) -> None:
 def _see_who_listens(environment: Environment, **_: Any) -> None:
     """Locust's own listener is one; whoever adds another wants to hear of each request."""
     _has_said_last.clear()
+    ROSTER.is_ending = False
     RECORDER.is_batched = len(environment.events.request._handlers) <= 1
+
+
+@events.user_error.add_listener
+def _count_what_users_raise(exception: BaseException, **_: Any) -> None:
+    RECORDER.failed(TASK, time.monotonic_ns(), type(exception).__name__, str(exception))
 
 
 # Health, and Locust's statistics
@@ -153,17 +164,27 @@ def _watch_health() -> None:
 
 def _health(lag_ns: int) -> dict[str, float]:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    late_sends, RECORDER.late_sends = RECORDER.late_sends, 0
-    health = {
+    health: dict[str, float] = {
         "sockets": Wire.open,
+        "users": _users(),
         "cpu_s": used.ru_utime + used.ru_stime,
         "lag_ns": lag_ns,
-        "late_sends": late_sends,
+        **RECORDER.lateness(),
     }
+    if (waited_s := kernel.waited()) is not None:
+        health["waited_s"] = waited_s
     if RECORDER.clock.readings:
         health["clock_offset_ns"] = RECORDER.clock.offset_ns
         health["clock_uncertainty_ns"] = RECORDER.clock.uncertainty_ns
+    with contextlib.suppress(OSError, KeyError):  # not counted here
+        health |= {"namespace": kernel.namespace(), "retransmits": kernel.retransmits()}
     return health
+
+
+def _users() -> int:
+    """That run in this process: a master's own count is of all its workers."""
+    runner = RECORDER.environment.runner if RECORDER.environment is not None else None
+    return 0 if runner is None or isinstance(runner, MasterRunner) else runner.user_count
 
 
 def _flush_regularly() -> None:
@@ -184,14 +205,16 @@ def _show_progress(path: Path, behind_s: int) -> None:
 def progress_of(recording: Recording, second: int) -> dict[str, float]:
     """One second, as a progress line tells it; failures are those so far."""
     cell = recording.total(recording.exchange_series(), second, second + 1)
-    outcomes = recording.outcomes()
-    latency = cell.response if cell.response.counts else cell.service
     return {
         "second": second,
-        "sockets": sum(list(health.values())[-1]["sockets"] for health in recording.health.values()),
-        "exchanges": cell.outcomes[OK],
-        "p99_ns": latency.percentiles([99]).get(99, 0),
-        "failures": sum(count for outcome, count in outcomes.items() if outcome not in (OK, CUT_OFF)),
+        "sockets": sum(
+            list(health.values())[-1]["sockets"]
+            for process, health in recording.health.items()
+            if not recording.has_left(process)
+        ),
+        "exchanges": cell.done,
+        "p99_ns": cell.latency.all.percentiles([99]).get(99, 0),
+        "failures": failures(recording.outcomes()),
     }
 
 
@@ -215,26 +238,35 @@ def _report(data: dict[str, Any], **_: Any) -> None:
 @events.worker_report.add_listener
 def _merge(client_id: str, data: dict[str, Any], **_: Any) -> None:
     if REPORT_KEY in data:
-        _processes[client_id] = data[REPORT_KEY]["process"]
-        RECORDER.merged.merge_report(data[REPORT_KEY])
+        RECORDER.merged.merge_report(data[REPORT_KEY], ROSTER.processes.get(client_id))
 
 
 def _await_last_reports(runner: MasterRunner) -> None:
     """Ask every worker that still lives for its last report, and wait until all have come or their time is up."""
+    ROSTER.is_ending = True
     runner.send_message(LAST_REPORT)
     stopping_s = (runner.environment.stop_timeout or 0) + max(
         RECORDER.merged.sockets().values(), default=0
     ) / USERS_STOPPED_PER_S
-    deadline = time.monotonic() + stopping_s + REPORT_PATIENCE_S
-    while time.monotonic() < deadline:
-        living = [client.id for client in runner.clients.all if client.state != STATE_MISSING]
-        if all(_is_final(client_id) for client_id in living):
-            return
+    began_s, is_noticed = time.monotonic(), False
+    while (awaited := _awaited(runner)) and time.monotonic() - began_s < stopping_s + REPORT_PATIENCE_S:
+        if not is_noticed and time.monotonic() - began_s > NOTICED_AFTER_S:
+            is_noticed = True
+            ROSTER.notice(f"waiting for the last report of {', '.join(map(title, awaited))}")
         gevent.sleep(0.05)
+    for client_id in ROSTER.processes:
+        if not _is_final(client_id):
+            miss(client_id)
+
+
+def _awaited(runner: MasterRunner) -> list[str]:
+    """The processes of workers that live and have not sent their last report."""
+    living = [client.id for client in runner.clients.all if client.state != STATE_MISSING]
+    return [ROSTER.processes[each] for each in living if each in ROSTER.processes and not _is_final(each)]
 
 
 def _is_final(client_id: str) -> bool:
-    report = RECORDER.merged.reports.get(_processes.get(client_id, ""))
+    report = RECORDER.merged.reports.get(ROSTER.processes.get(client_id, ""))
     return report is not None and bool(report["final"])
 
 

@@ -6,14 +6,32 @@ of one network namespace, which may be another process's.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["accept_queue", "network", "noise", "parse_pairs", "parse_processors", "processors", "same_namespace"]
+from loadtests.cpu import used_between
+
+__all__ = [
+    "Listeners",
+    "drops_between",
+    "listeners",
+    "namespace",
+    "network",
+    "noise",
+    "parse_pairs",
+    "parse_processors",
+    "processors",
+    "retransmits",
+    "same_namespace",
+    "waited",
+]
 
 PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -26,9 +44,14 @@ _DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
 _DONE, _ERROR = 3, 2
 _LISTEN = 1 << 10
 _HEADER = struct.Struct("=IHHII")
-_REQUEST = struct.Struct("=BBxxI48x")
-#: The source port, big-endian; what waits to be accepted stands where another socket's unread bytes do.
-_ROW = struct.Struct("=4x2s50xI")
+_REQUEST = struct.Struct("=BBBxI48x")
+#: Family, source port (big-endian), source address, cookie; connections that wait to be accepted stand where another
+#: socket's unread bytes do. Attributes follow.
+_ROW = struct.Struct("=B3x2s2x16s20x8s4xI")
+_ROW_BYTES = 72
+_ATTRIBUTE = struct.Struct("=HH")
+_SKMEMINFO, _DROPS = 7, 8
+_ANY = ("0.0.0.0", "::")
 
 
 def processors() -> dict[str, float]:
@@ -44,6 +67,17 @@ def parse_processors(line: str) -> dict[str, float]:
     """
     user, nice, system, _, _, irq, softirq, steal = (int(word) / _TICKS for word in line.split()[1:9])
     return {"busy_s": user + nice + system, "interrupts_s": irq + softirq, "steal_s": steal}
+
+
+def waited() -> float | None:
+    """Seconds that this thread was ready to run and waited for a processor so far; None if the kernel does not count.
+
+    The second number of schedstat (Documentation/scheduler/sched-stats.rst), of the thread that asks.
+    """
+    try:
+        return int((PROC / "thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def network(pid: int | str = "self") -> dict[str, int]:
@@ -65,6 +99,21 @@ def network(pid: int | str = "self") -> dict[str, int]:
     }
 
 
+def retransmits() -> int:
+    """TCP segments that were sent again in the network namespace of this process; OSError if that is not counted."""
+    return parse_pairs((PROC / "self/net/snmp").read_text())["Tcp"]["RetransSegs"]
+
+
+def namespace(pid: int | str = "self") -> int:
+    """A number that the network namespace of a process has, and no other one on any host; OSError if it is not there.
+
+    Of 48 bits, so that JSON keeps it whatever reads it.
+    """
+    boot = (PROC / "sys/kernel/random/boot_id").read_bytes()
+    name = os.readlink(PROC / str(pid) / "ns/net").encode()
+    return int.from_bytes(hashlib.sha256(boot + name).digest()[:6])
+
+
 def parse_pairs(text: str) -> dict[str, dict[str, int]]:
     """netstat and snmp: a line of names and a line of numbers, both after the name of the protocol."""
     lines = text.splitlines()
@@ -81,38 +130,80 @@ def _sockstat(text: str) -> dict[str, int]:
 
 
 def same_namespace(pid: int) -> bool:
-    """Whether a process is in the network namespace of this one, which accept_queue() asks."""
+    """Whether a process is in the network namespace of this one, which listeners() asks."""
     try:
         return os.readlink(PROC / str(pid) / "ns/net") == os.readlink(PROC / "self/ns/net")
     except OSError:
         return False
 
 
-def accept_queue(port: int) -> int | None:
-    """How many connections wait to be accepted by the listeners of a TCP port; None if nobody listens there.
+@dataclass(frozen=True)
+class Listeners:
+    """The listening sockets that take the connects to an address.
+
+    Attributes:
+        waiting: connections that wait to be accepted.
+        dropped: for each socket the connection requests that it dropped since it began to listen, most of them because
+            its accept queue was full (`d` of `ss -lntm`); a key is the kernel's own, which no other socket has.
+    """
+
+    waiting: int
+    dropped: dict[str, int]
+
+
+def listeners(port: int, addresses: Collection[str] = ()) -> Listeners | None:
+    """Those of a TCP port that take connects to these addresses, to any if there are none; None if nobody listens.
 
     Asked by netlink, for listeners only: /proc/net/tcp has a line for every connection.
     """
-    waiting = None
-    for family in (socket.AF_INET, socket.AF_INET6):
-        for row_port, queued in _listeners(family):
-            if row_port == port:
-                waiting = (waiting or 0) + queued
-    return waiting
+    rows = [row for family in (socket.AF_INET, socket.AF_INET6) for row in _listening(family) if row.port == port]
+    exact = [row for row in rows if row.address in addresses]  # the kernel prefers them too
+    rows = exact or [row for row in rows if not addresses or row.address in _ANY]
+    if not rows:
+        return None
+    return Listeners(sum(row.waiting for row in rows), {row.cookie: row.dropped for row in rows})
 
 
-def _listeners(family: int) -> Iterator[tuple[int, int]]:
-    """(port, how many wait) of each."""
+def drops_between(before: Mapping[str, int], after: Mapping[str, int]) -> int:
+    """What the listeners dropped meanwhile: one that is new began at 0."""
+    return sum(max(0, dropped - before.get(cookie, 0)) for cookie, dropped in after.items())
+
+
+class _Row(NamedTuple):
+    port: int
+    address: str
+    waiting: int
+    cookie: str
+    dropped: int
+
+
+def _listening(family: int) -> Iterator[_Row]:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as diag:
-        request = _REQUEST.pack(family, socket.IPPROTO_TCP, _LISTEN)
+        request = _REQUEST.pack(family, socket.IPPROTO_TCP, 1 << (_SKMEMINFO - 1), _LISTEN)
         diag.sendto(_HEADER.pack(_HEADER.size + len(request), _BY_FAMILY, _DUMP, 1, 0) + request, (0, 0))
         while True:
             data = diag.recv(1 << 16)
             for kind, body in _messages(data):
                 if kind in (_DONE, _ERROR):
                     return
-                port, queued = _ROW.unpack_from(body)
-                yield int.from_bytes(port, "big"), queued
+                yield _row(body)
+
+
+def _row(body: bytes) -> _Row:
+    family, port, address, cookie, waiting = _ROW.unpack_from(body)
+    length = 4 if family == socket.AF_INET else 16
+    shown = socket.inet_ntop(family, address[:length])
+    memory = next((value for kind, value in _attributes(body[_ROW_BYTES:]) if kind == _SKMEMINFO), b"")
+    dropped = memory[4 * _DROPS : 4 * _DROPS + 4]  # Linux 4.8
+    return _Row(int.from_bytes(port, "big"), shown, waiting, cookie.hex(), int.from_bytes(dropped, sys.byteorder))
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, at)
+        yield kind, data[at + _ATTRIBUTE.size : at + length]
+        at += max(_ATTRIBUTE.size, (length + 3) & ~3)
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -126,15 +217,15 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 def noise(first: Mapping[str, Any], last: Mapping[str, Any]) -> float | None:
     """What others than the server, the generator and the sampler used of a host between two samples, in cores.
 
-    Of the noisier one, where server and generator have a host each; None where the samples do not say. What a process
-    used that has ended meanwhile is taken for noise.
+    Of the noisier one, where server and generator have a host each; None where the samples do not say. CPU time that is
+    in no account (see cpu.py) is taken for noise.
     """
     elapsed_s: float = last["time_s"] - first["time_s"]
     if elapsed_s <= 0 or not all("busy_s" in sample.get("kernel", {}) for sample in (first, last)):
         return None
     here = _processor_s(last, "generator_host") - _processor_s(first, "generator_host")
     there = _processor_s(last, "kernel") - _processor_s(first, "kernel")
-    server_s, generator_s = _used(first, last, "processes"), _used(first, last, "generator")
+    server_s, generator_s = (used_between(first, last, tree).seconds for tree in ("processes", "generator"))
     others_s = [there - server_s, here - generator_s] if "generator_host" in last else [there - server_s - generator_s]
     return max(0.0, *others_s) / elapsed_s
 
@@ -145,13 +236,3 @@ def _processor_s(sample: Mapping[str, Any], host: str) -> float:
         return float(sample["kernel"]["busy_s"] - sample["sampler"]["cpu_s"])
     found = sample.get(host, {})
     return float(found.get("busy_s", 0.0) - found.get("sampler_cpu_s", 0.0))
-
-
-def _used(first: Mapping[str, Any], last: Mapping[str, Any], tree: str) -> float:
-    """Seconds, of the processes that there are still."""
-    before = {(each["pid"], each.get("started_s")): _seconds(each) for each in first.get(tree, [])}
-    return sum(_seconds(each) - before.get((each["pid"], each.get("started_s")), 0.0) for each in last.get(tree, []))
-
-
-def _seconds(process: Mapping[str, Any]) -> float:
-    return float(process["cpu_user_s"] + process["cpu_system_s"])

@@ -42,7 +42,7 @@ def sampler_options(pid: str, sampler: str, stats: str, host: str) -> list[str]:
         return []
     if not (pid.isascii() and pid.isdigit() and psutil.pid_exists(int(pid))):
         raise ValueError(f"--server-pid is {pid!r}, and there is no such process")
-    port = ["--port", str(parse_host(host)[1])] if host else []
+    port = ["--host", parse_host(host)[0], "--port", str(parse_host(host)[1])] if host else []
     return ["--pid", pid, *port, *(["--stats-socket", stats] if stats else [])]
 
 

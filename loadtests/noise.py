@@ -1,7 +1,7 @@
 """The noise floor of a host: how far two runs of one and the same thing lie apart there. `loadtests ab --aa` stores it.
 
     {"kind": "gserver load test noise floor", "schema_version": 1, "workload_hash": "...", "environment": {...},
-     "pairs": 20, "floors": {"throughput": 0.012, ...}}
+     "pairs": 20, "floors": {"throughput": 0.012, ...}, "run_schema": 3}
 
 A floor is the 95th percentile of |ln(B / A)| over the pairs. It tells of that workload on that host, and no other.
 """
@@ -36,11 +36,15 @@ class NoiseFloor:
     environment: dict[str, Any]
     pairs: int
     floors: dict[str, float]
+    run_schema: int = 2  # of the runs, whose figures mean something else with another one
 
     def objections_to(self, run: Run) -> list[str]:
         """Why this floor says nothing about a run; empty if it does."""
         if run.workload_hash != self.workload_hash:
             return [f"the noise floor is of workload {self.workload_hash}, the run of {run.workload_hash}"]
+        if run.schema != self.run_schema:
+            was = f"the noise floor is of runs with schema {self.run_schema} of run.json, the run has {run.schema}"
+            return [f"{was}: measure it again with `loadtests ab --aa`"]
         return [
             f"the noise floor is of another host: {key} {self.environment.get(key)!r}, not {run.environment.get(key)!r}"
             for key in HOST_KEYS
@@ -56,9 +60,10 @@ def noise_file(workload_hash: str, environment: dict[str, Any]) -> Path:
 
 
 def stored_noise(run: Run) -> NoiseFloor | None:
-    """What is known of the noise of a run's workload on its host."""
+    """What is known of the noise of a run's workload on its host; None where nothing is, or only of older runs."""
     path = noise_file(run.workload_hash, run.environment)
-    return load_noise(path) if path.exists() else None
+    noise = load_noise(path) if path.exists() else None
+    return noise if noise and not noise.objections_to(run) else None
 
 
 def save_noise(path: Path, noise: NoiseFloor) -> None:

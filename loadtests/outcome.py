@@ -12,10 +12,11 @@ from typing import Any
 from loadtests import environment, results
 from loadtests.asked import unescaped
 from loadtests.bounded_log import last_line
-from loadtests.figures import Figure, Window, figures_of, measure_window
+from loadtests.figures import Figure, Window, doubts_of_server, figures_of, measure_window, withheld_of
 from loadtests.profiles import Profile
-from loadtests.recording import CUT_OFF, OK, Recording
+from loadtests.recording import Recording, failures
 from loadtests.report import render_markdown
+from loadtests.retransmits import retransmit_warnings
 from loadtests.shapes import MEASURE
 from loadtests.swarm import Swarm
 from loadtests.verdict import Evidence, judge
@@ -102,14 +103,14 @@ def _described(swarm: Swarm, recording: Recording, started_at: str, label: str) 
     profile, target, told = swarm.profile, swarm.server.target, swarm.told
     samples = results.load_samples(swarm.samples)
     phases: dict[str, list[int]] = told.get("phases", {})
-    figures = figures_of(recording, samples, phases, profile.offered)
+    figures = figures_of(recording, samples, phases, profile.offered, profile.per_task)
     return results.Run(
         name=profile.name,
         label=label,
         started_at=started_at,
         workload=profile.workload,
         workload_hash=profile.workload_hash,
-        server={"address": target.url, "command": target.shown_command},
+        server={"address": target.url, "command": target.shown_command, **target.described_workers},
         environment={
             **environment.describe(),
             "pinning": swarm.spread.cores.shown(),
@@ -119,26 +120,34 @@ def _described(swarm: Swarm, recording: Recording, started_at: str, label: str) 
         errors=_errors(swarm, recording),
         phases=phases,
         verdict=judge(_evidence(swarm, recording, samples, measure_window(phases))),
-        warnings=_warnings(swarm, samples, told),
+        warnings=[
+            *_warnings(swarm, samples, told),
+            *doubts_of_server(samples, phases),
+            *retransmit_warnings(recording, samples, measure_window(phases)),
+        ],
+        examples={name: recording.examples[name] for name in sorted(recording.examples) if recording.examples[name]},
+        withheld=withheld_of(recording, samples),
         path=swarm.folder,
     )
 
 
 def _generator(swarm: Swarm) -> str:
     if swarm.spread.master is not None:
-        return f"a master and {swarm.spread.workers} workers elsewhere"
+        return f"a master and {swarm.workers} worker{'' if swarm.workers == 1 else 's'} elsewhere"
     return f"{swarm.spread.processes} process" + ("" if swarm.spread.processes == 1 else "es and a master")
 
 
 def _evidence(swarm: Swarm, recording: Recording, samples: list[dict[str, Any]], window: Window) -> Evidence:
     profile = swarm.profile
-    is_held = profile.shape in ("hold", "plateaus") and profile.user != "ChurnUser"
+    is_held = profile.shape in ("hold", "plateaus", "doublings")
     return Evidence(
         recording,
         samples,
         window,
         planned_s=_planned_s(profile),
         sockets=profile.sockets if is_held else 0,
+        offered=profile.offered,
+        per_task=profile.per_task,
         accidents=tuple(swarm.accidents),
         generator_cores=len(swarm.spread.cores.generator),
         cores=os.cpu_count() or 1,
@@ -195,5 +204,5 @@ def _errors(swarm: Swarm, recording: Recording) -> dict[str, int]:
         f"{series}: {outcome}": count
         for series in sorted(recording.cells)
         for outcome, count in sorted(recording.total([series]).outcomes.items())
-        if outcome not in (OK, CUT_OFF)
+        if failures({outcome: count})
     }

@@ -61,12 +61,17 @@ class Paced:
         return self if user is None else MethodType(self, user)
 
     def __call__(self, user: Any) -> float:
-        """Seconds until the user's next tick, 0 if it is due already; Locust asks for it after each task."""
+        """Seconds until the user's next tick, 0 if it is due already; Locust calls it after each task.
+
+        Sets `due_ns` of the user, from which a TcpUser times the task's exchanges.
+        """
         now_ns = time.monotonic_ns()
         schedule = getattr(user, "schedule", None)
         if schedule is None:
             schedule = user.schedule = self.schedule(now_ns)
-        return max(0, schedule.next_ns() - now_ns) / NS_IN_S
+        due_ns: int = schedule.next_ns()
+        user.due_ns = due_ns
+        return max(0, due_ns - now_ns) / NS_IN_S
 
     def schedule(self, start_ns: int) -> Schedule:
         return Schedule(NS_IN_S / self.rate, random.random(), start_ns)

@@ -17,6 +17,7 @@ from loadtests.profiles import Profile
 __all__ = ["Probe"]
 
 TIMEOUT_S = 2.0
+SHORTEST_S = 0.05
 _ECHO = Asked(b"ready?\n", b"ready?\n", Raw)
 _JSON = Asked({"type": "SUM", "a": 1, "b": 2}, {"status": "OK", "result": 3}, JsonLines)
 _BY_USER = {"EchoUser": _ECHO, "SlowReader": _ECHO, "JsonUser": _JSON, "ChurnUser": _JSON}
@@ -43,20 +44,21 @@ class Probe:
         deadline = time.monotonic() + patience_s
         while True:
             try:
-                return self._exchange(address)
+                return self._exchange(address, min(TIMEOUT_S, max(SHORTEST_S, deadline - time.monotonic())))
             except (OSError, GServerError) as error:
                 shown = f"{address[0]}:{address[1]}"
                 if has_ended():
                     raise NotAnswering(f"the server at {shown} ended before it answered") from None
                 if time.monotonic() > deadline:
-                    raise NotAnswering(f"the server at {shown} does not answer: {error}") from None
+                    within = f"within {patience_s:.3g} s"
+                    raise NotAnswering(f"the server at {shown} does not answer {within}: {error}") from None
             time.sleep(0.05)
 
-    def _exchange(self, address: tuple[str, int]) -> None:
+    def _exchange(self, address: tuple[str, int], timeout_s: float) -> None:
         if self.asked is None:
-            socket.create_connection(address, TIMEOUT_S).close()
+            socket.create_connection(address, timeout_s).close()
             return
-        with Client(address, self.asked.codec(), timeout_s=TIMEOUT_S) as client:
+        with Client(address, self.asked.codec(), timeout_s=timeout_s) as client:
             reply = client.call(self.asked.message)
         if self.asked.expected is not None and reply != self.asked.expected:
             shown = f"{address[0]}:{address[1]}"

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from loadtests.letters import as_text
@@ -19,6 +20,8 @@ WARMUP_S = 2
 COOLDOWN_S = 1
 # A rest on the way up, in which the server's memory is read: it grows in steps, and the sampler needs some samples.
 PLATEAU_S = 6
+# Of the profile "memory": the sockets that warm the server up, and rests that a busy host leaves a plateau of.
+WARM_SOCKETS, SHORT_PLATEAU_S = 100, 5
 SPIKE_S = 5
 #: What other users do not look at makes no other workload of theirs.
 _ONLY_FOR = {("EchoUser", "SlowReader"): ("payload_bytes",), ("MessageUser",): ("message", "codec", "expect")}
@@ -36,6 +39,7 @@ class Plan:
     rate: float = 0.0
     step_s: int = 0
     measure_s: int = 0
+    per_task: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,15 @@ class Profile:
         app: the gserver application; user: the Locust user class that speaks to it.
         sockets: users, of one connection each.
         connects_per_s: how fast they come.
-        rate: exchanges a second of each user; 0 is as fast as the server answers.
+        rate: tasks a second of each user, which are exchanges but for users of one's own; 0 is as fast as the server
+            answers.
         duration_s: whole seconds of the measure phase.
         payload_bytes: of an EchoUser's message. depth: with rate 0, messages in flight on each connection.
-        shape: "hold"; "plateaus" rests on the way up; "climb" measures on the way up; "spike" has a tenth of the
+        shape: "hold"; "plateaus" rests on the way up; "doublings" rests
+            at a few sockets, then at a quarter and at half of them; "climb" measures on the way up; "spike" has a tenth of the
             sockets, all, and a tenth again; "search" looks for the most sockets that keep the objective.
         workers: of the server, at least.
-        message, codec, expect: of a MessageUser. file: a Locust file with the user class.
+        message, codec, expect: of a MessageUser. file: a Locust file with the user class; file_digest: of its text.
     """
 
     name: str
@@ -74,14 +80,20 @@ class Profile:
     codec: str = "lines"
     expect: str = ""
     file: str = ""
+    file_digest: str = ""
 
     @property
     def plan(self) -> Plan:
         """What Locust is to do."""
         if self.shape == "search":
             return Plan([], self.objective, max(1, self.sockets // 64), self.sockets, self.connects_per_s, self.rate,
-                        5, self.duration_s)  # fmt: skip
+                        5, self.duration_s, self.per_task)  # fmt: skip
         return Plan(_STAGES[self.shape](self))
+
+    @property
+    def per_task(self) -> bool:
+        """Whether `rate` is of tasks that may make several exchanges: those of a user of one's own."""
+        return bool(self.file)
 
     @property
     def total_s(self) -> float:
@@ -96,8 +108,8 @@ class Profile:
 
     @property
     def offered(self) -> float | None:
-        """Exchanges a second that are asked for while all sockets are held; None if there is no schedule."""
-        return self.sockets * self.rate if self.rate and self.shape in ("hold", "plateaus") else None
+        """Exchanges (or tasks) a second that are asked for while all sockets are held; None: no schedule."""
+        return self.sockets * self.rate if self.rate and self.shape in ("hold", "plateaus", "doublings") else None
 
     @property
     def workload(self) -> dict[str, Any]:
@@ -107,6 +119,7 @@ class Profile:
         for users, names in _ONLY_FOR.items():
             if self.user not in users and not self.file:
                 kept = {name: value for name, value in kept.items() if name not in names}
+        kept["file"] = Path(self.file).name  # wherever it lies: the digest tells whether it is the same
         texts = {name: as_text(value) for name, value in kept.items() if isinstance(value, str)}
         return {name: value for name, value in (kept | texts).items() if value not in (None, "")}
 
@@ -135,6 +148,13 @@ def _plateaus(profile: Profile) -> list[Stage]:
     return [*(Stage(RAMP, height, profile.connects_per_s, PLATEAU_S) for height in heights), *_end(profile)]
 
 
+def _doublings(profile: Profile) -> list[Stage]:
+    """Few sockets that warm the server up, then a quarter of them, half, and all."""
+    heights = [min(WARM_SOCKETS, profile.sockets), *(math.ceil(profile.sockets / part) for part in (4, 2))]
+    ramp = [Stage(RAMP, height, profile.connects_per_s, SHORT_PLATEAU_S) for height in heights]
+    return [*ramp, *_end(profile)]
+
+
 def _climb(profile: Profile) -> list[Stage]:
     """The climb is what is measured; it takes the profile's duration."""
     first = max(1, profile.sockets // 20)
@@ -161,7 +181,7 @@ def _spike(profile: Profile) -> list[Stage]:
     ]
 
 
-_STAGES = {"hold": _hold, "plateaus": _plateaus, "climb": _climb, "spike": _spike}
+_STAGES = {"hold": _hold, "plateaus": _plateaus, "doublings": _doublings, "climb": _climb, "spike": _spike}
 
 
 def _named(*profiles: Profile) -> dict[str, Profile]:
@@ -188,6 +208,10 @@ PROFILES = _named(
     Profile(
         "c2k", "2,000 sockets ask in JSON, once a second each", "json", "JsonUser", 2000, 400, 1, 15,
         "the cost of sockets that are used", workers=2,
+    ),
+    Profile(
+        "memory", "100, 1,000, 2,000 and 4,000 sockets ask in JSON, every 5 seconds each", "json", "JsonUser", 4000,
+        1000, 0.2, 4, "how much memory a connection takes", shape="doublings",
     ),
     Profile(
         "c10k", "10,000 sockets ask in JSON, every 5 seconds each", "json", "JsonUser", 10_000, 500, 0.2, 20,

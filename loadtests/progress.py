@@ -55,6 +55,7 @@ class Progress:
         self._began = time.monotonic()
         self._shown = -1.0  # the second of the newest line
         self._next_line = 0.0
+        self._waited = (-1, -1)
         self._live: Live | None = None
         if sys.stderr.isatty():
             self._live = Live(Text("starting the swarm"), console=Console(stderr=True), auto_refresh=False)
@@ -71,6 +72,18 @@ class Progress:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+
+    def wait(self, came: int, expected: int) -> None:
+        """Show how many workers of the swarm have come, if that has changed; the time of the run has not begun."""
+        self._began = time.monotonic()
+        if (came, expected) == self._waited:
+            return
+        self._waited = (came, expected)
+        line = f"waiting for workers: {came} of {expected}"
+        if self._live is not None:
+            self._live.update(Text(line), refresh=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
     def show(
         self, lines: Sequence[Mapping[str, float]], samples: Sequence[Mapping[str, Any]] = (), phase: str = ""

@@ -37,7 +37,8 @@ class Recorder:
         clock: what this process's clock lacks to the run's.
         merged: on the master, or in a run of one process: everything; on a worker what was not reported yet.
         recorded: outcomes so far.
-        late_sends: since health was last written.
+        ticks: of schedules that were taken; late_sends: of these; late_ns, latest_ns: how late those were, together
+            and at worst. All since health was last written.
         environment: Locust's, once there is one.
         is_batched: whether successes reach Locust in batches.
     """
@@ -46,7 +47,7 @@ class Recorder:
         self.clock = Clock()
         self.merged = Recording()
         self.recorded = 0
-        self.late_sends = 0
+        self.ticks = self.late_sends = self.late_ns = self.latest_ns = 0
         self.environment: Environment | None = None
         self.is_batched = True
         self._recording = Recording()  # what was recorded since the last flush
@@ -67,21 +68,49 @@ class Recorder:
         self, series: str, end_ns: int, service_ns: int, response_ns: int | None = None, size: int = 0
     ) -> None:
         """A success that ended at `end_ns` of this process's clock; `size`: bytes of the reply, with its framing."""
-        second = (end_ns + self.clock.offset_ns) // NS_IN_S
+        end_ns += self.clock.offset_ns
+        second = (end_ns - (service_ns if response_ns is None else response_ns)) // NS_IN_S
         open_cell = self._open.get(series)
         if open_cell is None or open_cell[0] != second:
             open_cell = self._open[series] = (second, self._recording.cell(series, second))
         cell = open_cell[1]
-        cell.service.record(service_ns)
+        cell.service.measured.record(service_ns)
         if response_ns is not None:
-            cell.response.record(response_ns)
+            cell.response.measured.record(response_ns)
         cell.outcomes[OK] += 1
+        if end_ns // NS_IN_S == second:
+            cell.done += 1
+        else:
+            self._recording.cell(series, end_ns // NS_IN_S).done += 1
         if size:
             self._sizes[series] += size
 
-    def ended(self, series: str, end_ns: int, outcome: str) -> None:
-        """Anything but a success."""
-        self._recording.ended(series, end_ns + self.clock.offset_ns, outcome)
+    def failed(self, series: str, due_ns: int, outcome: str, text: str = "") -> None:
+        """A failure of what was due or began at `due_ns` of this process's clock."""
+        self._recording.failed(series, due_ns + self.clock.offset_ns, outcome, text)
+
+    def outstanding(
+        self, series: str, end_ns: int, outcome: str, service_ns: int | None = None, response_ns: int | None = None
+    ) -> None:
+        """What the test's end has left without an answer, or without a send."""
+        self._recording.outstanding(series, end_ns + self.clock.offset_ns, outcome, service_ns, response_ns)
+
+    def late(self, late_ns: int) -> None:
+        """A send that was so late although its user was free."""
+        self.late_sends += 1
+        self.late_ns += late_ns
+        self.latest_ns = max(self.latest_ns, late_ns)
+
+    def lateness(self) -> dict[str, int]:
+        """What of it health tells, and start anew."""
+        told = {
+            "ticks": self.ticks,
+            "late_sends": self.late_sends,
+            "late_ns": self.late_ns,
+            "latest_ns": self.latest_ns,
+        }
+        self.ticks = self.late_sends = self.late_ns = self.latest_ns = 0
+        return told
 
     def healthy(self, second: int, health: dict[str, float]) -> None:
         """The health of this process in a second of the run's clock."""
@@ -132,7 +161,7 @@ def _feed(environment: Environment, series: str, seconds: dict[int, Cell], size:
     ahead_s = news.last_request_timestamp - RECORDER.now_s()
     for second, cell in seconds.items():
         news.num_reqs_per_sec[int(second + ahead_s)] += cell.outcomes[OK]
-    _feed_times(news, total.service)
+    _feed_times(news, total.service.measured)
     stats.entries[(series, REQUEST_TYPE)].extend(news)
     stats.total.extend(news)
 

@@ -1,7 +1,8 @@
 """`loadtests run NAME`: carry out a run, keep it in a folder, and print its summary.
 
-Exit status 0; 1 if exchanges failed, or if the run could not be kept; 3 if none failed, but the figures cannot be
-believed; 130 for Ctrl-C. The figures are printed also where the disk had no room for the run.
+Exit status 0; 1 if something failed: attempts, the code of the users, or the server did not do what it was asked for; 2
+if the run could not be carried out, or was carried out and could not be kept; 3 if nothing failed, but the figures
+cannot be believed; 130 for Ctrl-C. The figures are printed also where the disk had no room for the run.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from loadtests.address import is_tls, parse_host
 from loadtests.letters import as_text
+from loadtests.processes import START_PATIENCE_S
 from loadtests.profiles import PROFILES
 from loadtests.report import render_summary
 from loadtests.results import Run, is_kept
@@ -20,8 +22,10 @@ from loadtests.runner import Options, Target, execute
 __all__ = ["add_arguments", "main"]
 
 EXIT_FAILURES = 1
+EXIT_NOT_KEPT = 2
 EXIT_DOUBTFUL = 3
 EXIT_INTERRUPTED = 130
+EXPECT_WORKERS_S = 120
 
 
 def add_arguments(run: argparse.ArgumentParser) -> None:
@@ -46,6 +50,10 @@ def add_arguments(run: argparse.ArgumentParser) -> None:
         help=f"where they find this one (default 0.0.0.0:{MASTER_PORT})",
     )  # fmt: skip
     swarm.add_argument("--expect-workers", type=at_least(1, int), default=1, metavar="N", help="how many there are")
+    swarm.add_argument(
+        "--expect-workers-max-wait", type=at_least(1, int), default=EXPECT_WORKERS_S, metavar="SECONDS",
+        help=f"how long they are waited for (default {EXPECT_WORKERS_S})",
+    )  # fmt: skip
     run.add_argument("--label", type=as_text, default="", metavar="TEXT", help="what this run is about")
     run.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="(default results)")
 
@@ -58,12 +66,16 @@ def main(arguments: argparse.Namespace) -> int:
         processes=arguments.processes,
         master=arguments.bind if arguments.master else None,
         expect_workers=arguments.expect_workers,
+        expect_workers_s=arguments.expect_workers_max_wait,
+        start_timeout_s=arguments.start_timeout or START_PATIENCE_S,
     )
     run, interrupted = execute(profile, target, arguments.results, arguments.label, options)
     print(f"\n{render_summary(run)}\n{_where(run)}")
     if interrupted:
         return EXIT_INTERRUPTED
-    if run.errors or not is_kept(run):
+    if not is_kept(run):
+        return EXIT_NOT_KEPT
+    if run.errors or (run.verdict.is_valid and run.verdict.shortfalls):
         return EXIT_FAILURES
     return 0 if run.verdict.is_valid else EXIT_DOUBTFUL
 
@@ -82,6 +94,8 @@ def _target(arguments: argparse.Namespace) -> Target | None:
                 name = f"--{option.replace('_', '-')}"
                 raise ValueError(f"{name} says how to sample what runs at --host, and there is no --host")
         return None
+    if arguments.start_timeout:
+        raise ValueError("--start-timeout is for a server that is started here, and the one at --host runs already")
     return Target(
         parse_host(arguments.host),
         pid=arguments.server_pid,

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gserver.framing import CODECS
+from loadtests.asked import asked_of
 from loadtests.letters import as_text
+from loadtests.own_users import check_users
+from loadtests.processes import START_PATIENCE_S
 from loadtests.profiles import PROFILES, Profile
 
-__all__ = ["MASTER_PORT", "add_run_options", "at_least", "existing", "host_and_port", "profile_of"]
+__all__ = ["MASTER_PORT", "add_run_options", "at_least", "host_and_port", "own_users", "profile_of"]
 
 #: Where the master of a swarm listens: Locust's own.
 MASTER_PORT = 5557
@@ -24,7 +28,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     load.add_argument("--users", type=at_least(1, int), metavar="N", help="sockets")
     load.add_argument("--duration", type=at_least(1, int), metavar="SECONDS", help="whole seconds that are measured")
     load.add_argument(
-        "--rate", type=at_least(0, float), metavar="R", help="exchanges a second of each socket; 0: no pause"
+        "--rate", type=at_least(0, float), metavar="R", help="tasks (exchanges) a second of each socket; 0: no pause"
     )
     load.add_argument("--connects", type=at_least(1, int), metavar="N", help="connects a second")
     load.add_argument("--payload", type=at_least(1, int), metavar="BYTES", help="of an echoed message")
@@ -36,9 +40,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     load.add_argument("--expect", type=as_text, metavar="TEXT", help="the reply to it (default: any)")
     load.add_argument("--file", type=Path, metavar="FILE", help="a Locust file with a TcpUser of one's own")
     load.add_argument("--user", metavar="CLASS", help="its name")
+    parser.add_argument(
+        "--start-timeout", type=at_least(0.1, float), metavar="SECONDS",
+        help=f"for a server that is started here, until it answers (default {START_PATIENCE_S:g})",
+    )  # fmt: skip
 
 
-def at_least(minimum: int, kind: type[int] | type[float]) -> Callable[[str], float]:
+def at_least(minimum: float, kind: type[int] | type[float]) -> Callable[[str], float]:
     """What argparse makes a number by."""
 
     def parse(text: str) -> float:
@@ -85,18 +93,22 @@ def _spoken(arguments: argparse.Namespace) -> dict[str, Any]:
     if (arguments.file is None) != (arguments.user is None):
         raise ValueError("--file and --user go together: a Locust file, and the class in it that is to be used")
     if arguments.file is not None:
-        return {"file": str(existing(arguments.file)), "user": arguments.user}
+        file = own_users(arguments.file, arguments.user)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+        return {"file": str(file), "file_digest": digest, "user": arguments.user}
     if arguments.message is None:
         for option in ("codec", "expect"):
             if getattr(arguments, option) is not None:
                 raise ValueError(f"--{option} is about a --message, and there is none")
         return {}
+    asked_of(arguments.message, arguments.codec or Profile.codec, arguments.expect or "")
     user = {"user": "MessageUser", "message": arguments.message, "codec": arguments.codec, "expect": arguments.expect}
     return user if arguments.host else {**user, "app": "echo"}
 
 
-def existing(file: Path | None) -> Path | None:
-    """The file, from wherever it will be looked for; ValueError if there is none."""
-    if file is not None and not file.is_file():
+def own_users(file: Path, user: str | None = None) -> Path:
+    """A Locust file by its whole path; ValueError if it cannot be used, or if it has no class `user`."""
+    if not file.is_file():
         raise ValueError(f"there is no file {file}")
-    return file.resolve() if file is not None else None
+    check_users(file, user)
+    return file.resolve()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from loadtests import environment, results
 from loadtests.cores import Cores, shared_out
 from loadtests.outcome import Reserve, concluded
 from loadtests.probe import Probe
-from loadtests.processes import terminated_as_interrupted
+from loadtests.processes import START_PATIENCE_S, terminated_as_interrupted
 from loadtests.profiles import Profile
 from loadtests.swarm import Spread, Swarm, processes_for
 from loadtests.target import Server, Target, local_target
@@ -35,13 +36,17 @@ class Options:
     Attributes:
         pin: whether server and generator get cores of their own.
         processes: of the generator; 0: as many as the sockets need.
-        master: where the workers of other hosts find their master; expect_workers: how many are waited for.
+        master: where the workers of other hosts find their master; expect_workers: how many are waited for, and
+            for how many seconds: expect_workers_s.
+        start_timeout_s: how long a server that the run starts may take until it answers.
     """
 
     pin: bool = True
     processes: int = 0
     master: tuple[str, int] | None = None
     expect_workers: int = 0
+    expect_workers_s: int = 0
+    start_timeout_s: float = START_PATIENCE_S
 
 
 def execute(
@@ -54,13 +59,16 @@ def execute(
     """Carry out a run; return it, and whether it was interrupted.
 
     NotAnswering if there is no server to test, ResultError if the swarm left nothing, OSError for a folder that cannot
-    be made, ValueError for a process to sample that is none, KeyboardInterrupt if nothing had been measured by then.
-    Ctrl-C, TERM and HUP all end the swarm; whatever happens, no process of the run is left behind. A run that was made
-    and could not be written is returned all the same: results.is_kept() tells.
+    be made, ValueError for a process to sample that is none, for a master's address that cannot be had and for
+    workers that do not come, KeyboardInterrupt if nothing had been measured by then.
+    Ctrl-C, TERM and HUP all end the swarm; whatever happens, no process of the run is left behind.
+    A run that was made and could not be written is returned all the same: results.is_kept() tells.
     """
     options = options or Options()
     if target and target.pid is not None and not psutil.pid_exists(target.pid):
         raise ValueError(f"--server-pid is {target.pid}, and there is no such process")
+    if options.master is not None:
+        _check_listenable(*options.master)
     probe = Probe.of(profile, target is not None and target.scheme == "tls")
     limit = environment.raise_nofile_limit()
     started_at = datetime.datetime.now(datetime.UTC)
@@ -69,7 +77,8 @@ def execute(
         reserve = Reserve(folder)
         target = target or local_target(profile, Path(work))
         spread = _spread(profile, options, limit, (target.workers or 1) if target.command else 0)
-        server = Server(target, folder / "server.log", cores=spread.cores.server)
+        log = folder / "server.log"
+        server = Server(target, log, cores=spread.cores.server, patience_s=options.start_timeout_s)
         swarm = Swarm(profile, folder, Path(work), server, spread)
         try:
             with terminated_as_interrupted(), contextlib.ExitStack() as stack:
@@ -87,10 +96,24 @@ def _spread(profile: Profile, options: Options, limit: int, workers: int) -> Spr
     available = sorted(os.sched_getaffinity(0))
     cores = shared_out(available, workers) if options.pin and workers else Cores()
     if options.master is not None:
-        return Spread(master=options.master, workers=options.expect_workers, cores=cores)
+        return Spread(
+            master=options.master, workers=options.expect_workers, patience_s=options.expect_workers_s, cores=cores
+        )
     processes = options.processes or processes_for(profile, limit, len(cores.generator or available))
     # More processes than cores would wait for each other there, while the server's cores are free.
     return Spread(processes, cores=cores if processes <= len(cores.generator) else Cores())
+
+
+def _check_listenable(host: str, port: int) -> None:
+    """Before anything is started for a master that could not listen."""
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except OSError as error:
+        shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        # Python adds words of its own about the address to those of the system.
+        cause = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise ValueError(f"--bind {shown}: {cause}") from None
 
 
 def _new_folder(parent: Path, name: str) -> Path:

@@ -7,7 +7,7 @@
 A line of JSON for each sample: "time_s" on the monotonic clock, which every process of a host shares; "processes" of
 the server's tree and "generator", with what each has used so far; "kernel"; "server", what gserver itself has counted;
 "sampler", what all this costs. What cannot be had is left out. It ends with the tree, or at TERM or INT, with status 0;
-with 1, and one line, if it cannot go on. USR1 asks for what is dear (sockets told from files, USS) in the next sample.
+with 1, and one line, if it cannot go on. USR1 asks for what is dear (sockets told from files, memory by page) in the next sample.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -53,19 +54,20 @@ class Sampler:
 
     Args:
         server, generator: the process trees, as far as they are of this host.
-        port: the one that is tested, for its accept queue. stats_socket: gserver's.
+        port, addresses: that are tested, for the accept queue; without addresses all. stats_socket: gserver's.
     """
 
     server: Tree | None
     generator: Tree | None = None
     port: int | None = None
+    addresses: frozenset[str] = frozenset()
     stats_socket: str | None = None
     is_dear_asked_for: bool = True  # the first sample, before any socket, is what all others are compared with
     _sockets: Budget = field(default_factory=Budget)
-    _uss: Budget = field(default_factory=Budget)
+    _memory: Budget = field(default_factory=Budget)
     _plateau: Plateau = field(default_factory=Plateau)
     _own: psutil.Process = field(default_factory=psutil.Process)
-    _untold: set[str] = field(default_factory=lambda: {"stats", "generator"})
+    _untold: set[str] = field(default_factory=lambda: {"stats", "generator", "memory"})
 
     def take(self) -> dict[str, Any] | None:
         """A sample; None once the server has ended. CannotSample if it may not be read."""
@@ -90,24 +92,27 @@ class Sampler:
         asked, self.is_dear_asked_for = self.is_dear_asked_for, False
         held = self._plateau.descriptors
         sockets = asked or (held <= MOST_COUNTED and self._sockets.allows(now_s))
-        uss = asked or (self._plateau.is_level and self._uss.allows(now_s))
-        processes = _readable(self.server, sockets, uss)
+        memory = asked or (self._plateau.is_level and self._memory.allows(now_s))
+        processes = _readable(self.server, sockets, memory)
         took_s = time.monotonic() - now_s
-        for budget, was_used in ((self._sockets, sockets), (self._uss, uss)):
+        for budget, was_used in ((self._sockets, sockets), (self._memory, memory)):
             if was_used:
                 budget.spent(now_s, took_s)
+        if refused := next((process for process in processes if "memory_error" in process), None):
+            self._tell("memory", f"the memory of process {refused['pid']} cannot be read: {refused['memory_error']}")
         self._plateau.add(now_s, sum(process["descriptors"] for process in processes))
         return processes
 
-    def _kernel(self) -> dict[str, float]:
-        found: dict[str, float] = {**kernel.processors()}
+    def _kernel(self) -> dict[str, Any]:
+        found: dict[str, Any] = {**kernel.processors()}
         pid = self.server.root_pid if self.server is not None else "self"
         with contextlib.suppress(OSError, KeyError):  # it ended meanwhile, or its kernel does not count this
             found.update(kernel.network(pid))
+            found["namespace"] = kernel.namespace(pid)
         if self.port is not None and (pid == "self" or kernel.same_namespace(int(pid))):
             with contextlib.suppress(OSError):
-                waiting = kernel.accept_queue(self.port)
-                found.update({} if waiting is None else {"accept_queue": waiting})
+                if (listeners := kernel.listeners(self.port, self.addresses)) is not None:
+                    found.update(accept_queue=listeners.waiting, listeners=listeners.dropped)
         return found
 
     def _counted(self) -> dict[str, Any] | None:
@@ -129,9 +134,9 @@ class Sampler:
             print(f"loadtests sample: {text}", file=sys.stderr)
 
 
-def _readable(tree: Tree, sockets: bool, uss: bool) -> list[dict[str, Any]]:
+def _readable(tree: Tree, sockets: bool, memory: bool) -> list[dict[str, Any]]:
     try:
-        return tree.sample(sockets, uss)
+        return tree.sample(sockets, memory)
     except psutil.AccessDenied as error:
         raise CannotSample(f"process {error.pid} may not be sampled: it is another user's") from None
 
@@ -165,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--connect", type=_address, metavar="HOST:PORT", help="take those that are given there")
     parser.add_argument("--generator", type=_number, metavar="PID", help="the root of the generator's process tree")
     parser.add_argument("--port", type=_number, metavar="PORT", help="that is tested: its accept queue is sampled")
+    parser.add_argument("--host", default="", metavar="ADDRESS", help="that is tested, where --port has others on it")
     parser.add_argument("--stats-socket", metavar="PATH", help="gserver's, for what it has counted itself")
     parser.add_argument(
         "--interval", type=_interval, default=DEFAULT_INTERVAL_S, metavar="SECONDS", help="(default 0.25)"
@@ -207,6 +213,14 @@ def _address(text: str) -> TcpBind:
     return bind
 
 
+def _addresses(host: str) -> frozenset[str]:
+    """Of a name all; none where it has none here, so that every listener of the port counts."""
+    try:
+        return frozenset(str(found[4][0]) for found in socket.getaddrinfo(host or None, 0)) if host else frozenset()
+    except OSError:
+        return frozenset()
+
+
 def _tree(pid: int | None) -> Tree | None:
     try:
         return None if pid is None else Tree(pid)
@@ -215,7 +229,8 @@ def _tree(pid: int | None) -> Tree | None:
 
 
 def _sample(arguments: argparse.Namespace, wakeup: Wakeup) -> int:
-    sampler = Sampler(_tree(arguments.pid), _tree(arguments.generator), arguments.port, arguments.stats_socket)
+    trees = _tree(arguments.pid), _tree(arguments.generator)
+    sampler = Sampler(*trees, arguments.port, _addresses(arguments.host), arguments.stats_socket)
     with contextlib.ExitStack() as stack:
         if arguments.listen is not None:
             broadcast = stack.enter_context(Broadcast((arguments.listen.host, arguments.listen.port), wakeup))

@@ -59,7 +59,8 @@ class Course:
         entered = second if self._entered is None else self._entered
         while (stage := self.stage) is not None:
             span = self.phases.setdefault(stage.phase, [entered, entered])
-            if self.held_since is None and users == stage.sockets:
+            # A stage that does not climb holds at once: users that were lost meanwhile do not come back.
+            if self.held_since is None and (users == stage.sockets or not self._climbs):
                 self.held_since = second + 1 if self._climbs else entered
             if self.held_since is None or second < self.held_since + stage.hold_s:
                 span[1] = max(span[1], second + 1)

@@ -22,9 +22,10 @@ from locust import LoadTestShape, argument_parser, events, runners
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 
+from loadtests.joining import await_workers, is_anyone_lost, keep_still
 from loadtests.profiles import Plan
 from loadtests.recorder import RECORDER
-from loadtests.recording import CUT_OFF, OK
+from loadtests.recording import OK, failures
 from loadtests.results import write_whole
 from loadtests.shapes import COOLDOWN, MEASURE, RAMP, WARMUP, Course, Search, Stage, Step
 
@@ -65,9 +66,14 @@ def _add_arguments(parser: LocustArgumentParser) -> None:
 @events.init.add_listener
 def _heed(environment: Environment, **_: Any) -> None:
     """Locust itself heeds TERM only once its shape is over; to end a run early is what it does at Ctrl-C."""
-    if not isinstance(environment.runner, runners.WorkerRunner):
+    runner, options = environment.runner, environment.parsed_options
+    if not isinstance(runner, runners.WorkerRunner):
         main: Any = gevent.get_hub().parent
         gevent.signal_handler(signal.SIGTERM, lambda: main.throw(KeyboardInterrupt()))
+    if isinstance(runner, runners.MasterRunner):
+        assert options is not None
+        keep_still(environment)
+        await_workers(runner, options.expect_workers, options.expect_workers_max_wait)
 
 
 @events.spawning_complete.add_listener
@@ -95,13 +101,19 @@ class Steering(LoadTestShape):
         if self._course is None:
             self._begin(msgspec.json.decode(Path(options.plan).read_bytes(), type=Plan))
         assert self._course is not None
-        users, second = self.runner.user_count, RECORDER.now_s()
+        users, second = self._users(self.runner), RECORDER.now_s()
         stage = self._course.at(second, users)
         while stage is None and self._search is not None:
             self._go_on(self._search)
             stage = self._course.at(second, users)
         self._tell(Path(options.phases), stage)
         return None if stage is None else (stage.sockets, stage.sockets_per_s)
+
+    def _users(self, runner: runners.Runner) -> int:
+        """How many have been started; those of a worker that was lost count, for they are not started again."""
+        if isinstance(runner, runners.MasterRunner) and runner.spawning_completed and is_anyone_lost(runner):
+            return runner.target_user_count
+        return runner.user_count
 
     def _begin(self, plan: Plan) -> None:
         self._plan = plan
@@ -139,17 +151,17 @@ class Steering(LoadTestShape):
     def _judged(self, start: int, end: int) -> Step:
         recording = RECORDER.merged
         cell = recording.total(recording.exchange_series(), start, end)
-        latency = cell.response if cell.response.counts else cell.service
-        ended = sum(count for outcome, count in cell.outcomes.items() if outcome != CUT_OFF)
+        failed = sum(map(failures, recording.attempts(start, end).values()))
+        tried = cell.outcomes[OK] + failed
         assert self._plan.objective is not None
         assert self.runner is not None
         sockets = self.runner.user_count
         step = Step(
             sockets,
             sockets * self._plan.rate,
-            cell.outcomes[OK] / (end - start),
-            latency.percentiles([99]).get(99, 0) / 1e6,
-            100 * (1 - cell.outcomes[OK] / ended) if ended else 100.0,
+            (recording.ticks(start, end) if self._plan.per_task else cell.done) / (end - start),
+            cell.latency.all.percentiles([99]).get(99, 0) / 1e6,
+            100 * failed / tried if tried else 100.0,
         )
         return dataclasses.replace(step, broken=self._plan.objective.broken(step))
 

@@ -31,7 +31,7 @@ from loadtests.progress import Progress
 from loadtests.results import write_whole
 from loadtests.target import Server
 
-__all__ = ["SCENARIOS", "STEERING", "Spread", "Swarm", "locust_options", "processes_for"]
+__all__ = ["SCENARIOS", "STEERING", "NoSwarm", "Spread", "Swarm", "locust_options", "processes_for"]
 
 FOLDER = Path(__file__).parent
 SCENARIOS, STEERING = FOLDER / "scenarios.py", FOLDER / "steering.py"
@@ -53,10 +53,13 @@ FULL = 0.95
 # connect() goes through the even ones of an address's 28,000 ports first: once those are taken, each further connect
 # looks at every one of them again, which takes milliseconds in which nothing else happens.
 PORTS_OF_A_SOURCE = 10_000
-EXPECT_WORKERS_S = 120
 #: gevent need not remember who started which greenlet: with a greenlet for each user that is time and memory. Locust
 #: prints names that the locale may have no letters for.
 LOCUST_ENVIRONMENT = {"GEVENT_TRACK_GREENLET_TREE": "0", "PYTHONUTF8": "1"}
+
+
+class NoSwarm(ValueError):
+    """The workers of other hosts cannot be had; the text is one line for a person."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,14 @@ class Spread:
     Attributes:
         processes: of this host; with one there is no master.
         master: (address, port) at which the workers of other hosts find their master, if there are to be any.
-        workers: how many of those are waited for.
+        workers: how many of those are waited for, and for how many seconds: `patience_s`.
         cores: who runs where.
     """
 
     processes: int = 1
     master: tuple[str, int] | None = None
     workers: int = 0
+    patience_s: int = 0
     cores: Cores = field(default_factory=Cores)
 
 
@@ -118,6 +122,7 @@ class Swarm:
     Attributes:
         folder: of the run; work: of what is under way.
         accidents: sentences that end with a full stop, for the verdict.
+        workers: that the swarm began with, where it is of several processes.
     """
 
     profile: Profile
@@ -128,8 +133,10 @@ class Swarm:
     accidents: list[str] = field(default_factory=list)
     interrupted: bool = False
     server_ended: bool = False
+    workers: int = 0
     sampler: subprocess.Popen[bytes] | None = None
     _locust: subprocess.Popen[bytes] | None = None
+    _noticed: int = 0
 
     @property
     def recording(self) -> Path | None:
@@ -141,7 +148,10 @@ class Swarm:
         return self.work / "samples.jsonl"
 
     def run(self, stack: contextlib.ExitStack) -> None:
-        """From the first sample to the last; KeyboardInterrupt only for a second Ctrl-C."""
+        """From the first sample to the last.
+
+        NoSwarm if not all workers come, KeyboardInterrupt only for a second Ctrl-C.
+        """
         write_whole(self.work / "plan.json", msgspec.json.encode(self.profile.plan))
         cores = self.spread.cores.generator
         log = self.folder / "locust.log"
@@ -151,6 +161,9 @@ class Swarm:
             open_gate(locust)
             with Progress(self.profile) as progress:
                 self._follow(locust, progress)
+        ended = self._look_at_workers().get("ended")
+        if ended and not self.interrupted:
+            raise NoSwarm(ended)
         if locust.returncode not in (0, -signal.SIGTERM):
             self.accidents.append(f"Locust ended with status {locust.returncode}: see locust.log.")
         self._await_last_sample()
@@ -159,7 +172,7 @@ class Swarm:
         options: dict[str, object] = {"-f": f"{locustfile_of(self.profile)},{STEERING}"}
         options |= locust_options(self.profile, self.server.target.url, self.work)
         options |= {"--recording-otherwise": self.folder / RECORDING}
-        options |= self._spread_options()
+        options |= {**self._spread_options(), "--roster": self.work / "roster.json"}
         if sources := _sources(self.server.target.address[0], self.profile.sockets):
             options["--source-addresses"] = sources
         words = [str(word) for option in options.items() for word in option]
@@ -173,7 +186,7 @@ class Swarm:
                 "--master-bind-host": host,
                 "--master-bind-port": port,
                 "--expect-workers": self.spread.workers,
-                "--expect-workers-max-wait": EXPECT_WORKERS_S,
+                "--expect-workers-max-wait": self.spread.patience_s,
             }
         if self.spread.processes == 1:
             return {}
@@ -197,7 +210,7 @@ class Swarm:
                 "[{}]:{}".format(*target.sampler) if ":" in target.sampler[0] else "{}:{}".format(*target.sampler)
             )
         else:
-            options |= {"--pid": pid, "--port": target.address[1]}
+            options |= {"--pid": pid, "--port": target.address[1], "--host": target.address[0]}
             options |= {"--stats-socket": target.stats_socket} if target.stats_socket else {}
         words = [str(word) for option in options.items() for word in option]
         command = python_module("loadtests.sampler", *words)
@@ -219,17 +232,21 @@ class Swarm:
     # While it goes on
 
     def _follow(self, locust: subprocess.Popen[bytes], progress: Progress) -> None:
-        deadline = (
-            time.monotonic() + self.profile.total_s + SWARM_PATIENCE_S + EXPECT_WORKERS_S * bool(self.spread.master)
-        )
+        patience_s = self.profile.total_s + SWARM_PATIENCE_S
+        deadline = time.monotonic() + patience_s
         shown_s = 0.0
         while locust.poll() is None:
             try:
                 # Reading takes milliseconds of a core that the generator may have been waiting for.
                 if time.monotonic() - shown_s > SHOWN_EVERY_S:
                     shown_s = time.monotonic()
-                    lines, samples = self._newest(self.work / "progress.jsonl"), self._newest(self.samples)
-                    progress.show(lines, samples, self.phase)
+                    workers = self._look_at_workers()
+                    if workers.get("is_waiting"):
+                        progress.wait(workers["came"], workers["expected"])
+                        deadline = max(deadline, time.monotonic() + patience_s)
+                    else:
+                        lines, samples = self._newest(self.work / "progress.jsonl"), self._newest(self.samples)
+                        progress.show(lines, samples, self.phase)
                 self._watch(locust)
                 if time.monotonic() > deadline:
                     self.accidents.append("The swarm did not end in time, and was stopped.")
@@ -237,6 +254,17 @@ class Swarm:
                 time.sleep(POLL_S)
             except KeyboardInterrupt:
                 self._interrupt(locust)
+
+    def _look_at_workers(self) -> dict[str, Any]:
+        """What joining.py wrote last of the swarm's workers; prints what is new. Empty where there are none."""
+        try:
+            workers: dict[str, Any] = json.loads((self.work / "roster.json").read_bytes())
+        except FileNotFoundError:
+            return {}
+        for sentence in workers["notices"][self._noticed :]:
+            print(f"\nloadtests: {sentence}", file=sys.stderr)
+        self._noticed, self.workers = len(workers["notices"]), workers["came"]
+        return workers
 
     @property
     def told(self) -> dict[str, Any]:

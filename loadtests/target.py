@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import shlex
+import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 from loadtests.environment import RESERVED_DESCRIPTORS, hard_nofile_limit
 from loadtests.probe import Probe
 from loadtests.processes import START_PATIENCE_S, NotAnswering, free_port, python_module, running
 from loadtests.profiles import Profile
 
-__all__ = ["Server", "Target", "local_target", "server_words", "workers_for"]
+__all__ = ["RAN_ALREADY", "Server", "Target", "local_target", "server_words", "try_out", "workers_for"]
+
+#: The command of a server that a run did not start: all that is known of it is its address.
+RAN_ALREADY = "was running already"
 
 # A server that is said to run already may be slow, but not starting.
 RUNNING_PATIENCE_S = 3.0
 # Connections are spread over workers well, and not evenly.
 SPREAD = 0.9
 BACKLOG = 4096
+# Of a log, what is looked at and what is quoted. The last line is not always what says why: Node ends with its version.
+LOG_LINES, QUOTED = 20, 200
+_COMPLAINT = re.compile(r"error|exception|fatal|panic|cannot|denied|not found|in use", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -54,10 +65,15 @@ class Target:
         return f"{self.scheme}://[{host}]:{port}" if ":" in host else f"{self.scheme}://{host}:{port}"
 
     @property
+    def described_workers(self) -> dict[str, int]:
+        """Their number, for run.json; empty where it is not known."""
+        return {} if self.workers is None else {"workers": self.workers}
+
+    @property
     def shown_command(self) -> str:
         """The command as it would be typed again: the port was what happened to be free."""
         if self.title or self.command is None:
-            return self.title or "was running already"
+            return self.title or RAN_ALREADY
         words = ["gserver", *self.command[3:]]
         if "-b" in words:
             words[words.index("-b") + 1] = "127.0.0.1:0"
@@ -103,32 +119,47 @@ def _patience(profile: Profile) -> dict[str, str]:
 
 @dataclass
 class Server:
-    """A target that answers; `process` if the run started it."""
+    """A target that answers; `process` if the run started it, which may take `patience_s`."""
 
     target: Target
     log: Path
     process: subprocess.Popen[bytes] | None = None
     cores: tuple[int, ...] = field(default=())
+    patience_s: float = START_PATIENCE_S
 
     def start(self, probe: Probe, stack: contextlib.ExitStack) -> None:
         """Start it, if it is to be started, and wait until it answers; NotAnswering if it does not."""
         if self.target.command is None:
             probe.await_answer(self.target.address, RUNNING_PATIENCE_S)
             return
-        process = self.process = stack.enter_context(running(self.target.command, self.log, self.cores))
+        process = self.process = self._started(self.target.command, stack)
+        deadline = time.monotonic() + self.patience_s
         try:
-            probe.await_answer(self.target.address, START_PATIENCE_S, lambda: process.poll() is not None)
-            self._await_workers()
+            probe.await_answer(self.target.address, self.patience_s, lambda: process.poll() is not None)
+            self._await_workers(process, deadline)
+            # On a second connection: some programs serve the first one and end.
+            probe.await_answer(self.target.address, self.patience_s, lambda: process.poll() is not None)
         except NotAnswering as error:
-            raise NotAnswering(f"{error}; its log is {self.log}") from None
+            quoted = _end_of(self.log)
+            ending = f"ends with: {quoted}" if quoted else "is empty"
+            raise NotAnswering(f"{error}{_state_of(process)}; its log {self.log} {ending}") from None
 
-    def _await_workers(self) -> None:
+    def _started(self, command: list[str], stack: contextlib.ExitStack) -> subprocess.Popen[bytes]:
+        try:
+            return stack.enter_context(running(command, self.log, self.cores))
+        except OSError as error:
+            if error.filename != command[0]:  # it is the log that cannot be written
+                raise
+            raise NotAnswering(f"{command[0]} cannot be started: {error.strerror}") from None
+
+    def _await_workers(self, process: subprocess.Popen[bytes], deadline: float) -> None:
         """Until the last worker is ready: one that still imports would be taken for memory that connections cost."""
         workers = self.target.workers or 0
-        deadline = time.monotonic() + START_PATIENCE_S
-        while self.log.read_text("utf-8", "replace").count("Worker ready") < workers:
+        while (ready := self.log.read_text("utf-8", "replace").count("Worker ready")) < workers:
+            if process.poll() is not None:
+                raise NotAnswering("the server ended before its workers were ready")
             if time.monotonic() > deadline:
-                raise NotAnswering(f"not all of the {workers} workers are ready")
+                raise NotAnswering(f"{ready} of {workers} workers were ready within {self.patience_s:.3g} s")
             time.sleep(0.05)
 
     @property
@@ -140,3 +171,35 @@ class Server:
     def ended(self) -> int | None:
         """Its exit status, if the run started it and it has ended."""
         return self.process.poll() if self.process else None
+
+
+def try_out(target: Target, probe: Probe, log: Path, patience_s: float) -> None:
+    """Start a server, wait until it answers, and stop it; NotAnswering if it does not answer. Only then `log` stays."""
+    with contextlib.ExitStack() as stack:
+        Server(target, log, patience_s=patience_s).start(probe, stack)
+    log.unlink()
+
+
+def _state_of(process: subprocess.Popen[bytes]) -> str:
+    """How a server ended that should answer, or where it listens instead."""
+    status = process.poll()
+    if status is None:
+        places = ", ".join(sorted(set(_listening(process.pid))))
+        return f" (it listens at {places})" if places else " (it listens nowhere)"
+    return f" (exit status {status})" if status >= 0 else f" (killed by {signal.Signals(-status).name})"
+
+
+def _listening(pid: int) -> Iterator[str]:
+    """The addresses at which a process and its children listen, as far as they can be read."""
+    with contextlib.suppress(psutil.Error):
+        pids = {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
+        for each in psutil.net_connections("tcp"):
+            if each.pid in pids and each.status == psutil.CONN_LISTEN and each.laddr:
+                yield f"{each.laddr.ip}:{each.laddr.port}"
+
+
+def _end_of(log: Path) -> str:
+    """The last line that complains of something, or else the last one."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()][-LOG_LINES:]
+    complaints = [line for line in lines if _COMPLAINT.search(line)]
+    return (complaints or lines or [""])[-1][:QUOTED]

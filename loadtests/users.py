@@ -10,8 +10,9 @@
 
 A TcpUser holds one connection. Opening it, in TCP and in TLS, is a series of its own, with retries; so are the first
 byte on it, and closing it in good order. An exchange sends a message, waits for its reply and holds it against what was
-expected. Locust's own `events.request.measure()` is not used: it hides exceptions, and counts a request that is cut
-off by the end of the test as a success.
+expected. Of a task that makes several, each is timed from when it would have been sent had the task begun in time.
+Locust's own `events.request.measure()` is not used: it hides exceptions, and counts a request that is cut off by the
+end of the test as a success.
 
 Tasks run in a loop of this class's own, for Locust's takes a turn of the event loop between any two of them, and sleeps
 to the millisecond. Where a user's tasks are TaskSets, or its wait time is none of pacing.py, Locust's loop runs them.
@@ -20,6 +21,7 @@ to the millisecond. Where a user's tasks are TaskSets, or its wait time is none 
 from __future__ import annotations
 
 import _socket
+import errno
 import functools
 import random
 import ssl
@@ -47,7 +49,7 @@ with needs():
     import loadtests.live_ui  # noqa: F401  # registers its options with Locust
     from loadtests.hooks import wait_for_clock
     from loadtests.recorder import LATE_NS, RECORDER, REQUEST_TYPE, UNSEEN_BY_LOCUST
-    from loadtests.recording import CUT_OFF, PHASES
+    from loadtests.recording import CUT_OFF, NEVER_SENT, PHASES, TASK, UNSENT
 
 __all__ = ["TcpUser", "WrongReply"]
 
@@ -56,8 +58,14 @@ class WrongReply(Exception):
     """The server answered, and not what was asked for."""
 
 
+#: What keeps a connection from being opened is the limit of this host, and not the server.
+OWN_LIMITS = {errno.EMFILE: "own_descriptors", errno.ENFILE: "own_descriptors", errno.EADDRNOTAVAIL: "own_ports"}
+
+
 def outcome_of(error: BaseException) -> str:
     """The class under which a failure is counted."""
+    if isinstance(error, OSError) and error.errno in OWN_LIMITS:
+        return OWN_LIMITS[error.errno]
     kinds: list[tuple[type[BaseException] | tuple[type[BaseException], ...], str]] = [
         (WrongReply, "mismatch"),
         ((PeerFinished, IncompleteMessage), "eof"),
@@ -81,7 +89,7 @@ class TcpUser(User):
         ssl_context: for TLS; default: one that takes any certificate, or with --tls-ca only what that file vouches for.
         connect_timeout_s, reply_timeout_s, close_timeout_s: seconds; 5, 10 and 1.
         connect_attempts: tries before a task gives up until its next turn; 5, with a jittered pause that doubles.
-        due_ns: when the next exchange is due on the monotonic clock; 0 once it was made, and without a schedule.
+        due_ns: when the task is due on the monotonic clock; 0 once it made an exchange, and without a schedule.
         exchanges_per_connection: after so many it is closed, and the next exchange opens another; default 0: never.
     """
 
@@ -104,6 +112,8 @@ class TcpUser(User):
         self.schedule: Schedule | None = None
         self._wire: Wire | None = None
         self.due_ns = 0
+        self._late_ns = 0  # how late the task made its first exchange
+        self._stopped_ns = 0
         self._left = 0  # exchanges before the connection is closed
         self._pacing = self._chosen_pacing()
         self._is_paced = isinstance(self._pacing, Paced)
@@ -144,6 +154,7 @@ class TcpUser(User):
     def stop(self, force: bool = False) -> bool:
         """Locust is about to kill a user that waits; one whose tick comes before that must not send any more."""
         self._is_stopping = True
+        self._stopped_ns = self._stopped_ns or time.monotonic_ns()
         stopped: bool = super().stop(force)
         return stopped
 
@@ -157,11 +168,13 @@ class TcpUser(User):
         """
         if name not in self._names:
             self._learn(name)
-        due_ns, self.due_ns = self.due_ns, 0
         wire = self._wire or self._connected()
+        start_ns = time.monotonic_ns()
+        if self.due_ns:
+            self._late_ns, self.due_ns = start_ns - self.due_ns, 0
         if wire is None:
             return None
-        start_ns = 0
+        late_ns = self._late_ns
         try:
             data = wire.codec.encode(message)
             start_ns = time.monotonic_ns()
@@ -172,13 +185,17 @@ class TcpUser(User):
             if reply != expected and (expected is not None or isinstance(reply, Malformed)):
                 raise _wrong(reply, expected)
         except Exception as error:
-            self._failed(name, start_ns, error, wire)
+            self._failed(name, start_ns, late_ns, error, wire)
             return None
-        except BaseException as error:  # the end of the test, or a gevent.Timeout of the task's own
-            RECORDER.ended(name, time.monotonic_ns(), CUT_OFF if isinstance(error, GreenletExit) else "timeout")
+        except GreenletExit:  # the end of the test
+            self._cut_off(name, start_ns, late_ns)
             self._drop(wire)
             raise
-        response_ns = end_ns - (due_ns or start_ns) if self._is_paced else None
+        except BaseException as error:  # a gevent.Timeout of the task's own
+            RECORDER.failed(name, start_ns - late_ns, "timeout", _text(error))
+            self._drop(wire)
+            raise
+        response_ns = end_ns - start_ns + late_ns if self._is_paced else None
         size = wire.take_size()
         RECORDER.succeeded(name, end_ns, end_ns - start_ns, response_ns, size)
         if wire.is_new:
@@ -190,18 +207,23 @@ class TcpUser(User):
         return reply
 
     def _learn(self, name: str) -> None:
-        if name in PHASES:
-            raise ValueError(f"an exchange is named {name!r}, which is what a phase of a connection is called")
+        if name in (*PHASES, TASK, NEVER_SENT):
+            raise ValueError(f"an exchange is named {name!r}, which is what something else is called in a report")
         self._names.add(name)
 
-    def _failed(self, name: str, start_ns: int, error: Exception, wire: Wire) -> None:
-        end_ns = time.monotonic_ns()
+    def _failed(self, name: str, start_ns: int, late_ns: int, error: Exception, wire: Wire) -> None:
         self._drop(wire)
         if isinstance(error, WireClosed):  # another exchange has failed, and this one was on its connection
-            RECORDER.ended(name, end_ns, CUT_OFF)
+            self._cut_off(name, start_ns, late_ns)
             return
-        RECORDER.ended(name, end_ns, outcome_of(error))
-        self._tell_locust(name, end_ns - (start_ns or end_ns), error)
+        RECORDER.failed(name, start_ns - late_ns, outcome_of(error), _text(error))
+        self._tell_locust(name, time.monotonic_ns() - start_ns, error)
+
+    def _cut_off(self, name: str, start_ns: int, late_ns: int) -> None:
+        """Of an exchange that is in flight all that is known is that it takes longer."""
+        end_ns = time.monotonic_ns()
+        response_ns = end_ns - start_ns + late_ns if self._is_paced else None
+        RECORDER.outstanding(name, end_ns, CUT_OFF, end_ns - start_ns, response_ns)
 
     def _tell_locust(
         self, name: str, service_ns: int, error: Exception | None, reply: Any = None, size: int = 0
@@ -235,12 +257,24 @@ class TcpUser(User):
     def _run_until_stopped(self) -> None:
         tasks, is_paced = self._tasks, self._is_paced
         only = tasks[0] if len(tasks) == 1 else None
-        while self._state == LOCUST_STATE_RUNNING:
-            if is_paced:
-                self._await_tick()
-            if self._is_stopping:
-                return
-            (only or random.choice(tasks))(self)  # type: ignore[operator]  # no TaskSet is among them
+        try:
+            while self._state == LOCUST_STATE_RUNNING:
+                if is_paced:
+                    self._await_tick()
+                if self._is_stopping:
+                    return
+                (only or random.choice(tasks))(self)  # type: ignore[operator]  # no TaskSet is among them
+        finally:
+            if self._stopped_ns and self.schedule is not None:
+                self._count_unsent(self.schedule)
+
+    def _count_unsent(self, schedule: Schedule) -> None:
+        """At the end of the test: the ticks before it that the server kept from being sent."""
+        now_ns, due_ns = time.monotonic_ns(), self.due_ns or schedule.next_ns()
+        while due_ns <= self._stopped_ns:
+            RECORDER.outstanding(NEVER_SENT, now_ns, UNSENT, None, now_ns - due_ns)
+            due_ns = schedule.next_ns()
+        self.due_ns = 0
 
     def _run_beside(self) -> None:
         """In a greenlet of its own, on the same connection; of a task that raises Locust is told, and the next runs."""
@@ -256,13 +290,14 @@ class TcpUser(User):
         assert isinstance(self._pacing, Paced)
         if self.schedule is None:
             self.schedule = self._pacing.schedule(time.monotonic_ns())
-        due_ns = self.schedule.next_ns()
+        self.due_ns = due_ns = self.schedule.next_ns()
+        RECORDER.ticks += 1
         if due_ns > time.monotonic_ns():
             self._state = LOCUST_STATE_WAITING  # for Locust, which then need not wait for it
             _alarm().sleep_until(due_ns)
             self._state = LOCUST_STATE_RUNNING
-            RECORDER.late_sends += time.monotonic_ns() - due_ns > LATE_NS
-        self.due_ns = due_ns
+            if (late_ns := time.monotonic_ns() - due_ns) > LATE_NS:
+                RECORDER.late(late_ns)
 
     # The connection
 
@@ -315,13 +350,13 @@ class TcpUser(User):
         try:
             work()
         except GreenletExit:
-            RECORDER.ended(name, time.monotonic_ns(), CUT_OFF)
+            end_ns = time.monotonic_ns()
+            RECORDER.outstanding(name, end_ns, CUT_OFF, end_ns - start_ns)
             raise
         except (OSError, ValueError, PeerFinished) as error:  # ValueError: a host that cannot be one
-            end_ns = time.monotonic_ns()
-            RECORDER.ended(name, end_ns, outcome_of(error))
+            RECORDER.failed(name, start_ns, outcome_of(error), _text(error))
             if name not in UNSEEN_BY_LOCUST:
-                self._tell_locust(name, end_ns - start_ns, error)
+                self._tell_locust(name, time.monotonic_ns() - start_ns, error)
             return False
         end_ns = time.monotonic_ns()
         RECORDER.succeeded(name, end_ns, end_ns - start_ns)
@@ -396,6 +431,10 @@ def _wrong(reply: Any, expected: Any) -> WrongReply:
     if isinstance(reply, Malformed):
         return WrongReply(f"{reply.message}: {reply.detail}")
     return WrongReply(f"expected {_short(expected)}, got {_short(reply)}")
+
+
+def _text(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 def _short(thing: Any) -> str:

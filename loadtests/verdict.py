@@ -1,13 +1,14 @@
-"""Whether a run can be believed: the verdict on the run itself, and the figures that say so. Pure.
+"""The verdict on a run: whether its figures can be believed, and what the server did not do. Pure.
 
     incomplete        less of it happened than should have, or part of it was not kept
     unreconciled      what the clients counted is not what the server, or their own reports, say
-    generator-bound   the figures are those of the generator
-    noisy-host        others took what server and generator needed
+    generator-bound   the generator delayed what it measured
+    noisy-host        other work on the host delayed server or generator
     valid             none of these
 
-Where several apply, the first of this order is the verdict, and every reason is kept. The limits, and why they are what
-they are, stand with their names below.
+Where several apply, the first of this order is the verdict, and every reason is kept. A server that was away, or did
+less than it was asked for, is no fault of the measurement: that is a shortfall, and the figures may well be believed.
+The limits, and why they are what they are, stand with their names below.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from loadtests.figures import Sample, Window, failures
+from loadtests.figures import Sample, Window, held
 from loadtests.kernel import noise
-from loadtests.recording import CUT_OFF, OK, Recording
+from loadtests.recording import CUT_OFF, OK, TASK, Recording, failures
 
 __all__ = ["VALID", "Evidence", "State", "Verdict", "judge"]
 
@@ -33,11 +34,16 @@ LAG_MS = 20.0
 LAGGING_SHARE = 0.1
 # Sends that were late by more than a millisecond although their user was free: from here on p99 is made of them.
 LATE_PERCENT = 1.0
+# Of the time by which the event loop was late: what waiting for a processor must explain for the host to be the cause.
+EXPLAINED_SHARE = 0.5
 # Of all cores, for processes that are none of the run's; and for other machines on the same hardware.
 OTHERS_PERCENT = 10.0
 STEAL_PERCENT = 2.0
-# Fewer sockets than this share of those wanted are another workload.
+# Fewer users than this share of those wanted are another workload; fewer sockets are a shortfall of the server.
 ENOUGH_SOCKETS = 0.99
+# Less of the load that was asked for is a shortfall; by chance each user may miss a tick at the ends of the window.
+ENOUGH_LOAD = 0.95
+CHANCE_TICKS = 1.5
 # Samples that end this long before the measuring does leave figures without their end.
 BLIND_S = 2.0
 # What a probe that came just before the first sample may have sent without being counted yet.
@@ -76,7 +82,9 @@ class Evidence:
     Attributes:
         recording, samples: of the run; no samples if the server was not sampled.
         window: what was measured, of `planned_s` seconds that should have been.
-        sockets: that should have been open at once; 0 where they come and go.
+        sockets: that should have been open all the time, unless the users closed some on purpose; 0: no such number.
+        offered: exchanges a second (of a Locust file of one's own: tasks) that were asked for; None: no schedule.
+        per_task: whether `offered` counts tasks, of several exchanges perhaps.
         accidents: what went wrong with the run, as sentences.
         generator_cores: that all of the generator's processes of this host share; 0: not known.
         cores: of the host that was sampled.
@@ -89,6 +97,8 @@ class Evidence:
     window: Window
     planned_s: int
     sockets: int
+    offered: float | None = None
+    per_task: bool = False
     accidents: Sequence[str] = ()
     generator_cores: int = 0
     cores: int = 1
@@ -97,14 +107,16 @@ class Evidence:
 
 def judge(evidence: Evidence) -> Verdict:
     """The verdict on a run."""
+    delayed_by, delays = _delays(evidence)
     found: list[tuple[State, list[str]]] = [
         ("incomplete", list(_incomplete(evidence))),
         ("unreconciled", [*_unreported(evidence), *_unreconciled(evidence)]),
-        ("generator-bound", list(_generator_bound(evidence))),
-        ("noisy-host", list(_noisy(evidence))),
+        ("generator-bound", [*_generator_bound(evidence), *(delays if delayed_by == "generator-bound" else [])]),
+        ("noisy-host", [*_noisy(evidence), *(delays if delayed_by == "noisy-host" else [])]),
     ]
     state = next((state for state, reasons in found if reasons), VALID)
-    return Verdict(state, [reason for _, reasons in found for reason in reasons])
+    shortfalls = list(_shortfalls(evidence))
+    return Verdict(state, [*(reason for _, reasons in found for reason in reasons), *shortfalls], shortfalls)
 
 
 # Incomplete
@@ -112,34 +124,118 @@ def judge(evidence: Evidence) -> Verdict:
 
 def _incomplete(evidence: Evidence) -> Iterator[str]:
     yield from evidence.accidents
-    window = evidence.window
+    window, recording = evidence.window, evidence.recording
+    yield from _raised(recording)
+    yield from _own_limits(recording)
+    yield from _sentences(recording.lost(window.start, window.end))
     if window.length_s < evidence.planned_s:
         yield f"It was measured for {window.length_s} of {evidence.planned_s} s."
     if not window.length_s:
         return
-    inside = [count for second, count in evidence.recording.sockets().items() if window.holds(second)]
-    most = max(inside, default=0)
-    if most < ENOUGH_SOCKETS * evidence.sockets:
-        yield f"At most {most:,} of {evidence.sockets:,} sockets were open while it was measured."
-    measured = evidence.recording.total(evidence.recording.exchange_series(), window.start, window.end)
+    yield from _missing_users(evidence)
+    measured = recording.total(recording.exchange_series(), window.start, window.end)
     if not measured.outcomes[OK]:
         yield "Not one exchange succeeded while it was measured."
     if evidence.samples and (blind_s := window.end - evidence.samples[-1]["time_s"]) > BLIND_S:
         yield f"The samples of the server end {blind_s:.0f} s before the measuring did."
 
 
+def _raised(recording: Recording) -> Iterator[str]:
+    for name, count in recording.total([TASK]).outcomes.most_common():
+        text = recording.examples.get(f"{TASK}: {name}", "")
+        times = "once" if count == 1 else f"{count:,} times"
+        yield f"The code of the users raised {name} {times}{text and f': {_first_line(text)}'}."
+
+
+def _first_line(text: str) -> str:
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "").rstrip(".")
+    return line if len(line) <= 100 else f"{line[:100]}..."
+
+
+def _own_limits(recording: Recording) -> Iterator[str]:
+    connects = recording.total(["connect"]).outcomes
+    for outcome, lacked in (("own_descriptors", "file descriptors"), ("own_ports", "ports or addresses")):
+        if count := connects[outcome]:
+            yield f"{count:,} connects failed because the generator's host had no {lacked} left."
+
+
+def _missing_users(evidence: Evidence) -> Iterator[str]:
+    """A generator that did not run them all, whatever the server did. Processes write their health at about the end of
+    a second: at the edges of the window one may lack it."""
+    by_second: dict[int, float] = {}
+    for health in _health_inside(evidence).values():
+        for second, values in health.items():
+            if "users" in values:
+                by_second[second] = by_second.get(second, 0) + values["users"]
+    inner = [by_second[second] for second in sorted(by_second)[1:-1]]
+    below = [users for users in inner if users < ENOUGH_SOCKETS * evidence.sockets]
+    if below:
+        seconds = f"{len(below)} of {evidence.window.length_s} measured seconds"
+        yield f"Fewer than {evidence.sockets:,} users ran in {seconds}: {min(below):,.0f} at the least."
+
+
+# What the server did not do
+
+
+def _shortfalls(evidence: Evidence) -> Iterator[str]:
+    yield from _lost_sockets(evidence)
+    yield from _lost_load(evidence)
+    yield from _unanswered(evidence)
+
+
+def _lost_sockets(evidence: Evidence) -> Iterator[str]:
+    inside = held(evidence.recording, evidence.window) if evidence.sockets else []
+    below = [count for count in inside if count < ENOUGH_SOCKETS * evidence.sockets]
+    if below:
+        seconds = f"{len(below)} of {len(inside)} measured seconds"
+        yield f"Fewer than {evidence.sockets:,} connections were open in {seconds}: {min(below):,} at the least."
+    reconnects = evidence.recording.total(["connect"], evidence.window.start, evidence.window.end).outcomes[OK]
+    if inside and reconnects:
+        connections = "connection was" if reconnects == 1 else "connections were"
+        yield f"{reconnects:,} {connections} lost and opened again while it was measured."
+
+
+def _lost_load(evidence: Evidence) -> Iterator[str]:
+    """Nothing else compares the load that came with the load that was asked for."""
+    window, recording, offered = evidence.window, evidence.recording, evidence.offered
+    if not offered or not window.length_s:
+        return
+    if evidence.per_task:
+        came, what = recording.ticks(window.start, window.end), "tasks were begun"
+    else:
+        came, what = recording.total(recording.exchange_series(), window.start, window.end).done, "exchanges succeeded"
+    asked = offered * window.length_s
+    missing = asked - came
+    if missing > (1 - ENOUGH_LOAD) * asked and missing > CHANCE_TICKS * math.sqrt(max(1, evidence.sockets)):
+        yield f"{came / window.length_s:,.6g} {what} a second, and {offered:,.6g} were asked for."
+
+
+def _unanswered(evidence: Evidence) -> Iterator[str]:
+    window, recording = evidence.window, evidence.recording
+    measured = recording.total(recording.exchange_series(), window.start, window.end)
+    count = measured.latency.censored.total
+    if count:
+        longest_s = max(measured.latency.censored.counts) / 1e9
+        requests = "request that was" if count == 1 else "requests that were"
+        yield f"{count:,} {requests} due in the measured phase had no reply at the end, after up to {longest_s:.1f} s."
+
+
 # Unreconciled
 
 
 def _unreported(evidence: Evidence) -> Iterator[str]:
-    for sentence in evidence.recording.missing():
-        yield f"{sentence[0].upper()}{sentence[1:]}."
+    yield from _sentences(evidence.recording.missing())
+
+
+def _sentences(clauses: Sequence[str]) -> Iterator[str]:
+    for clause in clauses:
+        yield f"{clause[0].upper()}{clause[1:]}."
 
 
 def _unreconciled(evidence: Evidence) -> Iterator[str]:
     """The server's own counters, from before the swarm to after it."""
     counted = [sample["server"] for sample in evidence.samples if "server" in sample]
-    if len(counted) < 2 or evidence.accidents:
+    if len(counted) < 2 or evidence.accidents or evidence.recording.lost():
         return
     first, last = counted[0], counted[-1]
     recording = evidence.recording
@@ -165,32 +261,77 @@ def _differs(what: str, counted: float, outcomes: Mapping[str, int]) -> Iterator
         yield f"The server counted {counted:,.6g} {what}, the swarm {swarm}."
 
 
-# Generator-bound
+# Generator-bound, or on a noisy host
 
 
 def _generator_bound(evidence: Evidence) -> Iterator[str]:
-    inside = _health_inside(evidence)
-    used = {process: percent for process, health in inside.items() if (percent := _cpu_percent(health)) is not None}
+    used = _processor_use(evidence)
     if used and (most := max(used.values())) > BUSY_PERCENT:
         yield f"A process of the generator used {most:.0f}% of a core, more than {BUSY_PERCENT:.0f}%."
     elif evidence.generator_cores and sum(used.values()) > BUSY_PERCENT * evidence.generator_cores:
         together = f"{sum(used.values()):.0f}% of its {evidence.generator_cores} cores"
         yield f"The processes of the generator together used {together}, more than {BUSY_PERCENT:.0f}% of each."
+
+
+def _processor_use(evidence: Evidence) -> dict[str, float]:
+    """Of each process of the generator, in percent of a core."""
+    inside = _health_inside(evidence)
+    return {process: percent for process, health in inside.items() if (percent := _cpu_percent(health)) is not None}
+
+
+def _delays(evidence: Evidence) -> tuple[State, list[str]]:
+    """How late the generator was, and what it was late because of: its own work, or that of others on its host.
+
+    A generator that has its cores to itself and does little is not late. So it was delayed by others, unless it was
+    busy, or its loop stood still without waiting for a processor: then the code of the users has blocked it.
+    """
+    inside = _health_inside(evidence)
+    sentences = [*_lags(inside), *_late(evidence, inside)]
+    busy = any(_generator_bound(evidence))
+    blocked = bool(sentences) and not busy and not any(_noisy(evidence)) and _is_blocked(inside)
+    if blocked:
+        sentences.append("It was not waiting for a processor then: code of the users blocks the event loop.")
+    return ("generator-bound" if busy or blocked else "noisy-host"), sentences
+
+
+def _lags(inside: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Iterator[str]:
     lags_ms = sorted(values["lag_ns"] / 1e6 for health in inside.values() for values in health.values())
     if lags_ms and (lag_ms := lags_ms[math.ceil(len(lags_ms) * (1 - LAGGING_SHARE)) - 1]) > LAG_MS:
         yield f"The event loop of the generator was {lag_ms:.0f} ms late or more in more than a tenth of the seconds."
-    yield from _late(evidence, inside)
 
 
 def _late(evidence: Evidence, inside: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Iterator[str]:
-    recording, window = evidence.recording, evidence.window
-    measured = recording.total(recording.exchange_series(), window.start, window.end)
-    if not measured.response.counts:
+    """How many sends were late, by how much, and what the latencies are without it."""
+    health = [values for each in inside.values() for values in each.values()]
+    ticks, late, late_ns = (sum(each.get(name, 0) for each in health) for name in ("ticks", "late_sends", "late_ns"))
+    if not ticks or (percent := 100 * late / ticks) <= LATE_PERCENT:
         return
-    late = sum(values.get("late_sends", 0) for health in inside.values() for values in health.values())
-    percent = 100 * late / max(1, measured.outcomes.total())
-    if percent > LATE_PERCENT:
-        yield f"{percent:.1f}% of the sends were late by more than a millisecond, more than {LATE_PERCENT:.0f}%."
+    worst_ms = max(each.get("latest_ns", 0) for each in health) / 1e6
+    by = f"by {late_ns / late / 1e6:.2g} ms on average and {worst_ms:.3g} ms at worst"
+    yield f"{percent:.1f}% of the sends were more than 1 ms late, {by}. {_added(evidence)}"
+
+
+def _added(evidence: Evidence) -> str:
+    """A send that is late is in the response time, and not in the service time."""
+    window, recording = evidence.window, evidence.recording
+    measured = recording.total(recording.exchange_series(), window.start, window.end)
+    response, service = (each.all.percentiles([50, 99]) for each in (measured.response, measured.service))
+    if not response or not service:
+        return "No latency is known that this could have changed."
+    of = [f"p{q} is {service[q] / 1e6:.3g} instead of {response[q] / 1e6:.3g} ms" for q in (99, 50)]
+    return f"Timed from the send, and not from when it was due, {of[0]}, and {of[1]}."
+
+
+def _is_blocked(inside: Mapping[str, Mapping[int, Mapping[str, float]]]) -> bool:
+    """Whether the loop was late in seconds in which its process did not wait for a processor nearly as long."""
+    late_ns = waited_ns = 0.0
+    for health in inside.values():
+        for second, values in health.items():
+            before = health.get(second - 1, {})
+            if values["lag_ns"] > LAG_MS * 1e6 and "waited_s" in values and "waited_s" in before:
+                late_ns += values["lag_ns"]
+                waited_ns += 1e9 * (values["waited_s"] - before["waited_s"])
+    return late_ns > 0 and waited_ns < EXPLAINED_SHARE * late_ns
 
 
 def _health_inside(evidence: Evidence) -> dict[str, dict[int, dict[str, float]]]:
@@ -205,9 +346,6 @@ def _cpu_percent(health: Mapping[int, Mapping[str, float]]) -> float | None:
         return None
     first, last = min(health), max(health)
     return 100 * (health[last]["cpu_s"] - health[first]["cpu_s"]) / (last - first)
-
-
-# Noisy host
 
 
 def _noisy(evidence: Evidence) -> Iterator[str]:

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 MODULE = Path(__file__).parent / "helpers" / "gevent_server_tests.py"
-GEVENT_TESTS = 39
+# Of 39, one is skipped everywhere, which the unittest of Python 3.12.1 does not count.
+GEVENT_TESTS = 38
 TIMEOUT_S = 60
 
 

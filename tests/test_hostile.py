@@ -85,6 +85,10 @@ def test_clients_that_never_read_cost_one_reply_each(app: Path) -> None:
         steady = Steady(server.address, 10)
         sizes = []
         with Attack(server.address, not_reading=200) as attack:
+            # On a busy host it takes the attackers seconds to come.
+            while len(sizes) < 30 and max(sizes, default=before) - before < 100:
+                steady.ask_for(1.0)
+                sizes.append(rss_mb(server))
             for _ in range(6):
                 steady.ask_for(1.0)
                 sizes.append(rss_mb(server))
@@ -94,7 +98,7 @@ def test_clients_that_never_read_cost_one_reply_each(app: Path) -> None:
     assert steady.failures == []
     assert attack.report["alive"] == {"NotReading": 200}
     assert max(sizes) - before < 200 * 1.2  # a reply of 1 MiB and what comes with a connection
-    assert sizes[-1] - sizes[2] < 20
+    assert sizes[-1] - sizes[-4] < 20
 
 
 def test_no_kind_of_client_disturbs_the_others(app: Path) -> None:

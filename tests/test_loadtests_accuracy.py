@@ -158,7 +158,7 @@ def assert_counts_are_exact(outcome: Outcome) -> None:
         total = outcome.recording.total([kind])
         assert total.outcomes == {OK: len(outcome.books[kind].replies)}, kind
         assert CUT_OFF not in total.outcomes
-        assert total.service.total == total.response.total == total.outcomes[OK]
+        assert total.service.measured.total == total.response.measured.total == total.outcomes[OK]
     assert outcome.recording.missing() == []
 
 
@@ -167,8 +167,8 @@ def assert_bounds_hold(outcome: Outcome) -> None:
         total, replies = outcome.recording.total([kind]), outcome.books[kind].replies
         served = [sent_ns - received_ns for _, received_ns, sent_ns in replies]
         responded = [sent_ns - int(line.split()[1]) for line, _, sent_ns in replies]
-        assert_between(served, total.service, outcome.service[kind])
-        assert_between(responded, total.response, outcome.response[kind])
+        assert_between(served, total.service.measured, outcome.service[kind])
+        assert_between(responded, total.response.measured, outcome.response[kind])
 
 
 def deviations(outcome: Outcome) -> dict[str, str]:
@@ -177,13 +177,13 @@ def deviations(outcome: Outcome) -> dict[str, str]:
     for kind in KINDS:
         total, replies = outcome.recording.total([kind]), outcome.books[kind].replies
         response = [sent_ns - int(line.split()[1]) for line, _, sent_ns in replies]
-        wrong |= errors(f"{kind} response", total.response, response, outcome.response[kind])
+        wrong |= errors(f"{kind} response", total.response.measured, response, outcome.response[kind])
         if kind != "freeze":  # what waits for a frozen server waits where it does not see it
             service = [sent_ns - received_ns for _, received_ns, sent_ns in replies]
-            wrong |= errors(f"{kind} service", total.service, service, outcome.service[kind])
+            wrong |= errors(f"{kind} service", total.service.measured, service, outcome.service[kind])
     by_arithmetic = responses_by_arithmetic(outcome.books["freeze"], int(statistics.median(outcome.service["freeze"])))
     measured = outcome.response["freeze"]
-    return wrong | errors("by arithmetic", total.response, by_arithmetic, measured, FROZEN_QUANTILES)
+    return wrong | errors("by arithmetic", total.response.measured, by_arithmetic, measured, FROZEN_QUANTILES)
 
 
 def responses_by_arithmetic(books: Books, delay_ns: int) -> list[int]:
@@ -207,13 +207,14 @@ def responses_by_arithmetic(books: Books, delay_ns: int) -> list[int]:
 
 
 def assert_a_freeze_is_seen(outcome: Outcome) -> None:
-    """In the response time by every tick in it; in the service time as one slow exchange of each user."""
+    """In the response time by every tick in it; in the service time as one slow exchange of each user, and as what a
+    busy host made as slow, which the tasks have measured themselves."""
     total = outcome.recording.total(["freeze"])
-    slow = sum(count for latency_ns, count in total.service.counts.items() if latency_ns > 10**9 / 2)
-    late = sum(count for latency_ns, count in total.response.counts.items() if latency_ns > 10**9 / 2)
-    assert 0 < slow <= USERS["freeze"]
+    slow = sum(count for latency_ns, count in total.service.measured.counts.items() if latency_ns > 10**9 / 2)
+    late = sum(count for latency_ns, count in total.response.measured.counts.items() if latency_ns > 10**9 / 2)
+    assert 0 < slow <= sum(latency_ns > 10**9 / 2 for latency_ns in outcome.service["freeze"])
     assert late > 9 * USERS["freeze"], "the ten ticks of each user in that second were late by more than half of it"
-    assert total.service.percentiles([90])[90] < 2 * FREEZE_DELAY_NS
+    assert slow < late / 3
 
 
 @pytest.mark.parametrize(

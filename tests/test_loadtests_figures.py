@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from loadtests.figures import Figure, figures_of, memory_plateaus
-from loadtests.recording import CUT_OFF, Recording
+from loadtests.figures import Figure, doubts_of_server, figures_of, withheld_of
+from loadtests.recording import CUT_OFF, NEVER_SENT, TASK, UNSENT, Recording
+from tests.helpers.plateaus import MIB, on_plateaus, sample_of
 
 S, MS = 10**9, 10**6
 PHASES = {"ramp": [100, 103], "measure": [103, 107], "cooldown": [107, 108]}
@@ -17,13 +18,13 @@ def make_recording() -> Recording:
     """10 sockets, all open from second 102 to second 107; 50 exchanges a second of 2 ms, from 101 to 107."""
     recording = Recording()
     for _ in range(10):
-        recording.succeeded("connect", 101 * S, 5 * MS)
-    recording.ended("connect", 101 * S, "refused")
+        recording.succeeded("connect", 101 * S + 500 * MS, 5 * MS)
+    recording.failed("connect", 101 * S, "refused")
     for second in range(101, 108):
         for _ in range(50):
-            recording.succeeded("SUM", second * S, 2 * MS)
-    recording.ended("SUM", 107 * S, "reset")
-    recording.ended("SUM", 107 * S, CUT_OFF)
+            recording.succeeded("SUM", second * S + 500 * MS, 2 * MS)
+    recording.failed("SUM", 107 * S, "reset")
+    recording.outstanding("SUM", 107 * S, CUT_OFF)
     sockets = {101: 4, 102: 10, 103: 10, 104: 10, 105: 10, 106: 10, 107: 10, 108: 0}
     recording.health["a"] = {
         second: {"sockets": count, "cpu_s": 0.5 * second, "lag_ns": (second - 100) * MS}
@@ -112,7 +113,6 @@ def test_the_server_is_its_whole_tree(figures: dict[str, float]) -> None:
     assert figures["server_processes"] == 2
     assert figures["server_cpu"] == pytest.approx(20)
     assert figures["server_cpu_per_exchange"] == pytest.approx(1e6 * 0.2 / 50)
-    assert figures["server_rss_per_socket"] == pytest.approx(10)
     assert figures["server_rss_peak"] == pytest.approx(40 + 100 / 1024)
     assert figures["server_sockets"] == 14
     assert figures["server_descriptors"] == 30
@@ -155,7 +155,7 @@ def test_a_gap_in_the_readings_does_not_change_the_processor_use() -> None:
 
 
 def test_a_worker_that_was_replaced_takes_back_nothing_that_was_used() -> None:
-    """Process 2 ends at 105, and 3 begins there: of the window's processor time 2 s x 0.1 are not known any more."""
+    """Process 2 ends at 105, and 3 begins there: of what 2 used its last quarter of a second is not known."""
     samples = make_samples()
     for sample in samples:
         if sample["time_s"] >= 105:
@@ -163,36 +163,66 @@ def test_a_worker_that_was_replaced_takes_back_nothing_that_was_used() -> None:
     figures = {figure.name: figure.value for figure in figures_of(make_recording(), samples, PHASES)}
 
     elapsed_s = 3.75  # from the first sample of the window to its last
-    assert figures["server_cpu"] == pytest.approx(100 * (0.1 * elapsed_s + 0.1 * (elapsed_s - 2)) / elapsed_s)
+    assert figures["server_cpu"] == pytest.approx(100 * (0.1 * elapsed_s + 0.1 * (elapsed_s - 0.25)) / elapsed_s)
 
 
-def test_memory_per_connection_is_the_slope_through_the_plateaus() -> None:
-    """0, 1,000 and 3,000 sockets at 20 MiB and 10 KiB each: the seconds in between say nothing."""
-    sockets = [0, 400, 1000, 1000, 1000, 1000, 2100, 3000, 3000, 3000, 3000, 0]
-    recording = Recording()
-    recording.health["a"] = {
-        100 + at: {"sockets": count, "cpu_s": 0.0, "lag_ns": 0} for at, count in enumerate(sockets)
-    }
-    samples = [sample_of(99.5, 20 * 2**20)] + [
-        sample_of(100.5 + at, 20 * 2**20 + (10 * 1024 * count if count in (1000, 3000) else 7 * 2**30))
-        for at, count in enumerate(sockets)
-    ]
-
-    assert [count for count, _ in memory_plateaus(recording, samples)] == [0, 1000, 3000]
+def test_memory_of_a_connection_is_the_slope_over_warmed_up_plateaus() -> None:
+    """20 MiB, of which 15 came with the first connections, and 10 KiB for each: the seconds in between do not count."""
+    recording, samples = on_plateaus({1000: 20 * MIB, 2000: 20 * MIB, 4000: 20 * MIB}, each=10 * 1024)
+    samples.insert(0, sample_of(99.5, 5 * MIB))
     (slope,) = [each for each in figures_of(recording, samples, {}) if each.name == "server_rss_per_socket"]
-    assert slope.low is not None
-    assert slope.high is not None
+
     assert (slope.low, slope.value, slope.high) == pytest.approx((10, 10, 10))
+    assert withheld_of(recording, samples) == {}
 
 
-def sample_of(time_s: float, rss_bytes: float) -> dict[str, Any]:
-    return {"time_s": time_s, "processes": [{"pid": 1, "cpu_user_s": 0.0, "cpu_system_s": 0.0, "rss_bytes": rss_bytes}]}
+def test_a_figure_that_is_withheld_has_its_reason() -> None:
+    recording, samples = on_plateaus({50: 20 * MIB}, each=0)
+
+    assert "server_rss_per_socket" not in {each.name for each in figures_of(recording, samples, {})}
+    assert "the run has 1 number (50)" in withheld_of(recording, samples)["server_rss_per_socket"]
+    assert withheld_of(recording, []) == {"server_rss_per_socket": "the server was not sampled"}
+
+
+def test_connection_requests_that_were_dropped_are_those_of_the_servers_own_listeners() -> None:
+    """The first listener is replaced, and the second begins at 0; what the host counts is not the server's."""
+    steps = [{"a": 3}, {"a": 5}, {"b": 1}, {"b": 4}]
+    samples = [
+        {**sample_of(104 + at, MIB), "kernel": {"listeners": each, "listen_overflows": 100 * at}}
+        for at, each in enumerate(steps)
+    ]
+    figures = {each.name: each.value for each in figures_of(make_recording(), samples, PHASES)}
+
+    assert figures["listen_overflows"] == 6
+    assert "host_listen_overflows" not in figures
+
+
+def test_where_the_listeners_are_out_of_sight_overflows_are_the_hosts() -> None:
+    samples = [{**sample_of(104 + at, MIB), "kernel": {"listen_overflows": 7 * at}} for at in range(3)]
+    figures = {each.name: each.value for each in figures_of(make_recording(), samples, PHASES)}
+
+    assert figures["host_listen_overflows"] == 14
+    assert "listen_overflows" not in figures
+
+
+def test_cpu_time_that_is_in_no_account_makes_a_lower_bound_with_the_reason() -> None:
+    samples = make_samples()
+    whole = {each.name: each for each in figures_of(make_recording(), samples, PHASES)}["server_cpu"]
+    for sample in samples:
+        sample["processes"][0]["ignores_children"] = True
+    bounded = {each.name: each for each in figures_of(make_recording(), samples, PHASES)}["server_cpu"]
+
+    assert (whole.low, whole.high) == (None, None)
+    assert (bounded.low, bounded.high) == (bounded.value, None)
+    (sentence,) = doubts_of_server(samples, PHASES)
+    assert sentence.startswith("the server's CPU time is a lower bound: process 1 ignores SIGCHLD")
+    assert doubts_of_server(make_samples(), PHASES) == []
 
 
 def test_connects_that_happen_while_it_is_measured_are_those_that_are_shown() -> None:
     recording = make_recording()
     for _ in range(11):
-        recording.succeeded("connect", 105 * S, 9 * MS)
+        recording.succeeded("connect", 105 * S + 500 * MS, 9 * MS)
     figures = {figure.name: figure.value for figure in figures_of(recording, [], PHASES)}
 
     assert figures["connect_p50"] == pytest.approx(9000, rel=0.001)
@@ -201,10 +231,10 @@ def test_connects_that_happen_while_it_is_measured_are_those_that_are_shown() ->
 def test_both_latencies_and_the_share_of_late_sends_are_of_what_has_a_schedule() -> None:
     recording = Recording()
     for _ in range(8):
-        recording.succeeded("SUM", 100 * S, 2 * MS, 3 * MS)
-    recording.ended("SUM", 100 * S, "timeout")
-    recording.ended("SUM", 100 * S, CUT_OFF)
-    recording.health["a"] = {100: {"sockets": 1, "cpu_s": 0.0, "lag_ns": 0, "late_sends": 5}}
+        recording.succeeded("SUM", 100 * S + 500 * MS, 2 * MS, 3 * MS)
+    recording.failed("SUM", 100 * S, "timeout")
+    recording.outstanding("SUM", 100 * S, CUT_OFF)
+    recording.health["a"] = {100: {"sockets": 1, "cpu_s": 0.0, "lag_ns": 0, "ticks": 10, "late_sends": 5}}
     figures = {figure.name: figure.value for figure in figures_of(recording, [], {"measure": [100, 101]}, 20.0)}
 
     assert figures["service_p99"] == pytest.approx(2000, rel=0.001)
@@ -212,3 +242,58 @@ def test_both_latencies_and_the_share_of_late_sends_are_of_what_has_a_schedule()
     assert figures["generator_late"] == pytest.approx(50)
     assert figures["error_rate"] == pytest.approx(100 / 9)
     assert figures["offered"] == 20
+
+
+def stalled(answered: bool) -> Recording:
+    """Ten requests a second for four seconds; from the third on the server stalls until second 110, or the end."""
+    recording = Recording()
+    for tick in range(40):
+        due_ns = 100 * S + tick * S // 10 + 50 * MS
+        if tick < 20:
+            recording.succeeded("SUM", due_ns + 2 * MS, 2 * MS, 2 * MS)
+        elif answered:
+            recording.succeeded("SUM", 110 * S, MS, 110 * S - due_ns)
+        else:
+            recording.outstanding(NEVER_SENT, 110 * S, UNSENT, None, 110 * S - due_ns)
+    return recording
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_what_was_due_in_the_window_counts_however_late_it_was_answered(answered: bool) -> None:
+    found = {figure.name: figure for figure in figures_of(stalled(answered), [], {"measure": [100, 104]}, 10.0)}
+
+    assert found["throughput"].value == 5, "only what was answered in the window"
+    assert found["response_p50"].value == pytest.approx(2000, rel=0.01)
+    assert found["response_p99"].value == pytest.approx(7_950_000, rel=0.01)
+    assert found["response_p99"].at_least is not answered
+    assert not found["response_p50"].at_least
+
+
+def test_every_phase_that_fails_is_an_attempt_that_failed() -> None:
+    recording = make_recording()
+    for series in ("connect", "tls", "tls", "close", "SUM"):
+        recording.failed(series, 104 * S, "reset")
+    recording.failed(TASK, 104 * S, "KeyError")
+    figures = {figure.name: figure.value for figure in figures_of(recording, [], PHASES)}
+
+    assert (figures["attempts"], figures["attempts_failed"]) == (205, 5)
+    assert figures["error_rate"] == pytest.approx(100 * 5 / 205)
+    assert figures["attempts_failed_tls"] == 2
+    assert figures["attempts_failed_exchange"] == 1
+
+
+def test_sockets_that_were_not_there_all_the_time_show() -> None:
+    recording = make_recording()
+    recording.health["a"][104]["sockets"] = 2
+    for _ in range(8):
+        recording.succeeded("connect", 105 * S, MS)
+    figures = {figure.name: figure.value for figure in figures_of(recording, [], PHASES)}
+
+    assert (figures["sockets_least"], figures["sockets_mean"], figures["reconnects"]) == (2, 8, 8)
+
+
+def test_sockets_that_users_close_are_not_lost() -> None:
+    recording = make_recording()
+    recording.succeeded("close", 105 * S, MS)
+
+    assert "reconnects" not in {figure.name for figure in figures_of(recording, [], PHASES)}

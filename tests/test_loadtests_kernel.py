@@ -22,6 +22,12 @@ IpExt: 0 99
 is_root = os.getuid() == 0
 
 
+def waiting(listener: socket.socket) -> int:
+    found = kernel.listeners(listener.getsockname()[1])
+    assert found is not None
+    return found.waiting
+
+
 def test_processor_time_is_that_of_processes_of_interrupts_and_what_was_stolen() -> None:
     ticks = os.sysconf("SC_CLK_TCK")
     line = " ".join(["cpu ", *(str(seconds * ticks) for seconds in (10, 2, 30, 400, 5, 1, 6, 7, 3, 1))])
@@ -50,10 +56,10 @@ def test_the_accept_queue_is_of_the_port_that_was_asked_for(host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as one, socket.create_server((host, 0), family=family) as other:
         clients = [socket.create_connection(one.getsockname()[:2]) for _ in range(5)]
-        assert kernel.accept_queue(one.getsockname()[1]) == 5
-        assert kernel.accept_queue(other.getsockname()[1]) == 0
+        assert waiting(one) == 5
+        assert waiting(other) == 0
         one.accept()[0].close()
-        assert kernel.accept_queue(one.getsockname()[1]) == 4
+        assert waiting(one) == 4
         for client in clients:
             client.close()
 
@@ -62,7 +68,7 @@ def test_the_queues_of_all_listeners_of_a_port_are_one() -> None:
     one = socket.create_server(("127.0.0.1", 0), reuse_port=True)
     with one, socket.create_server(one.getsockname(), reuse_port=True):
         clients = [socket.create_connection(one.getsockname()) for _ in range(20)]
-        assert kernel.accept_queue(one.getsockname()[1]) == 20
+        assert waiting(one) == 20
         for client in clients:
             client.close()
 
@@ -71,7 +77,7 @@ def test_where_nobody_listens_there_is_no_queue() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
 
-        assert kernel.accept_queue(bound.getsockname()[1]) is None
+        assert kernel.listeners(bound.getsockname()[1]) is None
 
 
 def test_connections_that_a_full_queue_loses_are_counted() -> None:

@@ -7,18 +7,18 @@ import json
 import msgspec
 import pytest
 
-from loadtests.recording import CUT_OFF, OK, PHASES, Recording
+from loadtests.recording import CUT_OFF, NEVER_SENT, OK, PHASES, TASK, UNSENT, Recording, failures
 
 S = 10**9
 
 
 def make_recording() -> Recording:
     recording = Recording()
-    recording.succeeded("connect", 9 * S, 1_000_000)
+    recording.succeeded("connect", 9 * S + S // 2, 1_000_000)
     for second in (10, 10, 11):
-        recording.succeeded("SUM", second * S + 5, 200_000 + second, 300_000 + second)
-    recording.ended("SUM", 11 * S, "reset")
-    recording.ended("SUM", 12 * S, CUT_OFF)
+        recording.succeeded("SUM", second * S + S // 2, 200_000 + second, 300_000 + second)
+    recording.failed("SUM", 11 * S, "reset")
+    recording.outstanding("SUM", 12 * S, CUT_OFF)
     recording.health["a"] = {10: {"sockets": 3, "cpu_s": 0.5, "lag_ns": 9}}
     return recording
 
@@ -27,20 +27,67 @@ def test_failures_and_cut_off_exchanges_are_in_no_latency() -> None:
     total = make_recording().total(["SUM"])
 
     assert total.outcomes == {OK: 3, "reset": 1, CUT_OFF: 1}
-    assert total.service.total == 3
+    assert total.service.measured.total == 3
+
+
+def test_everything_belongs_to_the_second_in_which_it_was_due_or_began() -> None:
+    recording = Recording()
+    recording.succeeded("SUM", 15 * S, S // 2, 4 * S + 1)
+    recording.succeeded("connect", 15 * S, S // 2)
+    recording.outstanding("SUM", 15 * S, CUT_OFF, 2 * S, 3 * S)
+
+    assert recording.total(["SUM"], 10, 11).outcomes == {OK: 1}
+    assert recording.total(["SUM"], 12, 13).outcomes == {CUT_OFF: 1}
+    assert recording.total(["connect"], 14, 15).outcomes == {OK: 1}
+    assert recording.total(["SUM"], 15, 16).done == recording.total(["SUM"]).done == 1
+
+
+def test_what_had_to_wait_at_the_end_is_in_the_latencies_with_what_it_had_waited() -> None:
+    recording = Recording()
+    recording.succeeded("SUM", S + 2000, 1000, 2000)
+    recording.outstanding("SUM", 5 * S, CUT_OFF, 2 * S, 3 * S)
+    recording.outstanding(NEVER_SENT, 5 * S, UNSENT, None, 4 * S)
+    total = recording.total()
+
+    assert total.service.all.total == 2
+    assert total.response.all.total == 3
+    assert total.response.is_lower_bound(3 * S)
+    assert not total.response.is_lower_bound(2000)
+    assert failures(total.outcomes) == 0
+
+
+def test_the_first_text_of_each_class_of_failure_is_kept() -> None:
+    master = Recording()
+    for text in ("first", "second"):
+        worker = Recording()
+        worker.failed("SUM", S, "mismatch", text)
+        master.merge(msgspec.msgpack.decode(msgspec.msgpack.encode(worker.take()), strict=False))
+
+    assert Recording.from_json(master.to_json()).examples == {"SUM: mismatch": "first"}
+
+
+def test_a_recording_that_was_filed_by_its_ends_is_read() -> None:
+    """As schema 2 kept it."""
+    kept = make_recording().to_json()
+    for cell in kept["cells"]["SUM"].values():
+        del cell["done"]
+    del kept["examples"]
+
+    assert Recording.from_json(kept).total(["SUM"]).done == 3
 
 
 def test_what_was_due_has_a_response_time_and_a_phase_has_none() -> None:
     recording = make_recording()
 
-    assert recording.total(["SUM"]).response.percentiles([100]) == pytest.approx({100: 300_011}, rel=0.001)
-    assert recording.total(["connect"]).response.counts == {}
+    assert recording.total(["SUM"]).response.measured.percentiles([100]) == pytest.approx({100: 300_011}, rel=0.001)
+    assert recording.total(["connect"]).response.measured.counts == {}
 
 
 def test_every_series_is_a_phase_or_a_type_of_exchange() -> None:
     recording = make_recording()
     for phase in PHASES:
         recording.succeeded(phase, S, 1)
+    recording.failed(TASK, S, "KeyError")
 
     assert recording.exchange_series() == ["SUM"]
 
@@ -67,8 +114,8 @@ def test_what_processes_hand_over_merges_exactly() -> None:
     assert master.total(["SUM"]).outcomes == {OK: 6, "reset": 2, CUT_OFF: 2}
     once, merged = make_recording().total(["SUM"]), master.total(["SUM"])
     for latency in ("service", "response"):
-        counts = getattr(once, latency).counts
-        assert getattr(merged, latency).counts == {bucket: 2 * count for bucket, count in counts.items()}
+        counts = getattr(once, latency).measured.counts
+        assert getattr(merged, latency).measured.counts == {bucket: 2 * count for bucket, count in counts.items()}
     assert master.sockets() == {10: 6}
 
 
@@ -89,8 +136,8 @@ def test_what_is_kept_is_what_was_recorded() -> None:
 
     assert kept.to_json() == recording.to_json()
     assert kept.total().outcomes == recording.total().outcomes
-    assert kept.total().service.counts == recording.total().service.counts
-    assert kept.total().response.counts == recording.total().response.counts
+    assert kept.total().service.measured.counts == recording.total().service.measured.counts
+    assert kept.total().response.measured.counts == recording.total().response.measured.counts
     assert kept.sockets() == recording.sockets()
 
 
@@ -98,6 +145,6 @@ def test_the_outcomes_so_far_are_those_of_the_total() -> None:
     recording = Recording()
     for second in range(3):
         recording.succeeded("SUM", second * 10**9, 1000)
-        recording.ended("connect", second * 10**9, "refused")
+        recording.failed("connect", second * 10**9, "refused")
 
     assert recording.outcomes() == recording.total().outcomes == {"ok": 3, "refused": 3}

@@ -131,7 +131,7 @@ def test_a_sample_that_was_cut_by_a_crash_is_left_out(bare: Path) -> None:
 
 
 def test_a_page_that_cannot_be_written_is_one_line(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", str(bare), "--json", "--html", "/dev/null/page.html"]) == 1
+    assert main(["report", str(bare), "--json", "--html", "/dev/null/page.html"]) == 2
     assert capsys.readouterr().err == "loadtests: not written: /dev/null/page.html: Not a directory\n"
 
 

@@ -10,6 +10,7 @@ from loadtests.report import rows
 from loadtests.report.evidence import Clock, evidence_of
 from tests.helpers.loadtests_reports import PHASES, SECONDS, START, make_evidence, make_recording, make_samples
 from tests.helpers.loadtests_runs import make_run
+from tests.helpers.plateaus import MIB, on_plateaus
 
 
 def test_time_begins_with_the_first_phase_or_else_with_the_first_second() -> None:
@@ -37,9 +38,9 @@ def test_quantiles_are_those_of_the_measured_phase() -> None:
     cell = evidence.recording.total(["SUM"], *PHASES["measure"])
     row = next(row for row in rows.quantile_rows(evidence) if row["nines"] == 2)
 
-    assert row["service"] == pytest.approx(cell.service.percentiles([99])[99] / 1000, rel=1e-3)
-    assert row["response"] == pytest.approx(cell.response.percentiles([99])[99] / 1000, rel=1e-3)
-    assert row["slower"] == cell.service.total // 100
+    assert row["service"] == pytest.approx(cell.service.measured.percentiles([99])[99] / 1000, rel=1e-3)
+    assert row["response"] == pytest.approx(cell.response.measured.percentiles([99])[99] / 1000, rel=1e-3)
+    assert row["slower"] == cell.service.measured.total // 100
 
 
 def test_quantiles_of_a_run_without_a_schedule_have_no_response() -> None:
@@ -92,14 +93,17 @@ def test_memory_is_set_against_the_sockets_of_that_second() -> None:
 
 
 def test_the_line_goes_through_the_plateaus_with_the_slope_of_the_run() -> None:
-    evidence = make_evidence()
+    recording, samples = on_plateaus(dict.fromkeys((100, 1000, 4000), 20.0 * MIB), each=640)
+    evidence = evidence_of(make_run(phases={}), recording, samples)
     plateaus = rows.plateau_rows(evidence)
     ends = rows.fitted_rows(evidence, plateaus)
 
-    assert [row["sockets"] for row in plateaus] == [0, 200]
-    slope_kib = 1024 * (ends[1]["rss"] - ends[0]["rss"]) / 200
+    assert [row["sockets"] for row in plateaus] == [100, 1000, 4000]
+    assert {row["sockets"] for row in rows.plateau_readings(evidence)} == {100, 1000, 4000}
+    slope_kib = 1024 * (ends[1]["rss"] - ends[0]["rss"]) / 3900
     assert slope_kib == pytest.approx(0.625, rel=0.01)
-    assert (ends[0]["rss"] + ends[1]["rss"]) / 2 == pytest.approx(sum(row["rss"] for row in plateaus) / 2, abs=1e-3)
+    for row in (*ends, *plateaus):
+        assert row["rss"] == pytest.approx(20 + row["sockets"] * 640 / MIB, abs=1e-3)
 
 
 def test_a_run_without_the_figure_has_no_line() -> None:

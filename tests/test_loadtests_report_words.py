@@ -72,10 +72,19 @@ def test_a_percentile_is_stated_where_ten_answers_lie_beyond_it(quantile: str, e
     assert f"not known from only {enough - 1:,} answers" in said_of(of_few(enough - 1, name))[name]
 
 
+def test_the_slowest_answer_is_known_from_however_few() -> None:
+    said = said_of(of_few(3, "response_p99.9"))["response_p99.9"]
+
+    assert said.startswith(UNKNOWN)
+    assert said.endswith("; the slowest took 12.3 ms")
+
+
 def test_a_few_connects_have_neither_a_median_nor_a_tail() -> None:
     names = ("connect_p50", "connect_p99")
 
-    assert said_of(of_few(1, *names))["connect_p50"] == "- to connect, for half of them: not known from only 1 connect"
+    assert said_of(of_few(1, *names))["connect_p50"] == (
+        "- to connect, for half of them: not known from only 1 connect; the slowest took 12.3 ms"
+    )
     assert "for 99 of 100" not in said_of(of_few(999, *names))["connect_p50"]
     assert "for 99 of 100" in said_of(of_few(1000, *names))["connect_p50"]
 
@@ -87,12 +96,45 @@ def test_connections_that_were_wanted_and_not_held_are_said() -> None:
     assert said_of(make_run())["sockets_peak"].endswith("all that were wanted")
 
 
-def test_failures_are_a_share_and_counts() -> None:
-    failed = [Figure("exchanges_failed", 3, "exchanges"), Figure("error_rate", 0.25, "%")]
-    run = make_run(figures=[*run_without("exchanges_failed", "error_rate").figures, *failed])
+def test_failures_are_a_share_and_counts_of_the_measured_phase() -> None:
+    failed = [
+        Figure("attempts", 400, "attempts"),
+        Figure("attempts_failed", 4, "attempts", "lower"),
+        Figure("attempts_failed_exchange", 1, "attempts", "lower"),
+        Figure("attempts_failed_tls", 3, "attempts", "lower"),
+        Figure("error_rate", 1, "%", "lower"),
+    ]
+    errors = {"SUM: reset": 1, "tls: tls": 5, "task: KeyError": 9}
+    run = make_run(figures=[*run_without("attempts", "attempts_failed", "error_rate").figures, *failed], errors=errors)
 
-    assert said_of(run)["error_rate"] == "0.25% failed: 3 of 36,003 exchanges, and 0 connects"
-    assert said_of(make_run())["error_rate"] == "none of 36,000 exchanges failed"
+    assert said_of(run)["error_rate"] == (
+        "1% failed: 4 of 400 attempts (1 exchange, 3 TLS handshakes); 2 failed before or after the measured phase"
+    )
+    assert said_of(make_run())["error_rate"] == "none of 36,000 attempts failed"
+
+
+def test_where_nothing_was_measured_failures_are_those_of_the_whole_run() -> None:
+    run = make_run(figures=run_without("attempts", "error_rate").figures, errors={"connect: refused": 7})
+
+    assert said_of(run)["error_rate"] == "7 of 36,007 attempts failed"
+
+
+def test_connections_that_were_lost_are_not_held() -> None:
+    lost = [Figure("sockets_least", 0, "sockets"), Figure("sockets_mean", 120.5, "sockets")]
+    again = Figure("reconnects", 31, "connects", "lower")
+    workload = {**make_run().workload, "shape": "hold"}
+    run = make_run(figures=[*make_run().figures, *lost, again], workload=workload)
+
+    assert said_of(run)["sockets_peak"] == (
+        "200 connections held at once, but not all the time: 0 at the least, 120 on average; 31 lost and opened again"
+    )
+
+
+def test_what_the_end_has_cut_short_is_at_least_that() -> None:
+    cut = Figure("response_p99", 7_000_000, "us", "lower", at_least=True)
+    run = make_run(figures=[*run_without("response_p99").figures, cut])
+
+    assert said_of(run)["response_p99"].startswith("at least 7 s ")
 
 
 def test_memory_of_a_connection_has_its_interval() -> None:

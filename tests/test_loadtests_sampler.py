@@ -150,9 +150,9 @@ def test_what_is_dear_is_in_the_first_sample_and_when_asked_for(tmp_path: Path) 
         sampler.wait_for(2)
         first, *others = sampler.samples()
 
-        assert {"sockets", "uss_bytes"} <= set(first["processes"][0])
-        assert any("uss_bytes" in each["processes"][0] for each in others[before - 1 :])
-        assert "uss_bytes" not in others[0]["processes"][0]
+        assert {"sockets", "memory_bytes"} <= set(first["processes"][0])
+        assert any("memory_bytes" in each["processes"][0] for each in others[before - 1 :])
+        assert "memory_bytes" not in others[0]["processes"][0]
         assert sampler.process.poll() is None
 
 

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from loadtests.processes import free_port
-from loadtests.recording import CUT_OFF, OK
+from loadtests.recording import CUT_OFF, NEVER_SENT, OK, TASK, UNSENT
 from tests.helpers.certificates import make_certificates
 from tests.helpers.loadtests_swarms import LOCUSTFILE, JsonServer, Peer, Swarm, of_processes
 from tests.helpers.processes import GserverProcess, wait_for
@@ -73,7 +73,30 @@ heard = []
 events.request.add_listener(lambda name, exception, **_: heard.append((name, exception)))
 events.quit.add_listener(lambda **_: print("HEARD", sum(name == "Paced" for name, _ in heard)))
 """
+SEVERAL = """
+from gserver import Lines
+from locust import TaskSet, task
+from loadtests.pacing import paced
+from loadtests.users import TcpUser
+
+class Several(TcpUser):
+    codec = Lines
+    wait_time = paced(10)
+
+    @task
+    def ask(self):
+        for name in ("first", "second", "third"):
+            self.exchange(name, b"question", b"question")
+
+class InATaskSet(Several):
+    @task
+    class Tasks(TaskSet):
+        @task
+        def ask(self):
+            self.user.ask()
+"""
 SHIFT_S = 1000
+FREEZE_S = 1.5
 
 
 @dataclass
@@ -134,6 +157,13 @@ def swarms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarms]:
         unasked = stack.enter_context(Peer(JsonServer(times=3))).address
         begin("unasked", unasked, "--rate", "20", "--message", message, "--codec", "json_lines")
         begin("own", echo, "--users", "11", file=own)
+        several = folder / "several.py"
+        several.write_text(SEVERAL)
+        for user in ("Several", "InATaskSet"):
+            frozen = stack.enter_context(Peer(echo_lines(freeze_at=10))).address
+            begin(user, frozen, "--users", "1", "--run-time", "6s", user, file=several)
+        stalled = stack.enter_context(Peer(echo_lines(silent_from=30))).address
+        begin("stalled", stalled, "--users", "1", "--run-time", "6s", "--stop-timeout", "1", "Several", file=several)
         begin("listening", echo, "Paced", file=listening)
         if CAN_SHIFT:
             stack.enter_context(begin_shifted(folder, swarms, serve("shifted")))
@@ -146,6 +176,19 @@ def swarms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarms]:
         for swarm in swarms.by_name.values():
             swarm.finish()
         yield swarms
+
+
+def echo_lines(freeze_at: int = 0, silent_from: int = 0) -> Callable[[socket.socket], None]:
+    """A server that does nothing for a while before it answers that line, or answers none from that one on."""
+
+    def behave(connection: socket.socket) -> None:
+        for number, line in enumerate(connection.makefile("rb"), 1):
+            if number == freeze_at:
+                time.sleep(FREEZE_S)
+            if not silent_from or number < silent_from:
+                connection.sendall(line)
+
+    return behave
 
 
 @contextlib.contextmanager
@@ -189,7 +232,8 @@ def test_every_exchange_succeeds_and_locust_has_counted_it(swarms: Swarms, name:
     recorded = {series: outcomes[OK] for series, outcomes in swarm.outcomes.items()}
 
     assert kinds(swarm) == {OK}, swarm.log
-    assert counts == {series: count for series, count in recorded.items() if series not in ("first_byte", "close")}
+    no_requests = ("first_byte", "close", TASK)
+    assert counts == {series: count for series, count in recorded.items() if series not in no_requests}
     if name != "own":  # one of its users is in error
         assert swarm.process.returncode == 0
         assert "Traceback" not in swarm.log
@@ -223,8 +267,8 @@ def test_a_paced_user_has_two_latencies_and_one_in_a_closed_loop_has_one(swarms:
     for name, has_response in [("Paced", True), ("Churning", True), ("Deep", False), ("Waiting", False)]:
         total = swarms["own"].recording.total([name])
 
-        assert total.service.total == total.outcomes[OK] > 0
-        assert total.response.total == (total.outcomes[OK] if has_response else 0)
+        assert total.service.measured.total == total.outcomes[OK] > 0
+        assert total.response.measured.total == (total.outcomes[OK] if has_response else 0)
 
 
 def test_several_in_flight_are_more_than_one(swarms: Swarms) -> None:
@@ -248,7 +292,38 @@ def test_a_connection_for_each_exchange_is_opened_and_closed(swarms: Swarms) -> 
 
 
 def test_an_exchange_named_as_a_phase_is_refused(swarms: Swarms) -> None:
-    assert "an exchange is named 'connect', which is what a phase of a connection is called" in swarms["own"].log
+    refusal = "an exchange is named 'connect', which is what something else is called in a report"
+
+    assert refusal in swarms["own"].log
+    assert swarms["own"].outcomes[TASK]["ValueError"] > 1
+    assert swarms["own"].recording.examples[f"{TASK}: ValueError"] == refusal
+
+
+@pytest.mark.parametrize("user", ["Several", "InATaskSet"])
+def test_all_exchanges_of_a_task_that_began_late_are_late(swarms: Swarms, user: str) -> None:
+    """The first line of the fourth task is frozen. The tasks after it were due every 100 ms, and waited for it."""
+    recording = swarms[user].recording
+    for name in ("first", "second", "third"):
+        total = recording.total([name])
+        slow = [
+            sum(count for latency_ns, count in each.measured.counts.items() if latency_ns > 4e8)
+            for each in (total.service, total.response)
+        ]
+
+        assert slow[0] == (name == "first")
+        assert slow[1] >= (10 if name == "first" else 9), name
+
+
+def test_what_a_server_leaves_unanswered_at_the_end_counts_as_long_as_it_waited(swarms: Swarms) -> None:
+    """It answers 9 tasks of three exchanges, and two more; the ticks of two seconds are never sent."""
+    recording = swarms["stalled"].recording
+    total = recording.total([*recording.exchange_series()])
+
+    assert total.outcomes[CUT_OFF] == 1
+    assert recording.total([NEVER_SENT]).outcomes.keys() == {UNSENT}
+    assert total.outcomes[UNSENT] > 10
+    assert max(total.response.censored.counts) > 10**9
+    assert total.response.censored.total == total.outcomes[UNSENT] + 1
 
 
 def test_who_listens_to_requests_hears_of_each(swarms: Swarms) -> None:

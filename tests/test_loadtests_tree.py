@@ -57,12 +57,12 @@ def test_every_process_is_there_also_the_child_of_a_thread() -> None:
 
 def test_each_process_has_what_it_costs_as_psutil_says() -> None:
     with family() as process:
-        (root, *_), known = Tree(process.pid).sample(sockets=True, uss=True), psutil.Process(process.pid)
+        (root, *_), known = Tree(process.pid).sample(sockets=True, memory=True), psutil.Process(process.pid)
 
         assert root["descriptors"] == known.num_fds()
         assert root["sockets"] == 3
         assert root["rss_bytes"] == pytest.approx(known.memory_info().rss, rel=0.05)
-        assert 0 < root["uss_bytes"] < root["rss_bytes"]
+        assert 0 < root["memory_bytes"] < root["rss_bytes"]
         assert root["cpu_user_s"] + root["cpu_system_s"] == pytest.approx(sum(known.cpu_times()[:2]), abs=0.05)
         assert root["switches_voluntary"] <= known.num_ctx_switches().voluntary
         assert root["started_s"] == known.create_time()
@@ -71,7 +71,7 @@ def test_each_process_has_what_it_costs_as_psutil_says() -> None:
 def test_what_is_dear_is_left_out_unless_asked_for() -> None:
     (own, *_) = Tree(os.getpid()).sample()
 
-    assert not {"sockets", "uss_bytes"} & set(own)
+    assert not {"sockets", "memory_bytes"} & set(own)
 
 
 def test_descriptors_are_counted_one_by_one_as_they_come_and_go() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from loadtests.figures import Window
-from loadtests.recording import CUT_OFF, Recording
+from loadtests.recording import CUT_OFF, NEVER_SENT, TASK, UNSENT, Recording
 from loadtests.verdict import Evidence, judge
 
 S, MS = 10**9, 10**6
@@ -19,12 +19,12 @@ def make_recording() -> Recording:
     """20 sockets, 100 exchanges in each of the ten seconds that are measured; a generator at a fifth of a core."""
     recording = Recording()
     for _ in range(20):
-        recording.succeeded("connect", 100 * S, MS)
+        recording.succeeded("connect", 100 * S + 500 * MS, MS)
     for second in range(WINDOW.start, WINDOW.end):
         for _ in range(100):
-            recording.succeeded("SUM", second * S, MS, MS)
+            recording.succeeded("SUM", second * S + 500 * MS, MS, MS)
     recording.health["a"] = {
-        second: {"sockets": 20, "cpu_s": 0.2 * second, "lag_ns": MS, "late_sends": 1}
+        second: {"sockets": 20, "cpu_s": 0.2 * second, "lag_ns": MS, "users": 20, "ticks": 100, "late_sends": 1}
         for second in range(100, WINDOW.end + 1)
     }
     return recording
@@ -69,9 +69,30 @@ def loaded(**values: float) -> Recording:
     return recording
 
 
+def waiting(share: float) -> Recording:
+    """Late loops, in a process that waits so much of the time for a processor."""
+    recording = loaded(lag_ns=30 * MS)
+    for second, health in recording.health["a"].items():
+        health["waited_s"] = share * second
+    return recording
+
+
+def raising() -> Recording:
+    recording = make_recording()
+    for _ in range(3):
+        recording.failed(TASK, 105 * S, "KeyError", "'name'")
+    return recording
+
+
+def limited() -> Recording:
+    recording = make_recording()
+    recording.failed("connect", 100 * S, "own_descriptors", "Too many open files")
+    return recording
+
+
 def interrupted() -> Recording:
     recording = make_recording()
-    recording.reports = {"w": {"recorded": 7, "merged": 5, "final": True}}
+    recording.reports = {"box-12": {"recorded": 7, "merged": 5, "final": True}}
     return recording
 
 
@@ -87,13 +108,22 @@ def idle() -> Recording:
         ({"accidents": ["The server died."]}, "incomplete", "The server died."),
         ({"planned_s": 20}, "incomplete", "It was measured for 10 of 20 s."),
         ({"window": Window(0, 0)}, "incomplete", "It was measured for 0 of 10 s."),
-        ({"sockets": 100}, "incomplete", "At most 20 of 100 sockets were open while it was measured."),
+        ({"recording": loaded(users=13)}, "incomplete", "Fewer than 20 users ran in 8 of 10 measured seconds: 13 at"),
+        ({"recording": raising()}, "incomplete", "The code of the users raised KeyError 3 times: 'name'."),
+        ({"recording": limited()}, "incomplete", "1 connects failed because the generator's host had no file"),
         ({"recording": idle()}, "incomplete", "Not one exchange succeeded while it was measured."),
         ({"samples": make_samples()[:30]}, "incomplete", "The samples of the server end 6 s before the measuring did."),
-        ({"recording": interrupted()}, "unreconciled", "Worker w recorded 7 outcomes, and 5 arrived."),
+        (
+            {"recording": interrupted()},
+            "unreconciled",
+            "Worker process 12 on host box recorded 7 outcomes, and 5 arrived.",
+        ),
         ({"recording": loaded(cpu_s=0.9)}, "generator-bound", "used 90% of a core, more than 85%."),
-        ({"recording": loaded(lag_ns=30 * MS)}, "generator-bound", "was 30 ms late or more in more than a"),
-        ({"recording": loaded(late_sends=5)}, "generator-bound", "5.0% of the sends were late by more than a"),
+        ({"recording": loaded(lag_ns=30 * MS)}, "noisy-host", "was 30 ms late or more in more than a"),
+        ({"recording": loaded(late_sends=5)}, "noisy-host", "5.0% of the sends were more than 1 ms late, by"),
+        ({"recording": loaded(cpu_s=0.9, late_sends=5)}, "generator-bound", "5.0% of the sends were more than 1 ms"),
+        ({"recording": waiting(0.03)}, "noisy-host", "was 30 ms late or more in more than a"),
+        ({"recording": waiting(0.001)}, "generator-bound", "code of the users blocks the event loop."),
         ({"samples": make_samples(noise=0.3)}, "noisy-host", "Other processes used 15% of the cores, more than 10%."),
         ({"samples": make_samples(steal=0.1)}, "noisy-host", "5.0% of the host's time was stolen by its hypervisor"),
     ],
@@ -103,6 +133,72 @@ def test_each_doubt_has_its_state_and_its_figure(changes: dict[str, Any], state:
 
     assert verdict.state == state
     assert any(says in reason for reason in verdict.reasons), verdict.reasons
+
+
+def away() -> Recording:
+    """No socket for three seconds, and all of them opened again."""
+    recording = make_recording()
+    for second in (105, 106, 107):
+        recording.health["a"][second]["sockets"] = 0
+        del recording.cells["SUM"][second]
+    for _ in range(20):
+        recording.failed("connect", 106 * S, "refused")
+        recording.succeeded("connect", 108 * S, MS)
+    return recording
+
+
+def cut_short() -> Recording:
+    recording = make_recording()
+    recording.outstanding("SUM", 118 * S, CUT_OFF, 7 * S, 8 * S)
+    return recording
+
+
+@pytest.mark.parametrize(
+    ("changes", "shortfalls"),
+    [
+        (
+            {"recording": away(), "samples": []},
+            [
+                "Fewer than 20 connections were open in 3 of 10 measured seconds: 0 at the least.",
+                "20 connections were lost and opened again while it was measured.",
+                "70 exchanges succeeded a second, and 100 were asked for.",
+            ],
+        ),
+        ({"offered": 150.0}, ["100 exchanges succeeded a second, and 150 were asked for."]),
+        ({"offered": 150.0, "per_task": True}, ["100 tasks were begun a second, and 150 were asked for."]),
+        ({"offered": 103.0}, []),
+        (
+            {"recording": cut_short()},
+            ["1 request that was due in the measured phase had no reply at the end, after up to 8.0 s."],
+        ),
+    ],
+)
+def test_what_the_server_did_not_do_is_no_fault_of_the_measurement(
+    changes: dict[str, Any], shortfalls: list[str]
+) -> None:
+    verdict = judge(make_evidence(**{"offered": 100.0, **changes}))
+
+    assert verdict.state == "valid"
+    assert verdict.shortfalls == verdict.reasons == shortfalls
+    assert verdict.doubts == []
+
+
+def test_a_few_users_may_miss_a_tick_each_by_chance() -> None:
+    assert judge(make_evidence(offered=101.0, sockets=20)).shortfalls == []
+    assert judge(make_evidence(offered=100.6, sockets=1)).shortfalls == []
+
+
+def test_how_late_the_sends_were_is_told_with_what_it_can_have_added() -> None:
+    recording = loaded(late_sends=5, late_ns=20 * MS, latest_ns=9 * MS)
+    for second in range(WINDOW.start, WINDOW.end):
+        for _ in range(5):
+            recording.succeeded("SUM", second * S + 600 * MS, MS, 6 * MS)
+
+    (reason,) = judge(make_evidence(recording=recording, samples=[])).reasons
+    assert reason == (
+        "5.0% of the sends were more than 1 ms late, by 4 ms on average and 9 ms at worst."
+        " Timed from the send, and not from when it was due, p99 is 1 instead of 6 ms, and p50 is 1 instead of 1 ms."
+    )
 
 
 def test_of_several_doubts_the_gravest_is_the_verdict_and_all_are_kept() -> None:
@@ -139,8 +235,10 @@ def counted(**changes: int) -> list[dict[str, Any]]:
 def test_what_the_server_has_not_seen_or_nobody_has_sent_is_found(messages: int) -> None:
     """1,000 succeeded; two failed and one was cut off, which the server may have seen or not."""
     recording = make_recording()
-    for outcome in ("reset", "timeout", CUT_OFF):
-        recording.ended("SUM", 105 * S, outcome)
+    for outcome in ("reset", "timeout"):
+        recording.failed("SUM", 105 * S, outcome)
+    recording.outstanding("SUM", 105 * S, CUT_OFF)
+    recording.outstanding(NEVER_SENT, 105 * S, UNSENT)
     verdict = judge(make_evidence(recording=recording, samples=counted(messages=messages)))
 
     assert verdict.state == "unreconciled"

@@ -139,7 +139,8 @@ def test_a_swarm_is_started_watched_and_stopped(browser: webdriver.Chrome, locus
 
 def charts_of(browser: webdriver.Chrome) -> dict[str, str]:
     """The charts that are shown: what each is called, and the longest line in it."""
-    line = "[...each.querySelectorAll('path')].map(p => p.getAttribute('d')).sort((a, b) => b.length - a.length)[0]"
+    paths = "[...each.querySelectorAll('path')].map(p => p.getAttribute('d') ?? '')"
+    line = f"{paths}.sort((a, b) => b.length - a.length)[0]"
     shown = "[...document.querySelectorAll('.chart:not([hidden])')].filter(each => each.querySelector('svg'))"
     return dict(browser.execute_script(f"return {shown}.map(each => [each.dataset.column, {line}])"))
 

@@ -16,7 +16,7 @@ from loadtests.results import Run, could_not_write, load_run, write_whole
 __all__ = ["add_arguments", "main"]
 
 PAGE = "report.html"
-EXIT_FAILURES = 1
+EXIT_NOT_WRITTEN = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Report on the runs; ResultError says in one line which of the folders is none.
 
-    Status 1 if a file could not be written: a line names it.
+    Status 2 if a file could not be written: a line names it.
     """
     runs = [load_run(folder) for folder in arguments.runs]
     if arguments.markdown:
@@ -44,7 +44,7 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         Console(highlight=False).print(shown_runs(runs))
     lost = [could_not_write(write) for write in _writes(runs, arguments)]
-    return EXIT_FAILURES if any(lost) else 0
+    return EXIT_NOT_WRITTEN if any(lost) else 0
 
 
 def _writes(runs: Sequence[Run], arguments: argparse.Namespace) -> Iterator[Callable[[], object]]:

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from loadtests.figures import memory_plateaus
 from loadtests.histogram import Histogram
-from loadtests.recording import CUT_OFF, OK
+from loadtests.kernel import drops_between
+from loadtests.memory import Level, memory_of
+from loadtests.recording import OK, failures
 from loadtests.report.evidence import Clock, Evidence
 
 __all__ = [
@@ -69,9 +70,10 @@ def quantile_rows(evidence: Evidence) -> list[Row]:
     """Both latencies of all exchanges by percentile: of the measured phase, or of the whole run if it has none."""
     start, end = evidence.measured or (None, None)
     cell = evidence.recording.total(evidence.recording.exchange_series(), start, end)
-    curves = {"service": _curve(cell.service), "response": _curve(cell.response)}
+    service, response = cell.service.all, cell.response.all
+    curves = {"service": _curve(service), "response": _curve(response)}
     places = range(max(map(len, curves.values())))
-    count = max(cell.service.total, cell.response.total)
+    count = max(service.total, response.total)
     return [
         {
             "nines": round(place / PLACES_PER_NINE, 4),
@@ -89,7 +91,7 @@ def overlaid_rows(evidence: Sequence[tuple[str, Evidence]]) -> tuple[list[Row], 
     for _, each in evidence:
         start, end = each.measured or (None, None)
         cell = each.recording.total(each.recording.exchange_series(), start, end)
-        histogram = cell.response if cell.response.counts else cell.service
+        histogram = cell.latency.all
         curves.append(_curve(histogram))
         counts.append(histogram.total)
     rows = [
@@ -124,7 +126,7 @@ def heat_rows(evidence: Evidence, clock: Clock) -> list[Row]:
     series = evidence.recording.exchange_series()
     for start, end in clock.steps():
         cell = evidence.recording.total(series, start, end)
-        counts = (cell.response if cell.response.counts else cell.service).counts
+        counts = cell.latency.all.counts
         rows += _heat_column(counts, clock.since(start), clock.since(end))
     return rows
 
@@ -154,7 +156,7 @@ def latency_rows(evidence: Evidence, clock: Clock) -> list[Row]:
     series = evidence.recording.exchange_series()
     for start, end in clock.steps():
         cell = evidence.recording.total(series, start, end)
-        found = (cell.response if cell.response.counts else cell.service).percentiles((50, 99, 100))
+        found = cell.latency.all.percentiles((50, 99, 100))
         if found:
             values = {
                 name: digits(found[quantile] / 1000) for quantile, name in ((50, "p50"), (99, "p99"), (100, "max"))
@@ -168,13 +170,12 @@ def load_rows(evidence: Evidence, clock: Clock) -> list[Row]:
     sockets = evidence.recording.sockets()
     rows = []
     for start, end in clock.steps():
-        exchanges = evidence.recording.total(evidence.recording.exchange_series(), start, end).outcomes
-        everything = evidence.recording.total(None, start, end).outcomes
-        failed = sum(count for outcome, count in everything.items() if outcome not in (OK, CUT_OFF))
+        done = evidence.recording.total(evidence.recording.exchange_series(), start, end).done
+        failed = sum(map(failures, evidence.recording.attempts(start, end).values()))
         rows.append(
             {
                 "t": clock.since((start + end) / 2),
-                "exchanges": digits(exchanges[OK] / (end - start), 5),
+                "exchanges": digits(done / (end - start), 5),
                 "failed": digits(failed / (end - start), 4),
                 "sockets": max((sockets.get(second, 0) for second in range(start, end)), default=0),
             }
@@ -225,7 +226,7 @@ def _processes(before: Mapping[str, Any], sample: Mapping[str, Any], names: Mapp
 
 
 def memory_rows(evidence: Evidence) -> list[Row]:
-    """Memory of the server (MiB) against the sockets it held at that moment, once a second."""
+    """Resident memory of the server (MiB) against the sockets it held at that moment, once a second."""
     sockets = evidence.recording.sockets()
     rows: dict[int, Row] = {}
     for sample in evidence.samples:
@@ -248,7 +249,7 @@ def connect_rows(evidence: Evidence, clock: Clock) -> list[Row]:
     rows = []
     for start, end in clock.steps():
         cell = evidence.recording.total([CONNECT], start, end)
-        found = cell.service.percentiles((50, 99, 100))
+        found = cell.service.measured.percentiles((50, 99, 100))
         if found:
             values = {
                 name: digits(found[quantile] / 1000) for quantile, name in ((50, "p50"), (99, "p99"), (100, "max"))
@@ -258,14 +259,14 @@ def connect_rows(evidence: Evidence, clock: Clock) -> list[Row]:
 
 
 def overflow_rows(evidence: Evidence, clock: Clock) -> list[Row]:
-    """How often an accept queue of this host was full, of each step; none if the kernel was not asked."""
+    """Connection requests that the server's listeners dropped, of each step; none if they could not be seen."""
     rows = []
-    before: int | None = None
+    before: Mapping[str, int] | None = None
     for (start, end), sample in _sampled(evidence, clock):
-        count = sample.get("kernel", {}).get("listen_overflows")
-        if count is not None and before is not None:
-            rows.append({"t": clock.since((start + end) / 2), "overflows": count - before})
-        before = count if count is not None else before
+        dropped = sample.get("kernel", {}).get("listeners")
+        if dropped is not None and before is not None:
+            rows.append({"t": clock.since((start + end) / 2), "overflows": drops_between(before, dropped)})
+        before = dropped if dropped is not None else before
     return rows
 
 
@@ -305,8 +306,20 @@ def _together(read: Sequence[Row]) -> Row:
 
 def plateau_rows(evidence: Evidence) -> list[Row]:
     """The plateaus that the memory of a connection is fitted to."""
-    plateaus = memory_plateaus(evidence.recording, [sample for sample in evidence.samples if sample["processes"]])
-    return [{"sockets": sockets, "rss": digits(rss / 2**20, 6)} for sockets, rss in plateaus]
+    return [{"sockets": level.sockets, "rss": digits(level.size / 2**20, 6)} for level in _levels(evidence)]
+
+
+def plateau_readings(evidence: Evidence) -> list[Row]:
+    """Each reading of memory (MiB) on them."""
+    return [
+        {"sockets": level.sockets, "rss": digits(size / 2**20, 6), "t": round(time_s - evidence.start, 1)}
+        for level in _levels(evidence)
+        for time_s, size in level.readings
+    ]
+
+
+def _levels(evidence: Evidence) -> Sequence[Level]:
+    return memory_of(evidence.recording, [sample for sample in evidence.samples if sample["processes"]]).levels
 
 
 def fitted_rows(evidence: Evidence, plateaus: Sequence[Row]) -> list[Row]:

@@ -31,6 +31,7 @@ from loadtests.report.look import colour
 from loadtests.report.pictures import Panel, Picture, Table
 from loadtests.report.rows import Row
 from loadtests.report.words import title_of_run
+from loadtests.results import Run
 from loadtests.text import quantity
 
 __all__ = ["overlaid_pictures", "run_pictures"]
@@ -201,12 +202,14 @@ def _memory(evidence: Evidence) -> Picture:
     if not rows:
         return Picture(name, title, "There is no picture of memory by connections: the server was not sampled.")
     each = evidence.run.figure("server_rss_per_socket")
-    words = "What the whole server held in memory with so many connections, once a second."
+    words = "The resident memory of the whole server with so many connections, once a second."
     plateaus = numbers.plateau_rows(evidence)
     fitted = numbers.fitted_rows(evidence, plateaus)
     if each and fitted:
-        words += (
-            f" The line, through what it held while they stayed the same, is {_said_memory(each)} for a connection."
+        rows = numbers.plateau_readings(evidence)
+        words = (
+            "The memory of the whole server, without mapped files, while the number of connections stayed the same."
+            f" The line through it is {_said_memory(each)} for a connection."
         )
     x = alt.X("sockets:Q", axis=alt.Axis(title="connections", format="~s"), scale=alt.Scale(nice=True))
     y = alt.Y("rss:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
@@ -242,7 +245,7 @@ def _connects(evidence: Evidence, clock: Clock) -> Picture:
     if not rows:
         return Picture(name, title, "There is no picture of connecting: nobody connected.")
     overflowed = sum(row["overflows"] for row in overflows)
-    full = {None: "Nobody watched the accept queue.", 0: "The accept queue was never full."}
+    full = {None: _queues_of_the_host(evidence.run), 0: "The accept queue was never full."}
     known = overflowed if overflows else None
     said = full.get(known, f"The accept queue was full {overflowed:,} times.")
     words = f"How long it took to connect, for those who did so in that second. {said}"
@@ -257,6 +260,13 @@ def _connects(evidence: Evidence, clock: Clock) -> Picture:
     columns = {"t": ("second", _plain), "connects": ("connects", _plain)}
     columns |= {column: (words, _us) for column, words in fields.items()}
     return Picture(name, title, words, tuple(panels), _table(rows, columns))
+
+
+def _queues_of_the_host(run: Run) -> str:
+    """Where the server's own accept queue is out of sight."""
+    if figure := run.figure("host_listen_overflows"):
+        return f"The host's accept queues, of this or another server, were full {figure.value:,.0f} times."
+    return "Nobody watched the accept queue."
 
 
 def _generator(evidence: Evidence, clock: Clock) -> Picture:

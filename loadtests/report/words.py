@@ -34,14 +34,11 @@ UNKNOWN = "-"
 
 # What is said of a run by its state, beside the reasons that the run gives itself.
 VERDICTS = {
-    "valid": ("Valid", "Nothing disturbed this run: its figures are the server's."),
-    "generator-bound": (
-        "Generator-bound",
-        "The generator was the bottleneck: the figures are its own, not the server's.",
-    ),
-    "noisy-host": ("Noisy host", "Something else ran on this host: the figures may be its doing."),
+    "valid": ("Valid", "Nothing disturbed the measurement."),
+    "generator-bound": ("Generator-bound", "The load generator delayed what it measured: the latencies contain that."),
+    "noisy-host": ("Noisy host", "Other work on this host delayed the server or the generator."),
     "unreconciled": ("Unreconciled", "Client and server did not count the same: some of these figures are wrong."),
-    "incomplete": ("Incomplete", "The run did not do what it was meant to: its figures are of a part of it."),
+    "incomplete": ("Incomplete", "The run did not do all that it was meant to do."),
 }
 #: Of the ten figures that matter, where there is no room for words.
 TITLES = (
@@ -55,6 +52,13 @@ TITLES = (
     "processor time per exchange",
     "memory per connection",
     "generator's processor use",
+)
+#: What may fail: the end of the figure's name, and what one and several of it are called.
+FAILURES = (
+    ("exchange", "exchange", "exchanges"),
+    ("connect", "connect", "connects"),
+    ("tls", "TLS handshake", "TLS handshakes"),
+    ("close", "close", "closes"),
 )
 
 
@@ -108,20 +112,21 @@ def workload_of(run: Run) -> str:
     workload = run.workload
     parts = [f"{workload['sockets']:,} connections"]
     if rate := workload.get("rate"):
-        parts.append(f"{_pace(rate)} on each")
+        parts.append(f"{_pace(rate, 'task' if workload.get('file') else 'exchange')} on each")
     if duration := workload.get("duration_s"):
         parts.append(f"{number(duration)} seconds")
     return ", ".join(parts)
 
 
-def _pace(rate: float) -> str:
+def _pace(rate: float, what: str) -> str:
     if rate > 1:
-        return f"{number(rate)} exchanges a second"
-    return "an exchange a second" if rate == 1 else f"an exchange every {number(float(f'{1 / rate:.3g}'))} seconds"
+        return f"{number(rate)} {what}s a second"
+    one = f"an {what}" if what == "exchange" else f"a {what}"
+    return f"{one} a second" if rate == 1 else f"{one} every {number(float(f'{1 / rate:.3g}'))} seconds"
 
 
 def verdict_of(run: Run) -> Stamp:
-    """The run's verdict on itself."""
+    """The run's verdict on itself: whether its figures can be believed."""
     verdict = run.verdict
     title, sentence = VERDICTS.get(verdict.state, (verdict.state, ""))
     return Stamp(verdict.state, title, sentence, tuple(verdict.reasons))
@@ -169,12 +174,19 @@ def latency_note(run: Run) -> str:
 
 def _connections(run: Run) -> Saying:
     wanted = run.workload["sockets"]
-    peak = run.figure("sockets_peak")
+    peak, least, mean = (run.figure(f"sockets_{name}") for name in ("peak", "least", "mean"))
     if not peak:
         return Saying("sockets_peak", UNKNOWN, "nothing is known of the connections")
-    if peak.value >= wanted:
-        return Saying("sockets_peak", number(peak.value), "connections held at once, all that were wanted")
-    return Saying("sockets_peak", number(peak.value), f"connections held at once, of {wanted:,} that were wanted")
+    if peak.value < wanted:
+        words = f"connections held at once, of {wanted:,} that were wanted"
+    elif least and mean and least.value < wanted and run.workload.get("shape") in ("hold", "plateaus"):
+        words = f"connections held at once, but not all the time: {number(least.value)} at the least, "
+        words += f"{number(mean.value)} on average"
+    else:
+        words = "connections held at once, all that were wanted"
+    if (again := run.figure("reconnects")) and again.value and run.workload.get("shape") in ("hold", "plateaus"):
+        words += f"; {number(again.value)} lost and opened again"
+    return Saying("sockets_peak", number(peak.value), words)
 
 
 def _throughput(run: Run) -> Saying:
@@ -185,16 +197,18 @@ def _throughput(run: Run) -> Saying:
     if seconds:
         words += f", for {number(seconds.value)} {'second' if seconds.value == 1 else 'seconds'}"
     if offered and offered.value:
-        words += f"; {number(offered.value)} were asked for"
+        unit = f"{offered.unit.removesuffix('/s')} a second " if offered.unit != throughput.unit else ""
+        words += f"; {number(offered.value)} {unit}were asked for"
     return Saying("throughput", number(throughput.value), words)
 
 
 def _latency(run: Run, quantile: str, words: str) -> Saying:
     for latency in ("response", "service"):
         if figure := run.figure(f"{latency}_{quantile}"):
-            if figure.is_of_few:
-                return Saying(figure.name, UNKNOWN, f"{words}: not known from only {_many(figure, 'answer')}")
-            return Saying(figure.name, _said(figure), words)
+            if not figure.is_of_few:
+                return Saying(figure.name, _said(figure), words)
+            slowest = _slowest(run, latency) if quantile == "p99.9" else ""
+            return Saying(figure.name, UNKNOWN, f"{words}: not known from only {_many(figure, 'answer')}{slowest}")
     return Saying(f"response_{quantile}", UNKNOWN, "no answer was timed")
 
 
@@ -203,14 +217,40 @@ def _many(figure: Figure, what: str) -> str:
     return f"{figure.count:,} {what}" + ("" if figure.count == 1 else "s")
 
 
+def _slowest(run: Run, what: str) -> str:
+    """What is known of the tail where no percentile is."""
+    worst = run.figure(f"{what}_max")
+    return f"; the slowest took {_said(worst)}" if worst else ""
+
+
 def _failures(run: Run) -> Saying:
-    exchanges, connects = _count(run, "exchanges_failed"), _count(run, "connects_failed")
-    tried = f"{number(exchanges + _count(run, 'exchanges_ok'))} exchanges"
-    if not exchanges and not connects:
-        return Saying("error_rate", "none", f"of {tried} failed")
+    """Rate and counts of the measured phase; what failed before and after it beside them."""
+    attempts, failed = run.figure("attempts"), run.figure("attempts_failed")
+    if not attempts or not failed:
+        return _failures_of_all(run)
+    outside = _failed_in_all(run) - int(failed.value)
+    around = f"; {number(outside)} failed before or after the measured phase" if outside > 0 else ""
+    if not failed.value:
+        return Saying("error_rate", "none", f"of {number(attempts.value)} attempts failed{around}")
+    kinds = [(one, many, run.figure(f"attempts_failed_{name}")) for name, one, many in FAILURES]
+    which = ", ".join(f"{number(each.value)} {one if each.value == 1 else many}" for one, many, each in kinds if each)
+    words = f"failed: {number(failed.value)} of {number(attempts.value)} attempts ({which}){around}"
     rate = run.figure("error_rate")
-    value = _said(rate) if rate and rate.value else number(exchanges + connects)
-    return Saying("error_rate", value, f"failed: {number(exchanges)} of {tried}, and {number(connects)} connects")
+    return Saying("error_rate", _said(rate) if rate else number(failed.value), words)
+
+
+def _failed_in_all(run: Run) -> int:
+    """Attempts of the whole run that failed; what the users' code raised is none."""
+    return sum(count for what, count in run.errors.items() if what.partition(":")[0] not in ("task", "server"))
+
+
+def _failures_of_all(run: Run) -> Saying:
+    """Of a run that measured no attempt, or was kept with schema 2: counts of the whole run."""
+    failed, succeeded = _failed_in_all(run), _count(run, "exchanges_ok")
+    tried = f"{number(failed + succeeded)} attempts"
+    if not failed:
+        return Saying("error_rate", "none", f"of {tried} failed")
+    return Saying("error_rate", number(failed), f"of {tried} failed")
 
 
 def _count(run: Run, name: str) -> float:
@@ -224,7 +264,8 @@ def _connects(run: Run) -> Saying:
         return Saying("connect_p50", UNKNOWN, "nobody connected")
     words = "to connect, for half of them"
     if median.is_of_few:
-        return Saying("connect_p50", UNKNOWN, f"{words}: not known from only {_many(median, 'connect')}")
+        words += f": not known from only {_many(median, 'connect')}{_slowest(run, 'connect')}"
+        return Saying("connect_p50", UNKNOWN, words)
     return Saying("connect_p50", _said(median), words + (f"; {_said(tail)} for 99 of 100" if tail else ""))
 
 
@@ -237,15 +278,19 @@ def _processor(run: Run) -> Saying:
 
 
 def _memory(run: Run) -> Saying:
-    each, peak = run.figure("server_rss_per_socket"), run.figure("server_rss_peak")
+    name = "server_rss_per_socket"
+    each, peak, growth = run.figure(name), run.figure("server_rss_peak"), run.figure("server_memory_growth")
     most = f"{_said(peak)} at most" if peak else ""
     if not each:
+        why = run.withheld.get(name, "")
         return Saying(
-            "server_rss_per_socket", UNKNOWN, f"of memory for a connection is not known{most and f'; {most}'}"
+            name, UNKNOWN, f"of memory for a connection is not known{why and f': {why}'}{most and f'; {most}'}"
         )
     words = "of the server's memory for a connection"
     if each.low is not None and each.high is not None:
         words += f" ({quantity(each.low, each.unit)} to {quantity(each.high, each.unit)})"
+    if growth:
+        words += f"; beside that memory grew by {_said(growth)} at a constant number of connections: a leak or a cache"
     return Saying(each.name, _said(each), words + (f"; {most}" if most else ""))
 
 
@@ -259,4 +304,5 @@ def _generator(run: Run) -> Saying:
 
 
 def _said(figure: Figure) -> str:
-    return quantity(figure.value, figure.unit)
+    """A figure; one that was cut short by the end of the run is at least that."""
+    return f"{'at least ' if figure.at_least else ''}{quantity(figure.value, figure.unit)}"

@@ -32,7 +32,7 @@ def make_recording(response: bool = True, failures: bool = True, scale: float = 
     dice = random.Random(7)
     recording = Recording()
     for second in range(START, START + SECONDS):
-        at_ns = second * 10**9
+        at_ns = second * 10**9 + 500_000_000
         if second < START + 2:
             for _ in range(100):
                 recording.succeeded("connect", at_ns, int(200_000 * math.exp(dice.gauss(0, 0.7))))
@@ -41,7 +41,7 @@ def make_recording(response: bool = True, failures: bool = True, scale: float = 
             waited_ns = int(dice.random() * 4e7) if second == START + 9 else 0
             recording.succeeded("SUM", at_ns, service_ns, service_ns + waited_ns if response else None)
         if failures and second == START + 12:
-            recording.ended("SUM", at_ns, "reset")
+            recording.failed("SUM", at_ns, "reset")
     recording.health["host-1"] = {
         second: {
             "sockets": min(200, 100 * (second - START + 1)),
@@ -75,7 +75,8 @@ def _sample(time_s: float, overflows: int) -> dict[str, Any]:
         }
         for place, share in enumerate(shares)
     ]
-    return {"time_s": time_s, "processes": processes, "kernel": {"listen_overflows": overflows * (elapsed_s > 1)}}
+    dropped = {"listener": overflows * (elapsed_s > 1)}
+    return {"time_s": time_s, "processes": processes, "kernel": {"listen_overflows": 100, "listeners": dropped}}
 
 
 def make_evidence(run: Run | None = None, **recording: Any) -> Evidence:

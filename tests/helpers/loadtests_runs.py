@@ -21,6 +21,8 @@ def make_run(name: str = "json", scale: float = 1.0, **changes: Any) -> Run:
         Figure("exchanges_ok", 36000, "exchanges"),
         Figure("exchanges_failed", 0, "exchanges", "lower"),
         Figure("exchanges_cut_off", 3, "exchanges"),
+        Figure("attempts", 36000, "attempts"),
+        Figure("attempts_failed", 0, "attempts", "lower"),
         Figure("error_rate", 0, "%", "lower"),
         Figure("steady_s", 18, "s"),
         Figure("throughput", 2000 / scale, "exchanges/s", "higher"),

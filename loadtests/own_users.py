@@ -1,0 +1,146 @@
+"""Whether a Locust file of one's own can be used: found out before a run starts anything, in a process of its own.
+
+To import such a file patches the standard library, and may do anything else: print, end Python, never return. The
+process writes into a file what is wrong, or that nothing is.
+
+    python -m loadtests.own_users LOCUSTFILE ANSWER [CLASS]
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from loadtests.processes import python_module
+
+__all__ = ["check_users"]
+
+#: For the import of the file, and of Locust, which takes a second.
+PATIENCE_S = 60.0
+FINE = "fine"
+
+
+def check_users(file: Path, name: str | None) -> None:
+    """ValueError says in one line why a Locust file, or the class `name` in it, cannot be used. None: any TcpUser."""
+    if file.suffix != ".py":
+        raise ValueError(f"--file is {str(file)!r}, must be a Python file, FILE.py: Locust loads no other")
+    if "," in str(file.resolve()):
+        raise ValueError(f"--file is {str(file.resolve())!r}, must be a path without a comma: Locust splits it there")
+    with tempfile.TemporaryDirectory(prefix="loadtests-") as folder:
+        answer = Path(folder) / "answer"
+        words = [str(file.resolve()), str(answer), *([] if name is None else [name])]
+        try:
+            ended = subprocess.run(
+                python_module("loadtests.own_users", *words),
+                stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise ValueError(f"{file}: its import has not ended after {PATIENCE_S:g} s") from None
+        said = answer.read_text() if answer.exists() else _early_end(ended)
+    if said != FINE:
+        raise ValueError(f"{file}: {said}")
+
+
+def _early_end(ended: subprocess.CompletedProcess[bytes]) -> str:
+    lines = ended.stderr.decode(errors="replace").split("\n")
+    last = next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
+    return f"its import ended Python with status {ended.returncode}{last}"
+
+
+# In the process of its own
+
+
+def main(argv: Sequence[str]) -> None:
+    file, answer, *names = argv
+    said = " ".join(_complaint(file, *names).split())
+    Path(answer).write_text(said or FINE)
+    os._exit(0)  # threads and greenlets of the file may go on for ever
+
+
+def _complaint(file: str, name: str | None = None) -> str:
+    """What is wrong; "" if nothing is."""
+    from locust.util.load_locustfile import load_locustfile
+
+    before = dict(sys.modules)
+    try:
+        users, shapes = load_locustfile(file)
+    except BaseException as error:  # SystemExit, too: whatever a file does, it is to be said
+        return f"it cannot be imported: {_place(error, file)}{type(error).__name__}: {_text(error)}"
+    module = next(each for key, each in sys.modules.items() if before.get(key) is not each and _file_of(each) == file)
+    if shapes:
+        return f"{type(shapes[0]).__name__} is a load shape, and a run has the shape of its profile: remove the class"
+    from loadtests.users import TcpUser
+
+    names = [each for each, user in users.items() if issubclass(user, TcpUser)]
+    if not names:
+        return "it has no subclass of loadtests.users.TcpUser"
+    return (_wrong_with(module, name, names) if name is not None else "") or _wrong_arguments()
+
+
+def _wrong_with(module: ModuleType, name: str, names: Sequence[str]) -> str:
+    """What is wrong with a class of the file; `names` are those that can be used."""
+    from locust import User
+
+    from loadtests.users import TcpUser
+
+    there = f"it has {', '.join(names)}"
+    found = getattr(module, name, None)
+    if found is None:
+        return f"there is no class {name!r} in it (--user): {there}"
+    if not isinstance(found, type) or not issubclass(found, User):
+        return f"{name} in it (--user) is no subclass of TcpUser: {there}"
+    if not issubclass(found, TcpUser):
+        return f"{name} in it (--user) is no TcpUser, and only what those exchange is recorded: {there}"
+    if name not in names:
+        return f"{name} in it (--user) is abstract: {there}"
+    if not found.tasks:
+        return f"{name} in it (--user) has no method with @task"
+    return _wrong_codec(found) if found.make_codec is TcpUser.make_codec else ""
+
+
+def _wrong_codec(user: Any) -> str:
+    methods = ("receive", "messages", "encode", "eof")
+    try:
+        made = user.codec()
+        missing = [each for each in methods if not callable(getattr(made, each, None))]
+        problem = f"its codecs have no {missing[0]}()" if missing else ""
+    except Exception as error:
+        problem = f"{type(error).__name__}: {_text(error)}"
+    return f"the codec of {user.__name__} is {user.codec!r}, must make codecs: {problem}" if problem else ""
+
+
+def _wrong_arguments() -> str:
+    """Of the arguments that a file adds to Locust's command line none may be required: nobody would give it."""
+    from locust.argument_parser import get_parser
+
+    importlib.import_module("loadtests.steering")  # it adds some, too
+    required = [action.option_strings[0] for action in get_parser(default_config_files=[])._actions if action.required]
+    return f"it adds {required[0]} to Locust's command line as required, and a run does not give it" if required else ""
+
+
+def _place(error: BaseException, file: str) -> str:
+    """Where: the last line of the file itself that the error passed, or the line that is no Python."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: "
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f"line {lines[-1]}: " if lines else ""
+
+
+def _text(error: BaseException) -> str:
+    return str(error.msg if isinstance(error, SyntaxError) else error)
+
+
+def _file_of(module: ModuleType) -> str | None:
+    return getattr(module, "__file__", None)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
