@@ -264,9 +264,9 @@ class Pairs:
         options = Options(start_timeout_s=self.start_timeout_s)
         with self._named(side), self._target(side) as target:
             run, interrupted = execute(self.profile, target, self.folder, label, options)
-        self.number_made += 1
         if not is_kept(run):
             raise ResultError(f"{run.path}: the run could not be kept, so it cannot be compared")
+        self.number_made += 1
         if interrupted:
             raise KeyboardInterrupt
         return run

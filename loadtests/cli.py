@@ -78,11 +78,8 @@ def main(argv: Sequence[str]) -> int:
     except MissingPackage as lack:
         print(f"loadtests {name}: {lack}", file=sys.stderr)
         return EXIT_NOT_CARRIED_OUT
-    except OSError as error:
-        print(f"loadtests: {cause_of(error)}", file=sys.stderr)
-        return EXIT_NOT_CARRIED_OUT
-    except (ResultError, NotAnswering, ValueError) as error:
-        print(f"loadtests: {error}", file=sys.stderr)
+    except (ResultError, NotAnswering, OSError, ValueError) as error:
+        print(f"loadtests: {cause_of(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return EXIT_NOT_CARRIED_OUT
     except KeyboardInterrupt:
         print("loadtests: interrupted", file=sys.stderr)

@@ -122,6 +122,12 @@ def main(arguments: argparse.Namespace) -> int:
         return EXIT_CANNOT_TELL
     if are_all_pairs:
         sys.stdout.write(_overview(comparisons, arguments))
+        if arguments.html:
+            _write_overview(comparisons, arguments.html)
+        if arguments.pictures:
+            for folder, comparison in zip(folders, comparisons, strict=True):
+                prefix = f"{folder.resolve().name}-"
+                _write_pictures(comparison, arguments.pictures, arguments.format, prefix)
         return _worst(exit_status(comparison, arguments.fail_on) for comparison in comparisons)
     (comparison,) = comparisons
     sys.stdout.write(_rendered(comparison, arguments))
@@ -162,11 +168,17 @@ def _write_page(comparison: Comparison, path: Path) -> None:
     write_whole(path, render_comparison_html(comparison))
 
 
-def _write_pictures(comparison: Comparison, to: Path, form: str) -> None:
+def _write_overview(comparisons: Sequence[Comparison], path: Path) -> None:
+    from loadtests.report.comparison_page import render_overview_html
+
+    write_whole(path, render_overview_html(comparisons))
+
+
+def _write_pictures(comparison: Comparison, to: Path, form: str, prefix: str = "") -> None:
     from loadtests.report.comparison_page import pictures_of
     from loadtests.report.pictures import save_pictures
 
-    save_pictures(pictures_of(comparison), to, form)
+    save_pictures(pictures_of(comparison), to, form, prefix)
 
 
 def _rendered(comparison: Comparison, arguments: argparse.Namespace) -> str:
@@ -204,8 +216,6 @@ def comparison_of(arguments: argparse.Namespace) -> Comparison:
 def _each_paired(arguments: argparse.Namespace) -> list[Comparison]:
     from loadtests.compare import compare
 
-    if arguments.html or arguments.pictures:
-        raise ValueError("--html and --pictures show one comparison: give one folder")
     if arguments.noise:
         raise ValueError(f"--noise {arguments.noise}: {NO_NOISE}")
     return [compare(*_paired(folder, arguments.band)) for folder in arguments.sides]

@@ -10,7 +10,7 @@ from loadtests.comparison import EQUIVALENT, INCONCLUSIVE, Comparison, FigureCom
 from loadtests.comparison_text import COLOURS, EMOJI, bare_table, change_of, console_of, written_on
 from loadtests.text import render_table
 
-__all__ = ["render_overview", "render_overview_markdown"]
+__all__ = ["NOTE", "SHOWN", "render_overview", "render_overview_markdown"]
 
 #: What decides between servers, at a rate that all of them carry; the comparison itself has the other figures.
 SHOWN = {

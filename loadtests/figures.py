@@ -25,6 +25,7 @@ from loadtests.recording import CUT_OFF, OK, PHASES, UNSENT, Cell, Latency, Reco
 __all__ = [
     "ENOUGH_BEYOND",
     "QUANTILES",
+    "STATISTICS",
     "Figure",
     "Sample",
     "Window",
@@ -40,7 +41,9 @@ __all__ = [
 
 CONNECT = "connect"
 MEMORY_OF_CONNECTION = "server_rss_per_socket"  # as it is called since it was made of RSS, for what reads run.json
-QUANTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
+QUANTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
+#: The figures of each latency, in the order of a table.
+STATISTICS = ("mean", "min", *QUANTILES)
 #: Fewer values beyond a quantile than this, and it is left to chance: p99 takes 1,000 values, the median 20.
 ENOUGH_BEYOND = 10
 Sample = Mapping[str, Any]
@@ -55,7 +58,7 @@ class Figure:
         low, high: ends of its 95 % confidence interval, where one was estimated.
         at_least: the value is a lower bound: of a latency, because requests that were outstanding at the end enter with
             the time that they had waited by then; of processor time, because a process ended that could not be read.
-        count: of a quantile, how many values it was taken of; None where that is not known.
+        count: of a quantile, how many values it was taken of, if known.
     """
 
     name: str
@@ -214,15 +217,29 @@ def _latencies(series: str, cell: Cell) -> list[Figure]:
 
 def _by_type(recording: Recording, window: Window) -> Iterable[Figure]:
     for series in recording.exchange_series():
-        yield from _latencies(series, recording.total([series], window.start, window.end))
+        cell = recording.total([series], window.start, window.end)
+        yield Figure(f"answered_{series}", cell.outcomes[OK], "exchanges")
+        yield Figure(f"failed_{series}", failures(cell.outcomes), "exchanges", "lower")
+        yield from _latencies(series, cell)
 
 
 def _percentiles(name: str, latency: Latency) -> list[Figure]:
-    values_ns, count = latency.all.percentiles(QUANTILES.values()), latency.all.total
+    histogram = latency.all
+    if not histogram.counts:
+        return []
+    found = histogram.percentiles(QUANTILES.values())
+    values_ns = {"mean": histogram.mean, "min": histogram.least}
+    values_ns |= {label: found[quantile] for label, quantile in QUANTILES.items()}
     return [
-        Figure(f"{name}_{label}", value / 1000, "us", "lower", at_least=latency.is_lower_bound(value), count=count)
-        for label, quantile in QUANTILES.items()
-        if (value := values_ns.get(quantile)) is not None
+        Figure(
+            f"{name}_{label}",
+            values_ns[label] / 1000,
+            "us",
+            "lower",
+            at_least=latency.is_lower_bound(values_ns[label]),
+            count=histogram.total,
+        )
+        for label in STATISTICS
     ]
 
 

@@ -55,6 +55,16 @@ class Histogram:
     def total(self) -> int:
         return sum(self.counts.values())
 
+    @property
+    def mean(self) -> float:
+        """Mean latency in nanoseconds, each taken as the middle of its bucket; 0 if nothing was recorded."""
+        return sum(count * _middle_of(bucket) for bucket, count in self.counts.items()) / max(1, self.total)
+
+    @property
+    def least(self) -> int:
+        """The lowest latency in nanoseconds, as the lower end of its bucket; 0 if nothing was recorded."""
+        return min(self.counts, default=0)
+
     def encode(self) -> str:
         """The counts as a compressed HdrHistogram V2, in base64."""
         encoded: bytes = _folded(self.counts.items()).encode()
@@ -86,7 +96,15 @@ class Histogram:
 
 def _highest_in(bucket: int) -> int:
     """The highest latency that falls into a bucket."""
-    return bucket + (1 << max(0, bucket.bit_length() - _BUCKET_BITS)) - 1
+    return bucket + _width_of(bucket) - 1
+
+
+def _middle_of(bucket: int) -> int:
+    return bucket + _width_of(bucket) // 2
+
+
+def _width_of(bucket: int) -> int:
+    return 1 << max(0, bucket.bit_length() - _BUCKET_BITS)
 
 
 def _folded(counts: Iterable[tuple[int, int]]) -> HdrHistogram:

@@ -66,7 +66,7 @@ class Latency:
         both.add(self.censored.counts)
         return both
 
-    def is_lower_bound(self, latency_ns: int) -> bool:
+    def is_lower_bound(self, latency_ns: float) -> bool:
         """Whether a quantile with this value may in truth be larger: something is censored at this value or below."""
         return bool(self.censored.counts) and min(self.censored.counts) <= latency_ns
 

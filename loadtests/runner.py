@@ -61,8 +61,8 @@ def execute(
     NotAnswering if there is no server to test, ResultError if the swarm left nothing, OSError for a folder that cannot
     be made, ValueError for a process to sample that is none, for a master's address that cannot be had and for
     workers that do not come, KeyboardInterrupt if nothing had been measured by then.
-    Ctrl-C, TERM and HUP all end the swarm; whatever happens, no process of the run is left behind.
-    A run that was made and could not be written is returned all the same: results.is_kept() tells.
+    Ctrl-C, TERM and HUP all end the swarm; whatever happens, no process of the run is left behind. A run that was made
+    and could not be written is returned all the same: results.is_kept() tells.
     """
     options = options or Options()
     if target and target.pid is not None and not psutil.pid_exists(target.pid):

@@ -171,8 +171,8 @@ class Swarm:
     def _command(self) -> list[str]:
         options: dict[str, object] = {"-f": f"{locustfile_of(self.profile)},{STEERING}"}
         options |= locust_options(self.profile, self.server.target.url, self.work)
-        options |= {"--recording-otherwise": self.folder / RECORDING}
         options |= {**self._spread_options(), "--roster": self.work / "roster.json"}
+        options |= {"--recording-otherwise": self.folder / RECORDING}
         if sources := _sources(self.server.target.address[0], self.profile.sockets):
             options["--source-addresses"] = sources
         words = [str(word) for option in options.items() for word in option]

@@ -9,6 +9,7 @@ import pytest
 
 from loadtests.figures import Figure
 from loadtests.report.words import (
+    DOUBTS,
     TITLES,
     UNKNOWN,
     VERDICTS,
@@ -146,7 +147,8 @@ def test_every_state_of_a_run_has_a_sentence_and_keeps_its_reasons(state: Any) -
     stamp = verdict_of(make_run(verdict=Verdict(state, ["because"])))
 
     assert stamp.sentence.endswith(".")
-    assert stamp.reasons == ("because",)
+    assert stamp.parts == ((DOUBTS, ("because",)),)
+    assert not stamp.is_short
 
 
 @pytest.mark.parametrize(

@@ -5,24 +5,28 @@ All charts of a picture read one table of rows: a column for each line, so that 
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import altair as alt
 
 from loadtests.report.evidence import Clock
-from loadtests.report.look import ROOM, SERIES, colour
+from loadtests.report.look import DASHES, ROOM, SERIES, colour
+from loadtests.report.pictures import Key
 from loadtests.report.rows import Row
 
 __all__ = [
     "DURATION",
     "HEIGHT",
+    "NUMBER",
     "area",
     "at_second",
     "bars",
     "data",
     "duration_y",
+    "keys",
     "lines",
     "nines_x",
     "number",
@@ -40,6 +44,11 @@ HEIGHT = 150
 DURATION = (
     "({0} >= 999.5e3 ? format({0} / 1e6, ',.3~r') + ' s' : {0} >= 999.5 ? format({0} / 1e3, ',.3~r') + ' ms' "
     ": format({0}, ',.3~r') + ' µs')"
+)
+# A number on a scale, in seven characters at most: the room for it is the same everywhere.
+NUMBER = (
+    "abs(datum.value) >= 1e4 || (datum.value != 0 && abs(datum.value) < 1e-3) "
+    "? format(datum.value, '.4~s') : format(datum.value, ',.6~g')"
 )
 Fields = Mapping[str, str]  # column -> what it is called
 
@@ -78,10 +87,12 @@ def nines_x(last: float) -> alt.X:
     return alt.X("nines:Q", scale=alt.Scale(domain=[0, last], nice=False), axis=axis)
 
 
-def number_y(field: str, form: str = ",.12~g", top: float | None = None) -> alt.Y:
-    """A scale from zero; `top` keeps one that would be all zero from being none."""
-    scale = alt.Scale(domain=[0, top]) if top else alt.Scale(zero=True)
-    return alt.Y(f"{field}:Q", title=None, scale=scale, axis=alt.Axis(format=form, tickCount=4))
+def number_y(field: str, rows: Sequence[Row] = (), columns: Iterable[str] = ()) -> alt.Y:
+    """A scale from zero: to one, if the field, or else the columns that it is folded of, are zero in all rows."""
+    names = tuple(columns) or (field,)
+    is_flat = bool(rows) and not any(row.get(name) for row in rows for name in names)
+    scale = alt.Scale(domain=[0, 1]) if is_flat else alt.Scale(zero=True)
+    return alt.Y(f"{field}:Q", title=None, scale=scale, axis=alt.Axis(labelExpr=NUMBER, tickCount=4))
 
 
 def duration_y(field: str, low_us: float, high_us: float) -> alt.Y:
@@ -107,18 +118,38 @@ def _round_above(value: float) -> float:
 
 def lines(rows: Sequence[Row], x: alt.X, y: alt.Y, fields: Fields, named: bool = True, **mark: Any) -> alt.Chart:
     """A line for each column, in the colours of the theme; `named`: with a legend, where there are several."""
-    names = list(fields.values())
-    legend = alt.Legend(columns=0, labelLimit=320) if named and len(names) > 1 else None
-    shades = [SERIES[place % len(SERIES)] for place in range(len(names))]
+    look = _keys(list(fields.values()))
+    names = [key.label for key in look]
+    legend = alt.Undefined if named and len(names) > 1 else None
+    shades = alt.Scale(domain=names, range=[colour(key.shade) for key in look])
+    dashes = alt.Scale(domain=names, range=[list(key.dashes or (1, 0)) for key in look])
     chart: alt.Chart = (
         alt.Chart(data(rows))
         .transform_fold(list(fields), as_=["column", "value"])
-        .transform_calculate(line=f"{dict(fields)!r}[datum.column]")
+        .transform_calculate(line=f"{json.dumps(dict(fields))}[datum.column]")
         .transform_filter("isValid(datum.value)")
         .mark_line(**mark)
-        .encode(x=x, y=y, color=alt.Color("line:N", scale=alt.Scale(domain=names, range=shades), legend=legend))
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color("line:N", scale=shades, legend=legend),
+            strokeDash=alt.StrokeDash("line:N", scale=dashes, legend=legend),
+        )
     )
     return chart
+
+
+def keys(fields: Fields) -> tuple[Key, ...]:
+    """The legend of lines(), where there are several."""
+    return _keys(list(fields.values())) if len(fields) > 1 else ()
+
+
+def _keys(names: Sequence[str]) -> tuple[Key, ...]:
+    rounds = [divmod(place, len(SERIES)) for place in range(len(names))]
+    return tuple(
+        Key(name, SERIES[place], dashes=DASHES[turn % len(DASHES)])
+        for name, (turn, place) in zip(names, rounds, strict=True)
+    )
 
 
 def area(rows: Sequence[Row], x: alt.X, y: alt.Y, shade: str = "blue", stepped: bool = False) -> alt.Chart:
@@ -132,7 +163,7 @@ def area(rows: Sequence[Row], x: alt.X, y: alt.Y, shade: str = "blue", stepped: 
     return chart
 
 
-def bars(rows: Sequence[Row], clock: Clock, field: str, top: float | None = None, shade: str = "bad") -> alt.Chart:
+def bars(rows: Sequence[Row], clock: Clock, field: str, shade: str = "bad") -> alt.Chart:
     """What was counted in each step, as a bar as wide as the step."""
     half = clock.step * 0.4
     x = time_x(clock, "from")
@@ -140,7 +171,7 @@ def bars(rows: Sequence[Row], clock: Clock, field: str, top: float | None = None
         alt.Chart(data(rows))
         .transform_calculate(**{"from": f"datum.t - {half}", "to": f"datum.t + {half}", "none": "0"})
         .mark_rect(color=colour(shade), opacity=0.75)
-        .encode(x=x, x2="to:Q", y=number_y(field, top=top), y2="none:Q")
+        .encode(x=x, x2="to:Q", y=number_y(field, rows), y2="none:Q")
     )
     return chart
 
@@ -155,7 +186,7 @@ def phases(rows: Sequence[Row], clock: Clock, named: bool = False) -> list[alt.C
     if not named:
         return [measured, edges]
     # Where a phase is too short for its name, the name is left out.
-    room = f"{ROOM} * (datum.t_end - datum.t) / {clock.length} > 7 * length(datum.phase)"
+    room = f"{ROOM} * (datum.t_end - datum.t) / {clock.length} > 10 + 7 * length(datum.phase)"
     names = small_print(rows, f"{room} ? datum.phase : ''").encode(x=time_x(clock), y=alt.value(0))
     return [measured, edges, names]
 
@@ -171,7 +202,8 @@ def tip(head: str, entries: Mapping[str, tuple[str, str]]) -> str:
     said = []
     for column, (title, form) in entries.items():
         value = f"datum['{column}']"
-        said.append(f"(isValid({value}) ? '\\n{title}: ' + {form.format(value)} : '')")
+        name = json.dumps(f"\n{title}: ")
+        said.append(f"(isValid({value}) ? {name} + {form.format(value)} : '')")
     return " + ".join([head, *said])
 
 

@@ -5,9 +5,12 @@ A is blue and round, B is orange and square. A verdict has a colour and a shape,
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
+from textwrap import wrap
+from typing import Literal
 
 import altair as alt
 
@@ -15,44 +18,73 @@ from loadtests.comparison import BETTER, EQUIVALENT, WORSE, Comparison, FigureCo
 from loadtests.report import rows as numbers
 from loadtests.report.charts import (
     DURATION,
+    NUMBER,
     data,
     duration_y,
     nines_x,
     number,
+    number_y,
     pointed_at,
     small_print,
     stacked,
     time_x,
     tip,
 )
-from loadtests.report.evidence import Clock, Evidence
-from loadtests.report.look import colour
-from loadtests.report.pictures import Panel, Picture, Table
+from loadtests.report.evidence import SAMPLES, Clock, Evidence
+from loadtests.report.look import ROOM, colour
+from loadtests.report.pictures import Key, Panel, Picture
 from loadtests.report.rows import Row, digits
+from loadtests.report.tables import Table
 from loadtests.report.words import changed, titled_figure
 from loadtests.text import number as plain_number
 from loadtests.text import quantity
 
-__all__ = ["comparison_pictures"]
+__all__ = ["comparison_pictures", "verdict_picture"]
 
 SIDES = alt.Scale(domain=["A", "B"], range=[colour("blue"), colour("orange")])
 ANSWERS = {BETTER: ("good", "triangle-up"), WORSE: ("bad", "triangle-down"), EQUIVALENT: ("blue", "square")}
 UNDECIDED = ("grey", "circle")
-_LEGEND = alt.Legend(columns=0, symbolOpacity=1, symbolStrokeWidth=2.5)
+ENDS = ("change", "low", "high")
+LINE_KEYS = (Key("A", "blue"), Key("B", "orange"))
+DOT_KEYS = (Key("A", "blue", "circle"), Key("B", "orange", "square"))
 ROW_HEIGHT = 44
+# A change on a scale.
+SIGNED = f"(datum.value > 0 ? '+' : '') + ({NUMBER})"
 # Room for what stands beside a row: its figure and its verdict.
-LABEL_ROOM = 172
+LABEL_ROOM, LABEL_LETTERS = 172, 28
 POINTS_OVER_TIME = 2400
+# Names of folders in a sentence.
+MOST_NAMES = 4
+# Of its values: a scale over less of them would need long labels, and make noise look like a result.
+LEAST_SPREAD = 0.05
+# How values of a unit are written on a scale, and what its title says of the unit; other units stand in the title.
+_SIZE = "datum.value >= 1024 ? format(datum.value / 1024, '.4~g') + ' MiB' : format(datum.value, '.3~g') + ' KiB'"
+DOT_LABELS = {"us": (DURATION.format("datum.value"), ""), "KiB": (_SIZE, "")}
 
 
 def comparison_pictures(comparison: Comparison, evidence: Mapping[str, Sequence[Evidence]]) -> list[Picture]:
     """Every picture of a comparison; `evidence` of the runs of "A" and "B", as far as there is any."""
+    curves = [picture for curve in comparison.curves for picture in (_overlaid(curve), _ratio(curve, comparison.band))]
     return [
         _forest(comparison),
-        *(picture for curve in comparison.curves for picture in (_overlaid(curve), _ratio(curve, comparison.band))),
+        *(curves or [_no_curves(evidence)]),
         _dots(comparison),
         _over_time(evidence),
     ]
+
+
+def verdict_picture(comparisons: Sequence[Comparison], name: str) -> Picture:
+    """One figure in several comparisons."""
+    found = [(one, figure) for one in comparisons if (figure := one.figure(name)) and figure.scale == "ratio"]
+    title = titled_figure(name).capitalize()
+    if not found:
+        return Picture(name, title, "There is no picture: no comparison has a ratio of this figure.")
+    rows = [
+        _forest_row(f"{place}: {one.b.title}" if len(comparisons) > 1 else one.b.title, figure)
+        for place, (one, figure) in enumerate(found, start=1)
+    ]
+    words = f"B against A in each comparison, with its interval. {_band_words(found[0][0].band)}"
+    return Picture(name, title, words, *_forest_panel(title, rows, found[0][0].band))
 
 
 # The verdicts
@@ -63,25 +95,37 @@ def _forest(comparison: Comparison) -> Picture:
     name, title = "verdicts", "What is told of each figure"
     if not figures:
         return Picture(name, title, "There is no picture of the verdicts: no figure of both sides has a ratio.")
-    band = f"{100 * comparison.band:.3g}%"
     level = f"{100 * comparison.level:.3g}%"
-    words = f"B against A, with the {level} interval. What lies within {band}, the shaded band, does not matter."
-    rows = [_forest_row(figure) for figure in figures]
-    chart = stacked(_forest_layers(rows, comparison.band), ROW_HEIGHT * len(rows))
+    words = f"B against A, with the {level} interval. {_band_words(comparison.band)}"
+    if left := [titled_figure(each.name) for each in comparison.headlines if each.scale != "ratio"]:
+        words += f" Not in the picture, because there is no ratio to a value of zero: {', '.join(left)}."
+    rows = [_forest_row(titled_figure(figure.name), figure) for figure in figures]
+    return Picture(name, title, words, *_forest_panel(title, rows, comparison.band))
+
+
+def _band_words(band: float) -> str:
+    return f"What lies within {100 * band:.3g}%, the shaded band, does not matter."
+
+
+def _forest_panel(title: str, rows: Sequence[Row], band: float) -> tuple[tuple[Panel, ...], Table]:
+    """The rows as a picture and as a table; each row has a height of its own."""
+    ends = [100 * band, -100 * band, *(row[key] for row in rows for key in ENDS if key in row)]
+    chart = stacked(_forest_layers(rows, band, _reach(ends, band)), ROW_HEIGHT * len(rows))
     shown = tuple((row["figure"], row["said"], _between(row)) for row in rows)
-    return Picture(name, title, words, (Panel(title, chart),), Table(("figure", "B against A", "interval"), shown))
+    return (Panel(title, chart),), Table(("figure", "B against A", "interval"), shown)
 
 
 def _between(row: Row) -> str:
     return f"{row['low']:+.2f}% to {row['high']:+.2f}%" if "low" in row else ""
 
 
-def _forest_row(figure: FigureComparison) -> Row:
+def _forest_row(title: str, figure: FigureComparison) -> Row:
     answer = figure.answer or "inconclusive"
     row: Row = {
-        "figure": titled_figure(figure.name),
+        "figure": title,
         "said": f"{changed(figure, figure.change)}, {answer}",
         "change": digits(100 * figure.change),
+        "value": changed(figure, figure.change),
         "answer": answer,
     }
     if figure.low is not None and figure.high is not None:
@@ -89,18 +133,20 @@ def _forest_row(figure: FigureComparison) -> Row:
     return row
 
 
-def _forest_layers(rows: Sequence[Row], band: float) -> list[alt.Chart]:
-    ends = [100 * band, -100 * band, *(row[key] for row in rows for key in ("change", "low", "high") if key in row)]
-    scale = alt.Scale(domain=_reach(ends, band), nice=False, clamp=True)
-    x_axis = alt.Axis(title="B against A, %", format="+.12~g", tickCount=5, grid=True)
-    names = {row["figure"]: [row["figure"], row["said"]] for row in rows}
+def _forest_layers(rows: Sequence[Row], band: float, reach: tuple[float, float]) -> list[alt.Chart]:
+    scale = alt.Scale(domain=list(reach), nice=False, clamp=True)
+    x_axis = alt.Axis(title="B against A, %", labelExpr=SIGNED, tickCount=alt.expr(f"{ROOM} / 60"), grid=True)
+    names = {
+        row["figure"]: [*wrap(row["figure"], LABEL_LETTERS, max_lines=2, placeholder="…"), row["said"]] for row in rows
+    }
     y_axis = alt.Axis(
         title=None,
-        labelExpr=f"{names!r}[datum.value]",
+        labelExpr=f"{json.dumps(names)}[datum.value]",
         minExtent=LABEL_ROOM,
         maxExtent=LABEL_ROOM,
         labelLimit=LABEL_ROOM,
         labelColor=colour("ink"),
+        labelPadding=10,
         labelLineHeight=14,
         grid=False,
     )
@@ -114,27 +160,52 @@ def _forest_layers(rows: Sequence[Row], band: float) -> list[alt.Chart]:
     base = alt.Chart(data(rows)).transform_calculate(tip=said)
     within = alt.Chart(data([{"change": -100 * band, "high": 100 * band}])).mark_rect(color=colour("shade"))
     zero = alt.Chart(data([{"change": 0}])).mark_rule(color=colour("soft"))
+    x = alt.X("change:Q", scale=scale, axis=x_axis)
     return [
-        within.encode(x=alt.X("change:Q", scale=scale, axis=x_axis), x2="high:Q"),
-        zero.encode(x=alt.X("change:Q", scale=scale, axis=x_axis)),
+        within.encode(x=x, x2="high:Q"),
+        zero.encode(x=x),
         base.mark_rule(strokeWidth=2.5).encode(
             x=alt.X("low:Q", scale=scale, axis=x_axis), x2="high:Q", y=y, color=shade, tooltip="tip:N"
         ),
-        base.mark_point(size=110, filled=True, opacity=1).encode(
-            x=alt.X("change:Q", scale=scale, axis=x_axis),
-            y=y,
-            color=shade,
-            shape=alt.Shape("answer:N", scale=shapes, legend=None),
-            tooltip="tip:N",
-        ),
+        base.transform_filter(f"datum.change >= {reach[0]} && datum.change <= {reach[1]}")
+        .mark_point(size=110, filled=True, opacity=1)
+        .encode(x=x, y=y, color=shade, shape=alt.Shape("answer:N", scale=shapes, legend=None), tooltip="tip:N"),
+        *_off_scale(rows, reach, scale, y, shade, said),
     ]
 
 
-def _reach(ends: Sequence[float], band: float) -> list[float]:
-    """How far the picture goes: one change many times as large as the others is left at its edge, and said in words."""
+def _off_scale(
+    rows: Sequence[Row], reach: tuple[float, float], scale: alt.Scale, y: alt.Y, shade: alt.Color, said: str
+) -> list[alt.Chart]:
+    """An arrow at the edge for all that goes on beyond it, and the change in figures where it lies there itself."""
+    layers = []
+    sides: tuple[tuple[int, Literal["left", "right"], int], ...] = ((0, "left", 12), (1, "right", -12))
+    for edge, towards, away in sides:
+        beyond = [
+            row
+            | {
+                "edge": reach[edge],
+                "beyond": f"off the scale: {row['value']}" if _is_beyond(row["change"], reach, edge) else "",
+            }
+            for row in rows
+            if any(_is_beyond(row[key], reach, edge) for key in ENDS if key in row)
+        ]
+        at_edge = alt.Chart(data(beyond)).transform_calculate(tip=said).encode(x=alt.X("edge:Q", scale=scale), y=y)
+        arrow = at_edge.mark_point(shape=f"triangle-{towards}", size=130, filled=True, opacity=1)
+        words = at_edge.mark_text(align=towards, dx=away, fontSize=11, color=colour("ink"))
+        layers += [arrow.encode(color=shade, tooltip="tip:N"), words.encode(text="beyond:N")] if beyond else []
+    return layers
+
+
+def _is_beyond(value: float, reach: tuple[float, float], edge: int) -> bool:
+    return value > reach[1] if edge else value < reach[0]
+
+
+def _reach(ends: Sequence[float], band: float) -> tuple[float, float]:
+    """How far the picture goes: one change many times as large as the others is not what its scale is made for."""
     usual = sorted(abs(end) for end in ends)[len(ends) // 2]
     most = max(500 * band, 4 * usual)
-    return [1.08 * max(-most, min(ends)), 1.08 * min(most, max(ends))]
+    return 1.08 * max(-most, min(ends)), 1.08 * min(most, max(ends))
 
 
 # Latency by quantile
@@ -149,7 +220,7 @@ def _overlaid(curve: QuantileCurve) -> Picture:
     values = [value for row in rows for value in (row["a"], row["b"])]
     values += [value for run in (*curve.a_runs, *curve.b_runs) for value in run if value > 0]
     x, y = nines_x(rows[-1]["nines"]), duration_y("us", min(values), max(values))
-    side = alt.Color("side:N", scale=SIDES, legend=_LEGEND)
+    side = alt.Color("side:N", scale=SIDES)
     thin = alt.Chart(data(_run_rows(curve))).mark_line(strokeWidth=0.8, opacity=0.35)
     both = [{"nines": row["nines"], "side": letter.upper(), "us": row[letter]} for letter in "ab" for row in rows]
     thick = alt.Chart(data(both)).mark_line(strokeWidth=2.2)
@@ -162,7 +233,9 @@ def _overlaid(curve: QuantileCurve) -> Picture:
         260,
     )
     said = tip(_AT_QUANTILE, {"a": ("A", DURATION), "b": ("B", DURATION), "change": ("B against A", number("%"))})
-    return Picture(name, title, words, (Panel(title, chart, pointed_at(rows, x, said)),), _quantile_table(rows))
+    return Picture(
+        name, title, words, (Panel(title, chart, pointed_at(rows, x, said), LINE_KEYS),), _quantile_table(rows)
+    )
 
 
 def _ratio(curve: QuantileCurve, band: float) -> Picture:
@@ -172,7 +245,7 @@ def _ratio(curve: QuantileCurve, band: float) -> Picture:
     words = "How much slower B was at each percentile, in percent; below zero it was faster."
     words += " The band is what the runs of a side differ by." if banded else " There are too few runs for a band."
     x = nines_x(rows[-1]["nines"])
-    y = alt.Y("change:Q", title=None, axis=alt.Axis(format="+.12~g", tickCount=5), scale=alt.Scale(zero=True))
+    y = alt.Y("change:Q", title=None, axis=alt.Axis(labelExpr=SIGNED, tickCount=5), scale=alt.Scale(zero=True))
     within = alt.Chart(data([{"change": -100 * band, "high": 100 * band}])).mark_rect(color=colour("shade"))
     layers = [
         within.encode(y=y, y2="high:Q"),
@@ -270,15 +343,26 @@ def _dot_panel(figure: FigureComparison, order: Sequence[tuple[str, int]], first
         scale=alt.Scale(domain=[0.5, len(order) + 0.5], nice=False),
         axis=alt.Axis(title=None, tickMinStep=1, labels=last),
     )
-    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=3, format=",.12~g"))
-    legend = alt.Legend(columns=0, symbolOpacity=1, symbolStrokeWidth=0) if first else None
+    form, unit = DOT_LABELS.get(figure.unit, (NUMBER, f", {figure.unit}"))
+    domain = _spread([row["value"] for row in rows])
+    y = alt.Y("value:Q", title=None, scale=alt.Scale(domain=domain), axis=alt.Axis(tickCount=3, labelExpr=form))
+    legend = alt.Undefined if first else None
     shade = alt.Color("side:N", scale=SIDES, legend=legend)
     shape = alt.Shape("side:N", scale=alt.Scale(domain=["A", "B"], range=["circle", "square"]), legend=legend)
     typical = [{"value": digits(figure.a_typical, 5), "side": "A"}, {"value": digits(figure.b_typical, 5), "side": "B"}]
     lines = alt.Chart(data(typical)).mark_rule(strokeWidth=1.2, strokeDash=[5, 3]).encode(y=y, color=shade)
     dots = alt.Chart(data(rows)).mark_point(filled=True, size=60, opacity=0.9)
-    title = f"{titled_figure(figure.name)}, {figure.unit}"
-    return Panel(title, stacked([lines, dots.encode(x=x, y=y, color=shade, shape=shape, tooltip="tip:N")], 80, title))
+    title = f"{titled_figure(figure.name)}{unit}"
+    chart = stacked([lines, dots.encode(x=x, y=y, color=shade, shape=shape, tooltip="tip:N")], 80, title)
+    return Panel(title, chart, legend=DOT_KEYS if first else ())
+
+
+def _spread(values: Sequence[float]) -> list[float]:
+    """The ends of a scale: never so close that a difference of nothing looks large."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    lacking = max(0.0, LEAST_SPREAD * max(abs(low), abs(high)) - (high - low)) / 2
+    margin = lacking + 0.06 * (high - low)
+    return [low - margin, high + margin] if margin else [0.0, 1.0]
 
 
 def _dot_table(comparison: Comparison, order: Sequence[tuple[str, int]]) -> Table:
@@ -298,11 +382,9 @@ def _dot_table(comparison: Comparison, order: Sequence[tuple[str, int]]) -> Tabl
 
 def _over_time(evidence: Mapping[str, Sequence[Evidence]]) -> Picture:
     name, title = "over-time", "Over time, all runs laid over each other"
-    runs = [(letter, each) for letter, side in evidence.items() for each in side]
+    runs = _lettered(evidence)
     length = max((each.end - each.start for _, each in runs), default=0)
-    if not length:
-        return Picture(name, title, "There is no picture over time: the folders of the runs are not there any more.")
-    steps = max(20, POINTS_OVER_TIME // len(runs))
+    steps = max(20, POINTS_OVER_TIME // max(1, len(runs)))
     axis = Clock.over(0, length, steps)
     panels: list[Panel] = []
     medians: dict[str, dict[float, float]] = {}
@@ -316,8 +398,38 @@ def _over_time(evidence: Mapping[str, Sequence[Evidence]]) -> Picture:
             panels.append(_time_panel(heading, rows, axis, named=not panels))
             for letter in evidence:
                 medians[f"{heading}, {letter}"] = _medians([row for row in rows if row["side"] == letter])
+    gaps = "; ".join(_gaps_of(runs))
+    if not panels:
+        return Picture(name, title, f"There is no picture over time: {gaps or 'the runs recorded nothing'}.")
     words = "A thin line is one run, on the seconds since its start. The numbers are the medians of each side."
+    words += f" Some of it is left out: {gaps}." if gaps else ""
     return Picture(name, title, words, tuple(panels), _median_table(medians))
+
+
+def _lettered(evidence: Mapping[str, Sequence[Evidence]]) -> list[tuple[str, Evidence]]:
+    return [(letter, each) for letter, side in evidence.items() for each in side]
+
+
+def _gaps_of(runs: Sequence[tuple[str, Evidence]]) -> list[str]:
+    """Which files are missing in which folders, a phrase for each."""
+    lacking: dict[str, list[str]] = {}
+    for letter, each in runs:
+        for what in each.missing:
+            lacking.setdefault(what, []).append(f"{letter}: {each.run.path.name or each.run.started_at}")
+    return [f"{what} in {_counted(names, len(runs))}" for what, names in lacking.items()]
+
+
+def _counted(names: Sequence[str], of: int) -> str:
+    if len(names) == of:
+        return "the folder of the run" if of == 1 else f"the folders of all {of} runs"
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"{len(names)} of {of} folders ({', '.join(names[:MOST_NAMES])}{more})"
+
+
+def _no_curves(evidence: Mapping[str, Sequence[Evidence]]) -> Picture:
+    gaps = [gap for gap in _gaps_of(_lettered(evidence)) if not gap.startswith(SAMPLES)]
+    why = "; ".join(gaps) or "the sides recorded no latency in common"
+    return Picture("quantiles", "Latency by percentile", f"There is no picture of latency by percentile: {why}.")
 
 
 def _medians(rows: Sequence[Row]) -> dict[float, float]:
@@ -335,10 +447,11 @@ def _median_table(columns: Mapping[str, Mapping[float, float]]) -> Table:
 
 
 def _time_panel(title: str, rows: Sequence[Row], clock: Clock, named: bool) -> Panel:
-    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=4, format=",.12~g"))
-    side = alt.Color("side:N", scale=SIDES, legend=_LEGEND if named else None)
+    y = number_y("value", rows)
+    side = alt.Color("side:N", scale=SIDES, legend=alt.Undefined if named else None)
     lines = alt.Chart(data(rows)).mark_line(strokeWidth=1.1, opacity=0.7)
-    return Panel(title, stacked([lines.encode(x=time_x(clock), y=y, color=side, detail="run:N")], 140, title))
+    chart = stacked([lines.encode(x=time_x(clock), y=y, color=side, detail="run:N")], 140, title)
+    return Panel(title, chart, legend=LINE_KEYS if named else ())
 
 
 def _throughput(evidence: Evidence, clock: Clock) -> list[Row]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from loadtests.report.words import problems_of, sayings, verdict_of
+from loadtests.report.words import failures_of, problems_of, sayings
 from loadtests.results import Run
 
 __all__ = ["render_json"]
@@ -26,11 +26,18 @@ def _run(run: Run) -> dict[str, Any]:
         "name": run.name,
         "label": run.label,
         "started_at": run.started_at,
-        "verdict": {"state": run.verdict.state, "reasons": list(verdict_of(run).reasons)},
+        "verdict": {
+            "state": run.verdict.state,
+            "reasons": run.verdict.reasons,
+            "shortfalls": run.verdict.shortfalls,
+            "doubts": run.verdict.doubts,
+        },
         "in_words": [dataclasses.asdict(saying) for saying in sayings(run)],
         "figures": figures,
+        "withheld": run.withheld,
         "phases": run.phases,
         "problems": problems_of(run),
+        "errors": [dataclasses.asdict(failure) for failure in failures_of(run)],
         "workload": run.workload,
         "workload_hash": run.workload_hash,
         "server": run.server,
@@ -40,4 +47,6 @@ def _run(run: Run) -> dict[str, Any]:
 
 def _figure(values: dict[str, Any]) -> dict[str, Any]:
     """A figure without its name, and without what it has not."""
-    return {key: value for key, value in values.items() if key != "name" and value not in (None, "")}
+    return {
+        key: value for key, value in values.items() if key != "name" and value not in (None, "") and value is not False
+    }

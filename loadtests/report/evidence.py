@@ -13,9 +13,10 @@ import msgspec
 from loadtests.recording import Recording
 from loadtests.results import ResultError, Run, load_recording, load_run, load_samples
 
-__all__ = ["Clock", "Evidence", "evidence_of", "load_evidence"]
+__all__ = ["RECORDING", "SAMPLES", "Clock", "Evidence", "evidence_in", "evidence_of", "load_evidence"]
 
 MEASURE = "measure"
+RECORDING, SAMPLES = "client.json", "samples.jsonl"
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,17 @@ class Clock:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A run with everything in its folder that a picture is made from."""
+    """A run with everything in its folder that a picture is made from.
+
+    `missing`: what is not there of it, "FILE is missing" for each.
+    """
 
     run: Run
     recording: Recording
     samples: Sequence[dict[str, Any]]
     start: int
     end: int
+    missing: tuple[str, ...] = ()
 
     @property
     def measured(self) -> tuple[int, int] | None:
@@ -84,13 +89,27 @@ class _Health(msgspec.Struct):
 
 
 def load_evidence(folder: Path) -> Evidence:
-    """The run in `folder`; ResultError says in one line why it is none."""
-    run, recording = load_run(folder), load_recording(folder / "client.json")
-    samples = load_samples(folder / "samples.jsonl")
+    """The run in `folder`; ResultError says in one line why it is none, or which file is damaged."""
+    return evidence_in(load_run(folder))
+
+
+def evidence_in(run: Run) -> Evidence:
+    """What the folder of the run has; ResultError says which file is damaged.
+
+    A run is kept without its recording and its samples too: its figures are all in run.json.
+    """
+    folder = run.path
+    missing = [name for name in (RECORDING, *([SAMPLES] if _was_sampled(run) else [])) if not (folder / name).exists()]
+    recording = Recording() if RECORDING in missing else load_recording(folder / RECORDING)
+    samples = load_samples(folder / SAMPLES)
     _check(folder / "run.json", run.phases, dict[str, tuple[int, int]])
-    _check(folder / "client.json", recording.health, dict[str, dict[int, _Health]])
-    _check(folder / "samples.jsonl", samples, list[_Sample])
-    return evidence_of(run, recording, samples)
+    _check(folder / RECORDING, recording.health, dict[str, dict[int, _Health]])
+    _check(folder / SAMPLES, samples, list[_Sample])
+    return evidence_of(run, recording, samples, [f"{name} is missing" for name in missing])
+
+
+def _was_sampled(run: Run) -> bool:
+    return any(figure.name.startswith("server_") for figure in run.figures)
 
 
 def _check(path: Path, values: object, shape: Any) -> None:
@@ -101,11 +120,13 @@ def _check(path: Path, values: object, shape: Any) -> None:
         raise ResultError(f"{path} is damaged: {error}") from None
 
 
-def evidence_of(run: Run, recording: Recording, samples: Sequence[dict[str, Any]]) -> Evidence:
+def evidence_of(
+    run: Run, recording: Recording, samples: Sequence[dict[str, Any]], missing: Sequence[str] = ()
+) -> Evidence:
     """The evidence of a run: it starts with its first phase, or else with the first second that the swarm recorded."""
     seconds = [second for cells in recording.cells.values() for second in cells]
     seconds += [second for health in recording.health.values() for second in health]
     starts = [phase[0] for phase in run.phases.values()]
     start = min(starts or seconds, default=0)
     end = max([*(second + 1 for second in seconds), *(phase[1] for phase in run.phases.values())], default=start)
-    return Evidence(run, recording, samples, start, end)
+    return Evidence(run, recording, samples, start, end, tuple(missing))

@@ -11,7 +11,7 @@ import json
 import re
 from typing import Any
 
-__all__ = ["CONFIG", "DARK", "LIGHT", "ROOM", "SERIES", "colour", "painted"]
+__all__ = ["CONFIG", "DARK", "DASHES", "END_ROOM", "LIGHT", "ROOM", "SCALE_ROOM", "SERIES", "colour", "painted"]
 
 LIGHT = {
     "page": "#ffffff",
@@ -54,13 +54,18 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu 
 ROOM = "room"
 
 
+#: Pixels beside a chart: for the labels of a scale, and for a mark at the end of an axis.
+SCALE_ROOM, END_ROOM = 62, 12
+
+
 def colour(name: str) -> str:
     """A colour of the theme, as a chart names it."""
     return f"var(--{name})"
 
 
-#: Colours of the lines of one picture, in the order in which they are given out.
-SERIES = [colour(name) for name in ("blue", "orange", "teal", "purple", "olive", "grey")]
+#: Colours of the lines of one picture, in the order in which they are given out, and the dashes of each further round.
+SERIES = ("blue", "orange", "teal", "purple", "olive", "grey")
+DASHES: tuple[tuple[int, ...], ...] = ((), (7, 3), (2, 2), (8, 3, 2, 3))
 
 CONFIG: dict[str, Any] = {
     "background": None,
@@ -79,8 +84,8 @@ CONFIG: dict[str, Any] = {
         "labelPadding": 6,
         "labelFlush": False,
     },
-    # The same room for every scale, so that the time axes of a page stand above each other.
-    "axisY": {"minExtent": 44, "maxExtent": 44, "titleAnchor": "start"},
+    # The same room for every scale, so that the axes of a page stand above each other.
+    "axisY": {"minExtent": SCALE_ROOM, "maxExtent": SCALE_ROOM, "labelLimit": SCALE_ROOM - 6, "titleAnchor": "start"},
     "axisX": {"grid": False, "labelFlush": True, "domain": True, "domainColor": colour("line"), "titlePadding": 6},
     "legend": {
         "orient": "top",
@@ -88,6 +93,7 @@ CONFIG: dict[str, Any] = {
         "labelColor": colour("ink"),
         "labelFontSize": 12,
         "symbolStrokeWidth": 2.5,
+        "symbolOpacity": 1,
         "offset": 18,
         "columnPadding": 14,
     },

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Sequence
 
-from loadtests.figures import ENOUGH_BEYOND, QUANTILES, Figure
+from loadtests.report.tables import Table, figures_of, keys_of, latencies_of, types_of
 from loadtests.report.words import (
+    Failure,
+    Saying,
+    failures_of,
     latency_note,
-    problems_of,
+    one_line,
     sayings,
+    server_of,
+    shortened,
     started,
     summary_of,
     title_of_run,
     verdict_of,
+    version_of,
     workload_of,
 )
 from loadtests.results import Run
-from loadtests.text import quantity, render_table, title_of
+from loadtests.text import render_table
 
 __all__ = ["render_markdown", "render_markdown_of_all"]
 
 
-_OF_FEW = f'"- of 3" stands for a percentile of 3 values: at least {ENOUGH_BEYOND} must lie beyond one that is stated.'
-
-
 def render_markdown(run: Run) -> str:
     """The whole run."""
-    return "\n\n".join([f"# {title_of_run(run)}", *_parts(run, "##")]) + "\n"
+    return "\n\n".join([f"# {_text(title_of_run(run))}", *_parts(run, "##")]) + "\n"
 
 
 def render_markdown_of_all(runs: Sequence[Run]) -> str:
@@ -35,84 +38,61 @@ def render_markdown_of_all(runs: Sequence[Run]) -> str:
     if len(runs) == 1:
         return render_markdown(runs[0])
     header, *rows = summary_of(runs)
-    parts = [f"# {len(runs)} runs", render_table(*_escaped(header, rows))]
+    parts = [f"# {len(runs)} runs", _table(Table(header, tuple(rows)))]
     for run in runs:
-        parts += [f"## {title_of_run(run)}", *_parts(run, "###")]
+        parts += [f"## {_text(title_of_run(run))}", *_parts(run, "###")]
     return "\n\n".join(parts) + "\n"
 
 
-def _escaped(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
-    return [_cell(text) for text in header], [[_cell(text) for text in row] for row in rows]
-
-
 def _parts(run: Run, level: str) -> list[str]:
-    stamp = verdict_of(run)
-    remarks = [*stamp.reasons, *problems_of(run)]
-    parts = [f"{workload_of(run)}. {started(run)}", f"**{stamp.title}.** {stamp.sentence}".strip()]
-    if remarks:
-        parts.append("\n".join(f"- {remark}" for remark in remarks))
-    parts.append("\n".join(f"- **{saying.value}** {saying.words}" for saying in sayings(run)))
+    heading = (f"{workload_of(run)}. {started(run)}", server_of(run), version_of(run))
+    parts = [*(_text(line) for line in heading if line), *_verdict(run), *_problems(run)]
+    parts.append("\n".join(map(_saying, sayings(run))))
     parts += [note] if (note := latency_note(run)) else []
-    if latencies := _latency_table(run):
-        parts.append(f"{level} Latencies\n\n{latencies}")
-    parts.append(f"{level} Figures\n\n{_figure_table(run)}")
-    keys = {
-        "Workload": {**run.workload, "hash": run.workload_hash},
-        "Server": run.server,
-        "Environment": run.environment,
-    }
-    parts += [f"{level} {title}\n\n{_key_table(values)}" for title, values in keys.items() if values]
+    titled = {"By type of message": types_of(run), "Latencies": latencies_of(run), "Figures": figures_of(run)}
+    titled |= dict(keys_of(run))
+    parts += [f"{level} {title}\n\n{_table(table)}" for title, table in titled.items() if table.rows]
     return parts
 
 
-def _latency_table(run: Run) -> str:
-    """A row for each series whose figures are quantiles."""
-    rows = []
-    for name in _timed(run):
-        figures = [run.figure(f"{name}_{quantile}") for quantile in QUANTILES]
-        rows.append([_cell(_series(name)), *(_said(figure) for figure in figures)])
-    if not rows:
-        return ""
-    is_marked = any(figure.is_of_few for figure in run.figures)
-    return render_table(["", *QUANTILES], rows) + (f"\n\n{_OF_FEW}" if is_marked else "")
+def _verdict(run: Run) -> list[str]:
+    stamp = verdict_of(run)
+    lists = [f"{title}:\n\n" + "\n".join(f"- {_text(each)}" for each in reasons) for title, reasons in stamp.parts]
+    return [f"**{stamp.title}.** {stamp.sentence}".strip(), *lists]
 
 
-def _timed(run: Run) -> list[str]:
-    return [figure.name.removesuffix("_p50") for figure in run.figures if figure.name.endswith("_p50")]
+def _problems(run: Run) -> list[str]:
+    lines = [_failed(failure) for failure in failures_of(run)]
+    lines += [f"- Warning: {_text(warning)}" for warning in run.warnings]
+    return ["\n".join(lines)] if lines else []
 
 
-def _series(name: str) -> str:
-    kind, _, series = name.partition("_")
-    if kind not in ("service", "response"):
-        return name.replace("_", " ")
-    return f"{kind} time, {series or 'all exchanges'}"
+def _failed(failure: Failure) -> str:
+    example = f"; the first: {_code(shortened(failure.example))}" if failure.example else ""
+    return f"- Error: {_text(failure.what)}: {failure.count:,}{example}"
 
 
-def _said(figure: Figure | None) -> str:
-    if figure is None:
-        return ""
-    return f"- of {figure.count:,}" if figure.is_of_few else quantity(figure.value, figure.unit)
+def _saying(saying: Saying) -> str:
+    return f"- **{saying.value}** {saying.words}" + (f". {_text(saying.why)}" if saying.why else "")
 
 
-def _figure_table(run: Run) -> str:
-    latencies = {f"{name}_{quantile}" for name in _timed(run) for quantile in QUANTILES}
-    rows = [
-        [title_of(figure.name), _said(figure), _interval(figure)]
-        for figure in run.figures
-        if figure.name not in latencies
-    ]
-    return render_table(["figure", "value", "95% interval"], rows)
-
-
-def _interval(figure: Figure) -> str:
-    if figure.low is None or figure.high is None:
-        return ""
-    return f"{quantity(figure.low, figure.unit)} to {quantity(figure.high, figure.unit)}"
-
-
-def _key_table(values: Mapping[str, Any]) -> str:
-    return render_table(["", "value"], [[key, _cell(str(value))] for key, value in values.items()])
+def _table(table: Table) -> str:
+    header = [_cell(text) for text in table.header]
+    rows = [[_cell(text) for text in row] for row in table.rows]
+    return "\n\n".join([render_table(header, rows), *map(_text, table.notes)])
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return _text(text).replace("|", "\\|")
+
+
+def _text(text: str) -> str:
+    """Text that Markdown shows as it is: in one line, and without what would be taken for HTML or emphasis."""
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", one_line(text)).replace("<", "&lt;")
+    return re.sub(r"([*`\[]|\b_|_\b)", r"\\\1", text)
+
+
+def _code(text: str) -> str:
+    """Text as code, between more backticks than it has in a row."""
+    fence = "`" * (1 + max((len(found) for found in re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"

@@ -2,42 +2,62 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import bidirectional
 
 import jinja2
 
 import gserver
 from loadtests.report.evidence import Evidence
-from loadtests.report.look import DARK, FONT, LIGHT
-from loadtests.report.pictures import Picture, Table, drawing_library, for_page
+from loadtests.report.look import CONFIG, DARK, FONT, LIGHT
+from loadtests.report.pictures import Key, Picture, drawing_library, for_page
 from loadtests.report.run_pictures import overlaid_pictures, run_pictures
+from loadtests.report.tables import Table, figures_of, keys_of, latencies_of, types_of
 from loadtests.report.words import (
+    Failure,
     Saying,
     Stamp,
+    failures_of,
     latency_note,
-    problems_of,
     sayings,
+    server_of,
+    shortened,
     started,
     summary_of,
     title_of_run,
     verdict_of,
+    version_of,
     workload_of,
 )
 from loadtests.results import Run
 
-__all__ = ["ShownPicture", "as_json", "filled_in", "render_runs_html", "shown_picture"]
+__all__ = ["ShownPicture", "as_json", "filled_in", "isolated", "render_runs_html", "shown_picture"]
+
+
+# Characters: a page has room for more than a line, but not for a whole reply that was wrong.
+MOST_OF_AN_EXAMPLE = 500
+
+
+@dataclass(frozen=True)
+class ShownChart:
+    """A chart as a page has it: what it is called, its specification as JSON, and its legend."""
+
+    label: str
+    specification: str
+    legend: tuple[Key, ...]
 
 
 @dataclass(frozen=True)
 class ShownPicture:
-    """A picture with its charts as a page has them: what each is called, and its specification as JSON."""
+    """A picture with its charts."""
 
     picture: Picture
-    charts: tuple[tuple[str, str], ...]
+    charts: tuple[ShownChart, ...]
 
 
 @dataclass(frozen=True)
@@ -48,9 +68,12 @@ class ShownRun:
     title: str
     lines: tuple[str, ...]
     verdict: Stamp
-    problems: tuple[str, ...]
+    failures: tuple[Failure, ...]
+    warnings: tuple[str, ...]
     sayings: tuple[Saying, ...]
     note: str
+    types: Table
+    numbers: tuple[tuple[str, Table], ...]
     pictures: tuple[ShownPicture, ...]
     keys: tuple[tuple[str, Table], ...]
 
@@ -69,7 +92,7 @@ def render_runs_html(evidence: Sequence[Evidence]) -> str:
         title=shown[0].title if alone else f"{len(evidence)} runs",
         lines=shown[0].lines if alone else (),
         runs=shown,
-        summary=Table(header, tuple(rows)),
+        summary=Table(("", *(f"{place}: {title}" for place, title in enumerate(header[1:], 1))), tuple(rows)),
         overlaid=[] if alone else [shown_picture(picture) for picture in overlaid_pictures(evidence)],
     )
 
@@ -79,37 +102,43 @@ def _shown_run(evidence: Evidence, prefix: str, crowd: int) -> ShownRun:
     return ShownRun(
         prefix,
         title_of_run(run),
-        (workload_of(run), str(run.server.get("command", "")), started(run)),
+        tuple(line for line in (workload_of(run), server_of(run), version_of(run), started(run)) if line),
         verdict_of(run),
-        tuple(problems_of(run)),
+        tuple(
+            dataclasses.replace(failure, example=shortened(failure.example, MOST_OF_AN_EXAMPLE))
+            for failure in failures_of(run)
+        ),
+        tuple(run.warnings),
         tuple(sayings(run)),
         latency_note(run),
+        types_of(run),
+        tuple((title, table) for title, table in _numbers(run).items() if table.rows),
         tuple(shown_picture(picture) for picture in run_pictures(evidence, crowd)),
-        _keys(run),
+        keys_of(run),
     )
 
 
-def _keys(run: Run) -> tuple[tuple[str, Table], ...]:
-    tables = {
-        "Workload": {**run.workload, "hash": run.workload_hash},
-        "Server": run.server,
-        "Environment": run.environment,
-    }
-    return tuple((title, _key_table(values)) for title, values in tables.items() if values)
-
-
-def _key_table(values: Mapping[str, Any]) -> Table:
-    return Table(("", "value"), tuple((key, str(value)) for key, value in values.items()))
+def _numbers(run: Run) -> dict[str, Table]:
+    return {"All latencies": latencies_of(run), "All other figures": figures_of(run)}
 
 
 def shown_picture(picture: Picture) -> ShownPicture:
-    charts = [(f"{picture.title}: {panel.label}", as_json(for_page(panel))) for panel in picture.panels]
+    charts = [
+        ShownChart(f"{picture.title}: {panel.label}", as_json(for_page(panel)), panel.legend)
+        for panel in picture.panels
+    ]
     return ShownPicture(picture, tuple(charts))
 
 
 def as_json(value: object) -> str:
     """JSON that can stand inside a script element."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+
+
+def isolated(text: str) -> str:
+    """Text among other text of a page: what is written from right to left does not turn its neighbours around."""
+    is_turned = any(bidirectional(each) in ("R", "AL", "RLE", "RLO", "RLI") for each in text)
+    return f"\N{FIRST STRONG ISOLATE}{text}\N{POP DIRECTIONAL ISOLATE}" if is_turned else text
 
 
 def filled_in(template: str, **values: Any) -> str:
@@ -121,6 +150,7 @@ def filled_in(template: str, **values: Any) -> str:
         light=_properties(LIGHT),
         dark=_properties(DARK),
         font=FONT,
+        config=as_json({**CONFIG, "legend": {"disable": True}}),
         **values,
     )
 

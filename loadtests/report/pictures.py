@@ -15,31 +15,57 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from loadtests.report.look import CONFIG, LIGHT, ROOM, painted
+from loadtests.report.look import CONFIG, END_ROOM, LIGHT, ROOM, SCALE_ROOM, colour, painted
+from loadtests.report.tables import Table
 from loadtests.results import write_whole
 
-__all__ = ["FORMATS", "Panel", "Picture", "Table", "drawing_library", "drawn", "for_page", "save_pictures"]
+__all__ = ["FORMATS", "Key", "Panel", "Picture", "drawing_library", "drawn", "for_page", "save_pictures"]
 
 FORMATS = ("svg", "png")
 IMAGE_WIDTH = 720
 PNG_SCALE = 2
+# Pixels of an entry of a legend in an image: a letter at most, and what stands beside the letters.
+LEGEND_LETTER, LEGEND_SYMBOL = 8, 40
+
+
+# A mark that cannot be seen, and is as wide as a chart may become with its labels. Vega gives a chart the room that is
+# left beside its own labels and marks, so that without it the axes of two charts stand above each other by chance only.
+_EDGES: dict[str, Any] = {
+    "data": {"values": [{}]},
+    "mark": {"type": "rect", "opacity": 0, "aria": False},
+    "encoding": {
+        "x": {"value": -SCALE_ROOM},
+        "x2": {"value": {"expr": f"width + {END_ROOM}"}},
+        "y": {"value": 0},
+        "y2": {"value": 1},
+    },
+}
 
 
 @dataclass(frozen=True)
-class Table:
-    """The numbers of a picture, as text."""
+class Key:
+    """An entry of a legend: what a colour of the theme and a shape stand for.
 
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    The shape is "line", with its dashes, "circle" or "square".
+    """
+
+    label: str
+    shade: str
+    shape: str = "line"
+    dashes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart; `label` is what a screen reader says of it, `pointed` the layer that answers somebody who points."""
+    """One chart; `label` is what a screen reader says of it, `pointed` the layer that answers somebody who points.
+
+    A page writes the `legend` itself, where it can wrap; Vega draws one into an image only.
+    """
 
     label: str
     chart: alt.LayerChart
     pointed: alt.Chart | None = None
+    legend: tuple[Key, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,7 +82,11 @@ class Picture:
 def for_page(panel: Panel) -> dict[str, Any]:
     """The panel as Vega-Lite that takes its width from the page and its colours from the style sheet."""
     chart = panel.chart + panel.pointed if panel.pointed else panel.chart
-    return _specification(chart.add_params(alt.param(name=ROOM, expr="width")).properties(width="container"))
+    chart = chart.add_params(alt.param(name=ROOM, expr="width")).properties(width="container")
+    specification: dict[str, Any] = chart.to_dict(validate=False)
+    specification.pop("config", None)  # Altair's own; the page has that of look.py, once for all its charts
+    specification["layer"].insert(0, _EDGES)
+    return specification
 
 
 @functools.cache
@@ -66,21 +96,25 @@ def drawing_library() -> str:
     return script.replace("</script", "<\\/script")
 
 
-def _specification(chart: alt.LayerChart | alt.VConcatChart) -> dict[str, Any]:
-    specification: dict[str, Any] = chart.to_dict(validate=False)
-    return {**specification, "config": CONFIG}
-
-
 def drawn(picture: Picture, form: str) -> bytes:
     """The whole picture as an image in light colours: "svg" or "png"."""
     panels = [panel.chart.properties(width=IMAGE_WIDTH) for panel in picture.panels]
     heading = alt.TitleParams(picture.title, fontSize=16, fontWeight=600, anchor="start", frame="bounds", offset=16)
     stacked = alt.vconcat(*panels, spacing=24, title=heading).add_params(alt.param(name=ROOM, value=IMAGE_WIDTH))
-    specification = painted(_specification(stacked), LIGHT)
-    specification["config"] |= {"background": LIGHT["page"], "padding": 16}
+    # Only one of the panels has the legend: shared with the others it would be none.
+    stacked = stacked.resolve_scale(color="independent", shape="independent", strokeDash="independent")
+    legend = CONFIG["legend"] | _legend_layout([key.label for panel in picture.panels for key in panel.legend])
+    config = CONFIG | {"background": colour("page"), "padding": 16, "legend": legend}
+    specification = painted({**stacked.to_dict(validate=False), "config": config}, LIGHT)
     if form == "svg":
         return str(vl_convert.vegalite_to_svg(specification)).encode()
     return bytes(vl_convert.vegalite_to_png(specification, scale=PNG_SCALE))
+
+
+def _legend_layout(labels: Sequence[str]) -> dict[str, int]:
+    """As many columns as have room beside each other in an image; what is longer than a line is cut."""
+    entry = LEGEND_SYMBOL + LEGEND_LETTER * max(map(len, labels), default=0)
+    return {"columns": max(1, IMAGE_WIDTH // entry), "labelLimit": IMAGE_WIDTH - LEGEND_SYMBOL}
 
 
 def save_pictures(pictures: Sequence[Picture], folder: Path, form: str, prefix: str = "") -> list[Path]:

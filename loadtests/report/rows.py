@@ -86,7 +86,7 @@ def quantile_rows(evidence: Evidence) -> list[Row]:
 
 
 def overlaid_rows(evidence: Sequence[tuple[str, Evidence]]) -> tuple[list[Row], dict[str, str]]:
-    """The latency of several titled runs by percentile: the rows, and which column is whose."""
+    """The latency of several titled runs by percentile: the rows, and which column is of which run that has any."""
     curves, counts = [], []
     for _, each in evidence:
         start, end = each.measured or (None, None)
@@ -103,7 +103,8 @@ def overlaid_rows(evidence: Sequence[tuple[str, Evidence]]) -> tuple[list[Row], 
         }
         for place in range(max(map(len, curves), default=0))
     ]
-    return rows, {f"run {number}": f"{number}: {title}" for number, (title, _) in enumerate(evidence, 1)}
+    titles = {f"run {number}": f"{number}: {title}" for number, (title, _) in enumerate(evidence, 1)}
+    return rows, {column: title for (column, title), curve in zip(titles.items(), curves, strict=True) if curve}
 
 
 def _curve(histogram: Histogram) -> list[float]:
@@ -166,8 +167,10 @@ def latency_rows(evidence: Evidence, clock: Clock) -> list[Row]:
 
 
 def load_rows(evidence: Evidence, clock: Clock) -> list[Row]:
-    """Exchanges and failures a second, and open sockets, of each step."""
+    """Exchanges and failures a second, and open sockets, of each step; none if nothing was recorded."""
     sockets = evidence.recording.sockets()
+    if not evidence.recording.cells and not sockets:
+        return []
     rows = []
     for start, end in clock.steps():
         done = evidence.recording.total(evidence.recording.exchange_series(), start, end).done

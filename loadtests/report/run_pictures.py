@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import altair as alt
@@ -10,11 +11,13 @@ from loadtests.figures import ENOUGH_BEYOND, Figure
 from loadtests.report import rows as numbers
 from loadtests.report.charts import (
     DURATION,
+    NUMBER,
     area,
     at_second,
     bars,
     data,
     duration_y,
+    keys,
     lines,
     nines_x,
     number,
@@ -26,10 +29,11 @@ from loadtests.report.charts import (
     time_x,
     tip,
 )
-from loadtests.report.evidence import Clock, Evidence
+from loadtests.report.evidence import RECORDING, SAMPLES, Clock, Evidence
 from loadtests.report.look import colour
-from loadtests.report.pictures import Panel, Picture, Table
+from loadtests.report.pictures import Key, Panel, Picture
 from loadtests.report.rows import Row
+from loadtests.report.tables import Table
 from loadtests.report.words import title_of_run
 from loadtests.results import Run
 from loadtests.text import quantity
@@ -45,7 +49,7 @@ LATENCIES = {"response": "response time, from when a send was due", "service": "
 def run_pictures(evidence: Evidence, crowd: int = 1) -> list[Picture]:
     """Every picture of a run, of less detail where it is one of a `crowd` on one page."""
     clock, coarse = evidence.clock(max(30, STEPS // crowd)), evidence.clock(max(20, HEAT_STEPS // crowd))
-    return [
+    pictures = [
         _percentiles(evidence),
         _heatmap(evidence, coarse),
         _load(evidence, clock),
@@ -54,6 +58,17 @@ def run_pictures(evidence: Evidence, crowd: int = 1) -> list[Picture]:
         _connects(evidence, clock),
         _generator(evidence, clock),
     ]
+    return [_explained(picture, evidence) for picture in pictures]
+
+
+def _explained(picture: Picture, evidence: Evidence) -> Picture:
+    """A picture that is not there because a file of the run is not there says so."""
+    files = {"server": (SAMPLES,), "memory": (SAMPLES, RECORDING)}.get(picture.name, (RECORDING,))
+    lacking = [what for what in evidence.missing if what.startswith(files)]
+    if picture.panels or not lacking:
+        return picture
+    what, _, _ = picture.words.partition(":")
+    return dataclasses.replace(picture, words=f"{what}: {' and '.join(lacking)} in the folder of the run.")
 
 
 def overlaid_pictures(evidence: Sequence[Evidence]) -> list[Picture]:
@@ -61,8 +76,12 @@ def overlaid_pictures(evidence: Sequence[Evidence]) -> list[Picture]:
     rows, fields = numbers.overlaid_rows([(title_of_run(each.run), each) for each in evidence])
     name, title = "overlaid", "Latency by percentile, of all runs"
     if not rows:
-        return [Picture(name, title, "There is no picture of latency: no exchange succeeded.")]
+        lacking = any(each.missing for each in evidence)
+        why = f"{RECORDING} is missing in the folders of the runs" if lacking else "no exchange succeeded"
+        return [Picture(name, title, f"There is no picture of latency: {why}.")]
     words = "How long an answer took, for how many of them: response time where there is one, service time elsewhere."
+    if left := [str(number) for number, _ in enumerate(evidence, 1) if f"run {number}" not in fields]:
+        words += f" Nothing is known of the latency of run {', '.join(left)}."
     return [Picture(name, title, words, (_percentile_panel(title, rows, fields),), _percentile_table(rows, fields))]
 
 
@@ -94,7 +113,7 @@ def _percentile_panel(title: str, rows: Sequence[Row], fields: Mapping[str, str]
     doubt = [] if first_few is None else _doubtful(first_few, last, x)
     shown = lines(rows, x, duration_y("value", min(values), max(values)), fields)
     chart = stacked([*doubt, shown], 260)
-    return Panel(title, chart, pointed_at(rows, x, tip(head, entries)))
+    return Panel(title, chart, pointed_at(rows, x, tip(head, entries)), keys(fields))
 
 
 def _doubtful(start: float, end: float, x: alt.X) -> list[alt.Chart]:
@@ -162,11 +181,13 @@ def _load(evidence: Evidence, clock: Clock) -> Picture:
     }
     over_time = _OverTime(evidence, clock, rows, at_second(entries))
     x = time_x(clock)
-    panels = [over_time.panel("Exchanges a second", [area(rows, x, number_y("exchanges"))])]
+    panels = [over_time.panel("Exchanges a second", [area(rows, x, number_y("exchanges", rows))])]
     if failed:
         panels.append(over_time.panel("Failures a second", [bars(rows, clock, "failed")], height=90))
     panels.append(
-        over_time.panel("Connections open", [area(rows, x, number_y("sockets"), "teal", stepped=True)], height=110)
+        over_time.panel(
+            "Connections open", [area(rows, x, number_y("sockets", rows), "teal", stepped=True)], height=110
+        )
     )
     columns = {"t": ("second", _plain)} | {column: (words, _plain) for column, (words, _) in entries.items()}
     return Picture(name, title, words, tuple(panels), _table(rows, columns))
@@ -187,8 +208,10 @@ def _server(evidence: Evidence, clock: Clock) -> Picture:
     over_time = _OverTime(evidence, clock, rows, at_second(percents | sizes))
     x = time_x(clock)
     panels = (
-        over_time.panel("Processor, % of a core", [lines(rows, x, number_y("value"), cpu)]),
-        over_time.panel("Memory, MiB", [lines(rows, x, number_y("value"), rss, named=False)]),
+        over_time.panel(
+            "Processor, % of a core", [lines(rows, x, number_y("value", rows, cpu), cpu)], legend=keys(cpu)
+        ),
+        over_time.panel("Memory, MiB", [lines(rows, x, number_y("value", rows, rss), rss, named=False)]),
     )
     columns = {"t": ("second", _plain)} | {column: (said, _percent) for column, (said, _) in percents.items()}
     columns |= {column: (said, _mib) for column, (said, _) in sizes.items()}
@@ -211,8 +234,8 @@ def _memory(evidence: Evidence) -> Picture:
             "The memory of the whole server, without mapped files, while the number of connections stayed the same."
             f" The line through it is {_said_memory(each)} for a connection."
         )
-    x = alt.X("sockets:Q", axis=alt.Axis(title="connections", format="~s"), scale=alt.Scale(nice=True))
-    y = alt.Y("rss:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
+    x = alt.X("sockets:Q", axis=alt.Axis(title="connections", labelExpr=NUMBER), scale=alt.Scale(nice=True))
+    y = alt.Y("rss:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5, labelExpr=NUMBER))
     said = tip("'second ' + datum.t", {"sockets": ("connections", number()), "rss": ("memory", number("MiB"))})
     points = (
         alt.Chart(data(rows))
@@ -254,7 +277,7 @@ def _connects(evidence: Evidence, clock: Clock) -> Picture:
     over_time = _OverTime(evidence, clock, rows, at_second(entries))
     y = duration_y("value", min(row["p50"] for row in rows), max(row["max"] for row in rows))
     shown = lines(rows, time_x(clock), y, fields, point={"size": 22, "filled": True})
-    panels = [over_time.panel("Time to connect", [shown])]
+    panels = [over_time.panel("Time to connect", [shown], legend=keys(fields))]
     if overflowed:
         panels.append(over_time.panel("Accept queue overflows", [bars(overflows, clock, "overflows")], height=90))
     columns = {"t": ("second", _plain), "connects": ("connects", _plain)}
@@ -280,9 +303,9 @@ def _generator(evidence: Evidence, clock: Clock) -> Picture:
     panels = []
     if any("cpu" in row for row in rows):
         used = [row for row in rows if "cpu" in row]
-        panels.append(over_time.panel("Processor, % of a core", [area(used, x, number_y("cpu"))], height=110))
+        panels.append(over_time.panel("Processor, % of a core", [area(used, x, number_y("cpu", used))], height=110))
     panels.append(
-        over_time.panel("Worst lateness of its loop, ms", [area(rows, x, number_y("lag"), "purple")], height=110)
+        over_time.panel("Worst lateness of its loop, ms", [area(rows, x, number_y("lag", rows), "purple")], height=110)
     )
     if late := any(row.get("late") for row in rows):
         panels.append(over_time.panel("Late sends", [bars(rows, clock, "late")], height=90))
@@ -301,12 +324,12 @@ class _OverTime:
         self._clock, self._rows, self._said = clock, rows, said
         self._named = True
 
-    def panel(self, title: str, layers: Sequence[alt.Chart], height: int = 150) -> Panel:
+    def panel(self, title: str, layers: Sequence[alt.Chart], height: int = 150, legend: tuple[Key, ...] = ()) -> Panel:
         """A panel of these layers; the first one of a picture has the names of the phases."""
         behind = phases(self._phases, self._clock, self._named)
         self._named = False
         pointed = pointed_at(self._rows, time_x(self._clock), self._said)
-        return Panel(title, stacked([*behind, *layers], height, title), pointed)
+        return Panel(title, stacked([*behind, *layers], height, title), pointed, legend)
 
 
 # Numbers as text

@@ -11,13 +11,19 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtests.report.words import (
+    SHORTFALLS,
+    Failure,
+    failures_of,
     latency_note,
-    problems_of,
+    one_line,
     sayings,
+    server_of,
+    shortened,
     started,
     summary_of,
     title_of_run,
     verdict_of,
+    version_of,
     workload_of,
 )
 from loadtests.results import Run
@@ -25,6 +31,8 @@ from loadtests.results import Run
 __all__ = ["WIDTH", "render_summary", "render_terminal", "shown_runs"]
 
 WIDTH = 100
+# Of the classes of failure: all of them are in the other outputs.
+MOST_FAILURES = 10
 COLOURS = {"valid": "green", "generator-bound": "yellow", "noisy-host": "yellow"}
 
 
@@ -53,7 +61,7 @@ def _run(run: Run) -> RenderableType:
     table.add_column(justify="right", style="bold", no_wrap=True)
     table.add_column()
     for saying in sayings(run):
-        table.add_row(saying.value, saying.words)
+        table.add_row(saying.value, Text(f"{saying.words}. {saying.why}" if saying.why else saying.words))
     parts: list[RenderableType] = [_heading(run), _remarks(run), "", Padding(table, (0, 0, 0, 2))]
     if note := latency_note(run):
         parts += ["", Padding(Text(note, style="dim"), (0, 0, 0, 2))]
@@ -61,18 +69,39 @@ def _run(run: Run) -> RenderableType:
 
 
 def _heading(run: Run) -> RenderableType:
+    lines = (f"{workload_of(run)}. {started(run)}", server_of(run), version_of(run))
     return Group(
-        Text(title_of_run(run), style="bold"),
-        Text(f"{workload_of(run)}. {started(run)}", style="dim"),
+        Text(one_line(title_of_run(run)), style="bold"),
+        *(Text(line, style="dim", overflow="fold") for line in lines if line),
     )
 
 
 def _remarks(run: Run) -> RenderableType:
-    """The verdict with its reasons, and what went wrong."""
+    """The verdict: its state, what the server did not do, what limits belief; and what went wrong."""
     stamp = verdict_of(run)
     verdict = Text.assemble((f"{stamp.title}.", f"bold {COLOURS.get(stamp.state, 'red')}"), f" {stamp.sentence}")
-    lines = [Text(f"  {text}") for text in (*stamp.reasons, *problems_of(run))]
-    return Group(verdict, *lines)
+    parts: list[RenderableType] = [verdict]
+    for title, reasons in stamp.parts:
+        parts.append(Text(f"  {title}:", style="bold red" if title == SHORTFALLS else "bold"))
+        parts += [_indented(reason, 4) for reason in reasons]
+    failures = failures_of(run)
+    for failure in failures[:MOST_FAILURES]:
+        parts += _failed(failure)
+    if (left := len(failures) - MOST_FAILURES) > 0:
+        parts.append(_indented(f"{left:,} more classes of failure; `loadtests report RUN --markdown` prints all.", 2))
+    parts += [_indented(f"Warning: {warning}", 2) for warning in run.warnings]
+    return Group(*parts)
+
+
+def _failed(failure: Failure) -> list[RenderableType]:
+    lines: list[RenderableType] = [_indented(f"Error: {one_line(failure.what)}: {failure.count:,}", 2)]
+    if failure.example:
+        lines.append(_indented(f"the first: {shortened(failure.example)}", 4))
+    return lines
+
+
+def _indented(text: str, columns: int) -> RenderableType:
+    return Padding(Text(text, overflow="fold"), (0, 0, 0, columns))
 
 
 def _beside(runs: Sequence[Run]) -> Table:

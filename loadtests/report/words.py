@@ -5,8 +5,11 @@ A figure that a run lacks keeps its place, with the reason: that nothing is know
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from unicodedata import category
 
 from loadtests.comparison import FigureComparison
 from loadtests.figures import Figure
@@ -14,23 +17,38 @@ from loadtests.results import Run
 from loadtests.text import change, number, quantity, title_of
 
 __all__ = [
+    "DOUBTS",
+    "SHORTFALLS",
     "UNKNOWN",
+    "WITHHELD",
+    "Failure",
     "Saying",
     "Stamp",
+    "as_sentence",
     "changed",
+    "failures_of",
     "latency_note",
     "moment",
+    "one_line",
     "problems_of",
+    "said",
     "sayings",
+    "server_of",
+    "shortened",
     "started",
     "summary_of",
     "title_of_run",
     "titled_figure",
     "verdict_of",
+    "version_of",
     "workload_of",
 ]
 
 UNKNOWN = "-"
+#: In a table, of a figure that the run does not give, with a reason.
+WITHHELD = "withheld"
+# Of a text that somebody else wrote, where it stands among others: the whole is in run.json.
+MOST_CHARACTERS = 300
 
 # What is said of a run by its state, beside the reasons that the run gives itself.
 VERDICTS = {
@@ -40,6 +58,13 @@ VERDICTS = {
     "unreconciled": ("Unreconciled", "Client and server did not count the same: some of these figures are wrong."),
     "incomplete": ("Incomplete", "The run did not do all that it was meant to do."),
 }
+# Categories of Unicode that are not shown as they are: controls, surrogates, and separators of lines and paragraphs.
+UNSHOWN = ("Cc", "Cs", "Zl", "Zp")
+# What turns the direction of the text that follows.
+BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+# What the reasons of a verdict are about.
+SHORTFALLS = "What the server did not do"
+DOUBTS = "What limits belief in the figures"
 #: Of the ten figures that matter, where there is no room for words.
 TITLES = (
     "connections at once",
@@ -64,21 +89,38 @@ FAILURES = (
 
 @dataclass(frozen=True)
 class Saying:
-    """One figure: `value` as it is said, and `words` that go on from it; `figure` names what it is about."""
+    """One figure: `value` as it is said, and `words` that go on from it; `figure` names what it is about.
+
+    `why` is a sentence: the reason why the run withholds the figure, or "".
+    """
 
     figure: str
     value: str
     words: str
+    why: str = ""
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a run says of itself: its state, a title and a sentence for it, and the run's own reasons."""
+    """A verdict: its state, a title and a sentence for it, and the reasons in titled lists, in the order to show them.
+
+    `is_short`: whether the server did not do something that was asked of it, whatever the state.
+    """
 
     state: str
     title: str
     sentence: str
-    reasons: tuple[str, ...]
+    parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    is_short: bool = False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A class of failure of a series ("SUM: reset"), how often it came, and the text of the first one, or ""."""
+
+    what: str
+    count: int
+    example: str
 
 
 def titled_figure(name: str) -> str:
@@ -129,13 +171,64 @@ def verdict_of(run: Run) -> Stamp:
     """The run's verdict on itself: whether its figures can be believed."""
     verdict = run.verdict
     title, sentence = VERDICTS.get(verdict.state, (verdict.state, ""))
-    return Stamp(verdict.state, title, sentence, tuple(verdict.reasons))
+    parts = ((SHORTFALLS, tuple(verdict.shortfalls)), (DOUBTS, tuple(verdict.doubts)))
+    return Stamp(verdict.state, title, sentence, tuple(part for part in parts if part[1]), bool(verdict.shortfalls))
+
+
+def failures_of(run: Run) -> list[Failure]:
+    """The classes of failure, the most frequent first."""
+    counted = sorted(run.errors.items(), key=lambda each: (-each[1], each[0]))
+    return [Failure(what, count, run.examples.get(what, "")) for what, count in counted]
 
 
 def problems_of(run: Run) -> list[str]:
     """What went wrong, a line each."""
-    errors = [f"Error: {what}: {count:,}" for what, count in sorted(run.errors.items())]
+    errors = [
+        f"Error: {one_line(each.what)}: {each.count:,}"
+        + (f"; the first: {shortened(each.example)}" if each.example else "")
+        for each in failures_of(run)
+    ]
     return [*errors, *(f"Warning: {warning}" for warning in run.warnings)]
+
+
+def one_line(text: str) -> str:
+    """Text with its control characters escaped, line breaks too: a terminal would obey them."""
+    return "".join(_escape(each) if category(each) in UNSHOWN or each in BIDI else each for each in text.strip())
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
+    """The text in one line, and no longer than `most` characters, with how many were left out."""
+    line = one_line(text)
+    return line if len(line) <= most else f"{line[:most]}... ({len(line) - most:,} more characters)"
+
+
+def as_sentence(text: str) -> str:
+    """With a capital letter at the beginning and a full stop at the end."""
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}" if text else ""
+
+
+def server_of(run: Run) -> str:
+    """Where the server was, and what started it."""
+    address, command = (one_line(str(run.server.get(key, ""))) for key in ("address", "command"))
+    return f"Server: {', '.join(part for part in (address, shortened(command)) if part) or 'not known'}"
+
+
+def version_of(run: Run) -> str:
+    """The version of loadtests, and that of the server as far as it is known; "" if the run has neither."""
+    own, source = run.environment.get("gserver"), run.environment.get("source")
+    if not own:
+        return ""
+    versions = f"gserver {own}" + (f" (source {source})" if source else "")
+    command = str(run.server.get("command", ""))
+    if commit := re.search(r"@([0-9a-f]{12})", command):
+        return f"Version: commit {commit[1]}, measured with {versions}"
+    if re.match(r"gserver[ :]", command):
+        return f"Version: {versions}"
+    return f"Version: not known, measured with {versions}"
 
 
 def summary_of(runs: Sequence[Run]) -> list[tuple[str, ...]]:
@@ -143,13 +236,16 @@ def summary_of(runs: Sequence[Run]) -> list[tuple[str, ...]]:
     columns = [sayings(run) for run in runs]
     header = ("", *(title_of_run(run) for run in runs))
     verdicts = ("verdict", *(verdict_of(run).title.lower() for run in runs))
-    rows = [(title, *(column[place].value for column in columns)) for place, title in enumerate(TITLES)]
+    rows = [
+        (title, *(WITHHELD if column[place].why else column[place].value for column in columns))
+        for place, title in enumerate(TITLES)
+    ]
     return [header, verdicts, *rows]
 
 
 def sayings(run: Run) -> list[Saying]:
     """The ten figures that matter."""
-    return [
+    figures = [
         _connections(run),
         _throughput(run),
         _latency(run, "p50", "half of the answers came within it"),
@@ -161,6 +257,14 @@ def sayings(run: Run) -> list[Saying]:
         _memory(run),
         _generator(run),
     ]
+    return [_explained(run, saying) for saying in figures]
+
+
+def _explained(run: Run, saying: Saying) -> Saying:
+    """With the reason, where the run withholds the figure."""
+    if saying.value != UNKNOWN:
+        return saying
+    return dataclasses.replace(saying, why=as_sentence(run.withheld.get(saying.figure, "")))
 
 
 def latency_note(run: Run) -> str:
@@ -204,11 +308,14 @@ def _throughput(run: Run) -> Saying:
 
 def _latency(run: Run, quantile: str, words: str) -> Saying:
     for latency in ("response", "service"):
-        if figure := run.figure(f"{latency}_{quantile}"):
+        name = f"{latency}_{quantile}"
+        if figure := run.figure(name):
             if not figure.is_of_few:
-                return Saying(figure.name, _said(figure), words)
+                return Saying(name, said(figure), words)
             slowest = _slowest(run, latency) if quantile == "p99.9" else ""
-            return Saying(figure.name, UNKNOWN, f"{words}: not known from only {_many(figure, 'answer')}{slowest}")
+            return Saying(name, UNKNOWN, f"{words}: not known from only {_many(figure, 'answer')}{slowest}")
+        if name in run.withheld:
+            return Saying(name, UNKNOWN, words)
     return Saying(f"response_{quantile}", UNKNOWN, "no answer was timed")
 
 
@@ -220,7 +327,7 @@ def _many(figure: Figure, what: str) -> str:
 def _slowest(run: Run, what: str) -> str:
     """What is known of the tail where no percentile is."""
     worst = run.figure(f"{what}_max")
-    return f"; the slowest took {_said(worst)}" if worst else ""
+    return f"; the slowest took {said(worst)}" if worst else ""
 
 
 def _failures(run: Run) -> Saying:
@@ -236,7 +343,7 @@ def _failures(run: Run) -> Saying:
     which = ", ".join(f"{number(each.value)} {one if each.value == 1 else many}" for one, many, each in kinds if each)
     words = f"failed: {number(failed.value)} of {number(attempts.value)} attempts ({which}){around}"
     rate = run.figure("error_rate")
-    return Saying("error_rate", _said(rate) if rate else number(failed.value), words)
+    return Saying("error_rate", said(rate) if rate else number(failed.value), words)
 
 
 def _failed_in_all(run: Run) -> int:
@@ -266,7 +373,7 @@ def _connects(run: Run) -> Saying:
     if median.is_of_few:
         words += f": not known from only {_many(median, 'connect')}{_slowest(run, 'connect')}"
         return Saying("connect_p50", UNKNOWN, words)
-    return Saying("connect_p50", _said(median), words + (f"; {_said(tail)} for 99 of 100" if tail else ""))
+    return Saying("connect_p50", said(median), words + (f"; {said(tail)} for 99 of 100" if tail else ""))
 
 
 def _processor(run: Run) -> Saying:
@@ -274,13 +381,13 @@ def _processor(run: Run) -> Saying:
     if not each:
         return Saying("server_cpu_per_exchange", UNKNOWN, "nothing is known of the server's processor time")
     words = "of the server's processor time for an exchange"
-    return Saying(each.name, _said(each), words + (f"; {_said(all_of_it)} in all" if all_of_it else ""))
+    return Saying(each.name, said(each), words + (f"; {said(all_of_it)} in all" if all_of_it else ""))
 
 
 def _memory(run: Run) -> Saying:
     name = "server_rss_per_socket"
     each, peak, growth = run.figure(name), run.figure("server_rss_peak"), run.figure("server_memory_growth")
-    most = f"{_said(peak)} at most" if peak else ""
+    most = f"{said(peak)} at most" if peak else ""
     if not each:
         why = run.withheld.get(name, "")
         return Saying(
@@ -290,19 +397,19 @@ def _memory(run: Run) -> Saying:
     if each.low is not None and each.high is not None:
         words += f" ({quantity(each.low, each.unit)} to {quantity(each.high, each.unit)})"
     if growth:
-        words += f"; beside that memory grew by {_said(growth)} at a constant number of connections: a leak or a cache"
-    return Saying(each.name, _said(each), words + (f"; {most}" if most else ""))
+        words += f"; beside that memory grew by {said(growth)} at a constant number of connections: a leak or a cache"
+    return Saying(each.name, said(each), words + (f"; {most}" if most else ""))
 
 
 def _generator(run: Run) -> Saying:
     cpu, lag = run.figure("generator_cpu"), run.figure("generator_lag_max")
     if not cpu:
         return Saying("generator_cpu", UNKNOWN, "nothing is known of the generator")
-    value, _, of_what = _said(cpu).partition(" ")
+    value, _, of_what = said(cpu).partition(" ")
     words = f"{of_what} was what the generator used".strip()
-    return Saying("generator_cpu", value, words + (f"; it was {_said(lag)} late at worst" if lag else ""))
+    return Saying("generator_cpu", value, words + (f"; it was {said(lag)} late at worst" if lag else ""))
 
 
-def _said(figure: Figure) -> str:
-    """A figure; one that was cut short by the end of the run is at least that."""
+def said(figure: Figure) -> str:
+    """A figure with its unit; a lower bound is at least that."""
     return f"{'at least ' if figure.at_least else ''}{quantity(figure.value, figure.unit)}"

@@ -13,7 +13,16 @@ __all__ = ["make_run"]
 
 def make_run(name: str = "json", scale: float = 1.0, **changes: Any) -> Run:
     """A run whose costs are `scale` times those of another, and whose throughput is that much less."""
-    latencies = {"p50": 200.0, "p90": 400.0, "p99": 1234.5, "p99.9": 5678.0, "max": 12345.0}
+    latencies = {
+        "mean": 250.0,
+        "min": 100.0,
+        "p50": 200.0,
+        "p90": 400.0,
+        "p95": 600.0,
+        "p99": 1234.5,
+        "p99.9": 5678.0,
+        "max": 12345.0,
+    }
     figures = [
         Figure("sockets_peak", 200, "sockets"),
         Figure("connects_ok", 200, "connects"),
@@ -26,6 +35,8 @@ def make_run(name: str = "json", scale: float = 1.0, **changes: Any) -> Run:
         Figure("error_rate", 0, "%", "lower"),
         Figure("steady_s", 18, "s"),
         Figure("throughput", 2000 / scale, "exchanges/s", "higher"),
+        Figure("answered_SUM", 36000, "exchanges"),
+        Figure("failed_SUM", 0, "exchanges", "lower"),
         *(Figure(f"connect_{quantile}", value, "us", "lower") for quantile, value in latencies.items()),
         *(
             Figure(f"{latency}_{quantile}", value * scale, "us", "lower")

@@ -14,5 +14,8 @@ const say = (handler, event, item) => {
 // What vegaEmbed() is to draw in a place, and how.
 const drawn = (place) => [
   { ...JSON.parse(place.querySelector("script").textContent), description: place.dataset.label },
-  { renderer: "svg", actions: false, tooltip: say, defaultStyle: false },
+  {
+    renderer: "svg", actions: false, tooltip: say, defaultStyle: false,
+    config: JSON.parse(document.querySelector("#config").textContent),
+  },
 ];
