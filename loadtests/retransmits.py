@@ -12,6 +12,7 @@ from typing import Any
 
 from loadtests.figures import Sample, Window
 from loadtests.recording import Recording
+from loadtests.text import number
 
 __all__ = ["explained_quantile", "retransmit_warnings", "retransmitted"]
 
@@ -26,7 +27,7 @@ def retransmit_warnings(recording: Recording, samples: Sequence[Sample], window:
     if not quantile:
         return []
     segments = "1 TCP segment was" if count == 1 else f"{count:,} TCP segments were"
-    often = f"{1000 * count / ended:.3g} for 1,000 exchanges"
+    often = f"{number(1000 * count / ended)} for 1,000 exchanges"
     return [f"{segments} sent again in the measured phase ({often}): latencies from {quantile} on may be the network's"]
 
 
