@@ -92,7 +92,8 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.aa:
         _keep_noise(pairs)
     status = compare_command.show_pairs(pairs.folder, arguments)
-    return max(status, EXIT_CANNOT_TELL) if pairs.made.why and status != EXIT_WORSE else status
+    was_cut_short = bool(pairs.made.why)
+    return EXIT_CANNOT_TELL if was_cut_short and status != EXIT_WORSE else status
 
 
 def _ready(letter: str, spec: Spec, profile: Profile) -> ReadySide:
@@ -281,11 +282,11 @@ class Pairs:
 
     @contextlib.contextmanager
     def _named(self, side: str) -> Iterator[None]:
-        """What a side fails at is said with its name."""
+        """Within it, what a run or a trial fails at is reported with its side."""
         try:
             yield
-        except NotAnswering as error:
-            raise NotAnswering(f"{side.upper()} ({self._side(side).title}) does not start: {error}") from None
+        except (NotAnswering, ResultError) as error:
+            raise type(error)(f"{side.upper()} ({self._side(side).title}): {error}") from None
 
     def _look(self, looks: Looks) -> bool:
         from loadtests.ab import is_settled, unsettled

@@ -85,7 +85,19 @@ def asked_of(message: str, codec: str, expect: str) -> Asked:
         raise ValueError(f"--message is {message!r}, which {codec} does not carry: {error}") from None
     if codec == "raw" and expected is not None:
         return Asked(value, expected, lambda: Echoed(len(expected)))
+    if expected is not None and not _can_arrive(expected, make):
+        raise ValueError(f"--expect is {expect!r}, and no reply in {codec} can be that")
     return Asked(value, expected, make)
+
+
+def _can_arrive(expected: Any, make: Callable[[], Codec]) -> bool:
+    """Whether a reply that was sent in a codec comes out of it as it is: a line has no line feed in it."""
+    peer = make()
+    try:
+        peer.receive(make().encode(expected))
+        return list(peer.messages()) == [expected]
+    except (TypeError, ValueError, ProtocolError):
+        return False
 
 
 def _value(text: str, codec: str, option: str) -> Any:

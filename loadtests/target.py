@@ -30,9 +30,9 @@ RUNNING_PATIENCE_S = 3.0
 # Connections are spread over workers well, and not evenly.
 SPREAD = 0.9
 BACKLOG = 4096
-# Of a log, what is looked at and what is quoted. The last line is not always what says why: Node ends with its version.
+# Of a log, the lines that are looked at, and the characters that are quoted.
 LOG_LINES, QUOTED = 20, 200
-_COMPLAINT = re.compile(r"error|exception|fatal|panic|cannot|denied|not found|in use", re.IGNORECASE)
+_COMPLAINT = re.compile(r"(error|exception|fatal|panic)\b|cannot|denied|not found|in use", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ class Server:
             # On a second connection: some programs serve the first one and end.
             probe.await_answer(self.target.address, self.patience_s, lambda: process.poll() is not None)
         except NotAnswering as error:
-            quoted = _end_of(self.log)
-            ending = f"ends with: {quoted}" if quoted else "is empty"
-            raise NotAnswering(f"{error}{_state_of(process)}; its log {self.log} {ending}") from None
+            quoted = _complaint(self.log)
+            has = f"has: {quoted}" if quoted else "is empty"
+            raise NotAnswering(f"{error}{self._state_of(process)}; its log {self.log} {has}") from None
 
     def _started(self, command: list[str], stack: contextlib.ExitStack) -> subprocess.Popen[bytes]:
         try:
@@ -162,6 +162,16 @@ class Server:
                 raise NotAnswering(f"{ready} of {workers} workers were ready within {self.patience_s:.3g} s")
             time.sleep(0.05)
 
+    def _state_of(self, process: subprocess.Popen[bytes]) -> str:
+        """How a server ended that should answer, or where it listens instead of at the port that it was given."""
+        status = process.poll()
+        if status is not None:
+            return f" (exit status {status})" if status >= 0 else f" (killed by {signal.Signals(-status).name})"
+        places = set(_listening(process.pid))
+        if any(place.endswith(f":{self.target.address[1]}") for place in places):
+            return ""
+        return f" (it listens at {', '.join(sorted(places))})" if places else " (it listens nowhere)"
+
     @property
     def pid(self) -> int | None:
         """The root of its process tree, if it can be sampled from here."""
@@ -180,15 +190,6 @@ def try_out(target: Target, probe: Probe, log: Path, patience_s: float) -> None:
     log.unlink()
 
 
-def _state_of(process: subprocess.Popen[bytes]) -> str:
-    """How a server ended that should answer, or where it listens instead."""
-    status = process.poll()
-    if status is None:
-        places = ", ".join(sorted(set(_listening(process.pid))))
-        return f" (it listens at {places})" if places else " (it listens nowhere)"
-    return f" (exit status {status})" if status >= 0 else f" (killed by {signal.Signals(-status).name})"
-
-
 def _listening(pid: int) -> Iterator[str]:
     """The addresses at which a process and its children listen, as far as they can be read."""
     with contextlib.suppress(psutil.Error):
@@ -198,8 +199,10 @@ def _listening(pid: int) -> Iterator[str]:
                 yield f"{each.laddr.ip}:{each.laddr.port}"
 
 
-def _end_of(log: Path) -> str:
-    """The last line that complains of something, or else the last one."""
+def _complaint(log: Path) -> str:
+    """Of the end of a log, the first line about an error, which others follow from; without one, the last line.
+
+    The last line is seldom the reason: Node ends with its version, gserver with "Stopped".
+    """
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()][-LOG_LINES:]
-    complaints = [line for line in lines if _COMPLAINT.search(line)]
-    return (complaints or lines or [""])[-1][:QUOTED]
+    return next((line for line in lines if _COMPLAINT.search(line)), lines[-1] if lines else "")[:QUOTED]

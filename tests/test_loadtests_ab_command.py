@@ -10,30 +10,57 @@ from typing import Any
 
 import pytest
 
-from loadtests import ab_command
+from loadtests import ab_command, quiet
+from loadtests.ab import draw
 from loadtests.cli import main
 from loadtests.compare_command import load_pairs
+from loadtests.probe import Probe
+from loadtests.processes import NotAnswering
 from loadtests.profiles import Profile
-from loadtests.results import Run, load_run, save_run
-from loadtests.runner import Target
+from loadtests.results import ResultError, Run, load_run, save_run
+from loadtests.runner import Options, Target
 from loadtests.verdict import Verdict
 from tests.helpers.loadtests_runs import make_run
 
 
 @dataclasses.dataclass
 class Swarms:
-    """Runs that cost no time: those of the side "node" take `slower` times as long; each is asked for its verdict."""
+    """Runs that cost no time: those of the side "node" take `slower` times as long; each is asked for its verdict.
+
+    fails: by the number of a run, or by the title of a side for its trial. busy: the host, by the number of the look.
+    """
 
     slower: float = 1.0
     labels: list[str] = dataclasses.field(default_factory=list)
     ports: list[str] = dataclasses.field(default_factory=list)
     verdict: Callable[[int], Verdict] = lambda number: Verdict("valid")
     interrupt_at: int | None = None
+    fails: dict[int | str, Exception] = dataclasses.field(default_factory=dict)
+    tried: list[str] = dataclasses.field(default_factory=list)
+    patience_s: set[float] = dataclasses.field(default_factory=set)
+    busy: Callable[[int], bool] = lambda look: False
+    looks: int = 0
 
-    def execute(self, profile: Profile, target: Target, results: Path, label: str) -> tuple[Run, bool]:
+    def try_out(self, target: Target, probe: Probe, log: Path, patience_s: float) -> None:
+        assert not self.labels
+        self.tried.append(target.title)
+        self.patience_s.add(patience_s)
+        if error := self.fails.get(target.title):
+            raise error
+
+    def watch(self) -> tuple[float, float]:
+        self.looks += 1
+        return (64.0, 0.0) if self.busy(self.looks) else (0.0, 0.0)
+
+    def execute(
+        self, profile: Profile, target: Target, results: Path, label: str, options: Options
+    ) -> tuple[Run, bool]:
         number = len(self.labels)
+        self.patience_s.add(options.start_timeout_s)
         if number == self.interrupt_at:
             raise KeyboardInterrupt
+        if error := self.fails.get(number):
+            raise error
         self.labels.append(label)
         self.ports.append(target.url)
         folder = results / f"run-{number}"
@@ -48,6 +75,9 @@ class Swarms:
 def swarms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Swarms:
     made = Swarms()
     monkeypatch.setattr(ab_command, "execute", made.execute)
+    monkeypatch.setattr(ab_command, "try_out", made.try_out)
+    monkeypatch.setattr(quiet, "_watch", made.watch)
+    monkeypatch.setattr(quiet, "PATIENCE_S", 0.0)
     monkeypatch.setattr("loadtests.sides.Toolchain.command_of", lambda self, program: [program])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return made
@@ -156,9 +186,10 @@ def test_a_side_that_is_never_valid_is_given_up_and_what_was_made_is_compared(
 
     assert ab(tmp_path, *SIDES, "--pairs", "9") == 3
     out, err = capsys.readouterr()
-    assert len(swarms.labels) == 4 + 1 + 10
-    assert "none of 10 runs of" in err
+    assert len(swarms.labels) == 4 + 1 + 3
+    assert "none of 3 runs of" in err
     assert "2 pairs" in out
+    assert "Not all pairs were made: none of 3 runs of" in " ".join(out.split())
     assert kept(tmp_path)["ended"] == "invalid"
 
 
@@ -206,6 +237,134 @@ def test_a_server_against_itself_leaves_the_noise_by_which_two_single_runs_are_c
     assert "the noise floor of 20 pairs" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_server_that_did_not_do_all_that_was_asked_of_it_is_believed_and_that_is_said(
+    swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = "The server was away for 5 of 16 s."
+    swarms.verdict = lambda number: Verdict("valid", [away], [away]) if number == 1 else Verdict("valid")
+    ab(tmp_path, *SIDES, "--pairs", "2", "--seed", seed_of("ab"))
+    out, err = capsys.readouterr()
+
+    assert kept(tmp_path)["repeated"] == []
+    assert f"  the server: {away}\n" in err
+    said = f"peer:node-json did not do all that was asked of it in 1 of 2 runs: {away}"
+    assert said in " ".join(out.split())
+
+
+# Sides that fail
+
+
+def seed_of(order: str) -> str:
+    """A seed with which the pairs begin in this order."""
+    return next(str(seed) for seed in range(100) if draw(seed, 1) == [order])
+
+
+@pytest.mark.parametrize(("order", "second"), [("ab", SIDES[1]), ("ba", SIDES[0])])
+def test_the_side_that_goes_second_is_tried_before_the_first_one_runs(
+    swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str], order: str, second: str
+) -> None:
+    swarms.fails = {second: NotAnswering("it ended; its log has: no settings")}
+
+    assert ab(tmp_path, *SIDES, "--seed", seed_of(order)) == 2
+    assert (swarms.tried, swarms.labels) == ([second], [])
+    letter = order[1].upper()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"loadtests: {letter} ({second}): it ended; its log has: no settings"
+    (folder,) = (tmp_path / "results").iterdir()
+    assert main(["compare", str(folder)]) == 2
+    assert f"no pair was made: {letter} ({second}): it ended" in capsys.readouterr().err
+
+
+def test_the_side_that_goes_first_shows_by_its_first_run_whether_it_starts(
+    swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    swarms.fails = {0: NotAnswering("it ended")}
+
+    assert ab(tmp_path, *SIDES, "--seed", seed_of("ba")) == 2
+    assert capsys.readouterr().err.endswith("loadtests: B (peer:node-json): it ended\n")
+
+
+@pytest.mark.parametrize("number", [1, 4, 5])
+@pytest.mark.parametrize(
+    "error", [NotAnswering("it ended"), ResultError("the swarm left nothing"), OSError(28, "No space left on device")]
+)
+def test_what_was_made_before_a_failure_is_kept_and_compared_or_said_to_be_too_little(
+    swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, error: Exception
+) -> None:
+    swarms.fails = {number: error}
+
+    assert ab(tmp_path, *SIDES, "--pairs", "9", "--seed", seed_of("ab")) == 3
+    out, err = capsys.readouterr()
+    made = kept(tmp_path)
+    assert (made["ended"], len(made["pairs"])) == ("failed", number // 2)
+    assert str(error) in made["why"]
+    assert "Traceback" not in err
+    if number == 1:
+        assert "no pair was made: " in err
+    else:
+        assert "2 pairs" in out
+        assert "Too few to call anything different" in out
+        assert f"Not all pairs were made: {made['why']}." in " ".join(out.split())
+
+
+@pytest.mark.parametrize(("slower", "status"), [(1.5, 1), (1.0, 3)])
+def test_after_a_failure_the_status_is_1_only_where_the_finished_pairs_are_worse(
+    swarms: Swarms, tmp_path: Path, slower: float, status: int
+) -> None:
+    swarms.slower, swarms.fails = slower, {36: NotAnswering("it ended")}
+
+    assert ab(tmp_path, *SIDES, "--pairs", "40") == status
+    assert (kept(tmp_path)["ended"], len(kept(tmp_path)["pairs"])) == ("failed", 18)
+
+
+def test_how_long_a_side_may_take_to_start_is_an_option(swarms: Swarms, tmp_path: Path) -> None:
+    ab(tmp_path, *SIDES, "--pairs", "1", "--start-timeout", "90.5")
+
+    assert swarms.patience_s == {90.5}
+
+
+def test_noise_that_cannot_be_kept_costs_no_comparison(
+    swarms: Swarms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+
+    assert ab(tmp_path, "gserver:json", "--aa", "--pairs", "1") == 3
+    out, err = capsys.readouterr()
+    assert "the noise of this host is not kept: [Errno 20] Not a directory" in err
+    assert "1 pair" in out
+
+
+# A host that is too busy
+
+
+def test_no_run_is_made_on_a_host_that_does_not_become_quiet(
+    swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    swarms.busy = lambda look: True
+
+    assert ab(tmp_path, *SIDES) == 3
+    assert swarms.labels == []
+    assert "no pair was made: the host was too busy for 0 s: other processes use" in capsys.readouterr().err
+    assert kept(tmp_path)["ended"] == "busy"
+
+
+def test_before_a_run_is_made_once_more_the_host_is_looked_at(swarms: Swarms, tmp_path: Path) -> None:
+    swarms.verdict = lambda number: (
+        Verdict("noisy-host", ["others used 1.2 cores"]) if number == 3 else Verdict("valid")
+    )
+    swarms.busy = lambda look: look > 1
+
+    assert ab(tmp_path, *SIDES) == 3
+    assert len(swarms.labels) == 4
+    assert (kept(tmp_path)["ended"], len(kept(tmp_path)["pairs"])) == ("busy", 1)
+
+
+def test_who_forces_runs_does_not_wait_for_a_quiet_host(swarms: Swarms, tmp_path: Path) -> None:
+    ab(tmp_path, *SIDES, "--pairs", "1", "--force")
+
+    assert (swarms.looks, len(swarms.labels)) == (0, 2)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -231,7 +390,8 @@ def test_a_toolchain_that_is_missing_is_one_line(
     monkeypatch.setenv("PATH", "")
 
     assert ab(tmp_path, "gserver:json", "peer:node-json") == 2
-    assert capsys.readouterr().err == "loadtests: node is not installed\n"
+    error = capsys.readouterr().err
+    assert error == "loadtests: B (peer:node-json) cannot be started: node is not installed\n"
 
 
 @pytest.mark.longhaul

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.cli import main
+from loadtests.cli import entry_point, main
 from loadtests.profiles import PROFILES
 from loadtests.results import save_run
 from tests.helpers.loadtests_runs import make_run
@@ -53,9 +53,12 @@ def test_report_shows_the_runs_that_it_is_given(runs: tuple[str, str], capsys: p
         (["run", "smoke", "--file", "nowhere.py", "--user", "X"], 2, "there is no file nowhere.py"),
         (["run", "smoke", "--message", "x", "--codec", "smoke"], 2, "--codec: "),
         (["worker", "--master", "127.0.0.1", "--file", "nowhere.py"], 2, "there is no file nowhere.py"),
-        (["report", "nowhere"], 1, "nowhere: not the folder of a run (there is no run.json)"),
+        (["run", "smoke", "--message", "x", "--codec", "smoke", "--host", "tls://h:1"], 2, "--codec: "),
+        (["run", "smoke", "--message", "x", "--expect", r"a\nb"], 2, "--expect is 'a\\\\nb', and no reply in lines"),
+        (["run", "smoke", "--start-timeout", "9", "--host", "tcp://h:1"], 2, "--start-timeout is for a server that is"),
+        (["report", "nowhere"], 2, "nowhere: not the folder of a run (there is no run.json)"),
         (["compare", "nowhere", "nothing"], 2, "nowhere: not the folder of a run (there is no run.json)"),
-        (["run", "smoke", "--results", "/dev/null/x"], 1, "/dev/null/x: Not a directory"),
+        (["run", "smoke", "--results", "/dev/null/x"], 2, "/dev/null/x: Not a directory"),
     ],
 )
 def test_a_wrong_argument_is_one_line(
@@ -90,6 +93,19 @@ def test_wrong_usage_is_status_2_and_no_traceback(arguments: list[str]) -> None:
     assert ended.returncode == 2
     assert "usage: loadtests" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_an_error_of_loadtests_itself_is_no_finding(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python's own exit status for it is 1, which a pipeline takes for "worse"."""
+    monkeypatch.setattr("loadtests.list_command.main", lambda arguments: 1 // 0)
+    monkeypatch.setattr(sys, "argv", ["loadtests", "list"])
+
+    with pytest.raises(SystemExit) as ended:
+        entry_point()
+    assert ended.value.code == 2
+    assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_the_command_line_does_not_import_locust() -> None:

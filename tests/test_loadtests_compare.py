@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 
 from loadtests.compare import Plan, compare
 from loadtests.comparison import Comparison, FigureComparison, KeyDifference, Side
+from loadtests.identity import CHOSEN
 from loadtests.inference import Looks, noise_floor
 from loadtests.noise import NoiseFloor
 from loadtests.power import cautious, needed_pairs
 from loadtests.results import Run
+from loadtests.target import RAN_ALREADY
 from loadtests.verdict import Verdict
 from tests.helpers.comparisons import NOISE, run_of, simulated
 
@@ -279,3 +282,45 @@ def test_errors_of_any_run_are_told_beside_the_verdicts() -> None:
         "after had failures: SUM: reset (4), close: timeout (2)."
         in compare(a, Side("after", tuple(runs)), PAIRED).notes
     )
+
+
+def test_servers_at_two_addresses_are_a_difference_and_the_port_that_was_free_is_none() -> None:
+    a, b = sides({}, runs=2)
+
+    def served(side: Side, *servers: dict[str, Any]) -> Side:
+        runs = zip(side.runs, servers, strict=True)
+        return Side(side.title, tuple(dataclasses.replace(run, server=server) for run, server in runs))
+
+    def differences(*servers: dict[str, Any]) -> dict[str, tuple[str, str]]:
+        found = compare(served(a, *servers[:2]), served(b, *servers[2:]), SETS).environment
+        return {each.key: (each.a, each.b) for each in found}
+
+    first, second = ({"address": f"tcp://10.0.0.{host}:3001", "command": RAN_ALREADY} for host in (1, 2))
+    started = [{"address": f"tcp://127.0.0.1:{port}", "command": "gserver json", "workers": 2} for port in (1, 2, 3, 4)]
+    more = [{**each, "workers": 4} for each in started]
+
+    assert differences(first, first, second, second) == {"address": ("tcp://10.0.0.1:3001", "tcp://10.0.0.2:3001")}
+    assert differences(*started) == {}
+    assert differences(*started[:2], *more[2:]) == {"workers": ("2", "4")}
+    assert differences(*started[:2], first, first)["address"] == (CHOSEN, "tcp://10.0.0.1:3001")
+
+
+def test_runs_of_another_schema_are_refused_with_the_reason() -> None:
+    a, b = sides({}, runs=2)
+    older = Side("after", tuple(dataclasses.replace(run, schema=2) for run in b.runs))
+
+    assert compare(a, b, SETS).refusals == ()
+    (refusal,) = compare(a, older, SETS).refusals
+    assert refusal.startswith("the runs have schemas 2 and 3 of run.json, whose figures do not mean the same: since")
+
+
+def test_what_a_server_did_not_do_is_no_doubt_and_is_told() -> None:
+    a, b = sides({}, runs=2)
+    away = "It was away for 5 s."
+    failed = dataclasses.replace(b.runs[1], verdict=Verdict("valid", [away], [away]))
+    doubted = dataclasses.replace(b.runs[1], verdict=Verdict("noisy-host", ["It was noisy.", away], [away]))
+
+    believed = compare(a, Side("after", (b.runs[0], failed)), SETS)
+    assert believed.refusals == ()
+    assert f"after did not do all that was asked of it in 1 of 2 runs: {away}" in believed.notes
+    assert compare(a, Side("after", (b.runs[0], doubted)), SETS).refusals == ("run-003 is noisy-host: It was noisy.",)

@@ -154,18 +154,21 @@ def test_a_noise_floor_is_for_single_runs_only(tmp_path: Path, capsys: Printed) 
 def test_one_run_each_is_held_against_the_noise_floor(tmp_path: Path, capsys: Printed) -> None:
     save_sides(tmp_path, 1, 0.1)
     run = run_of({})
-    floor = NoiseFloor(run.workload_hash, run.environment, 20, dict.fromkeys(NOISE, 0.01))
+    floor = NoiseFloor(run.workload_hash, run.environment, 20, dict.fromkeys(NOISE, 0.01), run.schema)
     save_noise(tmp_path / "noise.json", floor)
     command = ["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--noise", str(tmp_path / "noise.json")]
 
     assert load_noise(tmp_path / "noise.json") == floor
     assert main(command) == 1
-    save_noise(tmp_path / "noise.json", NoiseFloor(run.workload_hash, {"cores": 64}, 20, floor.floors))
+    save_noise(tmp_path / "noise.json", NoiseFloor(run.workload_hash, {"cores": 64}, 20, floor.floors, run.schema))
     assert main(command) == 2
     assert "noise floor is of another host: cores 64, not 2" in capsys.readouterr().err
     save_noise(tmp_path / "noise.json", NoiseFloor("f", run.environment, 20, floor.floors))
     assert main(command) == 2
     assert "the noise floor is of workload f" in capsys.readouterr().err
+    save_noise(tmp_path / "noise.json", NoiseFloor(run.workload_hash, run.environment, 20, floor.floors, 2))
+    assert main(command) == 2
+    assert "the noise floor is of runs with schema 2 of run.json, the run has 3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def installation(tmp_path: Path) -> Installation:
 def test_without_the_extra_a_command_is_one_line(name: str, installation: Installation) -> None:
     ended = installation.loadtests(name, *ARGUMENTS[name], without=PACKAGES)
 
-    assert (ended.returncode, ended.stdout) == (1, "")
+    assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith(f"loadtests {name}: ")
     assert ended.stderr.endswith(" is not installed: pip install 'gserver-tcp[loadtests]'\n")
     assert ended.stderr.count("\n") == 1
@@ -104,7 +104,7 @@ def test_what_a_run_needs_at_its_end_is_missed_before_it_begins(
 ) -> None:
     ended = installation.loadtests(name, *ARGUMENTS[name], without=[package])
 
-    assert (ended.returncode, ended.stdout) == (1, "")
+    assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == f"loadtests {name}: {package} is not installed: pip install 'gserver-tcp[loadtests]'\n"
     assert not (installation.folder / "results").exists()
 
@@ -114,7 +114,7 @@ def test_what_draws_is_missed_in_one_line(package: str, installation: Installati
     words = ["report", str(ROOT / "results/smoke"), "--markdown", "--html", "{folder}.html"]
     ended = installation.loadtests(*words, without=[package])
 
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert ended.stderr == f"loadtests report: {package} is not installed: pip install 'gserver-tcp[loadtests]'\n"
 
 
@@ -130,7 +130,7 @@ class TestSample:
     def test_names_the_light_extra(self, installation: Installation) -> None:
         ended = installation.loadtests("sample", "--pid", "1", "--listen", "127.0.0.1:0", without=PACKAGES)
 
-        assert (ended.returncode, ended.stdout) == (1, "")
+        assert (ended.returncode, ended.stdout) == (2, "")
         assert ended.stderr == "loadtests sample: psutil is not installed: pip install 'gserver-tcp[sampler]'\n"
 
     def test_needs_psutil_alone(self, installation: Installation) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from loadtests.cli import main
-from loadtests.history import changes_of, commit_of, render_csv, render_otava, render_trend, trends_of
+from loadtests.history import changes_of, render_csv, render_otava, render_trend, trends_of
+from loadtests.identity import commit_of
 from loadtests.results import Run, save_run
+from loadtests.target import RAN_ALREADY
 from loadtests.verdict import Verdict
 from tests.helpers.loadtests_runs import make_run
 
@@ -40,6 +42,49 @@ def test_runs_of_the_same_workload_host_and_server_are_a_trend_whatever_the_comm
     assert trends[0].runs == tuple(SLOWER_FROM_12_ON)
     assert invalid == []
     assert len({trend.key for trend in trends}) >= 3
+
+
+def served(address: str, command: str = RAN_ALREADY, **server: object) -> dict[str, object]:
+    return {"address": address, "command": command, **server}
+
+
+@pytest.mark.parametrize(
+    ("changes", "trends"),
+    [
+        ([{"server": served("tcp://10.1.2.3:3001")}, {"server": served("tcp://10.1.2.3:3001")}], 1),
+        ([{"server": served("tcp://10.1.2.3:3001")}, {"server": served("tcp://10.7.7.7:3001")}], 2),
+        ([{"server": served("tcp://10.1.2.3:3001")}, {"server": served("tls://10.1.2.3:3001")}], 2),
+        (
+            [
+                {"server": served("tcp://127.0.0.1:1", "node x.js")},
+                {"server": served("tcp://127.0.0.1:2", "node x.js")},
+            ],
+            1,
+        ),
+        ([{"server": served("tcp://127.0.0.1:1", "node x.js")}, {"server": served("tcp://127.0.0.1:1")}], 2),
+        ([{"server": served("", "gserver:a", workers=1)}, {"server": served("", "gserver:a", workers=2)}], 2),
+        ([{"server": served("", f"gserver:a@{one * 12}?workers=2")} for one in "ab"], 1),
+        ([{"server": served("", f"cmd:serve x@{one * 12} {{port}}")} for one in "ab"], 2),
+        ([{"environment": {"pinning": "not pinned"}}, {"environment": {"pinning": "server on 0, generator on 1"}}], 2),
+        ([{"environment": {"generator": "1 process"}}, {"environment": {"generator": "2 processes and a master"}}], 2),
+        ([{"schema": 2}, {"schema": 3}], 2),
+    ],
+)
+def test_runs_of_what_is_not_the_same_server_or_setting_are_trends_of_their_own(
+    changes: list[dict[str, object]], trends: int
+) -> None:
+    found, _ = trends_of([make_run(**each) for each in changes])
+
+    assert len(found) == trends
+    assert len({trend.key for trend in found}) == trends
+    assert len({trend.title for trend in found}) == trends
+
+
+def test_a_server_that_ran_already_is_named_by_its_address() -> None:
+    ((trend,), _) = trends_of([make_run(server=served("tls://10.1.2.3:3001"))])
+
+    assert "on the server at tls://10.1.2.3:3001;" in trend.title
+    assert trend.key.startswith("json-0123456789ab-the-server-at-tls-10-1-2-3-3001-")
 
 
 def test_a_run_that_is_not_valid_is_in_no_trend() -> None:
@@ -140,5 +185,5 @@ def test_several_trends_are_several_files(folder: Path) -> None:
 
 
 def test_a_folder_without_runs_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["history", str(tmp_path)]) == 1
+    assert main(["history", str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"loadtests: {tmp_path}: there is no run in it that can be read\n"

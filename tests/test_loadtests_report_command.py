@@ -115,7 +115,7 @@ def test_a_folder_that_is_no_run_is_one_line(
 ) -> None:
     damage(folder)
 
-    assert main(["report", str(folder), "--html", str(folder / "page.html")]) == 1
+    assert main(["report", str(folder), "--html", str(folder / "page.html")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("loadtests: ")
     assert says in error

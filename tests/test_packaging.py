@@ -303,7 +303,7 @@ class TestInstallation:
     def test_the_load_tests_name_their_extra(self, command: list[str], installation: Installation) -> None:
         ended = installation.command(*command, "run", "smoke")
 
-        assert (ended.returncode, ended.stdout) == (1, "")
+        assert (ended.returncode, ended.stdout) == (2, "")
         assert re.fullmatch(
             r"loadtests run: \w+ is not installed: pip install 'gserver-tcp\[loadtests\]'\n", ended.stderr
         )
@@ -315,7 +315,7 @@ class TestInstallation:
             try:
                 ended = installation.command("loadtests", *words, str(server.pid))
                 assert ended.stderr == "loadtests sample: psutil is not installed: pip install 'gserver-tcp[sampler]'\n"
-                assert ended.returncode == 1
+                assert ended.returncode == 2
                 installation.lend("psutil")
                 command = [str(installation.folder / "bin/loadtests"), *words, str(server.pid)]
                 with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as sampler:
