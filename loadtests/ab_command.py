@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loadtests import compare_command
-from loadtests.noise import NoiseFloor, noise_file, save_noise
+from loadtests.noise import noise_file, save_noise
 from loadtests.probe import Probe
 from loadtests.processes import START_PATIENCE_S, NotAnswering, terminated_as_interrupted
 from loadtests.profiles import PROFILES, Profile
@@ -150,13 +150,8 @@ def _keep_noise(pairs: Pairs) -> None:
 
     floor = floor_of(*pairs.runs)
     for path in (pairs.folder / "noise.json", noise_file(floor.workload_hash, floor.environment)):
-        if not could_not_write(functools.partial(_keep, path, floor)):  # the comparison is worth more
+        if not could_not_write(functools.partial(save_noise, path, floor)):
             _say(f"the noise of this host over {floor.pairs} pairs is kept in {path}")
-
-
-def _keep(path: Path, floor: NoiseFloor) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_noise(path, floor)
 
 
 def _say(line: str) -> None:

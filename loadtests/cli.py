@@ -60,9 +60,7 @@ COMMANDS = {
     ),
     "doctor": Command("say what this host can hold, and what to raise", "loadtests.doctor", reads_argv=True),
     "ab": Command(
-        "run two servers in turns, in pairs, until it is known how they differ",
-        "loadtests.ab_command",
-        later=SWARM,
+        "run two servers in turns, in pairs, until it is known how they differ", "loadtests.ab_command", later=SWARM
     ),
     "history": Command("show the runs below a folder as trends, and what changed", "loadtests.history_command"),
     "list": Command("show the profiles", "loadtests.list_command"),

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from loadtests.letters import SHOWABLE
 from loadtests.processes import python_module
 
 __all__ = ["check_users"]
@@ -44,13 +45,13 @@ def check_users(file: Path, name: str | None) -> None:
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise ValueError(f"{file}: its import has not ended after {PATIENCE_S:g} s") from None
-        said = answer.read_text() if answer.exists() else _early_end(ended)
+        said = answer.read_text("utf-8") if answer.exists() else _early_end(ended)
     if said != FINE:
         raise ValueError(f"{file}: {said}")
 
 
 def _early_end(ended: subprocess.CompletedProcess[bytes]) -> str:
-    lines = ended.stderr.decode(errors="replace").split("\n")
+    lines = ended.stderr.decode("utf-8", "replace").split("\n")
     last = next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
     return f"its import ended Python with status {ended.returncode}{last}"
 
@@ -61,7 +62,7 @@ def _early_end(ended: subprocess.CompletedProcess[bytes]) -> str:
 def main(argv: Sequence[str]) -> None:
     file, answer, *names = argv
     said = " ".join(_complaint(file, *names).split())
-    Path(answer).write_text(said or FINE)
+    Path(answer).write_text(said or FINE, "utf-8", SHOWABLE)
     os._exit(0)  # threads and greenlets of the file may go on for ever
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from loadtests.figures import Sample, Window
 from loadtests.recording import Recording
+from loadtests.text import number
 
 __all__ = ["explained_percent", "retransmit_warnings", "retransmitted"]
 
@@ -29,7 +30,7 @@ def retransmit_warnings(recording: Recording, samples: Sequence[Sample], window:
     if percent is None:
         return []
     segments = "1 TCP segment was" if count == 1 else f"{count:,} TCP segments were"
-    often = f"{1000 * count / ended:.3g} for 1,000 exchanges"
+    often = f"{number(1000 * count / ended)} for 1,000 exchanges"
     return [f"{segments} sent again in the measured phase ({often}): the p{percent:g} may be the network's"]
 
 

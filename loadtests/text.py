@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["change", "number", "percent", "quantity", "render_table", "title_of"]
+__all__ = ["change", "number", "percent", "quantity", "render_table", "title_of", "told_apart"]
 
 _TITLES = {
     "sockets_peak": "sockets held at once",
@@ -99,6 +99,13 @@ def percent(fraction: float, signed: bool = False) -> str:
     decimals = 0 if round(abs(value), 1) >= 100 or value == int(value) else 1 if round(abs(value), 2) >= 1 else 2
     shown = f"{value:{'+' if signed and round(value, decimals) else ''},.{decimals}f}"
     return f"{0:.{decimals}f}%" if float(shown.replace(",", "")) == 0 else shown + "%"
+
+
+def told_apart(value: float, limit: float, decimals: int = 0) -> str:
+    """A value beyond a limit that stands beside it, with as many decimals as tell the two apart: 85.2, more than 85."""
+    while decimals < 6 and round(value, decimals) == round(limit, decimals):
+        decimals += 1
+    return f"{value:,.{decimals}f}"
 
 
 def change(fraction: float) -> str:

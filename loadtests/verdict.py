@@ -21,6 +21,7 @@ from typing import Any, Literal
 from loadtests.figures import Sample, Window, held
 from loadtests.kernel import noise
 from loadtests.recording import CUT_OFF, OK, TASK, Recording, failures
+from loadtests.text import number, quantity, told_apart
 
 __all__ = ["VALID", "Evidence", "State", "Verdict", "judge"]
 
@@ -207,7 +208,7 @@ def _lost_load(evidence: Evidence) -> Iterator[str]:
     asked = offered * window.length_s
     missing = asked - came
     if missing > (1 - ENOUGH_LOAD) * asked and missing > CHANCE_TICKS * math.sqrt(max(1, evidence.sockets)):
-        yield f"{came / window.length_s:,.6g} {what} a second, and {offered:,.6g} were asked for."
+        yield f"{number(came / window.length_s)} {what} a second, and {number(offered)} were asked for."
 
 
 def _unanswered(evidence: Evidence) -> Iterator[str]:
@@ -258,7 +259,8 @@ def _differs(what: str, counted: float, outcomes: Mapping[str, int]) -> Iterator
     most = least + failures(outcomes) + outcomes[CUT_OFF]
     if not least <= counted <= most:
         swarm = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-        yield f"The server counted {counted:,.6g} {what}, the swarm {swarm}."
+        shown = f"{counted:,.2f}".rstrip("0").rstrip(".")  # a part of a message, where they are counted by bytes
+        yield f"The server counted {shown} {what}, the swarm {swarm}."
 
 
 # Generator-bound, or on a noisy host
@@ -267,9 +269,11 @@ def _differs(what: str, counted: float, outcomes: Mapping[str, int]) -> Iterator
 def _generator_bound(evidence: Evidence) -> Iterator[str]:
     used = _processor_use(evidence)
     if used and (most := max(used.values())) > BUSY_PERCENT:
-        yield f"A process of the generator used {most:.0f}% of a core, more than {BUSY_PERCENT:.0f}%."
+        used_most = told_apart(most, BUSY_PERCENT)
+        yield f"A process of the generator used {used_most}% of a core, more than {BUSY_PERCENT:.0f}%."
     elif evidence.generator_cores and sum(used.values()) > BUSY_PERCENT * evidence.generator_cores:
-        together = f"{sum(used.values()):.0f}% of its {evidence.generator_cores} cores"
+        limit = BUSY_PERCENT * evidence.generator_cores
+        together = f"{told_apart(sum(used.values()), limit)}% of its {evidence.generator_cores} cores"
         yield f"The processes of the generator together used {together}, more than {BUSY_PERCENT:.0f}% of each."
 
 
@@ -307,7 +311,7 @@ def _late(evidence: Evidence, inside: Mapping[str, Mapping[int, Mapping[str, flo
     if not ticks or (percent := 100 * late / ticks) <= LATE_PERCENT:
         return
     worst_ms = max(each.get("latest_ns", 0) for each in health) / 1e6
-    by = f"by {late_ns / late / 1e6:.2g} ms on average and {worst_ms:.3g} ms at worst"
+    by = f"by {quantity(late_ns / late / 1e6, 'ms')} on average and {quantity(worst_ms, 'ms')} at worst"
     yield f"{percent:.1f}% of the sends were more than 1 ms late, {by}. {_added(evidence)}"
 
 
@@ -318,8 +322,12 @@ def _added(evidence: Evidence) -> str:
     response, service = (each.all.percentiles([50, 99]) for each in (measured.response, measured.service))
     if not response or not service:
         return "No latency is known that this could have changed."
-    of = [f"p{q} is {service[q] / 1e6:.3g} instead of {response[q] / 1e6:.3g} ms" for q in (99, 50)]
+    of = [f"p{q} is {_ms(service[q])} instead of {_ms(response[q])}" for q in (99, 50)]
     return f"Timed from the send, and not from when it was due, {of[0]}, and {of[1]}."
+
+
+def _ms(latency_ns: float) -> str:
+    return quantity(latency_ns / 1e3, "us")
 
 
 def _is_blocked(inside: Mapping[str, Mapping[int, Mapping[str, float]]]) -> bool:
@@ -355,12 +363,13 @@ def _noisy(evidence: Evidence) -> Iterator[str]:
     first, last = inside[0], inside[-1]
     others = noise(first, last)
     if others is not None and 100 * others / evidence.cores > OTHERS_PERCENT:
-        percent = 100 * others / evidence.cores
-        yield f"Other processes used {percent:.0f}% of the cores, more than {OTHERS_PERCENT:.0f}%."
+        percent = told_apart(100 * others / evidence.cores, OTHERS_PERCENT)
+        yield f"Other processes used {percent}% of the cores, more than {OTHERS_PERCENT:.0f}%."
     for host, name in (("kernel", "host"), ("generator_host", "generator's host")):
         stolen = _stolen_percent(first, last, host, evidence.cores)
         if stolen > STEAL_PERCENT:
-            yield f"{stolen:.1f}% of the {name}'s time was stolen by its hypervisor, more than {STEAL_PERCENT:.0f}%."
+            percent = told_apart(stolen, STEAL_PERCENT, 1)
+            yield f"{percent}% of the {name}'s time was stolen by its hypervisor, more than {STEAL_PERCENT:.0f}%."
 
 
 def _stolen_percent(first: Sample, last: Sample, host: str, cores: int) -> float:

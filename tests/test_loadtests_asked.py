@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests.asked import Echoed, asked_of, unescaped
+from loadtests.asked import Echoed, asked_of, escaped, unescaped
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,12 @@ from loadtests.asked import Echoed, asked_of, unescaped
 )
 def test_escapes_stand_for_bytes(text: str, data: bytes) -> None:
     assert unescaped(text) == data
+
+
+@pytest.mark.parametrize("text", ["PING", "é — 結果", "a\\n\\\\\\x00b", "\udcc3\udca9"])
+def test_an_escaped_message_is_ascii_and_stands_for_the_same_bytes(text: str) -> None:
+    assert escaped(text).isascii()
+    assert unescaped(escaped(text)) == unescaped(text)
 
 
 @pytest.mark.parametrize("text", ["\\q", "end\\", "\\x4", "\\xgg"])

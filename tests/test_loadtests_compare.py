@@ -262,6 +262,18 @@ def test_a_figure_that_one_side_lacks_is_not_compared() -> None:
     assert partly.b_typical == partly.b[0]
 
 
+def test_a_percentile_of_few_answers_is_neither_judged_nor_shown() -> None:
+    a, b = sides({}, runs=2)
+    few = [dataclasses.replace(each, count=500) if each.name.endswith("_p99") else each for each in b.runs[0].figures]
+    comparison = compare(a, Side("after", tuple(dataclasses.replace(run, figures=few) for run in b.runs)), PAIRED)
+
+    names = {figure.name for figure in comparison.figures}
+    assert {"response_p50", "response_p99.9", "throughput"} <= names
+    assert not [name for name in names if name.endswith("_p99")]
+    (note,) = [note for note in comparison.notes if note.startswith("Left out")]
+    assert "response time p99, service time p99" in note
+
+
 def test_errors_of_any_run_are_told_beside_the_verdicts() -> None:
     a, b = sides({}, runs=2)
     runs = [dataclasses.replace(run, errors={"SUM: reset": 2, "close: timeout": 1}) for run in b.runs]

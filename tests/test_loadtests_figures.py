@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loadtests.figures import doubts_of_server, figures_of, withheld_of
+from loadtests.figures import Figure, doubts_of_server, figures_of, withheld_of
 from loadtests.recording import CUT_OFF, NEVER_SENT, TASK, UNSENT, Recording
 from tests.helpers.plateaus import MIB, on_plateaus, sample_of
 
@@ -31,6 +31,36 @@ def make_recording() -> Recording:
         for second, count in sockets.items()
     }
     return recording
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "is_of_few"),
+    [
+        ("response_p50", 19, True),
+        ("response_p50", 20, False),
+        ("service_SUM_p90", 99, True),
+        ("service_SUM_p90", 100, False),
+        ("connect_p99", 999, True),
+        ("connect_p99", 1000, False),
+        ("response_p99.9", 9999, True),
+        ("response_p99.9", 10_000, False),
+        ("response_max", 1, False),
+        ("response_p99.9", None, False),
+        ("throughput", 1, False),
+    ],
+)
+def test_a_quantile_is_of_few_with_less_than_ten_values_beyond_it(
+    name: str, count: int | None, is_of_few: bool
+) -> None:
+    assert Figure(name, 1.0, "us", count=count).is_of_few is is_of_few
+
+
+def test_quantiles_know_how_many_values_they_are_of() -> None:
+    counts = {figure.name: figure.count for figure in figures_of(make_recording(), [], PHASES)}
+
+    assert counts["service_p99"] == counts["service_SUM_max"] == 4 * 50
+    assert counts["connect_p50"] == 10
+    assert counts["throughput"] is None
 
 
 def make_samples() -> list[dict[str, Any]]:

@@ -93,6 +93,21 @@ def test_a_run_that_is_not_valid_is_in_no_trend() -> None:
     assert trends_of([noisy]) == ([], [noisy])
 
 
+def test_a_percentile_of_few_answers_is_no_trend() -> None:
+    few = [
+        dataclasses.replace(
+            run, figures=[dataclasses.replace(each, count=3) if "_p" in each.name else each for each in run.figures]
+        )
+        for run in SLOWER_FROM_12_ON
+    ]
+    ((trend,), _) = trends_of(few)
+
+    assert "throughput" in trend.figures
+    assert not [name for name in trend.figures if name.startswith(("response", "service"))]
+    assert "response time" not in render_trend(trend)
+    assert "response" not in render_csv(trend)
+
+
 def test_a_change_is_marked_at_the_run_and_said_with_its_size_and_commit() -> None:
     ((trend,), _) = trends_of(SLOWER_FROM_12_ON)
     text = render_trend(trend)

@@ -173,7 +173,7 @@ def test_a_run_that_cannot_be_kept_still_prints_its_figures(tmp_path: Path) -> N
     shutil.rmtree(tmp_path / "runs")
     out, err = mishap.process.communicate(timeout=PATIENCE_S)
 
-    assert mishap.process.returncode == 1
+    assert mishap.process.returncode == 2
     assert "exchanges a second" in out
     assert "report.md" not in out
     assert re.search(r"not written: \S+/run\.json: No such file or directory", err)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from loadtests.report.document import render_json
 from loadtests.report.markdown import render_markdown, render_markdown_of_all
@@ -61,6 +62,17 @@ def test_a_run_that_saw_nothing_can_be_shown() -> None:
     assert "nobody connected" in render_summary(run)
     assert "nobody connected" in render_markdown(run)
     assert json.loads(render_json([run]))["runs"][0]["figures"] == {}
+
+
+def test_a_percentile_of_few_answers_stands_in_no_table() -> None:
+    figures = [replace(each, count=3) if each.name == "response_p99" else each for each in sound().figures]
+    run = replace(sound(), figures=figures)
+    (row,) = [line for line in render_markdown(run).splitlines() if line.startswith("| response time, all exchanges")]
+
+    assert [cell.strip() for cell in row.split("|")][4] == "- of 3"
+    assert '"- of 3" stands for' in render_markdown(run)
+    assert '"- of 3" stands for' not in render_markdown(sound())
+    assert "not known from only 3 answers" in render_terminal([run])
 
 
 def test_a_value_with_a_bar_does_not_break_a_table() -> None:

@@ -73,10 +73,19 @@ def test_a_percentile_is_stated_where_ten_answers_lie_beyond_it(quantile: str, e
     assert f"not known from only {enough - 1:,} answers" in said_of(of_few(enough - 1, name))[name]
 
 
+def test_the_slowest_answer_is_known_from_however_few() -> None:
+    said = said_of(of_few(3, "response_p99.9"))["response_p99.9"]
+
+    assert said.startswith(UNKNOWN)
+    assert said.endswith("; the slowest took 12.3 ms")
+
+
 def test_a_few_connects_have_neither_a_median_nor_a_tail() -> None:
     names = ("connect_p50", "connect_p99")
 
-    assert said_of(of_few(1, *names))["connect_p50"] == "- to connect, for half of them: not known from only 1 connect"
+    assert said_of(of_few(1, *names))["connect_p50"] == (
+        "- to connect, for half of them: not known from only 1 connect; the slowest took 12.3 ms"
+    )
     assert "for 99 of 100" not in said_of(of_few(999, *names))["connect_p50"]
     assert "for 99 of 100" in said_of(of_few(1000, *names))["connect_p50"]
 

@@ -69,7 +69,7 @@ def test_a_full_disk_behind_standard_output_is_said_and_ends_with_a_failure(runs
         done = loadtests("list", output=full)
 
     assert done.stderr == b"loadtests: standard output: No space left on device\n"
-    assert done.returncode == 1
+    assert done.returncode == 2
 
 
 def test_a_comparison_whose_output_is_lost_does_not_end_as_worse(runs: list[str]) -> None:

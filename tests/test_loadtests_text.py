@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests.text import change, number, percent, quantity, render_table, title_of
+from loadtests.text import change, number, percent, quantity, render_table, title_of, told_apart
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,13 @@ def test_a_percentage_too_has_the_digits_of_the_rounded_number(fraction: float, 
 )
 def test_a_change_is_in_percent_until_it_is_tenfold(fraction: float, text: str) -> None:
     assert change(fraction) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "text"), [(97.4, 85, "97"), (85.4, 85, "85.4"), (85.04, 85, "85.04"), (1234.6, 85, "1,235")]
+)
+def test_a_value_beyond_a_limit_is_told_apart_from_it(value: float, limit: float, text: str) -> None:
+    assert told_apart(value, limit) == text
 
 
 def test_a_table_is_aligned_markdown() -> None:

@@ -118,10 +118,21 @@ def swarms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarms]:
         json_server = stack.enter_context(GserverProcess(folder, "json")).address
         echo_server = stack.enter_context(GserverProcess(folder, "echo")).address
         begun["slow-import"] = Swarm(folder / "slow-import", json_server, *BRIEFLY, file=slow_import)
-        begin("json", json_server)
+        begin("json", json_server, "--csv", "kept")
         begin("echo", echo_server, "--payload", "100000", "EchoUser")
         begin("as-fast-as-it-can", echo_server, "--rate", "0", "--payload", "1", "EchoUser")
-        begin("processes", peer(counting), *of_processes(2), "--rate", "20", "--run-time", "6s", "JsonUser")
+        begin(
+            "processes",
+            peer(counting),
+            *of_processes(2),
+            "--csv",
+            "kept",
+            "--rate",
+            "20",
+            "--run-time",
+            "6s",
+            "JsonUser",
+        )
         begin("unasked", peer(JsonServer(times=3)), "JsonUser")
         begin("patient", peer(HOSTILE["says-nothing"].behave), "--stop-timeout", "1", "JsonUser")
         begin("nobody-listens", stack.enter_context(bound_socket()).getsockname(), "Impatient", file=impatient)
@@ -194,6 +205,16 @@ def test_the_recording_and_locust_count_alike(swarms: Swarms, name: str) -> None
     assert recorded["connect"][0] > 0
     assert swarm.locust_counts == {series: counts for series, counts in recorded.items() if counts[0]}
     assert "Traceback" not in swarm.log
+
+
+@pytest.mark.parametrize("name", ["json", "processes"])
+def test_locusts_csv_has_the_last_second_and_the_sizes_of_replies(name: str, swarms: Swarms) -> None:
+    rows = {name: row for name, row in swarms[name].csv.items() if name != "Aggregated"}
+
+    assert {name: (int(row["Request Count"]), int(row["Failure Count"])) for name, row in rows.items()} == (
+        swarms[name].locust_counts
+    )
+    assert 30 < float(rows["SUM"]["Average Content Size"]) < 40
 
 
 @pytest.mark.parametrize("name", ALL)

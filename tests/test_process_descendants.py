@@ -116,3 +116,21 @@ def test_a_process_that_ends_meanwhile_is_nobody() -> None:
     process.wait()
     wait_for(lambda: not is_below(descriptor, os.getpid()), "it is below nobody")
     close_all([descriptor])
+
+
+def test_a_process_may_be_named_in_any_bytes(tree: tuple[int, set[int], int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child of one that is named so is found below its parent: the name stands in the kernel's file before that."""
+    named = 'import ctypes, subprocess; ctypes.CDLL(None).prctl(15, b"\\xff\\xe9) 1", 0, 0, 0); '
+    child = 'below = subprocess.Popen(["sleep", "1000"]); print(below.pid, flush=True); below.wait()'
+    parent = subprocess.Popen([sys.executable, "-c", named + child], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    try:
+        pid = int(parent.stdout.readline())
+        descriptor = os.pidfd_open(pid)
+        assert is_below(descriptor, os.getpid())
+        os.close(descriptor)
+        os.kill(pid, signal.SIGKILL)
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()

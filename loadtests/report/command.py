@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Report on the runs; ResultError says in one line which of the folders is none.
 
-    Status 1 if a file could not be written: a line names it.
+    Status 2 if a file could not be written: a line names it.
     """
     runs = [load_run(folder) for folder in arguments.runs]
     if arguments.markdown:

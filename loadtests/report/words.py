@@ -310,9 +310,10 @@ def _latency(run: Run, quantile: str, words: str) -> Saying:
     for latency in ("response", "service"):
         name = f"{latency}_{quantile}"
         if figure := run.figure(name):
-            if figure.is_of_few:
-                return Saying(name, UNKNOWN, f"{words}: not known from only {_many(figure, 'answer')}")
-            return Saying(name, said(figure), words)
+            if not figure.is_of_few:
+                return Saying(name, said(figure), words)
+            slowest = _slowest(run, latency) if quantile == "p99.9" else ""
+            return Saying(name, UNKNOWN, f"{words}: not known from only {_many(figure, 'answer')}{slowest}")
         if name in run.withheld:
             return Saying(name, UNKNOWN, words)
     return Saying(f"response_{quantile}", UNKNOWN, "no answer was timed")
@@ -321,6 +322,12 @@ def _latency(run: Run, quantile: str, words: str) -> Saying:
 def _many(figure: Figure, what: str) -> str:
     """How many values a quantile was taken of."""
     return f"{figure.count:,} {what}" + ("" if figure.count == 1 else "s")
+
+
+def _slowest(run: Run, what: str) -> str:
+    """What is known of the tail where no percentile is."""
+    worst = run.figure(f"{what}_max")
+    return f"; the slowest took {said(worst)}" if worst else ""
 
 
 def _failures(run: Run) -> Saying:
@@ -364,7 +371,8 @@ def _connects(run: Run) -> Saying:
         return Saying("connect_p50", UNKNOWN, "nobody connected")
     words = "to connect, for half of them"
     if median.is_of_few:
-        return Saying("connect_p50", UNKNOWN, f"{words}: not known from only {_many(median, 'connect')}")
+        words += f": not known from only {_many(median, 'connect')}{_slowest(run, 'connect')}"
+        return Saying("connect_p50", UNKNOWN, words)
     return Saying("connect_p50", said(median), words + (f"; {said(tail)} for 99 of 100" if tail else ""))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import re
 import socket
@@ -97,6 +98,12 @@ class Swarm:
         """Locust's own statistics, as it shows them: name -> (requests, failures among them)."""
         rows = re.findall(r"^TCP +(\S+) +(\d+) +(\d+)\(", self.log, re.MULTILINE)
         return {name: (int(requests), int(failures)) for name, requests, failures in rows}
+
+    @property
+    def csv(self) -> dict[str, dict[str, str]]:
+        """Locust's statistics as `--csv kept` leaves them: name -> column -> value."""
+        with (self._folder / "kept_stats.csv").open() as file:
+            return {row["Name"]: row for row in csv.DictReader(file)}
 
 
 class Peer:
