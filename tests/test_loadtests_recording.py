@@ -174,7 +174,7 @@ def test_two_workers_of_one_name_stay_two() -> None:
     for name in ("web-7", "web-7#2"):
         worker = Recording()
         worker.health = {"web-7": {1: {"sockets": 5}}}
-        worker.ended("SUM", S, "reset")
+        worker.failed("SUM", S, "reset")
         master.merge_report(worker.report("web-7", 1, True), name)
 
     assert master.sockets() == {1: 10}
