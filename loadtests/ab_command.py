@@ -196,7 +196,7 @@ class Pairs:
     def _believable(self, number: int, side: str) -> Run:
         """A valid run of a side, in a few attempts."""
         from loadtests.ab import Repeated
-        from loadtests.compare import is_usable
+        from loadtests.compare import is_believable, missing_in
 
         for attempt in range(1 + REPEATS):
             again = f", once more ({attempt} of {REPEATS})" if attempt else ""
@@ -205,11 +205,13 @@ class Pairs:
             run = self._run(side)
             if not run.verdict.is_valid:
                 _say(f"  {run.verdict.state}: {' '.join(run.verdict.reasons)}")
-            if self.force or is_usable(run):
+            missing = missing_in(run)
+            if missing:
+                _say(f"  {' '.join(missing)}")
+            if self.force or (is_believable(run) and not missing):
                 _say(f"  {_figures(run)}")
                 return run
-            reasons = [*run.verdict.reasons, *(f"There is no {name}: {why}." for name, why in run.withheld.items())]
-            self.made.repeated.append(Repeated(run.path.name, side, reasons))
+            self.made.repeated.append(Repeated(run.path.name, side, [*run.verdict.reasons, *missing]))
         raise CannotBeBelieved(f"none of {1 + REPEATS} runs of {side.upper()} in turn can be believed: given up")
 
     def _run(self, side: str) -> Run:

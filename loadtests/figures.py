@@ -229,7 +229,9 @@ def _overflows(samples: Sequence[Sample]) -> list[Figure]:
     """What the tested port's own listeners dropped; where they are out of sight, what all of the host did."""
     dropped = [sample["kernel"]["listeners"] for sample in samples if "listeners" in sample.get("kernel", {})]
     if dropped:
-        return [Figure("listen_overflows", sum(drops_between(*each) for each in pairwise(dropped)), "connects", "lower")]
+        return [
+            Figure("listen_overflows", sum(drops_between(*each) for each in pairwise(dropped)), "connects", "lower")
+        ]
     counted = [
         sample["kernel"]["listen_overflows"] for sample in samples if "listen_overflows" in sample.get("kernel", {})
     ]
@@ -245,7 +247,11 @@ def _tree(inside: Sequence[Sample]) -> list[Figure]:
         Figure("server_descriptors", max(_total(sample, "descriptors") for sample in inside), "descriptors"),
         Figure("server_switches", switches / elapsed_s, "switches/s"),
     ]
-    counted = [sample for sample in inside if all("sockets" in process or process.get("has_ended") for process in sample["processes"])]
+    counted = [
+        sample
+        for sample in inside
+        if all("sockets" in process or process.get("has_ended") for process in sample["processes"])
+    ]
     if counted:
         figures.append(Figure("server_sockets", max(_total(sample, "sockets") for sample in counted), "sockets"))
     return figures

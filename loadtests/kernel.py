@@ -17,7 +17,17 @@ from typing import Any, NamedTuple
 
 from loadtests.cpu import used_between
 
-__all__ = ["Listeners", "drops_between", "listeners", "network", "noise", "parse_pairs", "parse_processors", "processors", "same_namespace"]
+__all__ = [
+    "Listeners",
+    "drops_between",
+    "listeners",
+    "network",
+    "noise",
+    "parse_pairs",
+    "parse_processors",
+    "processors",
+    "same_namespace",
+]
 
 PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")

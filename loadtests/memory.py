@@ -40,7 +40,7 @@ Sample = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Growth:
-    """Of memory at a constant number of connections: so many bytes in so many seconds, and the slope of it in bytes/s."""
+    """Of memory at a constant number of connections: `grown` bytes in so many seconds; the slope is in bytes/s."""
 
     grown: float
     seconds: float
@@ -153,17 +153,13 @@ def _unfit(levels: Sequence[Level], growth: Growth | None) -> str:
     if growth is not None and _is_mixed_up(levels):
         return str(growth)
     if len(set(sockets)) < LEAST_PLATEAUS:
-        held = "number" if len(set(sockets)) == 1 else "numbers"
         seen = ", ".join(f"{count:,}" for count in sorted(set(sockets)))
-        return (
-            f"it takes {LEAST_PLATEAUS} numbers of connections, held for some seconds each, and the run has"
-            f" {len(set(sockets))} {held} ({seen}); the profile memory has them"
-        )
+        return f"the run rested only at {seen} connections, and it takes {LEAST_PLATEAUS} numbers (profile memory)"
     spread = max(sockets) - min(sockets)
     if spread < LEAST_SPREAD:
         return (
-            f"the numbers of connections differ by {spread:,} at most, and by fewer than {LEAST_SPREAD:,} what a server"
-            " takes at once cannot be told from what connections cost"
+            f"the numbers of connections differ by {spread:,} at most, and it takes {LEAST_SPREAD:,} to tell what"
+            " connections cost from what a server takes once"
         )
     return ""
 
@@ -179,7 +175,7 @@ def _unsure(each: Slope | None) -> str:
         return "memory was not read on enough plateaus"
     if each.value <= 0 or (each.high - each.low) / 2 > MOST_DOUBT * each.value:
         return (
-            f"memory does not follow the number of connections: {each.low / 1024:.2f} to {each.high / 1024:.2f} KiB"
-            " for each is all that its plateaus tell"
+            f"memory did not follow the number of connections closely enough: {each.low / 1024:.2f} to"
+            f" {each.high / 1024:.2f} KiB for each, at 95 % confidence"
         )
     return ""

@@ -51,9 +51,9 @@ class Profile:
         rate: exchanges a second of each user; 0 is as fast as the server answers.
         duration_s: whole seconds of the measure phase.
         payload_bytes: of an EchoUser's message. depth: with rate 0, messages in flight on each connection.
-        shape: "hold"; "plateaus" rests on the way up; "doublings" rests
-            at a few sockets, then at a quarter and at half of them; "climb" measures on the way up; "spike" has a tenth of the
-            sockets, all, and a tenth again; "search" looks for the most sockets that keep the objective.
+        shape: "hold"; "plateaus" rests on the way up; "doublings" rests at a few sockets, then at a quarter and at half
+            of them; "climb" measures on the way up; "spike" has a tenth of the sockets, all, and a tenth again;
+            "search" looks for the most sockets that keep the objective.
         workers: of the server, at least.
         message, codec, expect: of a MessageUser. file: a Locust file with the user class.
     """

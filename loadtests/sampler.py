@@ -7,7 +7,8 @@
 A line of JSON for each sample: "time_s" on the monotonic clock, which every process of a host shares; "processes" of
 the server's tree and "generator", with what each has used so far; "kernel"; "server", what gserver itself has counted;
 "sampler", what all this costs. What cannot be had is left out. It ends with the tree, or at TERM or INT, with status 0;
-with 1, and one line, if it cannot go on. USR1 asks for what is dear (sockets told from files, memory by page) in the next sample.
+with 1, and one line, if it cannot go on. USR1 asks for what is dear in the next sample: which descriptors are sockets,
+and memory by its pages.
 """
 
 from __future__ import annotations

@@ -265,9 +265,7 @@ def _memory_bytes(rollup: str) -> int:
     such as a segment in which all workers keep their connections. Mapped files, most of them programs and libraries,
     are left out: their share changes when a process that is no part of the server starts or ends.
     """
-    sizes = {
-        name: int(size.split()[0]) for name, _, size in (line.partition(":") for line in rollup.splitlines()[1:])
-    }
+    sizes = {name: int(size.split()[0]) for name, _, size in (line.partition(":") for line in rollup.splitlines()[1:])}
     in_ram = sizes["Pss_Anon"] + sizes["Pss_Shmem"] if "Pss_Anon" in sizes else sizes["Pss"]  # Linux before 5.9
     return 1024 * (in_ram + sizes.get("SwapPss", 0))
 

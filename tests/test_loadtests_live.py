@@ -60,7 +60,16 @@ def test_what_is_sampled_is_the_port_under_test_too() -> None:
 
     assert sampler_options("", "", "", host) == []
     assert sampler_options("", "a:1", "", host) == ["--connect", "a:1"]
-    assert sampler_options(pid, "", "/s", host) == ["--pid", pid, "--host", "127.0.0.1", "--port", "3001", "--stats-socket", "/s"]
+    assert sampler_options(pid, "", "/s", host) == [
+        "--pid",
+        pid,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "3001",
+        "--stats-socket",
+        "/s",
+    ]
 
 
 @pytest.fixture

@@ -150,7 +150,9 @@ def test_a_process_whose_parent_ended_is_followed_and_once_it_is_gone_the_figure
     assert len(orphans) == 1
     assert_same(used_over(found[:2]), truth_s)
     assert used_over(found).seconds == pytest.approx(truth_s, abs=ROUNDED_S)
-    assert used_over(found).lost == f"the CPU time of process {orphans[0].pid}, which ended, is in no account of a parent"
+    assert (
+        used_over(found).lost == f"the CPU time of process {orphans[0].pid}, which ended, is in no account of a parent"
+    )
 
 
 # Memory

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from loadtests.histogram import Histogram
 from loadtests.kernel import drops_between
 from loadtests.memory import Level, memory_of
-from loadtests.histogram import Histogram
 from loadtests.recording import CUT_OFF, OK
 from loadtests.report.evidence import Clock, Evidence
 

@@ -37,5 +37,11 @@ def on_plateaus(
 
 def sample_of(time_s: float, memory_bytes: float) -> dict[str, Any]:
     """A sample of one process."""
-    process = {"pid": 1, "cpu_s": 0.0, "rss_bytes": memory_bytes + 8 * MIB, "memory_bytes": memory_bytes, "switches_voluntary": 0}
+    process = {
+        "pid": 1,
+        "cpu_s": 0.0,
+        "rss_bytes": memory_bytes + 8 * MIB,
+        "memory_bytes": memory_bytes,
+        "switches_voluntary": 0,
+    }
     return {"time_s": time_s, "processes": [process]}
