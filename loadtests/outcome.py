@@ -111,7 +111,7 @@ def _described(swarm: Swarm, recording: Recording, started_at: str, label: str) 
         phases=phases,
         verdict=judge(_evidence(swarm, recording, samples, measure_window(phases))),
         warnings=[*_warnings(swarm, samples, told), *doubts_of_server(samples, phases)],
-        withheld=withheld_of(recording, samples),
+        withheld=withheld_of(recording, samples, phases),
         path=swarm.folder,
     )
 
