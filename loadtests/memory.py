@@ -32,6 +32,8 @@ MOST_GROWN = 0.25
 # Readings of a plateau from which growth can be told, and growth on it that is more than an allocator's pieces.
 LEAST_READINGS = 4
 LEAST_GROWTH = 512 * 1024
+# For so long it must last to be told by itself: a heap that waits for its next collection grows for some seconds too.
+LEAST_SECONDS = 4.0
 
 Sample = Mapping[str, Any]
 
@@ -81,7 +83,8 @@ def memory_of(recording: Recording, samples: Sequence[Sample]) -> Memory:
     growth = max((found for level in levels if (found := _growth(level))), key=lambda each: each.grown, default=None)
     each = fitted_slope([(level.sockets, level.size) for level in levels])
     why = _unread(samples, levels) or _unfit(levels, growth) or _unsure(each)
-    return Memory(levels, None if why else each, why, growth)
+    is_told = growth is not None and (growth.seconds >= LEAST_SECONDS or why == str(growth))
+    return Memory(levels, None if why else each, why, growth if is_told else None)
 
 
 # Plateaus

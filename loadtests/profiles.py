@@ -198,8 +198,8 @@ PROFILES = _named(
         "the cost of sockets that are used", workers=2,
     ),
     Profile(
-        "memory", "100, 1,000, 2,000 and 4,000 sockets ask in JSON, every 5 seconds each", "json", "JsonUser", 4000,
-        1000, 0.2, 4, "how much memory a connection takes", shape="doublings",
+        "memory", "100, 1,000, 2,000 and 4,000 sockets ask in JSON, every 10 seconds each", "json", "JsonUser", 4000,
+        1000, 0.1, 4, "how much memory a connection takes", shape="doublings",
     ),
     Profile(
         "c10k", "10,000 sockets ask in JSON, every 5 seconds each", "json", "JsonUser", 10_000, 500, 0.2, 20,

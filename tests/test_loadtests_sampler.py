@@ -9,8 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -154,6 +156,20 @@ def test_what_is_dear_is_in_the_first_sample_and_when_asked_for(tmp_path: Path) 
         assert any("memory_bytes" in each["processes"][0] for each in others[before - 1 :])
         assert "memory_bytes" not in others[0]["processes"][0]
         assert sampler.process.poll() is None
+
+
+def test_each_plateau_has_a_reading_of_memory_even_if_the_budget_is_spent() -> None:
+    sampler = Sampler(Tree(os.getpid()))
+    sampler.take()
+    sampler._memory.spent(time.monotonic(), 1e6)
+    found = []
+    for is_level in (False, True, True, False, True):
+        sampler._plateau = SimpleNamespace(is_level=is_level, descriptors=9, add=lambda *_: None)  # type: ignore[assignment]
+        sample = sampler.take()
+        assert sample is not None
+        found.append("memory_bytes" in sample["processes"][0])
+
+    assert found == [False, True, False, False, True]
 
 
 def test_what_gserver_has_counted_is_in_a_sample_as_long_as_it_can_be_had(tmp_path: Path) -> None:
