@@ -142,6 +142,26 @@ def test_memory_of_a_connection_has_its_interval() -> None:
     assert "(0.50 KiB to 0.75 KiB)" in said_of(make_run())["server_rss_per_socket"]
 
 
+def test_memory_that_is_withheld_has_its_reason() -> None:
+    run = make_run(figures=run_without("server_rss").figures, withheld={"server_rss_per_socket": "there were few"})
+
+    assert said_of(run)["server_rss_per_socket"] == "- of memory for a connection is not known: there were few"
+
+
+def test_growth_of_memory_is_said_beside_it() -> None:
+    run = make_run(figures=[*make_run().figures, Figure("server_memory_growth", 170, "KiB/s", "lower")])
+
+    assert "memory grew by 170 KiB/s at a constant number of connections" in said_of(run)["server_rss_per_socket"]
+
+
+def test_cpu_time_that_is_a_lower_bound_is_said_to_be_one() -> None:
+    bound = Figure("server_cpu_per_exchange", 85, "us", "lower", low=85)
+    run = make_run(figures=[*run_without("server_cpu_per").figures, bound])
+
+    assert ", at least" in said_of(run)["server_cpu_per_exchange"]
+    assert ", at least" not in said_of(make_run())["server_cpu_per_exchange"]
+
+
 @pytest.mark.parametrize("state", VERDICTS)
 def test_every_state_of_a_run_has_a_sentence_and_keeps_its_reasons(state: Any) -> None:
     stamp = verdict_of(make_run(verdict=Verdict(state, ["because"])))
