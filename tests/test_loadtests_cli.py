@@ -11,6 +11,7 @@ import pytest
 from loadtests.cli import entry_point, main
 from loadtests.profiles import PROFILES
 from loadtests.results import save_run
+from loadtests.streams import Stream
 from tests.helpers.loadtests_runs import make_run
 
 
@@ -101,6 +102,7 @@ def test_an_error_of_loadtests_itself_is_no_finding(
     """Python's own exit status for it is 1, which a pipeline takes for "worse"."""
     monkeypatch.setattr("loadtests.list_command.main", lambda arguments: 1 // 0)
     monkeypatch.setattr(sys, "argv", ["loadtests", "list"])
+    monkeypatch.setattr("loadtests.cli.open_streams", lambda: Stream(1))  # this process keeps its own
 
     with pytest.raises(SystemExit) as ended:
         entry_point()

@@ -69,7 +69,7 @@ def test_a_percentile_of_few_answers_stands_in_no_table() -> None:
     run = replace(sound(), figures=figures)
     (row,) = [line for line in render_markdown(run).splitlines() if line.startswith("| response time, all exchanges")]
 
-    assert [cell.strip() for cell in row.split("|")][4] == "- of 3"
+    assert "- of 3" in [cell.strip() for cell in row.split("|")]
     assert '"- of 3" stands for' in render_markdown(run)
     assert '"- of 3" stands for' not in render_markdown(sound())
     assert "not known from only 3 answers" in render_terminal([run])
