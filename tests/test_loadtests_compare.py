@@ -326,6 +326,9 @@ def test_what_a_server_did_not_do_is_no_doubt_and_is_told() -> None:
     assert compare(a, Side("after", (b.runs[0], doubted)), SETS).refusals == ("run-003 is noisy-host: It was noisy.",)
 
 
+MEMORY = {"user": "JsonUser", "sockets": 4000, "shape": "doublings"}
+
+
 def of_memory(side: Side, **changes: Any) -> Side:
     return dataclasses.replace(
         side, runs=tuple(dataclasses.replace(run, workload=MEMORY, **changes) for run in side.runs)

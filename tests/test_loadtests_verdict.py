@@ -204,8 +204,8 @@ def test_how_late_the_sends_were_is_told_with_what_it_can_have_added() -> None:
     (reason,) = judge(make_evidence(recording=recording, samples=[])).reasons
     assert reason == (
         "5.0% of the sends were more than 1 ms late, by 4 ms on average and 9 ms at worst."
-        " Timed from the send, and not from when it was due, p99 is 1.00 ms"
-        " instead of 6.00 ms, and p50 is 1.00 ms instead of 1.00 ms."
+        " Timed from the send, and not from when it was due, p99 is 1.00 ms instead of 6.00 ms, and p50 is 1.00 ms"
+        " instead of 1.00 ms."
     )
 
 
