@@ -187,8 +187,8 @@ def _withheld(comparison: Comparison) -> list[JudgedRow]:
             if name in run.withheld
         }
         if reasons and not comparison.figure(name):
-            values = [_typical(side, name) for side in (comparison.a, comparison.b)]
-            rows.append(JudgedRow(titled_figure(name), *values, "-", "-", "not judged", tuple(reasons)))
+            a, b = (_typical(side, name) for side in (comparison.a, comparison.b))
+            rows.append(JudgedRow(titled_figure(name), a, b, "-", "-", "not judged", tuple(reasons)))
     return rows
 
 
