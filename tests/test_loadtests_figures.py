@@ -104,6 +104,24 @@ def test_rates_and_latencies_are_of_the_window(figures: dict[str, float]) -> Non
     assert figures["connect_p50"] == pytest.approx(5000, rel=0.001)
 
 
+def test_a_latency_has_its_mean_and_its_extremes_and_a_type_its_counts() -> None:
+    recording = Recording()
+    for milliseconds in range(1, 101):
+        recording.succeeded("SUM", 104 * S, milliseconds * MS)
+    recording.ended("SUM", 104 * S, "reset")
+    recording.ended("SUM", 104 * S, CUT_OFF)
+    recording.succeeded("SUM", 102 * S, MS)
+    recording.ended("PING", 105 * S, "timeout")
+    figures = {figure.name: figure.value for figure in figures_of(recording, [], PHASES)}
+
+    expected = {"mean": 50.5, "min": 1, "p50": 50, "p90": 90, "p95": 95, "p99": 99, "max": 100}
+    for name, value_ms in expected.items():
+        assert figures[f"service_SUM_{name}"] == pytest.approx(1000 * value_ms, rel=0.001), name
+    assert (figures["answered_SUM"], figures["failed_SUM"]) == (100, 1)
+    assert (figures["answered_PING"], figures["failed_PING"]) == (0, 1)
+    assert "service_PING_p50" not in figures
+
+
 def test_the_generator_is_measured_in_the_window(figures: dict[str, float]) -> None:
     assert figures["generator_cpu"] == pytest.approx(50)
     assert figures["generator_lag_max"] == 6
