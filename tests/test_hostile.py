@@ -26,8 +26,8 @@ app = Service(answer, Lines)
 """
 ROUND_S = 1.0
 MANY = {"silent": 5000, "dripping": 1000, "not_reading": 200}
-# On a busy host it takes more than the default of 30 s until thousands of clients are connected: the first of them would
-# be closed before the last has come.
+# The deadlines are 30 s by default. On a busy host it takes longer until thousands of clients are connected: the first
+# would be closed before the last has come.
 PATIENT = ["--first-byte-timeout", "600", "--message-timeout", "600", "--write-timeout", "600"]
 
 
