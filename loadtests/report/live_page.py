@@ -50,8 +50,7 @@ def _specification(chart: LiveChart) -> dict[str, Any]:
     said = at_second({chart.column: (chart.label.split(",")[0], number(chart.unit))})
     drawn = stacked([area([], x, number_y(chart.column), chart.shade)], HEIGHT, chart.label)
     specification = for_page(Panel(chart.label, drawn, pointed_at([], x, said)))
-    for layer in specification["layer"]:
-        if "name" in layer["data"]:  # which is the chart's then
-            del layer["data"]
+    for layer in specification["layer"]:  # which all take the chart's then
+        layer.pop("data", None)
     specification.pop("datasets", None)
     return {**specification, "data": {"name": ROWS}}

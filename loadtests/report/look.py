@@ -11,7 +11,7 @@ import json
 import re
 from typing import Any
 
-__all__ = ["CONFIG", "DARK", "DASHES", "END_ROOM", "LIGHT", "ROOM", "SCALE_ROOM", "SERIES", "colour", "painted"]
+__all__ = ["CONFIG", "DARK", "DASHES", "LIGHT", "ROOM", "SERIES", "colour", "painted"]
 
 LIGHT = {
     "page": "#ffffff",
@@ -54,8 +54,9 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu 
 ROOM = "room"
 
 
-#: Pixels beside a chart: for the labels of a scale, and for a mark at the end of an axis.
-SCALE_ROOM, END_ROOM = 62, 12
+# Pixels for the labels of a scale. A longer label would move the axis away from those above and below, so it is cut;
+# charts.py writes numbers that fit.
+SCALE_ROOM = 62
 
 
 def colour(name: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from loadtests.report.look import CONFIG, END_ROOM, LIGHT, ROOM, SCALE_ROOM, colour, painted
+from loadtests.report.look import CONFIG, LIGHT, ROOM, colour, painted
 from loadtests.report.tables import Table
 from loadtests.results import write_whole
 
@@ -26,20 +26,6 @@ IMAGE_WIDTH = 720
 PNG_SCALE = 2
 # Pixels of an entry of a legend in an image: a letter at most, and what stands beside the letters.
 LEGEND_LETTER, LEGEND_SYMBOL = 8, 40
-
-
-# A mark that cannot be seen, and is as wide as a chart may become with its labels. Vega gives a chart the room that is
-# left beside its own labels and marks, so that without it the axes of two charts stand above each other by chance only.
-_EDGES: dict[str, Any] = {
-    "data": {"values": [{}]},
-    "mark": {"type": "rect", "opacity": 0, "aria": False},
-    "encoding": {
-        "x": {"value": -SCALE_ROOM},
-        "x2": {"value": {"expr": f"width + {END_ROOM}"}},
-        "y": {"value": 0},
-        "y2": {"value": 1},
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -85,7 +71,6 @@ def for_page(panel: Panel) -> dict[str, Any]:
     chart = chart.add_params(alt.param(name=ROOM, expr="width")).properties(width="container")
     specification: dict[str, Any] = chart.to_dict(validate=False)
     specification.pop("config", None)  # Altair's own; the page has that of look.py, once for all its charts
-    specification["layer"].insert(0, _EDGES)
     return specification
 
 
