@@ -56,6 +56,7 @@ RESULTS := results/baselines
 BASELINES := echo/peer:node-echo echo/peer:asyncio-echo echo/peer:uvloop-echo echo/peer:gevent-echo \
              echo/gserver:echo?greenlets=dedicated \
              json/peer:node-json json/peer:asyncio-json json/peer:uvloop-json json/peer:gevent-json
+KINDS := latency memory
 BASELINE := --seed 1 --fail-on never --markdown
 # 9 pairs are the fewest that can call one of 8 figures different, and 4 for memory, which is judged by itself.
 LATENCY := --pairs 9 --users 100 --rate 10 --duration 5
@@ -83,8 +84,10 @@ baselines: $(VENV)/.demo
 	for each in $(BASELINES); do \
 	    service=$${each%%/*} other=$${each#*/}; name=$$service-and-$$(echo "$${other#*:}" | tr -c 'a-z\n' '-'); \
 	    case $$service in echo) asked="$(MEMORY_echo)";; *) asked="$(MEMORY_json)";; esac; \
-	    made "$$name" "$$service" "$$other" --profile "$$service" $(LATENCY); \
-	    made "$$name-memory" "$$service" "$$other" $(MEMORY) $$asked; \
+	    for kind in $(KINDS); do case $$kind in \
+	        latency) made "$$name" "$$service" "$$other" --profile "$$service" $(LATENCY);; \
+	        memory) made "$$name-memory" "$$service" "$$other" $(MEMORY) $$asked;; \
+	    esac; done; \
 	done
 	@printf '# gserver beside other servers\n\n' > $(RESULTS)/README.md
 	@$(VENV)/bin/loadtests compare $(RESULTS)/*/ --markdown --fail-on never >> $(RESULTS)/README.md

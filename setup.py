@@ -84,7 +84,7 @@ setup(
     extras_require={"extras": EXTRAS, "sampler": SAMPLER, "loadtests": LOADTESTS, "test": TEST},
     entry_points={
         "console_scripts": [
-            "gserver = gserver.cli:entry_point",
+            "gserver = gserver.__main__:entry_point",
             "loadtests = loadtests.cli:entry_point",
         ]
     },

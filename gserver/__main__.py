@@ -1,5 +1,29 @@
-"""python -m gserver: the same as the command `gserver`."""
+"""The command `gserver`, and `python -m gserver`.
 
-from gserver.cli import entry_point
+Standard input, output and error are opened here, before the rest of the server is imported: an import may open a file
+and keep it open, and it would get the number of a standard stream that is closed. libffi does that for ctypes: it keeps
+its own library open if it was built with static trampolines.
+"""
 
-entry_point()
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import NoReturn
+
+from gserver.process.daemon import drop_unwritten, open_standard
+
+__all__ = ["entry_point"]
+
+
+def entry_point() -> NoReturn:
+    """Run the command line of this process, and exit with its status."""
+    closed = open_standard()
+    try:
+        sys.exit(importlib.import_module("gserver.cli").main(sys.argv[1:], 1 not in closed))
+    finally:
+        drop_unwritten()
+
+
+if __name__ == "__main__":
+    entry_point()

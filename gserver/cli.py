@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import gserver
 from gserver import logs
@@ -30,7 +30,7 @@ from gserver.configuration import (
 )
 from gserver.errors import ConfigError
 from gserver.fields import IS_NATIVE
-from gserver.process.daemon import Daemon, drop_unwritten, open_standard
+from gserver.process.daemon import Daemon
 from gserver.process.systemd import take_sockets
 from gserver.process.titles import find_title, set_title
 from gserver.process.working_folder import absolute, enter, name_entries, working_folder
@@ -39,7 +39,7 @@ from gserver.worker.mold import run_mold
 from gserver.worker.trial import try_start
 from gserver.worker.worker import fit, load, run_worker
 
-__all__ = ["entry_point", "main"]
+__all__ = ["main"]
 
 log = logging.getLogger("gserver")
 
@@ -58,15 +58,6 @@ def main(argv: Sequence[str], has_output: bool = True) -> int:
         return 128 + signal.SIGINT
 
 
-def entry_point() -> NoReturn:
-    """The command `gserver`."""
-    closed = open_standard()
-    try:
-        sys.exit(main(sys.argv[1:], 1 not in closed))
-    finally:
-        drop_unwritten()
-
-
 def _complain(text: str) -> None:
     with contextlib.suppress(OSError):  # the status tells it, too
         print("gserver:", *text.splitlines(), file=sys.stderr)
@@ -77,7 +68,7 @@ class _Parser(argparse.ArgumentParser):
 
     has_output = True
 
-    def print_out(self, text: str = "") -> None:
+    def print_out(self, text: str) -> None:
         """Write to standard output; ConfigError if that cannot be."""
         if not self.has_output:
             raise ConfigError("cannot write to standard output: it is closed")
@@ -88,10 +79,12 @@ class _Parser(argparse.ArgumentParser):
         except OSError as error:
             raise ConfigError(f"cannot write to standard output: {error.strerror}") from None
 
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        if not status:
-            self.print_out()  # the help, or the version, is in its buffer
-        super().exit(status, message)
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print the help or the version through print_out(): argparse would ignore an OSError, and exit with 0."""
+        if file is sys.stdout:
+            self.print_out(message)
+        else:
+            super()._print_message(message, file)
 
 
 def _parser(has_output: bool) -> _Parser:

@@ -116,13 +116,6 @@ class Ledger:
             sent += conn.sent_bytes
         self.cells[RECEIVED], self.cells[SENT] = received, sent
 
-    def clear(self) -> None:
-        """Begin again at nothing, with no connection open."""
-        assert self.open == 0, self
-        for cell in range(CELLS):
-            self.cells[cell] = 0
-        self._received = self._sent = 0
-
     def check(self) -> None:
         """AssertionError if a connection was counted twice or not at all."""
         assert self.accepted == self.open + self.closed.total(), self

@@ -47,7 +47,7 @@ from loadtests.quantile_curves import quantile_curve
 from loadtests.results import Run
 from loadtests.text import number, title_of
 
-__all__ = ["HEADLINES", "Latencies", "Plan", "compare", "headlines_of", "is_usable", "plan_of_pairs"]
+__all__ = ["HEADLINES", "Latencies", "Plan", "compare", "headlines_of", "is_believable", "missing_in", "plan_of_pairs"]
 
 HEADLINES = (
     "throughput",
@@ -276,7 +276,8 @@ def _too_few(figures: Sequence[FigureComparison], tested: int, plan: Plan) -> li
         return []
     runs = "pairs" if plan.paired else "runs on each side"
     least = (needed_pairs if plan.paired else needed_runs)(1.0, 0.0, plan.alpha / tested)
-    return [f"Too few to call anything different, however far apart: for {tested} figures it takes {least} {runs}."]
+    figures_tested = "1 figure" if tested == 1 else f"{tested} figures"
+    return [f"Too few to call anything different, however far apart: for {figures_tested} it takes {least} {runs}."]
 
 
 def _curves(a: Latencies, b: Latencies, plan: Plan) -> tuple[QuantileCurve, ...]:
@@ -337,10 +338,11 @@ def is_believable(run: Run) -> bool:
     return run.verdict.is_valid if headlines_of(run.workload) is HEADLINES else is_undisturbed
 
 
-def is_usable(run: Run) -> bool:
-    """Whether a run can be believed and has the figure, if it was made for one."""
-    headlines = headlines_of(run.workload)
-    return is_believable(run) and (headlines is HEADLINES or all(run.figure(name) for name in headlines))
+def missing_in(run: Run) -> list[str]:
+    """Of the one figure that a run was made for: a sentence that says why it is not there."""
+    names = headlines_of(run.workload)
+    lacking = [] if names is HEADLINES else [name for name in names if not run.figure(name)]
+    return [f"There is no {title_of(name)}: {run.withheld.get(name, 'the run has none')}." for name in lacking]
 
 
 def _invalid(run: Run) -> str:
@@ -354,7 +356,7 @@ def _notes(a: Side, b: Side, plan: Plan) -> list[str]:
     if len(a.runs) == len(b.runs) == 1:
         against = f"the noise floor of {plan.noise.pairs} pairs" if plan.noise else "nothing: no claim is made"
         notes.append(f"One run on each side is one observation each, held against {against}.")
-    elif not plan.paired:
+    elif not plan.paired and headlines_of(a.runs[0].workload) is HEADLINES:  # see plan_of_pairs()
         notes.append("The runs were not made in pairs: what changed on the host between the sides looks like a change.")
     notes += _of_few([*a.runs, *b.runs])
     notes += [f"{side.title} had failures: {errors}." for side in (a, b) if (errors := _errors(side))]

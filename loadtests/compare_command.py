@@ -125,8 +125,8 @@ def main(arguments: argparse.Namespace) -> int:
         if arguments.html:
             _write_overview(comparisons, arguments.html)
         if arguments.pictures:
-            for folder, comparison in zip(folders, comparisons, strict=True):
-                prefix = f"{folder.resolve().name}-"
+            for place, (folder, comparison) in enumerate(zip(folders, comparisons, strict=True), start=1):
+                prefix = f"{place}-{folder.resolve().name}-"
                 _write_pictures(comparison, arguments.pictures, arguments.format, prefix)
         return _worst(exit_status(comparison, arguments.fail_on) for comparison in comparisons)
     (comparison,) = comparisons

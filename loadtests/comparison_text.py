@@ -56,7 +56,12 @@ def headline_of(comparison: Comparison) -> str:
     named = [f"{answer} in {_listed(by_answer[answer])}" for answer in ("worse", "better") if answer in by_answer]
     counted = [f"{len(by_answer[each])} {each}" for each in ("equivalent", "inconclusive") if each in by_answer]
     parts = ([f"B is {' and '.join(named)}"] if named else []) + ([", ".join(counted)] if counted else [])
-    return f"{comparison.answer.capitalize()}: {'; '.join(parts)} (of {len(comparison.headlines)} figures)."
+    return f"{comparison.answer.capitalize()}: {'; '.join(parts)} (of {_figures(comparison)})."
+
+
+def _figures(comparison: Comparison) -> str:
+    count = len(comparison.headlines)
+    return "1 figure" if count == 1 else f"{count} figures"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -216,11 +221,11 @@ def _needed(comparison: Comparison) -> list[str]:
 
 
 def _how_to_read(comparison: Comparison) -> str:
+    together = f", over all {_figures(comparison)} together" if len(comparison.headlines) > 1 else ""
     return (
         "A and B are medians over the runs; the change is B against A. "
         f"Equivalent: the interval lies within {percent(comparison.band)}. "
-        f"Equal sides are called different at most {comparison.alpha * 100:.3g} times in 100, "
-        f"over all {len(comparison.headlines)} figures together."
+        f"Equal sides are called different at most {comparison.alpha * 100:.3g} times in 100{together}."
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-__all__ = ["Used", "used_between", "used_over"]
+__all__ = ["Used", "have_ended", "used_between", "used_over"]
 
 # The accounts of ended children are read in ticks, user and system time apart, each rounded down.
 ROUNDED_S = 2 / os.sysconf("SC_CLK_TCK")
@@ -53,6 +53,13 @@ def used_between(before: Sample, after: Sample, tree: str = "processes") -> Used
         if not is_known:
             lost = lost or f"the CPU time of process {ended[0]['pid']}, which ended, is in no account of a parent"
     return Used(gained - taken_over, lost)
+
+
+def have_ended(samples: Sequence[Sample], tree: str = "processes") -> bool:
+    """Whether processes ended meanwhile, whether they were seen before or not."""
+    accounts = [sum(_children_s(each) for each in sample.get(tree, [])) for sample in samples]
+    seen = [{_identity(each) for each in sample.get(tree, []) if not each.get("has_ended")} for sample in samples]
+    return len(set(accounts)) > 1 or any(before - after for before, after in pairwise(seen))
 
 
 def _ignoring(processes: Iterator[Process] | Any) -> Iterator[str]:

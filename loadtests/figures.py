@@ -17,7 +17,7 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from loadtests.cpu import used_between, used_over
+from loadtests.cpu import have_ended, used_between, used_over
 from loadtests.kernel import drops_between
 from loadtests.memory import memory_of
 from loadtests.recording import CUT_OFF, OK, PHASES, UNSENT, Cell, Latency, Recording, failures
@@ -264,7 +264,8 @@ def _generator(recording: Recording, window: Window) -> list[Figure]:
 def server_cpu(first: Sample, last: Sample) -> float:
     """Processor use of the server's tree between two samples, in percent of one core."""
     elapsed_s = last["time_s"] - first["time_s"]
-    return 100 * used_between(first, last).seconds / elapsed_s if elapsed_s > 0 else 0.0
+    # Accounts of ended children are rounded down to ticks: over a short time less may have been used than was known.
+    return 100 * max(0.0, used_between(first, last).seconds) / elapsed_s if elapsed_s > 0 else 0.0
 
 
 def _server(recording: Recording, window: Window, measured: Cell, samples: Sequence[Sample]) -> list[Figure]:
@@ -305,11 +306,15 @@ def _memory(recording: Recording, samples: Sequence[Sample]) -> list[Figure]:
     return figures
 
 
-def withheld_of(recording: Recording, samples: Sequence[Sample]) -> dict[str, str]:
+def withheld_of(recording: Recording, samples: Sequence[Sample], phases: Mapping[str, Sequence[int]]) -> dict[str, str]:
     """Figures that the run cannot have, and why."""
     sampled = [sample for sample in samples if sample["processes"]]
     why = memory_of(recording, sampled).withheld if sampled else "the server was not sampled"
-    return {MEMORY_OF_CONNECTION: why} if why else {}
+    withheld = {MEMORY_OF_CONNECTION: why} if why else {}
+    window = measure_window(phases)
+    if have_ended([sample for sample in sampled if window.holds(sample["time_s"])]):
+        withheld["server_switches"] = "processes of the server ended, and nothing has an account of theirs"
+    return withheld
 
 
 def _overflows(samples: Sequence[Sample]) -> list[Figure]:
@@ -328,12 +333,13 @@ def _overflows(samples: Sequence[Sample]) -> list[Figure]:
 def _tree(inside: Sequence[Sample]) -> list[Figure]:
     first, last = inside[0], inside[-1]
     elapsed_s = last["time_s"] - first["time_s"]
-    switches = _grown(first, last, "switches_voluntary")
     figures = [
         Figure("server_processes", sum(not each.get("has_ended") for each in last["processes"]), "processes"),
         Figure("server_descriptors", max(_total(sample, "descriptors") for sample in inside), "descriptors"),
-        Figure("server_switches", switches / elapsed_s, "switches/s"),
     ]
+    if not have_ended(inside):
+        switches = _total(last, "switches_voluntary") - _total(first, "switches_voluntary")
+        figures.append(Figure("server_switches", switches / elapsed_s, "switches/s"))
     counted = [
         sample
         for sample in inside
@@ -350,20 +356,3 @@ def _total(sample: Sample, key: str) -> float:
 
 def _rss(sample: Sample) -> float:
     return _total(sample, "rss_bytes")
-
-
-def _grown(first: Sample, last: Sample, *keys: str) -> float:
-    """What the processes of `last` used since `first`, each by itself: one that was replaced takes nothing back."""
-    before = {_identity(process): process for process in first["processes"]}
-    return float(
-        sum(
-            process[key] - before.get(_identity(process), {}).get(key, 0)
-            for process in last["processes"]
-            for key in keys
-        )
-    )
-
-
-def _identity(process: Mapping[str, Any]) -> tuple[Any, Any]:
-    """A number alone may be given to another process; when that started, older runs do not say."""
-    return process["pid"], process.get("started_s")

@@ -26,7 +26,7 @@ from locust.argument_parser import LocustArgumentParser
 from locust.dispatch import UsersDispatcher
 from locust.env import Environment
 from locust.rpc import Message
-from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
+from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
 
 import gserver
 from loadtests.recorder import RECORDER
@@ -48,6 +48,7 @@ POLL_S = 0.1
 # A Locust without loadtests must have begun to listen before it is sent away, or it waits for ever.
 DISMISSED_AFTER_S = 1.0
 LINGER_MS = 200
+SWARMING = (STATE_SPAWNING, STATE_RUNNING)
 
 ROSTER = Roster()
 _has_heard_master = False
@@ -166,8 +167,8 @@ def _handle(runner: MasterRunner, client_id: str, msg: Message) -> None:
         return
     if msg.type == "client_ready" and not _admitted(runner, client_id, str(msg.data)):
         return
-    if msg.type == "quit":
-        _leaves(client_id)
+    if msg.type == "quit" and not _leaves(runner, client_id):
+        return
     _locusts_own_handling(runner, client_id, msg)
 
 
@@ -219,17 +220,19 @@ def _begin(environment: Environment, **_: Any) -> None:
 
 
 def _watch_workers(runner: MasterRunner) -> None:
-    """Miss the workers that Locust takes for dead, until they are heard of again."""
+    """Miss workers that are silent, until they are heard of again: well before Locust takes them for dead."""
     while True:
         gevent.sleep(1)
-        for client in runner.clients.all:
+        for client in runner.clients.all if runner.state in SWARMING else ():
             process = ROSTER.processes.get(client.id)
             if process is None:
                 continue
-            is_missed, is_silent = RECORDER.merged.has_left(process), client.state == STATE_MISSING
-            if is_silent and not is_missed:
-                miss(client.id)
-            elif is_missed and not is_silent:
+            heard_s = ROSTER.heard.setdefault(client.id, RECORDER.now_s())
+            silent_s, is_missed = RECORDER.now_s() - heard_s, RECORDER.merged.has_left(process)
+            if silent_s > runners.HEARTBEAT_LIVENESS / 2 and not is_missed:
+                RECORDER.merged.left(process, heard_s)
+                ROSTER.notice(f"{title(process)} is silent: its last message came {silent_s} s ago")
+            elif silent_s <= runners.HEARTBEAT_LIVENESS / 2 and is_missed:
                 RECORDER.merged.returned(process)
                 ROSTER.notice(f"{title(process)} is back")
 
@@ -241,20 +244,28 @@ def is_anyone_lost(runner: MasterRunner) -> bool:
 
 def miss(client_id: str) -> None:
     """A worker is no more, as far as is known: its sockets no longer count after its last message."""
-    process = ROSTER.processes.get(client_id)
-    if process is None or RECORDER.merged.has_left(process):
-        return
-    second = ROSTER.heard.get(client_id, RECORDER.now_s())
-    RECORDER.merged.left(process, second)
-    ROSTER.notice(f"{title(process)} was lost: its last message came {RECORDER.now_s() - second} s ago")
+    process = ROSTER.processes[client_id]
+    RECORDER.merged.left(process, ROSTER.heard.get(client_id, RECORDER.now_s()))
+    ROSTER.notice(f"{title(process)} was lost")
 
 
-def _leaves(client_id: str) -> None:
-    """A worker was ended by somebody else than its master."""
-    process = ROSTER.processes.get(client_id)
-    if process is not None and not ROSTER.is_ending:
-        RECORDER.merged.left(process, RECORDER.now_s())
+def _leaves(runner: MasterRunner, client_id: str) -> bool:
+    """A worker was ended by somebody else than its master; whether Locust is to handle that.
+
+    Before the swarm has started another worker may take its place, and Locust would end a master that has none left.
+    """
+    if ROSTER.is_ending:
+        return True
+    is_early = runner.state not in SWARMING and not ROSTER.is_closed
+    if process := ROSTER.processes.get(client_id):
         ROSTER.notice(f"{title(process)} has ended")
+        if is_early:
+            del ROSTER.processes[client_id]
+        else:
+            RECORDER.merged.left(process, RECORDER.now_s())
+    if is_early and client_id in runner.clients:
+        del runner.clients[client_id]
+    return not is_early
 
 
 def _publish(runner: MasterRunner, path: Path) -> None:
@@ -306,12 +317,15 @@ def await_workers(runner: MasterRunner, expected: int, patience_s: float) -> Non
             gevent.sleep(POLL_S)
     except KeyboardInterrupt:
         _dismiss(runner, "the run was interrupted before it began")
+    for client in runner.clients.missing:  # it is no part of the swarm, even if it is heard of again
+        del runner.clients[client.id]
+        ROSTER.processes.pop(client.id, None)
     ROSTER.is_closed = True
 
 
 def _dismiss(runner: MasterRunner, why: str) -> NoReturn:
     """Send the workers away; the second that quit() takes is enough for _publish()."""
-    ROSTER.ended = why
+    ROSTER.ended, ROSTER.is_ending = why, True
     for client in runner.clients.all:
         runner.send_message(REFUSED, f"the master ended: {why}", client.id)  # type: ignore[arg-type]
     runner.quit()

@@ -27,20 +27,20 @@ PLATEAU_SPREAD = 0.002
 LEAST_PLATEAUS = 3
 # Allocators take memory in pieces of 64 KiB to 1 MiB. Over 1,000 connections that is at most 1 KiB for each.
 LEAST_SPREAD = 1000
-# Of the slope: half of its interval may be so much at most.
-MOST_DOUBT = 0.5
 # Of what memory rose by between plateaus: so much may have come of growth by itself.
 MOST_GROWN = 0.25
 # Readings of a plateau from which growth can be told, and growth on it that is more than an allocator's pieces.
 LEAST_READINGS = 4
 LEAST_GROWTH = 512 * 1024
+# For so long it must last to be told by itself: a heap that waits for its next collection grows for some seconds too.
+LEAST_SECONDS = 4.0
 
 Sample = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Of memory at a constant number of connections: so many bytes in so many seconds, and the slope of it in bytes/s."""
+    """Of memory at a constant number of connections: `grown` bytes in so many seconds; the slope is in bytes/s."""
 
     grown: float
     seconds: float
@@ -83,7 +83,8 @@ def memory_of(recording: Recording, samples: Sequence[Sample]) -> Memory:
     growth = max((found for level in levels if (found := _growth(level))), key=lambda each: each.grown, default=None)
     each = fitted_slope([(level.sockets, level.size) for level in levels])
     why = _unread(samples, levels) or _unfit(levels, growth) or _unsure(each)
-    return Memory(levels, None if why else each, why, growth)
+    is_told = growth is not None and (growth.seconds >= LEAST_SECONDS or why == str(growth))
+    return Memory(levels, None if why else each, why, growth if is_told else None)
 
 
 # Plateaus
@@ -153,17 +154,13 @@ def _unfit(levels: Sequence[Level], growth: Growth | None) -> str:
     if growth is not None and _is_mixed_up(levels):
         return str(growth)
     if len(set(sockets)) < LEAST_PLATEAUS:
-        held = "number" if len(set(sockets)) == 1 else "numbers"
         seen = ", ".join(f"{count:,}" for count in sorted(set(sockets)))
-        return (
-            f"it takes {LEAST_PLATEAUS} numbers of connections, held for some seconds each, and the run has"
-            f" {len(set(sockets))} {held} ({seen}); the profile memory has them"
-        )
+        return f"the run rested only at {seen} connections, and it takes {LEAST_PLATEAUS} numbers (profile memory)"
     spread = max(sockets) - min(sockets)
     if spread < LEAST_SPREAD:
         return (
-            f"the numbers of connections differ by {spread:,} at most, and by fewer than {LEAST_SPREAD:,} what a server"
-            " takes at once cannot be told from what connections cost"
+            f"the numbers of connections differ by {spread:,} at most, and it takes {LEAST_SPREAD:,} to tell what"
+            " connections cost from what a server takes once"
         )
     return ""
 
@@ -177,9 +174,9 @@ def _is_mixed_up(levels: Sequence[Level]) -> bool:
 def _unsure(each: Slope | None) -> str:
     if each is None or each.low is None or each.high is None:
         return "memory was not read on enough plateaus"
-    if each.value <= 0 or (each.high - each.low) / 2 > MOST_DOUBT * each.value:
+    if each.low <= 0:  # a heap that is collected now and then leaves wide intervals, which are shown; but not this
         return (
-            f"memory does not follow the number of connections: {each.low / 1024:.2f} to {each.high / 1024:.2f} KiB"
-            " for each is all that its plateaus tell"
+            f"memory did not follow the number of connections closely enough: {each.low / 1024:.2f} to"
+            f" {each.high / 1024:.2f} KiB for each, at 95 % confidence"
         )
     return ""

@@ -126,7 +126,7 @@ def _described(swarm: Swarm, recording: Recording, started_at: str, label: str) 
             *retransmit_warnings(recording, samples, measure_window(phases)),
         ],
         examples={name: recording.examples[name] for name in sorted(recording.examples) if recording.examples[name]},
-        withheld=withheld_of(recording, samples),
+        withheld=withheld_of(recording, samples, phases),
         path=swarm.folder,
     )
 

@@ -55,9 +55,9 @@ class Profile:
             answers.
         duration_s: whole seconds of the measure phase.
         payload_bytes: of an EchoUser's message. depth: with rate 0, messages in flight on each connection.
-        shape: "hold"; "plateaus" rests on the way up; "doublings" rests
-            at a few sockets, then at a quarter and at half of them; "climb" measures on the way up; "spike" has a tenth of the
-            sockets, all, and a tenth again; "search" looks for the most sockets that keep the objective.
+        shape: "hold"; "plateaus" rests on the way up; "doublings" rests at a few sockets, then at a quarter and at half
+            of them; "climb" measures on the way up; "spike" has a tenth of the sockets, all, and a tenth again;
+            "search" looks for the most sockets that keep the objective.
         workers: of the server, at least.
         message, codec, expect: of a MessageUser. file: a Locust file with the user class; file_digest: of its text.
     """
@@ -210,8 +210,8 @@ PROFILES = _named(
         "the cost of sockets that are used", workers=2,
     ),
     Profile(
-        "memory", "100, 1,000, 2,000 and 4,000 sockets ask in JSON, every 5 seconds each", "json", "JsonUser", 4000,
-        1000, 0.2, 4, "how much memory a connection takes", shape="doublings",
+        "memory", "100, 1,000, 2,000 and 4,000 sockets ask in JSON, every 10 seconds each", "json", "JsonUser", 4000,
+        1000, 0.1, 4, "how much memory a connection takes", shape="doublings",
     ),
     Profile(
         "c10k", "10,000 sockets ask in JSON, every 5 seconds each", "json", "JsonUser", 10_000, 500, 0.2, 20,

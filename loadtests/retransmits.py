@@ -1,8 +1,8 @@
 """Whether TCP segments that were sent again explain the slow exchanges of a run. Pure.
 
-A segment that is lost is sent again after a round trip at best, and after 200 ms or more where nothing followed it; the
-exchange it belongs to waits as long. So n such segments can be the slowest n exchanges. The kernel counts them for each
-network namespace, and for whatever else is sent there.
+A segment that is lost, and that no other one followed, is sent again after 200 ms at the earliest (Linux's least
+timeout), and the exchange it belongs to takes longer than that. So n such segments can be the slowest n exchanges, if
+those took that long. The kernel counts segments for each network namespace, with all else that is sent there.
 """
 
 from __future__ import annotations
@@ -14,27 +14,32 @@ from loadtests.figures import Sample, Window
 from loadtests.recording import Recording
 from loadtests.text import number
 
-__all__ = ["explained_quantile", "retransmit_warnings", "retransmitted"]
+__all__ = ["explained_percent", "retransmit_warnings", "retransmitted"]
 
-QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
+PERCENTS = (50.0, 90.0, 99.0, 99.9)
+LEAST_TIMEOUT_NS = 200_000_000
 
 
 def retransmit_warnings(recording: Recording, samples: Sequence[Sample], window: Window) -> list[str]:
-    """A sentence if as many segments were sent again in the window as exchanges lie beyond a quantile that is shown."""
+    """A sentence if segments that were sent again in the window can be what lies beyond a quantile that is shown."""
     count = retransmitted(recording, samples, window)
-    ended = recording.total(recording.exchange_series(), window.start, window.end).outcomes.total()
-    quantile = explained_quantile(count, ended)
-    if not quantile:
+    measured = recording.total(recording.exchange_series(), window.start, window.end)
+    latency = measured.latency.all
+    ended = measured.outcomes.total()
+    percent = explained_percent(count, ended, latency.percentiles(PERCENTS))
+    if percent is None:
         return []
     segments = "1 TCP segment was" if count == 1 else f"{count:,} TCP segments were"
     often = f"{number(1000 * count / ended)} for 1,000 exchanges"
-    return [f"{segments} sent again in the measured phase ({often}): latencies from {quantile} on may be the network's"]
+    return [f"{segments} sent again in the measured phase ({often}): the p{percent:g} may be the network's"]
 
 
-def explained_quantile(count: int, exchanges: int) -> str:
-    """The lowest quantile beyond which there are fewer exchanges than segments that were sent again; "" if none is."""
-    share = count / exchanges if exchanges else 0.0
-    return next((name for name, quantile in QUANTILES.items() if share > 1 - quantile), "")
+def explained_percent(count: int, exchanges: int, latencies_ns: Mapping[float, float]) -> float | None:
+    """The lowest percentile beyond which `count` segments, sent again, can be all exchanges; None if there is none."""
+    for percent, latency_ns in sorted(latencies_ns.items()):
+        if 100 * count > round(100 - percent, 3) * exchanges and latency_ns > LEAST_TIMEOUT_NS:
+            return percent
+    return None
 
 
 def retransmitted(recording: Recording, samples: Sequence[Sample], window: Window) -> int:

@@ -21,7 +21,7 @@ SHOWN_DIGITS = 8
 def title(process: str) -> str:
     """A worker by the name that the recording has for it, HOST-PROCESS, for a person."""
     host, _, number = process.rpartition("-")
-    return f"worker process {number} on host {host}"
+    return f"worker process {number} on host {host}" if host else f"worker {process}"
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ EXIT_FAILURES = 1
 EXIT_NOT_KEPT = 2
 EXIT_DOUBTFUL = 3
 EXIT_INTERRUPTED = 130
+BIND = ("0.0.0.0", MASTER_PORT)
 EXPECT_WORKERS_S = 120
 
 
@@ -46,13 +47,13 @@ def add_arguments(run: argparse.ArgumentParser) -> None:
     swarm.add_argument("--no-pin", action="store_true", help="leave server and swarm on all cores")
     swarm.add_argument("--master", action="store_true", help="swarm from other hosts: `loadtests worker` on each")
     swarm.add_argument(
-        "--bind", type=host_and_port, default=("0.0.0.0", MASTER_PORT), metavar="HOST:PORT",
-        help=f"where they find this one (default 0.0.0.0:{MASTER_PORT})",
+        "--bind", type=host_and_port, metavar="HOST:PORT",
+        help=f"where they find this one (default {BIND[0]}:{BIND[1]})",
     )  # fmt: skip
-    swarm.add_argument("--expect-workers", type=at_least(1, int), default=1, metavar="N", help="how many there are")
+    swarm.add_argument("--expect-workers", type=at_least(1, int), metavar="N", help="how many there are (default 1)")
     swarm.add_argument(
-        "--expect-workers-max-wait", type=at_least(1, int), default=EXPECT_WORKERS_S, metavar="SECONDS",
-        help=f"how long they are waited for (default {EXPECT_WORKERS_S})",
+        "--expect-workers-max-wait", type=at_least(1, int), metavar="SECONDS",
+        help=f"how long the run waits for them (default {EXPECT_WORKERS_S})",
     )  # fmt: skip
     run.add_argument("--label", type=as_text, default="", metavar="TEXT", help="what this run is about")
     run.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="(default results)")
@@ -61,14 +62,7 @@ def add_arguments(run: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Carry it out, print its summary, and return the exit status."""
     profile, target = profile_of(arguments, arguments.profile), _target(arguments)
-    options = Options(
-        pin=not arguments.no_pin,
-        processes=arguments.processes,
-        master=arguments.bind if arguments.master else None,
-        expect_workers=arguments.expect_workers,
-        expect_workers_s=arguments.expect_workers_max_wait,
-        start_timeout_s=arguments.start_timeout or START_PATIENCE_S,
-    )
+    options = _options(arguments)
     run, interrupted = execute(profile, target, arguments.results, arguments.label, options)
     print(f"\n{render_summary(run)}\n{_where(run)}")
     if interrupted:
@@ -85,6 +79,24 @@ def _where(run: Run) -> str:
     report = run.path / "report.md"
     found = {"run   ": run.path if is_kept(run) else None, "report": report if report.exists() else None}
     return "".join(f"\n  {what}  {path}" for what, path in found.items() if path)
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    start_timeout_s = arguments.start_timeout or START_PATIENCE_S
+    if not arguments.master:
+        for option in ("bind", "expect_workers", "expect_workers_max_wait"):
+            if getattr(arguments, option):
+                raise ValueError(f"--{option.replace('_', '-')} is about the workers of a --master, and there is none")
+        return Options(pin=not arguments.no_pin, processes=arguments.processes, start_timeout_s=start_timeout_s)
+    if arguments.processes:
+        raise ValueError("--processes is for a swarm on this host: with --master, give it to each `loadtests worker`")
+    return Options(
+        pin=not arguments.no_pin,
+        master=arguments.bind or BIND,
+        expect_workers=arguments.expect_workers or 1,
+        expect_workers_s=arguments.expect_workers_max_wait or EXPECT_WORKERS_S,
+        start_timeout_s=start_timeout_s,
+    )
 
 
 def _target(arguments: argparse.Namespace) -> Target | None:

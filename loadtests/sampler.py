@@ -7,7 +7,8 @@
 A line of JSON for each sample: "time_s" on the monotonic clock, which every process of a host shares; "processes" of
 the server's tree and "generator", with what each has used so far; "kernel"; "server", what gserver itself has counted;
 "sampler", what all this costs. What cannot be had is left out. It ends with the tree, or at TERM or INT, with status 0;
-with 1, and one line, if it cannot go on. USR1 asks for what is dear (sockets told from files, memory by page) in the next sample.
+with 1, and one line, if it cannot go on. USR1 asks for what is dear in the next sample: which descriptors are sockets,
+and memory by its pages.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Sampler:
     is_dear_asked_for: bool = True  # the first sample, before any socket, is what all others are compared with
     _sockets: Budget = field(default_factory=Budget)
     _memory: Budget = field(default_factory=Budget)
+    _was_level: bool = False
     _plateau: Plateau = field(default_factory=Plateau)
     _own: psutil.Process = field(default_factory=psutil.Process)
     _untold: set[str] = field(default_factory=lambda: {"stats", "generator", "memory"})
@@ -91,11 +93,13 @@ class Sampler:
     def _server(self, now_s: float) -> list[dict[str, Any]]:
         assert self.server is not None
         asked, self.is_dear_asked_for = self.is_dear_asked_for, False
-        held = self._plateau.descriptors
+        held, was_level, self._was_level = self._plateau.descriptors, self._was_level, self._plateau.is_level
         sockets = asked or (held <= MOST_COUNTED and self._sockets.allows(now_s))
-        memory = asked or (self._plateau.is_level and self._memory.allows(now_s))
+        # Each plateau has a reading at its beginning, whatever that of the one before it has cost.
+        memory = asked or (self._was_level and (not was_level or self._memory.allows(now_s)))
+        began_s = time.process_time()
         processes = _readable(self.server, sockets, memory)
-        took_s = time.monotonic() - now_s
+        took_s = time.process_time() - began_s
         for budget, was_used in ((self._sockets, sockets), (self._memory, memory)):
             if was_used:
                 budget.spent(now_s, took_s)

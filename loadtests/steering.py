@@ -33,9 +33,10 @@ __all__ = ["Steering"]
 
 # After a climb, before a step of a search is judged.
 SETTLE_S = 2
-# A worker that has thousands of users to start may be silent for longer than Locust's three seconds. Taken for dead, it
-# would have its users started a second time elsewhere.
-SILENCE_S, USERS_STARTED_PER_S = 4, 5000
+# A worker that has thousands of users to start may be silent for longer than Locust's three seconds, and a network that
+# was away for three seconds is silent for six: TCP waits twice as long each time before it sends again. If the last
+# worker is taken for dead, Locust ends the run.
+SILENCE_S, USERS_STARTED_PER_S = 8, 5000
 # Workers report every three seconds.
 REPORTS_S = 4
 

@@ -201,6 +201,16 @@ def test_importing_it_does_not_import_gevent(module: str) -> None:
     assert (finished.stdout, finished.stderr) == ("[]\n", "")
 
 
+def test_the_command_opens_standard_streams_before_it_imports_what_keeps_files_open() -> None:
+    """libffi may keep its own library open from the import of ctypes on, under a number from 0 to 2 if one is free."""
+    program = "import gserver.__main__, sys; print([name for name in ('ctypes', 'gserver.cli') if name in sys.modules])"
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False
+    )
+
+    assert (finished.stdout, finished.stderr) == ("[]\n", "")
+
+
 @pytest.mark.parametrize("module", ["gserver.server", "gserver.client", "gserver.handlers"])
 def test_importing_it_patches_nothing(module: str) -> None:
     program = f"import socket, time, {module}; print(socket.socket.__module__, time.sleep.__module__)"

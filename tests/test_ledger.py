@@ -197,29 +197,6 @@ def test_bytes_may_come_from_anything_that_can_be_gone_through_once() -> None:
     assert ledger.cells[RECEIVED] == 6
 
 
-# Beginning again
-
-
-def test_a_cleared_ledger_begins_at_nothing() -> None:
-    ledger = make_ledger(1)
-    ledger.failed()
-    ledger.ended(CloseReason.PEER_EOF, 100, 200)
-    ledger.enter_bytes([])
-    ledger.clear()
-    ledger.enter_bytes([])
-
-    assert list(ledger.cells) == [0] * CELLS  # type: ignore[call-overload]
-    assert str(ledger) == "accepted 0, open 0, closed: none"
-
-
-def test_a_ledger_with_an_open_connection_cannot_be_cleared() -> None:
-    ledger = make_ledger(2, CloseReason.PEER_EOF)
-
-    with pytest.raises(AssertionError):
-        ledger.clear()
-    assert (ledger.accepted, ledger.open) == (2, 1)
-
-
 # The law
 
 

@@ -11,7 +11,6 @@ import pytest
 from loadtests.cli import entry_point, main
 from loadtests.profiles import PROFILES
 from loadtests.results import save_run
-from loadtests.streams import Stream
 from tests.helpers.loadtests_runs import make_run
 
 
@@ -59,6 +58,18 @@ def test_report_shows_the_runs_that_it_is_given(runs: tuple[str, str], capsys: p
         (["run", "smoke", "--start-timeout", "9", "--host", "tcp://h:1"], 2, "--start-timeout is for a server that is"),
         (["report", "nowhere"], 2, "nowhere: not the folder of a run (there is no run.json)"),
         (["compare", "nowhere", "nothing"], 2, "nowhere: not the folder of a run (there is no run.json)"),
+        (["run", "smoke", "--bind", "h:1"], 2, "--bind is about the workers of a --master, and there is none"),
+        (["run", "smoke", "--expect-workers-max-wait", "9"], 2, "--expect-workers-max-wait is about the workers of a"),
+        (
+            ["run", "smoke", "--master", "--processes", "2"],
+            2,
+            "--processes is for a swarm on this host: with --master,",
+        ),
+        (
+            ["run", "smoke", "--master", "--bind", "host.invalid:1"],
+            2,
+            "--bind host.invalid:1: Name or service not known",
+        ),
         (["run", "smoke", "--results", "/dev/null/x"], 2, "/dev/null/x: Not a directory"),
     ],
 )
@@ -97,17 +108,18 @@ def test_wrong_usage_is_status_2_and_no_traceback(arguments: list[str]) -> None:
 
 
 def test_an_error_of_loadtests_itself_is_no_finding(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Python's own exit status for it is 1, which a pipeline takes for "worse"."""
     monkeypatch.setattr("loadtests.list_command.main", lambda arguments: 1 // 0)
     monkeypatch.setattr(sys, "argv", ["loadtests", "list"])
-    monkeypatch.setattr("loadtests.cli.open_streams", lambda: Stream(1))  # this process keeps its own
+    for name in ("stdout", "stderr"):  # which entry_point() replaces
+        monkeypatch.setattr(sys, name, getattr(sys, name))
 
     with pytest.raises(SystemExit) as ended:
         entry_point()
     assert ended.value.code == 2
-    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert "ZeroDivisionError" in capfd.readouterr().err
 
 
 def test_the_command_line_does_not_import_locust() -> None:

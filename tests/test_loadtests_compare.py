@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loadtests.compare import Plan, compare
+from loadtests.compare import Plan, compare, missing_in, plan_of_pairs
 from loadtests.comparison import Comparison, FigureComparison, KeyDifference, Side
 from loadtests.identity import CHOSEN
 from loadtests.inference import Looks, noise_floor
@@ -324,3 +324,39 @@ def test_what_a_server_did_not_do_is_no_doubt_and_is_told() -> None:
     assert believed.refusals == ()
     assert f"after did not do all that was asked of it in 1 of 2 runs: {away}" in believed.notes
     assert compare(a, Side("after", (b.runs[0], doubted)), SETS).refusals == ("run-003 is noisy-host: It was noisy.",)
+
+
+MEMORY = {"user": "JsonUser", "sockets": 4000, "shape": "doublings"}
+
+
+def of_memory(side: Side, **changes: Any) -> Side:
+    return dataclasses.replace(
+        side, runs=tuple(dataclasses.replace(run, workload=MEMORY, **changes) for run in side.runs)
+    )
+
+
+def test_runs_of_the_memory_profile_are_judged_by_memory_alone_and_four_on_each_side_suffice() -> None:
+    a, b = (of_memory(side) for side in simulated(np.random.default_rng(3), 4, 0.5))
+    comparison = compare(a, b, plan_of_pairs(MEMORY, 0.03, 0.05))
+
+    assert [figure.name for figure in comparison.headlines] == ["server_rss_per_socket"]
+    assert comparison.headlines[0].answer == "worse"
+    assert comparison.figure("response_p50") is not None
+    assert not comparison.paired
+    assert plan_of_pairs({"shape": "hold"}, 0.03, 0.05).paired
+
+
+@pytest.mark.parametrize(("state", "refused"), [("noisy-host", 0), ("generator-bound", 0), ("incomplete", 8)])
+def test_what_disturbs_latency_does_not_disturb_memory(state: Any, refused: int) -> None:
+    a, b = (of_memory(side, verdict=Verdict(state, ["because"])) for side in simulated(np.random.default_rng(3), 4))
+
+    assert len(compare(a, b, SETS).refusals) == refused
+
+
+def test_a_run_that_was_made_for_memory_and_has_none_says_why() -> None:
+    run = dataclasses.replace(run_of({}), workload=MEMORY, withheld={"server_rss_per_socket": "memory grew"})
+    bare = dataclasses.replace(run, figures=[each for each in run.figures if each.name != "server_rss_per_socket"])
+
+    assert missing_in(run) == []
+    assert missing_in(bare) == ["There is no server: memory per connection: memory grew."]
+    assert missing_in(dataclasses.replace(bare, workload={})) == []

@@ -114,11 +114,22 @@ def test_several_comparisons_are_a_line_each_and_the_worst_decides(
     assert [each["b"]["title"] for each in json.loads(capsys.readouterr().out)] == ["theirs-0", "theirs-1"]
 
 
-def test_several_comparisons_have_no_page_and_no_noise_but_their_own(tmp_path: Path, capsys: Printed) -> None:
+def test_several_comparisons_have_a_page_and_pictures(tmp_path: Path, capsys: Printed) -> None:
+    folders = several(tmp_path, 0.0, 0.1)
+    page, pictures = tmp_path / "page.html", tmp_path / "pictures"
+
+    assert main(["compare", *folders, "--html", str(page), "--pictures", str(pictures)]) == 1
+    assert "theirs-1" in capsys.readouterr().out
+    text = page.read_text()
+    assert "2 comparisons" in text
+    assert "1: theirs-0 against ours" in text
+    assert "2: theirs-1 against ours" in text
+    assert {path.name for path in pictures.iterdir()} >= {"1-0-verdicts.svg", "2-1-verdicts.svg"}
+
+
+def test_several_comparisons_have_no_noise_but_their_own(tmp_path: Path, capsys: Printed) -> None:
     folders = several(tmp_path, 0.0, 0.0)
 
-    assert main(["compare", *folders, "--html", str(tmp_path / "page.html")]) == 2
-    assert "give one folder" in capsys.readouterr().err
     assert main(["compare", *folders, "--noise", str(tmp_path / "noise.json")]) == 2
     assert "pairs show their own noise" in capsys.readouterr().err
 

@@ -45,3 +45,24 @@ def test_a_terminal_has_colours_by_verdict() -> None:
 
     assert "\x1b[1;31m" in shown  # worse: bold and red
     assert "\x1b[32m" in shown  # better: green
+
+
+def test_latency_and_memory_of_the_same_servers_are_one_line_and_other_servers_another() -> None:
+    worse, better, bare, few = comparisons()
+    memory = dataclasses.replace(worse, figures=tuple(each for each in worse.figures if "rss_per" in each.name))
+    other = dataclasses.replace(few, b=dataclasses.replace(few.b, title="another"))
+
+    (line, last) = table_of([bare, memory, other])
+    assert "-" not in line
+    assert last[1] == "another"
+    assert [len(table_of(found)) for found in ([memory, bare], [worse, better], [bare, bare, memory, memory])] == [
+        1,
+        2,
+        2,
+    ]
+
+
+def table_of(found: Sequence[Comparison]) -> list[list[str]]:
+    """The cells of each line."""
+    lines = [line for line in render_overview_markdown(found).splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]

@@ -66,11 +66,10 @@ def test_a_family_that_ends_together_is_in_its_nearest_ancestors_account() -> No
 
 def test_ticks_that_are_rounded_down_are_made_up_for_later_and_are_no_loss() -> None:
     """Each child uses 4 ms, and half of them are seen when they have used 2; the account is in ticks of 10 ms."""
-    steps, ended = [], 0
+    steps = []
     for step in range(100):
         seen = [process(100 + step, 1, 0.002)] if step % 2 else []
-        steps.append(sample(process(1, 0, 0.0, int(0.4 * ended) / 100), *seen))
-        ended += 1
+        steps.append(sample(process(1, 0, 0.0, int(0.4 * step) / 100), *seen))
     used = used_over(steps)
 
     assert used.seconds == pytest.approx(0.4, abs=0.02)

@@ -104,6 +104,24 @@ def test_rates_and_latencies_are_of_the_window(figures: dict[str, float]) -> Non
     assert figures["connect_p50"] == pytest.approx(5000, rel=0.001)
 
 
+def test_a_latency_has_its_mean_and_its_extremes_and_a_type_its_counts() -> None:
+    recording = Recording()
+    for milliseconds in range(1, 101):
+        recording.succeeded("SUM", 104 * S, milliseconds * MS)
+    recording.ended("SUM", 104 * S, "reset")
+    recording.ended("SUM", 104 * S, CUT_OFF)
+    recording.succeeded("SUM", 102 * S, MS)
+    recording.ended("PING", 105 * S, "timeout")
+    figures = {figure.name: figure.value for figure in figures_of(recording, [], PHASES)}
+
+    expected = {"mean": 50.5, "min": 1, "p50": 50, "p90": 90, "p95": 95, "p99": 99, "max": 100}
+    for name, value_ms in expected.items():
+        assert figures[f"service_SUM_{name}"] == pytest.approx(1000 * value_ms, rel=0.001), name
+    assert (figures["answered_SUM"], figures["failed_SUM"]) == (100, 1)
+    assert (figures["answered_PING"], figures["failed_PING"]) == (0, 1)
+    assert "service_PING_p50" not in figures
+
+
 def test_the_generator_is_measured_in_the_window(figures: dict[str, float]) -> None:
     assert figures["generator_cpu"] == pytest.approx(50)
     assert figures["generator_lag_max"] == 6
@@ -173,15 +191,15 @@ def test_memory_of_a_connection_is_the_slope_over_warmed_up_plateaus() -> None:
     (slope,) = [each for each in figures_of(recording, samples, {}) if each.name == "server_rss_per_socket"]
 
     assert (slope.low, slope.value, slope.high) == pytest.approx((10, 10, 10))
-    assert withheld_of(recording, samples) == {}
+    assert withheld_of(recording, samples, {}) == {}
 
 
 def test_a_figure_that_is_withheld_has_its_reason() -> None:
     recording, samples = on_plateaus({50: 20 * MIB}, each=0)
 
     assert "server_rss_per_socket" not in {each.name for each in figures_of(recording, samples, {})}
-    assert "the run has 1 number (50)" in withheld_of(recording, samples)["server_rss_per_socket"]
-    assert withheld_of(recording, []) == {"server_rss_per_socket": "the server was not sampled"}
+    assert "the run rested only at 50 connections" in withheld_of(recording, samples, {})["server_rss_per_socket"]
+    assert withheld_of(recording, [], {}) == {"server_rss_per_socket": "the server was not sampled"}
 
 
 def test_connection_requests_that_were_dropped_are_those_of_the_servers_own_listeners() -> None:
@@ -203,6 +221,17 @@ def test_where_the_listeners_are_out_of_sight_overflows_are_the_hosts() -> None:
 
     assert figures["host_listen_overflows"] == 14
     assert "listen_overflows" not in figures
+
+
+def test_switches_of_processes_that_ended_are_in_no_account_and_the_figure_is_withheld() -> None:
+    samples = make_samples()
+    assert "server_switches" not in withheld_of(make_recording(), samples, PHASES)
+    for sample in samples:
+        sample["processes"][0]["children_cpu_s"] = 0.01 * int(sample["time_s"])
+    names = {each.name for each in figures_of(make_recording(), samples, PHASES)}
+
+    assert "server_switches" not in names
+    assert "processes of the server ended" in withheld_of(make_recording(), samples, PHASES)["server_switches"]
 
 
 def test_cpu_time_that_is_in_no_account_makes_a_lower_bound_with_the_reason() -> None:

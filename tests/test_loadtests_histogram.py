@@ -41,6 +41,21 @@ def test_the_maximum_is_within_a_thousandth(latencies: list[int]) -> None:
     assert make_histogram(latencies).percentiles([100.0])[100.0] == pytest.approx(max(latencies), rel=0.001)
 
 
+@given(LATENCIES)
+def test_mean_and_minimum_are_those_of_the_library(latencies: list[int]) -> None:
+    histogram, library = make_histogram(latencies), HdrHistogram(1, HIGHEST_NS, 3)
+    for latency in latencies:
+        library.record_value(latency)
+
+    assert histogram.mean == pytest.approx(library.get_mean_value(), rel=1e-9)
+    assert histogram.mean == pytest.approx(sum(latencies) / len(latencies), rel=0.001)
+    assert histogram.least == library.get_min_value()
+
+
+def test_nothing_recorded_has_a_mean_of_nothing() -> None:
+    assert (Histogram().mean, Histogram().least) == (0, 0)
+
+
 @given(LATENCIES, LATENCIES)
 def test_merging_is_exact(some: list[int], others: list[int]) -> None:
     merged = make_histogram(some)

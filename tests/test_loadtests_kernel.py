@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -93,6 +96,63 @@ def test_connections_that_a_full_queue_loses_are_counted() -> None:
 
     assert after["listen_overflows"] >= before["listen_overflows"] + 1
     assert after["listen_drops"] >= before["listen_drops"] + 1
+
+
+@contextlib.contextmanager
+def overrun(listener: socket.socket, connects: int = 12) -> Iterator[int]:
+    """More connects than a queue of one takes; so many requests were dropped at least, by the next second."""
+    clients = [socket.socket(listener.family) for _ in range(connects)]
+    try:
+        for client in clients:
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        yield connects - 2
+    finally:
+        for client in clients:
+            client.close()
+
+
+def dropped(listener: socket.socket, *addresses: str) -> int:
+    found = kernel.listeners(listener.getsockname()[1], addresses)
+    return sum(found.dropped.values()) if found else 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_requests_that_a_full_queue_drops_are_its_listeners_own(host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    make = functools.partial(socket.create_server, (host, 0), family=family, backlog=1)
+    with make() as full, make() as other, overrun(full) as least:
+        assert dropped(full) >= least
+        assert dropped(full, host) >= least
+        assert dropped(other) == 0
+
+
+def test_a_listener_of_the_same_port_on_another_address_is_another_server() -> None:
+    tested = socket.create_server(("127.0.0.1", 0), backlog=1)
+    port = tested.getsockname()[1]
+    with tested, socket.create_server(("127.0.0.2", port), backlog=1) as other, overrun(other) as least:
+        assert dropped(tested, "127.0.0.1") == 0
+        assert dropped(tested, "127.0.0.2") >= least
+        assert kernel.listeners(port, ["127.0.0.3"]) is None
+
+
+def test_a_listener_on_every_address_takes_connects_to_each() -> None:
+    with socket.create_server(("0.0.0.0", 0), backlog=1) as tested:
+        assert kernel.listeners(tested.getsockname()[1], ["127.0.0.7"]) is not None
+
+
+def test_listeners_that_share_a_port_each_have_their_own_drops() -> None:
+    one = socket.create_server(("127.0.0.1", 0), reuse_port=True, backlog=1)
+    with one, socket.create_server(one.getsockname(), reuse_port=True, backlog=1), overrun(one, 40):
+        found = kernel.listeners(one.getsockname()[1])
+        assert found is not None
+        assert len(found.dropped) == 2
+        assert sum(found.dropped.values()) >= 36
+
+
+def test_a_listener_that_was_replaced_began_at_nothing() -> None:
+    assert kernel.drops_between({"a": 8, "b": 3}, {"b": 4, "c": 2}) == 3
+    assert kernel.drops_between({"a": 8}, {}) == 0
 
 
 def test_bytes_that_nobody_reads_are_memory_of_tcp() -> None:

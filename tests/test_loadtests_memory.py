@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from loadtests.memory import memory_of
+from loadtests.recording import Recording
 from tests.helpers.plateaus import MIB, on_plateaus, sample_of
 
 STEPS = (100, 1000, 2000, 4000)
@@ -44,10 +45,10 @@ def test_what_a_server_takes_once_is_no_connections() -> None:
 @pytest.mark.parametrize(
     ("sockets", "why"),
     [
-        ((20,), "the run has 1 number (20); the profile memory has them"),
-        ((2000,), "the run has 1 number (2,000); the profile memory has them"),
-        ((1000, 3000), "the run has 2 numbers (1,000, 3,000); the profile memory has them"),
-        ((10, 20, 40), "differ by 30 at most, and by fewer than 1,000"),
+        ((20,), "the run rested only at 20 connections, and it takes 3 numbers (profile memory)"),
+        ((2000,), "the run rested only at 2,000 connections, and it takes 3 numbers (profile memory)"),
+        ((1000, 3000), "the run rested only at 1,000, 3,000 connections, and it takes 3 numbers (profile memory)"),
+        ((10, 20, 40), "differ by 30 at most, and it takes 1,000 to tell"),
     ],
 )
 def test_few_plateaus_or_few_sockets_tell_nothing(sockets: tuple[int, ...], why: str) -> None:
@@ -101,7 +102,7 @@ def test_memory_that_does_not_follow_the_connections_is_withheld_with_the_interv
     found = memory_of(*on_plateaus(sizes))
 
     assert found.each is None
-    assert "memory does not follow the number of connections" in found.withheld
+    assert "memory did not follow the number of connections closely enough" in found.withheld
 
 
 def test_what_was_freed_after_the_highest_plateau_says_nothing() -> None:
@@ -155,6 +156,4 @@ def test_a_sample_counts_if_all_living_processes_were_read() -> None:
 
 
 def test_a_run_that_saw_nothing_has_no_memory() -> None:
-    from loadtests.recording import Recording
-
     assert memory_of(Recording(), [sample_of(1.0, MIB)]).each is None

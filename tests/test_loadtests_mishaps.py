@@ -146,8 +146,8 @@ def test_what_dies_in_the_middle_is_missed(tmp_path: Path) -> None:
     assert "The sampler ended in the middle of the run" in unsampled.verdict.reasons[0]
     assert unsampled.figure("throughput")
     assert maimed.status == 3
-    assert halved.verdict.state in ("unreconciled", "incomplete")
-    assert any("did not say its last" in reason for reason in halved.verdict.reasons), halved.verdict
+    assert halved.verdict.state == "incomplete"
+    assert re.search(r"Worker process \d+ on host .* was lost \d+ s into the measured phase", halved.verdict.reasons[0])
 
 
 def test_a_full_disk_costs_files_and_not_the_run(tmp_path: Path) -> None:

@@ -40,6 +40,16 @@ def test_plateaus_are_five_steps_up_with_a_rest_on_each() -> None:
     assert all(stage.hold_s >= 5 for stage in ramp)
 
 
+def test_memory_rests_at_few_sockets_and_then_at_three_numbers_of_them_in_well_under_a_minute() -> None:
+    memory = PROFILES["memory"]
+    held = [stage for stage in memory.plan.stages if stage.phase in ("ramp", "measure")]
+
+    assert [stage.sockets for stage in held] == [100, 1000, 2000, 4000]
+    assert all(stage.hold_s >= 4 for stage in held)
+    assert memory.total_s < 40
+    assert [stage.sockets for stage in dataclasses.replace(memory, sockets=40).plan.stages][:4] == [40, 10, 20, 40]
+
+
 def test_how_long_a_run_takes_is_known_beforehand() -> None:
     """A second of connects, two to warm up, five that are measured and one to cool down."""
     assert SMOKE.total_s == 9

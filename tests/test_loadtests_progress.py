@@ -38,6 +38,14 @@ def test_where_there_is_no_terminal_only_some_lines_are_shown(capsys: pytest.Cap
     assert "\x1b" not in shown
 
 
+def test_a_wait_for_workers_is_shown_whenever_one_comes(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(C2K) as progress:
+        for came in (0, 0, 1, 1, 2):
+            progress.wait(came, 2)
+
+    assert capsys.readouterr().err.splitlines()[1:] == [f"waiting for workers: {came} of 2" for came in (0, 1, 2)]
+
+
 def samples(*cpu_s: float) -> list[dict[str, Any]]:
     """Four a second; the generator uses half of what the server does."""
     return [

@@ -130,6 +130,58 @@ def test_a_process_that_says_nothing_in_a_second_counts_as_before() -> None:
     assert Recording().sockets() == {}
 
 
+def test_a_worker_that_left_has_no_sockets_from_then_on_until_it_is_back() -> None:
+    recording = Recording()
+    recording.health = {"a": {1: {"sockets": 5}, 4: {"sockets": 7}}, "b": {1: {"sockets": 10}}}
+    recording.left("b", 2)
+
+    assert recording.has_left("b")
+    assert recording.sockets() == {1: 15, 2: 15, 3: 5, 4: 7}
+
+    recording.returned("b")
+
+    assert recording.sockets() == {1: 15, 2: 15, 3: 15, 4: 17}
+
+
+@pytest.mark.parametrize(
+    ("final", "left_s", "says"),
+    [
+        (True, None, []),
+        (True, 20, []),
+        (True, 12, ["worker process 7 on host web-1 ended 2 s into the measured phase"]),
+        (True, 9, ["worker process 7 on host web-1 ended before the measured phase"]),
+        (False, 19, ["was lost 9 s into the measured phase; its last report is missing, 5 outcomes arrived"]),
+        (False, 20, ["was lost after the measured phase; its last report is missing, 5 outcomes arrived"]),
+        (False, None, ["was lost; its last report is missing, 5 outcomes arrived"]),
+    ],
+)
+def test_a_worker_that_was_lost_is_named_with_the_time(final: bool, left_s: int | None, says: list[str]) -> None:
+    """Of seconds 10 to 19, which were measured; a worker that reported everything may leave after them."""
+    recording = Recording()
+    recording.reports = {"web-1-7": {"recorded": 5, "merged": 5, "final": final}}
+    if left_s is not None:
+        recording.left("web-1-7", left_s)
+    lost = recording.lost(10, 20)
+
+    assert len(lost) == len(says)
+    assert all(sentence.endswith(words) for sentence, words in zip(lost, says, strict=True))
+    assert recording.missing() == []
+
+
+def test_two_workers_of_one_name_stay_two() -> None:
+    """Hosts may have the same name, and processes of the same number."""
+    master = Recording()
+    for name in ("web-7", "web-7#2"):
+        worker = Recording()
+        worker.health = {"web-7": {1: {"sockets": 5}}}
+        worker.failed("SUM", S, "reset")
+        master.merge_report(worker.report("web-7", 1, True), name)
+
+    assert master.sockets() == {1: 10}
+    assert master.missing() == []
+    assert set(master.reports) == {"web-7", "web-7#2"}
+
+
 def test_what_is_kept_is_what_was_recorded() -> None:
     recording = make_recording()
     kept = Recording.from_json(json.loads(json.dumps(recording.to_json())))

@@ -61,7 +61,7 @@ def test_several_runs_have_a_page_where_it_is_asked_for(bare: Path, tmp_path: Pa
     page = tmp_path / "both.html"
 
     assert main(["report", str(bare), str(bare), "--html", str(page)]) == 0
-    assert "<h1>2 runs</h1>" in page.read_text()
+    assert ">2 runs</h1>" in page.read_text()
     assert not (bare / "report.html").exists()
 
 
@@ -101,7 +101,6 @@ def changed(name: str, old: str, new: str) -> Damage:
         (changed("run.json", '"schema_version": 3', '"schema_version": 1'), "has schema version 1"),
         (changed("run.json", '"figures": [', '"figures": [1, '), "run.json is damaged"),
         (changed("run.json", '"measure": [', '"measure": [1, 2, '), "run.json is damaged"),
-        (lambda folder: (folder / "client.json").unlink(), "the swarm left no recording"),
         (write("client.json", '{"cells": 1, "health": {}}'), "is damaged"),
         (cut("client.json"), "cannot be read"),
         (changed("client.json", '"service_hdr": "', '"service_hdr": "AAAA'), "is damaged"),
@@ -128,6 +127,26 @@ def test_a_sample_that_was_cut_by_a_crash_is_left_out(bare: Path) -> None:
     (bare / "samples.jsonl").write_text('{"time_s": 1020, "proc')
 
     assert main(["report", str(bare), "--html", str(bare / "page.html")]) == 0
+
+
+def test_a_run_that_kept_its_figures_only_has_a_page_that_names_what_is_missing(folder: Path) -> None:
+    (folder / "client.json").unlink()
+    (folder / "samples.jsonl").unlink()
+
+    assert main(["report", str(folder), "--html", str(folder / "page.html")]) == 0
+    text = (folder / "page.html").read_text()
+    assert "There is no picture of latency: client.json is missing in the folder of the run." in text
+    assert "There is no picture of the server: samples.jsonl is missing in the folder of the run." in text
+    assert "client.json is missing and samples.jsonl is missing in the folder of the run." in text
+    assert "exchange succeeded" not in text
+    assert "not sampled" not in text
+
+
+def test_a_run_of_schema_2_has_a_page(folder: Path) -> None:
+    changed("run.json", '"schema_version": 3', '"schema_version": 2')(folder)
+
+    assert main(["report", str(folder), "--json", "--html", str(folder / "page.html")]) == 0
+    assert "By type of message" in (folder / "page.html").read_text()
 
 
 def test_a_page_that_cannot_be_written_is_one_line(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:

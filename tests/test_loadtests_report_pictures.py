@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -114,8 +115,81 @@ def test_a_comparison_has_its_verdicts_its_curves_and_its_runs() -> None:
 def test_a_comparison_of_nothing_says_why_pictures_are_missing() -> None:
     pictures = comparison_pictures(make_comparison(figures=(), curves=()), {"A": [], "B": []})
 
-    assert [picture.name for picture in pictures] == ["verdicts", "runs", "over-time"]
+    assert [picture.name for picture in pictures] == ["verdicts", "quantiles", "runs", "over-time"]
     assert all(not picture.panels and picture.words.startswith("There is no picture") for picture in pictures)
+
+
+def test_a_file_that_is_missing_in_some_folders_is_named_with_them() -> None:
+    whole = make_evidence()
+    bare = evidence_of(make_run(path=Path("results/bare")), Recording(), [], ["client.json is missing"])
+    pictures = {
+        picture.name: picture
+        for picture in comparison_pictures(make_comparison(curves=()), {"A": [whole, bare], "B": [whole]})
+    }
+
+    assert pictures["over-time"].panels
+    assert "client.json is missing in 1 of 3 folders (A: bare)" in pictures["over-time"].words
+    assert "client.json is missing in 1 of 3 folders (A: bare)" in pictures["quantiles"].words
+
+
+def test_a_file_that_is_missing_everywhere_is_named_and_the_folders_are_not_said_to_be_gone() -> None:
+    bare = evidence_of(make_run(phases=PHASES), Recording(), [], ["client.json is missing", "samples.jsonl is missing"])
+    pictures = {
+        picture.name: picture.words
+        for picture in comparison_pictures(make_comparison(curves=()), {"A": [bare], "B": [bare]})
+    }
+
+    missing = "client.json is missing in the folders of all 2 runs"
+    samples = "samples.jsonl is missing in the folders of all 2 runs"
+    assert pictures["over-time"] == f"There is no picture over time: {missing}; {samples}."
+    assert pictures["quantiles"] == f"There is no picture of latency by percentile: {missing}."
+
+
+def test_what_lies_far_off_is_marked_at_the_edge_with_its_value() -> None:
+    figures = {figure.name: figure for figure in make_comparison().figures}
+    far = dataclasses.replace(figures["server_rss_per_socket"], change=239.0, low=213.0, high=276.0)
+    wide = dataclasses.replace(figures["response_p50"], change=0.2, low=-0.99, high=0.3)
+    near = [figures[name] for name in ("response_p99", "server_cpu_per_exchange")]
+    (forest, *_) = comparison_pictures(make_comparison(figures=(far, wide, *near)), {})
+    svg = drawn(forest, "svg").decode()
+
+    assert svg.count(">off the scale: 240x<") == 1
+    assert "off the scale: +20" not in svg
+    points = [row for row in layer_rows(forest, "point") if "edge" not in row]
+    edges = {row["figure"]: row["edge"] for row in layer_rows(forest, "point") if "edge" in row}
+    assert len(points) == 4
+    assert edges.keys() == {"memory per connection", "response time p50"}
+    assert edges["memory per connection"] > 0 > edges["response time p50"]
+
+
+def layer_rows(picture: Picture, mark: str) -> list[dict[str, Any]]:
+    """The rows of all layers of a mark, in the first panel."""
+    specification = for_page(picture.panels[0])
+    layers = [layer for layer in specification["layer"] if layer["mark"]["type"] == mark]
+    return [row for layer in layers for row in specification["datasets"][layer["data"]["name"]]]
+
+
+def test_a_figure_without_a_ratio_is_said_to_be_left_out() -> None:
+    (forest, *_) = comparison_pictures(make_comparison(), {})
+
+    assert "Not in the picture, because there is no ratio to a value of zero: exchanges that failed" in forest.words
+
+
+def test_lines_of_many_runs_differ_in_colour_or_dashes_and_names_are_taken_as_they_are() -> None:
+    labels = [*"abcdefghi", "it's </script> \\"]
+    (picture,) = overlaid_pictures([make_evidence(make_run(label=label, phases=PHASES)) for label in labels])
+    legend = picture.panels[0].legend
+
+    assert len({(key.shade, key.dashes) for key in legend}) == 10
+    assert legend[-1].label == "10: json: it's </script> \\"
+    assert b"10: json: it" in drawn(picture, "svg")
+
+
+def test_a_legend_is_in_every_image_that_has_one() -> None:
+    pictures = {picture.name: picture for picture in comparison_pictures(make_comparison(), {"A": [make_evidence()]})}
+
+    for name in ("quantiles-response", "runs", "over-time"):
+        assert b"role-legend-entry" in drawn(pictures[name], "svg"), name
 
 
 def test_a_change_without_an_interval_is_a_point_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 from loadtests.report.document import render_json
@@ -14,17 +15,24 @@ from tests.helpers.golden import assert_golden
 from tests.helpers.loadtests_reports import PHASES
 from tests.helpers.loadtests_runs import make_run
 
+AWAY = "It was away for 5 of 16 s."
+ENVIRONMENT = {"gserver": "0.1.0", "source": "fedcba987654", "python": "3.11.7", "cores": 2}
+
 
 def sound() -> Run:
-    return make_run(label="pooled", phases=PHASES)
+    return make_run(label="pooled", phases=PHASES, environment=ENVIRONMENT)
 
 
 def doubtful() -> Run:
     return make_run(
         label="dedicated",
         scale=1.5,
-        verdict=Verdict("generator-bound", ["The generator used 97% of a core."]),
-        errors={"SUM: reset": 1200},
+        environment=ENVIRONMENT,
+        verdict=Verdict("generator-bound", ["The generator used 97% of a core.", AWAY], [AWAY]),
+        errors={"SUM: reset": 1200, "SUM: wrong reply": 7},
+        examples={"SUM: wrong reply": "expected (32,), got (33,)"},
+        figures=[figure for figure in make_run(scale=1.5).figures if figure.name != "server_rss_per_socket"],
+        withheld={"server_rss_per_socket": "only 200 sockets were open"},
         warnings=["interrupted before its time"],
     )
 
@@ -83,3 +91,70 @@ def test_a_value_with_a_bar_does_not_break_a_table() -> None:
 def test_words_in_brackets_are_text_on_a_terminal() -> None:
     assert "[bold]" in render_summary(make_run(label="[bold]"))
     assert "[red]" in render_terminal([make_run(label="[red]"), make_run()])
+
+
+def test_what_the_server_did_not_do_stands_before_what_limits_belief() -> None:
+    for text in (render_summary(doubtful()), render_markdown(doubtful())):
+        order = ["Generator-bound.", "What the server did not do", AWAY, "What limits belief", "97% of a core"]
+        assert [text.index(part) for part in order] == sorted(text.index(part) for part in order)
+        assert text.count(AWAY) == 1
+    verdict = json.loads(render_json([doubtful()]))["runs"][0]["verdict"]
+    assert (verdict["shortfalls"], verdict["doubts"]) == ([AWAY], ["The generator used 97% of a core."])
+
+
+def test_a_valid_run_of_a_server_that_was_away_shows_it() -> None:
+    away = make_run(verdict=Verdict("valid", [AWAY], [AWAY]))
+
+    for text in (render_summary(away), render_markdown(away)):
+        assert "What the server did not do" in text
+        assert "What limits belief" not in text
+
+
+def test_the_first_text_of_a_failure_stands_with_it() -> None:
+    assert "the first: expected (32,), got (33,)" in render_summary(doubtful())
+    assert "- Error: SUM: wrong reply: 7; the first: `expected (32,), got (33,)`" in render_markdown(doubtful())
+    errors = json.loads(render_json([doubtful()]))["runs"][0]["errors"]
+    assert errors[1] == {"what": "SUM: wrong reply", "count": 7, "example": "expected (32,), got (33,)"}
+
+
+def test_a_figure_that_is_withheld_keeps_its_place_with_the_reason() -> None:
+    why = "Only 200 sockets were open."
+
+    assert why in render_summary(doubtful())
+    markdown = render_markdown(doubtful())
+    assert f"is not known; 72.4 MiB at most. {why}" in markdown
+    assert re.search(r"\| server: memory per connection +\| +withheld \|", markdown)
+    assert f"Withheld: server: memory per connection. {why}" in markdown
+    assert "withheld" in render_terminal([sound(), doubtful()])
+
+
+def test_text_of_others_neither_steers_a_terminal_nor_a_page_of_markdown() -> None:
+    text = "\x1b[31mred\r\nnew `line` <b>|*x*" + "y" * 1000
+    run = make_run(label="a <b> & *c*", errors={"SUM: <i>": 1}, examples={"SUM: <i>": text})
+    shown, markdown = render_summary(run), render_markdown(run)
+
+    assert "\x1b" not in shown
+    assert "\\x1b[31mred" in shown
+    assert "more characters)" in " ".join(shown.split())
+    assert "\x1b" not in markdown
+    assert markdown.startswith("# json: a &lt;b> & \\*c\\*\n")
+    assert "``" in markdown
+    assert "y" * 400 not in markdown
+
+
+def test_many_classes_of_failure_do_not_fill_a_terminal() -> None:
+    run = make_run(errors={f"SUM: class {number}": number for number in range(1, 101)})
+
+    assert "Error: SUM: class 100: 100" in render_summary(run)
+    assert "90 more classes of failure" in render_summary(run)
+    assert render_markdown(run).count("Error: SUM: class") == 100
+
+
+def test_a_run_of_an_older_version_has_the_tables_that_it_has_figures_for() -> None:
+    new = ("answered_", "failed_")
+    old = make_run(
+        schema=2,
+        figures=[each for each in make_run().figures if not each.name.startswith(new) and "p95" not in each.name],
+    )
+
+    assert "| response time |   mean |    min |    p50 |    p90 |     p99 |   p99.9 |     max |" in render_markdown(old)

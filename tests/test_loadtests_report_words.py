@@ -15,8 +15,10 @@ from loadtests.report.words import (
     VERDICTS,
     latency_note,
     sayings,
+    server_of,
     summary_of,
     verdict_of,
+    version_of,
     workload_of,
 )
 from loadtests.results import Run
@@ -142,6 +144,26 @@ def test_memory_of_a_connection_has_its_interval() -> None:
     assert "(0.50 KiB to 0.75 KiB)" in said_of(make_run())["server_rss_per_socket"]
 
 
+def test_memory_that_is_withheld_has_its_reason() -> None:
+    run = make_run(figures=run_without("server_rss").figures, withheld={"server_rss_per_socket": "there were few"})
+
+    assert said_of(run)["server_rss_per_socket"] == "- of memory for a connection is not known: there were few"
+
+
+def test_growth_of_memory_is_said_beside_it() -> None:
+    run = make_run(figures=[*make_run().figures, Figure("server_memory_growth", 170, "KiB/s", "lower")])
+
+    assert "memory grew by 170 KiB/s at a constant number of connections" in said_of(run)["server_rss_per_socket"]
+
+
+def test_cpu_time_that_is_a_lower_bound_is_said_to_be_one() -> None:
+    bound = Figure("server_cpu_per_exchange", 85, "us", "lower", low=85)
+    run = make_run(figures=[*run_without("server_cpu_per").figures, bound])
+
+    assert ", at least" in said_of(run)["server_cpu_per_exchange"]
+    assert ", at least" not in said_of(make_run())["server_cpu_per_exchange"]
+
+
 @pytest.mark.parametrize("state", VERDICTS)
 def test_every_state_of_a_run_has_a_sentence_and_keeps_its_reasons(state: Any) -> None:
     stamp = verdict_of(make_run(verdict=Verdict(state, ["because"])))
@@ -174,3 +196,38 @@ def test_runs_beside_each_other_have_a_column_each() -> None:
 
     assert table[0] == ("", "json: a", "json: b", "json")
     assert {len(row) for row in table} == {4}
+
+
+@pytest.mark.parametrize(
+    ("server", "environment", "said"),
+    [
+        ("gserver json -w 1", {"gserver": "1.0", "source": "abc"}, "Version: gserver 1.0 (source abc)"),
+        ("gserver:echo", {"gserver": "1.0"}, "Version: gserver 1.0"),
+        (
+            "gserver:echo@0123456789ab",
+            {"gserver": "1.0"},
+            "Version: commit 0123456789ab, measured with gserver 1.0",
+        ),
+        ("peer:node-echo", {"gserver": "1.0"}, "Version: not known, measured with gserver 1.0"),
+        ("was running already", {"gserver": "1.0"}, "Version: not known, measured with gserver 1.0"),
+        ("gserver json", {}, ""),
+    ],
+)
+def test_the_version_is_that_of_the_server_as_far_as_it_is_known(
+    server: str, environment: dict[str, str], said: str
+) -> None:
+    assert version_of(make_run(server={"command": server}, environment=environment)) == said
+
+
+def test_the_server_has_its_address_and_its_command() -> None:
+    assert server_of(make_run()) == "Server: tcp://127.0.0.1:3001, gserver json -w 1"
+    assert server_of(make_run(server={})) == "Server: not known"
+    long = make_run(server={"address": "tcp://[::1]:3", "command": "x" * 1000})
+    assert server_of(long).endswith("... (700 more characters)")
+
+
+def test_a_tail_that_is_withheld_is_not_that_of_the_other_latency() -> None:
+    run = run_without("response_p99.9", withheld={"response_p99.9": "only 3 answers were slower"})
+    (saying,) = [each for each in sayings(run) if each.figure == "response_p99.9"]
+
+    assert (saying.value, saying.why) == (UNKNOWN, "Only 3 answers were slower.")

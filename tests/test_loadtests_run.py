@@ -105,12 +105,14 @@ def mentions(process: psutil.Process, results: Path) -> bool:
 
 
 def test_the_server_is_sampled_in_a_second_before_the_first_socket(ended: dict[str, Ended]) -> None:
-    """Where memory without sockets is unknown, so is what one takes."""
+    """What it used before it was asked is no part of what is measured."""
     folder = only_run(ended["of its own"].results)
     first_second = min(load_recording(folder / "client.json").sockets())
 
     assert load_samples(folder / "samples.jsonl")[0]["time_s"] < first_second
-    assert load_run(folder).figure("server_rss_per_socket") is not None
+    run = load_run(folder)
+    assert run.figure("server_rss_per_socket") is None
+    assert "rested only at" in run.withheld["server_rss_per_socket"]
 
 
 def test_a_run_leaves_a_folder_that_says_all(ended: dict[str, Ended]) -> None:

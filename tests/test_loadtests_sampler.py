@@ -9,8 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -156,6 +158,20 @@ def test_what_is_dear_is_in_the_first_sample_and_when_asked_for(tmp_path: Path) 
         assert sampler.process.poll() is None
 
 
+def test_each_plateau_has_a_reading_of_memory_even_if_the_budget_is_spent() -> None:
+    sampler = Sampler(Tree(os.getpid()))
+    sampler.take()
+    sampler._memory.spent(time.monotonic(), 1e6)
+    found = []
+    for is_level in (False, True, True, False, True):
+        sampler._plateau = SimpleNamespace(is_level=is_level, descriptors=9, add=lambda *_: None)  # type: ignore[assignment]
+        sample = sampler.take()
+        assert sample is not None
+        found.append("memory_bytes" in sample["processes"][0])
+
+    assert found == [False, True, False, False, True]
+
+
 def test_what_gserver_has_counted_is_in_a_sample_as_long_as_it_can_be_had(tmp_path: Path) -> None:
     with GserverProcess(tmp_path, "json", "--stats-socket", "stats", workers=2) as server:
         options = ("--pid", str(server.process.pid), "--stats-socket", str(tmp_path / "stats"))
@@ -197,21 +213,31 @@ def test_a_disk_that_is_full_is_one_line() -> None:
         assert sampler.end() == (1, "loadtests sample: /dev/full: No space left on device\n")
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
-def test_a_process_that_may_not_be_read_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_of_another_users_process_all_is_sampled_but_memory_and_that_is_told_once(tmp_path: Path) -> None:
     """Its modules are imported while it may still read them."""
     (tmp_path / "samples").touch()
     (tmp_path / "samples").chmod(0o666)
     program = "import os, sys; os.setuid(65534); from loadtests.sampler import main; sys.exit(main(sys.argv[1:]))"
     with running_tree() as tree, open(tmp_path / "samples", "a") as output:
-        command = [sys.executable, "-c", f"import shutil, loadtests.sampler; {program}"]
+        command = [sys.executable, "-c", f"import shutil, loadtests.sampler; {program}", "--interval", "0.02"]
         arguments = ["--pid", str(tree.pid), "--output", f"/proc/self/fd/{output.fileno()}"]
-        ended = subprocess.run(
-            [*command, *arguments], stderr=subprocess.PIPE, text=True, timeout=60, pass_fds=[output.fileno()]
+        sampler = subprocess.Popen(
+            [*command, *arguments], stderr=subprocess.PIPE, text=True, pass_fds=[output.fileno()]
         )
+        try:
+            wait_for(lambda: (tmp_path / "samples").read_text().count("\n") > 2, "three samples")
+        finally:
+            sampler.terminate()
+        _, told = sampler.communicate(timeout=60)
+    root = json.loads((tmp_path / "samples").read_text().splitlines()[0])["processes"][0]
 
-    assert ended.stderr == f"loadtests sample: process {tree.pid} may not be sampled: it is another user's\n"
-    assert ended.returncode == 1
+    assert told == f"loadtests sample: the memory of process {tree.pid} cannot be read: Permission denied\n"
+    assert sampler.returncode == 0
+    assert root["cpu_s"] > 0
+    assert root["rss_bytes"] > 0
+    assert root["memory_error"] == "Permission denied"
+    assert not {"memory_bytes", "sockets"} & set(root)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +274,14 @@ def test_noise_is_what_neither_server_nor_generator_nor_sampler_used() -> None:
     assert noise(first, sample(110.0, 1015.0, 12.0, 25.0, 2.0)) == pytest.approx((15 - 4 - 5 - 1) / 10)
     assert noise(first, sample(110.0, 1000.0, 12.0, 25.0, 2.0)) == 0.0
     assert noise(first, first) is None
+
+
+def test_what_children_of_the_server_used_that_ended_is_no_noise() -> None:
+    def sample(time_s: float, busy_s: float, children_s: float) -> dict[str, Any]:
+        server = {"pid": 1, "parent_pid": 0, "started_s": 5, "cpu_s": 1.0, "children_cpu_s": children_s}
+        return {"time_s": time_s, "processes": [server], "kernel": {"busy_s": busy_s}, "sampler": {"cpu_s": 0.0}}
+
+    assert noise(sample(100.0, 50.0, 3.0), sample(110.0, 58.0, 9.0)) == pytest.approx(0.2)
 
 
 def test_of_two_hosts_the_noisier_one_counts() -> None:

@@ -102,6 +102,30 @@ def test_users_of_ones_own_are_used(tmp_path: Path) -> None:
     assert own.figure("service_hello_p50")
 
 
+@pytest.mark.parametrize("kib", [2, 16])
+def test_memory_of_a_connection_is_what_a_server_holds_for_each(tmp_path: Path, kib: int) -> None:
+    """Beside what asyncio takes for a connection, which is measured by a server that holds nothing."""
+    bare, holding = (held_by(tmp_path / str(each), each * 1024) for each in (0, kib))
+
+    assert holding - bare == pytest.approx(kib, rel=0.1)
+
+
+def held_by(results: Path, size: int) -> float:
+    """KiB of a connection, by the profile."""
+    command = [sys.executable, "-m", "tests.helpers.holding", str(size)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        address = f"tcp://127.0.0.1:{server.stdout.readline().strip()}"
+        try:
+            asked = ("--message", "ping", "--expect", "ping")
+            measured = run(results, "memory", "--host", address, "--server-pid", str(server.pid), *asked)
+        finally:
+            server.kill()
+    assert measured.withheld == {}
+    assert measured.figure("server_memory_growth") is None
+    return value(measured, "server_rss_per_socket")
+
+
 def test_ten_thousand_sockets_are_held_and_used(tmp_path: Path) -> None:
     held = run(tmp_path, "c10k")
 

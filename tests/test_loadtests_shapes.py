@@ -38,6 +38,13 @@ def test_a_late_ramp_makes_no_shorter_measure() -> None:
     assert course.phases[MEASURE] == [153, 157]
 
 
+def test_users_that_are_lost_make_no_phase_longer() -> None:
+    course = Course(HOLD)
+
+    assert follow(course, {102: 10, 104: 5}) == 110
+    assert course.phases == {RAMP: [100, 103], WARMUP: [103, 105], MEASURE: [105, 109], COOLDOWN: [109, 110]}
+
+
 def test_a_second_that_was_missed_changes_nothing() -> None:
     course = Course(HOLD)
     for second in (100, 102, 104, 106, 108, 111):

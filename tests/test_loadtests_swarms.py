@@ -356,11 +356,11 @@ def test_a_worker_with_a_clock_of_its_own_counts_in_the_seconds_of_the_run(swarm
 def test_of_a_worker_that_was_killed_the_run_knows_that_not_all_has_arrived(swarms: Swarms) -> None:
     """What had arrived counts, and so does all of the other worker; both its users' work goes on there."""
     recording = swarms["killed"].recording
-    missing = recording.missing()
+    lost = recording.lost()
 
     assert len(recording.reports) == 2
-    assert len(missing) == 1
-    assert "did not say its last" in missing[0]
+    assert len(lost) == 1
+    assert "was lost; its last report is missing" in lost[0]
     assert 0 < swarms["killed"].exchanges[OK] < swarms.servers["killed"].answered
 
 

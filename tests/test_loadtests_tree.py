@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
-from loadtests.tree import PLATEAU_S, Budget, Plateau, Tree
+from loadtests.tree import PLATEAU_S, Budget, Plateau, Tree, _cpu_clock_s, _memory, _memory_bytes
+from tests.helpers.processes import wait_for
 
 # A process with three sockets and a thread that has a child of its own; each level says when it is there.
 FAMILY = """
@@ -100,6 +103,63 @@ def test_a_root_that_waits_to_be_buried_has_ended() -> None:
     process.wait()
 
     assert sample == []
+
+
+# A child that ends at once, and its own child, which stays in the session that the root leads; the root waits for none.
+ORPHAN = """
+import os, sys, time
+if os.fork() == 0:
+    if os.fork() == 0:
+        print("ready", flush=True)
+        time.sleep(60)
+    os._exit(0)
+time.sleep(60)
+"""
+
+
+def test_a_child_that_has_ended_keeps_its_account_and_holds_nothing_and_its_own_child_is_followed() -> None:
+    command = [sys.executable, "-c", ORPHAN]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        tree = Tree(process.pid)
+        try:
+            wait_for(lambda: any("has_ended" in each for each in tree.sample()), "the child has ended")
+            root, *others = tree.sample(memory=True, sockets=True)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    (ended,) = [each for each in others if "has_ended" in each]
+    (orphan,) = [each for each in others if "has_ended" not in each]
+
+    assert ended["parent_pid"] == root["pid"]
+    assert ended["cpu_s"] > 0
+    assert ended["rss_bytes"] == ended["descriptors"] == 0
+    assert orphan["parent_pid"] not in (root["pid"], ended["pid"])
+    assert orphan["memory_bytes"] > 0
+
+
+def test_where_the_cpu_clock_cannot_be_read_ticks_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loadtests.tree._cpu_clock_s", lambda pid: None)
+    (own, *_) = Tree(os.getpid()).sample()
+
+    assert own["cpu_s"] == own["cpu_user_s"] + own["cpu_system_s"] > 0
+
+
+def test_a_process_that_is_gone_has_no_cpu_clock() -> None:
+    assert _cpu_clock_s(2**22 + 1) is None
+
+
+def test_memory_of_a_kernel_that_does_not_split_it_is_all_of_it() -> None:
+    head, own = "55cd-7fff ---p 00000000 00:00 0 [rollup]\nRss: 900 kB\nPss: 500 kB\n", "SwapPss: 7 kB\n"
+
+    assert _memory_bytes(head + own) == 507 * 1024
+    assert _memory_bytes(f"{head}Pss_Anon: 300 kB\nPss_File: 160 kB\nPss_Shmem: 40 kB\n{own}") == 347 * 1024
+
+
+def test_a_kernel_without_a_rollup_is_said_to_have_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("loadtests.tree.PROC", tmp_path)
+
+    assert _memory(1) == {"memory_error": "No such file or directory"}
 
 
 def test_a_number_that_is_another_processes_by_now_is_not_the_root(monkeypatch: pytest.MonkeyPatch) -> None:

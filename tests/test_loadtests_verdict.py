@@ -96,6 +96,12 @@ def interrupted() -> Recording:
     return recording
 
 
+def bereft() -> Recording:
+    recording = make_recording()
+    recording.reports = {"h-1": {"recorded": 7, "merged": 7, "final": False, "left_s": 103}}
+    return recording
+
+
 def idle() -> Recording:
     recording = make_recording()
     recording.cells = {"connect": recording.cells["connect"]}
@@ -113,6 +119,7 @@ def idle() -> Recording:
         ({"recording": limited()}, "incomplete", "1 connects failed because the generator's host had no file"),
         ({"recording": idle()}, "incomplete", "Not one exchange succeeded while it was measured."),
         ({"samples": make_samples()[:30]}, "incomplete", "The samples of the server end 6 s before the measuring did."),
+        ({"recording": bereft()}, "incomplete", "Worker process 1 on host h was lost 1 s into the measured phase; its"),
         (
             {"recording": interrupted()},
             "unreconciled",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import contextlib
 import socket
 import ssl
 import struct
@@ -233,11 +234,10 @@ def test_an_idle_connection_that_the_server_closes_is_over(pair: Pair) -> None:
 
 def test_a_name_that_tls_refuses_leaves_no_watcher_on_the_socket() -> None:
     ours, theirs = socket.socketpair()
-    with ours, theirs:
-        sock = _socket.socket(fileno=ours.dup().detach())
+    with ours, theirs, contextlib.closing(_socket.socket(fileno=ours.dup().detach())) as sock:
         before = gevent.get_hub().loop.activecnt
-        with pytest.raises(ValueError, match="server_hostname cannot be an empty string"):
+        # The rest of the message depends on the version of Python: "... cannot be an empty string", "... requires ...".
+        with pytest.raises(ValueError, match="server_hostname"):
             TlsWire(sock, Lines(), PATIENCE_S, ssl.create_default_context(), "")
 
         assert gevent.get_hub().loop.activecnt == before
-        sock.close()

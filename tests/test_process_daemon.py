@@ -196,15 +196,17 @@ def stats_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 PRINTING = ["--help", "--version", "--print-config", "--check-config", "--stats"]
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("output", [">&-", ">/dev/full"])
 @pytest.mark.parametrize("command", PRINTING)
 def test_a_command_whose_output_cannot_be_written_fails_with_one_line(
-    stats_path: str, command: str, output: str
+    stats_path: str, command: str, output: str, unbuffered: str
 ) -> None:
     words = [command, *([stats_path] if command == "--stats" else ["json"])]
     ended = subprocess.run(
         ["sh", "-c", f'exec "$@" {output}', "sh", *gserver(*words)],
         stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
         text=True,
         timeout=PATIENCE_S,
         check=False,

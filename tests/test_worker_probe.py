@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,10 @@ from gserver.connection import Connection
 from gserver.errors import CloseReason, ConfigError
 from gserver.framing import JsonLines, LengthPrefixed, Lines
 from gserver.handlers import echo, json
-from gserver.ledger import CELLS, Ledger
 from gserver.service import JsonService, Service, StreamService, stream
 from gserver.streams import StreamConnection
 from gserver.worker.probe import PEER, probe
+from tests.helpers.processes import GserverProcess
 from tests.helpers.services import Diary, Gate, Keeper, make_echo_lines, make_lines
 from tests.helpers.serving import Serving
 from tests.helpers.waiting import wait_until
@@ -28,25 +29,16 @@ PATIENCE_S = 5.0
 SHORT_S = 0.05
 
 
-def is_clean(ledger: Ledger) -> bool:
-    return [ledger.cells[cell] for cell in range(CELLS)] == [0] * CELLS
-
-
 @pytest.mark.parametrize(
     "service", [echo(), json(), JsonService(), Service(lambda line, conn: line, Lines, probe=b"?")]
 )
-def test_a_service_that_answers_passes_and_leaves_no_trace(service: Service) -> None:
-    ledger = Ledger()
-    probe(service, ledger, PATIENCE_S)
-
-    assert is_clean(ledger)
+def test_a_service_that_answers_passes(service: Service) -> None:
+    probe(service, PATIENCE_S)
 
 
 def test_a_service_without_a_probe_is_not_asked() -> None:
     asked: list[bytes] = []
-    probe(
-        Service(lambda line, conn: asked.append(line), Lines, on_open=lambda conn: asked.append(b"open")), Ledger(), 0.1
-    )
+    probe(Service(lambda line, conn: asked.append(line), Lines, on_open=lambda conn: asked.append(b"open")), 0.1)
 
     assert asked == []
 
@@ -61,7 +53,7 @@ def test_it_comes_over_a_connection_of_its_own() -> None:
         on_open=lambda conn: seen.append(conn.peer),
         on_close=lambda conn, reason: seen.append(reason.value),
     )
-    probe(service, Ledger(), PATIENCE_S)
+    probe(service, PATIENCE_S)
 
     assert seen == [PEER, "drained"]
 
@@ -75,7 +67,7 @@ def test_on_open_and_on_close_are_for_clients_alone() -> None:
         conn.close(CloseReason.DENIED)
 
     service = make_echo_lines(on_open=refuse, on_close=lambda conn, reason: called.append(reason), probe=b"?")
-    probe(service, Ledger(), PATIENCE_S)
+    probe(service, PATIENCE_S)
 
     assert called == []
     assert service.on_open is refuse
@@ -90,7 +82,7 @@ def test_a_handler_can_recognise_it(asked: bool) -> None:
         probe_on_open=asked,
         on_open=lambda conn: seen.append(conn.is_probe),
     )
-    probe(service, Ledger(), PATIENCE_S)
+    probe(service, PATIENCE_S)
 
     assert seen == [True] * (2 if asked else 1)
 
@@ -117,7 +109,7 @@ def test_an_answer_may_take_its_time() -> None:
         gevent.sleep(0.05)
         return line
 
-    probe(Service(answer, Lines, probe=b"?"), Ledger(), PATIENCE_S)
+    probe(Service(answer, Lines, probe=b"?"), PATIENCE_S)
 
 
 def test_a_stream_is_probed_too() -> None:
@@ -126,10 +118,7 @@ def test_a_stream_is_probed_too() -> None:
         for line in conn:
             conn.send(line)
 
-    ledger = Ledger()
-    probe(handle, ledger, PATIENCE_S)
-
-    assert is_clean(ledger)
+    probe(handle, PATIENCE_S)
 
 
 class DeafToAnswers(Lines):
@@ -204,33 +193,27 @@ def raises(message: Any, conn: Any) -> Any:
 )
 def test_everything_else_does_not_pass(service: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        probe(service, Ledger(), 0.2)
+        probe(service, 0.2)
 
 
 def test_a_probe_that_the_codec_cannot_carry_is_an_error_of_its_own() -> None:
     with pytest.raises(ConfigError, match=r"^the probe .* cannot be encoded by the codec JsonLines: TypeError: "):
-        probe(Service(raises, JsonLines, probe=object()), Ledger(), 0.2)
+        probe(Service(raises, JsonLines, probe=object()), 0.2)
     with pytest.raises(ConfigError, match=r"^the probe \{'a': 1\} cannot be encoded by the codec Lines: .*not dict"):
-        probe(Service(raises, Lines, probe={"a": 1}), Ledger(), 0.2)
+        probe(Service(raises, Lines, probe={"a": 1}), 0.2)
 
 
 # Answers that count
 
 
 def assert_ready(service: Service | StreamService, timeout_s: float | None = PATIENCE_S) -> None:
-    ledger = Ledger()
-    probe(service, ledger, timeout_s)
-
-    assert is_clean(ledger)
+    probe(service, timeout_s)
 
 
 def refusal(service: Service | StreamService, timeout_s: float = PATIENCE_S) -> str:
     """Why the probe says that the service is not ready."""
-    ledger = Ledger()
     with pytest.raises(ConfigError) as caught:
-        probe(service, ledger, timeout_s)
-    ledger.check()
-    assert ledger.open == 0
+        probe(service, timeout_s)
     return str(caught.value)
 
 
@@ -293,12 +276,9 @@ def test_the_service_is_told_in_order_and_once() -> None:
 
 
 def test_it_can_be_asked_again() -> None:
-    ledger = Ledger()
     service = make_echo_lines(probe=b"?")
     for _ in range(3):
-        probe(service, ledger, PATIENCE_S)
-
-    assert is_clean(ledger)
+        probe(service, PATIENCE_S)
 
 
 def test_a_stream_may_leave_after_its_answer() -> None:
@@ -416,3 +396,29 @@ def test_a_greeting_does_not_hide_that_the_handler_never_answers() -> None:
     gate = Gate()
 
     refusal(gate.service(on_open=lambda conn: conn.send(b"welcome"), probe=b"wait", probe_on_open=True), SHORT_S)
+
+
+DIES_IN_ITS_PROBE = """
+import os, signal
+from gserver import Lines, Service
+
+def answer(line, conn):
+    if conn.is_probe and not os.path.exists("probed"):
+        open("probed", "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return line
+
+app = Service(answer, Lines, probe=b"probe")
+"""
+
+
+def test_the_probe_of_a_worker_that_is_killed_meanwhile_is_no_connection_in_the_totals(tmp_path: Path) -> None:
+    """The worker of a later generation, for a server whose first worker cannot start ends."""
+    (tmp_path / "app.py").write_text(DIES_IN_ITS_PROBE)
+    (tmp_path / "probed").touch()
+    with GserverProcess(tmp_path, "app:app") as server:
+        (tmp_path / "probed").unlink()
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("Worker exited with signal SIGKILL")
+
+    assert "Totals: messages 0, errors 0, accepted 0, open 0, closed: none" in server.log

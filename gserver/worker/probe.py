@@ -34,10 +34,10 @@ RECEIVE_BYTES = 64 * 1024
 FINISH_S = 1.0
 
 
-def probe(service: Service | StreamService, ledger: Ledger, timeout_s: float | None) -> None:
+def probe(service: Service | StreamService, timeout_s: float | None) -> None:
     """Send the service's probe through codec, engine and handler; ConfigError if it is not answered in order.
 
-    Blocks the calling greenlet. `ledger`: what the probe is counted in; it is cleared afterwards.
+    Blocks the calling greenlet.
     """
     if service.probe is None:
         return
@@ -48,6 +48,8 @@ def probe(service: Service | StreamService, ledger: Ledger, timeout_s: float | N
     served = _socket.socket(fileno=theirs.detach())
     for end in (ours, served):
         end.setblocking(False)
+    # Its own, not the worker's: a worker that is killed during its probe would leave a connection that no client made.
+    ledger = Ledger()
     server = TcpServer(("", 0), witness.service, ledger=ledger)  # never started: it accepts nothing
     try:
         server.adopt(served, PEER)
@@ -63,7 +65,6 @@ def probe(service: Service | StreamService, ledger: Ledger, timeout_s: float | N
     if ledger.errors or witness.account:
         account = witness.account or "see the log"
         raise ConfigError(f"the probe was answered with an error: {account}{witness.hint}")
-    ledger.clear()
 
 
 def _encoded(codec: Codec, message: Any) -> bytes:

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from gserver.errors import ConfigError
-from gserver.ledger import Ledger
 from gserver.mistakes import told
 
 __all__ = ["ReadyFailed", "be_ready", "try_start"]
@@ -34,7 +33,7 @@ class ReadyFailed(ConfigError):
     """ready() raised; the cause is what it raised."""
 
 
-def be_ready(served: Any, ledger: Ledger, timeout_s: float | None) -> None:
+def be_ready(served: Any, timeout_s: float | None) -> None:
     """Call ready(), then send the probe, if there is one. ReadyFailed or ConfigError where that fails."""
     from gserver.service import Service, StreamService
     from gserver.worker.probe import probe
@@ -46,7 +45,7 @@ def be_ready(served: Any, ledger: Ledger, timeout_s: float | None) -> None:
             served.ready()
         except BaseException as error:
             raise ReadyFailed(f"ready() raised {told(error)}") from error
-    probe(served, ledger, timeout_s)
+    probe(served, timeout_s)
 
 
 def try_start(name: str, load: Callable[[], Any], timeout_s: float | None) -> None:
@@ -89,7 +88,7 @@ def _start(name: str, load: Callable[[], Any], timeout_s: float | None, sender: 
 
             gevent.reinit()
         served = load()
-        be_ready(served, Ledger(), timeout_s)
+        be_ready(served, timeout_s)
         failure = ""
     except ConfigError as error:
         failure = str(error)

@@ -126,7 +126,7 @@ class Worker:
         served = self._post.served if self._post.served is not None else load(settings, self.application)
         fit(served, settings)
         self._hooks.call("post_worker_init", self)
-        be_ready(served, self._ledger, settings.ready_timeout or None)
+        be_ready(served, settings.ready_timeout or None)
         return served
 
     # Serving

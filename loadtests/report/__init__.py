@@ -1,6 +1,6 @@
 """Reports that people open: a run, several runs or a comparison, in words, in tables and in pictures.
 
-    words, rows                      what is said, and the numbers of the pictures (pure)
+    words, tables, rows              what is said, the tables, and the numbers of the pictures (pure)
     terminal, markdown, document     the text outputs
     charts, run_pictures, comparison_pictures, pictures     what is drawn (Altair), and its files (vl-convert)
     page, templates/                 the HTML file (Jinja); look.py has its colours

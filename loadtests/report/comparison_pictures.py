@@ -180,7 +180,7 @@ def _off_scale(
     """An arrow at the edge for all that goes on beyond it, and the change in figures where it lies there itself."""
     layers = []
     sides: tuple[tuple[int, Literal["left", "right"], int], ...] = ((0, "left", 12), (1, "right", -12))
-    for edge, towards, away in sides:
+    for edge, side, away in sides:
         beyond = [
             row
             | {
@@ -191,8 +191,8 @@ def _off_scale(
             if any(_is_beyond(row[key], reach, edge) for key in ENDS if key in row)
         ]
         at_edge = alt.Chart(data(beyond)).transform_calculate(tip=said).encode(x=alt.X("edge:Q", scale=scale), y=y)
-        arrow = at_edge.mark_point(shape=f"triangle-{towards}", size=130, filled=True, opacity=1)
-        words = at_edge.mark_text(align=towards, dx=away, fontSize=11, color=colour("ink"))
+        arrow = at_edge.mark_point(shape=f"triangle-{side}", size=130, filled=True, opacity=1)
+        words = at_edge.mark_text(align=side, dx=away, fontSize=11, color=colour("ink"))
         layers += [arrow.encode(color=shade, tooltip="tip:N"), words.encode(text="beyond:N")] if beyond else []
     return layers
 
@@ -344,7 +344,7 @@ def _dot_panel(figure: FigureComparison, order: Sequence[tuple[str, int]], first
         axis=alt.Axis(title=None, tickMinStep=1, labels=last),
     )
     form, unit = DOT_LABELS.get(figure.unit, (NUMBER, f", {figure.unit}"))
-    domain = _spread([row["value"] for row in rows])
+    domain = _spread([figure.a_typical, figure.b_typical, *(row["value"] for row in rows)])
     y = alt.Y("value:Q", title=None, scale=alt.Scale(domain=domain), axis=alt.Axis(tickCount=3, labelExpr=form))
     legend = alt.Undefined if first else None
     shade = alt.Color("side:N", scale=SIDES, legend=legend)

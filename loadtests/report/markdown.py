@@ -46,9 +46,10 @@ def render_markdown_of_all(runs: Sequence[Run]) -> str:
 
 def _parts(run: Run, level: str) -> list[str]:
     heading = (f"{workload_of(run)}. {started(run)}", server_of(run), version_of(run))
-    parts = [*(_text(line) for line in heading if line), *_verdict(run), *_problems(run)]
+    parts = [*(_text(line) for line in heading if line)]
     parts.append("\n".join(map(_saying, sayings(run))))
     parts += [note] if (note := latency_note(run)) else []
+    parts += [*_verdict(run), *_problems(run)]
     titled = {"By type of message": types_of(run), "Latencies": latencies_of(run), "Figures": figures_of(run)}
     titled |= dict(keys_of(run))
     parts += [f"{level} {title}\n\n{_table(table)}" for title, table in titled.items() if table.rows]

@@ -41,6 +41,8 @@ __all__ = ["ShownPicture", "as_json", "filled_in", "isolated", "render_runs_html
 
 # Characters: a page has room for more than a line, but not for a whole reply that was wrong.
 MOST_OF_AN_EXAMPLE = 500
+# Runs beside each other.
+MOST_COLUMNS = 4
 
 
 @dataclass(frozen=True)
@@ -85,16 +87,25 @@ def render_runs_html(evidence: Sequence[Evidence]) -> str:
         _shown_run(each, "" if alone else f"run-{place}-", len(evidence))
         for place, each in enumerate(evidence, start=1)
     ]
-    header, *rows = summary_of([each.run for each in evidence])
     return filled_in(
         "runs.html.j2",
         kind="Load test" if alone else "Load tests",
         title=shown[0].title if alone else f"{len(evidence)} runs",
         lines=shown[0].lines if alone else (),
         runs=shown,
-        summary=Table(("", *(f"{place}: {title}" for place, title in enumerate(header[1:], 1))), tuple(rows)),
+        summary=_beside([each.run for each in evidence]),
+        are_many=len(evidence) > MOST_COLUMNS,
         overlaid=[] if alone else [shown_picture(picture) for picture in overlaid_pictures(evidence)],
     )
+
+
+def _beside(runs: Sequence[Run]) -> Table:
+    """A column for each run, or a row where there are more runs than columns have room."""
+    header, *rows = summary_of(runs)
+    header = ("", *(f"{place}: {title}" for place, title in enumerate(header[1:], start=1)))
+    if len(runs) > MOST_COLUMNS:
+        header, *rows = zip(header, *rows, strict=True)
+    return Table(header, tuple(rows))
 
 
 def _shown_run(evidence: Evidence, prefix: str, crowd: int) -> ShownRun:

@@ -62,10 +62,10 @@ def _run(run: Run) -> RenderableType:
     table.add_column()
     for saying in sayings(run):
         table.add_row(saying.value, Text(f"{saying.words}. {saying.why}" if saying.why else saying.words))
-    parts: list[RenderableType] = [_heading(run), _remarks(run), "", Padding(table, (0, 0, 0, 2))]
+    parts: list[RenderableType] = [_heading(run), "", Padding(table, (0, 0, 0, 2)), ""]
     if note := latency_note(run):
-        parts += ["", Padding(Text(note, style="dim"), (0, 0, 0, 2))]
-    return Group(*parts)
+        parts += [Padding(Text(note, style="dim"), (0, 0, 0, 2)), ""]
+    return Group(*parts, _remarks(run))
 
 
 def _heading(run: Run) -> RenderableType:

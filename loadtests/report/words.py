@@ -389,10 +389,7 @@ def _memory(run: Run) -> Saying:
     each, peak, growth = run.figure(name), run.figure("server_rss_peak"), run.figure("server_memory_growth")
     most = f"{said(peak)} at most" if peak else ""
     if not each:
-        why = run.withheld.get(name, "")
-        return Saying(
-            name, UNKNOWN, f"of memory for a connection is not known{why and f': {why}'}{most and f'; {most}'}"
-        )
+        return Saying(name, UNKNOWN, f"of memory for a connection is not known{most and f'; {most}'}")
     words = "of the server's memory for a connection"
     if each.low is not None and each.high is not None:
         words += f" ({quantity(each.low, each.unit)} to {quantity(each.high, each.unit)})"

@@ -27,8 +27,8 @@ from types import TracebackType
 __all__ = ["KINDS", "Attack"]
 
 ROOT = Path(__file__).parent.parent.parent
-#: Half a minute is the longest that any attack lasts.
-LONGEST_S = 60.0
+#: It ends by itself after that, should nobody end it.
+LONGEST_S = 300.0
 TICK_S = 0.05
 COME_AGAIN_S = 0.5
 BATCH = 200  # connects at a time, so that no queue overflows

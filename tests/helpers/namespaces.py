@@ -26,6 +26,11 @@ class Network:
     def command(self, host: str, *words: str) -> list[str]:
         return ["ip", "netns", "exec", self._names[host], *words]
 
+    def plug(self, host: str, is_in: bool) -> None:
+        """Plug the cable of any host but the first one in, or pull it out."""
+        first, name = next(iter(self._names)), self._names[host]
+        self._at(first, f"ip link set {name} {'up' if is_in else 'down'}")
+
     def _lay(self) -> None:
         """The first host holds the bridge, on which it has its own address; each other one is at a cable to it."""
         first, *others = self._names

@@ -1,0 +1,40 @@
+"""An echo of lines that holds so many bytes for each connection: `python -m tests.helpers.holding BYTES`.
+
+Its first line of output is its port, on 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+from loadtests.environment import raise_nofile_limit
+
+PAGE = 4096
+
+
+class Connection(asyncio.Protocol):
+    """Each page that it holds was written to, so that it is resident."""
+
+    size = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.held = os.urandom(PAGE) * (self.size // PAGE) + os.urandom(self.size % PAGE)
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+async def main(size: int) -> None:
+    Connection.size = size
+    server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0, backlog=4096)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    raise_nofile_limit()
+    asyncio.run(main(int(sys.argv[1])))
