@@ -92,7 +92,7 @@ def test_a_host_has_its_name_in_ascii(text: str, name: str) -> None:
 
 @pytest.mark.parametrize("text", ["a..b", "x" * 64])
 def test_what_no_host_can_be_called_is_one_line(text: str) -> None:
-    with pytest.raises(ValueError, match="^'.*' cannot be the name of a host$"):
+    with pytest.raises(ValueError, match=r"^'.*' cannot be the name of a host$"):
         host_name(text)
     with pytest.raises(ValueError, match="cannot be the name of a host"):
         parse_host(f"tcp://{text}:80")
