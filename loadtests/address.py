@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-__all__ = ["SCHEMES", "is_tls", "parse_host"]
+from loadtests.letters import as_text
+
+__all__ = ["SCHEMES", "host_name", "is_tls", "parse_host"]
 
 SCHEMES = ("tcp", "tls")
 
@@ -18,7 +20,16 @@ def parse_host(host: str | None) -> tuple[str, int]:
         port = None
     if parts.scheme not in SCHEMES or not parts.hostname or port is None:
         raise ValueError(f"host is {host!r}, expected tcp://HOST:PORT or tls://HOST:PORT")
-    return parts.hostname, port
+    return host_name(parts.hostname), port
+
+
+def host_name(text: str) -> str:
+    """A host's name or address as the resolver takes it, in ASCII; ValueError if no host can be called that."""
+    name = as_text(text)
+    try:
+        return name.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise ValueError(f"{name!r} cannot be the name of a host") from None
 
 
 def is_tls(host: str | None) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gserver.framing import CODECS
+from loadtests.address import host_name
 from loadtests.asked import asked_of
 from loadtests.letters import as_text
 from loadtests.own_users import check_users
@@ -67,7 +68,10 @@ def host_and_port(text: str) -> tuple[str, int]:
     number = int(port) if port.isascii() and port.isdigit() else MASTER_PORT if not colon else 0
     if not host or not 0 < number < 65536:
         raise argparse.ArgumentTypeError(f"{text!r}, must be HOST:PORT or [V6]:PORT")
-    return host.strip("[]"), number
+    try:
+        return host_name(host.strip("[]")), number
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def profile_of(arguments: argparse.Namespace, name: str) -> Profile:

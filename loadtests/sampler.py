@@ -32,6 +32,7 @@ from gserver.arbiter.stats import read_stats
 from gserver.bind import TcpBind, parse_bind
 from gserver.errors import ConfigError
 from loadtests import kernel
+from loadtests.address import host_name
 from loadtests.remote import Broadcast, Feed, FeedLost
 from loadtests.tree import Budget, Plateau, Tree
 from loadtests.wakeup import Wakeup
@@ -214,7 +215,10 @@ def _address(text: str) -> TcpBind:
         raise argparse.ArgumentTypeError(str(error)) from None
     if not isinstance(bind, TcpBind):
         raise argparse.ArgumentTypeError(f"{text!r}, must be HOST:PORT or [V6]:PORT")
-    return bind
+    try:
+        return TcpBind(host_name(bind.host), bind.port)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _addresses(host: str) -> frozenset[str]:

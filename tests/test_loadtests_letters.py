@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 
 import pytest
 
+from loadtests.address import host_name, parse_host
 from loadtests.letters import SHOWABLE, as_text
+from loadtests.run_options import host_and_port
 
 NAME = "étiquette 結果"
 
@@ -77,3 +80,21 @@ def test_no_codec_fails(encoding: str) -> None:
     everything = "".join(map(chr, [*range(32, 0x3000, 7), *range(0xD800, 0xE000, 97), *range(0x1F300, 0x1F700)]))
 
     assert everything.encode(encoding, SHOWABLE)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("localhost", "localhost"), ("::1", "::1"), ("höst", "xn--hst-sna"), (undecoded("höst"), "xn--hst-sna")],
+)
+def test_a_host_has_its_name_in_ascii(text: str, name: str) -> None:
+    assert host_name(text) == name
+
+
+@pytest.mark.parametrize("text", ["a..b", "x" * 64])
+def test_what_no_host_can_be_called_is_one_line(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^'.*' cannot be the name of a host$"):
+        host_name(text)
+    with pytest.raises(ValueError, match="cannot be the name of a host"):
+        parse_host(f"tcp://{text}:80")
+    with pytest.raises(argparse.ArgumentTypeError, match="cannot be the name of a host"):
+        host_and_port(f"{text}:80")
