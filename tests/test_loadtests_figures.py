@@ -108,10 +108,10 @@ def test_a_latency_has_its_mean_and_its_extremes_and_a_type_its_counts() -> None
     recording = Recording()
     for milliseconds in range(1, 101):
         recording.succeeded("SUM", 104 * S, milliseconds * MS)
-    recording.ended("SUM", 104 * S, "reset")
-    recording.ended("SUM", 104 * S, CUT_OFF)
+    recording.failed("SUM", 104 * S, "reset")
+    recording.outstanding("SUM", 104 * S, CUT_OFF)
     recording.succeeded("SUM", 102 * S, MS)
-    recording.ended("PING", 105 * S, "timeout")
+    recording.failed("PING", 105 * S, "timeout")
     figures = {figure.name: figure.value for figure in figures_of(recording, [], PHASES)}
 
     expected = {"mean": 50.5, "min": 1, "p50": 50, "p90": 90, "p95": 95, "p99": 99, "max": 100}

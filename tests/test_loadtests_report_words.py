@@ -146,8 +146,10 @@ def test_memory_of_a_connection_has_its_interval() -> None:
 
 def test_memory_that_is_withheld_has_its_reason() -> None:
     run = make_run(figures=run_without("server_rss").figures, withheld={"server_rss_per_socket": "there were few"})
+    (saying,) = [each for each in sayings(run) if each.figure == "server_rss_per_socket"]
 
-    assert said_of(run)["server_rss_per_socket"] == "- of memory for a connection is not known: there were few"
+    assert said_of(run)["server_rss_per_socket"] == "- of memory for a connection is not known"
+    assert saying.why == "There were few."
 
 
 def test_growth_of_memory_is_said_beside_it() -> None:
@@ -157,11 +159,11 @@ def test_growth_of_memory_is_said_beside_it() -> None:
 
 
 def test_cpu_time_that_is_a_lower_bound_is_said_to_be_one() -> None:
-    bound = Figure("server_cpu_per_exchange", 85, "us", "lower", low=85)
+    bound = Figure("server_cpu_per_exchange", 85, "us", "lower", at_least=True)
     run = make_run(figures=[*run_without("server_cpu_per").figures, bound])
 
-    assert ", at least" in said_of(run)["server_cpu_per_exchange"]
-    assert ", at least" not in said_of(make_run())["server_cpu_per_exchange"]
+    assert said_of(run)["server_cpu_per_exchange"].startswith("at least 85 µs ")
+    assert said_of(make_run())["server_cpu_per_exchange"].startswith("85 µs ")
 
 
 @pytest.mark.parametrize("state", VERDICTS)
