@@ -47,7 +47,8 @@ def render_markdown_of_all(runs: Sequence[Run]) -> str:
 def _parts(run: Run, level: str) -> list[str]:
     heading = (f"{workload_of(run)}. {started(run)}", server_of(run), version_of(run))
     parts = [*(_text(line) for line in heading if line), *_verdict(run), *_problems(run)]
-    parts.append("\n".join(map(_saying, sayings(run))))
+    # Words between two lists: without them they would be one.
+    parts.append("The figures that matter:\n\n" + "\n".join(map(_saying, sayings(run))))
     parts += [note] if (note := latency_note(run)) else []
     titled = {"By type of message": types_of(run), "Latencies": latencies_of(run), "Figures": figures_of(run)}
     titled |= dict(keys_of(run))
@@ -64,7 +65,7 @@ def _verdict(run: Run) -> list[str]:
 def _problems(run: Run) -> list[str]:
     lines = [_failed(failure) for failure in failures_of(run)]
     lines += [f"- Warning: {_text(warning)}" for warning in run.warnings]
-    return ["\n".join(lines)] if lines else []
+    return ["What went wrong:\n\n" + "\n".join(lines)] if lines else []
 
 
 def _failed(failure: Failure) -> str:
