@@ -346,6 +346,7 @@ def test_the_plots_of_a_picture_stand_above_each_other(
 
 
 @pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.usefixtures("pages")  # which has opened what a renderer keeps open
 def test_scales_of_any_size_leave_the_plots_where_they_are(
     browser: webdriver.Chrome, tmp_path: Path, width: int
 ) -> None:
@@ -436,6 +437,34 @@ def test_every_type_of_message_is_a_row_in_sight(browser: webdriver.Chrome, page
     assert rows[0] == "all types"
     assert len(rows) == 22
     assert rows[-1] == "<b>&\"'"
+
+
+@pytest.mark.usefixtures("pages")  # which has opened what a renderer keeps open
+def test_a_headline_figure_that_a_side_withholds_keeps_its_row_with_the_reason(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    comparison, name = make_comparison(), "server_rss_per_socket"
+    poor = make_run(
+        figures=[figure for figure in make_run().figures if figure.name != name], withheld={name: "too few sockets"}
+    )
+    figures = tuple(each for each in comparison.figures if each.name != name)
+    page = tmp_path / "page.html"
+    page.write_text(
+        render_comparison_html(
+            dataclasses.replace(comparison, b=dataclasses.replace(comparison.b, runs=(poor,) * 8), figures=figures)
+        )
+    )
+    opened(browser, page)
+    row = browser.find_elements(By.CSS_SELECTOR, ".judged tbody tr")[-1]
+
+    assert [cell.text for cell in row.find_elements(By.CSS_SELECTOR, "th, td")] == [
+        "memory per connection",
+        "0.62 KiB",
+        "withheld",
+        "-",
+        "-",
+        "not judged\nB: Too few sockets.",
+    ]
 
 
 def test_an_overview_leads_to_each_comparison(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:

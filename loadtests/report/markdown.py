@@ -65,7 +65,7 @@ def _verdict(run: Run) -> list[str]:
 def _problems(run: Run) -> list[str]:
     lines = [_failed(failure) for failure in failures_of(run)]
     lines += [f"- Warning: {_text(warning)}" for warning in run.warnings]
-    return ["\n".join(lines)] if lines else []
+    return ["What went wrong:\n\n" + "\n".join(lines)] if lines else []
 
 
 def _failed(failure: Failure) -> str:
