@@ -80,11 +80,15 @@ class _Parser(argparse.ArgumentParser):
             raise ConfigError(f"cannot write to standard output: {error.strerror}") from None
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Print the help or the version through print_out(): argparse would ignore an OSError, and exit with 0."""
+        """Print the help or the version through print_out(): argparse would ignore an OSError, and exit with 0.
+
+        What cannot be written to standard error is lost. argparse of 3.11.2 raises that, and the status would be 1.
+        """
         if file is sys.stdout:
             self.print_out(message)
         else:
-            super()._print_message(message, file)
+            with contextlib.suppress(OSError):
+                super()._print_message(message, file)
 
 
 def _parser(has_output: bool) -> _Parser:

@@ -67,10 +67,13 @@ def node_port() -> Iterator[int]:
         process.kill()
 
 
-def ask(port: int, chunks: list[bytes]) -> bytes:
-    """What a Node client reads from the server at `port`, to its end."""
-    pause_ms = 2 if len(chunks) > 5 else 20
-    command = ["node", str(NODE / "client.js"), str(port), str(pause_ms), *(chunk.hex() for chunk in chunks)]
+def ask(port: int, chunks: list[bytes], waits_for_replies: bool = False) -> bytes:
+    """What a Node client reads from the server at `port`, to its end.
+
+    waits_for_replies: whether it sends a chunk when something has come back for the one before, and not after a pause.
+    """
+    pause = "reply" if waits_for_replies else "2" if len(chunks) > 5 else "20"
+    command = ["node", str(NODE / "client.js"), str(port), pause, *(chunk.hex() for chunk in chunks)]
     ended = subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
@@ -95,7 +98,10 @@ def test_a_node_client_gets_its_echo(tmp_path: Path) -> None:
 
 def test_a_prefix_is_put_before_each_chunk(tmp_path: Path) -> None:
     with GserverProcess(tmp_path, "echo(prefix='Echo: ')") as server:
-        assert ask(server.address[1], [b"Hello", b"again"]) == b"Echo: HelloEcho: again"
+        # A server that is 20 ms late reads both chunks as one.
+        answer = ask(server.address[1], [b"Hello", b"again"], waits_for_replies=True)
+
+    assert answer == b"Echo: HelloEcho: again"
 
 
 ADD = """

@@ -369,6 +369,16 @@ def test_a_service_that_breaks_the_connection_does_not_pass() -> None:
     assert "not answered" in refusal(make_echo_lines(on_open=break_, probe=b"?", probe_on_open=True))
 
 
+def test_it_may_wait_as_long_as_it_likes() -> None:
+    probe(make_echo_lines(probe=b"?"), None)
+
+
+def test_what_has_passed_of_its_time_is_not_given_again() -> None:
+    gate = Gate()
+    with pytest.raises(ConfigError, match=r"^the probe was not answered within 600 s$"):
+        probe(gate.service(probe=b"wait"), 600, 599.95)
+
+
 def test_half_an_answer_is_none() -> None:
     assert "within" in refusal(make_lines(lambda line, conn: conn.write(b"half"), probe=b"?"), SHORT_S)
 

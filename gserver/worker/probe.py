@@ -34,10 +34,10 @@ RECEIVE_BYTES = 64 * 1024
 FINISH_S = 1.0
 
 
-def probe(service: Service | StreamService, timeout_s: float | None) -> None:
+def probe(service: Service | StreamService, timeout_s: float | None, used_s: float = 0.0) -> None:
     """Send the service's probe through codec, engine and handler; ConfigError if it is not answered in order.
 
-    Blocks the calling greenlet.
+    Blocks the calling greenlet. `used_s`: how much of `timeout_s` has passed already.
     """
     if service.probe is None:
         return
@@ -53,7 +53,8 @@ def probe(service: Service | StreamService, timeout_s: float | None) -> None:
     server = TcpServer(("", 0), witness.service, ledger=ledger)  # never started: it accepts nothing
     try:
         server.adopt(served, PEER)
-        with gevent.Timeout(timeout_s, ConfigError(f"the probe was not answered within {timeout_s} s")):
+        left_s = None if timeout_s is None else max(0.0, timeout_s - used_s)
+        with gevent.Timeout(left_s, ConfigError(f"the probe was not answered within {timeout_s or 0:g} s")):
             is_answered = _is_answered(ours, codec, message)
     finally:
         ours.close()

@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -33,8 +34,13 @@ class ReadyFailed(ConfigError):
     """ready() raised; the cause is what it raised."""
 
 
-def be_ready(served: Any, timeout_s: float | None) -> None:
-    """Call ready(), then send the probe, if there is one. ReadyFailed or ConfigError where that fails."""
+def be_ready(served: Any, timeout_s: float | None, began_at: float | None = None) -> None:
+    """Call ready(), then send the probe, if there is one. ReadyFailed or ConfigError where that fails.
+
+    Args:
+        timeout_s: how long the probe may take; None: as long as it likes.
+        began_at: when the timeout began, on time.monotonic()'s clock; None: with the probe.
+    """
     from gserver.service import Service, StreamService
     from gserver.worker.probe import probe
 
@@ -45,7 +51,7 @@ def be_ready(served: Any, timeout_s: float | None) -> None:
             served.ready()
         except BaseException as error:
             raise ReadyFailed(f"ready() raised {told(error)}") from error
-    probe(served, timeout_s)
+    probe(served, timeout_s, 0.0 if began_at is None else time.monotonic() - began_at)
 
 
 def try_start(name: str, load: Callable[[], Any], timeout_s: float | None) -> None:
@@ -77,7 +83,7 @@ def try_start(name: str, load: Callable[[], Any], timeout_s: float | None) -> No
 def _start(name: str, load: Callable[[], Any], timeout_s: float | None, sender: int) -> NoReturn:
     """In the child: never return."""
     write, close = os.write, os.close  # as they are before gevent patches them
-    served, failure = None, f"{name} has ended the process"
+    served, failure, began_at = None, f"{name} has ended the process", time.monotonic()
     try:
         os.setpgid(0, 0)
         quiet = logging.getLogger("gserver")  # what goes wrong is told in one line
@@ -88,7 +94,7 @@ def _start(name: str, load: Callable[[], Any], timeout_s: float | None, sender: 
 
             gevent.reinit()
         served = load()
-        be_ready(served, timeout_s)
+        be_ready(served, timeout_s, began_at)  # the parent waits for both together
         failure = ""
     except ConfigError as error:
         failure = str(error)

@@ -1,4 +1,5 @@
 // Sends the chunks it is given, each a write of its own after a pause, half-closes, and prints what comes back.
+// With "reply" as the pause, each chunk is sent once something has come back for the one before it.
 // node client.js PORT PAUSE_MS CHUNK_IN_HEX...
 const net = require('net');
 
@@ -9,7 +10,13 @@ const socket = net.createConnection({ port: Number(port), host: '127.0.0.1', noD
       socket.end();
       return;
     }
-    socket.write(Buffer.from(chunks.shift(), 'hex'), () => setTimeout(next, Number(pause)));
+    const chunk = Buffer.from(chunks.shift(), 'hex');
+    if (pause === 'reply') {
+      socket.once('data', next);
+      socket.write(chunk);
+    } else {
+      socket.write(chunk, () => setTimeout(next, Number(pause)));
+    }
   };
   next();
 });
