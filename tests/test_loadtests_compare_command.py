@@ -21,6 +21,11 @@ WITHOUT_PAIRS = (
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _renderer() -> None:
+    warm_renderer()
+
+
 def save_sides(folder: Path, runs: int, change: float = 0.0, seed: int = 1, scale: float = 0.02) -> None:
     """A folder of runs for each side, with next to no noise."""
     for name, side in zip("ab", simulated(np.random.default_rng(seed), runs, change, scale), strict=True):
@@ -259,12 +264,6 @@ def test_markdown_is_for_a_comment(tmp_path: Path, capsys: Printed) -> None:
     assert capsys.readouterr().out.startswith("**Worse: B is worse in throughput")
 
 
-@pytest.fixture(scope="module")
-def _renderer() -> None:
-    warm_renderer()
-
-
-@pytest.mark.usefixtures("_renderer")
 def test_pages_and_pictures_are_written_where_they_are_asked_for(tmp_path: Path, capsys: Printed) -> None:
     save_sides(tmp_path, 6)
     page, pictures = tmp_path / "page.html", tmp_path / "pictures"

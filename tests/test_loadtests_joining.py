@@ -36,6 +36,19 @@ class Stranger(User):
     def idle(self):
         pass
 """
+#: Users that can be used, and are not the run's.
+OTHER_USERS = """
+from locust import task
+from gserver import Lines
+from loadtests.users import TcpUser
+
+class Other(TcpUser):
+    codec = Lines
+
+    @task
+    def ask(self):
+        self.exchange("ask", b"question")
+"""
 #: A worker of Locust's whose gserver has another version.
 OF_ANOTHER_VERSION = """
 import sys
@@ -136,7 +149,9 @@ def start_those_that_differ(stage: Stage) -> None:
     version.write_text(OF_ANOTHER_VERSION)
     to_master = ("--worker", "--master-port", str(stage.port))
     stage.start("without", "-m", "locust", "-f", str(stranger), *to_master)
-    stage.worker("file", "--file", str(stranger))
+    others = stage.folder / "others.py"
+    others.write_text(OTHER_USERS)
+    stage.worker("file", "--file", str(others))
     files = f"{Path(gserver.__file__).parents[1] / 'loadtests' / 'scenarios.py'}"
     stage.start("version", str(version), "-f", files, *to_master)
 
@@ -150,7 +165,7 @@ def of_locust(worker: subprocess.Popen[bytes]) -> str:
     ("name", "why"),
     [
         ("version", f"gserver 9.9.9 at the worker, {gserver.__version__} at the master"),
-        ("file", "Locust file stranger.py ("),
+        ("file", "Locust file others.py ("),
         ("late", "the run has started, with 2 workers, and takes no others"),
     ],
 )

@@ -172,7 +172,7 @@ def layer_rows(picture: Picture, mark: str) -> list[dict[str, Any]]:
 def test_a_figure_without_a_ratio_is_said_to_be_left_out() -> None:
     (forest, *_) = comparison_pictures(make_comparison(), {})
 
-    assert "Not in the picture, because there is no ratio to a value of zero: exchanges that failed" in forest.words
+    assert "Not in the picture, because there is no ratio to a value of zero: error rate" in forest.words
 
 
 def test_lines_of_many_runs_differ_in_colour_or_dashes_and_names_are_taken_as_they_are() -> None:

@@ -165,7 +165,7 @@ def test_any_server_is_asked_any_message(ended: dict[str, Ended]) -> None:
     run = load_run(only_run(ended["blind"].results))
 
     assert (run.workload["user"], run.workload["message"], run.workload["codec"]) == ("MessageUser", "hello", "raw")
-    assert load_recording(run.path / "client.json").exchange_series() == ["message"]
+    assert load_recording(run.path / "client.json").exchange_series()[-1] == "message"
 
 
 def test_a_server_that_dies_in_the_middle_is_a_readable_run(tmp_path: Path, start: Start) -> None:

@@ -42,6 +42,7 @@ ALLOWED = {
     "gserver/tls.py: now": "whether a certificate has expired is a matter of the calendar",
     "loadtests/users.py: time": "Locust's event request carries the wall clock",
     "loadtests/recorder.py: time": "Locust's statistics are by seconds of the wall clock",
+    "loadtests/locust_csv.py: time": "the rows of Locust's CSV carry the wall clock",
     "loadtests/runner.py: now": "the name of a run's folder, and when it took place",
     "loadtests/ab_command.py: now": "the name of a folder",
 }
