@@ -93,6 +93,10 @@ class Window:
     def length_s(self) -> int:
         return max(0, self.end - self.start)
 
+    @property
+    def seconds(self) -> range:
+        return range(self.start, self.end)
+
     def holds(self, time_s: float) -> bool:
         return self.start <= time_s < self.end
 
@@ -236,7 +240,7 @@ def _percentiles(name: str, latency: Latency) -> list[Figure]:
             values_ns[label] / 1000,
             "us",
             "lower",
-            at_least=latency.is_lower_bound(values_ns[label]),
+            at_least=bool(latency.censored.counts) if label == "mean" else latency.is_lower_bound(values_ns[label]),
             count=histogram.total,
         )
         for label in STATISTICS

@@ -169,6 +169,7 @@ def _health(lag_ns: int) -> dict[str, float]:
         "users": _users(),
         "cpu_s": used.ru_utime + used.ru_stime,
         "lag_ns": lag_ns,
+        "asked_per_s": RECORDER.asked_per_s,
         **RECORDER.lateness(),
     }
     if (waited_s := kernel.waited()) is not None:

@@ -155,7 +155,9 @@ def _unfit(levels: Sequence[Level], growth: Growth | None) -> str:
         return str(growth)
     if len(set(sockets)) < LEAST_PLATEAUS:
         seen = ", ".join(f"{count:,}" for count in sorted(set(sockets)))
-        return f"the run rested only at {seen} connections, and it takes {LEAST_PLATEAUS} numbers (profile memory)"
+        return (
+            f"the run rested only at {seen} connections; it takes {LEAST_PLATEAUS} numbers, as the profile memory has"
+        )
     spread = max(sockets) - min(sockets)
     if spread < LEAST_SPREAD:
         return (

@@ -103,7 +103,9 @@ def _described(swarm: Swarm, recording: Recording, started_at: str, label: str) 
     profile, target, told = swarm.profile, swarm.server.target, swarm.told
     samples = results.load_samples(swarm.samples)
     phases: dict[str, list[int]] = told.get("phases", {})
-    figures = figures_of(recording, samples, phases, profile.offered, profile.per_task)
+    figures = figures_of(
+        recording, samples, phases, _offered(profile, recording, measure_window(phases)), profile.per_task
+    )
     return results.Run(
         name=profile.name,
         label=label,
@@ -146,13 +148,20 @@ def _evidence(swarm: Swarm, recording: Recording, samples: list[dict[str, Any]],
         window,
         planned_s=_planned_s(profile),
         sockets=profile.sockets if is_held else 0,
-        offered=profile.offered,
+        offered=_offered(profile, recording, window),
         per_task=profile.per_task,
         accidents=tuple(swarm.accidents),
         generator_cores=len(swarm.spread.cores.generator),
         cores=os.cpu_count() or 1,
         message_bytes=_message_bytes(profile),
     )
+
+
+def _offered(profile: Profile, recording: Recording, window: Window) -> float | None:
+    """What the schedules ask for; a user of one's own may have another wait time than --rate, or none."""
+    if profile.per_task and profile.offered:
+        return recording.asked_per_s(window.start, window.end)
+    return profile.offered
 
 
 def _message_bytes(profile: Profile) -> int | None:

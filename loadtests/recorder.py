@@ -37,8 +37,9 @@ class Recorder:
         clock: what this process's clock lacks to the run's.
         merged: on the master, or in a run of one process: everything; on a worker what was not reported yet.
         recorded: outcomes so far.
-        ticks: of schedules that were taken; late_sends: of these; late_ns, latest_ns: how late those were, together
-            and at worst. All since health was last written.
+        asked_per_s: tasks that the schedules of this process's users ask for.
+        ticks: tasks begun at a time of their own; late_sends: of these, sent late; late_ns, latest_ns: how late those
+            were, together and at worst. All since health was last written.
         environment: Locust's, once there is one.
         is_batched: whether successes reach Locust in batches.
     """
@@ -47,6 +48,7 @@ class Recorder:
         self.clock = Clock()
         self.merged = Recording()
         self.recorded = 0
+        self.asked_per_s = 0.0
         self.ticks = self.late_sends = self.late_ns = self.latest_ns = 0
         self.environment: Environment | None = None
         self.is_batched = True

@@ -111,7 +111,8 @@ class Recording:
     Attributes:
         cells: series -> second -> Cell.
         health: process -> second -> {"sockets": open at its end, "users": that run then, "cpu_s": used so far,
-            "waited_s": for a processor so far, "lag_ns": worst of the loop, "ticks": of schedules, "late_sends": of
+            "waited_s": for a processor so far, "lag_ns": worst of the loop, "ticks": tasks begun at
+            a time of their own, "asked_per_s": by the schedules of its users, "late_sends": of
             these, sent late although their user was free, "late_ns": how late all of them were together,
             "latest_ns": the latest}; on a worker with a clock of its own also {"clock_offset_ns": what its clock lacks
             to the run's, "clock_uncertainty_ns": give or take}; where the kernel has them also {"namespace": of the
@@ -203,6 +204,15 @@ class Recording:
             for second, values in health.items()
             if start <= second < end
         )
+
+    def asked_per_s(self, start: int, end: int) -> float | None:
+        """Tasks a second that the schedules of the users asked for, on average; None if no user has one."""
+        by_second = Counter[int]()
+        for health in self.health.values():
+            for second, values in health.items():
+                if start <= second < end:
+                    by_second[second] += values.get("asked_per_s", 0)  # type: ignore[assignment]
+        return sum(by_second.values()) / len(by_second) if any(by_second.values()) else None
 
     def missing(self) -> list[str]:
         """A sentence for each worker that has sent its last report, but not all that it recorded."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from loadtests.figures import Sample, Window
-from loadtests.recording import Recording
+from loadtests.recording import OK, Recording, failures
 from loadtests.text import number
 
 __all__ = ["explained_percent", "retransmit_warnings", "retransmitted"]
@@ -25,7 +25,7 @@ def retransmit_warnings(recording: Recording, samples: Sequence[Sample], window:
     count = retransmitted(recording, samples, window)
     measured = recording.total(recording.exchange_series(), window.start, window.end)
     latency = measured.latency.all
-    ended = measured.outcomes.total()
+    ended = measured.outcomes[OK] + failures(measured.outcomes)
     percent = explained_percent(count, ended, latency.percentiles(PERCENTS))
     if percent is None:
         return []

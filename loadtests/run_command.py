@@ -1,6 +1,6 @@
 """`loadtests run NAME`: carry out a run, keep it in a folder, and print its summary.
 
-Exit status 0; 1 if something failed: attempts, the code of the users, or the server did not do what it was asked for; 2
+Exit status 0; 1 if something failed: attempts, the code of the users, or the server of a valid run fell short; 2
 if the run could not be carried out, or was carried out and could not be kept; 3 if nothing failed, but the figures
 cannot be believed; 130 for Ctrl-C. The figures are printed also where the disk had no room for the run.
 """

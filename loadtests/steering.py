@@ -39,6 +39,8 @@ SETTLE_S = 2
 SILENCE_S, USERS_STARTED_PER_S = 8, 5000
 # Workers report every three seconds.
 REPORTS_S = 4
+# All users have been started, and for so long fewer have been there: the others have ended.
+ENDED_S = 8
 
 # A worker asks for these, which are always the same, once for each option and order to start users, and makes a whole
 # parser for each answer: 200 ms a second for as long as there is a ramp.
@@ -94,6 +96,10 @@ class Steering(LoadTestShape):
         self._course: Course | None = None
         self._search: Search | None = None
         self._steps: list[Step] = []
+        self._counted, self._counted_at = (
+            -1,
+            0,
+        )  # users when they were last counted as other than before, and that second
 
     def tick(self) -> tuple[int, float] | None:
         """How many users, and how fast to get there; None at the end."""
@@ -102,7 +108,8 @@ class Steering(LoadTestShape):
         if self._course is None:
             self._begin(msgspec.json.decode(Path(options.plan).read_bytes(), type=Plan))
         assert self._course is not None
-        users, second = self._users(self.runner), RECORDER.now_s()
+        second = RECORDER.now_s()
+        users = self._users(self.runner, second)
         stage = self._course.at(second, users)
         while stage is None and self._search is not None:
             self._go_on(self._search)
@@ -110,9 +117,18 @@ class Steering(LoadTestShape):
         self._tell(Path(options.phases), stage)
         return None if stage is None else (stage.sockets, stage.sockets_per_s)
 
-    def _users(self, runner: runners.Runner) -> int:
-        """How many have been started; those of a worker that was lost count, for they are not started again."""
-        if isinstance(runner, runners.MasterRunner) and runner.spawning_completed and is_anyone_lost(runner):
+    def _users(self, runner: runners.Runner, second: int) -> int:
+        """How many have been started. Those of a worker that was lost count, for they are not started again.
+
+        So do those that have ended by themselves, because their code raised in on_start().
+        """
+        if isinstance(runner, runners.MasterRunner):
+            has_started, is_short = runner.spawning_completed, is_anyone_lost(runner)
+        else:
+            has_started, is_short = runner.state == runners.STATE_RUNNING, False
+        if runner.user_count != self._counted:
+            self._counted, self._counted_at = runner.user_count, second
+        if has_started and (is_short or second - self._counted_at >= ENDED_S):
             return runner.target_user_count
         return runner.user_count
 

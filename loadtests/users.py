@@ -117,6 +117,8 @@ class TcpUser(User):
         self._left = 0  # exchanges before the connection is closed
         self._pacing = self._chosen_pacing()
         self._is_paced = isinstance(self._pacing, Paced)
+        if isinstance(self._pacing, Paced):
+            RECORDER.asked_per_s += self._pacing.rate
         self._is_connecting = False
         self._is_stopping = False
         if self._pacing is not None and not any(isinstance(each, type) for each in self.tasks):
@@ -172,6 +174,7 @@ class TcpUser(User):
         start_ns = time.monotonic_ns()
         if self.due_ns:
             self._late_ns, self.due_ns = start_ns - self.due_ns, 0
+            RECORDER.ticks += 1
         if wire is None:
             return None
         late_ns = self._late_ns
@@ -291,7 +294,6 @@ class TcpUser(User):
         if self.schedule is None:
             self.schedule = self._pacing.schedule(time.monotonic_ns())
         self.due_ns = due_ns = self.schedule.next_ns()
-        RECORDER.ticks += 1
         if due_ns > time.monotonic_ns():
             self._state = LOCUST_STATE_WAITING  # for Locust, which then need not wait for it
             _alarm().sleep_until(due_ns)

@@ -45,6 +45,8 @@ ENOUGH_SOCKETS = 0.99
 # Less of the load that was asked for is a shortfall; by chance each user may miss a tick at the ends of the window.
 ENOUGH_LOAD = 0.95
 CHANCE_TICKS = 1.5
+# Exchanges a second from which a second without any is no chance.
+STEADY_PER_S = 10.0
 # Samples that end this long before the measuring does leave figures without their end.
 BLIND_S = 2.0
 # What a probe that came just before the first sample may have sent without being counted yet.
@@ -181,6 +183,7 @@ def _missing_users(evidence: Evidence) -> Iterator[str]:
 def _shortfalls(evidence: Evidence) -> Iterator[str]:
     yield from _lost_sockets(evidence)
     yield from _lost_load(evidence)
+    yield from _silent(evidence)
     yield from _unanswered(evidence)
 
 
@@ -209,6 +212,16 @@ def _lost_load(evidence: Evidence) -> Iterator[str]:
     missing = asked - came
     if missing > (1 - ENOUGH_LOAD) * asked and missing > CHANCE_TICKS * math.sqrt(max(1, evidence.sockets)):
         yield f"{number(came / window.length_s)} {what} a second, and {number(offered)} were asked for."
+
+
+def _silent(evidence: Evidence) -> Iterator[str]:
+    """Seconds without a success, where chance leaves none: of ten exchanges a second or more."""
+    window, recording = evidence.window, evidence.recording
+    done = [recording.total(recording.exchange_series(), second, second + 1).done for second in window.seconds]
+    silent = done.count(0)
+    expected = evidence.offered or (sum(done) / (len(done) - silent) if len(done) > silent else math.inf)
+    if silent and expected >= STEADY_PER_S:
+        yield f"No exchange succeeded in {silent} of {window.length_s} measured seconds."
 
 
 def _unanswered(evidence: Evidence) -> Iterator[str]:
@@ -290,7 +303,7 @@ def _delays(evidence: Evidence) -> tuple[State, list[str]]:
     busy, or its loop stood still without waiting for a processor: then the code of the users has blocked it.
     """
     inside = _health_inside(evidence)
-    sentences = [*_lags(inside), *_late(evidence, inside)]
+    sentences = [*_lags(inside), *_late(inside)]
     busy = any(_generator_bound(evidence))
     blocked = bool(sentences) and not busy and not any(_noisy(evidence)) and _is_blocked(inside)
     if blocked:
@@ -304,30 +317,15 @@ def _lags(inside: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Iterator[s
         yield f"The event loop of the generator was {lag_ms:.0f} ms late or more in more than a tenth of the seconds."
 
 
-def _late(evidence: Evidence, inside: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Iterator[str]:
-    """How many sends were late, by how much, and what the latencies are without it."""
+def _late(inside: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Iterator[str]:
+    """How many sends were late, and by how much: that is in the response times, and says nothing of the server."""
     health = [values for each in inside.values() for values in each.values()]
     ticks, late, late_ns = (sum(each.get(name, 0) for each in health) for name in ("ticks", "late_sends", "late_ns"))
     if not ticks or (percent := 100 * late / ticks) <= LATE_PERCENT:
         return
     worst_ms = max(each.get("latest_ns", 0) for each in health) / 1e6
     by = f"by {quantity(late_ns / late / 1e6, 'ms')} on average and {quantity(worst_ms, 'ms')} at worst"
-    yield f"{percent:.1f}% of the sends were more than 1 ms late, {by}. {_added(evidence)}"
-
-
-def _added(evidence: Evidence) -> str:
-    """A send that is late is in the response time, and not in the service time."""
-    window, recording = evidence.window, evidence.recording
-    measured = recording.total(recording.exchange_series(), window.start, window.end)
-    response, service = (each.all.percentiles([50, 99]) for each in (measured.response, measured.service))
-    if not response or not service:
-        return "No latency is known that this could have changed."
-    of = [f"p{q} is {_ms(service[q])} instead of {_ms(response[q])}" for q in (99, 50)]
-    return f"Timed from the send, and not from when it was due, {of[0]}, and {of[1]}."
-
-
-def _ms(latency_ns: float) -> str:
-    return quantity(latency_ns / 1e3, "us")
+    yield f"{percent:.1f}% of the sends were more than 1 ms late, {by}. Their response times contain that."
 
 
 def _is_blocked(inside: Mapping[str, Mapping[int, Mapping[str, float]]]) -> bool:

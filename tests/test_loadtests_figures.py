@@ -296,6 +296,7 @@ def test_what_was_due_in_the_window_counts_however_late_it_was_answered(answered
     assert found["response_p99"].value == pytest.approx(7_950_000, rel=0.01)
     assert found["response_p99"].at_least is not answered
     assert not found["response_p50"].at_least
+    assert found["response_mean"].at_least is not answered
 
 
 def test_every_phase_that_fails_is_an_attempt_that_failed() -> None:

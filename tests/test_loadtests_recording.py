@@ -200,3 +200,15 @@ def test_the_outcomes_so_far_are_those_of_the_total() -> None:
         recording.failed("connect", second * 10**9, "refused")
 
     assert recording.outcomes() == recording.total().outcomes == {"ok": 3, "refused": 3}
+
+
+def test_what_is_asked_for_is_the_sum_of_the_schedules_of_all_processes() -> None:
+    recording = Recording()
+    recording.health = {
+        "a": {second: {"asked_per_s": 20.0} for second in range(10)},
+        "b": {second: {"asked_per_s": 5.0 if second > 3 else 0.0} for second in range(10)},
+    }
+
+    assert recording.asked_per_s(2, 6) == 22.5
+    assert recording.asked_per_s(20, 30) is None
+    assert Recording().asked_per_s(0, 9) is None

@@ -119,17 +119,32 @@ def test_failures_are_a_share_and_counts_of_the_measured_phase() -> None:
 def test_where_nothing_was_measured_failures_are_those_of_the_whole_run() -> None:
     run = make_run(figures=run_without("attempts", "error_rate").figures, errors={"connect: refused": 7})
 
-    assert said_of(run)["error_rate"] == "7 of 36,007 attempts failed"
+    assert said_of(run)["error_rate"] == "7 of 36,007 attempts of the whole run failed"
 
 
 def test_connections_that_were_lost_are_not_held() -> None:
     lost = [Figure("sockets_least", 0, "sockets"), Figure("sockets_mean", 120.5, "sockets")]
     again = Figure("reconnects", 31, "connects", "lower")
     workload = {**make_run().workload, "shape": "hold"}
-    run = make_run(figures=[*make_run().figures, *lost, again], workload=workload)
+    run = make_run(figures=[*run_without("sockets_least").figures, *lost, again], workload=workload)
 
     assert said_of(run)["sockets_peak"] == (
         "200 connections held at once, but not all the time: 0 at the least, 120 on average; 31 lost and opened again"
+    )
+
+
+def test_connections_that_users_close_are_not_missing() -> None:
+    peak = Figure("sockets_peak", 1, "sockets")
+    run = make_run(figures=[peak, *run_without("sockets_peak", "sockets_least").figures])
+
+    assert said_of(run)["sockets_peak"] == "1 connection at once at most: the users open and close them"
+
+
+def test_processor_time_without_an_exchange_is_known_in_all() -> None:
+    run = make_run(figures=run_without("server_cpu_per").figures)
+
+    assert said_of(run)["server_cpu_per_exchange"] == (
+        "- of the server's processor time for an exchange, as none succeeded; 17% of a core in all"
     )
 
 

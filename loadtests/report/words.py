@@ -281,13 +281,18 @@ def _connections(run: Run) -> Saying:
     peak, least, mean = (run.figure(f"sockets_{name}") for name in ("peak", "least", "mean"))
     if not peak:
         return Saying("sockets_peak", UNKNOWN, "nothing is known of the connections")
+    one_or_many = "connection" if peak.value == 1 else "connections"
+    if run.schema > 2 and not least and run.figure("throughput"):
+        return Saying(
+            "sockets_peak", number(peak.value), f"{one_or_many} at once at most: the users open and close them"
+        )
     if peak.value < wanted:
-        words = f"connections held at once, of {wanted:,} that were wanted"
+        words = f"{one_or_many} held at once, of {wanted:,} that were wanted"
     elif least and mean and least.value < wanted and run.workload.get("shape") in ("hold", "plateaus"):
         words = f"connections held at once, but not all the time: {number(least.value)} at the least, "
         words += f"{number(mean.value)} on average"
     else:
-        words = "connections held at once, all that were wanted"
+        words = f"{one_or_many} held at once, all that were wanted"
     if (again := run.figure("reconnects")) and again.value and run.workload.get("shape") in ("hold", "plateaus"):
         words += f"; {number(again.value)} lost and opened again"
     return Saying("sockets_peak", number(peak.value), words)
@@ -296,7 +301,7 @@ def _connections(run: Run) -> Saying:
 def _throughput(run: Run) -> Saying:
     throughput, seconds, offered = run.figure("throughput"), run.figure("steady_s"), run.figure("offered")
     if not throughput:
-        return Saying("throughput", UNKNOWN, "exchanges a second: the connections were never all there for a second")
+        return Saying("throughput", UNKNOWN, "exchanges a second: the measured phase was never reached")
     words = "exchanges a second"
     if seconds:
         words += f", for {number(seconds.value)} {'second' if seconds.value == 1 else 'seconds'}"
@@ -313,7 +318,11 @@ def _latency(run: Run, quantile: str, words: str) -> Saying:
             if not figure.is_of_few:
                 return Saying(name, said(figure), words)
             slowest = _slowest(run, latency) if quantile == "p99.9" else ""
-            return Saying(name, UNKNOWN, f"{words}: not known from only {_many(figure, 'answer')}{slowest}")
+            return Saying(
+                name,
+                UNKNOWN,
+                f"{words}: not known from only {_many(figure, 'request' if figure.at_least else 'answer')}{slowest}",
+            )
         if name in run.withheld:
             return Saying(name, UNKNOWN, words)
     return Saying(f"response_{quantile}", UNKNOWN, "no answer was timed")
@@ -354,7 +363,7 @@ def _failed_in_all(run: Run) -> int:
 def _failures_of_all(run: Run) -> Saying:
     """Of a run that measured no attempt, or was kept with schema 2: counts of the whole run."""
     failed, succeeded = _failed_in_all(run), _count(run, "exchanges_ok")
-    tried = f"{number(failed + succeeded)} attempts"
+    tried = f"{number(failed + succeeded)} attempts of the whole run"
     if not failed:
         return Saying("error_rate", "none", f"of {tried} failed")
     return Saying("error_rate", number(failed), f"of {tried} failed")
@@ -378,9 +387,15 @@ def _connects(run: Run) -> Saying:
 
 def _processor(run: Run) -> Saying:
     each, all_of_it = run.figure("server_cpu_per_exchange"), run.figure("server_cpu")
-    if not each:
+    if not each and not all_of_it:
         return Saying("server_cpu_per_exchange", UNKNOWN, "nothing is known of the server's processor time")
     words = "of the server's processor time for an exchange"
+    if not each:
+        return Saying(
+            "server_cpu_per_exchange",
+            UNKNOWN,
+            f"{words}, as none succeeded" + (f"; {said(all_of_it)} in all" if all_of_it else ""),
+        )
     return Saying(each.name, said(each), words + (f"; {said(all_of_it)} in all" if all_of_it else ""))
 
 

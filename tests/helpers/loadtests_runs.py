@@ -25,6 +25,7 @@ def make_run(name: str = "json", scale: float = 1.0, **changes: Any) -> Run:
     }
     figures = [
         Figure("sockets_peak", 200, "sockets"),
+        Figure("sockets_least", 200, "sockets", "higher"),
         Figure("connects_ok", 200, "connects"),
         Figure("connects_failed", 0, "connects", "lower"),
         Figure("exchanges_ok", 36000, "exchanges"),
