@@ -73,7 +73,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     shutil.copytree(ROOT, folder / "tree", ignore=not_source)
     (folder / "made").mkdir()
     with tarfile.open(build("sdist", folder / "tree", folder / "made")) as sdist:
-        sdist.extractall(folder, filter="data")
+        if hasattr(tarfile, "data_filter"):  # not in 3.11.3 and before
+            sdist.extraction_filter = tarfile.data_filter
+        sdist.extractall(folder)
     (unpacked,) = folder.glob("gserver_tcp-*")
     wheel = build("wheel", unpacked, folder / "made", CC="false")
     with zipfile.ZipFile(wheel) as archive:

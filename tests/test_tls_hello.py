@@ -15,7 +15,7 @@ from tests.helpers.tls_client import TlsClient
 def hello(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, name: str | None = "www.example.org") -> bytes:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.maximum_version = version
+    context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1_2, version  # some builds offer 1.0 too
     return TlsClient(context, name).handshake()
 
 
