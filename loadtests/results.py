@@ -73,9 +73,15 @@ class Run:
         return next((figure for figure in self.figures if figure.name == name), None)
 
     def headline(self, name: str) -> Figure | None:
-        """The figure, if the run has it and it can be stated: a quantile of too few values cannot."""
+        """The figure, if the run has it and it can be stated.
+
+        A quantile of too few values cannot. Nor can memory of a connection of schema 2: it counted what a server takes
+        once as memory of its connections.
+        """
         figure = self.figure(name)
-        return None if figure is None or figure.is_of_few else figure
+        if figure is None or figure.is_of_few or (self.schema < 3 and name == "server_rss_per_socket"):
+            return None
+        return figure
 
 
 def save_run(folder: Path, run: Run) -> None:

@@ -147,3 +147,11 @@ def test_samples_end_where_a_crash_cut_them(tmp_path: Path) -> None:
 
     assert load_samples(path) == [{"time_s": 1}, {"time_s": 2}]
     assert load_samples(tmp_path / "nothing.jsonl") == []
+
+
+def test_memory_of_a_connection_is_not_stated_of_a_run_that_counted_what_a_server_takes_once() -> None:
+    run = make_run()
+
+    assert run.headline("server_rss_per_socket")
+    assert dataclasses.replace(run, schema=2).headline("server_rss_per_socket") is None
+    assert dataclasses.replace(run, schema=2).figure("server_rss_per_socket")

@@ -213,7 +213,11 @@ class Arbiter:
 
     def _decide(self) -> list[Action]:
         self._children.is_molding = self.settings.preload_app and not self._crew.molds.is_ready
-        return self._children.decide(time.monotonic(), self._crew.deadlines())
+        now, deadlines = time.monotonic(), self._crew.deadlines()
+        actions = self._children.decide(now, deadlines)
+        # An arbiter that stands still while it carries them out has jumped in time as well: by what is planned here.
+        self._children.wakes_at(now, deadlines)
+        return actions
 
     def _do(self, action: Action) -> None:
         if isinstance(action, Spawn):

@@ -54,7 +54,7 @@ MOST_CHARACTERS = 300
 VERDICTS = {
     "valid": ("Valid", "Nothing disturbed the measurement."),
     "generator-bound": ("Generator-bound", "The load generator delayed what it measured: the latencies contain that."),
-    "noisy-host": ("Noisy host", "Other work on this host delayed the server or the generator."),
+    "noisy-host": ("Noisy host", "Other work on this host probably delayed the server or the generator."),
     "unreconciled": ("Unreconciled", "Client and server did not count the same: some of these figures are wrong."),
     "incomplete": ("Incomplete", "The run did not do all that it was meant to do."),
 }
