@@ -366,6 +366,17 @@ def test_another_arbiters_listeners_are_taken_over_with_their_lanes(lanes: Liste
     heir.close()
 
 
+def test_what_another_arbiter_has_not_taken_over_is_not_opened_any_more(lanes: Listeners) -> None:
+    """It would be closed with this arbiter, and reset whoever is queued there."""
+    lanes.open([ANY])
+    first = only(lanes.lanes_for(1, [ANY], 1))
+
+    assert only(lanes.lanes_for(2, [ANY], 2, has_heir=True)) is first
+    assert [len(fds) for fds in lanes.descriptors.values()] == [1]
+    assert lanes.hand_over(2, [1], [ANY]) is None
+    assert only(lanes.lanes_for(3, [ANY], 2)) is not first
+
+
 # Lanes
 
 

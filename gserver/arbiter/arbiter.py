@@ -223,7 +223,8 @@ class Arbiter:
         if isinstance(action, Spawn):
             self._spawn()
         elif isinstance(action, Go):
-            lanes = self._listeners.lanes_for(action.child.pid, self.settings.bind, self._children.target)
+            has_heir = self._succession.successor is not None
+            lanes = self._listeners.lanes_for(action.child.pid, self.settings.bind, self._children.target, has_heir)
             self._crew.tell(action.child.pid, LISTEN, lanes=lanes)
         elif isinstance(action, Drain):
             self._drain(action.child)

@@ -122,17 +122,21 @@ class Listeners:
 
     # Lanes
 
-    def lanes_for(self, pid: int, binds: Sequence[Bind], wanted: int) -> list[Lane]:
+    def lanes_for(self, pid: int, binds: Sequence[Bind], wanted: int, has_heir: bool = False) -> list[Lane]:
         """What a worker that begins shall accept from: with reuse_port the lanes that nobody has, else the one.
 
         `wanted`: how many lanes there may be. Where all are held, it gets those of the worker that it replaces, when
-        that is told to drain.
+        that is told to drain. has_heir: another arbiter has taken over the lanes there are. One more would be closed with
+        this arbiter, and reset its queue: the worker shares one.
         """
         if not self._reuse_port:
             return [_only(self._lanes[0], binds)]
         held = {lane for lanes in self._holders.values() for lane in lanes}
         free = [lane for lane in range(len(self._lanes)) if lane not in held]
         if not free and len(self._lanes) < wanted:
+            if has_heir:
+                self._holders[pid] = []
+                return [self._complete(pid % len(self._lanes), binds)]
             free = [len(self._lanes)]
         self._holders[pid] = free
         return [self._complete(lane, binds) for lane in free]
