@@ -126,8 +126,8 @@ class Listeners:
         """What a worker that begins shall accept from: with reuse_port the lanes that nobody has, else the one.
 
         `wanted`: how many lanes there may be. Where all are held, it gets those of the worker that it replaces, when
-        that is told to drain. has_heir: another arbiter has taken over the lanes there are. One more would be closed with
-        this arbiter, and reset its queue: the worker shares one.
+        that is told to drain. has_heir: another arbiter has taken over the lanes there are. One more would be closed
+        with this arbiter, and reset its queue: the worker shares one.
         """
         if not self._reuse_port:
             return [_only(self._lanes[0], binds)]
