@@ -22,7 +22,7 @@ import msgspec
 
 from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded, ProtocolError
 from gserver.framing import Codec, JsonLines, Malformed, Raw
-from gserver.mistakes import check_codec, check_function, mistake, named
+from gserver.mistakes import check_codec, check_function, mistake, named, told
 
 if TYPE_CHECKING:
     from gserver.connection import Connection
@@ -238,8 +238,10 @@ def _check_shape(type_: str, shape: Any) -> None:
         msgspec.json.Decoder(shape)
     except TypeError as error:
         raise mistake(f"the shape of {type_!r} is {shape!r}: must be a type, as a msgspec.Struct") from error
-    except Exception:  # a forward reference
+    except (NameError, AttributeError):  # a forward reference
         pass
+    except Exception as error:
+        raise mistake(f"the shape of {type_!r} is {shape!r}, which cannot be used: {told(error)}") from error
 
 
 def _error(message: str) -> dict[str, str]:

@@ -326,7 +326,7 @@ def _refusals(a: Side, b: Side) -> list[str]:
         refusals.append(f"the workloads differ, so the figures do not measure the same thing: {what or 'by hash'}")
     if len(schemas := sorted({run.schema for run in runs})) > 1:
         refusals.append(
-            f"the runs have schemas {schemas[0]} and {schemas[-1]} of run.json, whose figures do not mean the same: "
+            f"the runs have schemas {schemas[0]} and {schemas[-1]} of run.json. Their figures mean different things: "
             "since schema 3 what came late counts, and failures include those of connects and handshakes"
         )
     return refusals

@@ -33,7 +33,7 @@ class Used:
 
 
 def used_over(samples: Sequence[Sample], tree: str = "processes") -> Used:
-    """From the first sample to the last; of a process whose account is lost, what the last sample with it has."""
+    """From the first sample to the last. If the account of a process is lost, its last sample counts."""
     steps = [used_between(before, after, tree) for before, after in pairwise(samples)]
     return Used(sum(step.seconds for step in steps), next((step.lost for step in steps if step.lost), ""))
 

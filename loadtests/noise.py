@@ -36,7 +36,7 @@ class NoiseFloor:
     environment: dict[str, Any]
     pairs: int
     floors: dict[str, float]
-    run_schema: int = 2  # of the runs, whose figures mean something else with another one
+    run_schema: int = 2  # schema of the runs: figures of another schema mean other things
 
     def objections_to(self, run: Run) -> list[str]:
         """Why this floor says nothing about a run; empty if it does."""

@@ -17,7 +17,7 @@ from loadtests.profiles import Profile
 from loadtests.recording import Recording, failures
 from loadtests.report import render_markdown
 from loadtests.retransmits import retransmit_warnings
-from loadtests.shapes import MEASURE
+from loadtests.shapes import HELD, MEASURE
 from loadtests.swarm import Swarm
 from loadtests.verdict import Evidence, judge
 
@@ -103,9 +103,8 @@ def _described(swarm: Swarm, recording: Recording, started_at: str, label: str) 
     profile, target, told = swarm.profile, swarm.server.target, swarm.told
     samples = results.load_samples(swarm.samples)
     phases: dict[str, list[int]] = told.get("phases", {})
-    figures = figures_of(
-        recording, samples, phases, _offered(profile, recording, measure_window(phases)), profile.per_task
-    )
+    window = measure_window(phases)
+    figures = figures_of(recording, samples, phases, _offered(profile, recording, window), profile.per_task)
     return results.Run(
         name=profile.name,
         label=label,
@@ -121,11 +120,11 @@ def _described(swarm: Swarm, recording: Recording, started_at: str, label: str) 
         figures=[*figures, *_limit(told)],
         errors=_errors(swarm, recording),
         phases=phases,
-        verdict=judge(_evidence(swarm, recording, samples, measure_window(phases))),
+        verdict=judge(_evidence(swarm, recording, samples, window)),
         warnings=[
             *_warnings(swarm, samples, told),
             *doubts_of_server(samples, phases),
-            *retransmit_warnings(recording, samples, measure_window(phases)),
+            *retransmit_warnings(recording, samples, window),
         ],
         examples={name: recording.examples[name] for name in sorted(recording.examples) if recording.examples[name]},
         withheld=withheld_of(recording, samples, phases),
@@ -141,13 +140,12 @@ def _generator(swarm: Swarm) -> str:
 
 def _evidence(swarm: Swarm, recording: Recording, samples: list[dict[str, Any]], window: Window) -> Evidence:
     profile = swarm.profile
-    is_held = profile.shape in ("hold", "plateaus", "doublings")
     return Evidence(
         recording,
         samples,
         window,
         planned_s=_planned_s(profile),
-        sockets=profile.sockets if is_held else 0,
+        sockets=profile.sockets if profile.shape in HELD else 0,
         offered=_offered(profile, recording, window),
         per_task=profile.per_task,
         accidents=tuple(swarm.accidents),

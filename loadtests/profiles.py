@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtests.letters import as_text
-from loadtests.shapes import COOLDOWN, MEASURE, RAMP, WARMUP, Objective, Stage
+from loadtests.shapes import COOLDOWN, HELD, MEASURE, RAMP, WARMUP, Objective, Stage
 
 __all__ = ["PROFILES", "Plan", "Profile"]
 
@@ -109,7 +109,7 @@ class Profile:
     @property
     def offered(self) -> float | None:
         """Exchanges (or tasks) a second that are asked for while all sockets are held; None: no schedule."""
-        return self.sockets * self.rate if self.rate and self.shape in ("hold", "plateaus", "doublings") else None
+        return self.sockets * self.rate if self.rate and self.shape in HELD else None
 
     @property
     def workload(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from loadtests.verdict import OTHERS_PERCENT, STEAL_PERCENT
 
 __all__ = ["HostBusy", "await_quiet", "why_busy"]
 
-#: About two runs of a profile of 20 s. On a host whose other users were at work, all of 899 looks of a second, in turn,
+#: About two runs of a profile of 20 s. On a host that other users kept busy, all of 899 looks of a second, in turn,
 #: found it busy: in those 15 minutes no run could have been believed, neither the first nor the tenth.
 PATIENCE_S = 60.0
 #: Of one look. Shorter than this, a process that wakes up once a second makes a host busy or quiet by chance.

@@ -182,9 +182,17 @@ class Recording:
         """All cells of `series` (default: all) with start <= second < end, as one."""
         total = Cell()
         for name in self.cells if series is None else series:
-            for second, cell in self.cells.get(name, {}).items():
-                if (start is None or second >= start) and (end is None or second < end):
-                    total.add(cell)
+            seconds = self.cells.get(name, {})
+            if start is not None and end is not None and end - start < len(seconds):  # a second of a run of an hour
+                inside = [seconds[second] for second in range(start, end) if second in seconds]
+            else:
+                inside = [
+                    cell
+                    for second, cell in seconds.items()
+                    if (start is None or second >= start) and (end is None or second < end)
+                ]
+            for cell in inside:
+                total.add(cell)
         return total
 
     def outcomes(self) -> Counter[str]:
@@ -223,7 +231,7 @@ class Recording:
         ]
 
     def lost(self, start: int | None = None, end: int | None = None) -> list[str]:
-        """A sentence for each worker whose last report is missing, or that left before `end` of the measured phase."""
+        """A sentence for each worker without a last report, or that left before `end` of the measured phase."""
         sentences = []
         for process, report in sorted(self.reports.items()):
             left_s = report.get("left_s")

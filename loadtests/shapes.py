@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 
 from loadtests.text import number, quantity
 
-__all__ = ["COOLDOWN", "MEASURE", "RAMP", "WARMUP", "Course", "Objective", "Search", "Stage", "Step"]
+__all__ = ["COOLDOWN", "HELD", "MEASURE", "RAMP", "WARMUP", "Course", "Objective", "Search", "Stage", "Step"]
 
 RAMP, WARMUP, MEASURE, COOLDOWN = "ramp", "warmup", "measure", "cooldown"
+#: Shapes of a profile in which all sockets are held while it is measured.
+HELD = ("hold", "plateaus", "doublings")
 
 
 @dataclass(frozen=True)

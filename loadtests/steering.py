@@ -96,10 +96,8 @@ class Steering(LoadTestShape):
         self._course: Course | None = None
         self._search: Search | None = None
         self._steps: list[Step] = []
-        self._counted, self._counted_at = (
-            -1,
-            0,
-        )  # users when they were last counted as other than before, and that second
+        # Users when they were last another number than before, and the second of that.
+        self._users_seen, self._seen_at = -1, 0
 
     def tick(self) -> tuple[int, float] | None:
         """How many users, and how fast to get there; None at the end."""
@@ -126,9 +124,9 @@ class Steering(LoadTestShape):
             has_started, is_short = runner.spawning_completed, is_anyone_lost(runner)
         else:
             has_started, is_short = runner.state == runners.STATE_RUNNING, False
-        if runner.user_count != self._counted:
-            self._counted, self._counted_at = runner.user_count, second
-        if has_started and (is_short or second - self._counted_at >= ENDED_S):
+        if runner.user_count != self._users_seen:
+            self._users_seen, self._seen_at = runner.user_count, second
+        if has_started and (is_short or second - self._seen_at >= ENDED_S):
             return runner.target_user_count
         return runner.user_count
 

@@ -97,6 +97,14 @@ def test_after_an_unplanned_sleep_everybody_gets_time_to_be_heard_of() -> None:
     assert act(children, woke_at + AMNESTY_S, deadlines={1: DUE_AT}) == ["dump 1"]
 
 
+def test_an_arbiter_that_stands_still_while_it_acts_has_slept_too() -> None:
+    """It was stopped between two decisions of one turn, and had planned nothing since the first of them."""
+    children = make_serving(1)
+    act(children, DUE_AT - 2.0, deadlines={1: DUE_AT})
+
+    assert act(children, DUE_AT + JUMP_S + 1.0, deadlines={1: DUE_AT}) == []
+
+
 def test_after_an_unplanned_sleep_who_boots_gets_more_time_too() -> None:
     children = Children(1, Policy(ready_timeout_s=5.0))
     act(children, 0.0, [1])

@@ -213,11 +213,7 @@ class Arbiter:
 
     def _decide(self) -> list[Action]:
         self._children.is_molding = self.settings.preload_app and not self._crew.molds.is_ready
-        now, deadlines = time.monotonic(), self._crew.deadlines()
-        actions = self._children.decide(now, deadlines)
-        # An arbiter that stands still while it carries them out has jumped in time as well: by what is planned here.
-        self._children.wakes_at(now, deadlines)
-        return actions
+        return self._children.decide(time.monotonic(), self._crew.deadlines())
 
     def _do(self, action: Action) -> None:
         if isinstance(action, Spawn):

@@ -299,13 +299,14 @@ class Children:
         """Return what is to be done now. `deadlines`: by pid, when each worker must have been heard of again."""
         if now > self._planned + JUMP_S:
             self._amnesty_until = now + AMNESTY_S
-        self._planned = math.inf
         actions = [action for child in self for action in self._strike(child, now, deadlines)]
         if not self.is_stopping:
             actions += self._promote(now)
             actions += self._dismiss(now)
             actions += self._hire(now)
             actions += self._complete(now)
+        # An arbiter that stands still while it carries these out has jumped in time as well: by what is planned here.
+        self.wakes_at(now, deadlines)
         news, self._news = self._news, []
         return [each for each in news if not (isinstance(each, Strike) and each.child.pid not in self)] + actions
 

@@ -14,6 +14,7 @@ from unicodedata import category
 from loadtests.comparison import FigureComparison
 from loadtests.figures import Figure
 from loadtests.results import Run
+from loadtests.shapes import HELD
 from loadtests.text import change, number, quantity, title_of
 
 __all__ = [
@@ -282,18 +283,19 @@ def _connections(run: Run) -> Saying:
     if not peak:
         return Saying("sockets_peak", UNKNOWN, "nothing is known of the connections")
     one_or_many = "connection" if peak.value == 1 else "connections"
-    if run.schema > 2 and not least and run.figure("throughput"):
+    is_held = run.workload.get("shape", "hold") in HELD
+    if is_held and run.schema > 2 and not least and run.figure("throughput"):
         return Saying(
             "sockets_peak", number(peak.value), f"{one_or_many} at once at most: the users open and close them"
         )
     if peak.value < wanted:
         words = f"{one_or_many} held at once, of {wanted:,} that were wanted"
-    elif least and mean and least.value < wanted and run.workload.get("shape") in ("hold", "plateaus"):
+    elif least and mean and is_held and least.value < wanted:
         words = f"connections held at once, but not all the time: {number(least.value)} at the least, "
         words += f"{number(mean.value)} on average"
     else:
         words = f"{one_or_many} held at once, all that were wanted"
-    if (again := run.figure("reconnects")) and again.value and run.workload.get("shape") in ("hold", "plateaus"):
+    if (again := run.figure("reconnects")) and again.value and is_held:
         words += f"; {number(again.value)} lost and opened again"
     return Saying("sockets_peak", number(peak.value), words)
 
