@@ -1,8 +1,8 @@
 """How a worker of Locust's joins its master, is refused, and is missed.
 
-Locust takes any worker at any time, compares no version but its own, and gives the users of a worker that comes or
-goes to others. hooks.py imports this module, so that a swarm with a TcpUser checks each worker that joins. steering.py, which
-has the shape of a run, waits here for the workers and then closes the swarm.
+Locust takes any worker at any time, compares no version but its own, and moves the users of a worker that comes or goes.
+hooks.py imports this module, so that a swarm with a TcpUser checks each worker that joins. steering.py, which has the
+shape of a run, waits here for the workers and then closes the swarm.
 
     worker -> master   gserver_worker, its introduction, then Locust's client_ready
     master -> worker   gserver_welcome, then Locust's ack; or gserver_refused, why

@@ -156,7 +156,7 @@ def _unfit(levels: Sequence[Level], growth: Growth | None) -> str:
     if len(set(sockets)) < LEAST_PLATEAUS:
         seen = ", ".join(f"{count:,}" for count in sorted(set(sockets)))
         return (
-            f"the run rested only at {seen} connections; it takes {LEAST_PLATEAUS} numbers, as the profile memory has"
+            f"this run rested at {seen} connections, and it takes {LEAST_PLATEAUS} such numbers: use the profile memory"
         )
     spread = max(sockets) - min(sockets)
     if spread < LEAST_SPREAD:

@@ -311,9 +311,7 @@ def test_runs_of_another_schema_are_refused_with_the_reason() -> None:
 
     assert compare(a, b, SETS).refusals == ()
     (refusal,) = compare(a, older, SETS).refusals
-    assert refusal.startswith(
-        "the runs have schemas 2 and 3 of run.json. Their figures mean different things: since"
-    )
+    assert refusal.startswith("the runs have schemas 2 and 3 of run.json. Their figures mean different things: since")
 
 
 def test_what_a_server_did_not_do_is_no_doubt_and_is_told() -> None:

@@ -198,7 +198,7 @@ def test_a_figure_that_is_withheld_has_its_reason() -> None:
     recording, samples = on_plateaus({50: 20 * MIB}, each=0)
 
     assert "server_rss_per_socket" not in {each.name for each in figures_of(recording, samples, {})}
-    assert "the run rested only at 50 connections" in withheld_of(recording, samples, {})["server_rss_per_socket"]
+    assert "this run rested at 50 connections" in withheld_of(recording, samples, {})["server_rss_per_socket"]
     assert withheld_of(recording, [], {}) == {"server_rss_per_socket": "the server was not sampled"}
 
 

@@ -45,11 +45,11 @@ def test_what_a_server_takes_once_is_no_connections() -> None:
 @pytest.mark.parametrize(
     ("sockets", "why"),
     [
-        ((20,), "the run rested only at 20 connections; it takes 3 numbers, as the profile memory has"),
-        ((2000,), "the run rested only at 2,000 connections; it takes 3 numbers, as the profile memory has"),
+        ((20,), "this run rested at 20 connections, and it takes 3 such numbers: use the profile memory"),
+        ((2000,), "this run rested at 2,000 connections, and it takes 3 such numbers: use the profile memory"),
         (
             (1000, 3000),
-            "the run rested only at 1,000, 3,000 connections; it takes 3 numbers, as the profile memory has",
+            "this run rested at 1,000, 3,000 connections, and it takes 3 such numbers: use the profile memory",
         ),
         ((10, 20, 40), "differ by 30 at most, and it takes 1,000 to tell"),
     ],
