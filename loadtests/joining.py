@@ -1,6 +1,6 @@
 """How a worker of Locust's joins its master, is refused, and is missed.
 
-Locust takes any worker at any time, compares no version but its own, and moves the users of a worker that comes or goes.
+Locust takes any worker at any time, compares only its own version, and moves the users of a worker that comes or goes.
 hooks.py imports this module, so that a swarm with a TcpUser checks each worker that joins. steering.py, which has the
 shape of a run, waits here for the workers and then closes the swarm.
 
