@@ -295,7 +295,7 @@ def test_an_exchange_named_as_a_phase_is_refused(swarms: Swarms) -> None:
     refusal = "an exchange is named 'connect', which is what something else is called in a report"
 
     assert refusal in swarms["own"].log
-    assert swarms["own"].outcomes[TASK]["ValueError"] > 1
+    assert swarms["own"].outcomes[TASK]["ValueError"] >= 1
     assert swarms["own"].recording.examples[f"{TASK}: ValueError"] == refusal
 
 
