@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gserver.client import Client
-    from gserver.connection import Connection
-    from gserver.errors import CloseReason, ConfigError, ConnectionClosed, GServerError, ProtocolError
-    from gserver.framing import (
+    from gserver.codecs import (
         ContentLength,
         Delimited,
         JsonContentLength,
@@ -26,6 +24,8 @@ if TYPE_CHECKING:
         Raw,
         VarintPrefixed,
     )
+    from gserver.connection import Connection
+    from gserver.errors import CloseReason, ConfigError, ConnectionClosed, GServerError, ProtocolError
     from gserver.server import TcpServer
     from gserver.service import JsonService, Service, stream
     from gserver.streams import StreamConnection
@@ -63,7 +63,7 @@ _HOMES = {
     "gserver.client": ["Client"],
     "gserver.connection": ["Connection"],
     "gserver.errors": ["CloseReason", "ConfigError", "ConnectionClosed", "GServerError", "ProtocolError"],
-    "gserver.framing": [
+    "gserver.codecs": [
         "ContentLength",
         "Delimited",
         "JsonContentLength",

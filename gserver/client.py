@@ -21,8 +21,8 @@ from typing import Any, BinaryIO, NoReturn
 import msgspec
 
 from gserver.bind import TcpBind, UnixBind, parse_bind
+from gserver.codecs import CODECS, Codec, JsonLines, Malformed, Raw, codec_named
 from gserver.errors import ConnectionClosed, GServerError
-from gserver.framing import CODECS, Codec, JsonLines, Malformed, Raw, codec_named
 
 __all__ = ["Client", "main"]
 

@@ -35,7 +35,7 @@ from gserver.fields import ConnectionFields
 from gserver.guard import shielded
 
 if TYPE_CHECKING:
-    from gserver.framing import Codec
+    from gserver.codecs import Codec
 
 __all__ = ["PROBE_PEER", "Address", "Connection", "State", "swap_context"]
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import _socket
     import contextvars
 
+    from gserver.codecs import Codec
     from gserver.errors import CloseReason
-    from gserver.framing import Codec
 
 __all__ = ["IS_NATIVE", "ConnectionFields"]
 

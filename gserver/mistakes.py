@@ -108,7 +108,7 @@ def _is_of_messages(names: list[str]) -> bool:
 
 
 def check_made_codec(codec: Callable[[], Any]) -> None:
-    """Make one codec; DeclarationError where that fails, or what is made is no codec (see gserver.framing)."""
+    """Make one codec; DeclarationError where that fails, or what is made is no codec (see gserver.codecs)."""
     name = named(codec)
     try:
         made = codec()

@@ -6,11 +6,11 @@ each of 50 sockets takes 0.75 of it, JSON 0.82, and 16 JSON messages in flight 0
 
 from __future__ import annotations
 
+from gserver.codecs import JsonLines, Malformed, Raw
+from gserver.codecs.json_values import encode_json
 from gserver.connection import State
 from gserver.fairness import Fairness
 from gserver.fields import IS_NATIVE
-from gserver.framing import JsonLines, Malformed, Raw
-from gserver.framing.json_values import encode_json
 from gserver.guard import Killed
 from gserver.ledger import MESSAGES, Ledger
 from gserver.meter import Meter, MeteredTurn

@@ -25,6 +25,7 @@ from gevent.pool import Group
 from gevent.server import StreamServer
 
 from gserver.bare import BareHandlers
+from gserver.codecs import Codec, Raw
 from gserver.connection import Address, Connection, State, swap_context
 from gserver.deadlines import Deadlines
 from gserver.door import Door, OwnOccupancy
@@ -32,7 +33,6 @@ from gserver.engines import make_engine
 from gserver.entrance import Entrance, EntranceRules
 from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded
 from gserver.fairness import Fairness
-from gserver.framing import Codec, Raw
 from gserver.guard import Killed, interrupt_program, shielded
 from gserver.ledger import Ledger
 from gserver.limits import Limits

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 
+from gserver.codecs import Codec, JsonLines, Malformed, Raw
 from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded, ProtocolError
-from gserver.framing import Codec, JsonLines, Malformed, Raw
 from gserver.mistakes import check_codec, check_function, mistake, named, told
 
 if TYPE_CHECKING:

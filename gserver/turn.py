@@ -19,10 +19,10 @@ from typing import Any
 
 from greenlet import getcurrent
 
+from gserver.codecs import Codec, Malformed
 from gserver.connection import HIGH_WATER, Connection, State, swap_context
 from gserver.errors import CloseReason, ConnectionClosed, LimitExceeded, ProtocolError
 from gserver.fairness import SLICE_S, Fairness
-from gserver.framing import Codec, Malformed
 from gserver.guard import Killed, interrupt_program
 from gserver.ledger import MESSAGES, Ledger
 from gserver.service import Fault, Service

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
+from gserver.codecs import Codec, codec_named
 from gserver.errors import ConfigError, ProtocolError
-from gserver.framing import Codec, codec_named
 
 __all__ = ["Asked", "Echoed", "asked_of", "escaped", "unescaped"]
 

@@ -27,7 +27,7 @@ from locust.rpc import Message
 from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
 import loadtests.locust_csv  # noqa: F401  # writes Locust's files to their end
-from gserver.framing import CODECS
+from gserver.codecs import CODECS
 from loadtests import kernel
 from loadtests.address import parse_host
 from loadtests.clocks import Reading

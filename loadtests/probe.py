@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gserver.client import Client
+from gserver.codecs import JsonLines, Raw
 from gserver.errors import GServerError
-from gserver.framing import JsonLines, Raw
 from loadtests.asked import Asked, asked_of
 from loadtests.processes import NotAnswering
 from loadtests.profiles import Profile

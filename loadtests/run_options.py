@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gserver.framing import CODECS
+from gserver.codecs import CODECS
 from loadtests.address import host_name
 from loadtests.asked import asked_of
 from loadtests.letters import as_text

@@ -9,7 +9,7 @@ import itertools
 import random
 from typing import Any
 
-from gserver.framing import Codec, JsonLines
+from gserver.codecs import Codec, JsonLines
 from loadtests.asked import Echoed, asked_of
 from loadtests.extras import needs
 from loadtests.users import TcpUser

@@ -32,8 +32,8 @@ from typing import Any, ClassVar
 import gevent
 from gevent import GreenletExit
 
+from gserver.codecs import Codec, JsonLines, Malformed
 from gserver.errors import IncompleteMessage, ProtocolError
-from gserver.framing import Codec, JsonLines, Malformed
 from loadtests.address import is_tls, parse_host
 from loadtests.alarm import Alarm
 from loadtests.dial import Dialer, parse_sources

@@ -18,8 +18,8 @@ import gevent
 from gevent import socket as cooperative
 from greenlet import getcurrent
 
+from gserver.codecs import Codec
 from gserver.errors import ProtocolError
-from gserver.framing import Codec
 
 __all__ = ["PeerFinished", "TlsWire", "Wire", "WireClosed"]
 

@@ -12,7 +12,7 @@ import pytest
 
 from gserver.arbiter.arbiter import EXIT_CANNOT_START
 from gserver.client import Client
-from gserver.framing import JsonLines, Lines
+from gserver.codecs import JsonLines, Lines
 from tests.helpers.processes import GserverProcess, run_gserver, wait_for
 
 SUM = {"type": "SUM", "a": 10, "b": 20}

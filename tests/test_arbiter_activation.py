@@ -16,8 +16,8 @@ from gserver.arbiter import listeners as module
 from gserver.arbiter.listeners import Listeners
 from gserver.bind import FdBind, TcpBind, UnixBind
 from gserver.client import Client
+from gserver.codecs import Lines
 from gserver.errors import ConfigError
-from gserver.framing import Lines
 from tests.helpers.processes import GserverProcess, wait_for
 from tests.helpers.swarm import LINE_APP
 

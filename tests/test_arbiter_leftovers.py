@@ -16,7 +16,7 @@ import pytest
 
 from gserver.arbiter.leftovers import KILLED_S, TERM_S, Leftovers
 from gserver.client import Client
-from gserver.framing import Lines
+from gserver.codecs import Lines
 from tests.helpers.processes import GserverProcess, is_alive, is_running, wait_for
 
 #: Each line names a way to start a process, whose pid is answered.

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from gserver.client import Client
-from gserver.framing import Lines
+from gserver.codecs import Lines
 from gserver.log_handler import QUEUE_BYTES
 from tests.helpers.processes import (
     PATIENCE_S,

@@ -19,7 +19,7 @@ import pytest
 
 from gserver.arbiter.crew import EXIT_CANNOT_START
 from gserver.client import Client
-from gserver.framing import JsonLines, Lines
+from gserver.codecs import JsonLines, Lines
 from tests.helpers.processes import PATIENCE_S, GserverProcess, is_alive, run_gserver, wait_for
 from tests.helpers.swarm import LINE_APP, Swarm
 

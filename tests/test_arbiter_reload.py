@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gserver.client import Client
-from gserver.framing import Lines
+from gserver.codecs import Lines
 from tests.helpers.processes import GserverProcess, run_gserver, wait_for
 from tests.helpers.swarm import LINE_APP, Swarm
 

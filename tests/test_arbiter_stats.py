@@ -21,8 +21,8 @@ from gserver.arbiter.children import Children
 from gserver.arbiter.scoreboard import Place, Scoreboard
 from gserver.arbiter.stats import MAX_READERS, StatsSocket, document, read_stats
 from gserver.client import Client
+from gserver.codecs import JsonLines
 from gserver.errors import CloseReason, ConfigError
-from gserver.framing import JsonLines
 from gserver.ledger import CELLS, MESSAGES, Ledger
 from gserver.process.unix_path import short_path
 from tests.helpers.processes import GserverProcess, run_gserver, wait_for

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from gserver.client import Client
-from gserver.framing import Lines
+from gserver.codecs import Lines
 from tests.helpers.processes import GserverProcess, is_alive, wait_for
 from tests.helpers.service_manager import ServiceManager, missing_for_a_manager
 

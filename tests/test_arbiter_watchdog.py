@@ -13,7 +13,7 @@ import pytest
 from gserver.arbiter.children import AMNESTY_S, JUMP_S
 from gserver.arbiter.crew import EXIT_CANNOT_START
 from gserver.client import Client
-from gserver.framing import Lines
+from gserver.codecs import Lines
 from tests.helpers.processes import GserverProcess, is_alive, run_gserver, wait_for
 from tests.helpers.swarm import LINE_APP, Swarm
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from gserver.client import Client
+from gserver.codecs import CODECS, Codec, JsonLines, Lines, Malformed
 from gserver.errors import ConnectionClosed, FrameTooLarge, IncompleteMessage
-from gserver.framing import CODECS, Codec, JsonLines, Lines, Malformed
 from tests.helpers.processes import GserverProcess
 
 

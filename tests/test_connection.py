@@ -8,9 +8,9 @@ from typing import Any
 import gevent
 import pytest
 
+from gserver.codecs import LengthPrefixed, Lines
 from gserver.connection import HIGH_WATER, Connection, State, format_address
 from gserver.errors import CloseReason, ConnectionClosed
-from gserver.framing import LengthPrefixed, Lines
 from gserver.service import Service
 from tests.helpers.services import Gate, Keeper, make_lines
 from tests.helpers.serving import Peer, Serving, assert_closed

@@ -11,10 +11,10 @@ from typing import Any
 import gevent
 import pytest
 
+from gserver.codecs import LengthPrefixed, Lines, Raw
 from gserver.connection import Connection
 from gserver.engine import Runner
 from gserver.errors import CloseReason
-from gserver.framing import LengthPrefixed, Lines, Raw
 from gserver.handlers import echo
 from gserver.server import TcpServer
 from gserver.service import Service

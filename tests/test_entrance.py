@@ -12,10 +12,10 @@ from gevent import socket
 
 from gserver import stream
 from gserver.admission import parse_networks
+from gserver.codecs import Lines
 from gserver.connection import Connection
 from gserver.deadlines import Deadlines
 from gserver.errors import CloseReason
-from gserver.framing import Lines
 from gserver.limits import Limits
 from gserver.streams import StreamConnection
 from gserver.tls import Tls, TlsConfig

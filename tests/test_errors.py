@@ -5,6 +5,7 @@ import pickle
 import pytest
 
 from gserver import errors
+from gserver.codecs import CODECS, Codec, JsonLines, LengthPrefixed, Lines, Malformed, codec_named
 from gserver.errors import (
     CloseReason,
     ConfigError,
@@ -17,7 +18,6 @@ from gserver.errors import (
     MessageTimeout,
     ProtocolError,
 )
-from gserver.framing import CODECS, Codec, JsonLines, LengthPrefixed, Lines, Malformed, codec_named
 from tests.helpers.codec_kit import feed
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gserver.client import Client
-from gserver.framing import Lines
+from gserver.codecs import Lines
 from tests.helpers.processes import GserverProcess
 from tests.helpers.steady import Steady
 

@@ -8,8 +8,8 @@ import gevent
 import pytest
 
 from gserver import Service
+from gserver.codecs import Lines
 from gserver.connection import Connection
-from gserver.framing import Lines
 from tests.helpers.serving import Serving
 
 

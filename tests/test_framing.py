@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 
-from gserver.errors import ConfigError, ProtocolError
-from gserver.framing import (
+from gserver.codecs import (
     CODECS,
     Codec,
     ContentLength,
@@ -33,6 +32,7 @@ from gserver.framing import (
     VarintPrefixed,
     codec_named,
 )
+from gserver.errors import ConfigError, ProtocolError
 from tests.helpers.codec_kit import comparable
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -125,7 +125,7 @@ def test_codecs_are_known_by_their_names(name: str, kind: type) -> None:
     assert codec_named(name) is kind
 
 
-@pytest.mark.parametrize("name", ["", "Lines", "json", "gserver.framing:Lines"])
+@pytest.mark.parametrize("name", ["", "Lines", "json", "gserver.codecs:Lines"])
 def test_an_unknown_name_is_a_config_error(name: str) -> None:
     with pytest.raises(ConfigError, match=f"expected one of {', '.join(CODECS)}$"):
         codec_named(name)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gserver.codecs import ContentLength, JsonContentLength, Malformed
 from gserver.errors import FrameTooLarge, InvalidHeader
-from gserver.framing import ContentLength, JsonContentLength, Malformed
 from tests.helpers.codec_kit import Limit, assert_fails, check_codec, check_linear_cost, decode, feed
 from tests.helpers.cuts import cut_anywhere
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gserver.codecs import Delimited
 from gserver.errors import FrameTooLarge, IncompleteMessage
-from gserver.framing import Delimited
 from tests.helpers.codec_kit import Limit, check_codec, check_identity, check_limit, decode, feed
 from tests.helpers.cuts import cut_anywhere
 

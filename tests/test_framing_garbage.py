@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gserver.framing import CODECS, Codec
+from gserver.codecs import CODECS, Codec
 from tests.helpers.codec_kit import check_garbage
 from tests.helpers.codec_variants import ALPHABETS, VARIANTS
 from tests.helpers.cuts import cut_anywhere

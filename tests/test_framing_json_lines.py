@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gserver.codecs import JsonLines, Malformed
 from gserver.errors import FrameTooLarge
-from gserver.framing import JsonLines, Malformed
 from tests.helpers.codec_kit import Limit, check_codec, check_garbage, decode, feed
 from tests.helpers.cuts import cut_anywhere
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gserver.codecs import LengthPrefixed
 from gserver.errors import FrameTooLarge, IncompleteMessage, InvalidHeader
-from gserver.framing import LengthPrefixed
 from tests.helpers.codec_kit import (
     Limit,
     assert_fails,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gserver.codecs import Lines
 from gserver.errors import FrameTooLarge, IncompleteMessage, ProtocolError
-from gserver.framing import Lines
 from tests.helpers.codec_kit import Limit, check_codec, check_garbage, check_identity, check_limit, decode, feed
 from tests.helpers.cuts import cut_anywhere
 

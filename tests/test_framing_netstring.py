@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gserver.codecs import Netstring
 from gserver.errors import FrameTooLarge, InvalidHeader
-from gserver.framing import Netstring
 from tests.helpers.codec_kit import Limit, assert_fails, check_codec, decode, feed
 from tests.helpers.cuts import cut_anywhere
 

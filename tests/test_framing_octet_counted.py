@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gserver.codecs import OctetCounted
 from gserver.errors import FrameTooLarge, InvalidHeader
-from gserver.framing import OctetCounted
 from gserver.service import Service
 from tests.helpers.codec_kit import Limit, check_codec, check_limit, check_linear_cost, decode, feed
 from tests.helpers.cuts import cut_anywhere

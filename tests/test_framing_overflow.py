@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from gserver.errors import FrameTooLarge, IncompleteMessage, InvalidHeader
-from gserver.framing import (
+from gserver.codecs import (
     Codec,
     ContentLength,
     Delimited,
@@ -22,6 +21,7 @@ from gserver.framing import (
     OctetCounted,
     VarintPrefixed,
 )
+from gserver.errors import FrameTooLarge, IncompleteMessage, InvalidHeader
 from tests.helpers.codec_kit import (
     COST_BYTES,
     assert_fails,

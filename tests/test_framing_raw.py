@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gserver.framing import Raw
+from gserver.codecs import Raw
 from tests.helpers.codec_kit import check_codec, check_garbage, decode, feed
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from gserver.codecs import LengthPrefixed, Lines, Netstring
 from gserver.errors import FrameTooLarge, ProtocolError
-from gserver.framing import LengthPrefixed, Lines, Netstring
 from tests.helpers.codec_kit import decode, feed
 
 basic = pytest.importorskip("twisted.protocols.test.test_basic", reason="Twisted is not installed")

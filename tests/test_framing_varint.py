@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gserver.codecs import VarintPrefixed
 from gserver.errors import FrameTooLarge, InvalidHeader
-from gserver.framing import VarintPrefixed
 from tests.helpers.codec_kit import Limit, assert_fails, check_codec, feed
 from tests.helpers.cuts import cut_anywhere
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gserver.framing import (
+from gserver.codecs import (
     CODECS,
     Codec,
     Delimited,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gserver.framing import Malformed
+from gserver.codecs import Malformed
 from gserver.handlers import echo, json
 from gserver.service import Service
 from tests.helpers.serving import Serving

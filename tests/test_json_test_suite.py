@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from gserver.framing import JsonContentLength, JsonLines
+from gserver.codecs import JsonContentLength, JsonLines
 from gserver.service import JsonService
 from tests.helpers.serving import Peer, Serving
 

@@ -17,7 +17,7 @@ PACKAGES = ("gserver", "loadtests", "benchmarks", "tests")
 #: From left to right; nobody imports from the right. Modules of one place may know each other.
 LAYERS = [
     {"gserver.errors"},
-    {"gserver.framing"},
+    {"gserver.codecs"},
     {"gserver.service", "gserver.mistakes"},
     {"gserver.connection", "gserver.guard"},
     {"gserver.turn", "gserver.engine", "gserver.streams"},
@@ -190,7 +190,7 @@ def test_the_distribution_has_the_server_and_the_load_tests_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["gserver", "gserver.cli", "gserver.framing", "gserver.settings", "gserver.arbiter.arbiter"]
+    "module", ["gserver", "gserver.cli", "gserver.codecs", "gserver.settings", "gserver.arbiter.arbiter"]
 )
 def test_importing_it_does_not_import_gevent(module: str) -> None:
     program = f"import sys, {module}; print(sorted(name for name in sys.modules if name.startswith('gevent')))"
@@ -284,6 +284,6 @@ class TestTheParser:
 
     def test_layers_are_found_by_whole_names(self) -> None:
         assert layer_of("gserver.errors.CloseReason") == 0
-        assert layer_of("gserver.framing.lines") == 1
+        assert layer_of("gserver.codecs.lines") == 1
         assert layer_of("gserver.serverless") is None
         assert layer_of("gserver") is None

@@ -42,7 +42,7 @@ from pathlib import Path
 
 from locust import events, task
 
-from gserver.framing import Lines
+from gserver.codecs import Lines
 from loadtests.pacing import paced
 from loadtests.users import TcpUser
 

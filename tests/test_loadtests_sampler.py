@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from gserver.client import Client
-from gserver.framing import JsonLines
+from gserver.codecs import JsonLines
 from loadtests.kernel import noise
 from loadtests.sampler import Sampler
 from loadtests.tree import Tree

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.longhaul
 PATIENCE_S = 180.0
 OWN = """
 from locust import task
-from gserver.framing import Raw
+from gserver.codecs import Raw
 from loadtests.users import TcpUser
 
 class Own(TcpUser):

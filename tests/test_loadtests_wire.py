@@ -16,8 +16,8 @@ import gevent
 import pytest
 from gevent import socket as cooperative
 
+from gserver.codecs import Lines
 from gserver.errors import FrameTooLarge, IncompleteMessage
-from gserver.framing import Lines
 from loadtests.wire import PeerFinished, TlsWire, Wire, WireClosed
 from tests.helpers.waiting import wait_until
 

@@ -15,9 +15,9 @@ import pytest
 
 from gserver import logs
 from gserver.checks import access_format
+from gserver.codecs import Raw
 from gserver.connection import Connection
 from gserver.errors import CloseReason, ConfigError
-from gserver.framing import Raw
 from gserver.log_handler import LogHandler
 from gserver.settings import ACCESS_LOG_FORMAT, Settings
 

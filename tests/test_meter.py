@@ -9,10 +9,10 @@ import gevent
 import pytest
 
 from gserver import Service, meter, stream
+from gserver.codecs import Lines
 from gserver.connection import Connection
 from gserver.deadlines import Deadlines
 from gserver.errors import CloseReason, LimitExceeded
-from gserver.framing import Lines
 from gserver.limits import Limits
 from gserver.meter import Meter
 from gserver.notices import Notices

@@ -14,9 +14,9 @@ from unittest import mock
 import msgspec
 import pytest
 
+from gserver.codecs import JsonLines, LengthPrefixed, Lines
 from gserver.connection import Connection
 from gserver.errors import CloseReason, ConfigError
-from gserver.framing import JsonLines, LengthPrefixed, Lines
 from gserver.mistakes import check_made_codec, told
 from gserver.server import TcpServer
 from gserver.service import JsonService, Service, StreamService, stream
@@ -227,7 +227,7 @@ CODEC_MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "async encode": (AsyncEncode, f"the codec's method AsyncEncode.encode is {ASYNC}"),
     "receive that yields": (YieldingReceive, "the codec's method YieldingReceive.receive is a generator function"),
     "raises": (Raises, f"the codec Raises cannot be made: KeyError: 'a setting' ({__file__}:"),
-    "a class": (lambda: Lines, "the codec <lambda> makes <class 'gserver.framing.lines.Lines'>, which is no codec ("),
+    "a class": (lambda: Lines, "the codec <lambda> makes <class 'gserver.codecs.lines.Lines'>, which is no codec ("),
     "nothing": (lambda: None, "makes None, which is no codec ("),
 }
 

@@ -15,10 +15,10 @@ from typing import Any
 import gevent
 import pytest
 
+from gserver.codecs import Lines, Raw
 from gserver.connection import Connection
 from gserver.fairness import Fairness
 from gserver.fields import IS_NATIVE
-from gserver.framing import Lines, Raw
 from gserver.ledger import MESSAGES, Ledger
 from gserver.native import make_turn
 from gserver.service import Service

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gserver.framing import JsonLines
+from gserver.codecs import JsonLines
 from gserver.handlers import json
 from tests.helpers.processes import GserverProcess
 

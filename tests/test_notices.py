@@ -12,10 +12,10 @@ import pytest
 
 from gserver import Service
 from gserver.admission import parse_networks
+from gserver.codecs import Lines
 from gserver.connection import Connection
 from gserver.entrance import EntranceRules
 from gserver.errors import CloseReason, ConnectionClosed, LimitExceeded
-from gserver.framing import Lines
 from gserver.limits import Limits
 from gserver.notices import HANDSHAKE, PERIOD_S, SHED, TURNED_AWAY, Notices
 from gserver.server import TcpServer

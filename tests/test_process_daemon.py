@@ -16,7 +16,7 @@ import pytest
 
 from gserver.cli import main
 from gserver.client import Client
-from gserver.framing import JsonLines
+from gserver.codecs import JsonLines
 from tests.helpers.processes import PATIENCE_S, GserverProcess, is_alive, wait_for
 
 STREAMS = (0, 1, 2)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from gserver import framing
+from gserver import codecs
 from gserver.settings import declared
 from tests.helpers.peers import converse, need
 from tests.helpers.processes import PATIENCE_S, GserverProcess, wait_for
@@ -26,7 +26,8 @@ SETTINGS = {setting.name for setting in declared()}
 #: Answers nothing, and writes down what it heard.
 COLLECTOR = """
 from functools import partial
-from gserver import Service, framing
+from gserver import Service
+from gserver import codecs
 
 def write_down(message, conn):
     with open("heard", "a") as file:
@@ -95,7 +96,7 @@ def test_logger_sends_lines(collector: Collector, form: str, head: bytes) -> Non
 
 
 @need("logger")
-@pytest.mark.skipif(not hasattr(framing, "OctetCounted"), reason="there is no codec OctetCounted")
+@pytest.mark.skipif(not hasattr(codecs, "OctetCounted"), reason="there is no codec OctetCounted")
 @pytest.mark.parametrize("collector", ["framing.OctetCounted"], indirect=True)
 @pytest.mark.parametrize(("form", "head"), [("--rfc3164", RFC3164), ("--rfc5424", RFC5424)])
 def test_logger_counts_octets(collector: Collector, form: str, head: bytes) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gserver import framing
+from gserver import codecs
 from gserver.connection import format_address
 from gserver.settings import declared
 from tests.helpers.peers import haproxy, need, nginx
@@ -220,7 +220,7 @@ def test_nginx_passes_streams_on(tmp_path: Path) -> None:
 
 SCGI = """
 from gserver import stream
-from gserver.framing import Netstring
+from gserver.codecs import Netstring
 
 @stream
 def app(conn):
@@ -251,7 +251,7 @@ http {
 
 
 @need("nginx")
-@pytest.mark.skipif(not hasattr(framing, "Netstring"), reason="there is no codec Netstring")
+@pytest.mark.skipif(not hasattr(codecs, "Netstring"), reason="there is no codec Netstring")
 # The ids go into the environment, where pytest 9.0 puts them whole, and the kernel takes 128 KiB at most.
 @pytest.mark.parametrize(
     ("method", "body"),

@@ -15,7 +15,7 @@ import pytest
 
 from gserver.arbiter.stats import read_stats
 from gserver.client import Client
-from gserver.framing import Lines
+from gserver.codecs import Lines
 from tests.helpers.certificates import make_certificates
 from tests.helpers.processes import PATIENCE_S, GserverProcess, is_alive, run_gserver, wait_for
 

@@ -15,9 +15,9 @@ from gevent import socket
 from gevent.event import Event
 
 from gserver import server as server_module
+from gserver.codecs import Lines
 from gserver.connection import Connection
 from gserver.errors import CloseReason, ConfigError
-from gserver.framing import Lines
 from gserver.server import TcpServer
 from gserver.service import Service
 from tests.helpers.services import Diary, Gate, Keeper, make_echo_lines, make_lines

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from gserver import Service
-from gserver.errors import CloseReason
-from gserver.framing import (
+from gserver.codecs import (
     Codec,
     ContentLength,
     Delimited,
@@ -20,6 +19,7 @@ from gserver.framing import (
     OctetCounted,
     VarintPrefixed,
 )
+from gserver.errors import CloseReason
 from tests.helpers.serving import Serving
 from tests.helpers.waiting import wait_until
 

@@ -11,8 +11,8 @@ from gevent.event import Event
 
 from gserver import stream
 from gserver.admission import parse_networks
+from gserver.codecs import Lines
 from gserver.errors import CloseReason
-from gserver.framing import Lines
 from gserver.limits import Limits
 from gserver.server import TcpServer
 from gserver.spare import SpareDescriptor

@@ -9,10 +9,10 @@ import gevent
 import pytest
 
 from gserver.admission import AccessList
+from gserver.codecs import Lines
 from gserver.connection import Connection
 from gserver.entrance import EntranceRules
 from gserver.errors import CloseReason
-from gserver.framing import Lines
 from gserver.server import TcpServer
 from gserver.service import Service, stream
 from gserver.streams import StreamConnection

@@ -9,11 +9,11 @@ import gevent
 import pytest
 
 from gserver import Service, stream
+from gserver.codecs import Lines
 from gserver.connection import Connection
 from gserver.deadlines import Deadlines
 from gserver.entrance import EntranceRules
 from gserver.errors import CloseReason, ConfigError
-from gserver.framing import Lines
 from gserver.limits import Limits
 from gserver.server import TcpServer
 from gserver.streams import StreamConnection

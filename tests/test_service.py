@@ -8,8 +8,8 @@ from typing import Any, TypedDict
 import msgspec
 import pytest
 
+from gserver.codecs import JsonLines, Lines, Malformed, Raw
 from gserver.errors import FrameTooLarge
-from gserver.framing import JsonLines, Lines, Malformed, Raw
 from gserver.service import JsonService, Service, StreamService, stream
 
 

@@ -9,8 +9,8 @@ import gevent
 import pytest
 from gevent.event import Event
 
+from gserver.codecs import JsonLines, LengthPrefixed, Lines, Malformed
 from gserver.errors import CloseReason, ConnectionClosed, IncompleteMessage
-from gserver.framing import JsonLines, LengthPrefixed, Lines, Malformed
 from gserver.guard import Killed
 from gserver.server import TcpServer
 from gserver.service import StreamService, stream

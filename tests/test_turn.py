@@ -11,9 +11,9 @@ import gevent
 import pytest
 
 from gserver import turn
+from gserver.codecs import JsonLines, LengthPrefixed, Lines, Malformed
 from gserver.connection import Connection
 from gserver.errors import CloseReason, FrameTooLarge, IncompleteMessage, ProtocolError
-from gserver.framing import JsonLines, LengthPrefixed, Lines, Malformed
 from gserver.service import Fault, JsonService, Service
 from tests.helpers.services import make_lines
 from tests.helpers.serving import Peer, Serving, assert_closed

@@ -14,10 +14,10 @@ import gevent
 import pytest
 
 from gserver import guard
+from gserver.codecs import Lines
 from gserver.connection import Connection
 from gserver.deadlines import Deadlines
 from gserver.errors import CloseReason, HandlerTimeout
-from gserver.framing import Lines
 from gserver.service import Service, stream
 from gserver.streams import StreamConnection
 from tests.helpers.serving import Peer, Serving, closed_reasons

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gserver.client import Client
-from gserver.framing import Lines
+from gserver.codecs import Lines
 from tests.helpers.processes import GserverProcess, run_gserver, wait_for
 
 #: Notes what happens in which process; {stop} and {exit} are the bodies of the service's stop() and of a function that

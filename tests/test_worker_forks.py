@@ -13,8 +13,8 @@ import pytest
 
 from gserver.arbiter.scoreboard import Scoreboard
 from gserver.client import Client
+from gserver.codecs import JsonLines, Lines
 from gserver.errors import ConnectionClosed
-from gserver.framing import JsonLines, Lines
 from gserver.worker.forks import make_inert
 from tests.helpers.processes import GserverProcess, wait_for
 

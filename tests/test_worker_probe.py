@@ -12,9 +12,9 @@ from typing import Any
 import gevent
 import pytest
 
+from gserver.codecs import JsonLines, LengthPrefixed, Lines
 from gserver.connection import Connection
 from gserver.errors import CloseReason, ConfigError
-from gserver.framing import JsonLines, LengthPrefixed, Lines
 from gserver.handlers import echo, json
 from gserver.service import JsonService, Service, StreamService, stream
 from gserver.streams import StreamConnection

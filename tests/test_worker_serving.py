@@ -16,8 +16,8 @@ from gevent.event import Event
 from greenlet import greenlet
 
 from gserver.arbiter.scoreboard import Place, Scoreboard
+from gserver.codecs import Lines
 from gserver.errors import CloseReason, ConfigError, HandlerTimeout
-from gserver.framing import Lines
 from gserver.ledger import ACCEPTED, OPEN, Ledger
 from gserver.service import Service
 from gserver.settings import Settings

@@ -13,7 +13,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from gserver.framing import Lines
+from gserver.codecs import Lines
 from gserver.service import Service, stream
 from gserver.worker import stacks
 from gserver.worker.stacks import describe_stacks

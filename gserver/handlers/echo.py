@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gserver.framing import Raw
+from gserver.codecs import Raw
 from gserver.service import Service
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ import gevent
 from gevent.socket import wait_read, wait_write
 from greenlet import GreenletExit
 
+from gserver.codecs import Codec, Malformed
 from gserver.connection import PROBE_PEER
 from gserver.errors import ConfigError, ConnectionClosed, LimitExceeded, ProtocolError
-from gserver.framing import Codec, Malformed
 from gserver.ledger import Ledger
 from gserver.mistakes import told
 from gserver.server import TcpServer

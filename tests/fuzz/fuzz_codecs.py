@@ -14,8 +14,8 @@ import atheris
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-with atheris.instrument_imports(include=["gserver.framing"]):
-    import gserver.framing  # noqa: F401
+with atheris.instrument_imports(include=["gserver.codecs"]):
+    import gserver.codecs  # noqa: F401
 from tests.helpers.codec_kit import check_garbage  # noqa: E402
 from tests.helpers.codec_variants import ALPHABETS, VARIANTS  # noqa: E402
 

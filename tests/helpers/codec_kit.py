@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from gserver.codecs import Codec, Malformed
 from gserver.errors import FrameTooLarge, IncompleteMessage, ProtocolError
-from gserver.framing import Codec, Malformed
 
 __all__ = [
     "Limit",
@@ -78,7 +78,7 @@ def decode(make: MakeCodec, wire: bytes) -> list[Any]:
 
 
 def check_codec(make: MakeCodec, pairs: Sequence[Pair], *, frames: bool = True, limit: Limit | None = None) -> None:
-    """Hold a codec to every law of the contract in gserver.framing."""
+    """Hold a codec to every law of the contract in gserver.codecs."""
     for wire, messages in pairs:
         expected = [comparable(message) for message in messages]
         check_whole(make, wire, expected)

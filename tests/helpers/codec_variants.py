@@ -7,7 +7,7 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from gserver.framing import (
+from gserver.codecs import (
     Codec,
     ContentLength,
     Delimited,

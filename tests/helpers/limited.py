@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gserver import Service, stream
-from gserver.framing import Lines
+from gserver.codecs import Lines
 from gserver.server import TcpServer
 from gserver.streams import StreamConnection
 from tests.helpers.services import make_echo_lines

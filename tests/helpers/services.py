@@ -8,9 +8,9 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
+from gserver.codecs import Lines
 from gserver.connection import Connection
 from gserver.errors import CloseReason
-from gserver.framing import Lines
 from gserver.service import Service
 
 __all__ = ["Diary", "Gate", "Keeper", "make_echo_lines", "make_lines"]

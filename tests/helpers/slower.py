@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from gserver import Service
+from gserver.codecs import Raw
 from gserver.connection import Connection
-from gserver.framing import Raw
 
 __all__ = ["quick", "slower"]
 

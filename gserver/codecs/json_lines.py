@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from gserver.framing.bounded import Overflow
-from gserver.framing.json_values import (
+from gserver.codecs.json_values import (
     DEFAULT_MAX_DEPTH,
     NOT_JSON,
     DuplicateKeys,
@@ -18,8 +17,9 @@ from gserver.framing.json_values import (
     decode_json,
     encode_json,
 )
-from gserver.framing.lines import DEFAULT_MAX_BYTES, Lines
-from gserver.framing.wrong_type import not_json
+from gserver.codecs.lines import DEFAULT_MAX_BYTES, Lines
+from gserver.codecs.size_limit import Overflow
+from gserver.codecs.wrong_type import not_json
 
 __all__ = ["JsonLines"]
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Protocol
 
+from gserver.codecs.malformed import Malformed
 from gserver.errors import FrameTooLarge, IncompleteMessage, ProtocolError
-from gserver.framing.malformed import Malformed
 
 __all__ = ["Bounded", "Discard", "Overflow"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gserver.framing.wrong_type import not_bytes
+from gserver.codecs.wrong_type import not_bytes
 
 __all__ = ["Raw"]
 

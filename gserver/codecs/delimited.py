@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from gserver.framing.bounded import Bounded, Overflow
-from gserver.framing.malformed import Malformed
-from gserver.framing.wrong_type import not_bytes
+from gserver.codecs.malformed import Malformed
+from gserver.codecs.size_limit import Bounded, Overflow
+from gserver.codecs.wrong_type import not_bytes
 
 __all__ = ["DEFAULT_MAX_BYTES", "Delimited", "Delimiters", "DiscardUpTo"]
 

@@ -6,10 +6,10 @@ at most 20 digits, so that a header is bounded.
 
 from __future__ import annotations
 
+from gserver.codecs.length_framing import DEFAULT_MAX_BYTES, Announced, Frame, find_decimal
+from gserver.codecs.size_limit import Overflow
+from gserver.codecs.wrong_type import not_bytes
 from gserver.errors import InvalidHeader
-from gserver.framing.announced import DEFAULT_MAX_BYTES, Announced, Frame, find_decimal
-from gserver.framing.bounded import Overflow
-from gserver.framing.wrong_type import not_bytes
 
 __all__ = ["Netstring"]
 

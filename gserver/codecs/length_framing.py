@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
+from gserver.codecs.malformed import Malformed
+from gserver.codecs.size_limit import Bounded, Discard
 from gserver.errors import InvalidHeader
-from gserver.framing.bounded import Bounded, Discard
-from gserver.framing.malformed import Malformed
 
 __all__ = ["DEFAULT_MAX_BYTES", "Announced", "Frame", "find_decimal"]
 

@@ -17,11 +17,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from gserver.codecs.json_values import DEFAULT_MAX_DEPTH, DuplicateKeys, JsonValues, encode_json
+from gserver.codecs.length_framing import DEFAULT_MAX_BYTES, MAX_DIGITS, Announced, Frame
+from gserver.codecs.size_limit import Overflow
+from gserver.codecs.wrong_type import not_bytes, not_json
 from gserver.errors import InvalidHeader
-from gserver.framing.announced import DEFAULT_MAX_BYTES, MAX_DIGITS, Announced, Frame
-from gserver.framing.bounded import Overflow
-from gserver.framing.json_values import DEFAULT_MAX_DEPTH, DuplicateKeys, JsonValues, encode_json
-from gserver.framing.wrong_type import not_bytes, not_json
 
 __all__ = ["ContentLength", "JsonContentLength"]
 

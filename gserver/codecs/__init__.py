@@ -21,17 +21,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from gserver.codecs.content_length import ContentLength, JsonContentLength
+from gserver.codecs.delimited import Delimited
+from gserver.codecs.json_lines import JsonLines
+from gserver.codecs.length_prefixed import LengthPrefixed
+from gserver.codecs.lines import Lines
+from gserver.codecs.malformed import Malformed
+from gserver.codecs.netstring import Netstring
+from gserver.codecs.octet_counted import OctetCounted
+from gserver.codecs.raw import Raw
+from gserver.codecs.varint_prefixed import VarintPrefixed
 from gserver.errors import ConfigError
-from gserver.framing.content_length import ContentLength, JsonContentLength
-from gserver.framing.delimited import Delimited
-from gserver.framing.json_lines import JsonLines
-from gserver.framing.length import LengthPrefixed
-from gserver.framing.lines import Lines
-from gserver.framing.malformed import Malformed
-from gserver.framing.netstring import Netstring
-from gserver.framing.octet_counted import OctetCounted
-from gserver.framing.raw import Raw
-from gserver.framing.varint import VarintPrefixed
 
 __all__ = [
     "CODECS",

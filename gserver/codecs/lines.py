@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from gserver.framing.bounded import Bounded, Overflow
-from gserver.framing.delimited import DEFAULT_MAX_BYTES, Delimiters, DiscardUpTo
-from gserver.framing.malformed import Malformed
-from gserver.framing.wrong_type import not_bytes
+from gserver.codecs.delimited import DEFAULT_MAX_BYTES, Delimiters, DiscardUpTo
+from gserver.codecs.malformed import Malformed
+from gserver.codecs.size_limit import Bounded, Overflow
+from gserver.codecs.wrong_type import not_bytes
 
 __all__ = ["DEFAULT_MAX_BYTES", "Lines"]
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from gserver.framing.malformed import Malformed
+from gserver.codecs.malformed import Malformed
 
 __all__ = ["DEFAULT_MAX_DEPTH", "DuplicateKeys", "JsonValues", "decode_json", "encode_json"]
 

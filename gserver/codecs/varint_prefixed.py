@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from gserver.codecs.length_framing import DEFAULT_MAX_BYTES, Announced, Frame
+from gserver.codecs.size_limit import Overflow
+from gserver.codecs.wrong_type import not_bytes
 from gserver.errors import InvalidHeader, ProtocolError
-from gserver.framing.announced import DEFAULT_MAX_BYTES, Announced, Frame
-from gserver.framing.bounded import Overflow
-from gserver.framing.wrong_type import not_bytes
 
 __all__ = ["VarintPrefixed"]
 

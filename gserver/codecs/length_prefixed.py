@@ -14,10 +14,10 @@ from __future__ import annotations
 import struct
 from typing import Any, Literal
 
+from gserver.codecs.length_framing import DEFAULT_MAX_BYTES, Announced, Frame
+from gserver.codecs.size_limit import Overflow
+from gserver.codecs.wrong_type import not_bytes
 from gserver.errors import InvalidHeader
-from gserver.framing.announced import DEFAULT_MAX_BYTES, Announced, Frame
-from gserver.framing.bounded import Overflow
-from gserver.framing.wrong_type import not_bytes
 
 __all__ = ["DEFAULT_MAX_BYTES", "LengthPrefixed"]
 

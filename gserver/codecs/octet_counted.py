@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import re
 
+from gserver.codecs.delimited import DEFAULT_MAX_BYTES, Delimiters, DiscardUpTo
+from gserver.codecs.length_framing import Announced, Frame, find_decimal
+from gserver.codecs.size_limit import Discard, Overflow
+from gserver.codecs.wrong_type import not_bytes
 from gserver.errors import InvalidHeader
-from gserver.framing.announced import Announced, Frame, find_decimal
-from gserver.framing.bounded import Discard, Overflow
-from gserver.framing.delimited import DEFAULT_MAX_BYTES, Delimiters, DiscardUpTo
-from gserver.framing.wrong_type import not_bytes
 
 __all__ = ["OctetCounted"]
 
