@@ -21,20 +21,20 @@ from gserver.arbiter.askers import ask_for_reload
 from gserver.arbiter.code_watch import check_engine
 from gserver.arbiter.stats import read_stats
 from gserver.arbiter.succession import Command, Succession, take_inheritance
-from gserver.configuration import (
+from gserver.config.settings import Settings, declared
+from gserver.config.sources import (
     CONFIG_FILE,
     Configuration,
     add_arguments,
     as_text_without_secrets,
     parse_environment,
 )
+from gserver.config.working_directory import absolute, enter, name_entries, working_folder
 from gserver.errors import ConfigError
 from gserver.fields import IS_NATIVE
 from gserver.process.daemon import Daemon
 from gserver.process.systemd import take_sockets
 from gserver.process.titles import find_title, set_title
-from gserver.process.working_folder import absolute, enter, name_entries, working_folder
-from gserver.settings import Settings, declared
 from gserver.worker.mold import run_mold
 from gserver.worker.trial import try_start
 from gserver.worker.worker import fit, load, run_worker

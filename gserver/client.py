@@ -20,8 +20,8 @@ from typing import Any, BinaryIO, NoReturn
 
 import msgspec
 
-from gserver.bind import TcpBind, UnixBind, parse_bind
 from gserver.codecs import CODECS, Codec, JsonLines, Malformed, Raw, codec_named
+from gserver.config.addresses import TcpBind, UnixBind, parse_bind
 from gserver.errors import ConnectionClosed, GServerError
 
 __all__ = ["Client", "main"]

@@ -18,12 +18,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gserver.config.settings import Settings
+from gserver.config.working_directory import absolute
 from gserver.errors import CloseReason, ConfigError
 from gserver.log_handler import LogHandler, finish
 from gserver.log_output import Output
 from gserver.mistakes import told
-from gserver.process.working_folder import absolute
-from gserver.settings import Settings
 
 if TYPE_CHECKING:
     from gserver.connection import Connection

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from gserver.arbiter import signals
-from gserver.configuration import markdown_table
+from gserver.config.sources import markdown_table
 
 __all__ = ["PAGES", "main"]
 
 _SETTINGS = f"""\
 # Settings
 
-<!-- Made by `python -m gserver.manual` from gserver/settings.py. -->
+<!-- Made by `python -m gserver.manual` from gserver/config/settings.py. -->
 
 A setting's value comes from the last of these that has it: its default; the config file (`-c FILE`, else
 `./gserver.conf.py`), a Python file whose names are settings; the variable `GSERVER_CMD_ARGS`, written like a command

@@ -21,9 +21,9 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
+from gserver.config.tls_options import ContextFactory, ContextHook, TlsConfig
 from gserver.errors import ConfigError
 from gserver.mistakes import told
-from gserver.tls_config import ContextFactory, ContextHook, TlsConfig
 from gserver.tls_files import KeyPair, Validity, load_authorities, load_key_pair
 
 __all__ = ["CIPHERS", "Tls", "TlsConfig"]

@@ -29,7 +29,7 @@ from typing import Any
 import psutil
 
 from gserver.arbiter.stats import read_stats
-from gserver.bind import TcpBind, parse_bind
+from gserver.config.addresses import TcpBind, parse_bind
 from gserver.errors import ConfigError
 from loadtests import kernel
 from loadtests.address import host_name

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from gserver.settings import declared
+from gserver.config.settings import declared
 from loadtests.recipes import recipe_of
 
 __all__ = ["Spec", "parse_command", "parse_spec"]

@@ -14,9 +14,9 @@ import pytest
 
 from gserver.arbiter import listeners as module
 from gserver.arbiter.listeners import Listeners
-from gserver.bind import FdBind, TcpBind, UnixBind
 from gserver.client import Client
 from gserver.codecs import Lines
+from gserver.config.addresses import FdBind, TcpBind, UnixBind
 from gserver.errors import ConfigError
 from tests.helpers.processes import GserverProcess, wait_for
 from tests.helpers.swarm import LINE_APP

@@ -13,7 +13,7 @@ import pytest
 
 from gserver.arbiter import listeners as module
 from gserver.arbiter.listeners import Lane, Listeners
-from gserver.bind import Bind, FdBind, TcpBind, UnixBind
+from gserver.config.addresses import Bind, FdBind, TcpBind, UnixBind
 from gserver.errors import ConfigError
 
 ANY = TcpBind("127.0.0.1", 0)

@@ -14,7 +14,7 @@ import pytest
 
 from gserver.arbiter.signals import SignalQueue
 from gserver.arbiter.succession import VARIABLE, Command, Descriptors, Inheritance, Succession, take_inheritance
-from gserver.bind import Bind, FdBind, TcpBind, UnixBind
+from gserver.config.addresses import Bind, FdBind, TcpBind, UnixBind
 from gserver.process.pidfile import Pidfile
 from gserver.process.systemd import Notifier
 from tests.helpers.processes import wait_for
@@ -131,7 +131,7 @@ BINDS = [TcpBind("127.0.0.1", 0), UnixBind("/a b", 0o600, "me"), UnixBind("/\udc
 @pytest.mark.parametrize("bind", BINDS, ids=ascii)
 def test_a_successor_can_accept_from_what_it_inherits(signals: SignalQueue, tmp_path: Path, bind: Bind) -> None:
     program = (
-        "import os, socket; from gserver.arbiter.succession import take_inheritance; from gserver.bind import *\n"
+        "import os, socket; from gserver.arbiter.succession import take_inheritance; from gserver.config.addresses import *\n"
         "inheritance = take_inheritance(os.environ); (lane,) = inheritance.listeners.values()\n"
         f"assert list(inheritance.listeners) == [{bind!a}] and inheritance.activated == (FdBind(3),)\n"
         "assert 'GSERVER_INHERITS' not in os.environ\n"

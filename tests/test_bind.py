@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gserver.bind import Bind, FdBind, TcpBind, UnixBind, describe_address, parse_bind
+from gserver.config.addresses import Bind, FdBind, TcpBind, UnixBind, describe_address, parse_bind
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from gserver import checks
-from gserver.checks import Check
+from gserver.config import validators as checks
+from gserver.config.validators import Check
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 import gserver
 from gserver.cli import main
-from gserver.settings import declared
+from gserver.config.settings import declared
 from tests.helpers.processes import PATIENCE_S, is_running, run_gserver, wait_for
 
 #: The beginning of a module with a service.

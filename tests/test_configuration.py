@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from gserver.bind import FdBind, TcpBind, UnixBind
-from gserver.configuration import (
+from gserver.config.addresses import FdBind, TcpBind, UnixBind
+from gserver.config.hooks import HOOKS
+from gserver.config.settings import Settings, declared
+from gserver.config.sources import (
     Configuration,
     add_arguments,
     as_text,
@@ -19,8 +21,6 @@ from gserver.configuration import (
     read_config_file,
 )
 from gserver.errors import ConfigError
-from gserver.hooks import HOOKS
-from gserver.settings import Settings, declared
 
 
 def parse(*arguments: str) -> dict[str, Any]:

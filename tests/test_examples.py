@@ -15,8 +15,8 @@ import pytest
 
 from gserver.arbiter.policy import KILL_GRACE_S
 from gserver.cli import main
-from gserver.configuration import parse_environment
-from gserver.settings import Settings
+from gserver.config.settings import Settings
+from gserver.config.sources import parse_environment
 from loadtests.cli import main as loadtests_main
 from loadtests.specs import parse_spec
 

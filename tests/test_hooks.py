@@ -13,9 +13,9 @@ import gevent
 import pytest
 
 from gserver.arbiter.crew import EXIT_CANNOT_START
+from gserver.config.hooks import HOOKS, Hooks
+from gserver.config.settings import declared
 from gserver.errors import ConfigError
-from gserver.hooks import HOOKS, Hooks
-from gserver.settings import declared
 from tests.helpers.processes import GserverProcess, run_gserver
 
 

@@ -30,8 +30,8 @@ PURE = [
     "gserver/framing/*.py",
     "gserver/errors.py",
     "gserver/ledger.py",
-    "gserver/settings.py",
-    "gserver/hooks.py",
+    "gserver/config/settings.py",
+    "gserver/config/hooks.py",
     "gserver/spread.py",
     "gserver/arbiter/children.py",
     "gserver/worker/gate.py",
@@ -190,7 +190,7 @@ def test_the_distribution_has_the_server_and_the_load_tests_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["gserver", "gserver.cli", "gserver.codecs", "gserver.settings", "gserver.arbiter.arbiter"]
+    "module", ["gserver", "gserver.cli", "gserver.codecs", "gserver.config.settings", "gserver.arbiter.arbiter"]
 )
 def test_importing_it_does_not_import_gevent(module: str) -> None:
     program = f"import sys, {module}; print(sorted(name for name in sys.modules if name.startswith('gevent')))"

@@ -13,6 +13,7 @@ import pytest
 from gserver import Service
 from gserver.admission import parse_networks
 from gserver.codecs import Lines
+from gserver.config.tls_options import TlsConfig
 from gserver.connection import Connection
 from gserver.entrance import EntranceRules
 from gserver.errors import CloseReason, ConnectionClosed, LimitExceeded
@@ -20,7 +21,6 @@ from gserver.limits import Limits
 from gserver.notices import HANDSHAKE, PERIOD_S, SHED, TURNED_AWAY, Notices
 from gserver.server import TcpServer
 from gserver.tls import Tls
-from gserver.tls_config import TlsConfig
 from tests.helpers.limited import bare_echo, echo_stream, telling_echo
 from tests.helpers.proxied import V1, proxied
 from tests.helpers.services import make_echo_lines

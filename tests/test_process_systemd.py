@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gserver.bind import FdBind
+from gserver.config.addresses import FdBind
 from gserver.process.systemd import Notifier, take_sockets
 
 

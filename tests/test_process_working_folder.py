@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gserver.config.working_directory import absolute, enter, name_entries, place_of, working_folder
 from gserver.errors import ConfigError
-from gserver.process.working_folder import absolute, enter, name_entries, place_of, working_folder
 
 
 @pytest.fixture

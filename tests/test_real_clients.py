@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from gserver import codecs
-from gserver.settings import declared
+from gserver.config.settings import declared
 from tests.helpers.peers import converse, need
 from tests.helpers.processes import PATIENCE_S, GserverProcess, wait_for
 

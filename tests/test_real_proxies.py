@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from gserver import codecs
+from gserver.config.settings import declared
 from gserver.connection import format_address
-from gserver.settings import declared
 from tests.helpers.peers import haproxy, need, nginx
 from tests.helpers.processes import PATIENCE_S, GserverProcess, wait_for
 

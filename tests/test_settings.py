@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from gserver.bind import TcpBind, UnixBind
+from gserver.config.addresses import TcpBind, UnixBind
+from gserver.config.hooks import HOOKS
+from gserver.config.settings import Settings, declared
 from gserver.errors import ConfigError
-from gserver.hooks import HOOKS
-from gserver.settings import Settings, declared
 
 
 def test_the_default_bind_is_local_port_3000() -> None:

@@ -17,10 +17,10 @@ from greenlet import greenlet
 
 from gserver.arbiter.scoreboard import Place, Scoreboard
 from gserver.codecs import Lines
+from gserver.config.settings import Settings
 from gserver.errors import CloseReason, ConfigError, HandlerTimeout
 from gserver.ledger import ACCEPTED, OPEN, Ledger
 from gserver.service import Service
-from gserver.settings import Settings
 from gserver.worker import gate
 from gserver.worker.gate import LONGEST_PAUSE_S
 from gserver.worker.serving import WorkerServer

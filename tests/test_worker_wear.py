@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from gserver.settings import Settings
+from gserver.config.settings import Settings
 from gserver.worker.wear import Wear
 
 MIB = 1 << 20

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from gserver.config.settings import Settings
 from gserver.errors import ConfigError, FrameTooLarge
 from gserver.service import Service
-from gserver.settings import Settings
 from gserver.worker.worker import check_entrance, limit_messages
 from tests.helpers.services import make_echo_lines
 
@@ -24,7 +24,7 @@ LOADER = """
 import json, os, sys
 from gserver.application import parse_application
 from gserver.errors import ConfigError
-from gserver.settings import Settings
+from gserver.config.settings import Settings
 from gserver.worker.worker import load
 
 values, application, path = json.loads(sys.argv[1])

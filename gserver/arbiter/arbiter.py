@@ -43,7 +43,9 @@ from gserver.arbiter.processes import Death, Processes
 from gserver.arbiter.signals import Request, SignalQueue
 from gserver.arbiter.stats import StatsSocket
 from gserver.arbiter.succession import Succession
-from gserver.configuration import Configuration
+from gserver.config.settings import MAX_WORKERS, Settings
+from gserver.config.sources import Configuration
+from gserver.config.working_directory import absolute, enter
 from gserver.errors import ConfigError
 from gserver.ledger import Ledger
 from gserver.mistakes import told
@@ -51,8 +53,6 @@ from gserver.process.daemon import Daemon, is_in_foreground
 from gserver.process.open_files import raise_open_files_limit
 from gserver.process.pidfile import SECOND, Pidfile
 from gserver.process.systemd import Notifier
-from gserver.process.working_folder import absolute, enter
-from gserver.settings import MAX_WORKERS, Settings
 
 if TYPE_CHECKING:
     from gserver.tls import Tls

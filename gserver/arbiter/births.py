@@ -16,7 +16,7 @@ from gserver.arbiter.children import Child, Children, Stroke
 from gserver.arbiter.crew import Crew
 from gserver.arbiter.mold import MoldBroken
 from gserver.arbiter.processes import is_child
-from gserver.settings import Settings
+from gserver.config.settings import Settings
 
 if TYPE_CHECKING:
     from gserver.tls import Tls

@@ -24,8 +24,8 @@ from gserver.arbiter.mold import Mold, MoldBroken, Molds
 from gserver.arbiter.processes import Death, Ended, Processes
 from gserver.arbiter.scoreboard import Place, Scoreboard
 from gserver.arbiter.signals import SignalQueue
+from gserver.config.settings import MAX_WORKERS, Settings
 from gserver.process.descendants import close_all, descendants
-from gserver.settings import MAX_WORKERS, Settings
 
 if TYPE_CHECKING:
     from gserver.tls import Tls

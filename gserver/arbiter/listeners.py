@@ -20,11 +20,11 @@ import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from gserver.bind import Bind, FdBind, TcpBind, UnixBind, describe_address
+from gserver.config.addresses import Bind, FdBind, TcpBind, UnixBind, describe_address
+from gserver.config.working_directory import place_of
 from gserver.errors import ConfigError
 from gserver.process.privileges import gid_of, uid_of
 from gserver.process.unix_path import identity, remove_stale
-from gserver.process.working_folder import place_of
 
 __all__ = ["Lane", "Listeners"]
 

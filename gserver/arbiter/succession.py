@@ -24,13 +24,13 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 from gserver.arbiter.signals import SignalQueue
-from gserver.bind import Bind, parse_bind
+from gserver.config.addresses import Bind, parse_bind
+from gserver.config.working_directory import absolute, enter, working_folder
 from gserver.errors import ConfigError
 from gserver.process.child import fork_child
 from gserver.process.pidfile import Pidfile
 from gserver.process.systemd import Notifier
 from gserver.process.titles import set_title
-from gserver.process.working_folder import absolute, enter, working_folder
 
 __all__ = ["Command", "Inheritance", "Succession", "take_inheritance"]
 

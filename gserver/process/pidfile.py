@@ -6,8 +6,8 @@ import contextlib
 import os
 import tempfile
 
+from gserver.config.working_directory import absolute, moved_after_link, place_of
 from gserver.errors import ConfigError
-from gserver.process.working_folder import absolute, moved_after_link, place_of
 
 __all__ = ["SECOND", "Pidfile", "read_pid"]
 

@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import MutableMapping
 
-from gserver.bind import FdBind
+from gserver.config.addresses import FdBind
 
 __all__ = ["FIRST_DESCRIPTOR", "Notifier", "take_sockets"]
 

@@ -11,6 +11,7 @@ import gevent
 
 from gserver.admission import AccessList
 from gserver.arbiter.scoreboard import Scoreboard
+from gserver.config.settings import Settings
 from gserver.connection import Connection
 from gserver.deadlines import Deadlines
 from gserver.door import Door
@@ -21,7 +22,6 @@ from gserver.limits import Limits
 from gserver.logs import access_line
 from gserver.notices import Notices
 from gserver.server import Handle, Keepalive, TcpServer
-from gserver.settings import Settings
 from gserver.tls import Tls
 from gserver.worker.gate import LONGEST_PAUSE_S, pause_before_accept
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from gserver.settings import Settings
+from gserver.config.settings import Settings
 
 __all__ = ["Wear"]
 

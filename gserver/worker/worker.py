@@ -28,6 +28,8 @@ from gserver.application import Application
 from gserver.arbiter.channel import DEAF, DRAIN, DRAIN_AT_ONCE, LISTEN, QUICK_S, READY, REOPEN, WORN, Message
 from gserver.arbiter.crew import EXIT_CANNOT_START, Post
 from gserver.arbiter.scoreboard import HEARTBEAT_S
+from gserver.config.settings import Settings
+from gserver.config.working_directory import enter
 from gserver.errors import ConfigError
 from gserver.ledger import Ledger
 from gserver.mistakes import check_made_codec
@@ -35,8 +37,6 @@ from gserver.process.child import run_and_exit
 from gserver.process.daemon import leave_terminal
 from gserver.process.privileges import drop_privileges
 from gserver.process.titles import set_title
-from gserver.process.working_folder import enter
-from gserver.settings import Settings
 from gserver.spread import spread_s
 from gserver.worker.ending import Ending
 from gserver.worker.forks import in_every_fork, make_inert, take_default_signals

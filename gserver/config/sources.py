@@ -18,12 +18,12 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass, field
 from typing import Any, NoReturn
 
-from gserver.bind import Bind
+from gserver.config.addresses import Bind
+from gserver.config.hooks import HOOKS
+from gserver.config.settings import Settings, declared
+from gserver.config.working_directory import absolute, enter
 from gserver.errors import ConfigError
-from gserver.hooks import HOOKS
 from gserver.mistakes import told
-from gserver.process.working_folder import absolute, enter
-from gserver.settings import Settings, declared
 
 __all__ = [
     "Configuration",

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gserver.admission import Network, parse_networks
-from gserver.bind import Bind, parse_bind
-from gserver.process.working_folder import absolute
+from gserver.config.addresses import Bind, parse_bind
+from gserver.config.working_directory import absolute
 from gserver.spread import AUTO, Spread
 
 __all__ = [
