@@ -29,10 +29,10 @@ from gevent import get_hub
 from gevent.event import Event
 from greenlet import getcurrent
 
-from gserver.deadlines import NEVER
 from gserver.errors import CloseReason, ConnectionClosed
 from gserver.fields import ConnectionFields
 from gserver.guard import shielded
+from gserver.limits.deadlines import NEVER
 
 if TYPE_CHECKING:
     from gserver.codecs import Codec
@@ -130,7 +130,7 @@ class Connection(ConnectionFields):
         self.received_bytes = 0
         self.sent_bytes = 0
         self.messages = 0
-        # See gserver.deadlines for these three and the next four.
+        # See gserver.limits.deadlines for these three and the next four.
         self.opened_at = self.active_at = self.received_at = time.monotonic()
         self.retires_at = NEVER
         self.handler_since: float | None = None
@@ -329,7 +329,7 @@ class Connection(ConnectionFields):
         if not self.is_busy:
             self._owner.connection_left(self)
 
-    # What it waits for: see gserver.deadlines.Waiting
+    # What it waits for: see gserver.limits.deadlines.Waiting
 
     @property
     def handshake_since(self) -> float | None:

@@ -10,11 +10,11 @@ import time
 from collections.abc import Hashable, Iterable
 from typing import Protocol
 
-from gserver.admission import TABLE_WORDS, AccessList, AddressTable, TokenBucket, network_key
 from gserver.connection import Address, format_address
 from gserver.errors import CloseReason, LimitExceeded
 from gserver.ledger import Ledger
-from gserver.limits import FullAction, Limits
+from gserver.limits.admission import TABLE_WORDS, AccessList, AddressTable, TokenBucket, network_key
+from gserver.limits.connection_limits import FullAction, Limits
 
 __all__ = ["Door", "Occupancy", "OwnOccupancy"]
 

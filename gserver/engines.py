@@ -9,7 +9,7 @@ from gserver.engine import DedicatedEngine, Engine, PooledEngine
 from gserver.errors import ConfigError
 from gserver.fairness import Fairness
 from gserver.ledger import Ledger
-from gserver.limits import Limits
+from gserver.limits.connection_limits import Limits
 from gserver.meter import Meter, StreamMeter
 from gserver.native import make_turn
 from gserver.notices import Notices

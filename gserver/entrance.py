@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 from gevent import get_hub
 
-from gserver.admission import AccessList
 from gserver.connection import READ, Connection
 from gserver.errors import CloseReason, LimitExceeded, ProxyError, TlsError
 from gserver.guard import shielded
+from gserver.limits.admission import AccessList
 from gserver.notices import HANDSHAKE, TURNED_AWAY, Notices
 from gserver.proxy_protocol import ProxyReader, peer_of
 from gserver.tls import Tls

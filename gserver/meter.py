@@ -10,13 +10,13 @@ import time
 
 import gevent
 
-from gserver.admission import TokenBucket
 from gserver.connection import Connection, State
 from gserver.errors import CloseReason, LimitExceeded
 from gserver.fairness import Fairness
 from gserver.guard import Killed
 from gserver.ledger import Ledger
-from gserver.limits import Limits, RateAction
+from gserver.limits.admission import TokenBucket
+from gserver.limits.connection_limits import Limits, RateAction
 from gserver.notices import CLOSED, THROTTLED, Notices
 from gserver.service import Service
 from gserver.streams import StreamConnection

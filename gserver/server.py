@@ -27,7 +27,6 @@ from gevent.server import StreamServer
 from gserver.bare import BareHandlers
 from gserver.codecs import Codec, Raw
 from gserver.connection import Address, Connection, State, swap_context
-from gserver.deadlines import Deadlines
 from gserver.door import Door, OwnOccupancy
 from gserver.engines import make_engine
 from gserver.entrance import Entrance, EntranceRules
@@ -35,7 +34,8 @@ from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded
 from gserver.fairness import Fairness
 from gserver.guard import Killed, interrupt_program, shielded
 from gserver.ledger import Ledger
-from gserver.limits import Limits
+from gserver.limits.connection_limits import Limits
+from gserver.limits.deadlines import Deadlines
 from gserver.linger import Linger
 from gserver.longest_idle import LongestIdle
 from gserver.mistakes import check_bare

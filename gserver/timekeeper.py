@@ -17,10 +17,10 @@ from typing import Any
 from gevent import get_hub
 
 from gserver.connection import Connection, State
-from gserver.deadlines import NEVER, Deadlines, Wheel
 from gserver.engine import Engine
 from gserver.errors import CloseReason, HandlerTimeout, MessageTimeout
 from gserver.guard import shielded
+from gserver.limits.deadlines import NEVER, Deadlines, Wheel
 
 __all__ = ["Timekeeper"]
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gserver.admission import (
+from gserver.limits.admission import (
     TABLE_WORDS,
     AccessList,
     AddressTable,

@@ -11,12 +11,12 @@ import pytest
 from gevent import socket
 
 from gserver import stream
-from gserver.admission import parse_networks
 from gserver.codecs import Lines
 from gserver.connection import Connection
-from gserver.deadlines import Deadlines
 from gserver.errors import CloseReason
-from gserver.limits import Limits
+from gserver.limits.admission import parse_networks
+from gserver.limits.connection_limits import Limits
+from gserver.limits.deadlines import Deadlines
 from gserver.streams import StreamConnection
 from gserver.tls import Tls, TlsConfig
 from tests.helpers.certificates import CertificateFiles, make_certificates

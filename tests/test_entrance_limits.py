@@ -6,10 +6,10 @@ from typing import Any
 
 import gevent
 
-from gserver.admission import parse_networks
 from gserver.connection import Connection
 from gserver.errors import CloseReason
-from gserver.limits import Limits
+from gserver.limits.admission import parse_networks
+from gserver.limits.connection_limits import Limits
 from gserver.server import TcpServer
 from tests.helpers.limited import assert_turned_away
 from tests.helpers.proxied import BOTH, CLIENT, V1, Told, proxied, v1

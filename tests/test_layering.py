@@ -32,7 +32,7 @@ PURE = [
     "gserver/ledger.py",
     "gserver/config/settings.py",
     "gserver/config/hooks.py",
-    "gserver/spread.py",
+    "gserver/limits/drain_spread.py",
     "gserver/arbiter/children.py",
     "gserver/worker/gate.py",
     "gserver/worker/wear.py",

@@ -11,9 +11,9 @@ import pytest
 from gserver import Service, meter, stream
 from gserver.codecs import Lines
 from gserver.connection import Connection
-from gserver.deadlines import Deadlines
 from gserver.errors import CloseReason, LimitExceeded
-from gserver.limits import Limits
+from gserver.limits.connection_limits import Limits
+from gserver.limits.deadlines import Deadlines
 from gserver.meter import Meter
 from gserver.notices import Notices
 from gserver.streams import StreamConnection

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from gserver import Service
-from gserver.admission import parse_networks
 from gserver.codecs import Lines
 from gserver.config.tls_options import TlsConfig
 from gserver.connection import Connection
 from gserver.entrance import EntranceRules
 from gserver.errors import CloseReason, ConnectionClosed, LimitExceeded
-from gserver.limits import Limits
+from gserver.limits.admission import parse_networks
+from gserver.limits.connection_limits import Limits
 from gserver.notices import HANDSHAKE, PERIOD_S, SHED, TURNED_AWAY, Notices
 from gserver.server import TcpServer
 from gserver.tls import Tls

@@ -14,12 +14,12 @@ import pytest
 from gevent.event import Event
 
 from gserver import JsonService, Service, stream
-from gserver.admission import AccessList
 from gserver.codecs import LengthPrefixed, Lines
 from gserver.connection import Connection
-from gserver.deadlines import Deadlines
 from gserver.entrance import EntranceRules
 from gserver.errors import CloseReason, ConnectionClosed, GServerError, HandlerTimeout
+from gserver.limits.admission import AccessList
+from gserver.limits.deadlines import Deadlines
 from gserver.streams import StreamConnection
 from tests.helpers.serving import Peer, Serving, closed_reasons
 from tests.helpers.waiting import wait_until

@@ -11,11 +11,11 @@ import pytest
 from gevent import socket
 
 from gserver import JsonService
-from gserver.admission import parse_networks
 from gserver.connection import Connection
-from gserver.deadlines import Deadlines
 from gserver.errors import CloseReason, LimitExceeded
-from gserver.limits import Limits
+from gserver.limits.admission import parse_networks
+from gserver.limits.connection_limits import Limits
+from gserver.limits.deadlines import Deadlines
 from tests.helpers.limited import admitted, assert_turned_away, bare_echo, echo_stream, telling_echo
 from tests.helpers.services import make_echo_lines
 from tests.helpers.serving import Peer, Serving, closed_reasons

@@ -10,10 +10,10 @@ import pytest
 from gevent.event import Event
 
 from gserver import stream
-from gserver.admission import parse_networks
 from gserver.codecs import Lines
 from gserver.errors import CloseReason
-from gserver.limits import Limits
+from gserver.limits.admission import parse_networks
+from gserver.limits.connection_limits import Limits
 from gserver.server import TcpServer
 from gserver.spare import SpareDescriptor
 from gserver.streams import StreamConnection

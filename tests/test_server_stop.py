@@ -8,11 +8,11 @@ from typing import Any
 import gevent
 import pytest
 
-from gserver.admission import AccessList
 from gserver.codecs import Lines
 from gserver.connection import Connection
 from gserver.entrance import EntranceRules
 from gserver.errors import CloseReason
+from gserver.limits.admission import AccessList
 from gserver.server import TcpServer
 from gserver.service import Service, stream
 from gserver.streams import StreamConnection

@@ -11,10 +11,10 @@ import pytest
 from gserver import Service, stream
 from gserver.codecs import Lines
 from gserver.connection import Connection
-from gserver.deadlines import Deadlines
 from gserver.entrance import EntranceRules
 from gserver.errors import CloseReason, ConfigError
-from gserver.limits import Limits
+from gserver.limits.connection_limits import Limits
+from gserver.limits.deadlines import Deadlines
 from gserver.server import TcpServer
 from gserver.streams import StreamConnection
 from gserver.tls import Tls, TlsConfig

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from gserver.errors import CloseReason
-from gserver.limits import Limits
+from gserver.limits.connection_limits import Limits
 from gserver.spare import SpareDescriptor
 from tests.helpers.services import make_echo_lines
 from tests.helpers.serving import Serving

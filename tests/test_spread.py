@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gserver.arbiter.policy import KILL_GRACE_S, policy_of
 from gserver.config.settings import Settings
 from gserver.errors import ConfigError
-from gserver.spread import AUTO, LONGEST_S, PER_SECOND, longest_spread_s, spread_s
+from gserver.limits.drain_spread import AUTO, LONGEST_S, PER_SECOND, longest_spread_s, spread_s
 from tests.helpers.processes import GserverProcess
 
 # What Docker leaves a container between TERM and KILL.

@@ -16,8 +16,8 @@ import pytest
 from gserver import guard
 from gserver.codecs import Lines
 from gserver.connection import Connection
-from gserver.deadlines import Deadlines
 from gserver.errors import CloseReason, HandlerTimeout
+from gserver.limits.deadlines import Deadlines
 from gserver.service import Service, stream
 from gserver.streams import StreamConnection
 from tests.helpers.serving import Peer, Serving, closed_reasons

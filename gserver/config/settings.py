@@ -10,15 +10,15 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from gserver.admission import Network
 from gserver.config import validators as checks
 from gserver.config.addresses import Bind
 from gserver.config.hooks import HOOKS, Hooks
 from gserver.config.tls_options import TlsConfig
 from gserver.config.validators import Check
 from gserver.errors import ConfigError
-from gserver.limits import Action, FullAction, RateAction
-from gserver.spread import AUTO, LONGEST_S, PER_SECOND, Spread, longest_spread_s
+from gserver.limits.admission import Network
+from gserver.limits.connection_limits import Action, FullAction, RateAction
+from gserver.limits.drain_spread import AUTO, LONGEST_S, PER_SECOND, Spread, longest_spread_s
 
 __all__ = ["ACCESS_LOG_FORMAT", "MAX_WORKERS", "Settings", "declared"]
 

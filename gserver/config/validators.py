@@ -14,10 +14,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gserver.admission import Network, parse_networks
 from gserver.config.addresses import Bind, parse_bind
 from gserver.config.working_directory import absolute
-from gserver.spread import AUTO, Spread
+from gserver.limits.admission import Network, parse_networks
+from gserver.limits.drain_spread import AUTO, Spread
 
 __all__ = [
     "Check",

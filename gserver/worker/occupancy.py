@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gserver.admission import AddressTable
 from gserver.arbiter.scoreboard import Place, Scoreboard
+from gserver.limits.admission import AddressTable
 
 __all__ = ["SharedOccupancy"]
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import gevent
 
-from gserver.admission import AccessList
 from gserver.arbiter.scoreboard import Scoreboard
 from gserver.config.settings import Settings
 from gserver.connection import Connection
-from gserver.deadlines import Deadlines
 from gserver.door import Door
 from gserver.entrance import EntranceRules
 from gserver.errors import HandlerTimeout
 from gserver.ledger import Ledger
-from gserver.limits import Limits
+from gserver.limits.admission import AccessList
+from gserver.limits.connection_limits import Limits
+from gserver.limits.deadlines import Deadlines
 from gserver.logs import access_line
 from gserver.notices import Notices
 from gserver.server import Handle, Keepalive, TcpServer

@@ -32,12 +32,12 @@ from gserver.config.settings import Settings
 from gserver.config.working_directory import enter
 from gserver.errors import ConfigError
 from gserver.ledger import Ledger
+from gserver.limits.drain_spread import spread_s
 from gserver.mistakes import check_made_codec
 from gserver.process.child import run_and_exit
 from gserver.process.daemon import leave_terminal
 from gserver.process.privileges import drop_privileges
 from gserver.process.titles import set_title
-from gserver.spread import spread_s
 from gserver.worker.ending import Ending
 from gserver.worker.forks import in_every_fork, make_inert, take_default_signals
 from gserver.worker.trial import ReadyFailed, be_ready
