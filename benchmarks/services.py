@@ -9,7 +9,7 @@ from benchmarks.messages import CALL
 from gserver import Lines, Service, stream
 
 if TYPE_CHECKING:
-    from gserver.connection import Connection
+    from gserver.connection.connection import Connection
     from gserver.streams import StreamConnection
 
 __all__ = ["bare_echo", "broadcast", "stream_echo"]

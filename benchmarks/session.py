@@ -18,7 +18,7 @@ from benchmarks.processors import available, place
 from benchmarks.rounds import Results, Turn, carry_out, order
 from benchmarks.tables import figure_text
 from benchmarks.toolchain import Toolchain, versions
-from gserver.fields import IS_NATIVE
+from gserver.connection.native_fields import IS_NATIVE
 from loadtests.environment import describe, sockets_within
 from loadtests.toolchain import Missing
 

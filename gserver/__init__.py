@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         Raw,
         VarintPrefixed,
     )
-    from gserver.connection import Connection
+    from gserver.connection.connection import Connection
     from gserver.errors import CloseReason, ConfigError, ConnectionClosed, GServerError, ProtocolError
     from gserver.server import TcpServer
     from gserver.service import JsonService, Service, stream

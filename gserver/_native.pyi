@@ -2,7 +2,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
 
 class ConnectionFields:
     sock: Any

@@ -12,7 +12,7 @@ from typing import Any
 import gevent
 from greenlet import GreenletExit, getcurrent
 
-from gserver.connection import format_address
+from gserver.connection.connection import format_address
 from gserver.errors import CloseReason
 from gserver.mistakes import named
 

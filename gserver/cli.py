@@ -30,8 +30,8 @@ from gserver.config.sources import (
     parse_environment,
 )
 from gserver.config.working_directory import absolute, enter, name_entries, working_folder
+from gserver.connection.native_fields import IS_NATIVE
 from gserver.errors import ConfigError
-from gserver.fields import IS_NATIVE
 from gserver.process.daemon import Daemon
 from gserver.process.systemd import take_sockets
 from gserver.process.titles import find_title, set_title

@@ -10,7 +10,7 @@ import time
 from collections.abc import Hashable, Iterable
 from typing import Protocol
 
-from gserver.connection import Address, format_address
+from gserver.connection.connection import Address, format_address
 from gserver.errors import CloseReason, LimitExceeded
 from gserver.ledger import Ledger
 from gserver.limits.admission import TABLE_WORDS, AccessList, AddressTable, TokenBucket, network_key

@@ -26,7 +26,7 @@ import gevent
 from gevent import get_hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from gserver.connection import READ, Connection, State
+from gserver.connection.connection import READ, Connection, State
 from gserver.errors import CloseReason, LimitExceeded, ProtocolError
 from gserver.guard import Killed, interrupt_program, shielded
 from gserver.turn import Turn

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from gserver.connection.log_throttling import Notices
+from gserver.connection.time_slice import Fairness
 from gserver.engine import DedicatedEngine, Engine, PooledEngine
 from gserver.errors import ConfigError
-from gserver.fairness import Fairness
 from gserver.ledger import Ledger
 from gserver.limits.connection_limits import Limits
 from gserver.meter import Meter, StreamMeter
 from gserver.native import make_turn
-from gserver.notices import Notices
 from gserver.service import Service, StreamService
 from gserver.streams import StreamEngine
 from gserver.turn import Turn

@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from gevent import get_hub
 
-from gserver.connection import READ, Connection
+from gserver.connection.connection import READ, Connection
+from gserver.connection.log_throttling import HANDSHAKE, TURNED_AWAY, Notices
 from gserver.errors import CloseReason, LimitExceeded, ProxyError, TlsError
 from gserver.guard import shielded
 from gserver.limits.admission import AccessList
-from gserver.notices import HANDSHAKE, TURNED_AWAY, Notices
 from gserver.proxy_protocol import ProxyReader, peer_of
 from gserver.tls import Tls
 from gserver.tls_connection import TlsConnection, TlsStreamConnection

@@ -26,7 +26,7 @@ from gserver.log_output import Output
 from gserver.mistakes import told
 
 if TYPE_CHECKING:
-    from gserver.connection import Connection
+    from gserver.connection.connection import Connection
 
 __all__ = ["access_line", "adopt", "configure", "descriptors", "finish", "reopen", "retries_at", "retry"]
 

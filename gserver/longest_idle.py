@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
 
 __all__ = ["LongestIdle"]
 

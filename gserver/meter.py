@@ -10,14 +10,14 @@ import time
 
 import gevent
 
-from gserver.connection import Connection, State
+from gserver.connection.connection import Connection, State
+from gserver.connection.log_throttling import CLOSED, THROTTLED, Notices
+from gserver.connection.time_slice import Fairness
 from gserver.errors import CloseReason, LimitExceeded
-from gserver.fairness import Fairness
 from gserver.guard import Killed
 from gserver.ledger import Ledger
 from gserver.limits.admission import TokenBucket
 from gserver.limits.connection_limits import Limits, RateAction
-from gserver.notices import CLOSED, THROTTLED, Notices
 from gserver.service import Service
 from gserver.streams import StreamConnection
 from gserver.turn import Turn

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from gserver.codecs import JsonLines, Malformed, Raw
 from gserver.codecs.json_values import encode_json
-from gserver.connection import State
-from gserver.fairness import Fairness
-from gserver.fields import IS_NATIVE
+from gserver.connection.connection import State
+from gserver.connection.native_fields import IS_NATIVE
+from gserver.connection.time_slice import Fairness
 from gserver.guard import Killed
 from gserver.ledger import MESSAGES, Ledger
 from gserver.meter import Meter, MeteredTurn

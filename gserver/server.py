@@ -26,20 +26,20 @@ from gevent.server import StreamServer
 
 from gserver.bare import BareHandlers
 from gserver.codecs import Codec, Raw
-from gserver.connection import Address, Connection, State, swap_context
+from gserver.connection.connection import Address, Connection, State, swap_context
+from gserver.connection.lingering_close import Linger
+from gserver.connection.log_throttling import CLOSED, NO_DESCRIPTOR, NO_SPARE, SHED, TURNED_AWAY, Notices
+from gserver.connection.time_slice import Fairness
 from gserver.door import Door, OwnOccupancy
 from gserver.engines import make_engine
 from gserver.entrance import Entrance, EntranceRules
 from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded
-from gserver.fairness import Fairness
 from gserver.guard import Killed, interrupt_program, shielded
 from gserver.ledger import Ledger
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
-from gserver.linger import Linger
 from gserver.longest_idle import LongestIdle
 from gserver.mistakes import check_bare
-from gserver.notices import CLOSED, NO_DESCRIPTOR, NO_SPARE, SHED, TURNED_AWAY, Notices
 from gserver.service import Service, StreamService
 from gserver.spare import EXHAUSTED, SpareDescriptor, close_now
 from gserver.streams import StreamConnection

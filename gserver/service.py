@@ -25,7 +25,7 @@ from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded, ProtocolE
 from gserver.mistakes import check_codec, check_function, mistake, named, told
 
 if TYPE_CHECKING:
-    from gserver.connection import Connection
+    from gserver.connection.connection import Connection
     from gserver.streams import StreamConnection
 
 __all__ = ["Fault", "JsonService", "Service", "StreamService", "stream"]

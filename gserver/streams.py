@@ -15,9 +15,9 @@ import gevent
 from gevent import get_hub
 from greenlet import getcurrent
 
-from gserver.connection import READ, Connection, State
+from gserver.connection.connection import READ, Connection, State
+from gserver.connection.time_slice import SLICE_S, Fairness
 from gserver.errors import CloseReason, ConnectionClosed, IncompleteMessage, LimitExceeded, ProtocolError
-from gserver.fairness import SLICE_S, Fairness
 from gserver.guard import Killed, interrupt_program
 from gserver.ledger import MESSAGES, Ledger
 from gserver.service import StreamService

@@ -16,7 +16,7 @@ from typing import Any
 
 from gevent import get_hub
 
-from gserver.connection import Connection, State
+from gserver.connection.connection import Connection, State
 from gserver.engine import Engine
 from gserver.errors import CloseReason, HandlerTimeout, MessageTimeout
 from gserver.guard import shielded

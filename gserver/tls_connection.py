@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gserver.connection import Connection, State
+from gserver.connection.connection import Connection, State
 from gserver.errors import TlsError
 from gserver.streams import StreamConnection
 from gserver.tls_stream import TlsInfo, TlsStream

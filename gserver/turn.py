@@ -20,9 +20,9 @@ from typing import Any
 from greenlet import getcurrent
 
 from gserver.codecs import Codec, Malformed
-from gserver.connection import HIGH_WATER, Connection, State, swap_context
+from gserver.connection.connection import HIGH_WATER, Connection, State, swap_context
+from gserver.connection.time_slice import SLICE_S, Fairness
 from gserver.errors import CloseReason, ConnectionClosed, LimitExceeded, ProtocolError
-from gserver.fairness import SLICE_S, Fairness
 from gserver.guard import Killed, interrupt_program
 from gserver.ledger import MESSAGES, Ledger
 from gserver.service import Fault, Service

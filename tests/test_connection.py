@@ -9,7 +9,7 @@ import gevent
 import pytest
 
 from gserver.codecs import LengthPrefixed, Lines
-from gserver.connection import HIGH_WATER, Connection, State, format_address
+from gserver.connection.connection import HIGH_WATER, Connection, State, format_address
 from gserver.errors import CloseReason, ConnectionClosed
 from gserver.service import Service
 from tests.helpers.services import Gate, Keeper, make_lines

@@ -12,7 +12,7 @@ import gevent
 import pytest
 
 from gserver.codecs import LengthPrefixed, Lines, Raw
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
 from gserver.engine import Runner
 from gserver.errors import CloseReason
 from gserver.handlers import echo

@@ -12,7 +12,7 @@ from gevent import socket
 
 from gserver import stream
 from gserver.codecs import Lines
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
 from gserver.errors import CloseReason
 from gserver.limits.admission import parse_networks
 from gserver.limits.connection_limits import Limits

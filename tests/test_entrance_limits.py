@@ -6,7 +6,7 @@ from typing import Any
 
 import gevent
 
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
 from gserver.errors import CloseReason
 from gserver.limits.admission import parse_networks
 from gserver.limits.connection_limits import Limits

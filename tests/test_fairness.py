@@ -9,7 +9,7 @@ import pytest
 
 from gserver import Service
 from gserver.codecs import Lines
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
 from tests.helpers.serving import Serving
 
 

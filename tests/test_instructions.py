@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from gserver.fields import IS_NATIVE
+from gserver.connection.native_fields import IS_NATIVE
 from tests.helpers.instructions import Costs, count
 
 pytestmark = [

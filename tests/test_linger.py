@@ -13,10 +13,10 @@ from typing import Any
 import gevent
 import pytest
 
-from gserver import linger
+from gserver.connection.connection import lingering_close as linger
+from gserver.connection.lingering_close import Linger
 from gserver.errors import CloseReason
 from gserver.handlers import json
-from gserver.linger import Linger
 from tests.helpers.serving import Serving, assert_closed
 from tests.helpers.waiting import assert_never, wait_until
 

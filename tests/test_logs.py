@@ -17,7 +17,7 @@ from gserver import logs
 from gserver.codecs import Raw
 from gserver.config.settings import ACCESS_LOG_FORMAT, Settings
 from gserver.config.validators import access_format
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
 from gserver.errors import CloseReason, ConfigError
 from gserver.log_handler import LogHandler
 

@@ -10,12 +10,12 @@ import pytest
 
 from gserver import Service, meter, stream
 from gserver.codecs import Lines
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
+from gserver.connection.log_throttling import Notices
 from gserver.errors import CloseReason, LimitExceeded
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
 from gserver.meter import Meter
-from gserver.notices import Notices
 from gserver.streams import StreamConnection
 from tests.helpers.services import make_echo_lines
 from tests.helpers.serving import Serving, assert_closed

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from gserver.codecs import JsonLines, LengthPrefixed, Lines
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
 from gserver.errors import CloseReason, ConfigError
 from gserver.mistakes import check_made_codec, told
 from gserver.server import TcpServer

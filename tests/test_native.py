@@ -16,9 +16,9 @@ import gevent
 import pytest
 
 from gserver.codecs import Lines, Raw
-from gserver.connection import Connection
-from gserver.fairness import Fairness
-from gserver.fields import IS_NATIVE
+from gserver.connection.connection import Connection
+from gserver.connection.native_fields import IS_NATIVE
+from gserver.connection.time_slice import Fairness
 from gserver.ledger import MESSAGES, Ledger
 from gserver.native import make_turn
 from gserver.service import Service

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gserver import linger
 from gserver.arbiter.stats import read_stats
+from gserver.connection.connection import lingering_close
 from gserver.process import open_files
 from gserver.process.open_files import BESIDE_CONNECTIONS, raise_open_files_limit
 from tests.helpers.processes import PATIENCE_S, GserverProcess, wait_for
@@ -96,7 +96,7 @@ def test_a_limit_that_cannot_be_set_is_warned_of(
 
 
 def test_there_is_room_for_those_that_linger() -> None:
-    assert open_files.BESIDE_CONNECTIONS >= linger.MAX_WAITING + 200
+    assert open_files.BESIDE_CONNECTIONS >= lingering_close.MAX_WAITING + 200
 
 
 def limited(app: str, *options: str, soft: int, hard: int) -> list[str]:

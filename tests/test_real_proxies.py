@@ -11,7 +11,7 @@ import pytest
 
 from gserver import codecs
 from gserver.config.settings import declared
-from gserver.connection import format_address
+from gserver.connection.connection import format_address
 from tests.helpers.peers import haproxy, need, nginx
 from tests.helpers.processes import PATIENCE_S, GserverProcess, wait_for
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
 from gserver.errors import CloseReason, ConnectionClosed
 from gserver.server import TcpServer
 from tests.helpers.services import make_echo_lines, make_lines

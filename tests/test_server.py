@@ -16,7 +16,7 @@ from gevent.event import Event
 
 from gserver import server as server_module
 from gserver.codecs import Lines
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
 from gserver.errors import CloseReason, ConfigError
 from gserver.server import TcpServer
 from gserver.service import Service

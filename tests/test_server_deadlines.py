@@ -15,7 +15,7 @@ from gevent.event import Event
 
 from gserver import JsonService, Service, stream
 from gserver.codecs import LengthPrefixed, Lines
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
 from gserver.entrance import EntranceRules
 from gserver.errors import CloseReason, ConnectionClosed, GServerError, HandlerTimeout
 from gserver.limits.admission import AccessList

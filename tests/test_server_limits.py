@@ -11,7 +11,7 @@ import pytest
 from gevent import socket
 
 from gserver import JsonService
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
 from gserver.errors import CloseReason, LimitExceeded
 from gserver.limits.admission import parse_networks
 from gserver.limits.connection_limits import Limits

@@ -9,7 +9,7 @@ import gevent
 import pytest
 
 from gserver.codecs import Lines
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
 from gserver.entrance import EntranceRules
 from gserver.errors import CloseReason
 from gserver.limits.admission import AccessList

@@ -10,7 +10,7 @@ import pytest
 
 from gserver import Service, stream
 from gserver.codecs import Lines
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
 from gserver.entrance import EntranceRules
 from gserver.errors import CloseReason, ConfigError
 from gserver.limits.connection_limits import Limits

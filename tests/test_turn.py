@@ -12,7 +12,7 @@ import pytest
 
 from gserver import turn
 from gserver.codecs import JsonLines, LengthPrefixed, Lines, Malformed
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
 from gserver.errors import CloseReason, FrameTooLarge, IncompleteMessage, ProtocolError
 from gserver.service import Fault, JsonService, Service
 from tests.helpers.services import make_lines

@@ -15,7 +15,7 @@ import pytest
 
 from gserver import guard
 from gserver.codecs import Lines
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
 from gserver.errors import CloseReason, HandlerTimeout
 from gserver.limits.deadlines import Deadlines
 from gserver.service import Service, stream

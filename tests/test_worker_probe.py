@@ -13,7 +13,7 @@ import gevent
 import pytest
 
 from gserver.codecs import JsonLines, LengthPrefixed, Lines
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
 from gserver.errors import CloseReason, ConfigError
 from gserver.handlers import echo, json
 from gserver.service import JsonService, Service, StreamService, stream

@@ -8,7 +8,7 @@ from gserver.codecs import Raw
 from gserver.service import Service
 
 if TYPE_CHECKING:
-    from gserver.connection import Connection
+    from gserver.connection.connection import Connection
 
 __all__ = ["echo"]
 

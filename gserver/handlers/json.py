@@ -10,7 +10,7 @@ from gserver.handlers.javascript import add
 from gserver.service import JsonService
 
 if TYPE_CHECKING:
-    from gserver.connection import Connection
+    from gserver.connection.connection import Connection
 
 __all__ = ["json"]
 

@@ -19,7 +19,7 @@ from gevent import get_hub
 from gevent.hub import Hub
 from gevent.monkey import get_original
 
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
 from gserver.engine import Runner
 from gserver.guard import shielded
 

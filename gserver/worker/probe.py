@@ -19,7 +19,7 @@ from gevent.socket import wait_read, wait_write
 from greenlet import GreenletExit
 
 from gserver.codecs import Codec, Malformed
-from gserver.connection import PROBE_PEER
+from gserver.connection.connection import PROBE_PEER
 from gserver.errors import ConfigError, ConnectionClosed, LimitExceeded, ProtocolError
 from gserver.ledger import Ledger
 from gserver.mistakes import told

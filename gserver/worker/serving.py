@@ -11,7 +11,8 @@ import gevent
 
 from gserver.arbiter.scoreboard import Scoreboard
 from gserver.config.settings import Settings
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
+from gserver.connection.log_throttling import Notices
 from gserver.door import Door
 from gserver.entrance import EntranceRules
 from gserver.errors import HandlerTimeout
@@ -20,7 +21,6 @@ from gserver.limits.admission import AccessList
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
 from gserver.logs import access_line
-from gserver.notices import Notices
 from gserver.server import Handle, Keepalive, TcpServer
 from gserver.tls import Tls
 from gserver.worker.gate import LONGEST_PAUSE_S, pause_before_accept

@@ -9,7 +9,7 @@ from types import FrameType
 
 from greenlet import getcurrent, greenlet
 
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
 from gserver.engine import Runner
 
 __all__ = ["describe_stacks"]

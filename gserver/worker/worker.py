@@ -136,8 +136,8 @@ class Worker:
         import gevent
         from gevent.event import Event
 
+        from gserver.connection.log_throttling import Notices
         from gserver.guard import log_hub_errors, shielded
-        from gserver.notices import Notices
         from gserver.worker.hub_watch import HubWatch
 
         log_hub_errors()

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gserver.fields import IS_NATIVE
+from gserver.connection.native_fields import IS_NATIVE
 
 __all__ = ["Costs", "Counts", "count"]
 

@@ -9,7 +9,7 @@ import gevent
 from gevent.event import Event
 
 from gserver.codecs import Lines
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
 from gserver.errors import CloseReason
 from gserver.service import Service
 

@@ -6,7 +6,7 @@ import time
 
 from gserver import Service
 from gserver.codecs import Raw
-from gserver.connection import Connection
+from gserver.connection.connection import Connection
 
 __all__ = ["quick", "slower"]
 

@@ -20,7 +20,7 @@ __all__ = ["IS_NATIVE", "ConnectionFields"]
 
 
 class _Slots:
-    """See gserver.connection.Connection."""
+    """See gserver.connection.connection.Connection."""
 
     __slots__ = (
         "active_at",

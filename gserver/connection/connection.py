@@ -29,8 +29,8 @@ from gevent import get_hub
 from gevent.event import Event
 from greenlet import getcurrent
 
+from gserver.connection.native_fields import ConnectionFields
 from gserver.errors import CloseReason, ConnectionClosed
-from gserver.fields import ConnectionFields
 from gserver.guard import shielded
 from gserver.limits.deadlines import NEVER
 

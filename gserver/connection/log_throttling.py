@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gserver.connection import Address, format_address
+from gserver.connection.connection import Address, format_address
 from gserver.errors import LimitExceeded
 
 __all__ = [
