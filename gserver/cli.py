@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import gserver
-from gserver import logs
 from gserver.application import Application, parse_application
 from gserver.arbiter.arbiter import Arbiter, certificates_of
 from gserver.arbiter.askers import ask_for_reload
@@ -32,9 +31,10 @@ from gserver.config.sources import (
 from gserver.config.working_directory import absolute, enter, name_entries, working_folder
 from gserver.connection.native_fields import IS_NATIVE
 from gserver.errors import ConfigError
+from gserver.process import logs
 from gserver.process.daemon import Daemon
+from gserver.process.proctitle import find_title, set_title
 from gserver.process.systemd import take_sockets
-from gserver.process.titles import find_title, set_title
 from gserver.worker.mold import run_mold
 from gserver.worker.trial import try_start
 from gserver.worker.worker import fit, load, run_worker

@@ -19,7 +19,7 @@ import pytest
 
 from gserver.client import Client
 from gserver.codecs import Lines
-from gserver.log_handler import QUEUE_BYTES
+from gserver.process.log_handler import QUEUE_BYTES
 from tests.helpers.processes import (
     PATIENCE_S,
     GserverProcess,

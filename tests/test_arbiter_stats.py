@@ -24,7 +24,7 @@ from gserver.client import Client
 from gserver.codecs import JsonLines
 from gserver.errors import CloseReason, ConfigError
 from gserver.ledger import CELLS, MESSAGES, Ledger
-from gserver.process.unix_path import short_path
+from gserver.process.unix_sockets import short_path
 from tests.helpers.processes import GserverProcess, run_gserver, wait_for
 
 SUM = {"type": "SUM", "a": 10, "b": 20}

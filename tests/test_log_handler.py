@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from gserver import log_handler
-from gserver.log_handler import FLUSH_S, QUEUE_BYTES, REPORT_S, LogHandler
-from gserver.log_output import Output
+from gserver.process import log_handler
+from gserver.process.log_handler import FLUSH_S, QUEUE_BYTES, REPORT_S, LogHandler
+from gserver.process.log_output import Output
 
 
 class Sink:

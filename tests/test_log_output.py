@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gserver.log_output import Output
+from gserver.process.log_output import Output
 
 LINE = b"x" * 99 + b"\n"
 Ends = tuple[int, int]

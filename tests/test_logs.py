@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from gserver import logs
 from gserver.codecs import Raw
 from gserver.config.settings import ACCESS_LOG_FORMAT, Settings
 from gserver.config.validators import access_format
 from gserver.connection.connection import Connection
 from gserver.errors import CloseReason, ConfigError
-from gserver.log_handler import LogHandler
+from gserver.process import logs
+from gserver.process.log_handler import LogHandler
 
 
 @pytest.fixture(autouse=True)

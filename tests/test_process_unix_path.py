@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gserver.process.unix_path import identity, remove_stale, short_path
+from gserver.process.unix_sockets import identity, remove_stale, short_path
 
 
 def test_a_socket_can_stand_at_a_path_of_any_length(tmp_path: Path) -> None:

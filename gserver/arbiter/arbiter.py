@@ -16,7 +16,6 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from gserver import logs
 from gserver.arbiter.askers import Askers
 from gserver.arbiter.births import Births
 from gserver.arbiter.channel import BORN, DEAF, DRAIN, DRAIN_AT_ONCE, LEFT, LISTEN, MOLDED, READY, WORN
@@ -49,6 +48,7 @@ from gserver.config.working_directory import absolute, enter
 from gserver.errors import ConfigError
 from gserver.ledger import Ledger
 from gserver.mistakes import told
+from gserver.process import logs
 from gserver.process.daemon import Daemon, is_in_foreground
 from gserver.process.open_files import raise_open_files_limit
 from gserver.process.pidfile import SECOND, Pidfile

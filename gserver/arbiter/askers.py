@@ -17,7 +17,7 @@ import stat
 
 from gserver.errors import ConfigError
 from gserver.process.pidfile import read_pid
-from gserver.process.unix_path import short_path
+from gserver.process.unix_sockets import short_path
 
 __all__ = ["Askers", "ask_for_reload"]
 

@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from gserver import logs
 from gserver.arbiter.processes import Death, Ended, Processes
 from gserver.errors import ConfigError
+from gserver.process import logs
 
 __all__ = ["CodeWatch", "Watched", "check_engine", "watch_code"]
 

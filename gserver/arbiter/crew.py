@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gserver import logs
 from gserver.arbiter.channel import REOPEN, Channel, Message
 from gserver.arbiter.children import Stroke
 from gserver.arbiter.listeners import Lane
@@ -25,6 +24,7 @@ from gserver.arbiter.processes import Death, Ended, Processes
 from gserver.arbiter.scoreboard import Place, Scoreboard
 from gserver.arbiter.signals import SignalQueue
 from gserver.config.settings import MAX_WORKERS, Settings
+from gserver.process import logs
 from gserver.process.descendants import close_all, descendants
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from gserver.config.addresses import Bind, FdBind, TcpBind, UnixBind, describe_a
 from gserver.config.working_directory import place_of
 from gserver.errors import ConfigError
 from gserver.process.privileges import gid_of, uid_of
-from gserver.process.unix_path import identity, remove_stale
+from gserver.process.unix_sockets import identity, remove_stale
 
 __all__ = ["Lane", "Listeners"]
 

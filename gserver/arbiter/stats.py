@@ -38,7 +38,7 @@ from gserver.arbiter.scoreboard import HEARTBEAT_S, Place, Scoreboard
 from gserver.config.working_directory import absolute, moved_after_link, place_of
 from gserver.errors import ConfigError
 from gserver.ledger import CELLS, ERRORS, MESSAGES, RECEIVED, SENT, Ledger, snapshot
-from gserver.process.unix_path import identity, remove_stale, short_path
+from gserver.process.unix_sockets import identity, remove_stale, short_path
 
 __all__ = ["StatsSocket", "document", "read_stats"]
 

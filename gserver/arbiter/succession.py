@@ -29,8 +29,8 @@ from gserver.config.working_directory import absolute, enter, working_folder
 from gserver.errors import ConfigError
 from gserver.process.child import fork_child
 from gserver.process.pidfile import Pidfile
+from gserver.process.proctitle import set_title
 from gserver.process.systemd import Notifier
-from gserver.process.titles import set_title
 
 __all__ = ["Command", "Inheritance", "Succession", "take_inheritance"]
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from gserver.log_handler import finish
+from gserver.process.log_handler import finish
 
 __all__ = ["fork_child", "run_and_exit"]
 

@@ -16,15 +16,15 @@ from time import sleep  # gevent's would let others run
 from types import FrameType
 from typing import Any, NoReturn
 
-from gserver import logs
 from gserver.application import Application
 from gserver.arbiter.channel import BORN, FORK, MOLDED, REOPEN, Channel, Message
 from gserver.arbiter.children import BIRTH_S
 from gserver.arbiter.crew import EXIT_CANNOT_START, Post
 from gserver.errors import ConfigError
+from gserver.process import logs
 from gserver.process.child import fork_child
 from gserver.process.privileges import drop_privileges
-from gserver.process.titles import set_title
+from gserver.process.proctitle import set_title
 from gserver.worker.ending import Ending
 from gserver.worker.forks import in_every_fork
 from gserver.worker.worker import END_S, load, run_worker

@@ -20,7 +20,7 @@ from gserver.ledger import Ledger
 from gserver.limits.admission import AccessList
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
-from gserver.logs import access_line
+from gserver.process.logs import access_line
 from gserver.server import Handle, Keepalive, TcpServer
 from gserver.tls import Tls
 from gserver.worker.gate import LONGEST_PAUSE_S, pause_before_accept

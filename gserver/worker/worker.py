@@ -23,7 +23,6 @@ import warnings
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from gserver import logs
 from gserver.application import Application
 from gserver.arbiter.channel import DEAF, DRAIN, DRAIN_AT_ONCE, LISTEN, QUICK_S, READY, REOPEN, WORN, Message
 from gserver.arbiter.crew import EXIT_CANNOT_START, Post
@@ -34,10 +33,11 @@ from gserver.errors import ConfigError
 from gserver.ledger import Ledger
 from gserver.limits.drain_spread import spread_s
 from gserver.mistakes import check_made_codec
+from gserver.process import logs
 from gserver.process.child import run_and_exit
 from gserver.process.daemon import leave_terminal
 from gserver.process.privileges import drop_privileges
-from gserver.process.titles import set_title
+from gserver.process.proctitle import set_title
 from gserver.worker.ending import Ending
 from gserver.worker.forks import in_every_fork, make_inert, take_default_signals
 from gserver.worker.trial import ReadyFailed, be_ready

@@ -25,7 +25,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 
-from gserver.log_output import Output
+from gserver.process.log_output import Output
 
 __all__ = ["FLUSH_S", "QUEUE_BYTES", "REPORT_S", "LogHandler", "finish"]
 
