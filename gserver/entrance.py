@@ -21,9 +21,9 @@ from gserver.errors import CloseReason, LimitExceeded, ProxyError, TlsError
 from gserver.guard import shielded
 from gserver.limits.admission import AccessList
 from gserver.proxy_protocol import ProxyReader, peer_of
-from gserver.tls import Tls
-from gserver.tls_connection import TlsConnection, TlsStreamConnection
-from gserver.tls_stream import TlsStream
+from gserver.tls.contexts import Tls
+from gserver.tls.session import TlsStream
+from gserver.tls.tls_connection import TlsConnection, TlsStreamConnection
 
 __all__ = ["Entrance", "EntranceRules"]
 

@@ -44,8 +44,8 @@ from gserver.service import Service, StreamService
 from gserver.spare import EXHAUSTED, SpareDescriptor, close_now
 from gserver.streams import StreamConnection
 from gserver.timekeeper import Timekeeper
-from gserver.tls import Tls
-from gserver.tls_connection import TlsConnection, TlsStreamConnection
+from gserver.tls.contexts import Tls
+from gserver.tls.tls_connection import TlsConnection, TlsStreamConnection
 
 __all__ = ["Handle", "Keepalive", "TcpServer"]
 

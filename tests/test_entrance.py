@@ -18,7 +18,7 @@ from gserver.limits.admission import parse_networks
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
 from gserver.streams import StreamConnection
-from gserver.tls import Tls, TlsConfig
+from gserver.tls.contexts import Tls, TlsConfig
 from tests.helpers.certificates import CertificateFiles, make_certificates
 from tests.helpers.proxied import BOTH, CLIENT, V1, V2, V2_SIGNATURE, Told, proxied, v2
 from tests.helpers.services import make_echo_lines, make_lines

@@ -20,7 +20,7 @@ from gserver.errors import CloseReason, ConnectionClosed, LimitExceeded
 from gserver.limits.admission import parse_networks
 from gserver.limits.connection_limits import Limits
 from gserver.server import TcpServer
-from gserver.tls import Tls
+from gserver.tls.contexts import Tls
 from tests.helpers.limited import bare_echo, echo_stream, telling_echo
 from tests.helpers.proxied import V1, proxied
 from tests.helpers.services import make_echo_lines

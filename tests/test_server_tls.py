@@ -17,7 +17,7 @@ from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
 from gserver.server import TcpServer
 from gserver.streams import StreamConnection
-from gserver.tls import Tls, TlsConfig
+from gserver.tls.contexts import Tls, TlsConfig
 from tests.helpers.certificates import CertificateFiles, make_certificates
 from tests.helpers.serving import Peer, Serving, assert_closed, closed_reasons
 from tests.helpers.waiting import wait_until

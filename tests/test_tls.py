@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from gserver.errors import ConfigError, TlsError
-from gserver.tls import Tls, TlsConfig
-from gserver.tls_files import Validity, read_validity
-from gserver.tls_stream import TlsStream
+from gserver.tls.certificates import Validity, read_validity
+from gserver.tls.contexts import Tls, TlsConfig
+from gserver.tls.session import TlsStream
 from tests.helpers.certificates import CertificateFiles, encrypt_key, make_certificates
 from tests.helpers.tls_client import TlsClient, connect
 

@@ -10,9 +10,9 @@ from tests.helpers.certificates import make_certificates
 
 FORKED = """
 import os, sys
-from gserver.tls import Tls, TlsConfig
+from gserver.tls.contexts import Tls, TlsConfig
 tls = Tls(TlsConfig(sys.argv[1]))
-from gserver.tls_stream import TlsStream
+from gserver.tls.session import TlsStream
 from tests.helpers.tls_client import TlsClient, connect
 import ssl
 context = ssl.create_default_context(cafile=sys.argv[2])

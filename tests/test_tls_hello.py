@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gserver.tls_hello import ClientHello, HelloReader, words
+from gserver.tls.client_hello import ClientHello, HelloReader, words
 from tests.helpers.tls_client import TlsClient
 
 

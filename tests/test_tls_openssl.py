@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from gserver.errors import TlsError
-from gserver.tls import Tls, TlsConfig
-from gserver.tls_stream import TlsStream
+from gserver.tls.contexts import Tls, TlsConfig
+from gserver.tls.session import TlsStream
 from tests.helpers.certificates import CertificateFiles, make_certificates
 
 OPENSSL = shutil.which("openssl")

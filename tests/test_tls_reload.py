@@ -15,8 +15,8 @@ import pytest
 import trustme
 
 from gserver.errors import TlsError
-from gserver.tls import Tls, TlsConfig
-from gserver.tls_stream import TlsStream
+from gserver.tls.contexts import Tls, TlsConfig
+from gserver.tls.session import TlsStream
 from tests.helpers.certificates import CertificateFiles, make_certificates
 from tests.helpers.tls_client import TlsClient, connect
 
@@ -124,7 +124,7 @@ def test_what_cannot_be_used_is_logged_once_and_the_old_stays(
         Path(live.certfile).unlink()
 
     assert [tls.reload_if_changed() for _ in range(5)] == [False] * 5
-    assert [(record.name, record.levelno) for record in caplog.records] == [("gserver.tls", logging.ERROR)]
+    assert [(record.name, record.levelno) for record in caplog.records] == [("gserver.tls.contexts", logging.ERROR)]
     assert repr(live.certfile) in caplog.text
     assert shows(tls, old)
 

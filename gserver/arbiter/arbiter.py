@@ -55,7 +55,7 @@ from gserver.process.pidfile import SECOND, Pidfile
 from gserver.process.systemd import Notifier
 
 if TYPE_CHECKING:
-    from gserver.tls import Tls
+    from gserver.tls.contexts import Tls
 
 __all__ = ["Arbiter"]
 
@@ -505,6 +505,6 @@ def certificates_of(settings: Settings) -> Tls | None:
     config = settings.tls
     if config is None:
         return None
-    from gserver.tls import Tls  # what imports ssl early has gevent warn of it, with reason
+    from gserver.tls.contexts import Tls  # what imports ssl early has gevent warn of it, with reason
 
     return Tls(config)

@@ -19,7 +19,7 @@ from gserver.arbiter.processes import is_child
 from gserver.config.settings import Settings
 
 if TYPE_CHECKING:
-    from gserver.tls import Tls
+    from gserver.tls.contexts import Tls
 
 __all__ = ["Births"]
 

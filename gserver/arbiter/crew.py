@@ -28,7 +28,7 @@ from gserver.process import logs
 from gserver.process.descendants import close_all, descendants
 
 if TYPE_CHECKING:
-    from gserver.tls import Tls
+    from gserver.tls.contexts import Tls
 
 __all__ = ["EXIT_CANNOT_START", "Crew", "Post", "RunWorker"]
 

@@ -95,7 +95,7 @@ class Connection(ConnectionFields):
         received_bytes, sent_bytes: so far; sent is what the kernel took.
         messages: handled so far; 0 for a @stream handler that reads bytes.
         opened_at: when it was accepted, on time.monotonic()'s clock.
-        tls: what is known of the TLS session (gserver.tls.TlsInfo); None without TLS.
+        tls: what is known of the TLS session (gserver.tls.contexts.TlsInfo); None without TLS.
         proxy: the header of the proxy that it came through (gserver.proxy_protocol.ProxyHeader); None without one.
         is_probe: no client: the worker's own probe, before it takes connections (see Service). Without TLS, always.
     """

@@ -22,7 +22,7 @@ from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
 from gserver.process.logs import access_line
 from gserver.server import Handle, Keepalive, TcpServer
-from gserver.tls import Tls
+from gserver.tls.contexts import Tls
 from gserver.worker.gate import LONGEST_PAUSE_S, pause_before_accept
 
 __all__ = ["WorkerServer", "limits_of"]

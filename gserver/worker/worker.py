@@ -381,7 +381,7 @@ def load(settings: Settings, application: Application) -> Any:
     if settings.patch:
         from gevent import monkey
 
-        if settings.certfile is not None:  # gserver.tls is ready for it
+        if settings.certfile is not None:  # gserver.tls.contexts is ready for it
             warnings.filterwarnings("ignore", "Monkey-patching ssl after ssl", monkey.MonkeyPatchWarning)
         patch_all()
     for variable in settings.raw_env:

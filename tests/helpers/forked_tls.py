@@ -18,8 +18,8 @@ import warnings
 from pathlib import Path
 
 from gserver.errors import TlsError
-from gserver.tls import Tls, TlsConfig
-from gserver.tls_stream import TlsStream
+from gserver.tls.contexts import Tls, TlsConfig
+from gserver.tls.session import TlsStream
 from tests.helpers.certificates import CertificateFiles, make_certificates
 from tests.helpers.tls_client import TlsClient
 

@@ -12,7 +12,7 @@ from gserver.entrance import EntranceRules
 from gserver.errors import CloseReason
 from gserver.limits.admission import AccessList, parse_networks
 from gserver.service import Service
-from gserver.tls import Tls
+from gserver.tls.contexts import Tls
 from tests.helpers.limited import telling_echo
 
 __all__ = ["BOTH", "CLIENT", "V1", "V2", "V2_SIGNATURE", "Told", "proxied", "v1", "v2"]

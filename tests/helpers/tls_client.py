@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 
-from gserver.tls_stream import TlsStream
+from gserver.tls.session import TlsStream
 
 __all__ = ["TlsClient", "connect"]
 

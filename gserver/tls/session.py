@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gserver.errors import CloseReason, TlsError
-from gserver.tls_hello import HelloReader, alert_words, explain, words
+from gserver.tls.client_hello import HelloReader, alert_words, explain, words
 
 __all__ = ["TlsInfo", "TlsStream"]
 

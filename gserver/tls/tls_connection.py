@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gserver.connection.connection import Connection, State
 from gserver.errors import TlsError
 from gserver.streams import StreamConnection
-from gserver.tls_stream import TlsInfo, TlsStream
+from gserver.tls.session import TlsInfo, TlsStream
 
 __all__ = ["TlsConnection", "TlsStreamConnection"]
 
