@@ -25,10 +25,10 @@ if TYPE_CHECKING:
         VarintPrefixed,
     )
     from gserver.connection.connection import Connection
+    from gserver.engine.stream_scheduler import StreamConnection
     from gserver.errors import CloseReason, ConfigError, ConnectionClosed, GServerError, ProtocolError
     from gserver.server import TcpServer
     from gserver.service import JsonService, Service, stream
-    from gserver.streams import StreamConnection
 
 __all__ = [
     "Client",

@@ -1,8 +1,8 @@
-/* The path of every message, in C: what gserver/turn.py says in Python, for plain sockets and the usual case.
+/* The path of every message, in C: what gserver/engine/message_loop.py says in Python, for plain sockets and the usual case.
  *
  * Whatever is not usual (an error, a handler that blocks, a reply that the kernel does not take whole) is handed to the
  * methods of turn.Turn and connection.Connection, which are the same on both paths. A change of Turn.serve(),
- * dispatch() or serve_parking() is a change here, and the other way round; the suite runs both (see gserver/native.py).
+ * dispatch() or serve_parking() is a change here, and the other way round; the suite runs both (see gserver/engine/native_loop.py).
  *
  * System calls here keep the interpreter's lock: they do not block, and to give the lock away and take it again twice for
  * each message costs as much as decoding one.
@@ -858,7 +858,7 @@ static PyTypeObject TurnLoopType = {
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
     .m_name = "gserver._native",
-    .m_doc = "The path of every message; see gserver.native.",
+    .m_doc = "The path of every message; see gserver.engine.native_loop.",
     .m_size = -1,
 };
 

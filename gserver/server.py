@@ -31,7 +31,9 @@ from gserver.connection.lingering_close import Linger
 from gserver.connection.log_throttling import CLOSED, NO_DESCRIPTOR, NO_SPARE, SHED, TURNED_AWAY, Notices
 from gserver.connection.time_slice import Fairness
 from gserver.door import Door, OwnOccupancy
-from gserver.engines import make_engine
+from gserver.engine.deadline_timer import Timekeeper
+from gserver.engine.factory import make_engine
+from gserver.engine.stream_scheduler import StreamConnection
 from gserver.entrance import Entrance, EntranceRules
 from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded
 from gserver.guard import Killed, interrupt_program, shielded
@@ -42,8 +44,6 @@ from gserver.longest_idle import LongestIdle
 from gserver.mistakes import check_bare
 from gserver.service import Service, StreamService
 from gserver.spare import EXHAUSTED, SpareDescriptor, close_now
-from gserver.streams import StreamConnection
-from gserver.timekeeper import Timekeeper
 from gserver.tls.contexts import Tls
 from gserver.tls.tls_connection import TlsConnection, TlsStreamConnection
 
@@ -117,7 +117,7 @@ class TcpServer(StreamServer):
         listener: an address, as gevent takes it, or a socket that listens; the server closes it.
         handle: a Service, a @stream function, or a bare handle(socket, address).
         backlog, spawn, ssl arguments: gevent's; spawn and ssl apply to a bare handle only.
-        greenlets: "pooled" (default) or "dedicated": how a Service's connections are served; see gserver.engine.
+        greenlets: "pooled" (default) or "dedicated": how a Service's connections are served; see gserver.engine.schedulers.
         linger_s: how long a socket may stay, in seconds, after the last reply was sent; default 2.
         ledger: where to count; default: one of its own.
         deadlines, limits: see there; deadlines hold for services only.

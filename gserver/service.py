@@ -26,7 +26,7 @@ from gserver.mistakes import check_codec, check_function, mistake, named, told
 
 if TYPE_CHECKING:
     from gserver.connection.connection import Connection
-    from gserver.streams import StreamConnection
+    from gserver.engine.stream_scheduler import StreamConnection
 
 __all__ = ["Fault", "JsonService", "Service", "StreamService", "stream"]
 

@@ -13,12 +13,12 @@ import pytest
 
 from gserver.codecs import LengthPrefixed, Lines, Raw
 from gserver.connection.connection import Connection
-from gserver.engine import Runner
+from gserver.engine.message_loop import IDLE_RUNNERS
+from gserver.engine.schedulers import Runner
 from gserver.errors import CloseReason
 from gserver.handlers import echo
 from gserver.server import TcpServer
 from gserver.service import Service
-from gserver.turn import IDLE_RUNNERS
 from tests.helpers.leaks import live_greenlets
 from tests.helpers.services import Gate, make_echo_lines, make_lines
 from tests.helpers.serving import Serving, assert_closed

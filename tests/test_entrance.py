@@ -13,11 +13,11 @@ from gevent import socket
 from gserver import stream
 from gserver.codecs import Lines
 from gserver.connection.connection import Connection
+from gserver.engine.stream_scheduler import StreamConnection
 from gserver.errors import CloseReason
 from gserver.limits.admission import parse_networks
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
-from gserver.streams import StreamConnection
 from gserver.tls.contexts import Tls, TlsConfig
 from tests.helpers.certificates import CertificateFiles, make_certificates
 from tests.helpers.proxied import BOTH, CLIENT, V1, V2, V2_SIGNATURE, Told, proxied, v2

@@ -8,15 +8,16 @@ from typing import Any
 import gevent
 import pytest
 
-from gserver import Service, meter, stream
+from gserver import Service, stream
 from gserver.codecs import Lines
 from gserver.connection.connection import Connection
 from gserver.connection.log_throttling import Notices
+from gserver.engine.rate_limiter import Meter
+from gserver.engine.schedulers import rate_limiter as meter
+from gserver.engine.stream_scheduler import StreamConnection
 from gserver.errors import CloseReason, LimitExceeded
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
-from gserver.meter import Meter
-from gserver.streams import StreamConnection
 from tests.helpers.services import make_echo_lines
 from tests.helpers.serving import Serving, assert_closed
 

@@ -19,10 +19,10 @@ from gserver.codecs import Lines, Raw
 from gserver.connection.connection import Connection
 from gserver.connection.native_fields import IS_NATIVE
 from gserver.connection.time_slice import Fairness
+from gserver.engine.message_loop import Turn
+from gserver.engine.native_loop import make_turn
 from gserver.ledger import MESSAGES, Ledger
-from gserver.native import make_turn
 from gserver.service import Service
-from gserver.turn import Turn
 from tests.helpers.serving import Serving
 
 ROOT = Path(__file__).parents[1]

@@ -10,12 +10,12 @@ import pytest
 
 from gserver.codecs import Lines
 from gserver.connection.connection import Connection
+from gserver.engine.stream_scheduler import StreamConnection
 from gserver.entrance import EntranceRules
 from gserver.errors import CloseReason
 from gserver.limits.admission import AccessList
 from gserver.server import TcpServer
 from gserver.service import Service, stream
-from gserver.streams import StreamConnection
 from tests.helpers.services import Gate, make_echo_lines, make_lines
 from tests.helpers.serving import Serving, assert_closed
 from tests.helpers.waiting import is_soon, wait_until

@@ -10,9 +10,9 @@ from typing import Any
 import gevent
 import pytest
 
-from gserver import turn
 from gserver.codecs import JsonLines, LengthPrefixed, Lines, Malformed
 from gserver.connection.connection import Connection
+from gserver.engine.schedulers import message_loop
 from gserver.errors import CloseReason, FrameTooLarge, IncompleteMessage, ProtocolError
 from gserver.service import Fault, JsonService, Service
 from tests.helpers.services import make_lines
@@ -259,7 +259,7 @@ def test_all_replies_of_a_batch_leave_in_one_segment(
     serving: Serving, greenlets: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One send a turn: what is ready together arrives together, as long as the turn need not give way."""
-    monkeypatch.setattr(turn, "SLICE_S", 3600.0)
+    monkeypatch.setattr(message_loop, "SLICE_S", 3600.0)
     server = serving.start(make_lines(lambda line, conn: line), greenlets=greenlets)
     peer = serving.connect(server)
     peer.send(b"hello\n" * 100)

@@ -16,10 +16,10 @@ import pytest
 from gserver import guard
 from gserver.codecs import Lines
 from gserver.connection.connection import Connection
+from gserver.engine.stream_scheduler import StreamConnection
 from gserver.errors import CloseReason, HandlerTimeout
 from gserver.limits.deadlines import Deadlines
 from gserver.service import Service, stream
-from gserver.streams import StreamConnection
 from tests.helpers.serving import Peer, Serving, closed_reasons
 from tests.helpers.waiting import wait_until
 

@@ -14,7 +14,7 @@ from gevent.monkey import get_original
 from gserver import Service, stream
 from gserver.codecs import Lines
 from gserver.connection.connection import Connection
-from gserver.streams import StreamConnection
+from gserver.engine.stream_scheduler import StreamConnection
 from gserver.worker.hub_watch import HubWatch
 from tests.helpers.serving import Serving
 from tests.helpers.waiting import wait_until

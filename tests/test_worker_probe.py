@@ -14,10 +14,10 @@ import pytest
 
 from gserver.codecs import JsonLines, LengthPrefixed, Lines
 from gserver.connection.connection import Connection
+from gserver.engine.stream_scheduler import StreamConnection
 from gserver.errors import CloseReason, ConfigError
 from gserver.handlers import echo, json
 from gserver.service import JsonService, Service, StreamService, stream
-from gserver.streams import StreamConnection
 from gserver.worker.probe import PEER, probe
 from tests.helpers.processes import GserverProcess
 from tests.helpers.services import Diary, Gate, Keeper, make_echo_lines, make_lines

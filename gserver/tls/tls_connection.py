@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gserver.connection.connection import Connection, State
+from gserver.engine.stream_scheduler import StreamConnection
 from gserver.errors import TlsError
-from gserver.streams import StreamConnection
 from gserver.tls.session import TlsInfo, TlsStream
 
 __all__ = ["TlsConnection", "TlsStreamConnection"]

@@ -20,7 +20,7 @@ from gevent.hub import Hub
 from gevent.monkey import get_original
 
 from gserver.connection.connection import Connection
-from gserver.engine import Runner
+from gserver.engine.schedulers import Runner
 from gserver.guard import shielded
 
 __all__ = ["HubWatch"]

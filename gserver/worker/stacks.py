@@ -10,7 +10,7 @@ from types import FrameType
 from greenlet import getcurrent, greenlet
 
 from gserver.connection.connection import Connection
-from gserver.engine import Runner
+from gserver.engine.schedulers import Runner
 
 __all__ = ["describe_stacks"]
 

@@ -27,9 +27,9 @@ from gevent import get_hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from gserver.connection.connection import READ, Connection, State
+from gserver.engine.message_loop import Turn
 from gserver.errors import CloseReason, LimitExceeded, ProtocolError
 from gserver.guard import Killed, interrupt_program, shielded
-from gserver.turn import Turn
 
 __all__ = ["DedicatedEngine", "Engine", "PooledEngine"]
 

@@ -11,11 +11,11 @@ from gserver.codecs.json_values import encode_json
 from gserver.connection.connection import State
 from gserver.connection.native_fields import IS_NATIVE
 from gserver.connection.time_slice import Fairness
+from gserver.engine.message_loop import Turn
+from gserver.engine.rate_limiter import Meter, MeteredTurn
 from gserver.guard import Killed
 from gserver.ledger import MESSAGES, Ledger
-from gserver.meter import Meter, MeteredTurn
 from gserver.service import Service
-from gserver.turn import Turn
 
 __all__ = ["make_turn"]
 

@@ -17,7 +17,7 @@ from typing import Any
 from gevent import get_hub
 
 from gserver.connection.connection import Connection, State
-from gserver.engine import Engine
+from gserver.engine.schedulers import Engine
 from gserver.errors import CloseReason, HandlerTimeout, MessageTimeout
 from gserver.guard import shielded
 from gserver.limits.deadlines import NEVER, Deadlines, Wheel
