@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gserver.connection.connection import Connection
     from gserver.engine.stream_scheduler import StreamConnection
     from gserver.errors import CloseReason, ConfigError, ConnectionClosed, GServerError, ProtocolError
-    from gserver.server import TcpServer
+    from gserver.server.tcp_server import TcpServer
     from gserver.service import JsonService, Service, stream
 
 __all__ = [

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gserver import door as door_module
-from gserver.door import Door, OwnOccupancy
 from gserver.errors import CloseReason, LimitExceeded
 from gserver.ledger import Ledger
 from gserver.limits.admission import TABLE_WORDS, AddressTable, parse_networks
 from gserver.limits.connection_limits import Limits
+from gserver.server.admission import Door, OwnOccupancy
+from gserver.server.tcp_server import admission as door_module
 
 V4: tuple[Any, ...] = ("10.0.0.1", 1000)
 NEIGHBOUR: tuple[Any, ...] = ("10.0.0.2", 1000)

@@ -17,7 +17,7 @@ from gserver.engine.message_loop import IDLE_RUNNERS
 from gserver.engine.schedulers import Runner
 from gserver.errors import CloseReason
 from gserver.handlers import echo
-from gserver.server import TcpServer
+from gserver.server.tcp_server import TcpServer
 from gserver.service import Service
 from tests.helpers.leaks import live_greenlets
 from tests.helpers.services import Gate, make_echo_lines, make_lines

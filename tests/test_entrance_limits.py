@@ -10,7 +10,7 @@ from gserver.connection.connection import Connection
 from gserver.errors import CloseReason
 from gserver.limits.admission import parse_networks
 from gserver.limits.connection_limits import Limits
-from gserver.server import TcpServer
+from gserver.server.tcp_server import TcpServer
 from tests.helpers.limited import assert_turned_away
 from tests.helpers.proxied import BOTH, CLIENT, V1, Told, proxied, v1
 from tests.helpers.services import make_echo_lines

@@ -18,7 +18,7 @@ from gserver.codecs import JsonLines, LengthPrefixed, Lines
 from gserver.connection.connection import Connection
 from gserver.errors import CloseReason, ConfigError
 from gserver.mistakes import check_made_codec, told
-from gserver.server import TcpServer
+from gserver.server.tcp_server import TcpServer
 from gserver.service import JsonService, Service, StreamService, stream
 from tests.helpers.processes import run_gserver
 from tests.helpers.serving import Serving

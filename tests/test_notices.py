@@ -15,11 +15,11 @@ from gserver.codecs import Lines
 from gserver.config.tls_options import TlsConfig
 from gserver.connection.connection import Connection
 from gserver.connection.log_throttling import HANDSHAKE, PERIOD_S, SHED, TURNED_AWAY, Notices
-from gserver.entrance import EntranceRules
 from gserver.errors import CloseReason, ConnectionClosed, LimitExceeded
 from gserver.limits.admission import parse_networks
 from gserver.limits.connection_limits import Limits
-from gserver.server import TcpServer
+from gserver.server.handshake import EntranceRules
+from gserver.server.tcp_server import TcpServer
 from gserver.tls.contexts import Tls
 from tests.helpers.limited import bare_echo, echo_stream, telling_echo
 from tests.helpers.proxied import V1, proxied

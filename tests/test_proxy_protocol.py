@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gserver.errors import CloseReason, ProxyError
-from gserver.proxy_protocol import ProxyHeader, ProxyReader, crc32c, peer_of
+from gserver.server.proxy_protocol import ProxyHeader, ProxyReader, crc32c, peer_of
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 IPV4 = bytes((1, 2, 3, 4, 5, 6, 7, 8)) + struct.pack("!HH", 9, 10)

@@ -8,7 +8,7 @@ import pytest
 
 from gserver.connection.connection import Connection
 from gserver.errors import CloseReason, ConnectionClosed
-from gserver.server import TcpServer
+from gserver.server.tcp_server import TcpServer
 from tests.helpers.services import make_echo_lines, make_lines
 from tests.helpers.serving import Peer, Serving, closed_reasons
 from tests.helpers.waiting import wait_until

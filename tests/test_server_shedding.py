@@ -15,8 +15,8 @@ from gserver.engine.stream_scheduler import StreamConnection
 from gserver.errors import CloseReason
 from gserver.limits.admission import parse_networks
 from gserver.limits.connection_limits import Limits
-from gserver.server import TcpServer
-from gserver.spare import SpareDescriptor
+from gserver.server.reserve_descriptor import SpareDescriptor
+from gserver.server.tcp_server import TcpServer
 from tests.helpers.limited import admitted, assert_turned_away, bare_echo, echo_stream, telling_echo
 from tests.helpers.services import Gate, make_echo_lines, make_lines
 from tests.helpers.serving import Serving, closed_reasons

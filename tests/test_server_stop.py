@@ -11,10 +11,10 @@ import pytest
 from gserver.codecs import Lines
 from gserver.connection.connection import Connection
 from gserver.engine.stream_scheduler import StreamConnection
-from gserver.entrance import EntranceRules
 from gserver.errors import CloseReason
 from gserver.limits.admission import AccessList
-from gserver.server import TcpServer
+from gserver.server.handshake import EntranceRules
+from gserver.server.tcp_server import TcpServer
 from gserver.service import Service, stream
 from tests.helpers.services import Gate, make_echo_lines, make_lines
 from tests.helpers.serving import Serving, assert_closed

@@ -12,11 +12,11 @@ from gserver import Service, stream
 from gserver.codecs import Lines
 from gserver.connection.connection import Connection
 from gserver.engine.stream_scheduler import StreamConnection
-from gserver.entrance import EntranceRules
 from gserver.errors import CloseReason, ConfigError
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
-from gserver.server import TcpServer
+from gserver.server.handshake import EntranceRules
+from gserver.server.tcp_server import TcpServer
 from gserver.tls.contexts import Tls, TlsConfig
 from tests.helpers.certificates import CertificateFiles, make_certificates
 from tests.helpers.serving import Peer, Serving, assert_closed, closed_reasons

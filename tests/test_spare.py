@@ -14,7 +14,7 @@ import pytest
 
 from gserver.errors import CloseReason
 from gserver.limits.connection_limits import Limits
-from gserver.spare import SpareDescriptor
+from gserver.server.reserve_descriptor import SpareDescriptor
 from tests.helpers.services import make_echo_lines
 from tests.helpers.serving import Serving
 from tests.helpers.waiting import wait_until

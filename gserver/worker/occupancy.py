@@ -11,7 +11,7 @@ __all__ = ["SharedOccupancy"]
 
 
 class SharedOccupancy:
-    """A worker's gserver.door.Occupancy.
+    """A worker's gserver.server.admission.Occupancy.
 
     Args:
         place: the worker's own.

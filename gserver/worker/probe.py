@@ -23,7 +23,7 @@ from gserver.connection.connection import PROBE_PEER
 from gserver.errors import ConfigError, ConnectionClosed, LimitExceeded, ProtocolError
 from gserver.ledger import Ledger
 from gserver.mistakes import told
-from gserver.server import TcpServer
+from gserver.server.tcp_server import TcpServer
 from gserver.service import Service, StreamService
 
 __all__ = ["PEER", "probe"]

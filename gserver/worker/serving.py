@@ -13,15 +13,15 @@ from gserver.arbiter.scoreboard import Scoreboard
 from gserver.config.settings import Settings
 from gserver.connection.connection import Connection
 from gserver.connection.log_throttling import Notices
-from gserver.door import Door
-from gserver.entrance import EntranceRules
 from gserver.errors import HandlerTimeout
 from gserver.ledger import Ledger
 from gserver.limits.admission import AccessList
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
 from gserver.process.logs import access_line
-from gserver.server import Handle, Keepalive, TcpServer
+from gserver.server.admission import Door
+from gserver.server.handshake import EntranceRules
+from gserver.server.tcp_server import Handle, Keepalive, TcpServer
 from gserver.tls.contexts import Tls
 from gserver.worker.gate import LONGEST_PAUSE_S, pause_before_accept
 

@@ -188,7 +188,7 @@ class Worker:
             self._drain(message.addresses)
 
     def _listen(self, message: Message) -> None:
-        from gserver.door import Door
+        from gserver.server.admission import Door
         from gserver.worker.occupancy import SharedOccupancy
         from gserver.worker.serving import WorkerServer, limits_of
 
@@ -233,7 +233,7 @@ class Worker:
         """Drain all servers together; return how many connections had to be killed."""
         import gevent
 
-        from gserver.server import FIRST_ANSWER_S
+        from gserver.server.tcp_server import FIRST_ANSWER_S
 
         assert self._finish is not None
         drains = [

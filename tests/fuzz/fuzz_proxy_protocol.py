@@ -12,8 +12,8 @@ from pathlib import Path
 import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-with atheris.instrument_imports(include=["gserver.proxy_protocol"]):
-    from gserver.proxy_protocol import ProxyHeader, ProxyReader
+with atheris.instrument_imports(include=["gserver.server.proxy_protocol"]):
+    from gserver.server.proxy_protocol import ProxyHeader, ProxyReader
 from gserver.errors import ProxyError
 
 BEGINS = [b"", b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n", b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0"]

@@ -96,7 +96,7 @@ def serve_service(service: Any) -> None:
 def main() -> None:
     import gevent.event  # noqa: F401  what a child uses is imported once
 
-    import gserver.server  # noqa: F401
+    import gserver.server.tcp_server  # noqa: F401
     from gserver import handlers
 
     for _ in range(int(sys.argv[1])):

@@ -6,7 +6,7 @@ import gevent.testing as greentest
 from gevent.tests import test__server
 from gevent.tests.test__server import *  # noqa: F403  # the test cases, which main() looks for in this module
 
-from gserver.server import TcpServer
+from gserver.server.tcp_server import TcpServer
 
 
 class CountingServer(TcpServer):

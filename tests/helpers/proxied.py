@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from gserver.entrance import EntranceRules
 from gserver.errors import CloseReason
 from gserver.limits.admission import AccessList, parse_networks
+from gserver.server.handshake import EntranceRules
 from gserver.service import Service
 from gserver.tls.contexts import Tls
 from tests.helpers.limited import telling_echo

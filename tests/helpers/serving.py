@@ -18,7 +18,7 @@ from typing import Any
 from gevent import socket
 
 from gserver.errors import CloseReason
-from gserver.server import TcpServer
+from gserver.server.tcp_server import TcpServer
 from tests.helpers.waiting import PATIENCE_S, wait_until
 
 __all__ = ["Peer", "Serving", "assert_closed", "closed_reasons"]

@@ -24,26 +24,26 @@ from gevent.event import Event
 from gevent.pool import Group
 from gevent.server import StreamServer
 
-from gserver.bare import BareHandlers
 from gserver.codecs import Codec, Raw
 from gserver.connection.connection import Address, Connection, State, swap_context
 from gserver.connection.lingering_close import Linger
 from gserver.connection.log_throttling import CLOSED, NO_DESCRIPTOR, NO_SPARE, SHED, TURNED_AWAY, Notices
 from gserver.connection.time_slice import Fairness
-from gserver.door import Door, OwnOccupancy
 from gserver.engine.deadline_timer import Timekeeper
 from gserver.engine.factory import make_engine
 from gserver.engine.stream_scheduler import StreamConnection
-from gserver.entrance import Entrance, EntranceRules
 from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded
 from gserver.guard import Killed, interrupt_program, shielded
 from gserver.ledger import Ledger
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
-from gserver.longest_idle import LongestIdle
 from gserver.mistakes import check_bare
+from gserver.server.admission import Door, OwnOccupancy
+from gserver.server.handshake import Entrance, EntranceRules
+from gserver.server.idle_eviction import LongestIdle
+from gserver.server.reserve_descriptor import EXHAUSTED, SpareDescriptor, close_now
+from gserver.server.socket_handlers import BareHandlers
 from gserver.service import Service, StreamService
-from gserver.spare import EXHAUSTED, SpareDescriptor, close_now
 from gserver.tls.contexts import Tls
 from gserver.tls.tls_connection import TlsConnection, TlsStreamConnection
 

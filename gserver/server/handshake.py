@@ -20,7 +20,7 @@ from gserver.connection.log_throttling import HANDSHAKE, TURNED_AWAY, Notices
 from gserver.errors import CloseReason, LimitExceeded, ProxyError, TlsError
 from gserver.guard import shielded
 from gserver.limits.admission import AccessList
-from gserver.proxy_protocol import ProxyReader, peer_of
+from gserver.server.proxy_protocol import ProxyReader, peer_of
 from gserver.tls.contexts import Tls
 from gserver.tls.session import TlsStream
 from gserver.tls.tls_connection import TlsConnection, TlsStreamConnection
