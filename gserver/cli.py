@@ -16,10 +16,10 @@ from typing import Any
 import gserver
 from gserver.application import Application, parse_application
 from gserver.arbiter.arbiter import Arbiter, certificates_of
-from gserver.arbiter.askers import ask_for_reload
-from gserver.arbiter.code_watch import check_engine
-from gserver.arbiter.stats import read_stats
-from gserver.arbiter.succession import Command, Succession, take_inheritance
+from gserver.arbiter.binary_upgrade import Command, Succession, take_inheritance
+from gserver.arbiter.reload_requests import ask_for_reload
+from gserver.arbiter.reloader import check_engine
+from gserver.arbiter.stats_socket import read_stats
 from gserver.config.settings import Settings, declared
 from gserver.config.sources import (
     CONFIG_FILE,

@@ -28,7 +28,7 @@ from typing import Any
 
 import psutil
 
-from gserver.arbiter.stats import read_stats
+from gserver.arbiter.stats_socket import read_stats
 from gserver.config.addresses import TcpBind, parse_bind
 from gserver.errors import ConfigError
 from loadtests import kernel

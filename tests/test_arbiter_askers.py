@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from gserver.arbiter.askers import Askers, ask_for_reload
+from gserver.arbiter.reload_requests import Askers, ask_for_reload
 from gserver.errors import ConfigError
 
 STAND_IN = """
 import signal, sys
-from gserver.arbiter.askers import Askers
+from gserver.arbiter.reload_requests import Askers
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
 print("ready", flush=True)
 signal.sigwait([signal.SIGHUP])
@@ -87,7 +87,7 @@ def test_a_process_that_is_gone_is_a_clear_error_and_leaves_nothing(pidfile: Pat
 
 
 def test_what_somebody_left_who_was_killed_is_cleared_away(pidfile: Path) -> None:
-    program = "import sys, os; from gserver.arbiter.askers import ask_for_reload; ask_for_reload(sys.argv[1])"
+    program = "import sys, os; from gserver.arbiter.reload_requests import ask_for_reload; ask_for_reload(sys.argv[1])"
     pidfile.write_text(str(os.getpid()))
     before = signal.signal(signal.SIGHUP, lambda number, frame: None)
     asker = subprocess.Popen([sys.executable, "-c", program, str(pidfile)])

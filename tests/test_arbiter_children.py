@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from gserver.arbiter.children import FIRST_PAUSE_S, LONGEST_PAUSE_S, STROKE_S, YOUNG_S, Children, Policy, Spawn, Stage
+from gserver.arbiter.supervision import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    STROKE_S,
+    YOUNG_S,
+    Children,
+    Policy,
+    Spawn,
+    Stage,
+)
 from tests.helpers.book import LATER, act, make_serving, serving
 
 PATIENCE_S = 30.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gserver.arbiter.children import (
+from gserver.arbiter.supervision import (
     AMNESTY_S,
     BIRTH_S,
     FIRST_PAUSE_S,

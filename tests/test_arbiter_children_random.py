@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gserver.arbiter.children import (
+from gserver.arbiter.supervision import (
     FIRST_PAUSE_S,
     JUMP_S,
     LONGEST_PAUSE_S,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gserver.arbiter.children import DEAF_S, FIRST_PAUSE_S, STROKE_S, YOUNG_S, Children, Policy, ReloadFailed, Stage
+from gserver.arbiter.supervision import DEAF_S, FIRST_PAUSE_S, STROKE_S, YOUNG_S, Children, Policy, ReloadFailed, Stage
 from tests.helpers.book import LATER, act, describe, make_reloading, make_serving, serving
 
 SETTLE_S = 3.0

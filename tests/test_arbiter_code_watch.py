@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gserver.arbiter.code_watch import Watched, check_engine, watch_code
+from gserver.arbiter.reloader import Watched, check_engine, watch_code
 from gserver.errors import ConfigError
 from tests.helpers.processes import is_alive, wait_for
 
@@ -53,7 +53,7 @@ def test_the_config_file_and_what_patterns_match_are_watched_too(tmp_path: Path)
 # A process that watches for its parent, which counts what it hears.
 PARENT = """
 import os, signal, sys
-from gserver.arbiter import code_watch
+from gserver.arbiter import reloader as code_watch
 code_watch.POLL_S, code_watch.LOOK_MS = 0.05, 100
 me = os.getpid()
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
@@ -207,7 +207,7 @@ def test_files_that_vanish_while_it_looks_are_left_out(tmp_path: Path, monkeypat
             Path(path).unlink()
         return stat(path)
 
-    monkeypatch.setattr("gserver.arbiter.code_watch.os.stat", racing)
+    monkeypatch.setattr("gserver.arbiter.reloader.os.stat", racing)
     found = Watched(str(tmp_path)).snapshot()
     monkeypatch.undo()
 
@@ -267,7 +267,7 @@ def test_reading_a_file_is_no_change(tmp_path: Path) -> None:
 # Its log goes to standard output, where the parent writes down what it hears.
 NAMING_PARENT = """
 import json, logging, os, signal, sys
-from gserver.arbiter import code_watch
+from gserver.arbiter import reloader as code_watch
 logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
 logging.getLogger("watchfiles").setLevel(logging.WARNING)
 code_watch.POLL_S, code_watch.LOOK_MS = 0.02, 100
@@ -406,13 +406,13 @@ def test_a_change_in_the_moment_in_which_its_parent_goes_ends_it_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parent = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    monkeypatch.setattr("gserver.arbiter.code_watch.os.getppid", lambda: parent.pid if parent.poll() is None else 1)
+    monkeypatch.setattr("gserver.arbiter.reloader.os.getppid", lambda: parent.pid if parent.poll() is None else 1)
 
     def change_and_let_go(seconds: float) -> None:
         (tmp_path / "app.py").write_text("")
         parent.communicate()
 
-    monkeypatch.setattr("gserver.arbiter.code_watch.time.sleep", change_and_let_go)
+    monkeypatch.setattr("gserver.arbiter.reloader.time.sleep", change_and_let_go)
 
     assert watch_code(Watched(str(tmp_path)), "poll", parent.pid) == 0
 
@@ -422,7 +422,7 @@ def test_a_change_in_the_moment_in_which_its_parent_goes_ends_it_in_order(
 def test_only_an_engine_that_is_not_installed_is_refused(
     monkeypatch: pytest.MonkeyPatch, asked: str, installed: bool
 ) -> None:
-    monkeypatch.setattr("gserver.arbiter.code_watch.has_watchfiles", lambda: installed)
+    monkeypatch.setattr("gserver.arbiter.reloader.has_watchfiles", lambda: installed)
     if asked == "watchfiles" and not installed:
         with pytest.raises(ConfigError, match="reload_engine is 'watchfiles', which is not installed"):
             check_engine(asked)

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gserver.arbiter.leftovers import KILLED_S, TERM_S, Leftovers
+from gserver.arbiter.orphan_processes import KILLED_S, TERM_S, Leftovers
 from gserver.client import Client
 from gserver.codecs import Lines
 from tests.helpers.processes import GserverProcess, is_alive, is_running, wait_for

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from gserver.arbiter.channel import BORN, FORK, Channel
-from gserver.arbiter.mold import Mold, MoldBroken, Molds
+from gserver.arbiter.preload import Mold, MoldBroken, Molds
 from gserver.client import Client
 from gserver.codecs import Lines
 from tests.helpers.processes import GserverProcess, children_of, is_alive, run_gserver, wait_for

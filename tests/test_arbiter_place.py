@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gserver.arbiter.crew import EXIT_CANNOT_START
+from gserver.arbiter.worker_processes import EXIT_CANNOT_START
 from gserver.client import Client
 from gserver.codecs import JsonLines, Lines
 from tests.helpers.processes import PATIENCE_S, GserverProcess, is_alive, run_gserver, wait_for

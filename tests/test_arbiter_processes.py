@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from gserver.arbiter.processes import Death, Processes, is_child, open_pidfd
+from gserver.arbiter.child_processes import Death, Processes, is_child, open_pidfd
 from gserver.arbiter.signals import SignalQueue
 from tests.helpers.processes import wait_for
 

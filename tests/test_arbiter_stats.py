@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from gserver.arbiter.children import Children
 from gserver.arbiter.scoreboard import Place, Scoreboard
-from gserver.arbiter.stats import MAX_READERS, StatsSocket, document, read_stats
+from gserver.arbiter.stats_socket import MAX_READERS, StatsSocket, document, read_stats
+from gserver.arbiter.supervision import Children
 from gserver.client import Client
 from gserver.codecs import JsonLines
 from gserver.errors import CloseReason, ConfigError

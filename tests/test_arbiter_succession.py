@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from gserver.arbiter.binary_upgrade import VARIABLE, Command, Descriptors, Inheritance, Succession, take_inheritance
 from gserver.arbiter.signals import SignalQueue
-from gserver.arbiter.succession import VARIABLE, Command, Descriptors, Inheritance, Succession, take_inheritance
 from gserver.config.addresses import Bind, FdBind, TcpBind, UnixBind
 from gserver.process.pidfile import Pidfile
 from gserver.process.systemd import Notifier
@@ -63,7 +63,7 @@ def run(program: str) -> tuple[Succession, int, SignalQueue]:
 
 def test_a_successor_gets_the_lifeline_and_sees_it_end() -> None:
     program = (
-        "import os; from gserver.arbiter.succession import take_inheritance\n"
+        "import os; from gserver.arbiter.binary_upgrade import take_inheritance\n"
         "lifeline = take_inheritance(os.environ).lifeline\n"
         "os._exit(9 if os.read(lifeline, 1) == b'' else 1)"
     )
@@ -131,7 +131,7 @@ BINDS = [TcpBind("127.0.0.1", 0), UnixBind("/a b", 0o600, "me"), UnixBind("/\udc
 @pytest.mark.parametrize("bind", BINDS, ids=ascii)
 def test_a_successor_can_accept_from_what_it_inherits(signals: SignalQueue, tmp_path: Path, bind: Bind) -> None:
     program = (
-        "import os, socket; from gserver.arbiter.succession import take_inheritance; from gserver.config.addresses import *\n"
+        "import os, socket; from gserver.arbiter.binary_upgrade import take_inheritance; from gserver.config.addresses import *\n"
         "inheritance = take_inheritance(os.environ); (lane,) = inheritance.listeners.values()\n"
         f"assert list(inheritance.listeners) == [{bind!a}] and inheritance.activated == (FdBind(3),)\n"
         "assert 'GSERVER_INHERITS' not in os.environ\n"
@@ -196,7 +196,7 @@ def test_a_successor_is_left_to_another_parent_and_told(
     pidfile = Pidfile("pid")
     pidfile.write()
     program = (
-        "import os; from gserver.arbiter.succession import take_inheritance\n"
+        "import os; from gserver.arbiter.binary_upgrade import take_inheritance\n"
         "from gserver.process.pidfile import Pidfile\n"
         "mine = Pidfile('pid'); mine.write('.2')\n"
         "lifeline = take_inheritance(os.environ).lifeline\n"
@@ -244,7 +244,7 @@ def test_a_process_that_cannot_fork_goes_on_without_a_successor(
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     succession = Succession(Command((sys.executable, "-c", ""), "/"), Inheritance())
-    monkeypatch.setattr("gserver.arbiter.succession.fork_child", refuse)
+    monkeypatch.setattr("gserver.arbiter.binary_upgrade.fork_child", refuse)
 
     assert succession.begin(signals, {}, ()) == 0
     assert not succession.is_under_way

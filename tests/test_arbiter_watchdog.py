@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gserver.arbiter.children import AMNESTY_S, JUMP_S
-from gserver.arbiter.crew import EXIT_CANNOT_START
+from gserver.arbiter.supervision import AMNESTY_S, JUMP_S
+from gserver.arbiter.worker_processes import EXIT_CANNOT_START
 from gserver.client import Client
 from gserver.codecs import Lines
 from tests.helpers.processes import GserverProcess, is_alive, run_gserver, wait_for

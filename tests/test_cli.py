@@ -270,7 +270,7 @@ def test_an_application_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 def test_an_engine_that_is_not_installed_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gserver.arbiter.code_watch.has_watchfiles", lambda: False)
+    monkeypatch.setattr("gserver.arbiter.reloader.has_watchfiles", lambda: False)
 
     assert main(["echo", "--reload", "--reload-engine", "watchfiles"]) == 1
     assert "is 'watchfiles', which is not installed" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from pathlib import Path
 import gevent
 import pytest
 
-from gserver.arbiter.crew import EXIT_CANNOT_START
+from gserver.arbiter.worker_processes import EXIT_CANNOT_START
 from gserver.config.hooks import HOOKS, Hooks
 from gserver.config.settings import declared
 from gserver.errors import ConfigError

@@ -33,7 +33,7 @@ PURE = [
     "gserver/config/settings.py",
     "gserver/config/hooks.py",
     "gserver/limits/drain_spread.py",
-    "gserver/arbiter/children.py",
+    "gserver/arbiter/supervision.py",
     "gserver/worker/gate.py",
     "gserver/worker/wear.py",
     *(f"loadtests/{name}.py" for name in ("pacing", "histogram", "recording", "figures", "results")),

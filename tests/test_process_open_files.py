@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gserver.arbiter.stats import read_stats
+from gserver.arbiter.stats_socket import read_stats
 from gserver.connection.connection import lingering_close
 from gserver.process import open_files
 from gserver.process.open_files import BESIDE_CONNECTIONS, raise_open_files_limit

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gserver.arbiter.stats import read_stats
+from gserver.arbiter.stats_socket import read_stats
 from gserver.client import Client
 from gserver.codecs import Lines
 from tests.helpers.certificates import make_certificates

@@ -16,10 +16,17 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from gserver.arbiter.askers import Askers
-from gserver.arbiter.births import Births
+from gserver.arbiter.binary_upgrade import Succession
 from gserver.arbiter.channel import BORN, DEAF, DRAIN, DRAIN_AT_ONCE, LEFT, LISTEN, MOLDED, READY, WORN
-from gserver.arbiter.children import (
+from gserver.arbiter.child_processes import Death, Processes
+from gserver.arbiter.listeners import Listeners
+from gserver.arbiter.orphan_processes import Leftovers
+from gserver.arbiter.preload import adopt_orphans
+from gserver.arbiter.reload_requests import Askers
+from gserver.arbiter.reloader import CodeWatch, Watched
+from gserver.arbiter.signals import Request, SignalQueue
+from gserver.arbiter.stats_socket import StatsSocket
+from gserver.arbiter.supervision import (
     Action,
     Child,
     Children,
@@ -32,16 +39,9 @@ from gserver.arbiter.children import (
     Strike,
     Stroke,
 )
-from gserver.arbiter.code_watch import CodeWatch, Watched
-from gserver.arbiter.crew import EXIT_CANNOT_START, Crew, RunWorker
-from gserver.arbiter.leftovers import Leftovers
-from gserver.arbiter.listeners import Listeners
-from gserver.arbiter.mold import adopt_orphans
-from gserver.arbiter.policy import AT_ONCE_S, QUICKLY_S, patience_of, policy_of
-from gserver.arbiter.processes import Death, Processes
-from gserver.arbiter.signals import Request, SignalQueue
-from gserver.arbiter.stats import StatsSocket
-from gserver.arbiter.succession import Succession
+from gserver.arbiter.supervision_policy import AT_ONCE_S, QUICKLY_S, patience_of, policy_of
+from gserver.arbiter.worker_processes import EXIT_CANNOT_START, Crew, RunWorker
+from gserver.arbiter.worker_spawning import Births
 from gserver.config.settings import MAX_WORKERS, Settings
 from gserver.config.sources import Configuration
 from gserver.config.working_directory import absolute, enter

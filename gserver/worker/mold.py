@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 
 from gserver.application import Application
 from gserver.arbiter.channel import BORN, FORK, MOLDED, REOPEN, Channel, Message
-from gserver.arbiter.children import BIRTH_S
-from gserver.arbiter.crew import EXIT_CANNOT_START, Post
+from gserver.arbiter.supervision import BIRTH_S
+from gserver.arbiter.worker_processes import EXIT_CANNOT_START, Post
 from gserver.errors import ConfigError
 from gserver.process import logs
 from gserver.process.child import fork_child

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from gserver.application import Application
 from gserver.arbiter.channel import DEAF, DRAIN, DRAIN_AT_ONCE, LISTEN, QUICK_S, READY, REOPEN, WORN, Message
-from gserver.arbiter.crew import EXIT_CANNOT_START, Post
 from gserver.arbiter.scoreboard import HEARTBEAT_S
+from gserver.arbiter.worker_processes import EXIT_CANNOT_START, Post
 from gserver.config.settings import Settings
 from gserver.config.working_directory import enter
 from gserver.errors import ConfigError

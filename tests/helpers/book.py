@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from gserver.arbiter.children import (
+from gserver.arbiter.supervision import (
     YOUNG_S,
     Action,
     Children,

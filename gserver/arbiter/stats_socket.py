@@ -33,8 +33,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import gserver
-from gserver.arbiter.children import Children, Stage
 from gserver.arbiter.scoreboard import HEARTBEAT_S, Place, Scoreboard
+from gserver.arbiter.supervision import Children, Stage
 from gserver.config.working_directory import absolute, moved_after_link, place_of
 from gserver.errors import ConfigError
 from gserver.ledger import CELLS, ERRORS, MESSAGES, RECEIVED, SENT, Ledger, snapshot

@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gserver.arbiter.channel import REOPEN, Channel, Message
-from gserver.arbiter.children import Stroke
+from gserver.arbiter.child_processes import Death, Ended, Processes
 from gserver.arbiter.listeners import Lane
-from gserver.arbiter.mold import Mold, MoldBroken, Molds
-from gserver.arbiter.processes import Death, Ended, Processes
+from gserver.arbiter.preload import Mold, MoldBroken, Molds
 from gserver.arbiter.scoreboard import Place, Scoreboard
 from gserver.arbiter.signals import SignalQueue
+from gserver.arbiter.supervision import Stroke
 from gserver.config.settings import MAX_WORKERS, Settings
 from gserver.process import logs
 from gserver.process.descendants import close_all, descendants

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from gserver.arbiter.processes import Death, Ended, Processes
+from gserver.arbiter.child_processes import Death, Ended, Processes
 from gserver.errors import ConfigError
 from gserver.process import logs
 

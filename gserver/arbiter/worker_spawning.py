@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gserver.arbiter.channel import Message
-from gserver.arbiter.children import Child, Children, Stroke
-from gserver.arbiter.crew import Crew
-from gserver.arbiter.mold import MoldBroken
-from gserver.arbiter.processes import is_child
+from gserver.arbiter.child_processes import is_child
+from gserver.arbiter.preload import MoldBroken
+from gserver.arbiter.supervision import Child, Children, Stroke
+from gserver.arbiter.worker_processes import Crew
 from gserver.config.settings import Settings
 
 if TYPE_CHECKING:

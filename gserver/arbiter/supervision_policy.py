@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gserver.arbiter.channel import QUICK_S
-from gserver.arbiter.children import Policy
+from gserver.arbiter.supervision import Policy
 from gserver.config.settings import Settings
 
 __all__ = ["AT_ONCE_S", "QUICKLY_S", "patience_of", "policy_of"]
