@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import gserver
-from gserver.application import Application, parse_application
 from gserver.arbiter.arbiter import Arbiter, certificates_of
 from gserver.arbiter.binary_upgrade import Command, Succession, take_inheritance
 from gserver.arbiter.reload_requests import ask_for_reload
@@ -35,8 +34,9 @@ from gserver.process import logs
 from gserver.process.daemon import Daemon
 from gserver.process.proctitle import find_title, set_title
 from gserver.process.systemd import take_sockets
-from gserver.worker.mold import run_mold
-from gserver.worker.trial import try_start
+from gserver.worker.app_loader import Application, parse_application
+from gserver.worker.preload_process import run_mold
+from gserver.worker.readiness_check import try_start
 from gserver.worker.worker import fit, load, run_worker
 
 __all__ = ["main"]

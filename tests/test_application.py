@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gserver.application import parse_application
 from gserver.errors import ConfigError
 from gserver.service import JsonService, Service, StreamService
+from gserver.worker.app_loader import parse_application
 
 MODULE = """
 from gserver import Service, stream

@@ -15,7 +15,7 @@ from gserver.arbiter.scoreboard import Scoreboard
 from gserver.client import Client
 from gserver.codecs import JsonLines, Lines
 from gserver.errors import ConnectionClosed
-from gserver.worker.forks import make_inert
+from gserver.worker.fork_cleanup import make_inert
 from tests.helpers.processes import GserverProcess, wait_for
 
 #: Each line names a way to start a child, which says what it has; the worker passes that on.

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from gserver.worker.gate import LONGEST_PAUSE_S, SECONDS_PER_CONNECTION, SLACK_SHARE, pause_before_accept
-from gserver.worker.serving import STILL_THERE_S
+from gserver.worker.accept_balance import LONGEST_PAUSE_S, SECONDS_PER_CONNECTION, SLACK_SHARE, pause_before_accept
+from gserver.worker.worker_server import STILL_THERE_S
 
 #: What the fullest worker may hold of what the emptiest holds.
 FAIR = 1.15

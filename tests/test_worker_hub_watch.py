@@ -15,7 +15,7 @@ from gserver import Service, stream
 from gserver.codecs import Lines
 from gserver.connection.connection import Connection
 from gserver.engine.stream_scheduler import StreamConnection
-from gserver.worker.hub_watch import HubWatch
+from gserver.worker.block_detector import HubWatch
 from tests.helpers.serving import Serving
 from tests.helpers.waiting import wait_until
 

@@ -18,7 +18,7 @@ from gserver.engine.stream_scheduler import StreamConnection
 from gserver.errors import CloseReason, ConfigError
 from gserver.handlers import echo, json
 from gserver.service import JsonService, Service, StreamService, stream
-from gserver.worker.probe import PEER, probe
+from gserver.worker.readiness_probe import PEER, probe
 from tests.helpers.processes import GserverProcess
 from tests.helpers.services import Diary, Gate, Keeper, make_echo_lines, make_lines
 from tests.helpers.serving import Serving

@@ -21,9 +21,9 @@ from gserver.config.settings import Settings
 from gserver.errors import CloseReason, ConfigError, HandlerTimeout
 from gserver.ledger import ACCEPTED, OPEN, Ledger
 from gserver.service import Service
-from gserver.worker import gate
-from gserver.worker.gate import LONGEST_PAUSE_S
-from gserver.worker.serving import WorkerServer
+from gserver.worker import accept_balance as gate
+from gserver.worker.accept_balance import LONGEST_PAUSE_S
+from gserver.worker.worker_server import WorkerServer
 from tests.helpers.serving import Peer
 from tests.helpers.waiting import assert_never, wait_until
 

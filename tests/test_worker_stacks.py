@@ -15,8 +15,8 @@ from gevent.event import Event
 
 from gserver.codecs import Lines
 from gserver.service import Service, stream
-from gserver.worker import stacks
-from gserver.worker.stacks import describe_stacks
+from gserver.worker import stack_dump as stacks
+from gserver.worker.stack_dump import describe_stacks
 from tests.helpers.serving import Serving
 from tests.helpers.waiting import wait_until
 
@@ -217,7 +217,7 @@ def test_as_many_as_allowed_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None
 # What was frozen is no longer among the objects that gc knows; a worker freezes before it serves (worker.py).
 FROZEN = """
 import gc, gevent
-from gserver.worker.stacks import describe_stacks
+from gserver.worker.stack_dump import describe_stacks
 def in_the_background():
     gevent.sleep(60)
 one = gevent.spawn(in_the_background)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from gserver.config.settings import Settings
-from gserver.worker.wear import Wear
+from gserver.worker.recycling import Wear
 
 MIB = 1 << 20
 

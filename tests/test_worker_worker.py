@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 #: Loads an application with the settings that it is given, and says what became of it; load() patches and moves.
 LOADER = """
 import json, os, sys
-from gserver.application import parse_application
+from gserver.worker.app_loader import parse_application
 from gserver.errors import ConfigError
 from gserver.config.settings import Settings
 from gserver.worker.worker import load

@@ -23,7 +23,6 @@ import warnings
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from gserver.application import Application
 from gserver.arbiter.channel import DEAF, DRAIN, DRAIN_AT_ONCE, LISTEN, QUICK_S, READY, REOPEN, WORN, Message
 from gserver.arbiter.scoreboard import HEARTBEAT_S
 from gserver.arbiter.worker_processes import EXIT_CANNOT_START, Post
@@ -38,14 +37,15 @@ from gserver.process.child import run_and_exit
 from gserver.process.daemon import leave_terminal
 from gserver.process.privileges import drop_privileges
 from gserver.process.proctitle import set_title
-from gserver.worker.ending import Ending
-from gserver.worker.forks import in_every_fork, make_inert, take_default_signals
-from gserver.worker.trial import ReadyFailed, be_ready
-from gserver.worker.wear import Wear
+from gserver.worker.app_loader import Application
+from gserver.worker.fork_cleanup import in_every_fork, make_inert, take_default_signals
+from gserver.worker.process_exit import Ending
+from gserver.worker.readiness_check import ReadyFailed, be_ready
+from gserver.worker.recycling import Wear
 
 if TYPE_CHECKING:
-    from gserver.worker.hub_watch import HubWatch
-    from gserver.worker.serving import WorkerServer
+    from gserver.worker.block_detector import HubWatch
+    from gserver.worker.worker_server import WorkerServer
 
 __all__ = ["Worker", "run_worker"]
 
@@ -138,7 +138,7 @@ class Worker:
 
         from gserver.connection.log_throttling import Notices
         from gserver.guard import log_hub_errors, shielded
-        from gserver.worker.hub_watch import HubWatch
+        from gserver.worker.block_detector import HubWatch
 
         log_hub_errors()
         self._stop = Event()
@@ -189,8 +189,8 @@ class Worker:
 
     def _listen(self, message: Message) -> None:
         from gserver.server.admission import Door
-        from gserver.worker.occupancy import SharedOccupancy
-        from gserver.worker.serving import WorkerServer, limits_of
+        from gserver.worker.shared_counts import SharedOccupancy
+        from gserver.worker.worker_server import WorkerServer, limits_of
 
         if self.settings.daemon:
             leave_terminal()  # what can go wrong at a start was said there
@@ -340,7 +340,7 @@ class Worker:
 
     def _dump(self, number: int, frame: FrameType | None) -> None:
         """USR2: write where every greenlet stands. From the arbiter it comes after the deadline only."""
-        from gserver.worker.stacks import describe_stacks
+        from gserver.worker.stack_dump import describe_stacks
 
         connections = [conn for _, server in self._servers for conn in server.connections]
         stacks, deadline = describe_stacks(connections, frame), self._post.place.deadline

@@ -16,7 +16,6 @@ from time import sleep  # gevent's would let others run
 from types import FrameType
 from typing import Any, NoReturn
 
-from gserver.application import Application
 from gserver.arbiter.channel import BORN, FORK, MOLDED, REOPEN, Channel, Message
 from gserver.arbiter.supervision import BIRTH_S
 from gserver.arbiter.worker_processes import EXIT_CANNOT_START, Post
@@ -25,8 +24,9 @@ from gserver.process import logs
 from gserver.process.child import fork_child
 from gserver.process.privileges import drop_privileges
 from gserver.process.proctitle import set_title
-from gserver.worker.ending import Ending
-from gserver.worker.forks import in_every_fork
+from gserver.worker.app_loader import Application
+from gserver.worker.fork_cleanup import in_every_fork
+from gserver.worker.process_exit import Ending
 from gserver.worker.worker import END_S, load, run_worker
 
 __all__ = ["run_mold"]
@@ -80,7 +80,7 @@ def run_mold(application: Application, post: Post) -> int:
 
 def _dump(number: int, frame: FrameType | None) -> None:
     """USR2: write where the import hangs."""
-    from gserver.worker.stacks import describe_stacks
+    from gserver.worker.stack_dump import describe_stacks
 
     log.critical("Stacks of the mold (pid: %d)\n%s", os.getpid(), describe_stacks((), frame))
 

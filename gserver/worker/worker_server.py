@@ -23,7 +23,7 @@ from gserver.server.admission import Door
 from gserver.server.handshake import EntranceRules
 from gserver.server.tcp_server import Handle, Keepalive, TcpServer
 from gserver.tls.contexts import Tls
-from gserver.worker.gate import LONGEST_PAUSE_S, pause_before_accept
+from gserver.worker.accept_balance import LONGEST_PAUSE_S, pause_before_accept
 
 __all__ = ["WorkerServer", "limits_of"]
 

@@ -42,7 +42,7 @@ def be_ready(served: Any, timeout_s: float | None, began_at: float | None = None
         began_at: when the timeout began, on time.monotonic()'s clock; None: with the probe.
     """
     from gserver.service import Service, StreamService
-    from gserver.worker.probe import probe
+    from gserver.worker.readiness_probe import probe
 
     if not isinstance(served, Service | StreamService):
         return
