@@ -22,7 +22,7 @@ import msgspec
 
 from gserver.codecs import Codec, JsonLines, Malformed, Raw
 from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded, ProtocolError
-from gserver.mistakes import check_codec, check_function, mistake, named, told
+from gserver.user_errors import check_codec, check_function, mistake, named, told
 
 if TYPE_CHECKING:
     from gserver.connection.connection import Connection

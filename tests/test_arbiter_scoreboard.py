@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from gserver.arbiter.scoreboard import SERVING, Place, Scoreboard
+from gserver.counters import ACCEPTED, CELLS, MESSAGES, OPEN, RECEIVED, Ledger, closed_cell
 from gserver.errors import CloseReason
-from gserver.ledger import ACCEPTED, CELLS, MESSAGES, OPEN, RECEIVED, Ledger, closed_cell
 
 LARGEST = 2**64 - 1
 

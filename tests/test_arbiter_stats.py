@@ -22,8 +22,8 @@ from gserver.arbiter.stats_socket import MAX_READERS, StatsSocket, document, rea
 from gserver.arbiter.supervision import Children
 from gserver.client import Client
 from gserver.codecs import JsonLines
+from gserver.counters import CELLS, MESSAGES, Ledger
 from gserver.errors import CloseReason, ConfigError
-from gserver.ledger import CELLS, MESSAGES, Ledger
 from gserver.process.unix_sockets import short_path
 from tests.helpers.processes import GserverProcess, run_gserver, wait_for
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gserver.counters import Ledger
 from gserver.errors import CloseReason, LimitExceeded
-from gserver.ledger import Ledger
 from gserver.limits.admission import TABLE_WORDS, AddressTable, parse_networks
 from gserver.limits.connection_limits import Limits
 from gserver.server.admission import Door, OwnOccupancy

@@ -18,8 +18,8 @@ PACKAGES = ("gserver", "loadtests", "benchmarks", "tests")
 LAYERS = [
     {"gserver.errors"},
     {"gserver.codecs"},
-    {"gserver.service", "gserver.mistakes"},
-    {"gserver.connection", "gserver.guard"},
+    {"gserver.service", "gserver.user_errors"},
+    {"gserver.connection", "gserver.fault_isolation"},
     {"gserver.turn", "gserver.engine", "gserver.streams"},
     {"gserver.server"},
     {"gserver.process", "gserver.arbiter"},
@@ -29,7 +29,7 @@ LAYERS = [
 PURE = [
     "gserver/framing/*.py",
     "gserver/errors.py",
-    "gserver/ledger.py",
+    "gserver/counters.py",
     "gserver/config/settings.py",
     "gserver/config/hooks.py",
     "gserver/limits/drain_spread.py",

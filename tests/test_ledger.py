@@ -10,8 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gserver.counters import (
+    ACCEPTED,
+    CELLS,
+    ERRORS,
+    MESSAGES,
+    OPEN,
+    RECEIVED,
+    SENT,
+    Cells,
+    Ledger,
+    closed_cell,
+    snapshot,
+)
 from gserver.errors import CloseReason
-from gserver.ledger import ACCEPTED, CELLS, ERRORS, MESSAGES, OPEN, RECEIVED, SENT, Cells, Ledger, closed_cell, snapshot
 from tests.helpers.services import make_echo_lines
 from tests.helpers.serving import Serving
 from tests.helpers.waiting import wait_until

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from gserver.manual import PAGES, main
+from gserver.docgen import PAGES, main
 
 DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_current(name: str) -> None:
-    assert (DOCS / name).read_text() == PAGES[name], "run: python -m gserver.manual"
+    assert (DOCS / name).read_text() == PAGES[name], "run: python -m gserver.docgen"
 
 
 def test_it_writes_every_page(tmp_path: Path) -> None:

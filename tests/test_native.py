@@ -19,9 +19,9 @@ from gserver.codecs import Lines, Raw
 from gserver.connection.connection import Connection
 from gserver.connection.native_fields import IS_NATIVE
 from gserver.connection.time_slice import Fairness
+from gserver.counters import MESSAGES, Ledger
 from gserver.engine.message_loop import Turn
 from gserver.engine.native_loop import make_turn
-from gserver.ledger import MESSAGES, Ledger
 from gserver.service import Service
 from tests.helpers.serving import Serving
 

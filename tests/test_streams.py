@@ -12,7 +12,7 @@ from gevent.event import Event
 from gserver.codecs import JsonLines, LengthPrefixed, Lines, Malformed
 from gserver.engine.stream_scheduler import StreamConnection
 from gserver.errors import CloseReason, ConnectionClosed, IncompleteMessage
-from gserver.guard import Killed
+from gserver.fault_isolation import Killed
 from gserver.server.tcp_server import TcpServer
 from gserver.service import StreamService, stream
 from tests.helpers.serving import Peer, Serving, assert_closed

@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 import pytest
 
-from gserver import guard
+from gserver import fault_isolation
 from gserver.codecs import Lines
 from gserver.connection.connection import Connection
 from gserver.engine.stream_scheduler import StreamConnection
@@ -282,8 +282,8 @@ def test_what_a_shielded_callback_raises_is_logged_and_goes_no_further(caplog: p
     def fail() -> None:
         raise SystemExit
 
-    assert not guard.shielded("the heartbeat", fail)
-    assert guard.shielded("the heartbeat", print)
+    assert not fault_isolation.shielded("the heartbeat", fail)
+    assert fault_isolation.shielded("the heartbeat", print)
     assert logged(caplog) == ["the heartbeat failed"]
 
 
@@ -291,7 +291,7 @@ def test_in_a_worker_what_a_greenlet_raises_is_logged_and_ends_nothing(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gevent.get_hub(), "handle_error", None, raising=False)
-    guard.log_hub_errors()
+    fault_isolation.log_hub_errors()
 
     def leave() -> None:
         raise SystemExit(3)

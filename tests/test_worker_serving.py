@@ -18,8 +18,8 @@ from greenlet import greenlet
 from gserver.arbiter.scoreboard import Place, Scoreboard
 from gserver.codecs import Lines
 from gserver.config.settings import Settings
+from gserver.counters import ACCEPTED, OPEN, Ledger
 from gserver.errors import CloseReason, ConfigError, HandlerTimeout
-from gserver.ledger import ACCEPTED, OPEN, Ledger
 from gserver.service import Service
 from gserver.worker import accept_balance as gate
 from gserver.worker.accept_balance import LONGEST_PAUSE_S

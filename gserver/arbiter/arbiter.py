@@ -45,14 +45,14 @@ from gserver.arbiter.worker_spawning import Births
 from gserver.config.settings import MAX_WORKERS, Settings
 from gserver.config.sources import Configuration
 from gserver.config.working_directory import absolute, enter
+from gserver.counters import Ledger
 from gserver.errors import ConfigError
-from gserver.ledger import Ledger
-from gserver.mistakes import told
 from gserver.process import logs
 from gserver.process.daemon import Daemon, is_in_foreground
 from gserver.process.open_files import raise_open_files_limit
 from gserver.process.pidfile import SECOND, Pidfile
 from gserver.process.systemd import Notifier
+from gserver.user_errors import told
 
 if TYPE_CHECKING:
     from gserver.tls.contexts import Tls

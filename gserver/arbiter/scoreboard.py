@@ -17,8 +17,8 @@ import mmap
 import os
 from collections.abc import Iterator
 
+from gserver.counters import CELLS, OPEN, closed_cell, snapshot
 from gserver.errors import CloseReason
-from gserver.ledger import CELLS, OPEN, closed_cell, snapshot
 from gserver.limits.admission import TABLE_WORDS, AddressTable
 
 __all__ = ["HEARTBEAT_S", "SERVING", "Place", "Scoreboard"]

@@ -36,8 +36,8 @@ import gserver
 from gserver.arbiter.scoreboard import HEARTBEAT_S, Place, Scoreboard
 from gserver.arbiter.supervision import Children, Stage
 from gserver.config.working_directory import absolute, moved_after_link, place_of
+from gserver.counters import CELLS, ERRORS, MESSAGES, RECEIVED, SENT, Ledger, snapshot
 from gserver.errors import ConfigError
-from gserver.ledger import CELLS, ERRORS, MESSAGES, RECEIVED, SENT, Ledger, snapshot
 from gserver.process.unix_sockets import identity, remove_stale, short_path
 
 __all__ = ["StatsSocket", "document", "read_stats"]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gserver.errors import ConfigError
-from gserver.mistakes import told
+from gserver.user_errors import told
 
 __all__ = ["HOOKS", "Hooks"]
 

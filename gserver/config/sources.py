@@ -23,7 +23,7 @@ from gserver.config.hooks import HOOKS
 from gserver.config.settings import Settings, declared
 from gserver.config.working_directory import absolute, enter
 from gserver.errors import ConfigError
-from gserver.mistakes import told
+from gserver.user_errors import told
 
 __all__ = [
     "Configuration",

@@ -31,7 +31,7 @@ from greenlet import getcurrent
 
 from gserver.connection.native_fields import ConnectionFields
 from gserver.errors import CloseReason, ConnectionClosed
-from gserver.guard import shielded
+from gserver.fault_isolation import shielded
 from gserver.limits.deadlines import NEVER
 
 if TYPE_CHECKING:

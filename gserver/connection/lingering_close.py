@@ -16,7 +16,7 @@ from typing import Any
 
 from gevent import get_hub
 
-from gserver.guard import shielded
+from gserver.fault_isolation import shielded
 
 __all__ = ["Linger"]
 

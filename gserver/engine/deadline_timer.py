@@ -19,7 +19,7 @@ from gevent import get_hub
 from gserver.connection.connection import Connection, State
 from gserver.engine.schedulers import Engine
 from gserver.errors import CloseReason, HandlerTimeout, MessageTimeout
-from gserver.guard import shielded
+from gserver.fault_isolation import shielded
 from gserver.limits.deadlines import NEVER, Deadlines, Wheel
 
 __all__ = ["Timekeeper"]

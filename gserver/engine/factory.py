@@ -7,13 +7,13 @@ from typing import Any
 
 from gserver.connection.log_throttling import Notices
 from gserver.connection.time_slice import Fairness
+from gserver.counters import Ledger
 from gserver.engine.message_loop import Turn
 from gserver.engine.native_loop import make_turn
 from gserver.engine.rate_limiter import Meter, StreamMeter
 from gserver.engine.schedulers import DedicatedEngine, Engine, PooledEngine
 from gserver.engine.stream_scheduler import StreamEngine
 from gserver.errors import ConfigError
-from gserver.ledger import Ledger
 from gserver.limits.connection_limits import Limits
 from gserver.service import Service, StreamService
 

@@ -22,9 +22,9 @@ from greenlet import getcurrent
 from gserver.codecs import Codec, Malformed
 from gserver.connection.connection import HIGH_WATER, Connection, State, swap_context
 from gserver.connection.time_slice import SLICE_S, Fairness
+from gserver.counters import MESSAGES, Ledger
 from gserver.errors import CloseReason, ConnectionClosed, LimitExceeded, ProtocolError
-from gserver.guard import Killed, interrupt_program
-from gserver.ledger import MESSAGES, Ledger
+from gserver.fault_isolation import Killed, interrupt_program
 from gserver.service import Fault, Service
 
 __all__ = ["IDLE_RUNNERS", "Turn"]

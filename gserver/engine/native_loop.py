@@ -11,10 +11,10 @@ from gserver.codecs.json_values import encode_json
 from gserver.connection.connection import State
 from gserver.connection.native_fields import IS_NATIVE
 from gserver.connection.time_slice import Fairness
+from gserver.counters import MESSAGES, Ledger
 from gserver.engine.message_loop import Turn
 from gserver.engine.rate_limiter import Meter, MeteredTurn
-from gserver.guard import Killed
-from gserver.ledger import MESSAGES, Ledger
+from gserver.fault_isolation import Killed
 from gserver.service import Service
 
 __all__ = ["make_turn"]

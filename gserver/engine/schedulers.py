@@ -29,7 +29,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from gserver.connection.connection import READ, Connection, State
 from gserver.engine.message_loop import Turn
 from gserver.errors import CloseReason, LimitExceeded, ProtocolError
-from gserver.guard import Killed, interrupt_program, shielded
+from gserver.fault_isolation import Killed, interrupt_program, shielded
 
 __all__ = ["DedicatedEngine", "Engine", "PooledEngine"]
 

@@ -17,9 +17,9 @@ from greenlet import getcurrent
 
 from gserver.connection.connection import READ, Connection, State
 from gserver.connection.time_slice import SLICE_S, Fairness
+from gserver.counters import MESSAGES, Ledger
 from gserver.errors import CloseReason, ConnectionClosed, IncompleteMessage, LimitExceeded, ProtocolError
-from gserver.guard import Killed, interrupt_program
-from gserver.ledger import MESSAGES, Ledger
+from gserver.fault_isolation import Killed, interrupt_program
 from gserver.service import StreamService
 
 __all__ = ["StreamConnection", "StreamEngine", "Throttle"]

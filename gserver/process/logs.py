@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from gserver.config.settings import Settings
 from gserver.config.working_directory import absolute
 from gserver.errors import CloseReason, ConfigError
-from gserver.mistakes import told
 from gserver.process.log_handler import LogHandler, finish
 from gserver.process.log_output import Output
+from gserver.user_errors import told
 
 if TYPE_CHECKING:
     from gserver.connection.connection import Connection

@@ -11,8 +11,8 @@ from collections.abc import Hashable, Iterable
 from typing import Protocol
 
 from gserver.connection.connection import Address, format_address
+from gserver.counters import Ledger
 from gserver.errors import CloseReason, LimitExceeded
-from gserver.ledger import Ledger
 from gserver.limits.admission import TABLE_WORDS, AccessList, AddressTable, TokenBucket, network_key
 from gserver.limits.connection_limits import FullAction, Limits
 

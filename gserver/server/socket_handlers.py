@@ -14,7 +14,7 @@ from greenlet import GreenletExit, getcurrent
 
 from gserver.connection.connection import format_address
 from gserver.errors import CloseReason
-from gserver.mistakes import named
+from gserver.user_errors import named
 
 __all__ = ["BareHandlers"]
 

@@ -29,15 +29,14 @@ from gserver.connection.connection import Address, Connection, State, swap_conte
 from gserver.connection.lingering_close import Linger
 from gserver.connection.log_throttling import CLOSED, NO_DESCRIPTOR, NO_SPARE, SHED, TURNED_AWAY, Notices
 from gserver.connection.time_slice import Fairness
+from gserver.counters import Ledger
 from gserver.engine.deadline_timer import Timekeeper
 from gserver.engine.factory import make_engine
 from gserver.engine.stream_scheduler import StreamConnection
 from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded
-from gserver.guard import Killed, interrupt_program, shielded
-from gserver.ledger import Ledger
+from gserver.fault_isolation import Killed, interrupt_program, shielded
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
-from gserver.mistakes import check_bare
 from gserver.server.admission import Door, OwnOccupancy
 from gserver.server.handshake import Entrance, EntranceRules
 from gserver.server.idle_eviction import LongestIdle
@@ -46,6 +45,7 @@ from gserver.server.socket_handlers import BareHandlers
 from gserver.service import Service, StreamService
 from gserver.tls.contexts import Tls
 from gserver.tls.tls_connection import TlsConnection, TlsStreamConnection
+from gserver.user_errors import check_bare
 
 __all__ = ["Handle", "Keepalive", "TcpServer"]
 

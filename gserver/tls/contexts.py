@@ -23,8 +23,8 @@ from typing import Any
 
 from gserver.config.tls_options import ContextFactory, ContextHook, TlsConfig
 from gserver.errors import ConfigError
-from gserver.mistakes import told
 from gserver.tls.certificates import KeyPair, Validity, load_authorities, load_key_pair
+from gserver.user_errors import told
 
 __all__ = ["CIPHERS", "Tls", "TlsConfig"]
 

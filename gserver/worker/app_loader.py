@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gserver.errors import ConfigError
-from gserver.mistakes import check_bare, check_plain
 from gserver.service import Service, StreamService
+from gserver.user_errors import check_bare, check_plain
 
 __all__ = ["Application", "parse_application"]
 

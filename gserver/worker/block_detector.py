@@ -21,7 +21,7 @@ from gevent.monkey import get_original
 
 from gserver.connection.connection import Connection
 from gserver.engine.schedulers import Runner
-from gserver.guard import shielded
+from gserver.fault_isolation import shielded
 
 __all__ = ["HubWatch"]
 

@@ -20,11 +20,11 @@ from greenlet import GreenletExit
 
 from gserver.codecs import Codec, Malformed
 from gserver.connection.connection import PROBE_PEER
+from gserver.counters import Ledger
 from gserver.errors import ConfigError, ConnectionClosed, LimitExceeded, ProtocolError
-from gserver.ledger import Ledger
-from gserver.mistakes import told
 from gserver.server.tcp_server import TcpServer
 from gserver.service import Service, StreamService
+from gserver.user_errors import told
 
 __all__ = ["PEER", "probe"]
 

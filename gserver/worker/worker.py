@@ -28,15 +28,15 @@ from gserver.arbiter.scoreboard import HEARTBEAT_S
 from gserver.arbiter.worker_processes import EXIT_CANNOT_START, Post
 from gserver.config.settings import Settings
 from gserver.config.working_directory import enter
+from gserver.counters import Ledger
 from gserver.errors import ConfigError
-from gserver.ledger import Ledger
 from gserver.limits.drain_spread import spread_s
-from gserver.mistakes import check_made_codec
 from gserver.process import logs
 from gserver.process.child import run_and_exit
 from gserver.process.daemon import leave_terminal
 from gserver.process.privileges import drop_privileges
 from gserver.process.proctitle import set_title
+from gserver.user_errors import check_made_codec
 from gserver.worker.app_loader import Application
 from gserver.worker.fork_cleanup import in_every_fork, make_inert, take_default_signals
 from gserver.worker.process_exit import Ending
@@ -137,7 +137,7 @@ class Worker:
         from gevent.event import Event
 
         from gserver.connection.log_throttling import Notices
-        from gserver.guard import log_hub_errors, shielded
+        from gserver.fault_isolation import log_hub_errors, shielded
         from gserver.worker.block_detector import HubWatch
 
         log_hub_errors()
@@ -280,7 +280,7 @@ class Worker:
 
     def _beat(self) -> None:
         """Show that the hub turns, and do what is due once a second; a step that fails leaves the others alone."""
-        from gserver.guard import shielded
+        from gserver.fault_isolation import shielded
 
         now = time.monotonic()
         self._note_lag(now)

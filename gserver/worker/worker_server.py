@@ -13,8 +13,8 @@ from gserver.arbiter.scoreboard import Scoreboard
 from gserver.config.settings import Settings
 from gserver.connection.connection import Connection
 from gserver.connection.log_throttling import Notices
+from gserver.counters import Ledger
 from gserver.errors import HandlerTimeout
-from gserver.ledger import Ledger
 from gserver.limits.admission import AccessList
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines

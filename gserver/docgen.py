@@ -1,4 +1,4 @@
-"""The pages of docs/ that are made from the code: `python -m gserver.manual` writes them anew."""
+"""The pages of docs/ that are made from the code: `python -m gserver.docgen` writes them anew."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["PAGES", "main"]
 _SETTINGS = f"""\
 # Settings
 
-<!-- Made by `python -m gserver.manual` from gserver/config/settings.py. -->
+<!-- Made by `python -m gserver.docgen` from gserver/config/settings.py. -->
 
 A setting's value comes from the last of these that has it: its default; the config file (`-c FILE`, else
 `./gserver.conf.py`), a Python file whose names are settings; the variable `GSERVER_CMD_ARGS`, written like a command
@@ -26,7 +26,7 @@ what is marked *fixed* changes only with a new start, or an upgrade (USR2). Time
 _SIGNALS = f"""\
 # Signals
 
-<!-- Made by `python -m gserver.manual` from gserver/arbiter/signals.py. -->
+<!-- Made by `python -m gserver.docgen` from gserver/arbiter/signals.py. -->
 
 `gserver --reload-pid FILE` sends HUP to the server with that pid file, waits until the reload is over, and ends with
 status 0 if it worked; if not, it says why in one line, and the workers from before go on serving.
