@@ -10,7 +10,7 @@ from gserver import Lines, Service, stream
 
 if TYPE_CHECKING:
     from gserver.connection.connection import Connection
-    from gserver.engine.stream_scheduler import StreamConnection
+    from gserver.connection.stream_connection import StreamConnection
 
 __all__ = ["bare_echo", "broadcast", "stream_echo"]
 

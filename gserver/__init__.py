@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gserver.client import Client
     from gserver.codecs import (
+        Codec,
         ContentLength,
         Delimited,
         JsonContentLength,
@@ -25,24 +26,39 @@ if TYPE_CHECKING:
         VarintPrefixed,
     )
     from gserver.connection.connection import Connection
-    from gserver.engine.stream_scheduler import StreamConnection
-    from gserver.errors import CloseReason, ConfigError, ConnectionClosed, GServerError, ProtocolError
+    from gserver.connection.stream_connection import StreamConnection
+    from gserver.errors import (
+        CloseReason,
+        ConfigError,
+        ConnectionClosed,
+        FrameTooLarge,
+        GServerError,
+        HandlerTimeout,
+        LimitExceeded,
+        ProtocolError,
+    )
+    from gserver.json_service import JsonService
     from gserver.server.tcp_server import TcpServer
-    from gserver.service import JsonService, Service, stream
+    from gserver.service import Fault, Service, stream
 
 __all__ = [
     "Client",
     "CloseReason",
+    "Codec",
     "ConfigError",
     "Connection",
     "ConnectionClosed",
     "ContentLength",
     "Delimited",
+    "Fault",
+    "FrameTooLarge",
     "GServerError",
+    "HandlerTimeout",
     "JsonContentLength",
     "JsonLines",
     "JsonService",
     "LengthPrefixed",
+    "LimitExceeded",
     "Lines",
     "Malformed",
     "Netstring",
@@ -61,9 +77,19 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "gserver.client": ["Client"],
-    "gserver.connection": ["Connection"],
-    "gserver.errors": ["CloseReason", "ConfigError", "ConnectionClosed", "GServerError", "ProtocolError"],
+    "gserver.connection.connection": ["Connection"],
+    "gserver.errors": [
+        "CloseReason",
+        "ConfigError",
+        "ConnectionClosed",
+        "FrameTooLarge",
+        "GServerError",
+        "HandlerTimeout",
+        "LimitExceeded",
+        "ProtocolError",
+    ],
     "gserver.codecs": [
+        "Codec",
         "ContentLength",
         "Delimited",
         "JsonContentLength",
@@ -76,9 +102,10 @@ _HOMES = {
         "Raw",
         "VarintPrefixed",
     ],
-    "gserver.server": ["TcpServer"],
-    "gserver.service": ["JsonService", "Service", "stream"],
-    "gserver.streams": ["StreamConnection"],
+    "gserver.server.tcp_server": ["TcpServer"],
+    "gserver.json_service": ["JsonService"],
+    "gserver.service": ["Fault", "Service", "stream"],
+    "gserver.connection.stream_connection": ["StreamConnection"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -12,15 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gserver.limits.admission import (
-    TABLE_WORDS,
-    AccessList,
-    AddressTable,
-    Network,
-    TokenBucket,
-    network_key,
-    parse_networks,
-)
+from gserver.limits.access_list import AccessList, Network, network_key, parse_networks
+from gserver.limits.address_table import TABLE_WORDS, AddressTable
+from gserver.limits.token_bucket import TokenBucket
 
 MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from gserver.errors import ConfigError
-from gserver.service import JsonService, Service, StreamService
+from gserver.json_service import JsonService
+from gserver.service import Service, StreamService
 from gserver.worker.app_loader import parse_application
 
 MODULE = """

@@ -131,7 +131,8 @@ BINDS = [TcpBind("127.0.0.1", 0), UnixBind("/a b", 0o600, "me"), UnixBind("/\udc
 @pytest.mark.parametrize("bind", BINDS, ids=ascii)
 def test_a_successor_can_accept_from_what_it_inherits(signals: SignalQueue, tmp_path: Path, bind: Bind) -> None:
     program = (
-        "import os, socket; from gserver.arbiter.binary_upgrade import take_inheritance; from gserver.config.addresses import *\n"
+        "import os, socket; from gserver.arbiter.binary_upgrade import take_inheritance\n"
+        "from gserver.config.addresses import *\n"
         "inheritance = take_inheritance(os.environ); (lane,) = inheritance.listeners.values()\n"
         f"assert list(inheritance.listeners) == [{bind!a}] and inheritance.activated == (FdBind(3),)\n"
         "assert 'GSERVER_INHERITS' not in os.environ\n"

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gserver.errors import CloseReason
-from gserver.limits.deadlines import NEVER, Deadlines, Wheel
+from gserver.limits.deadlines import Deadlines
+from gserver.limits.timer_wheel import NEVER, Wheel
 
 EACH = Deadlines(handshake_s=1, first_byte_s=2, idle_s=3, message_s=4, handler_s=5, write_s=6, max_age_s=100)
 NO_SPANS = ("handshake_s", "first_byte_s", "idle_s", "message_s", "handler_s", "write_s")

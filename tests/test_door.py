@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from gserver.counters import Ledger
 from gserver.errors import CloseReason, LimitExceeded
-from gserver.limits.admission import TABLE_WORDS, AddressTable, parse_networks
+from gserver.limits.access_list import parse_networks
+from gserver.limits.address_table import TABLE_WORDS, AddressTable
 from gserver.limits.connection_limits import Limits
 from gserver.server.admission import Door, OwnOccupancy
 from gserver.server.tcp_server import admission as door_module

@@ -13,9 +13,9 @@ from gevent import socket
 from gserver import stream
 from gserver.codecs import Lines
 from gserver.connection.connection import Connection
-from gserver.engine.stream_scheduler import StreamConnection
+from gserver.connection.stream_connection import StreamConnection
 from gserver.errors import CloseReason
-from gserver.limits.admission import parse_networks
+from gserver.limits.access_list import parse_networks
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
 from gserver.tls.contexts import Tls, TlsConfig

@@ -8,7 +8,7 @@ import gevent
 
 from gserver.connection.connection import Connection
 from gserver.errors import CloseReason
-from gserver.limits.admission import parse_networks
+from gserver.limits.access_list import parse_networks
 from gserver.limits.connection_limits import Limits
 from gserver.server.tcp_server import TcpServer
 from tests.helpers.limited import assert_turned_away

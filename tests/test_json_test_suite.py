@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from gserver.codecs import JsonContentLength, JsonLines
-from gserver.service import JsonService
+from gserver.json_service import JsonService
 from tests.helpers.serving import Peer, Serving
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

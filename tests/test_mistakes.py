@@ -17,8 +17,9 @@ import pytest
 from gserver.codecs import JsonLines, LengthPrefixed, Lines
 from gserver.connection.connection import Connection
 from gserver.errors import CloseReason, ConfigError
+from gserver.json_service import JsonService
 from gserver.server.tcp_server import TcpServer
-from gserver.service import JsonService, Service, StreamService, stream
+from gserver.service import Service, StreamService, stream
 from gserver.user_errors import check_made_codec, told
 from tests.helpers.processes import run_gserver
 from tests.helpers.serving import Serving

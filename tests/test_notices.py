@@ -16,7 +16,7 @@ from gserver.config.tls_options import TlsConfig
 from gserver.connection.connection import Connection
 from gserver.connection.log_throttling import HANDSHAKE, PERIOD_S, SHED, TURNED_AWAY, Notices
 from gserver.errors import CloseReason, ConnectionClosed, LimitExceeded
-from gserver.limits.admission import parse_networks
+from gserver.limits.access_list import parse_networks
 from gserver.limits.connection_limits import Limits
 from gserver.server.handshake import EntranceRules
 from gserver.server.tcp_server import TcpServer

@@ -16,9 +16,9 @@ from gevent.event import Event
 from gserver import JsonService, Service, stream
 from gserver.codecs import LengthPrefixed, Lines
 from gserver.connection.connection import Connection
-from gserver.engine.stream_scheduler import StreamConnection
+from gserver.connection.stream_connection import StreamConnection
 from gserver.errors import CloseReason, ConnectionClosed, GServerError, HandlerTimeout
-from gserver.limits.admission import AccessList
+from gserver.limits.access_list import AccessList
 from gserver.limits.deadlines import Deadlines
 from gserver.server.handshake import EntranceRules
 from tests.helpers.serving import Peer, Serving, closed_reasons

@@ -13,7 +13,7 @@ from gevent import socket
 from gserver import JsonService
 from gserver.connection.connection import Connection
 from gserver.errors import CloseReason, LimitExceeded
-from gserver.limits.admission import parse_networks
+from gserver.limits.access_list import parse_networks
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
 from tests.helpers.limited import admitted, assert_turned_away, bare_echo, echo_stream, telling_echo

@@ -11,9 +11,9 @@ from gevent.event import Event
 
 from gserver import stream
 from gserver.codecs import Lines
-from gserver.engine.stream_scheduler import StreamConnection
+from gserver.connection.stream_connection import StreamConnection
 from gserver.errors import CloseReason
-from gserver.limits.admission import parse_networks
+from gserver.limits.access_list import parse_networks
 from gserver.limits.connection_limits import Limits
 from gserver.server.reserve_descriptor import SpareDescriptor
 from gserver.server.tcp_server import TcpServer

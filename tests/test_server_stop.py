@@ -10,9 +10,9 @@ import pytest
 
 from gserver.codecs import Lines
 from gserver.connection.connection import Connection
-from gserver.engine.stream_scheduler import StreamConnection
+from gserver.connection.stream_connection import StreamConnection
 from gserver.errors import CloseReason
-from gserver.limits.admission import AccessList
+from gserver.limits.access_list import AccessList
 from gserver.server.handshake import EntranceRules
 from gserver.server.tcp_server import TcpServer
 from gserver.service import Service, stream

@@ -11,7 +11,7 @@ import pytest
 from gserver import Service, stream
 from gserver.codecs import Lines
 from gserver.connection.connection import Connection
-from gserver.engine.stream_scheduler import StreamConnection
+from gserver.connection.stream_connection import StreamConnection
 from gserver.errors import CloseReason, ConfigError
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines

@@ -10,7 +10,8 @@ import pytest
 
 from gserver.codecs import JsonLines, Lines, Malformed, Raw
 from gserver.errors import FrameTooLarge
-from gserver.service import JsonService, Service, StreamService, stream
+from gserver.json_service import JsonService
+from gserver.service import Service, StreamService, stream
 
 
 class Conn:

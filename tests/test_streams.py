@@ -10,7 +10,7 @@ import pytest
 from gevent.event import Event
 
 from gserver.codecs import JsonLines, LengthPrefixed, Lines, Malformed
-from gserver.engine.stream_scheduler import StreamConnection
+from gserver.connection.stream_connection import StreamConnection
 from gserver.errors import CloseReason, ConnectionClosed, IncompleteMessage
 from gserver.fault_isolation import Killed
 from gserver.server.tcp_server import TcpServer

@@ -14,7 +14,8 @@ from gserver.codecs import JsonLines, LengthPrefixed, Lines, Malformed
 from gserver.connection.connection import Connection
 from gserver.engine.schedulers import message_loop
 from gserver.errors import CloseReason, FrameTooLarge, IncompleteMessage, ProtocolError
-from gserver.service import Fault, JsonService, Service
+from gserver.json_service import JsonService
+from gserver.service import Fault, Service
 from tests.helpers.services import make_lines
 from tests.helpers.serving import Peer, Serving, assert_closed
 from tests.helpers.waiting import wait_until

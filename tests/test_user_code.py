@@ -16,7 +16,7 @@ import pytest
 from gserver import fault_isolation
 from gserver.codecs import Lines
 from gserver.connection.connection import Connection
-from gserver.engine.stream_scheduler import StreamConnection
+from gserver.connection.stream_connection import StreamConnection
 from gserver.errors import CloseReason, HandlerTimeout
 from gserver.limits.deadlines import Deadlines
 from gserver.service import Service, stream

@@ -14,7 +14,7 @@ from gevent.monkey import get_original
 from gserver import Service, stream
 from gserver.codecs import Lines
 from gserver.connection.connection import Connection
-from gserver.engine.stream_scheduler import StreamConnection
+from gserver.connection.stream_connection import StreamConnection
 from gserver.worker.block_detector import HubWatch
 from tests.helpers.serving import Serving
 from tests.helpers.waiting import wait_until

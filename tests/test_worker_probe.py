@@ -14,10 +14,11 @@ import pytest
 
 from gserver.codecs import JsonLines, LengthPrefixed, Lines
 from gserver.connection.connection import Connection
-from gserver.engine.stream_scheduler import StreamConnection
+from gserver.connection.stream_connection import StreamConnection
 from gserver.errors import CloseReason, ConfigError
 from gserver.handlers import echo, json
-from gserver.service import JsonService, Service, StreamService, stream
+from gserver.json_service import JsonService
+from gserver.service import Service, StreamService, stream
 from gserver.worker.readiness_probe import PEER, probe
 from tests.helpers.processes import GserverProcess
 from tests.helpers.services import Diary, Gate, Keeper, make_echo_lines, make_lines

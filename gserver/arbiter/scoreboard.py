@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 from gserver.counters import CELLS, OPEN, closed_cell, snapshot
 from gserver.errors import CloseReason
-from gserver.limits.admission import TABLE_WORDS, AddressTable
+from gserver.limits.address_table import TABLE_WORDS, AddressTable
 
 __all__ = ["HEARTBEAT_S", "SERVING", "Place", "Scoreboard"]
 

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Configuration: every setting, how a value is checked, and where values come from. No gevent, no sockets."""

@@ -16,7 +16,7 @@ from gserver.config.hooks import HOOKS, Hooks
 from gserver.config.tls_options import TlsConfig
 from gserver.config.validators import Check
 from gserver.errors import ConfigError
-from gserver.limits.admission import Network
+from gserver.limits.access_list import Network
 from gserver.limits.connection_limits import Action, FullAction, RateAction
 from gserver.limits.drain_spread import AUTO, LONGEST_S, PER_SECOND, Spread, longest_spread_s
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from gserver.config.addresses import Bind, parse_bind
 from gserver.config.working_directory import absolute
-from gserver.limits.admission import Network, parse_networks
+from gserver.limits.access_list import Network, parse_networks
 from gserver.limits.drain_spread import AUTO, Spread
 
 __all__ = [

@@ -32,7 +32,7 @@ from greenlet import getcurrent
 from gserver.connection.native_fields import ConnectionFields
 from gserver.errors import CloseReason, ConnectionClosed
 from gserver.fault_isolation import shielded
-from gserver.limits.deadlines import NEVER
+from gserver.limits.timer_wheel import NEVER
 
 if TYPE_CHECKING:
     from gserver.codecs import Codec
@@ -96,7 +96,7 @@ class Connection(ConnectionFields):
         messages: handled so far; 0 for a @stream handler that reads bytes.
         opened_at: when it was accepted, on time.monotonic()'s clock.
         tls: what is known of the TLS session (gserver.tls.contexts.TlsInfo); None without TLS.
-        proxy: the header of the proxy that it came through (gserver.server.proxy_protocol.ProxyHeader); None without one.
+        proxy: the header of the proxy that it came through (gserver.server.proxy_protocol.ProxyHeader), or None.
         is_probe: no client: the worker's own probe, before it takes connections (see Service). Without TLS, always.
     """
 

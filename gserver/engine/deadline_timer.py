@@ -20,7 +20,8 @@ from gserver.connection.connection import Connection, State
 from gserver.engine.schedulers import Engine
 from gserver.errors import CloseReason, HandlerTimeout, MessageTimeout
 from gserver.fault_isolation import shielded
-from gserver.limits.deadlines import NEVER, Deadlines, Wheel
+from gserver.limits.deadlines import Deadlines
+from gserver.limits.timer_wheel import NEVER, Wheel
 
 __all__ = ["Timekeeper"]
 

@@ -12,14 +12,14 @@ import gevent
 
 from gserver.connection.connection import Connection, State
 from gserver.connection.log_throttling import CLOSED, THROTTLED, Notices
+from gserver.connection.stream_connection import StreamConnection
 from gserver.connection.time_slice import Fairness
 from gserver.counters import Ledger
 from gserver.engine.message_loop import Turn
-from gserver.engine.stream_scheduler import StreamConnection
 from gserver.errors import CloseReason, LimitExceeded
 from gserver.fault_isolation import Killed
-from gserver.limits.admission import TokenBucket
 from gserver.limits.connection_limits import Limits, RateAction
+from gserver.limits.token_bucket import TokenBucket
 from gserver.service import Service
 
 __all__ = ["Meter", "MeteredTurn", "StreamMeter"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gserver.handlers.javascript import add
-from gserver.service import JsonService
+from gserver.json_service import JsonService
 
 if TYPE_CHECKING:
     from gserver.connection.connection import Connection

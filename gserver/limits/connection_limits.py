@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from gserver.limits.admission import Network
+from gserver.limits.access_list import Network
 
 __all__ = ["Action", "FullAction", "Limits", "RateAction"]
 

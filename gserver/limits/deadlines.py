@@ -1,4 +1,4 @@
-"""Deadlines: how long a connection may take over each thing, and the coarse wheel on which they wait. Pure.
+"""Deadlines: how long a connection may take for each step, and which deadline comes next. Pure.
 
     handshake    from accepted to the end of the PROXY header and the TLS handshake
     first byte   from accepted, or the end of the handshake, while neither side has sent anything
@@ -21,27 +21,19 @@ is lost.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from heapq import heappop, heappush
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 from gserver.errors import CloseReason
+from gserver.limits.timer_wheel import NEVER
 
-__all__ = ["Deadlines", "Standing", "Waiting", "Wheel"]
+__all__ = ["Deadlines", "Waiting"]
 
-NEVER = math.inf
 # The wheel's tick is a fraction of the shortest deadline, and within these bounds.
 TICKS_A_DEADLINE = 20
 SHORTEST_TICK_S = 0.01
 LONGEST_TICK_S = 0.25
-
-
-class Standing(Protocol):
-    """What the wheel keeps with each thing that stands on it."""
-
-    due_tick: int  # 0: it does not stand on it
 
 
 class Waiting(Protocol):
@@ -128,51 +120,3 @@ class Deadlines:
 
 def _after(moment: float, span_s: float) -> float:
     return moment + span_s if span_s else NEVER
-
-
-Thing = TypeVar("Thing", bound=Standing)
-
-
-class Wheel(Generic[Thing]):
-    """Things by the tick at which they are to be looked at; placing and removing cost the same for any number."""
-
-    def __init__(self, tick_s: float) -> None:
-        self._tick_s = tick_s
-        self._buckets: dict[int, set[Thing]] = {}
-        self._ticks: list[int] = []  # a heap of the buckets that there are
-
-    def place(self, thing: Thing, due: float) -> None:
-        """Let `thing` come up at `due`, or within a tick after it, if it does not come up sooner anyway."""
-        if due == NEVER:
-            return
-        tick = math.ceil(due / self._tick_s)
-        if thing.due_tick and thing.due_tick <= tick:
-            return
-        self.remove(thing)
-        thing.due_tick = tick
-        bucket = self._buckets.get(tick)
-        if bucket is None:
-            bucket = self._buckets[tick] = set()
-            heappush(self._ticks, tick)
-        bucket.add(thing)
-
-    def remove(self, thing: Thing) -> None:
-        if thing.due_tick:
-            self._buckets[thing.due_tick].discard(thing)
-            thing.due_tick = 0
-
-    @property
-    def next_due(self) -> float:
-        """When the next thing comes up; infinity if none does."""
-        while self._ticks and not self._buckets[self._ticks[0]]:
-            del self._buckets[heappop(self._ticks)]
-        return self._ticks[0] * self._tick_s if self._ticks else NEVER
-
-    def take_due(self, now: float) -> list[Thing]:
-        """Those that have come up by now; they stand on the wheel no more."""
-        due: list[Thing] = []
-        while self.next_due <= now:
-            due += self._buckets.pop(heappop(self._ticks))
-        for thing in due:
-            thing.due_tick = 0
-        return due

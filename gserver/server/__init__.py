@@ -1,1 +1,1 @@
-"""TODO"""
+"""TcpServer: accepts connections, applies the limits, and hands connections to the engine."""

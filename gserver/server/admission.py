@@ -13,8 +13,10 @@ from typing import Protocol
 from gserver.connection.connection import Address, format_address
 from gserver.counters import Ledger
 from gserver.errors import CloseReason, LimitExceeded
-from gserver.limits.admission import TABLE_WORDS, AccessList, AddressTable, TokenBucket, network_key
+from gserver.limits.access_list import AccessList, network_key
+from gserver.limits.address_table import TABLE_WORDS, AddressTable
 from gserver.limits.connection_limits import FullAction, Limits
+from gserver.limits.token_bucket import TokenBucket
 
 __all__ = ["Door", "Occupancy", "OwnOccupancy"]
 

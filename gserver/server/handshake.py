@@ -19,7 +19,7 @@ from gserver.connection.connection import READ, Connection
 from gserver.connection.log_throttling import HANDSHAKE, TURNED_AWAY, Notices
 from gserver.errors import CloseReason, LimitExceeded, ProxyError, TlsError
 from gserver.fault_isolation import shielded
-from gserver.limits.admission import AccessList
+from gserver.limits.access_list import AccessList
 from gserver.server.proxy_protocol import ProxyReader, peer_of
 from gserver.tls.contexts import Tls
 from gserver.tls.session import TlsStream

@@ -28,11 +28,11 @@ from gserver.codecs import Codec, Raw
 from gserver.connection.connection import Address, Connection, State, swap_context
 from gserver.connection.lingering_close import Linger
 from gserver.connection.log_throttling import CLOSED, NO_DESCRIPTOR, NO_SPARE, SHED, TURNED_AWAY, Notices
+from gserver.connection.stream_connection import StreamConnection
 from gserver.connection.time_slice import Fairness
 from gserver.counters import Ledger
 from gserver.engine.deadline_timer import Timekeeper
 from gserver.engine.factory import make_engine
-from gserver.engine.stream_scheduler import StreamConnection
 from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded
 from gserver.fault_isolation import Killed, interrupt_program, shielded
 from gserver.limits.connection_limits import Limits
@@ -117,7 +117,7 @@ class TcpServer(StreamServer):
         listener: an address, as gevent takes it, or a socket that listens; the server closes it.
         handle: a Service, a @stream function, or a bare handle(socket, address).
         backlog, spawn, ssl arguments: gevent's; spawn and ssl apply to a bare handle only.
-        greenlets: "pooled" (default) or "dedicated": how a Service's connections are served; see gserver.engine.schedulers.
+        greenlets: "pooled" (default) or "dedicated": how connections are served; see gserver.engine.schedulers.
         linger_s: how long a socket may stay, in seconds, after the last reply was sent; default 2.
         ledger: where to count; default: one of its own.
         deadlines, limits: see there; deadlines hold for services only.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gserver.arbiter.scoreboard import Place, Scoreboard
-from gserver.limits.admission import AddressTable
+from gserver.limits.address_table import AddressTable
 
 __all__ = ["SharedOccupancy"]
 

@@ -15,7 +15,7 @@ from gserver.connection.connection import Connection
 from gserver.connection.log_throttling import Notices
 from gserver.counters import Ledger
 from gserver.errors import HandlerTimeout
-from gserver.limits.admission import AccessList
+from gserver.limits.access_list import AccessList
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
 from gserver.process.logs import access_line

@@ -6,7 +6,7 @@ from typing import Any
 
 from gserver import Service, stream
 from gserver.codecs import Lines
-from gserver.engine.stream_scheduler import StreamConnection
+from gserver.connection.stream_connection import StreamConnection
 from gserver.server.tcp_server import TcpServer
 from tests.helpers.services import make_echo_lines
 from tests.helpers.serving import Peer, Serving

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gserver.errors import CloseReason
-from gserver.limits.admission import AccessList, parse_networks
+from gserver.limits.access_list import AccessList, parse_networks
 from gserver.server.handshake import EntranceRules
 from gserver.service import Service
 from gserver.tls.contexts import Tls
