@@ -14,7 +14,7 @@ from locust import User, constant, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 
-from loadtests.stock import EchoUser
+from loadtests.users.standard_users import EchoUser
 
 __all__ = ["EchoUser", "PlainEcho"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from loadtests.asked import asked_of
 from loadtests.extras import needs
-from loadtests.stock import EchoUser, JsonUser, MessageUser
+from loadtests.users.standard_users import EchoUser, JsonUser, MessageUser
 
 with needs():
     from locust import events

@@ -13,9 +13,9 @@ from gserver.codecs import CODECS
 from loadtests.address import host_name
 from loadtests.asked import asked_of
 from loadtests.letters import as_text
-from loadtests.own_users import check_users
 from loadtests.processes import START_PATIENCE_S
 from loadtests.profiles import PROFILES, Profile
+from loadtests.users.locustfile_check import check_users
 
 __all__ = ["MASTER_PORT", "add_run_options", "at_least", "host_and_port", "own_users", "profile_of"]
 

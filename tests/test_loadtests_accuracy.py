@@ -43,8 +43,8 @@ from pathlib import Path
 from locust import events, task
 
 from gserver.codecs import Lines
-from loadtests.pacing import paced
-from loadtests.users import TcpUser
+from loadtests.users.wait_times import paced
+from loadtests.users.tcp_user import TcpUser
 
 MEASURED = []
 numbers = itertools.count()

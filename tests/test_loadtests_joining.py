@@ -40,7 +40,7 @@ class Stranger(User):
 OTHER_USERS = """
 from locust import task
 from gserver import Lines
-from loadtests.users import TcpUser
+from loadtests.users.tcp_user import TcpUser
 
 class Other(TcpUser):
     codec = Lines

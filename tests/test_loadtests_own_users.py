@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from loadtests import own_users
 from loadtests.cli import main
-from loadtests.own_users import check_users
+from loadtests.users.locustfile_check import check_users
+from loadtests.users.tcp_user import locustfile_check as own_users
 
 USERS = """
 from locust import User, task
 from gserver import Lines
-from loadtests.users import TcpUser
+from loadtests.users.tcp_user import TcpUser
 print("said while it is imported")
 class Mine(TcpUser):
     codec = Lines
@@ -67,7 +67,7 @@ def test_a_file_that_can_be_used_is_left_alone(tmp_path: Path, name: str | None)
         ("Named", USERS, "the codec of Named is 'lines', must make codecs: TypeError"),
         ("Mine", USERS + SHAPE, "Waves is a load shape, and a run has the shape of its profile"),
         ("Mine", USERS + ARGUMENT, "it adds --tenant to Locust's command line as required"),
-        (None, "", "it has no subclass of loadtests.users.TcpUser"),
+        (None, "", "it has no subclass of loadtests.users.tcp_user.TcpUser"),
         ("Mine", "class Mine(:", "it cannot be imported: {file}, line 1: SyntaxError: "),
         ("Mine", "import os\nimport nowhere_at_all", "it cannot be imported: line 2: ModuleNotFoundError: No module"),
         ("Mine", "def f():\n    return 1 / 0\nf()", "it cannot be imported: line 2: ZeroDivisionError: division by"),
@@ -111,5 +111,5 @@ def test_no_command_starts_anything_with_a_file_that_cannot_be_used(
     Path("mine.py").write_text("class Nope: pass")
 
     assert main([*words, "--file", "mine.py"]) == 2
-    assert capsys.readouterr().err == "loadtests: mine.py: it has no subclass of loadtests.users.TcpUser\n"
+    assert capsys.readouterr().err == "loadtests: mine.py: it has no subclass of loadtests.users.tcp_user.TcpUser\n"
     assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests.pacing import Burst, Closed, Paced, Schedule, closed, paced
+from loadtests.users.wait_times import Burst, Closed, Paced, Schedule, closed, paced
 
 MS = 10**6
 

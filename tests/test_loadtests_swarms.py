@@ -31,8 +31,8 @@ BRIEFLY = ("--users", str(USERS), "--spawn-rate", "100", "--run-time", "3s", "--
 OWN = """
 from gserver import Lines
 from locust import constant, events, task
-from loadtests.pacing import closed, paced
-from loadtests.users import TcpUser
+from loadtests.users.wait_times import closed, paced
+from loadtests.users.tcp_user import TcpUser
 
 class Own(TcpUser):
     abstract = True
@@ -76,8 +76,8 @@ events.quit.add_listener(lambda **_: print("HEARD", sum(name == "Paced" for name
 SEVERAL = """
 from gserver import Lines
 from locust import TaskSet, task
-from loadtests.pacing import paced
-from loadtests.users import TcpUser
+from loadtests.users.wait_times import paced
+from loadtests.users.tcp_user import TcpUser
 
 class Several(TcpUser):
     codec = Lines

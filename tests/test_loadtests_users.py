@@ -22,7 +22,7 @@ from tests.helpers.processes import GserverProcess, wait_for
 USERS = 4
 BRIEFLY = ("--users", str(USERS), "--spawn-rate", "100", "--run-time", "3s", "--stop-timeout", "20", "--rate", "10")
 IMPATIENT = """
-from loadtests.stock import JsonUser
+from loadtests.users.standard_users import JsonUser
 
 class Impatient(JsonUser):
     connect_timeout_s = 0.3
@@ -33,7 +33,7 @@ class Impatient(JsonUser):
 # Longer to import than the test takes, and without a turn of the event loop.
 SLOW_IMPORT = """
 from gevent.monkey import get_original
-from loadtests.stock import JsonUser
+from loadtests.users.standard_users import JsonUser
 
 get_original("time", "sleep")(4)
 """

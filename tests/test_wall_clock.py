@@ -40,7 +40,7 @@ IN_OTHERS = re.compile(r"Date\.now|new Date|gettimeofday|CLOCK_REALTIME|\btime\(
 ALLOWED = {
     "gserver/process/logs.py: strftime": "the time in a line of the access log",
     "gserver/tls/contexts.py: now": "whether a certificate has expired is a matter of the calendar",
-    "loadtests/users.py: time": "Locust's event request carries the wall clock",
+    "loadtests/users/tcp_user.py: time": "Locust's event request carries the wall clock",
     "loadtests/recorder.py: time": "Locust's statistics are by seconds of the wall clock",
     "loadtests/locust_csv.py: time": "the rows of Locust's CSV carry the wall clock",
     "loadtests/runner.py: now": "the name of a run's folder, and when it took place",

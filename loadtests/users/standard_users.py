@@ -12,7 +12,7 @@ from typing import Any
 from gserver.codecs import Codec, JsonLines
 from loadtests.asked import Echoed, asked_of
 from loadtests.extras import needs
-from loadtests.users import TcpUser
+from loadtests.users.tcp_user import TcpUser
 
 with needs():
     from locust import task

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from loadtests.stock import EchoUser, JsonUser, MessageUser
+from loadtests.users.standard_users import EchoUser, JsonUser, MessageUser
 from loadtests.wire import Wire
 
 __all__ = ["ChurnUser", "EchoUser", "JsonUser", "MessageUser", "SlowReader"]

@@ -3,7 +3,7 @@
 To import such a file patches the standard library, and may do anything else: print, end Python, never return. The
 process writes into a file what is wrong, or that nothing is.
 
-    python -m loadtests.own_users LOCUSTFILE ANSWER [CLASS]
+    python -m loadtests.users.locustfile_check LOCUSTFILE ANSWER [CLASS]
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def check_users(file: Path, name: str | None) -> None:
         words = [str(file.resolve()), str(answer), *([] if name is None else [name])]
         try:
             ended = subprocess.run(
-                python_module("loadtests.own_users", *words),
+                python_module("loadtests.users.locustfile_check", *words),
                 stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
@@ -78,11 +78,11 @@ def _complaint(file: str, name: str | None = None) -> str:
     module = next(each for key, each in sys.modules.items() if before.get(key) is not each and _file_of(each) == file)
     if shapes:
         return f"{type(shapes[0]).__name__} is a load shape, and a run has the shape of its profile: remove the class"
-    from loadtests.users import TcpUser
+    from loadtests.users.tcp_user import TcpUser
 
     names = [each for each, user in users.items() if issubclass(user, TcpUser)]
     if not names:
-        return "it has no subclass of loadtests.users.TcpUser"
+        return "it has no subclass of loadtests.users.tcp_user.TcpUser"
     return (_wrong_with(module, name, names) if name is not None else "") or _wrong_arguments()
 
 
@@ -90,7 +90,7 @@ def _wrong_with(module: ModuleType, name: str, names: Sequence[str]) -> str:
     """What is wrong with a class of the file; `names` are those that can be used."""
     from locust import User
 
-    from loadtests.users import TcpUser
+    from loadtests.users.tcp_user import TcpUser
 
     there = f"it has {', '.join(names)}"
     found = getattr(module, name, None)

@@ -38,7 +38,7 @@ from loadtests.address import is_tls, parse_host
 from loadtests.alarm import Alarm
 from loadtests.dial import Dialer, parse_sources
 from loadtests.extras import needs
-from loadtests.pacing import Burst, Closed, Paced, Schedule
+from loadtests.users.wait_times import Burst, Closed, Paced, Schedule
 from loadtests.wire import PeerFinished, TlsWire, Wire, WireClosed
 
 with needs():
