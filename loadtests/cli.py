@@ -51,19 +51,19 @@ class Command:
 
 
 COMMANDS = {
-    "run": Command("carry out a run and keep it in a folder", "loadtests.run_command", later=SWARM),
-    "worker": Command("be a part of the swarm of a run on another host", "loadtests.worker", later=SWARM),
-    "report": Command("report on runs: in words, as a page, as pictures", "loadtests.report.command"),
-    "compare": Command("set runs against others, and say what that proves", "loadtests.compare_command"),
+    "run": Command("carry out a run and keep it in a folder", "loadtests.commands.run", later=SWARM),
+    "worker": Command("be a part of the swarm of a run on another host", "loadtests.commands.worker", later=SWARM),
+    "report": Command("report on runs: in words, as a page, as pictures", "loadtests.commands.report"),
+    "compare": Command("set runs against others, and say what that proves", "loadtests.commands.compare"),
     "sample": Command(
         "sample a server for a run on another host", "loadtests.sampler", reads_argv=True, extra="sampler"
     ),
-    "doctor": Command("say what this host can hold, and what to raise", "loadtests.doctor", reads_argv=True),
+    "doctor": Command("say what this host can hold, and what to raise", "loadtests.commands.doctor", reads_argv=True),
     "ab": Command(
-        "run two servers in turns, in pairs, until it is known how they differ", "loadtests.ab_command", later=SWARM
+        "run two servers in turns, in pairs, until it is known how they differ", "loadtests.commands.ab", later=SWARM
     ),
-    "history": Command("show the runs below a folder as trends, and what changed", "loadtests.history_command"),
-    "list": Command("show the profiles", "loadtests.list_command"),
+    "history": Command("show the runs below a folder as trends, and what changed", "loadtests.commands.history"),
+    "list": Command("show the profiles", "loadtests.commands.list"),
 }
 
 

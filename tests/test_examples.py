@@ -125,7 +125,7 @@ def test_the_workflow_runs_commands_that_loadtests_understands(monkeypatch: pyte
         understood.append(arguments)
         return 0
 
-    monkeypatch.setattr("loadtests.ab_command.main", understand)
+    monkeypatch.setattr("loadtests.commands.ab.main", understand)
     text = re.sub(r"\$\{\{ github.base_ref \}\}", "main", WORKFLOW.read_text())
     commands = re.findall(r"run: (?:>\n +)?loadtests (.*(?:\n {10}[^ ].*)*)", text)
     for command in commands:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from loadtests import ab_command, quiet
+from loadtests import quiet
 from loadtests.ab import draw
 from loadtests.cli import main
-from loadtests.compare_command import load_pairs
+from loadtests.commands import ab as ab_command
+from loadtests.commands.compare import load_pairs
 from loadtests.probe import Probe
 from loadtests.processes import NotAnswering
 from loadtests.profiles import Profile

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.compare_command import EXIT_WORSE
+from loadtests.commands.compare import EXIT_WORSE
 
 pytestmark = pytest.mark.longhaul
 

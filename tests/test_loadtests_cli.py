@@ -111,7 +111,7 @@ def test_an_error_of_loadtests_itself_is_no_finding(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Python's own exit status for it is 1, which a pipeline takes for "worse"."""
-    monkeypatch.setattr("loadtests.list_command.main", lambda arguments: 1 // 0)
+    monkeypatch.setattr("loadtests.commands.list.main", lambda arguments: 1 // 0)
     monkeypatch.setattr(sys, "argv", ["loadtests", "list"])
     for name in ("stdout", "stderr"):  # which entry_point() replaces
         monkeypatch.setattr(sys, name, getattr(sys, name))

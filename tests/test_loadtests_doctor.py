@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from loadtests.doctor import Finding, Need, examine, fits, plan, render, render_all
+from loadtests.commands.doctor import Finding, Need, examine, fits, plan, render, render_all
 from loadtests.host import Host, look
 
 ROOMY = Host(
@@ -149,7 +149,7 @@ def test_every_profile_has_a_line_that_says_why() -> None:
 
 
 def run_doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "loadtests.doctor", *arguments]
+    command = [sys.executable, "-m", "loadtests.commands.doctor", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 

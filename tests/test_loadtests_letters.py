@@ -8,8 +8,8 @@ import io
 import pytest
 
 from loadtests.address import host_name, parse_host
+from loadtests.commands.load_options import host_and_port
 from loadtests.letters import SHOWABLE, as_text
-from loadtests.run_options import host_and_port
 
 NAME = "étiquette 結果"
 

@@ -44,7 +44,7 @@ ALLOWED = {
     "loadtests/recorder.py: time": "Locust's statistics are by seconds of the wall clock",
     "loadtests/locust_csv.py: time": "the rows of Locust's CSV carry the wall clock",
     "loadtests/runner.py: now": "the name of a run's folder, and when it took place",
-    "loadtests/ab_command.py: now": "the name of a folder",
+    "loadtests/commands/ab.py: now": "the name of a folder",
 }
 
 

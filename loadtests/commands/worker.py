@@ -15,9 +15,9 @@ import sys
 import time
 from pathlib import Path
 
+from loadtests.commands.load_options import MASTER_PORT, at_least, host_and_port, own_users
 from loadtests.environment import raise_nofile_limit
 from loadtests.processes import python_module, terminated_as_interrupted
-from loadtests.run_options import MASTER_PORT, at_least, host_and_port, own_users
 from loadtests.swarm import LOCUST_ENVIRONMENT, SCENARIOS, STEERING
 
 __all__ = ["add_arguments", "main", "work"]
