@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from loadtests import quiet
 from loadtests.ab import draw
 from loadtests.cli import main
 from loadtests.commands import ab as ab_command
 from loadtests.commands.compare import load_pairs
+from loadtests.orchestration import quiet_host
+from loadtests.orchestration.runner import Options, Target
 from loadtests.probe import Probe
 from loadtests.processes import NotAnswering
 from loadtests.profiles import Profile
 from loadtests.results import ResultError, Run, load_run, save_run
-from loadtests.runner import Options, Target
 from loadtests.verdict import Verdict
 from tests.helpers.loadtests_runs import make_run
 
@@ -77,8 +77,8 @@ def swarms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Swarms:
     made = Swarms()
     monkeypatch.setattr(ab_command, "execute", made.execute)
     monkeypatch.setattr(ab_command, "try_out", made.try_out)
-    monkeypatch.setattr(quiet, "_watch", made.watch)
-    monkeypatch.setattr(quiet, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(quiet_host, "_watch", made.watch)
+    monkeypatch.setattr(quiet_host, "PATIENCE_S", 0.0)
     monkeypatch.setattr("loadtests.sides.Toolchain.command_of", lambda self, program: [program])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return made

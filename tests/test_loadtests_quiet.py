@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from loadtests import quiet
-from loadtests.quiet import HostBusy, await_quiet, why_busy
+from loadtests.orchestration import quiet_host as quiet
+from loadtests.orchestration.quiet_host import HostBusy, await_quiet, why_busy
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from loadtests import runner
 from loadtests.cores import Cores
+from loadtests.orchestration import runner
+from loadtests.orchestration.runner import Options
 from loadtests.profiles import PROFILES
-from loadtests.runner import Options
 
 LIMIT = 20_000
 

@@ -43,7 +43,7 @@ ALLOWED = {
     "loadtests/users/tcp_user.py: time": "Locust's event request carries the wall clock",
     "loadtests/recorder.py: time": "Locust's statistics are by seconds of the wall clock",
     "loadtests/locust_csv.py: time": "the rows of Locust's CSV carry the wall clock",
-    "loadtests/runner.py: now": "the name of a run's folder, and when it took place",
+    "loadtests/orchestration/runner.py: now": "the name of a run's folder, and when it took place",
     "loadtests/commands/ab.py: now": "the name of a folder",
 }
 

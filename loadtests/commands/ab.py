@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING
 from loadtests.commands import compare as compare_command
 from loadtests.commands.load_options import add_run_options, at_least, profile_of
 from loadtests.noise import noise_file, save_noise
+from loadtests.orchestration.quiet_host import HostBusy, await_quiet
+from loadtests.orchestration.runner import Options, execute
 from loadtests.probe import Probe
 from loadtests.processes import START_PATIENCE_S, NotAnswering, terminated_as_interrupted
 from loadtests.profiles import PROFILES, Profile
-from loadtests.quiet import HostBusy, await_quiet
 from loadtests.results import ResultError, Run, could_not_write, is_kept, write_whole
-from loadtests.runner import Options, execute
 from loadtests.sides import ReadySide, make_ready
 from loadtests.specs import Spec, parse_spec
 from loadtests.target import Target, try_out

@@ -13,12 +13,12 @@ from loadtests import environment, results
 from loadtests.asked import unescaped
 from loadtests.bounded_log import last_line
 from loadtests.figures import Figure, Window, doubts_of_server, figures_of, measure_window, withheld_of
+from loadtests.orchestration.swarm import Swarm
 from loadtests.profiles import Profile
 from loadtests.recording import Recording, failures
 from loadtests.report import render_markdown
 from loadtests.retransmits import retransmit_warnings
 from loadtests.shapes import HELD, MEASURE
-from loadtests.swarm import Swarm
 from loadtests.verdict import Evidence, judge
 
 __all__ = ["Reserve", "concluded"]

@@ -25,9 +25,9 @@ from loadtests.asked import escaped
 from loadtests.bounded_log import last_line
 from loadtests.cores import Cores
 from loadtests.environment import RESERVED_DESCRIPTORS
+from loadtests.orchestration.progress import Progress
 from loadtests.processes import free_port, open_gate, python_module, running
 from loadtests.profiles import Profile
-from loadtests.progress import Progress
 from loadtests.results import write_whole
 from loadtests.target import Server
 

@@ -19,11 +19,11 @@ import psutil
 
 from loadtests import environment, results
 from loadtests.cores import Cores, shared_out
-from loadtests.outcome import Reserve, concluded
+from loadtests.orchestration.finalize import Reserve, concluded
+from loadtests.orchestration.swarm import Spread, Swarm, processes_for
 from loadtests.probe import Probe
 from loadtests.processes import START_PATIENCE_S, terminated_as_interrupted
 from loadtests.profiles import Profile
-from loadtests.swarm import Spread, Swarm, processes_for
 from loadtests.target import Server, Target, local_target
 
 __all__ = ["Options", "Target", "execute"]
