@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
-from loadtests import live
-from loadtests.live import Live, row_of, sampler_options
+from loadtests.locust_integration import live_samples as live
+from loadtests.locust_integration.live_samples import Live, row_of, sampler_options
 from tests.helpers.waiting import wait_until
 
 

@@ -122,7 +122,7 @@ def _wrong_arguments() -> str:
     """Of the arguments that a file adds to Locust's command line none may be required: nobody would give it."""
     from locust.argument_parser import get_parser
 
-    importlib.import_module("loadtests.steering")  # it adds some, too
+    importlib.import_module("loadtests.locust_integration.load_shape")  # it adds some, too
     required = [action.option_strings[0] for action in get_parser(default_config_files=[])._actions if action.required]
     return f"it adds {required[0]} to Locust's command line as required, and a run does not give it" if required else ""
 

@@ -46,9 +46,9 @@ with needs():
     from locust.env import Environment
     from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_WAITING
 
-    import loadtests.live_ui  # noqa: F401  # registers its options with Locust
-    from loadtests.hooks import wait_for_clock
-    from loadtests.recorder import LATE_NS, RECORDER, REQUEST_TYPE, UNSEEN_BY_LOCUST
+    import loadtests.locust_integration.web_page  # noqa: F401  # registers its options with Locust
+    from loadtests.locust_integration.listeners import wait_for_clock
+    from loadtests.locust_integration.recorder import LATE_NS, RECORDER, REQUEST_TYPE, UNSEEN_BY_LOCUST
     from loadtests.recording import CUT_OFF, NEVER_SENT, PHASES, TASK, UNSENT
 
 __all__ = ["TcpUser", "WrongReply"]

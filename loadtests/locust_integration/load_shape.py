@@ -22,9 +22,9 @@ from locust import LoadTestShape, argument_parser, events, runners
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 
-from loadtests.joining import await_workers, is_anyone_lost, keep_still
+from loadtests.locust_integration.recorder import RECORDER
+from loadtests.locust_integration.worker_join import await_workers, is_anyone_lost, keep_still
 from loadtests.profiles import Plan
-from loadtests.recorder import RECORDER
 from loadtests.recording import OK, failures
 from loadtests.results import write_whole
 from loadtests.shapes import COOLDOWN, MEASURE, RAMP, WARMUP, Course, Search, Stage, Step

@@ -19,7 +19,7 @@ from locust.env import Environment
 from locust.runners import WorkerRunner
 from locust.web import WebUI
 
-from loadtests.live import Live, sampler_options
+from loadtests.locust_integration.live_samples import Live, sampler_options
 
 __all__: list[str] = []
 

@@ -29,7 +29,7 @@ from locust.rpc import Message
 from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
 
 import gserver
-from loadtests.recorder import RECORDER
+from loadtests.locust_integration.recorder import RECORDER
 from loadtests.results import write_whole
 from loadtests.roster import Identity, Roster, title
 

@@ -26,15 +26,15 @@ from locust.env import Environment
 from locust.rpc import Message
 from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
-import loadtests.locust_csv  # noqa: F401  # writes Locust's files to their end
+import loadtests.locust_integration.locust_csv  # noqa: F401  # writes Locust's files to their end
 from gserver.codecs import CODECS
 from loadtests import kernel
 from loadtests.address import parse_host
 from loadtests.clocks import Reading
 from loadtests.dial import loopback_sources, parse_sources
 from loadtests.environment import raise_nofile_limit
-from loadtests.joining import ROSTER, miss
-from loadtests.recorder import RECORDER, two_digits
+from loadtests.locust_integration.recorder import RECORDER, two_digits
+from loadtests.locust_integration.worker_join import ROSTER, miss
 from loadtests.recording import TASK, Recording, failures
 from loadtests.results import write_whole
 from loadtests.roster import title
