@@ -10,7 +10,7 @@ import pytest
 
 from loadtests.compare import Plan, compare
 from loadtests.comparison import Comparison
-from loadtests.comparison_overview import render_overview, render_overview_markdown
+from loadtests.report.comparison_overview import render_overview, render_overview_markdown
 from tests.helpers.comparisons import simulated
 from tests.helpers.golden import assert_golden
 

@@ -10,8 +10,8 @@ import pytest
 
 from loadtests.compare import Latencies, Plan, compare
 from loadtests.comparison import Comparison, Side
-from loadtests.comparison_text import render_json, render_markdown, render_terminal
 from loadtests.histogram import Histogram
+from loadtests.report.comparison_text import render_json, render_markdown, render_terminal
 from tests.helpers.comparisons import simulated
 from tests.helpers.golden import golden
 

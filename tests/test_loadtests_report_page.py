@@ -22,8 +22,8 @@ from loadtests.comparison import Comparison
 from loadtests.figures import Figure
 from loadtests.recording import Recording
 from loadtests.report.comparison_page import render_comparison_html, render_overview_html
-from loadtests.report.evidence import evidence_of
-from loadtests.report.page import render_runs_html
+from loadtests.report.html_page import render_runs_html
+from loadtests.report.run_data import evidence_of
 from loadtests.results import Run
 from loadtests.verdict import Verdict
 from tests.helpers.loadtests_reports import PHASES, make_comparison, make_evidence, make_recording

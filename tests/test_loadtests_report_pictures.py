@@ -11,11 +11,11 @@ from xml.etree import ElementTree
 import pytest
 
 from loadtests.recording import Recording
-from loadtests.report.comparison_pictures import comparison_pictures
-from loadtests.report.evidence import Evidence, evidence_of
-from loadtests.report.look import DARK, LIGHT, painted
-from loadtests.report.pictures import Picture, drawn, for_page, save_pictures
-from loadtests.report.run_pictures import overlaid_pictures, run_pictures
+from loadtests.report.charts.comparison_charts import comparison_pictures
+from loadtests.report.charts.picture import Picture, drawn, for_page, save_pictures
+from loadtests.report.charts.run_charts import overlaid_pictures, run_pictures
+from loadtests.report.charts.theme import DARK, LIGHT, painted
+from loadtests.report.run_data import Evidence, evidence_of
 from tests.helpers.loadtests_reports import (
     PHASES,
     make_comparison,

@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import replace
 
-from loadtests.report.document import render_json
+from loadtests.report.json_report import render_json
 from loadtests.report.markdown import render_markdown, render_markdown_of_all
 from loadtests.report.terminal import render_summary, render_terminal
 from loadtests.results import Run

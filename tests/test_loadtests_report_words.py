@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from loadtests.figures import Figure
-from loadtests.report.words import (
+from loadtests.report.summary import (
     DOUBTS,
     TITLES,
     UNKNOWN,

@@ -175,14 +175,14 @@ def _write_overview(comparisons: Sequence[Comparison], path: Path) -> None:
 
 
 def _write_pictures(comparison: Comparison, to: Path, form: str, prefix: str = "") -> None:
+    from loadtests.report.charts.picture import save_pictures
     from loadtests.report.comparison_page import pictures_of
-    from loadtests.report.pictures import save_pictures
 
     save_pictures(pictures_of(comparison), to, form, prefix)
 
 
 def _rendered(comparison: Comparison, arguments: argparse.Namespace) -> str:
-    from loadtests.comparison_text import render_json, render_markdown, render_terminal
+    from loadtests.report.comparison_text import render_json, render_markdown, render_terminal
 
     if arguments.json:
         return render_json(comparison)
@@ -192,8 +192,8 @@ def _rendered(comparison: Comparison, arguments: argparse.Namespace) -> str:
 
 
 def _overview(comparisons: Sequence[Comparison], arguments: argparse.Namespace) -> str:
-    from loadtests.comparison_overview import render_overview, render_overview_markdown
-    from loadtests.comparison_text import render_json
+    from loadtests.report.comparison_overview import render_overview, render_overview_markdown
+    from loadtests.report.comparison_text import render_json
 
     if arguments.json:
         return f"[{','.join(map(render_json, comparisons))}]\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from loadtests.report.document import render_json
+from loadtests.report.json_report import render_json
 from loadtests.report.markdown import render_markdown, render_markdown_of_all
 from loadtests.report.terminal import shown_runs
 from loadtests.results import Run, could_not_write, load_run, write_whole
@@ -63,17 +63,17 @@ def _writes(runs: Sequence[Run], arguments: argparse.Namespace) -> Iterator[Call
 
 
 def _write_page(folders: Sequence[Path], path: Path) -> None:
-    from loadtests.report.evidence import load_evidence
-    from loadtests.report.page import render_runs_html
+    from loadtests.report.html_page import render_runs_html
+    from loadtests.report.run_data import load_evidence
 
     write_whole(path, render_runs_html([load_evidence(folder) for folder in folders]))
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"\n  page  {path}")
 
 
 def _write_pictures(folders: Sequence[Path], to: Path, form: str) -> None:
-    from loadtests.report.evidence import load_evidence
-    from loadtests.report.pictures import save_pictures
-    from loadtests.report.run_pictures import run_pictures
+    from loadtests.report.charts.picture import save_pictures
+    from loadtests.report.charts.run_charts import run_pictures
+    from loadtests.report.run_data import load_evidence
 
     for folder in folders:
         prefix = f"{folder.resolve().name}-" if len(folders) > 1 else ""

@@ -8,14 +8,14 @@ from statistics import median
 
 from loadtests.compare import HEADLINES
 from loadtests.comparison import Comparison, FigureComparison, KeyDifference, Side
-from loadtests.comparison_overview import NOTE, SHOWN
 from loadtests.recording import Recording
-from loadtests.report.comparison_pictures import comparison_pictures, verdict_picture
-from loadtests.report.evidence import Evidence, evidence_in, evidence_of
-from loadtests.report.page import ShownPicture, filled_in, isolated, shown_picture
-from loadtests.report.pictures import Picture
-from loadtests.report.tables import Table
-from loadtests.report.words import (
+from loadtests.report.charts.comparison_charts import comparison_pictures, verdict_picture
+from loadtests.report.charts.picture import Picture
+from loadtests.report.comparison_overview import NOTE, SHOWN
+from loadtests.report.html_page import ShownPicture, filled_in, isolated, shown_picture
+from loadtests.report.run_data import Evidence, evidence_in, evidence_of
+from loadtests.report.run_tables import Table
+from loadtests.report.summary import (
     WITHHELD,
     Stamp,
     as_sentence,

@@ -7,9 +7,9 @@ from typing import Any
 
 import altair as alt
 
-from loadtests.report.charts import area, at_second, number, number_y, pointed_at, stacked
-from loadtests.report.page import as_json, filled_in
-from loadtests.report.pictures import Panel, for_page
+from loadtests.report.charts.marks import area, at_second, number, number_y, pointed_at, stacked
+from loadtests.report.charts.picture import Panel, for_page
+from loadtests.report.html_page import as_json, filled_in
 
 __all__ = ["render_live_html"]
 

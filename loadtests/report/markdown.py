@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from loadtests.report.tables import Table, figures_of, keys_of, latencies_of, types_of
-from loadtests.report.words import (
+from loadtests.report.run_tables import Table, figures_of, keys_of, latencies_of, types_of
+from loadtests.report.summary import (
     Failure,
     Saying,
     failures_of,

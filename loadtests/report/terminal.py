@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from loadtests.report.words import (
+from loadtests.report.summary import (
     SHORTFALLS,
     Failure,
     failures_of,

@@ -13,7 +13,7 @@ from vl_convert import vegalite_to_svg
 
 from loadtests.comparison import Answer, Comparison, FigureComparison, KeyDifference, QuantileCurve, QuantilePoint, Side
 from loadtests.recording import Recording
-from loadtests.report.evidence import Evidence, evidence_of
+from loadtests.report.run_data import Evidence, evidence_of
 from loadtests.results import Run, save_run
 from tests.helpers.loadtests_runs import make_run
 

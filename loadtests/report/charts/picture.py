@@ -15,8 +15,8 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from loadtests.report.look import CONFIG, LIGHT, ROOM, colour, painted
-from loadtests.report.tables import Table
+from loadtests.report.charts.theme import CONFIG, LIGHT, ROOM, colour, painted
+from loadtests.report.run_tables import Table
 from loadtests.results import write_whole
 
 __all__ = ["FORMATS", "Key", "Panel", "Picture", "drawing_library", "drawn", "for_page", "save_pictures"]

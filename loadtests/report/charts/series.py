@@ -15,7 +15,7 @@ from loadtests.histogram import Histogram
 from loadtests.kernel import drops_between
 from loadtests.memory import Level, memory_of
 from loadtests.recording import OK, failures
-from loadtests.report.evidence import Clock, Evidence
+from loadtests.report.run_data import Clock, Evidence
 
 __all__ = [
     "Row",

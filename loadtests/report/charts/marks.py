@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import altair as alt
 
-from loadtests.report.evidence import Clock
-from loadtests.report.look import DASHES, ROOM, SERIES, colour
-from loadtests.report.pictures import Key
-from loadtests.report.rows import Row
+from loadtests.report.charts.picture import Key
+from loadtests.report.charts.series import Row
+from loadtests.report.charts.theme import DASHES, ROOM, SERIES, colour
+from loadtests.report.run_data import Clock
 
 __all__ = [
     "DURATION",

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import altair as alt
 
 from loadtests.figures import ENOUGH_BEYOND, Figure
-from loadtests.report import rows as numbers
-from loadtests.report.charts import (
+from loadtests.report.charts.marks import (
     DURATION,
     NUMBER,
     area,
@@ -29,12 +28,13 @@ from loadtests.report.charts import (
     time_x,
     tip,
 )
-from loadtests.report.evidence import RECORDING, SAMPLES, Clock, Evidence
-from loadtests.report.look import colour
-from loadtests.report.pictures import Key, Panel, Picture
-from loadtests.report.rows import Row
-from loadtests.report.tables import Table
-from loadtests.report.words import title_of_run
+from loadtests.report.charts.marks import series as numbers
+from loadtests.report.charts.picture import Key, Panel, Picture
+from loadtests.report.charts.series import Row
+from loadtests.report.charts.theme import colour
+from loadtests.report.run_data import RECORDING, SAMPLES, Clock, Evidence
+from loadtests.report.run_tables import Table
+from loadtests.report.summary import title_of_run
 from loadtests.results import Run
 from loadtests.text import quantity
 

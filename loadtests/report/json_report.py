@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from loadtests.report.words import failures_of, problems_of, sayings
+from loadtests.report.summary import failures_of, problems_of, sayings
 from loadtests.results import Run
 
 __all__ = ["render_json"]

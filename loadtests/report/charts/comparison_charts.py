@@ -15,8 +15,7 @@ from typing import Literal
 import altair as alt
 
 from loadtests.comparison import BETTER, EQUIVALENT, WORSE, Comparison, FigureComparison, QuantileCurve
-from loadtests.report import rows as numbers
-from loadtests.report.charts import (
+from loadtests.report.charts.marks import (
     DURATION,
     NUMBER,
     data,
@@ -30,12 +29,13 @@ from loadtests.report.charts import (
     time_x,
     tip,
 )
-from loadtests.report.evidence import SAMPLES, Clock, Evidence
-from loadtests.report.look import ROOM, colour
-from loadtests.report.pictures import Key, Panel, Picture
-from loadtests.report.rows import Row, digits
-from loadtests.report.tables import Table
-from loadtests.report.words import changed, titled_figure
+from loadtests.report.charts.marks import series as numbers
+from loadtests.report.charts.picture import Key, Panel, Picture
+from loadtests.report.charts.series import Row, digits
+from loadtests.report.charts.theme import ROOM, colour
+from loadtests.report.run_data import SAMPLES, Clock, Evidence
+from loadtests.report.run_tables import Table
+from loadtests.report.summary import changed, titled_figure
 from loadtests.text import number as plain_number
 from loadtests.text import quantity
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from loadtests.figures import ENOUGH_BEYOND, STATISTICS, Figure
 from loadtests.recording import PHASES
-from loadtests.report.words import UNKNOWN, WITHHELD, as_sentence, said
+from loadtests.report.summary import UNKNOWN, WITHHELD, as_sentence, said
 from loadtests.results import Run
 from loadtests.text import quantity, title_of
 

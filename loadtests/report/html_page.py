@@ -13,12 +13,12 @@ from unicodedata import bidirectional
 import jinja2
 
 import gserver
-from loadtests.report.evidence import Evidence
-from loadtests.report.look import CONFIG, DARK, FONT, LIGHT
-from loadtests.report.pictures import Key, Picture, drawing_library, for_page
-from loadtests.report.run_pictures import overlaid_pictures, run_pictures
-from loadtests.report.tables import Table, figures_of, keys_of, latencies_of, types_of
-from loadtests.report.words import (
+from loadtests.report.charts.picture import Key, Picture, drawing_library, for_page
+from loadtests.report.charts.run_charts import overlaid_pictures, run_pictures
+from loadtests.report.charts.theme import CONFIG, DARK, FONT, LIGHT
+from loadtests.report.run_data import Evidence
+from loadtests.report.run_tables import Table, figures_of, keys_of, latencies_of, types_of
+from loadtests.report.summary import (
     Failure,
     Saying,
     Stamp,
