@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from loadtests.ab import Made, Repeated, draw, floor_of, is_settled, unsettled
-from loadtests.compare import Plan, compare
-from loadtests.comparison import Comparison, Side
+from loadtests.comparison.ab_plan import Made, Repeated, draw, floor_of, is_settled, unsettled
+from loadtests.comparison.compare import Plan, compare
+from loadtests.comparison.model import Comparison, Side
 from loadtests.results import Run
 from tests.helpers.loadtests_runs import make_run
 

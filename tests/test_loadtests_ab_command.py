@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from loadtests.ab import draw
 from loadtests.cli import main
 from loadtests.commands import ab as ab_command
 from loadtests.commands.compare import load_pairs
+from loadtests.comparison.ab_plan import draw
 from loadtests.orchestration import quiet_host
 from loadtests.orchestration.runner import Options, Target
 from loadtests.probe import Probe

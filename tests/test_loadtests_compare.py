@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loadtests.compare import Plan, compare, missing_in, plan_of_pairs
-from loadtests.comparison import Comparison, FigureComparison, KeyDifference, Side
-from loadtests.identity import CHOSEN
+from loadtests.comparison.compare import Plan, compare, missing_in, plan_of_pairs
+from loadtests.comparison.model import Comparison, FigureComparison, KeyDifference, Side
+from loadtests.comparison.noise_floor import NoiseFloor
+from loadtests.comparison.run_identity import CHOSEN
 from loadtests.inference import Looks, noise_floor
-from loadtests.noise import NoiseFloor
 from loadtests.power import cautious, needed_pairs
 from loadtests.results import Run
 from loadtests.target import RAN_ALREADY

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from loadtests.compare import Plan, compare
-from loadtests.comparison import Comparison
+from loadtests.comparison.compare import Plan, compare
+from loadtests.comparison.model import Comparison
 from loadtests.report.comparison_overview import render_overview, render_overview_markdown
 from tests.helpers.comparisons import simulated
 from tests.helpers.golden import assert_golden

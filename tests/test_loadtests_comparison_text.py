@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from loadtests.compare import Latencies, Plan, compare
-from loadtests.comparison import Comparison, Side
+from loadtests.comparison.compare import Latencies, Plan, compare
+from loadtests.comparison.model import Comparison, Side
 from loadtests.histogram import Histogram
 from loadtests.report.comparison_text import render_json, render_markdown, render_terminal
 from tests.helpers.comparisons import simulated

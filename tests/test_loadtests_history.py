@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from loadtests.cli import main
-from loadtests.history import changes_of, render_csv, render_otava, render_trend, trends_of
-from loadtests.identity import commit_of
+from loadtests.comparison.run_identity import commit_of
+from loadtests.comparison.trends import changes_of, render_csv, render_otava, render_trend, trends_of
 from loadtests.results import Run, save_run
 from loadtests.target import RAN_ALREADY
 from loadtests.verdict import Verdict

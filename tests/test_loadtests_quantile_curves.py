@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from loadtests.comparison import QuantilePoint
+from loadtests.comparison.model import QuantilePoint
+from loadtests.comparison.quantile_curves import CURVE_QUANTILES, quantile_curve
 from loadtests.histogram import Histogram
-from loadtests.quantile_curves import CURVE_QUANTILES, quantile_curve
 
 
 def histograms(

@@ -18,7 +18,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from loadtests.comparison import Comparison
+from loadtests.comparison.model import Comparison
 from loadtests.figures import Figure
 from loadtests.recording import Recording
 from loadtests.report.comparison_page import render_comparison_html, render_overview_html

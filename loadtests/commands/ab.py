@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from loadtests.commands import compare as compare_command
 from loadtests.commands.load_options import add_run_options, at_least, profile_of
-from loadtests.noise import noise_file, save_noise
+from loadtests.comparison.noise_floor import noise_file, save_noise
 from loadtests.orchestration.quiet_host import HostBusy, await_quiet
 from loadtests.orchestration.runner import Options, execute
 from loadtests.probe import Probe
@@ -38,8 +38,8 @@ from loadtests.text import quantity
 from loadtests.toolchain import Missing
 
 if TYPE_CHECKING:  # SciPy takes a second to import: other commands do without it
-    from loadtests.ab import Ended, Made
-    from loadtests.comparison import Comparison
+    from loadtests.comparison.ab_plan import Ended, Made
+    from loadtests.comparison.model import Comparison
     from loadtests.inference import Looks
 
 __all__ = ["add_arguments", "main"]
@@ -104,7 +104,7 @@ def _ready(letter: str, spec: Spec, profile: Profile) -> ReadySide:
 
 
 def _made(arguments: argparse.Namespace, sides: Sequence[ReadySide], profile: Profile) -> Made:
-    from loadtests.ab import Made
+    from loadtests.comparison.ab_plan import Made
 
     seed = random.SystemRandom().randrange(2**32) if arguments.seed is None else arguments.seed
     # The noise of a host is known the better the more pairs there are, so none is left out.
@@ -114,8 +114,8 @@ def _made(arguments: argparse.Namespace, sides: Sequence[ReadySide], profile: Pr
 
 def _looks(pairs: int, profile: Profile) -> int:
     """As many as leave the last one able to call something different; a warning where none is."""
-    from loadtests.ab import LOOKS
-    from loadtests.compare import HEADLINES, headlines_of
+    from loadtests.comparison.ab_plan import LOOKS
+    from loadtests.comparison.compare import HEADLINES, headlines_of
     from loadtests.inference import ALPHA, most_looks, smallest_p_of_sets
     from loadtests.power import FIGURES, needed_pairs, needed_runs
 
@@ -146,7 +146,7 @@ def _new_folder(arguments: argparse.Namespace, profile: Profile) -> Path:
 
 
 def _keep_noise(pairs: Pairs) -> None:
-    from loadtests.ab import floor_of
+    from loadtests.comparison.ab_plan import floor_of
 
     floor = floor_of(*pairs.runs)
     for path in (pairs.folder / "noise.json", noise_file(floor.workload_hash, floor.environment)):
@@ -207,7 +207,7 @@ class Pairs:
             _say(f"{error}; comparing the pairs that were made: {len(self.made.pairs)}")
 
     def _make(self) -> Ended:
-        from loadtests.ab import draw
+        from loadtests.comparison.ab_plan import draw
         from loadtests.inference import Looks
 
         looks = Looks(self.made.max_pairs, self.made.looks)
@@ -228,7 +228,7 @@ class Pairs:
 
     def _await_quiet(self) -> None:
         """Memory is the same on a busy host."""
-        from loadtests.compare import HEADLINES, headlines_of
+        from loadtests.comparison.compare import HEADLINES, headlines_of
 
         if not self.force and headlines_of(self.profile.workload) is HEADLINES:
             await_quiet(_say)
@@ -243,8 +243,8 @@ class Pairs:
 
     def _believable(self, number: int, side: str) -> Run:
         """A valid run of a side, in a few attempts. What the server failed at is no reason for another."""
-        from loadtests.ab import Repeated
-        from loadtests.compare import is_believable, missing_in
+        from loadtests.comparison.ab_plan import Repeated
+        from loadtests.comparison.compare import is_believable, missing_in
 
         for attempt in range(1, ATTEMPTS + 1):
             if attempt > 1:
@@ -294,7 +294,7 @@ class Pairs:
             raise type(error)(f"{side.upper()} ({self._side(side).title}): {error}") from None
 
     def _look(self, looks: Looks) -> bool:
-        from loadtests.ab import is_settled, unsettled
+        from loadtests.comparison.ab_plan import is_settled, unsettled
 
         comparison = self._compared(looks)
         left, of = len(unsettled(comparison)), len(comparison.headlines)
@@ -302,8 +302,8 @@ class Pairs:
         return is_settled(comparison)
 
     def _compared(self, looks: Looks) -> Comparison:
-        from loadtests.compare import compare, plan_of_pairs
-        from loadtests.comparison import Side
+        from loadtests.comparison.compare import compare, plan_of_pairs
+        from loadtests.comparison.model import Side
 
         a, b = (Side(title, tuple(runs)) for title, runs in zip((self.made.a, self.made.b), self.runs, strict=True))
         plan = plan_of_pairs(self.profile.workload, self.made.band, looks.alpha_at(len(self.made.pairs)))

@@ -28,8 +28,8 @@ from loadtests.letters import as_text
 from loadtests.results import ResultError, Run, could_not_write, load_recording, load_run, write_whole
 
 if TYPE_CHECKING:
-    from loadtests.compare import Latencies, Plan
-    from loadtests.comparison import Comparison, Side
+    from loadtests.comparison.compare import Latencies, Plan
+    from loadtests.comparison.model import Comparison, Side
 
 __all__ = [
     "AB_FILE",
@@ -207,14 +207,14 @@ def _overview(comparisons: Sequence[Comparison], arguments: argparse.Namespace) 
 
 def comparison_of(arguments: argparse.Namespace) -> Comparison:
     """What the arguments ask for. SciPy takes a second to import: other commands do without it."""
-    from loadtests.compare import compare
+    from loadtests.comparison.compare import compare
 
     a, b, plan = _sides(arguments)
     return compare(a, b, plan, _latencies(a), _latencies(b))
 
 
 def _each_paired(arguments: argparse.Namespace) -> list[Comparison]:
-    from loadtests.compare import compare
+    from loadtests.comparison.compare import compare
 
     if arguments.noise:
         raise ValueError(f"--noise {arguments.noise}: {NO_NOISE}")
@@ -222,8 +222,8 @@ def _each_paired(arguments: argparse.Namespace) -> list[Comparison]:
 
 
 def _sides(arguments: argparse.Namespace) -> tuple[Side, Side, Plan]:
-    from loadtests.compare import Plan
-    from loadtests.noise import load_noise, stored_noise
+    from loadtests.comparison.compare import Plan
+    from loadtests.comparison.noise_floor import load_noise, stored_noise
 
     sides, lists = arguments.sides, (arguments.a, arguments.b)
     noise = load_noise(arguments.noise) if arguments.noise else None
@@ -246,8 +246,8 @@ def _sides(arguments: argparse.Namespace) -> tuple[Side, Side, Plan]:
 
 
 def _paired(folder: Path, band: float) -> tuple[Side, Side, Plan]:
-    from loadtests.compare import plan_of_pairs
-    from loadtests.comparison import Side
+    from loadtests.comparison.compare import plan_of_pairs
+    from loadtests.comparison.model import Side
     from loadtests.inference import Looks
 
     made = load_pairs(folder)
@@ -276,7 +276,7 @@ def load_pairs(folder: Path) -> Pairs:
 
 
 def _side(folders: list[Path]) -> Side:
-    from loadtests.comparison import Side
+    from loadtests.comparison.model import Side
 
     runs = [run for folder in folders for run in _runs(folder)]
     twice = {run.path.resolve() for run in runs}
@@ -305,7 +305,7 @@ def _title(folders: list[Path], runs: list[Run]) -> str:
 
 def _latencies(side: Side) -> Latencies:
     """What the runs recorded in their steady seconds; a run that kept no recording has no curves."""
-    from loadtests.compare import Latencies
+    from loadtests.comparison.compare import Latencies
 
     found = Latencies()
     for run in side.runs:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from loadtests.results import ResultError, Run, could_not_write, load_run, write_whole
 
 if TYPE_CHECKING:  # SciPy takes a second to import: other commands do without it
-    from loadtests.history import Trend
+    from loadtests.comparison.trends import Trend
 
 __all__ = ["add_arguments", "main"]
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the trends, write what was asked for, and return the exit status."""
-    from loadtests.history import render_trend, trends_of
+    from loadtests.comparison.trends import render_trend, trends_of
 
     runs = _runs(arguments.folder)
     if not runs:
@@ -57,7 +57,7 @@ def _runs(folder: Path) -> list[Run]:
 
 def _write_csv(trends: Sequence[Trend], path: Path) -> None:
     """All files, or those up to the first that cannot be written: Otava's names all others, so it comes last."""
-    from loadtests.history import render_csv, render_otava
+    from loadtests.comparison.trends import render_csv, render_otava
 
     one = len(trends) == 1
     files = [

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from loadtests.comparison import EQUIVALENT, INCONCLUSIVE, Comparison, FigureComparison
+from loadtests.comparison.model import EQUIVALENT, INCONCLUSIVE, Comparison, FigureComparison
 from loadtests.report.comparison_text import COLOURS, EMOJI, bare_table, change_of, console_of, written_on
 from loadtests.text import render_table
 

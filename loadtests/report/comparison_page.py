@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from loadtests.compare import HEADLINES
-from loadtests.comparison import Comparison, FigureComparison, KeyDifference, Side
+from loadtests.comparison.compare import HEADLINES
+from loadtests.comparison.model import Comparison, FigureComparison, KeyDifference, Side
 from loadtests.recording import Recording
 from loadtests.report.charts.comparison_charts import comparison_pictures, verdict_picture
 from loadtests.report.charts.picture import Picture

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loadtests.comparison import Comparison, FigureComparison, KeyDifference, Side
+from loadtests.comparison.model import Comparison, FigureComparison, KeyDifference, Side
 from loadtests.letters import as_text
 from loadtests.power import MOST
 from loadtests.text import change, percent, quantity, render_table, title_of

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from unicodedata import category
 
-from loadtests.comparison import FigureComparison
+from loadtests.comparison.model import FigureComparison
 from loadtests.figures import Figure
 from loadtests.results import Run
 from loadtests.shapes import HELD

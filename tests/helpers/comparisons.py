@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loadtests.comparison import Side
+from loadtests.comparison.model import Side
 from loadtests.figures import Figure
 from loadtests.results import Run
 from tests.helpers.loadtests_runs import make_run

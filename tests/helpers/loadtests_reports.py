@@ -11,7 +11,15 @@ from typing import Any
 
 from vl_convert import vegalite_to_svg
 
-from loadtests.comparison import Answer, Comparison, FigureComparison, KeyDifference, QuantileCurve, QuantilePoint, Side
+from loadtests.comparison.model import (
+    Answer,
+    Comparison,
+    FigureComparison,
+    KeyDifference,
+    QuantileCurve,
+    QuantilePoint,
+    Side,
+)
 from loadtests.recording import Recording
 from loadtests.report.run_data import Evidence, evidence_of
 from loadtests.results import Run, save_run

@@ -14,7 +14,7 @@ from typing import Literal
 
 import altair as alt
 
-from loadtests.comparison import BETTER, EQUIVALENT, WORSE, Comparison, FigureComparison, QuantileCurve
+from loadtests.comparison.model import BETTER, EQUIVALENT, WORSE, Comparison, FigureComparison, QuantileCurve
 from loadtests.report.charts.marks import (
     DURATION,
     NUMBER,

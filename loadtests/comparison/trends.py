@@ -13,10 +13,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from loadtests.changepoints import ChangePoint, change_points, fewest
-from loadtests.compare import HEADLINES
+from loadtests.comparison.compare import HEADLINES
+from loadtests.comparison.noise_floor import HOST_KEYS
+from loadtests.comparison.run_identity import commit_of, server_of, setting_of
 from loadtests.figures import Figure
-from loadtests.identity import commit_of, server_of, setting_of
-from loadtests.noise import HOST_KEYS
 from loadtests.results import Run
 from loadtests.text import percent, quantity, render_table, title_of
 

@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from loadtests.compare import HEADLINES
-from loadtests.comparison import INCONCLUSIVE, Comparison
+from loadtests.comparison.compare import HEADLINES
+from loadtests.comparison.model import INCONCLUSIVE, Comparison
+from loadtests.comparison.noise_floor import HOST_KEYS, NoiseFloor
 from loadtests.inference import noise_floor
-from loadtests.noise import HOST_KEYS, NoiseFloor
 from loadtests.results import Run
 
 __all__ = ["LOOKS", "Ended", "Made", "Repeated", "draw", "floor_of", "is_settled", "unsettled"]

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtests.comparison import QuantileCurve, QuantilePoint
+from loadtests.comparison.model import QuantileCurve, QuantilePoint
 from loadtests.figures import has_enough_beyond
 from loadtests.histogram import Histogram
 

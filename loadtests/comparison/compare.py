@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from loadtests.comparison import (
+from loadtests.comparison.model import (
     BETTER,
     EQUIVALENT,
     INCONCLUSIVE,
@@ -29,9 +29,11 @@ from loadtests.comparison import (
     QuantileCurve,
     Side,
 )
+from loadtests.comparison.noise_floor import NoiseFloor
+from loadtests.comparison.quantile_curves import quantile_curve
+from loadtests.comparison.run_identity import address_of
 from loadtests.figures import ENOUGH_BEYOND, Figure
 from loadtests.histogram import Histogram
-from loadtests.identity import address_of
 from loadtests.inference import (
     Shift,
     holm,
@@ -41,9 +43,7 @@ from loadtests.inference import (
     smallest_p_of_pairs,
     smallest_p_of_sets,
 )
-from loadtests.noise import NoiseFloor
 from loadtests.power import cautious, needed_pairs, needed_runs
-from loadtests.quantile_curves import quantile_curve
 from loadtests.results import Run
 from loadtests.text import number, title_of
 
