@@ -11,7 +11,7 @@ import pytest
 from loadtests.comparison.ab_plan import Made, Repeated, draw, floor_of, is_settled, unsettled
 from loadtests.comparison.compare import Plan, compare
 from loadtests.comparison.model import Comparison, Side
-from loadtests.results import Run
+from loadtests.results.store import Run
 from tests.helpers.loadtests_runs import make_run
 
 

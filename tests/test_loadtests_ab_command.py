@@ -19,8 +19,8 @@ from loadtests.orchestration.runner import Options, Target
 from loadtests.probe import Probe
 from loadtests.processes import NotAnswering
 from loadtests.profiles import Profile
-from loadtests.results import ResultError, Run, load_run, save_run
-from loadtests.verdict import Verdict
+from loadtests.results.store import ResultError, Run, load_run, save_run
+from loadtests.results.validity import Verdict
 from tests.helpers.loadtests_runs import make_run
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from loadtests.cli import entry_point, main
 from loadtests.profiles import PROFILES
-from loadtests.results import save_run
+from loadtests.results.store import save_run
 from tests.helpers.loadtests_runs import make_run
 
 

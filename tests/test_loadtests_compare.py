@@ -14,9 +14,9 @@ from loadtests.comparison.noise_floor import NoiseFloor
 from loadtests.comparison.run_identity import CHOSEN
 from loadtests.inference import Looks, noise_floor
 from loadtests.power import cautious, needed_pairs
-from loadtests.results import Run
+from loadtests.results.store import Run
+from loadtests.results.validity import Verdict
 from loadtests.target import RAN_ALREADY
-from loadtests.verdict import Verdict
 from tests.helpers.comparisons import NOISE, run_of, simulated
 
 PAIRED, SETS = Plan(paired=True), Plan()

@@ -10,7 +10,7 @@ import pytest
 
 from loadtests.cli import main
 from loadtests.comparison.noise_floor import NoiseFloor, load_noise, save_noise
-from loadtests.results import ResultError, save_run
+from loadtests.results.store import ResultError, save_run
 from tests.helpers.comparisons import NOISE, run_of, simulated
 from tests.helpers.loadtests_reports import warm_renderer
 

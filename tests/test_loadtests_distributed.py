@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from loadtests.kernel import network as network_counters
-from loadtests.results import Run, load_recording, load_run
+from loadtests.results.store import Run, load_recording, load_run
 from tests.helpers.namespaces import Network, network
 from tests.helpers.processes import wait_for
 

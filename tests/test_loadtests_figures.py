@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from loadtests.figures import Figure, doubts_of_server, figures_of, withheld_of
 from loadtests.recording import CUT_OFF, NEVER_SENT, TASK, UNSENT, Recording
+from loadtests.results.metrics import Figure, doubts_of_server, figures_of, withheld_of
 from tests.helpers.plateaus import MIB, on_plateaus, sample_of
 
 S, MS = 10**9, 10**6

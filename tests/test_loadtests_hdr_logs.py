@@ -8,9 +8,9 @@ import pytest
 from hdrh.histogram import HdrHistogram
 from hdrh.log import HistogramLogReader
 
-from loadtests.hdr_logs import write_hdr_logs
 from loadtests.histogram import HIGHEST_NS
 from loadtests.recording import Recording
+from loadtests.results.hdr_logs import write_hdr_logs
 
 S = 10**9
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from loadtests.memory import memory_of
 from loadtests.recording import Recording
+from loadtests.results.memory import memory_of
 from tests.helpers.plateaus import MIB, on_plateaus, sample_of
 
 STEPS = (100, 1000, 2000, 4000)

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtests.results import Run, load_run
+from loadtests.results.store import Run, load_run
 from tests.helpers.processes import wait_for
 
 pytestmark = pytest.mark.alone

@@ -19,13 +19,13 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from loadtests.comparison.model import Comparison
-from loadtests.figures import Figure
 from loadtests.recording import Recording
 from loadtests.report.comparison_page import render_comparison_html, render_overview_html
 from loadtests.report.html_page import render_runs_html
 from loadtests.report.run_data import evidence_of
-from loadtests.results import Run
-from loadtests.verdict import Verdict
+from loadtests.results.metrics import Figure
+from loadtests.results.store import Run
+from loadtests.results.validity import Verdict
 from tests.helpers.loadtests_reports import PHASES, make_comparison, make_evidence, make_recording
 from tests.helpers.loadtests_runs import make_run
 from tests.helpers.processes import wait_for

@@ -9,8 +9,8 @@ from dataclasses import replace
 from loadtests.report.json_report import render_json
 from loadtests.report.markdown import render_markdown, render_markdown_of_all
 from loadtests.report.terminal import render_summary, render_terminal
-from loadtests.results import Run
-from loadtests.verdict import Verdict
+from loadtests.results.store import Run
+from loadtests.results.validity import Verdict
 from tests.helpers.golden import assert_golden
 from tests.helpers.loadtests_reports import PHASES
 from tests.helpers.loadtests_runs import make_run

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from loadtests.figures import Figure
 from loadtests.report.summary import (
     DOUBTS,
     TITLES,
@@ -21,8 +20,9 @@ from loadtests.report.summary import (
     version_of,
     workload_of,
 )
-from loadtests.results import Run
-from loadtests.verdict import Verdict
+from loadtests.results.metrics import Figure
+from loadtests.results.store import Run
+from loadtests.results.validity import Verdict
 from tests.helpers.loadtests_runs import make_run
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from loadtests.recording import Recording
-from loadtests.results import (
+from loadtests.results.store import (
     ResultError,
     could_not_write,
     is_kept,

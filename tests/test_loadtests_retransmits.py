@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from loadtests import kernel
-from loadtests.figures import Window
 from loadtests.recording import Recording
-from loadtests.retransmits import explained_percent, retransmit_warnings, retransmitted
+from loadtests.results.metrics import Window
+from loadtests.results.retransmits import explained_percent, retransmit_warnings, retransmitted
 
 WINDOW = Window(10, 20)
 SERVER, SWARM = 1, 2

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtests.figures import figures_of, measure_window
-from loadtests.results import Run, load_recording, load_run, load_samples
+from loadtests.results.metrics import figures_of, measure_window
+from loadtests.results.store import Run, load_recording, load_run, load_samples
 from tests.helpers.loadtests_swarms import bound_socket
 from tests.helpers.processes import GserverProcess, wait_for
 

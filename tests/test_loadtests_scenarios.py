@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.results import Run, load_run
+from loadtests.results.store import Run, load_run
 
 pytestmark = pytest.mark.longhaul
 

@@ -17,8 +17,8 @@ import pytest
 
 from loadtests.cpu import Used, used_over
 from loadtests.environment import raise_nofile_limit
-from loadtests.memory import Memory, memory_of
 from loadtests.recording import Recording
+from loadtests.results.memory import Memory, memory_of
 from loadtests.sampler import Sampler
 from loadtests.tree import Tree
 from tests.helpers.costly import Costly

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.results import save_run
+from loadtests.results.store import save_run
 from tests.helpers.loadtests_runs import make_run
 
 LABEL = "étiquette 結果"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from loadtests.figures import Window
 from loadtests.recording import CUT_OFF, NEVER_SENT, TASK, UNSENT, Recording
-from loadtests.verdict import Evidence, judge
+from loadtests.results.metrics import Window
+from loadtests.results.validity import Evidence, judge
 
 S, MS = 10**9, 10**6
 WINDOW = Window(102, 112)

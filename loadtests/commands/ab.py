@@ -30,7 +30,7 @@ from loadtests.orchestration.runner import Options, execute
 from loadtests.probe import Probe
 from loadtests.processes import START_PATIENCE_S, NotAnswering, terminated_as_interrupted
 from loadtests.profiles import PROFILES, Profile
-from loadtests.results import ResultError, Run, could_not_write, is_kept, write_whole
+from loadtests.results.store import ResultError, Run, could_not_write, is_kept, write_whole
 from loadtests.sides import ReadySide, make_ready
 from loadtests.specs import Spec, parse_spec
 from loadtests.target import Target, try_out

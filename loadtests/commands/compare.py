@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from loadtests.letters import as_text
-from loadtests.results import ResultError, Run, could_not_write, load_recording, load_run, write_whole
+from loadtests.results.store import ResultError, Run, could_not_write, load_recording, load_run, write_whole
 
 if TYPE_CHECKING:
     from loadtests.comparison.compare import Latencies, Plan

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loadtests.results import ResultError, Run, could_not_write, load_run, write_whole
+from loadtests.results.store import ResultError, Run, could_not_write, load_run, write_whole
 
 if TYPE_CHECKING:  # SciPy takes a second to import: other commands do without it
     from loadtests.comparison.trends import Trend

@@ -11,7 +11,7 @@ from rich.console import Console
 from loadtests.report.json_report import render_json
 from loadtests.report.markdown import render_markdown, render_markdown_of_all
 from loadtests.report.terminal import shown_runs
-from loadtests.results import Run, could_not_write, load_run, write_whole
+from loadtests.results.store import Run, could_not_write, load_run, write_whole
 
 __all__ = ["add_arguments", "main"]
 

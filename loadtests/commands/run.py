@@ -17,7 +17,7 @@ from loadtests.orchestration.runner import Options, Target, execute
 from loadtests.processes import START_PATIENCE_S
 from loadtests.profiles import PROFILES
 from loadtests.report import render_summary
-from loadtests.results import Run, is_kept
+from loadtests.results.store import Run, is_kept
 
 __all__ = ["add_arguments", "main"]
 

@@ -32,7 +32,6 @@ from loadtests.comparison.model import (
 from loadtests.comparison.noise_floor import NoiseFloor
 from loadtests.comparison.quantile_curves import quantile_curve
 from loadtests.comparison.run_identity import address_of
-from loadtests.figures import ENOUGH_BEYOND, Figure
 from loadtests.histogram import Histogram
 from loadtests.inference import (
     Shift,
@@ -44,7 +43,8 @@ from loadtests.inference import (
     smallest_p_of_sets,
 )
 from loadtests.power import cautious, needed_pairs, needed_runs
-from loadtests.results import Run
+from loadtests.results.metrics import ENOUGH_BEYOND, Figure
+from loadtests.results.store import Run
 from loadtests.text import number, title_of
 
 __all__ = ["HEADLINES", "Latencies", "Plan", "compare", "headlines_of", "is_believable", "missing_in", "plan_of_pairs"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from loadtests.results import Run
+from loadtests.results.store import Run
 
 __all__ = [
     "BETTER",

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtests.comparison.model import QuantileCurve, QuantilePoint
-from loadtests.figures import has_enough_beyond
 from loadtests.histogram import Histogram
+from loadtests.results.metrics import has_enough_beyond
 
 __all__ = ["CURVE_QUANTILES", "quantile_curve"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from loadtests.results import Run
+from loadtests.results.store import Run
 from loadtests.target import RAN_ALREADY
 
 __all__ = ["CHOSEN", "address_of", "commit_of", "server_of", "setting_of"]

@@ -36,7 +36,7 @@ from loadtests.environment import raise_nofile_limit
 from loadtests.locust_integration.recorder import RECORDER, two_digits
 from loadtests.locust_integration.worker_join import ROSTER, miss
 from loadtests.recording import TASK, Recording, failures
-from loadtests.results import write_whole
+from loadtests.results.store import write_whole
 from loadtests.roster import title
 from loadtests.time_slice import ask_for_short_slices
 from loadtests.wire import Wire

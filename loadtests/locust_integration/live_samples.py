@@ -15,8 +15,8 @@ import psutil
 from gevent import subprocess
 
 from loadtests.address import parse_host
-from loadtests.figures import Sample, server_cpu
 from loadtests.processes import python_module
+from loadtests.results.metrics import Sample, server_cpu
 
 __all__ = ["Live", "row_of", "sampler_options"]
 

@@ -9,17 +9,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from loadtests import environment, results
+from loadtests import environment
 from loadtests.asked import unescaped
 from loadtests.bounded_log import last_line
-from loadtests.figures import Figure, Window, doubts_of_server, figures_of, measure_window, withheld_of
 from loadtests.orchestration.swarm import Swarm
 from loadtests.profiles import Profile
 from loadtests.recording import Recording, failures
 from loadtests.report import render_markdown
-from loadtests.retransmits import retransmit_warnings
+from loadtests.results.metrics import Figure, Window, doubts_of_server, figures_of, measure_window, withheld_of
+from loadtests.results.retransmits import retransmit_warnings
+from loadtests.results.store import store
+from loadtests.results.validity import Evidence, judge
 from loadtests.shapes import HELD, MEASURE
-from loadtests.verdict import Evidence, judge
 
 __all__ = ["Reserve", "concluded"]
 
@@ -55,7 +56,7 @@ class Reserve:
                 self.free()
 
 
-def concluded(swarm: Swarm, reserve: Reserve, started_at: str, label: str) -> results.Run:
+def concluded(swarm: Swarm, reserve: Reserve, started_at: str, label: str) -> store.Run:
     """The run, written to its folder as far as that has room; a line says of each file why it could not be written.
 
     ResultError if the swarm left nothing, KeyboardInterrupt if it was interrupted before it could.
@@ -68,8 +69,8 @@ def concluded(swarm: Swarm, reserve: Reserve, started_at: str, label: str) -> re
             _keep(swarm, path)
     run = _described(swarm, recording, started_at, label)
     reserve.free()
-    results.could_not_write(lambda: results.save_run(swarm.folder, run))
-    results.could_not_write(lambda: results.write_whole(swarm.folder / "report.md", render_markdown(run)))
+    store.could_not_write(lambda: store.save_run(swarm.folder, run))
+    store.could_not_write(lambda: store.write_whole(swarm.folder / "report.md", render_markdown(run)))
     return run
 
 
@@ -78,10 +79,8 @@ def _recording(swarm: Swarm) -> Recording:
         if swarm.interrupted:
             raise KeyboardInterrupt
         said = last_line(swarm.folder / "locust.log") or "nothing"
-        raise results.ResultError(
-            f"{swarm.folder}: the swarm left no recording; the last it said in locust.log: {said}"
-        )
-    return results.load_recording(swarm.recording)
+        raise store.ResultError(f"{swarm.folder}: the swarm left no recording; the last it said in locust.log: {said}")
+    return store.load_recording(swarm.recording)
 
 
 def _keep(swarm: Swarm, path: Path) -> None:
@@ -99,13 +98,13 @@ def _keep(swarm: Swarm, path: Path) -> None:
         swarm.accidents.append(f"{path.name} could not be kept: {error.strerror or error}.")
 
 
-def _described(swarm: Swarm, recording: Recording, started_at: str, label: str) -> results.Run:
+def _described(swarm: Swarm, recording: Recording, started_at: str, label: str) -> store.Run:
     profile, target, told = swarm.profile, swarm.server.target, swarm.told
-    samples = results.load_samples(swarm.samples)
+    samples = store.load_samples(swarm.samples)
     phases: dict[str, list[int]] = told.get("phases", {})
     window = measure_window(phases)
     figures = figures_of(recording, samples, phases, _offered(profile, recording, window), profile.per_task)
-    return results.Run(
+    return store.Run(
         name=profile.name,
         label=label,
         started_at=started_at,

@@ -15,8 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from loadtests.figures import has_enough_beyond, server_cpu
 from loadtests.profiles import Profile
+from loadtests.results.metrics import has_enough_beyond, server_cpu
 from loadtests.text import quantity
 
 __all__ = ["Moment", "Progress", "render_display", "render_line"]

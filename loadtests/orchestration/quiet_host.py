@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from loadtests.host import look
-from loadtests.verdict import OTHERS_PERCENT, STEAL_PERCENT
+from loadtests.results.validity import OTHERS_PERCENT, STEAL_PERCENT
 
 __all__ = ["HostBusy", "await_quiet", "why_busy"]
 

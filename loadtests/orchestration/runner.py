@@ -17,13 +17,14 @@ from pathlib import Path
 
 import psutil
 
-from loadtests import environment, results
+from loadtests import environment
 from loadtests.cores import Cores, shared_out
 from loadtests.orchestration.finalize import Reserve, concluded
 from loadtests.orchestration.swarm import Spread, Swarm, processes_for
 from loadtests.probe import Probe
 from loadtests.processes import START_PATIENCE_S, terminated_as_interrupted
 from loadtests.profiles import Profile
+from loadtests.results.store import store
 from loadtests.target import Server, Target, local_target
 
 __all__ = ["Options", "Target", "execute"]
@@ -55,7 +56,7 @@ def execute(
     results_folder: Path,
     label: str,
     options: Options | None = None,
-) -> tuple[results.Run, bool]:
+) -> tuple[store.Run, bool]:
     """Carry out a run; return it, and whether it was interrupted.
 
     NotAnswering if there is no server to test, ResultError if the swarm left nothing, OSError for a folder that cannot

@@ -25,7 +25,7 @@ from loadtests.report.summary import (
     titled_figure,
     version_of,
 )
-from loadtests.results import ResultError, Run
+from loadtests.results.store import ResultError, Run
 from loadtests.text import quantity
 
 __all__ = ["pictures_of", "render_comparison_html", "render_overview_html"]

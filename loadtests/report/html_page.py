@@ -34,7 +34,7 @@ from loadtests.report.summary import (
     version_of,
     workload_of,
 )
-from loadtests.results import Run
+from loadtests.results.store import Run
 
 __all__ = ["ShownPicture", "as_json", "filled_in", "isolated", "render_runs_html", "shown_picture"]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from loadtests.report.summary import failures_of, problems_of, sayings
-from loadtests.results import Run
+from loadtests.results.store import Run
 
 __all__ = ["render_json"]
 

@@ -22,7 +22,7 @@ from loadtests.report.summary import (
     version_of,
     workload_of,
 )
-from loadtests.results import Run
+from loadtests.results.store import Run
 from loadtests.text import render_table
 
 __all__ = ["render_markdown", "render_markdown_of_all"]

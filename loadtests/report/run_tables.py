@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtests.figures import ENOUGH_BEYOND, STATISTICS, Figure
 from loadtests.recording import PHASES
 from loadtests.report.summary import UNKNOWN, WITHHELD, as_sentence, said
-from loadtests.results import Run
+from loadtests.results.metrics import ENOUGH_BEYOND, STATISTICS, Figure
+from loadtests.results.store import Run
 from loadtests.text import quantity, title_of
 
 __all__ = ["Table", "figures_of", "keys_of", "latencies_of", "types_of"]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from unicodedata import category
 
 from loadtests.comparison.model import FigureComparison
-from loadtests.figures import Figure
-from loadtests.results import Run
+from loadtests.results.metrics import Figure
+from loadtests.results.store import Run
 from loadtests.shapes import HELD
 from loadtests.text import change, number, quantity, title_of
 

@@ -26,7 +26,7 @@ from loadtests.report.summary import (
     version_of,
     workload_of,
 )
-from loadtests.results import Run
+from loadtests.results.store import Run
 
 __all__ = ["WIDTH", "render_summary", "render_terminal", "shown_runs"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from loadtests.comparison.model import Side
-from loadtests.figures import Figure
-from loadtests.results import Run
+from loadtests.results.metrics import Figure
+from loadtests.results.store import Run
 from tests.helpers.loadtests_runs import make_run
 
 __all__ = ["NOISE", "run_of", "simulated"]

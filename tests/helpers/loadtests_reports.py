@@ -22,7 +22,7 @@ from loadtests.comparison.model import (
 )
 from loadtests.recording import Recording
 from loadtests.report.run_data import Evidence, evidence_of
-from loadtests.results import Run, save_run
+from loadtests.results.store import Run, save_run
 from tests.helpers.loadtests_runs import make_run
 
 START = 1000

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from loadtests.figures import Figure
-from loadtests.results import Run
-from loadtests.verdict import Verdict
+from loadtests.results.metrics import Figure
+from loadtests.results.store import Run
+from loadtests.results.validity import Verdict
 
 __all__ = ["make_run"]
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from loadtests.processes import free_port
 from loadtests.recording import NEVER_SENT, Recording
-from loadtests.results import load_recording
+from loadtests.results.store import load_recording
 
 __all__ = ["LOCUSTFILE", "JsonServer", "Peer", "Swarm", "bound_socket", "of_processes", "reset"]
 

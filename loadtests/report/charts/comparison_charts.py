@@ -15,6 +15,7 @@ from typing import Literal
 import altair as alt
 
 from loadtests.comparison.model import BETTER, EQUIVALENT, WORSE, Comparison, FigureComparison, QuantileCurve
+from loadtests.report.charts import series as numbers
 from loadtests.report.charts.marks import (
     DURATION,
     NUMBER,
@@ -29,7 +30,6 @@ from loadtests.report.charts.marks import (
     time_x,
     tip,
 )
-from loadtests.report.charts.marks import series as numbers
 from loadtests.report.charts.picture import Key, Panel, Picture
 from loadtests.report.charts.series import Row, digits
 from loadtests.report.charts.theme import ROOM, colour

@@ -17,7 +17,7 @@ import vl_convert
 
 from loadtests.report.charts.theme import CONFIG, LIGHT, ROOM, colour, painted
 from loadtests.report.run_tables import Table
-from loadtests.results import write_whole
+from loadtests.results.store import write_whole
 
 __all__ = ["FORMATS", "Key", "Panel", "Picture", "drawing_library", "drawn", "for_page", "save_pictures"]
 

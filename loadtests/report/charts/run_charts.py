@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import altair as alt
 
-from loadtests.figures import ENOUGH_BEYOND, Figure
+from loadtests.report.charts import series as numbers
 from loadtests.report.charts.marks import (
     DURATION,
     NUMBER,
@@ -28,14 +28,14 @@ from loadtests.report.charts.marks import (
     time_x,
     tip,
 )
-from loadtests.report.charts.marks import series as numbers
 from loadtests.report.charts.picture import Key, Panel, Picture
 from loadtests.report.charts.series import Row
 from loadtests.report.charts.theme import colour
 from loadtests.report.run_data import RECORDING, SAMPLES, Clock, Evidence
 from loadtests.report.run_tables import Table
 from loadtests.report.summary import title_of_run
-from loadtests.results import Run
+from loadtests.results.metrics import ENOUGH_BEYOND, Figure
+from loadtests.results.store import Run
 from loadtests.text import quantity
 
 __all__ = ["overlaid_pictures", "run_pictures"]

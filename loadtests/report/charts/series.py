@@ -13,9 +13,9 @@ from typing import Any
 
 from loadtests.histogram import Histogram
 from loadtests.kernel import drops_between
-from loadtests.memory import Level, memory_of
 from loadtests.recording import OK, failures
 from loadtests.report.run_data import Clock, Evidence
+from loadtests.results.memory import Level, memory_of
 
 __all__ = [
     "Row",

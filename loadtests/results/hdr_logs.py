@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from loadtests.histogram import Histogram
 from loadtests.recording import Recording
-from loadtests.results import write_whole
+from loadtests.results.store import write_whole
 
 __all__ = ["write_hdr_logs"]
 

@@ -26,10 +26,10 @@ from typing import Any
 import msgspec
 
 from loadtests.errors import ResultError, cause_of
-from loadtests.figures import Figure
 from loadtests.letters import SHOWABLE
 from loadtests.recording import Recording
-from loadtests.verdict import Verdict
+from loadtests.results.metrics import Figure
+from loadtests.results.validity import Verdict
 
 __all__ = [
     "ResultError",

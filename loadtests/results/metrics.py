@@ -19,8 +19,8 @@ from typing import Any
 
 from loadtests.cpu import have_ended, used_between, used_over
 from loadtests.kernel import drops_between
-from loadtests.memory import memory_of
 from loadtests.recording import CUT_OFF, OK, PHASES, UNSENT, Cell, Latency, Recording, failures
+from loadtests.results.memory import memory_of
 
 __all__ = [
     "ENOUGH_BEYOND",
