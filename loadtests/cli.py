@@ -56,7 +56,7 @@ COMMANDS = {
     "report": Command("report on runs: in words, as a page, as pictures", "loadtests.commands.report"),
     "compare": Command("set runs against others, and say what that proves", "loadtests.commands.compare"),
     "sample": Command(
-        "sample a server for a run on another host", "loadtests.sampler", reads_argv=True, extra="sampler"
+        "sample a server for a run on another host", "loadtests.sampling.sampler", reads_argv=True, extra="sampler"
     ),
     "doctor": Command("say what this host can hold, and what to raise", "loadtests.commands.doctor", reads_argv=True),
     "ab": Command(

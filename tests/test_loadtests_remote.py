@@ -20,9 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests import remote
-from loadtests.remote import Broadcast, ClockOffset, Feed, FeedLost
-from loadtests.wakeup import Wakeup
+from loadtests.sampling import remote_feed as remote
+from loadtests.sampling.remote_feed import Broadcast, ClockOffset, Feed, FeedLost
+from loadtests.sampling.wakeup import Wakeup
 from tests.helpers.processes import wait_for
 
 AHEAD_S = 100_000
@@ -65,7 +65,16 @@ class Sampling:
 
     def __init__(self, pid: int, *options: str, ahead_s: int = 0) -> None:
         wrapper = ["unshare", "-T", "--monotonic", str(ahead_s), "--fork", "--kill-child"] if ahead_s else []
-        command = [sys.executable, "-m", "loadtests.sampler", "--pid", str(pid), "--interval", "0.02", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "loadtests.sampling.sampler",
+            "--pid",
+            str(pid),
+            "--interval",
+            "0.02",
+            *options,
+        ]
         self.process = subprocess.Popen(
             [*wrapper, *command, "--listen", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True
         )
@@ -95,7 +104,7 @@ def something_to_sample() -> Iterator[subprocess.Popen[bytes]]:
 @contextlib.contextmanager
 def relaying(address: tuple[str, int], output: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """`sample --connect`."""
-    command = [sys.executable, "-m", "loadtests.sampler", "--connect", f"{address[0]}:{address[1]}", *options]
+    command = [sys.executable, "-m", "loadtests.sampling.sampler", "--connect", f"{address[0]}:{address[1]}", *options]
     process = subprocess.Popen([*command, "--output", str(output)], stderr=subprocess.PIPE, text=True)
     try:
         yield process
@@ -195,7 +204,7 @@ def unused_port(said: str) -> str:
 def test_an_address_that_is_taken_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        command = [sys.executable, "-m", "loadtests.sampler", "--pid", str(os.getpid()), "--listen", address]
+        command = [sys.executable, "-m", "loadtests.sampling.sampler", "--pid", str(os.getpid()), "--listen", address]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     assert (ended.returncode, ended.stderr) == (1, f"loadtests sample: {address}: Address already in use\n")

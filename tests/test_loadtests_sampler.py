@@ -21,8 +21,8 @@ import pytest
 from gserver.client import Client
 from gserver.codecs import JsonLines
 from loadtests.kernel import noise
-from loadtests.sampler import Sampler
-from loadtests.tree import Tree
+from loadtests.sampling.process_tree import Tree
+from loadtests.sampling.sampler import Sampler
 from tests.helpers.processes import GserverProcess, wait_for
 
 # A parent with a child that ends when a line comes; another line makes a new child.
@@ -60,7 +60,7 @@ class Running:
     """A sampler that writes a file; in `with`, it has ended at the end."""
 
     def __init__(self, output: Path, *arguments: str, wrapper: tuple[str, ...] = ()) -> None:
-        command = [*wrapper, sys.executable, "-m", "loadtests.sampler", "--output", str(output)]
+        command = [*wrapper, sys.executable, "-m", "loadtests.sampling.sampler", "--output", str(output)]
         self.output = output
         self.process = subprocess.Popen([*command, "--interval", "0.02", *arguments], stderr=subprocess.PIPE, text=True)
 
@@ -218,9 +218,11 @@ def test_of_another_users_process_all_is_sampled_but_memory_and_that_is_told_onc
     """Its modules are imported while it may still read them."""
     (tmp_path / "samples").touch()
     (tmp_path / "samples").chmod(0o666)
-    program = "import os, sys; os.setuid(65534); from loadtests.sampler import main; sys.exit(main(sys.argv[1:]))"
+    program = (
+        "import os, sys; os.setuid(65534); from loadtests.sampling.sampler import main; sys.exit(main(sys.argv[1:]))"
+    )
     with running_tree() as tree, open(tmp_path / "samples", "a") as output:
-        command = [sys.executable, "-c", f"import shutil, loadtests.sampler; {program}", "--interval", "0.02"]
+        command = [sys.executable, "-c", f"import shutil, loadtests.sampling.sampler; {program}", "--interval", "0.02"]
         arguments = ["--pid", str(tree.pid), "--output", f"/proc/self/fd/{output.fileno()}"]
         sampler = subprocess.Popen(
             [*command, *arguments], stderr=subprocess.PIPE, text=True, pass_fds=[output.fileno()]
@@ -252,7 +254,7 @@ def test_of_another_users_process_all_is_sampled_but_memory_and_that_is_told_onc
     ],
 )
 def test_wrong_arguments_are_named(arguments: tuple[str, ...], says: str) -> None:
-    command = [sys.executable, "-m", "loadtests.sampler", *arguments]
+    command = [sys.executable, "-m", "loadtests.sampling.sampler", *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     assert ended.returncode == 2

@@ -19,8 +19,8 @@ from loadtests.cpu import Used, used_over
 from loadtests.environment import raise_nofile_limit
 from loadtests.recording import Recording
 from loadtests.results.memory import Memory, memory_of
-from loadtests.sampler import Sampler
-from loadtests.tree import Tree
+from loadtests.sampling.process_tree import Tree
+from loadtests.sampling.sampler import Sampler
 from tests.helpers.costly import Costly
 
 MIB = 2**20

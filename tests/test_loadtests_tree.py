@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtests.tree import PLATEAU_S, Budget, Plateau, Tree, _cpu_clock_s, _memory, _memory_bytes
+from loadtests.sampling.process_tree import PLATEAU_S, Budget, Plateau, Tree, _cpu_clock_s, _memory, _memory_bytes
 from tests.helpers.processes import wait_for
 
 # A process with three sockets and a thread that has a child of its own; each level says when it is there.
@@ -139,7 +139,7 @@ def test_a_child_that_has_ended_keeps_its_account_and_holds_nothing_and_its_own_
 
 
 def test_where_the_cpu_clock_cannot_be_read_ticks_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loadtests.tree._cpu_clock_s", lambda pid: None)
+    monkeypatch.setattr("loadtests.sampling.process_tree._cpu_clock_s", lambda pid: None)
     (own, *_) = Tree(os.getpid()).sample()
 
     assert own["cpu_s"] == own["cpu_user_s"] + own["cpu_system_s"] > 0
@@ -157,7 +157,7 @@ def test_memory_of_a_kernel_that_does_not_split_it_is_all_of_it() -> None:
 
 
 def test_a_kernel_without_a_rollup_is_said_to_have_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("loadtests.tree.PROC", tmp_path)
+    monkeypatch.setattr("loadtests.sampling.process_tree.PROC", tmp_path)
 
     assert _memory(1) == {"memory_error": "No such file or directory"}
 

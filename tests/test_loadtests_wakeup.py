@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 
-from loadtests.wakeup import Wakeup
+from loadtests.sampling.wakeup import Wakeup
 
 
 def test_a_moment_that_comes_brings_no_signal() -> None:

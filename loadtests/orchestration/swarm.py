@@ -213,7 +213,7 @@ class Swarm:
             options |= {"--pid": pid, "--port": target.address[1], "--host": target.address[0]}
             options |= {"--stats-socket": target.stats_socket} if target.stats_socket else {}
         words = [str(word) for option in options.items() for word in option]
-        command = python_module("loadtests.sampler", *words)
+        command = python_module("loadtests.sampling.sampler", *words)
         sampler = self.sampler = stack.enter_context(running(command, self.folder / "sampler.log"))
         deadline = time.monotonic() + SAMPLER_PATIENCE_S
         while not _size(self.samples) and sampler.poll() is None and time.monotonic() < deadline:

@@ -33,9 +33,9 @@ from gserver.config.addresses import TcpBind, parse_bind
 from gserver.errors import ConfigError
 from loadtests import kernel
 from loadtests.address import host_name
-from loadtests.remote import Broadcast, Feed, FeedLost
-from loadtests.tree import Budget, Plateau, Tree
-from loadtests.wakeup import Wakeup
+from loadtests.sampling.process_tree import Budget, Plateau, Tree
+from loadtests.sampling.remote_feed import Broadcast, Feed, FeedLost
+from loadtests.sampling.wakeup import Wakeup
 
 __all__ = ["Sampler", "main"]
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from loadtests.wakeup import Wakeup
+from loadtests.sampling.wakeup import Wakeup
 
 __all__ = ["Broadcast", "ClockOffset", "Feed", "FeedLost"]
 
