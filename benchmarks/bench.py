@@ -18,7 +18,7 @@ from benchmarks.processors import Placement, available, place
 from benchmarks.servers import serving
 from benchmarks.toolchain import Toolchain
 from loadtests.processes import free_port
-from loadtests.toolchain import Missing
+from loadtests.servers.toolchain import Missing
 
 __all__ = ["Bench"]
 

@@ -19,7 +19,7 @@ from benchmarks.tables import render_results
 from benchmarks.toolchain import Toolchain, default_cache
 from loadtests.environment import raise_nofile_limit
 from loadtests.processes import terminated_as_interrupted
-from loadtests.specs import parse_command
+from loadtests.servers.spec import parse_command
 
 __all__ = ["entry_point", "main"]
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.jobs import Job
-from loadtests import recipes
-from loadtests.recipes import Recipe
-from loadtests.toolchain import Missing, Toolchain
+from loadtests.servers import peer_commands as recipes
+from loadtests.servers.peer_commands import Recipe
+from loadtests.servers.toolchain import Missing, Toolchain
 
 __all__ = ["GSERVER", "OURS", "RECIPES", "Command", "contestants", "fill", "parse_peers"]
 

@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from loadtests import toolchain
-from loadtests.toolchain import GCC, Missing, cache_folder, need, run_tool
+from loadtests.servers import toolchain
+from loadtests.servers.toolchain import GCC, Missing, cache_folder, need, run_tool
 
 __all__ = ["Toolchain", "default_cache", "versions"]
 

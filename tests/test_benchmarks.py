@@ -20,7 +20,7 @@ from benchmarks import cli
 from benchmarks.cli import main
 from benchmarks.jobs import JOBS
 from benchmarks.toolchain import Toolchain
-from loadtests.toolchain import Missing
+from loadtests.servers.toolchain import Missing
 
 MOMENT = ["--rounds", "1", "--seconds", "0.1"]
 

@@ -15,8 +15,8 @@ from benchmarks.contestants import (
     parse_peers,
 )
 from benchmarks.jobs import JOBS, Job
-from loadtests import toolchain
-from loadtests.toolchain import PEERS, Missing, Toolchain
+from loadtests.servers import toolchain
+from loadtests.servers.toolchain import PEERS, Missing, Toolchain
 
 VALUES = {"port": "4000", "workers": "2", "certfile": "c.pem", "keyfile": "k.pem"}
 
@@ -25,7 +25,7 @@ VALUES = {"port": "4000", "workers": "2", "certfile": "c.pem", "keyfile": "k.pem
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toolchain:
     """Everything is installed, and nothing has to be compiled."""
     monkeypatch.setattr(Toolchain, "command_of", lambda self, program: [f"run-{program}"])
-    monkeypatch.setattr("loadtests.recipes.check_module", lambda name: None)
+    monkeypatch.setattr("loadtests.servers.peer_commands.check_module", lambda name: None)
     return Toolchain(tmp_path)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import toolchain
 from benchmarks.toolchain import Toolchain, default_cache, versions
-from loadtests.toolchain import Missing
+from loadtests.servers.toolchain import Missing
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")

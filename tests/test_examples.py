@@ -18,7 +18,7 @@ from gserver.cli import main
 from gserver.config.settings import Settings
 from gserver.config.sources import parse_environment
 from loadtests.cli import main as loadtests_main
-from loadtests.specs import parse_spec
+from loadtests.servers.spec import parse_spec
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DEPLOYING = (EXAMPLES.parent / "docs" / "deploying.md").read_text()

@@ -16,11 +16,11 @@ from loadtests.commands.compare import load_pairs
 from loadtests.comparison.ab_plan import draw
 from loadtests.orchestration import quiet_host
 from loadtests.orchestration.runner import Options, Target
-from loadtests.probe import Probe
 from loadtests.processes import NotAnswering
 from loadtests.profiles import Profile
 from loadtests.results.store import ResultError, Run, load_run, save_run
 from loadtests.results.validity import Verdict
+from loadtests.servers.readiness import Probe
 from tests.helpers.loadtests_runs import make_run
 
 
@@ -79,7 +79,7 @@ def swarms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Swarms:
     monkeypatch.setattr(ab_command, "try_out", made.try_out)
     monkeypatch.setattr(quiet_host, "_watch", made.watch)
     monkeypatch.setattr(quiet_host, "PATIENCE_S", 0.0)
-    monkeypatch.setattr("loadtests.sides.Toolchain.command_of", lambda self, program: [program])
+    monkeypatch.setattr("loadtests.servers.prepare.Toolchain.command_of", lambda self, program: [program])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return made
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.builds import build
-from loadtests.toolchain import Missing
+from loadtests.servers.git_build import build
+from loadtests.servers.toolchain import Missing
 from tests.helpers.peers import need, path_of
 
 #: A build backend that needs no network: an editable install with one command, which says its version.

@@ -16,7 +16,7 @@ from loadtests.inference import Looks, noise_floor
 from loadtests.power import cautious, needed_pairs
 from loadtests.results.store import Run
 from loadtests.results.validity import Verdict
-from loadtests.target import RAN_ALREADY
+from loadtests.servers.target import RAN_ALREADY
 from tests.helpers.comparisons import NOISE, run_of, simulated
 
 PAIRED, SETS = Plan(paired=True), Plan()

@@ -12,7 +12,7 @@ from loadtests.comparison.run_identity import commit_of
 from loadtests.comparison.trends import changes_of, render_csv, render_otava, render_trend, trends_of
 from loadtests.results.store import Run, save_run
 from loadtests.results.validity import Verdict
-from loadtests.target import RAN_ALREADY
+from loadtests.servers.target import RAN_ALREADY
 from tests.helpers.loadtests_runs import make_run
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.probe import Probe
 from loadtests.processes import NotAnswering
 from loadtests.profiles import PROFILES
+from loadtests.servers.readiness import Probe
 from tests.helpers.loadtests_swarms import Peer
 from tests.helpers.processes import GserverProcess
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from loadtests import sides
-from loadtests.builds import Build
-from loadtests.probe import Probe
 from loadtests.processes import START_PATIENCE_S, running
 from loadtests.profiles import PROFILES
-from loadtests.recipes import RECIPES
-from loadtests.sides import make_ready
-from loadtests.specs import parse_spec
-from loadtests.toolchain import Missing
+from loadtests.servers import prepare as sides
+from loadtests.servers.git_build import Build
+from loadtests.servers.peer_commands import RECIPES
+from loadtests.servers.prepare import make_ready
+from loadtests.servers.readiness import Probe
+from loadtests.servers.spec import parse_spec
+from loadtests.servers.toolchain import Missing
 
 PROFILE = PROFILES["echo"]
 PEERS = [f"{peer}-{service}" for peer, made in RECIPES.items() for service in ("echo", "json") if service in made]

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests.recipes import RECIPES
-from loadtests.specs import parse_command, parse_spec
+from loadtests.servers.peer_commands import RECIPES
+from loadtests.servers.spec import parse_command, parse_spec
 
 
 def test_gserver_is_what_it_serves_with_settings_as_flags() -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtests.probe import Probe
 from loadtests.processes import NotAnswering, free_port
 from loadtests.profiles import PROFILES
-from loadtests.target import Server, Target, local_target, try_out
+from loadtests.servers.readiness import Probe
+from loadtests.servers.target import Server, Target, local_target, try_out
 
 PROBE = Probe.of(PROFILES["echo"])
 LONG_S, SHORT_S = 60.0, 1.5

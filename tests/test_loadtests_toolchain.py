@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtests import toolchain
-from loadtests.toolchain import Missing, Toolchain
+from loadtests.servers import toolchain
+from loadtests.servers.toolchain import Missing, Toolchain
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from loadtests.results.store import ResultError, Run, write_whole
-from loadtests.toolchain import cache_folder
+from loadtests.servers.toolchain import cache_folder
 
 __all__ = ["HOST_KEYS", "NoiseFloor", "load_noise", "noise_file", "save_noise", "stored_noise"]
 

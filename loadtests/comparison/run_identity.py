@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from loadtests.results.store import Run
-from loadtests.target import RAN_ALREADY
+from loadtests.servers.target import RAN_ALREADY
 
 __all__ = ["CHOSEN", "address_of", "commit_of", "server_of", "setting_of"]
 

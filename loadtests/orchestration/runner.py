@@ -21,11 +21,11 @@ from loadtests import environment
 from loadtests.cores import Cores, shared_out
 from loadtests.orchestration.finalize import Reserve, concluded
 from loadtests.orchestration.swarm import Spread, Swarm, processes_for
-from loadtests.probe import Probe
 from loadtests.processes import START_PATIENCE_S, terminated_as_interrupted
 from loadtests.profiles import Profile
 from loadtests.results.store import store
-from loadtests.target import Server, Target, local_target
+from loadtests.servers.readiness import Probe
+from loadtests.servers.target import Server, Target, local_target
 
 __all__ = ["Options", "Target", "execute"]
 

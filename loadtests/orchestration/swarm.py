@@ -29,7 +29,7 @@ from loadtests.orchestration.progress import Progress
 from loadtests.processes import free_port, open_gate, python_module, running
 from loadtests.profiles import Profile
 from loadtests.results.store import write_whole
-from loadtests.target import Server
+from loadtests.servers.target import Server
 
 __all__ = ["SCENARIOS", "STEERING", "NoSwarm", "Spread", "Swarm", "locust_options", "processes_for"]
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from loadtests.toolchain import Missing, cache_folder, check_module, need, run_tool
+from loadtests.servers.toolchain import Missing, cache_folder, check_module, need, run_tool
 
 __all__ = ["Build", "build", "builds_cache"]
 

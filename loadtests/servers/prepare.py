@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtests.builds import build, builds_cache
 from loadtests.environment import hard_nofile_limit
 from loadtests.processes import free_port, python_module
 from loadtests.profiles import Profile
-from loadtests.recipes import recipe_of
-from loadtests.specs import Spec, parse_command
-from loadtests.target import Target, server_words, workers_for
-from loadtests.toolchain import Toolchain, cache_folder
+from loadtests.servers.git_build import build, builds_cache
+from loadtests.servers.peer_commands import recipe_of
+from loadtests.servers.spec import Spec, parse_command
+from loadtests.servers.target import Target, server_words, workers_for
+from loadtests.servers.toolchain import Toolchain, cache_folder
 
 __all__ = ["ReadySide", "make_ready"]
 

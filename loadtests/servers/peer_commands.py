@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loadtests.toolchain import Toolchain, check_module
+from loadtests.servers.toolchain import Toolchain, check_module
 
 __all__ = ["RECIPES", "Recipe", "recipe_of"]
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import psutil
 
 from loadtests.environment import RESERVED_DESCRIPTORS, hard_nofile_limit
-from loadtests.probe import Probe
 from loadtests.processes import START_PATIENCE_S, NotAnswering, free_port, python_module, running
 from loadtests.profiles import Profile
+from loadtests.servers.readiness import Probe
 
 __all__ = ["RAN_ALREADY", "Server", "Target", "local_target", "server_words", "try_out", "workers_for"]
 

@@ -9,7 +9,7 @@ import asyncio
 import sys
 from typing import Any
 
-from loadtests.peers.json_answers import reply_to
+from loadtests.servers.peers.json_answers import reply_to
 
 
 class Json(asyncio.Protocol):

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from urllib.parse import unquote
 
 from gserver.config.settings import declared
-from loadtests.recipes import recipe_of
+from loadtests.servers.peer_commands import recipe_of
 
 __all__ = ["Spec", "parse_command", "parse_spec"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from gevent.server import StreamServer
 
-from loadtests.peers.json_answers import reply_to
+from loadtests.servers.peers.json_answers import reply_to
 
 
 def serve(client: Any, address: Any) -> None:
