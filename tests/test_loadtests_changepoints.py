@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from loadtests.changepoints import ChangePoint, change_points, fewest
+from loadtests.inference.change_points import ChangePoint, change_points, fewest
 
 ALPHA = 0.05
 

@@ -12,8 +12,8 @@ from loadtests.comparison.compare import Plan, compare, missing_in, plan_of_pair
 from loadtests.comparison.model import Comparison, FigureComparison, KeyDifference, Side
 from loadtests.comparison.noise_floor import NoiseFloor
 from loadtests.comparison.run_identity import CHOSEN
-from loadtests.inference import Looks, noise_floor
-from loadtests.power import cautious, needed_pairs
+from loadtests.inference.power import cautious, needed_pairs
+from loadtests.inference.rank_tests import Looks, noise_floor
 from loadtests.results.store import Run
 from loadtests.results.validity import Verdict
 from loadtests.servers.target import RAN_ALREADY

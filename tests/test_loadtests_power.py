@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from loadtests.power import MOST, needed_pairs, needed_runs, power_of_pairs, power_of_sets, power_tables
+from loadtests.inference.power import MOST, needed_pairs, needed_runs, power_of_pairs, power_of_sets, power_tables
 
 PAGE = Path(__file__).parents[1] / "docs" / "comparing.md"
 ALPHA = 0.05 / 8
@@ -62,4 +62,4 @@ def test_power_without_a_difference_is_the_error_rate(power: object) -> None:
 
 
 def test_the_page_has_the_tables_that_the_code_makes() -> None:
-    assert power_tables() in PAGE.read_text(), "run: python -m loadtests.power"
+    assert power_tables() in PAGE.read_text(), "run: python -m loadtests.inference.power"

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from loadtests.slope import fitted_slope
+from loadtests.inference.regression import fitted_slope
 
 
 def test_a_straight_line_is_found_exactly() -> None:

@@ -40,7 +40,7 @@ from loadtests.text import quantity
 if TYPE_CHECKING:  # SciPy takes a second to import: other commands do without it
     from loadtests.comparison.ab_plan import Ended, Made
     from loadtests.comparison.model import Comparison
-    from loadtests.inference import Looks
+    from loadtests.inference.rank_tests import Looks
 
 __all__ = ["add_arguments", "main"]
 
@@ -116,8 +116,8 @@ def _looks(pairs: int, profile: Profile) -> int:
     """As many as leave the last one able to call something different; a warning where none is."""
     from loadtests.comparison.ab_plan import LOOKS
     from loadtests.comparison.compare import HEADLINES, headlines_of
-    from loadtests.inference import ALPHA, most_looks, smallest_p_of_sets
-    from loadtests.power import FIGURES, needed_pairs, needed_runs
+    from loadtests.inference.power import FIGURES, needed_pairs, needed_runs
+    from loadtests.inference.rank_tests import ALPHA, most_looks, smallest_p_of_sets
 
     if headlines_of(profile.workload) is HEADLINES:
         looks, least = most_looks(pairs, LOOKS, FIGURES), needed_pairs(1.0, 0.0, ALPHA / FIGURES)
@@ -208,7 +208,7 @@ class Pairs:
 
     def _make(self) -> Ended:
         from loadtests.comparison.ab_plan import draw
-        from loadtests.inference import Looks
+        from loadtests.inference.rank_tests import Looks
 
         looks = Looks(self.made.max_pairs, self.made.looks)
         orders = draw(self.made.seed, self.made.max_pairs)

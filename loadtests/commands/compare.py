@@ -248,7 +248,7 @@ def _sides(arguments: argparse.Namespace) -> tuple[Side, Side, Plan]:
 def _paired(folder: Path, band: float) -> tuple[Side, Side, Plan]:
     from loadtests.comparison.compare import plan_of_pairs
     from loadtests.comparison.model import Side
-    from loadtests.inference import Looks
+    from loadtests.inference.rank_tests import Looks
 
     made = load_pairs(folder)
     a, b = (tuple(load_run(folder / pair[place]) for pair in made.pairs) for place in (0, 1))

@@ -23,7 +23,7 @@ from typing import Literal
 from loadtests.comparison.compare import HEADLINES
 from loadtests.comparison.model import INCONCLUSIVE, Comparison
 from loadtests.comparison.noise_floor import HOST_KEYS, NoiseFloor
-from loadtests.inference import noise_floor
+from loadtests.inference.rank_tests import noise_floor
 from loadtests.results.store import Run
 
 __all__ = ["LOOKS", "Ended", "Made", "Repeated", "draw", "floor_of", "is_settled", "unsettled"]

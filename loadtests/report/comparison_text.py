@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtests.comparison.model import Comparison, FigureComparison, KeyDifference, Side
+from loadtests.inference.power import MOST
 from loadtests.letters import as_text
-from loadtests.power import MOST
 from loadtests.text import change, percent, quantity, render_table, title_of
 
 __all__ = [

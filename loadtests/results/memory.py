@@ -14,8 +14,8 @@ from itertools import groupby
 from statistics import median
 from typing import Any
 
+from loadtests.inference.regression import Slope, fitted_slope
 from loadtests.recording import Recording
-from loadtests.slope import Slope, fitted_slope
 
 __all__ = ["Growth", "Level", "Memory", "memory_of"]
 

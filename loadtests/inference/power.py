@@ -1,4 +1,4 @@
-"""How many pairs, or runs on each side, find a difference. Pure; `python -m loadtests.power` prints the tables.
+"""How many pairs, or runs on each side, find a difference. Pure; `python -m loadtests.inference.power` prints the tables.
 
 The power of the exact tests by the mean and the variance of their statistics where B is shifted (Lehmann), for noise
 that is normal on the scale of the values; where only one order of the pairs can be significant, by its probability.
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from scipy import special
 
-from loadtests.inference import Interval, critical_rank_of_pairs, critical_rank_of_sets
+from loadtests.inference.rank_tests import Interval, critical_rank_of_pairs, critical_rank_of_sets
 from loadtests.text import percent, render_table
 
 __all__ = [
