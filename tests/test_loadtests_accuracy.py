@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.histogram import Histogram
-from loadtests.recording import CUT_OFF, OK, Recording
+from loadtests.recording.histogram import Histogram
+from loadtests.recording.recording import CUT_OFF, OK, Recording
 from tests.helpers.known_delays import Books, KnownDelays
 from tests.helpers.loadtests_swarms import Swarm, of_processes
 

@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests.clocks import READINGS, Clock, Reading
+from loadtests.recording.clock_offset import READINGS, Clock, Reading
 
 MS = 10**6
 

@@ -10,7 +10,7 @@ import pytest
 
 from loadtests.comparison.compare import Latencies, Plan, compare
 from loadtests.comparison.model import Comparison, Side
-from loadtests.histogram import Histogram
+from loadtests.recording.histogram import Histogram
 from loadtests.report.comparison_text import render_json, render_markdown, render_terminal
 from tests.helpers.comparisons import simulated
 from tests.helpers.golden import golden

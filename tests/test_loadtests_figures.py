@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loadtests.recording import CUT_OFF, NEVER_SENT, TASK, UNSENT, Recording
+from loadtests.recording.recording import CUT_OFF, NEVER_SENT, TASK, UNSENT, Recording
 from loadtests.results.metrics import Figure, doubts_of_server, figures_of, withheld_of
 from tests.helpers.plateaus import MIB, on_plateaus, sample_of
 

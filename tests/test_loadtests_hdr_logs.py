@@ -8,8 +8,8 @@ import pytest
 from hdrh.histogram import HdrHistogram
 from hdrh.log import HistogramLogReader
 
-from loadtests.histogram import HIGHEST_NS
-from loadtests.recording import Recording
+from loadtests.recording.histogram import HIGHEST_NS
+from loadtests.recording.recording import Recording
 from loadtests.results.hdr_logs import write_hdr_logs
 
 S = 10**9

@@ -10,7 +10,7 @@ from hdrh.histogram import HdrHistogram
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests.histogram import HIGHEST_NS, Histogram
+from loadtests.recording.histogram import HIGHEST_NS, Histogram
 
 LATENCIES = st.lists(st.integers(1, HIGHEST_NS), min_size=1, max_size=200)
 

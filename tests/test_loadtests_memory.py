@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from loadtests.recording import Recording
+from loadtests.recording.recording import Recording
 from loadtests.results.memory import memory_of
 from tests.helpers.plateaus import MIB, on_plateaus, sample_of
 

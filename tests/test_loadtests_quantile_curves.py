@@ -7,7 +7,7 @@ import pytest
 
 from loadtests.comparison.model import QuantilePoint
 from loadtests.comparison.quantile_curves import CURVE_QUANTILES, quantile_curve
-from loadtests.histogram import Histogram
+from loadtests.recording.histogram import Histogram
 
 
 def histograms(

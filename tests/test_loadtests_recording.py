@@ -7,7 +7,7 @@ import json
 import msgspec
 import pytest
 
-from loadtests.recording import CUT_OFF, NEVER_SENT, OK, PHASES, TASK, UNSENT, Recording, failures
+from loadtests.recording.recording import CUT_OFF, NEVER_SENT, OK, PHASES, TASK, UNSENT, Recording, failures
 
 S = 10**9
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from loadtests.cli import main
-from loadtests.recording import Recording
+from loadtests.recording.recording import Recording
 from loadtests.report.run_data import evidence_of
 from tests.helpers.loadtests_reports import PHASES, SECONDS, START, make_evidence, save_evidence, warm_renderer
 from tests.helpers.loadtests_runs import make_run

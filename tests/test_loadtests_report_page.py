@@ -19,7 +19,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from loadtests.comparison.model import Comparison
-from loadtests.recording import Recording
+from loadtests.recording.recording import Recording
 from loadtests.report.comparison_page import render_comparison_html, render_overview_html
 from loadtests.report.html_page import render_runs_html
 from loadtests.report.run_data import evidence_of

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from loadtests.recording import Recording
+from loadtests.recording.recording import Recording
 from loadtests.report.charts.comparison_charts import comparison_pictures
 from loadtests.report.charts.picture import Picture, drawn, for_page, save_pictures
 from loadtests.report.charts.run_charts import overlaid_pictures, run_pictures

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from loadtests.recording import Recording
+from loadtests.recording.recording import Recording
 from loadtests.results.store import (
     ResultError,
     could_not_write,

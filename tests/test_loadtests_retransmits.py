@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from loadtests import kernel
-from loadtests.recording import Recording
+from loadtests.recording.recording import Recording
 from loadtests.results.metrics import Window
 from loadtests.results.retransmits import explained_percent, retransmit_warnings, retransmitted
 

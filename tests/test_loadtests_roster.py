@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loadtests.roster import MOST_NOTICES, Identity, Roster, title
+from loadtests.recording.swarm_membership import MOST_NOTICES, Identity, Roster, title
 
 VERSIONS = {"gserver": "1.0", "loadtests": "1.0 (abc)", "locust": "2.5"}
 OWN = Identity(VERSIONS, "own.py", "d1" * 32)

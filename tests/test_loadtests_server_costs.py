@@ -17,7 +17,7 @@ import pytest
 
 from loadtests.cpu import Used, used_over
 from loadtests.environment import raise_nofile_limit
-from loadtests.recording import Recording
+from loadtests.recording.recording import Recording
 from loadtests.results.memory import Memory, memory_of
 from loadtests.sampling.process_tree import Tree
 from loadtests.sampling.sampler import Sampler

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from loadtests.processes import free_port
-from loadtests.recording import CUT_OFF, NEVER_SENT, OK, TASK, UNSENT
+from loadtests.recording.recording import CUT_OFF, NEVER_SENT, OK, TASK, UNSENT
 from tests.helpers.certificates import make_certificates
 from tests.helpers.loadtests_swarms import LOCUSTFILE, JsonServer, Peer, Swarm, of_processes
 from tests.helpers.processes import GserverProcess, wait_for

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.recording import CUT_OFF, OK
+from loadtests.recording.recording import CUT_OFF, OK
 from tests.helpers.loadtests_swarms import JsonServer, Peer, Swarm, bound_socket, of_processes, reset
 from tests.helpers.processes import GserverProcess, wait_for
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from loadtests.recording import CUT_OFF, NEVER_SENT, TASK, UNSENT, Recording
+from loadtests.recording.recording import CUT_OFF, NEVER_SENT, TASK, UNSENT, Recording
 from loadtests.results.metrics import Window
 from loadtests.results.validity import Evidence, judge
 

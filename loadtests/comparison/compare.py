@@ -32,7 +32,6 @@ from loadtests.comparison.model import (
 from loadtests.comparison.noise_floor import NoiseFloor
 from loadtests.comparison.quantile_curves import quantile_curve
 from loadtests.comparison.run_identity import address_of
-from loadtests.histogram import Histogram
 from loadtests.inference.power import cautious, needed_pairs, needed_runs
 from loadtests.inference.rank_tests import (
     Shift,
@@ -43,6 +42,7 @@ from loadtests.inference.rank_tests import (
     smallest_p_of_pairs,
     smallest_p_of_sets,
 )
+from loadtests.recording.histogram import Histogram
 from loadtests.results.metrics import ENOUGH_BEYOND, Figure
 from loadtests.results.store import Run
 from loadtests.text import number, title_of

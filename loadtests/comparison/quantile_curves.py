@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtests.comparison.model import QuantileCurve, QuantilePoint
-from loadtests.histogram import Histogram
+from loadtests.recording.histogram import Histogram
 from loadtests.results.metrics import has_enough_beyond
 
 __all__ = ["CURVE_QUANTILES", "quantile_curve"]

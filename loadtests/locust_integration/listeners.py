@@ -30,14 +30,14 @@ import loadtests.locust_integration.locust_csv  # noqa: F401  # writes Locust's 
 from gserver.codecs import CODECS
 from loadtests import kernel
 from loadtests.address import parse_host
-from loadtests.clocks import Reading
 from loadtests.dial import loopback_sources, parse_sources
 from loadtests.environment import raise_nofile_limit
 from loadtests.locust_integration.recorder import RECORDER, two_digits
 from loadtests.locust_integration.worker_join import ROSTER, miss
-from loadtests.recording import TASK, Recording, failures
+from loadtests.recording.clock_offset import Reading
+from loadtests.recording.recording import TASK, Recording, failures
+from loadtests.recording.swarm_membership import title
 from loadtests.results.store import write_whole
-from loadtests.roster import title
 from loadtests.time_slice import ask_for_short_slices
 from loadtests.wire import Wire
 

@@ -16,9 +16,9 @@ from typing import Any
 from locust.env import Environment
 from locust.stats import StatsEntry
 
-from loadtests.clocks import Clock
-from loadtests.histogram import Histogram
-from loadtests.recording import OK, Cell, Recording
+from loadtests.recording.clock_offset import Clock
+from loadtests.recording.histogram import Histogram
+from loadtests.recording.recording import OK, Cell, Recording
 
 __all__ = ["RECORDER", "REQUEST_TYPE", "UNSEEN_BY_LOCUST", "Recorder", "two_digits"]
 

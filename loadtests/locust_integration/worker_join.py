@@ -30,8 +30,8 @@ from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRu
 
 import gserver
 from loadtests.locust_integration.recorder import RECORDER
+from loadtests.recording.swarm_membership import Identity, Roster, title
 from loadtests.results.store import write_whole
-from loadtests.roster import Identity, Roster, title
 
 __all__ = ["ROSTER", "await_workers", "is_anyone_lost", "keep_still", "miss"]
 

@@ -14,7 +14,7 @@ from loadtests.asked import unescaped
 from loadtests.bounded_log import last_line
 from loadtests.orchestration.swarm import Swarm
 from loadtests.profiles import Profile
-from loadtests.recording import Recording, failures
+from loadtests.recording.recording import Recording, failures
 from loadtests.report import render_markdown
 from loadtests.results.metrics import Figure, Window, doubts_of_server, figures_of, measure_window, withheld_of
 from loadtests.results.retransmits import retransmit_warnings

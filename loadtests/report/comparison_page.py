@@ -8,7 +8,7 @@ from statistics import median
 
 from loadtests.comparison.compare import HEADLINES
 from loadtests.comparison.model import Comparison, FigureComparison, KeyDifference, Side
-from loadtests.recording import Recording
+from loadtests.recording.recording import Recording
 from loadtests.report.charts.comparison_charts import comparison_pictures, verdict_picture
 from loadtests.report.charts.picture import Picture
 from loadtests.report.comparison_overview import NOTE, SHOWN

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from loadtests.recording import Recording
+from loadtests.recording.recording import Recording
 from loadtests.results.store import ResultError, Run, load_recording, load_run, load_samples
 
 __all__ = ["RECORDING", "SAMPLES", "Clock", "Evidence", "evidence_in", "evidence_of", "load_evidence"]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtests.recording import PHASES
+from loadtests.recording.recording import PHASES
 from loadtests.report.summary import UNKNOWN, WITHHELD, as_sentence, said
 from loadtests.results.metrics import ENOUGH_BEYOND, STATISTICS, Figure
 from loadtests.results.store import Run

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-from loadtests.histogram import Histogram
-from loadtests.recording import Recording
+from loadtests.recording.histogram import Histogram
+from loadtests.recording.recording import Recording
 from loadtests.results.store import write_whole
 
 __all__ = ["write_hdr_logs"]

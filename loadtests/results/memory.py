@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from loadtests.inference.regression import Slope, fitted_slope
-from loadtests.recording import Recording
+from loadtests.recording.recording import Recording
 
 __all__ = ["Growth", "Level", "Memory", "memory_of"]
 

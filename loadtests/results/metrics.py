@@ -19,7 +19,7 @@ from typing import Any
 
 from loadtests.cpu import have_ended, used_between, used_over
 from loadtests.kernel import drops_between
-from loadtests.recording import CUT_OFF, OK, PHASES, UNSENT, Cell, Latency, Recording, failures
+from loadtests.recording.recording import CUT_OFF, OK, PHASES, UNSENT, Cell, Latency, Recording, failures
 from loadtests.results.memory import memory_of
 
 __all__ = [

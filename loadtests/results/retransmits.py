@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from loadtests.recording import OK, Recording, failures
+from loadtests.recording.recording import OK, Recording, failures
 from loadtests.results.metrics import Sample, Window
 from loadtests.text import number
 

@@ -27,7 +27,7 @@ import msgspec
 
 from loadtests.errors import ResultError, cause_of
 from loadtests.letters import SHOWABLE
-from loadtests.recording import Recording
+from loadtests.recording.recording import Recording
 from loadtests.results.metrics import Figure
 from loadtests.results.validity import Verdict
 

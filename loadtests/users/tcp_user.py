@@ -49,7 +49,7 @@ with needs():
     import loadtests.locust_integration.web_page  # noqa: F401  # registers its options with Locust
     from loadtests.locust_integration.listeners import wait_for_clock
     from loadtests.locust_integration.recorder import LATE_NS, RECORDER, REQUEST_TYPE, UNSEEN_BY_LOCUST
-    from loadtests.recording import CUT_OFF, NEVER_SENT, PHASES, TASK, UNSENT
+    from loadtests.recording.recording import CUT_OFF, NEVER_SENT, PHASES, TASK, UNSENT
 
 __all__ = ["TcpUser", "WrongReply"]
 

@@ -20,7 +20,7 @@ from loadtests.comparison.model import (
     QuantilePoint,
     Side,
 )
-from loadtests.recording import Recording
+from loadtests.recording.recording import Recording
 from loadtests.report.run_data import Evidence, evidence_of
 from loadtests.results.store import Run, save_run
 from tests.helpers.loadtests_runs import make_run

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from loadtests.processes import free_port
-from loadtests.recording import NEVER_SENT, Recording
+from loadtests.recording.recording import NEVER_SENT, Recording
 from loadtests.results.store import load_recording
 
 __all__ = ["LOCUSTFILE", "JsonServer", "Peer", "Swarm", "bound_socket", "of_processes", "reset"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from loadtests.recording import Recording
+from loadtests.recording.recording import Recording
 
 __all__ = ["MIB", "on_plateaus", "sample_of"]
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from loadtests.histogram import Histogram
 from loadtests.kernel import drops_between
-from loadtests.recording import OK, failures
+from loadtests.recording.histogram import Histogram
+from loadtests.recording.recording import OK, failures
 from loadtests.report.run_data import Clock, Evidence
 from loadtests.results.memory import Level, memory_of
 

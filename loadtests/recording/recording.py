@@ -20,8 +20,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from loadtests.histogram import Histogram
-from loadtests.roster import title
+from loadtests.recording.histogram import Histogram
+from loadtests.recording.swarm_membership import title
 
 __all__ = ["CUT_OFF", "NEVER_SENT", "OK", "PHASES", "TASK", "UNSENT", "Cell", "Latency", "Recording", "failures"]
 
