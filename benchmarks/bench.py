@@ -17,7 +17,7 @@ from benchmarks.load import arguments_of, loading
 from benchmarks.processors import Placement, available, place
 from benchmarks.servers import serving
 from benchmarks.toolchain import Toolchain
-from loadtests.processes import free_port
+from loadtests.host.subprocesses import free_port
 from loadtests.servers.toolchain import Missing
 
 __all__ = ["Bench"]

@@ -17,8 +17,8 @@ from benchmarks.jobs import GROUPS, JOBS, Job, jobs_named, with_axes
 from benchmarks.session import SECONDS, Options, Session, heading
 from benchmarks.tables import render_results
 from benchmarks.toolchain import Toolchain, default_cache
-from loadtests.environment import raise_nofile_limit
-from loadtests.processes import terminated_as_interrupted
+from loadtests.host.environment import raise_nofile_limit
+from loadtests.host.subprocesses import terminated_as_interrupted
 from loadtests.servers.spec import parse_command
 
 __all__ = ["entry_point", "main"]

@@ -18,7 +18,7 @@ from benchmarks.figures import Usage
 from benchmarks.messages import HELLO, SUM, is_right
 from benchmarks.process_tree import usage_of
 from benchmarks.processors import pinned
-from loadtests.processes import running
+from loadtests.host.subprocesses import running
 
 __all__ = ["Server", "serving"]
 

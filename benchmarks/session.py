@@ -19,7 +19,7 @@ from benchmarks.rounds import Results, Turn, carry_out, order
 from benchmarks.tables import figure_text
 from benchmarks.toolchain import Toolchain, versions
 from gserver.connection.native_fields import IS_NATIVE
-from loadtests.environment import describe, sockets_within
+from loadtests.host.environment import describe, sockets_within
 from loadtests.servers.toolchain import Missing
 
 __all__ = ["SECONDS", "Options", "Session", "heading"]

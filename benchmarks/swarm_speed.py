@@ -25,7 +25,7 @@ from benchmarks.processors import available, pinned, place
 from benchmarks.ratios import median, ratios, spread
 from benchmarks.servers import serving
 from benchmarks.toolchain import Toolchain, default_cache
-from loadtests.processes import free_port
+from loadtests.host.subprocesses import free_port
 
 __all__ = ["main"]
 

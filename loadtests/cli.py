@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from loadtests.errors import ResultError, cause_of
 from loadtests.extras import Extra, MissingPackage, needs, require
-from loadtests.processes import NotAnswering
+from loadtests.host.subprocesses import NotAnswering
 from loadtests.streams import open_streams
 
 __all__ = ["entry_point", "main"]

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.failures import Failed
 from benchmarks.figures import Usage
 from benchmarks.servers import Server, serving
-from loadtests.processes import free_port
+from loadtests.host.subprocesses import free_port
 
 ECHO = """
 import os, socket, sys

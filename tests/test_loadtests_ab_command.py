@@ -14,9 +14,9 @@ from loadtests.cli import main
 from loadtests.commands import ab as ab_command
 from loadtests.commands.compare import load_pairs
 from loadtests.comparison.ab_plan import draw
+from loadtests.host.subprocesses import NotAnswering
 from loadtests.orchestration import quiet_host
 from loadtests.orchestration.runner import Options, Target
-from loadtests.processes import NotAnswering
 from loadtests.profiles import Profile
 from loadtests.results.store import ResultError, Run, load_run, save_run
 from loadtests.results.validity import Verdict

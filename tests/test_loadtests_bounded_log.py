@@ -6,8 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from loadtests.bounded_log import KEPT_BYTES, LONGEST_BYTES, BoundedLog, last_line
-from loadtests.processes import running
+from loadtests.host.bounded_log import KEPT_BYTES, LONGEST_BYTES, BoundedLog, last_line
+from loadtests.host.subprocesses import running
 
 KEPT, LONGEST = 100, 1000
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from loadtests.cores import Cores, on_cores, shared_out
+from loadtests.host.cpu_affinity import Cores, on_cores, shared_out
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loadtests.cpu import used_between, used_over
+from loadtests.host.cpu_time import used_between, used_over
 
 
 def process(pid: int, parent: int, own: float, children: float = 0.0, **more: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtests.kernel import network as network_counters
+from loadtests.host.kernel_counters import network as network_counters
 from loadtests.results.store import Run, load_recording, load_run
 from tests.helpers.namespaces import Network, network
 from tests.helpers.processes import wait_for

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from loadtests.commands.doctor import Finding, Need, examine, fits, plan, render, render_all
-from loadtests.host import Host, look
+from loadtests.host.capacity import Host, look
 
 ROOMY = Host(
     cores=8,

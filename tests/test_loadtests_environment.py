@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import gserver
-from loadtests.environment import describe, sockets_within
+from loadtests.host.environment import describe, sockets_within
 
 
 def test_the_environment_names_versions_host_and_source() -> None:
@@ -29,7 +29,7 @@ def test_a_process_keeps_descriptors_for_itself() -> None:
 
 def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
     code = (
-        "import resource; from loadtests.environment import raise_nofile_limit as raise_;"
+        "import resource; from loadtests.host.environment import raise_nofile_limit as raise_;"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 512));"
         "print(raise_(), resource.getrlimit(resource.RLIMIT_NOFILE))"
     )

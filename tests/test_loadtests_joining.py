@@ -20,7 +20,7 @@ import pytest
 
 import gserver
 from loadtests.commands.worker import work
-from loadtests.processes import free_port
+from loadtests.host.subprocesses import free_port
 from loadtests.results.store import Run, load_recording, load_run
 from tests.helpers.loadtests_swarms import bound_socket
 from tests.helpers.processes import wait_for

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests import kernel
+from loadtests.host.capacity import kernel_counters
 
 NETSTAT = """\
 TcpExt: SyncookiesSent ListenOverflows ListenDrops TCPTimeouts
@@ -26,7 +26,7 @@ is_root = os.getuid() == 0
 
 
 def waiting(listener: socket.socket) -> int:
-    found = kernel.listeners(listener.getsockname()[1])
+    found = kernel_counters.listeners(listener.getsockname()[1])
     assert found is not None
     return found.waiting
 
@@ -35,20 +35,20 @@ def test_processor_time_is_that_of_processes_of_interrupts_and_what_was_stolen()
     ticks = os.sysconf("SC_CLK_TCK")
     line = " ".join(["cpu ", *(str(seconds * ticks) for seconds in (10, 2, 30, 400, 5, 1, 6, 7, 3, 1))])
 
-    assert kernel.parse_processors(line) == {"busy_s": 42.0, "interrupts_s": 7.0, "steal_s": 7.0}
+    assert kernel_counters.parse_processors(line) == {"busy_s": 42.0, "interrupts_s": 7.0, "steal_s": 7.0}
 
 
 def test_pairs_of_lines_are_tables() -> None:
-    tables = kernel.parse_pairs(NETSTAT)
+    tables = kernel_counters.parse_pairs(NETSTAT)
 
     assert tables["TcpExt"] == {"SyncookiesSent": 1, "ListenOverflows": 22, "ListenDrops": 33, "TCPTimeouts": 4}
     assert tables["IpExt"] == {"InNoRoutes": 0, "InOctets": 99}
 
 
 def test_work_that_is_done_is_seen() -> None:
-    before = kernel.processors()
+    before = kernel_counters.processors()
     subprocess.run([sys.executable, "-c", "sum(range(5_000_000))"], check=True)
-    after = kernel.processors()
+    after = kernel_counters.processors()
 
     assert after["busy_s"] > before["busy_s"]
     assert all(after[name] >= before[name] for name in before)
@@ -80,17 +80,17 @@ def test_where_nobody_listens_there_is_no_queue() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
 
-        assert kernel.listeners(bound.getsockname()[1]) is None
+        assert kernel_counters.listeners(bound.getsockname()[1]) is None
 
 
 def test_connections_that_a_full_queue_loses_are_counted() -> None:
-    before = kernel.network()
+    before = kernel_counters.network()
     with socket.create_server(("127.0.0.1", 0), backlog=1) as listener:
         clients = [socket.socket() for _ in range(4)]
         for client in clients:
             client.setblocking(False)
             client.connect_ex(listener.getsockname())
-        after = kernel.network()
+        after = kernel_counters.network()
         for client in clients:
             client.close()
 
@@ -113,7 +113,7 @@ def overrun(listener: socket.socket, connects: int = 12) -> Iterator[int]:
 
 
 def dropped(listener: socket.socket, *addresses: str) -> int:
-    found = kernel.listeners(listener.getsockname()[1], addresses)
+    found = kernel_counters.listeners(listener.getsockname()[1], addresses)
     return sum(found.dropped.values()) if found else 0
 
 
@@ -133,38 +133,38 @@ def test_a_listener_of_the_same_port_on_another_address_is_another_server() -> N
     with tested, socket.create_server(("127.0.0.2", port), backlog=1) as other, overrun(other) as least:
         assert dropped(tested, "127.0.0.1") == 0
         assert dropped(tested, "127.0.0.2") >= least
-        assert kernel.listeners(port, ["127.0.0.3"]) is None
+        assert kernel_counters.listeners(port, ["127.0.0.3"]) is None
 
 
 def test_a_listener_on_every_address_takes_connects_to_each() -> None:
     with socket.create_server(("0.0.0.0", 0), backlog=1) as tested:
-        assert kernel.listeners(tested.getsockname()[1], ["127.0.0.7"]) is not None
+        assert kernel_counters.listeners(tested.getsockname()[1], ["127.0.0.7"]) is not None
 
 
 def test_listeners_that_share_a_port_each_have_their_own_drops() -> None:
     one = socket.create_server(("127.0.0.1", 0), reuse_port=True, backlog=1)
     with one, socket.create_server(one.getsockname(), reuse_port=True, backlog=1), overrun(one, 40):
-        found = kernel.listeners(one.getsockname()[1])
+        found = kernel_counters.listeners(one.getsockname()[1])
         assert found is not None
         assert len(found.dropped) == 2
         assert sum(found.dropped.values()) >= 36
 
 
 def test_a_listener_that_was_replaced_began_at_nothing() -> None:
-    assert kernel.drops_between({"a": 8, "b": 3}, {"b": 4, "c": 2}) == 3
-    assert kernel.drops_between({"a": 8}, {}) == 0
+    assert kernel_counters.drops_between({"a": 8, "b": 3}, {"b": 4, "c": 2}) == 3
+    assert kernel_counters.drops_between({"a": 8}, {}) == 0
 
 
 def test_bytes_that_nobody_reads_are_memory_of_tcp() -> None:
     """Each processor keeps up to a MiB to itself, which is not in the figure."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         clients = [socket.create_connection(listener.getsockname()) for _ in range(20)]
-        before = kernel.network()
+        before = kernel_counters.network()
         sent = 0
         for client in clients:
             client.setblocking(False)
             sent += client.send(bytes(4_000_000))
-        after = kernel.network()
+        after = kernel_counters.network()
         for client in clients:
             client.close()
 
@@ -178,22 +178,22 @@ def test_a_process_in_another_network_is_asked_about_its_own() -> None:
     with subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec sleep 60"], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        there, here = kernel.network(process.pid), kernel.same_namespace(process.pid)
+        there, here = kernel_counters.network(process.pid), kernel_counters.same_namespace(process.pid)
         process.kill()
 
     assert there["tcp_established"] == there["listen_drops"] == there["retransmits"] == 0
     assert not here
-    assert kernel.same_namespace(os.getpid())
+    assert kernel_counters.same_namespace(os.getpid())
 
 
 def test_a_process_that_is_gone_is_an_error() -> None:
     with pytest.raises(OSError, match="No such file"):
-        kernel.network(2**22 + 1)
-    assert not kernel.same_namespace(2**22 + 1)
+        kernel_counters.network(2**22 + 1)
+    assert not kernel_counters.same_namespace(2**22 + 1)
 
 
 def test_the_kernel_has_every_counter_that_is_read() -> None:
     names = {"listen_overflows", "listen_drops", "retransmits", "tcp_established", "tcp_time_wait", "tcp_memory_bytes"}
 
-    assert set(kernel.network()) == names
+    assert set(kernel_counters.network()) == names
     assert Path("/proc/stat").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.processes import NotAnswering
+from loadtests.host.subprocesses import NotAnswering
 from loadtests.profiles import PROFILES
 from loadtests.servers.readiness import Probe
 from tests.helpers.loadtests_swarms import Peer

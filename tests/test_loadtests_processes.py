@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtests.processes import free_port, open_gate, running, stop, terminated_as_interrupted
+from loadtests.host.subprocesses import free_port, open_gate, running, stop, terminated_as_interrupted
 from tests.helpers.processes import wait_for
 
 PATIENCE_S = 60.0

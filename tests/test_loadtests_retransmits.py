@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loadtests import kernel
+from loadtests.host.capacity import kernel_counters
 from loadtests.recording.recording import Recording
 from loadtests.results.metrics import Window
 from loadtests.results.retransmits import explained_percent, retransmit_warnings, retransmitted
@@ -86,6 +86,6 @@ def test_a_quantile_that_they_explain_is_named_beside_them() -> None:
 
 
 def test_the_kernel_counts_them_for_a_namespace_that_has_a_number_of_its_own() -> None:
-    assert kernel.retransmits() >= 0
-    assert kernel.namespace() == kernel.namespace("self") > 0
-    assert kernel.network()["retransmits"] >= kernel.retransmits() - 1000
+    assert kernel_counters.retransmits() >= 0
+    assert kernel_counters.namespace() == kernel_counters.namespace("self") > 0
+    assert kernel_counters.network()["retransmits"] >= kernel_counters.retransmits() - 1000

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from loadtests.cores import Cores
+from loadtests.host.cpu_affinity import Cores
 from loadtests.orchestration import runner
 from loadtests.orchestration.runner import Options
 from loadtests.profiles import PROFILES

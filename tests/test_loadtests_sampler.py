@@ -20,7 +20,7 @@ import pytest
 
 from gserver.client import Client
 from gserver.codecs import JsonLines
-from loadtests.kernel import noise
+from loadtests.host.kernel_counters import noise
 from loadtests.sampling.process_tree import Tree
 from loadtests.sampling.sampler import Sampler
 from tests.helpers.processes import GserverProcess, wait_for

@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from loadtests.cpu import Used, used_over
-from loadtests.environment import raise_nofile_limit
+from loadtests.host.cpu_time import Used, used_over
+from loadtests.host.environment import raise_nofile_limit
 from loadtests.recording.recording import Recording
 from loadtests.results.memory import Memory, memory_of
 from loadtests.sampling.process_tree import Tree

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.processes import START_PATIENCE_S, running
+from loadtests.host.subprocesses import START_PATIENCE_S, running
 from loadtests.profiles import PROFILES
 from loadtests.servers import prepare as sides
 from loadtests.servers.git_build import Build

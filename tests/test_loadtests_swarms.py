@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtests.processes import free_port
+from loadtests.host.subprocesses import free_port
 from loadtests.recording.recording import CUT_OFF, NEVER_SENT, OK, TASK, UNSENT
 from tests.helpers.certificates import make_certificates
 from tests.helpers.loadtests_swarms import LOCUSTFILE, JsonServer, Peer, Swarm, of_processes

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtests.processes import NotAnswering, free_port
+from loadtests.host.subprocesses import NotAnswering, free_port
 from loadtests.profiles import PROFILES
 from loadtests.servers.readiness import Probe
 from loadtests.servers.target import Server, Target, local_target, try_out

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.time_slice import SLICE_NS
+from loadtests.host.scheduler_slice import SLICE_NS
 
 ASK = """
 import os, platform
 from pathlib import Path
-from loadtests import time_slice
+from loadtests.host.capacity import scheduler_slice as time_slice
 {before}
 print(time_slice.ask_for_short_slices(), os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0))
 print(Path("/proc/self/sched").read_text())

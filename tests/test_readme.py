@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from loadtests.processes import free_port
+from loadtests.host.subprocesses import free_port
 from tests.helpers.processes import GserverProcess
 
 ROOT = Path(__file__).parent.parent

@@ -17,7 +17,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from loadtests.processes import free_port
+from loadtests.host.subprocesses import free_port
 from tests.helpers.processes import GserverProcess, wait_for
 
 LOCUSTFILE = Path(__file__).parent.parent / "loadtests" / "locustfile.py"

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING
 from loadtests.commands import compare as compare_command
 from loadtests.commands.load_options import add_run_options, at_least, profile_of
 from loadtests.comparison.noise_floor import noise_file, save_noise
+from loadtests.host.subprocesses import START_PATIENCE_S, NotAnswering, terminated_as_interrupted
 from loadtests.orchestration.quiet_host import HostBusy, await_quiet
 from loadtests.orchestration.runner import Options, execute
-from loadtests.processes import START_PATIENCE_S, NotAnswering, terminated_as_interrupted
 from loadtests.profiles import PROFILES, Profile
 from loadtests.results.store import ResultError, Run, could_not_write, is_kept, write_whole
 from loadtests.servers.prepare import ReadySide, make_ready

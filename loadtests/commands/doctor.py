@@ -18,8 +18,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from loadtests.environment import RESERVED_DESCRIPTORS
-from loadtests.host import Host, look
+from loadtests.host.capacity import Host, look
+from loadtests.host.environment import RESERVED_DESCRIPTORS
 from loadtests.profiles import PROFILES, Profile
 
 __all__ = ["Finding", "Need", "Plan", "examine", "fits", "main", "plan", "render", "render_all"]

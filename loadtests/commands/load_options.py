@@ -12,8 +12,8 @@ from typing import Any
 from gserver.codecs import CODECS
 from loadtests.address import host_name
 from loadtests.asked import asked_of
+from loadtests.host.subprocesses import START_PATIENCE_S
 from loadtests.letters import as_text
-from loadtests.processes import START_PATIENCE_S
 from loadtests.profiles import PROFILES, Profile
 from loadtests.users.locustfile_check import check_users
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from loadtests.address import is_tls, parse_host
 from loadtests.commands.load_options import MASTER_PORT, add_run_options, at_least, host_and_port, profile_of
+from loadtests.host.subprocesses import START_PATIENCE_S
 from loadtests.letters import as_text
 from loadtests.orchestration.runner import Options, Target, execute
-from loadtests.processes import START_PATIENCE_S
 from loadtests.profiles import PROFILES
 from loadtests.report import render_summary
 from loadtests.results.store import Run, is_kept

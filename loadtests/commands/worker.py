@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 from loadtests.commands.load_options import MASTER_PORT, at_least, host_and_port, own_users
-from loadtests.environment import raise_nofile_limit
+from loadtests.host.environment import raise_nofile_limit
+from loadtests.host.subprocesses import python_module, terminated_as_interrupted
 from loadtests.orchestration.swarm import LOCUST_ENVIRONMENT, SCENARIOS, STEERING
-from loadtests.processes import python_module, terminated_as_interrupted
 
 __all__ = ["add_arguments", "main", "work"]
 

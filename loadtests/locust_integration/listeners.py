@@ -28,17 +28,17 @@ from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
 import loadtests.locust_integration.locust_csv  # noqa: F401  # writes Locust's files to their end
 from gserver.codecs import CODECS
-from loadtests import kernel
 from loadtests.address import parse_host
 from loadtests.dial import loopback_sources, parse_sources
-from loadtests.environment import raise_nofile_limit
+from loadtests.host.capacity import kernel_counters
+from loadtests.host.environment import raise_nofile_limit
+from loadtests.host.scheduler_slice import ask_for_short_slices
 from loadtests.locust_integration.recorder import RECORDER, two_digits
 from loadtests.locust_integration.worker_join import ROSTER, miss
 from loadtests.recording.clock_offset import Reading
 from loadtests.recording.recording import TASK, Recording, failures
 from loadtests.recording.swarm_membership import title
 from loadtests.results.store import write_whole
-from loadtests.time_slice import ask_for_short_slices
 from loadtests.wire import Wire
 
 __all__ = ["wait_for_clock"]
@@ -172,13 +172,13 @@ def _health(lag_ns: int) -> dict[str, float]:
         "asked_per_s": RECORDER.asked_per_s,
         **RECORDER.lateness(),
     }
-    if (waited_s := kernel.waited()) is not None:
+    if (waited_s := kernel_counters.waited()) is not None:
         health["waited_s"] = waited_s
     if RECORDER.clock.readings:
         health["clock_offset_ns"] = RECORDER.clock.offset_ns
         health["clock_uncertainty_ns"] = RECORDER.clock.uncertainty_ns
     with contextlib.suppress(OSError, KeyError):  # not counted here
-        health |= {"namespace": kernel.namespace(), "retransmits": kernel.retransmits()}
+        health |= {"namespace": kernel_counters.namespace(), "retransmits": kernel_counters.retransmits()}
     return health
 
 

@@ -15,7 +15,7 @@ import psutil
 from gevent import subprocess
 
 from loadtests.address import parse_host
-from loadtests.processes import python_module
+from loadtests.host.subprocesses import python_module
 from loadtests.results.metrics import Sample, server_cpu
 
 __all__ = ["Live", "row_of", "sampler_options"]

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from loadtests import environment
 from loadtests.asked import unescaped
-from loadtests.bounded_log import last_line
+from loadtests.host.bounded_log import last_line
+from loadtests.host.capacity import environment
 from loadtests.orchestration.swarm import Swarm
 from loadtests.profiles import Profile
 from loadtests.recording.recording import Recording, failures

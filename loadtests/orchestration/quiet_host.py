@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 
-from loadtests.host import look
+from loadtests.host.capacity import look
 from loadtests.results.validity import OTHERS_PERCENT, STEAL_PERCENT
 
 __all__ = ["HostBusy", "await_quiet", "why_busy"]

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import psutil
 
-from loadtests import environment
-from loadtests.cores import Cores, shared_out
+from loadtests.host.capacity import environment
+from loadtests.host.cpu_affinity import Cores, shared_out
+from loadtests.host.subprocesses import START_PATIENCE_S, terminated_as_interrupted
 from loadtests.orchestration.finalize import Reserve, concluded
 from loadtests.orchestration.swarm import Spread, Swarm, processes_for
-from loadtests.processes import START_PATIENCE_S, terminated_as_interrupted
 from loadtests.profiles import Profile
 from loadtests.results.store import store
 from loadtests.servers.readiness import Probe

@@ -22,11 +22,11 @@ from typing import Any
 import msgspec
 
 from loadtests.asked import escaped
-from loadtests.bounded_log import last_line
-from loadtests.cores import Cores
-from loadtests.environment import RESERVED_DESCRIPTORS
+from loadtests.host.bounded_log import last_line
+from loadtests.host.cpu_affinity import Cores
+from loadtests.host.environment import RESERVED_DESCRIPTORS
+from loadtests.host.subprocesses import free_port, open_gate, python_module, running
 from loadtests.orchestration.progress import Progress
-from loadtests.processes import free_port, open_gate, python_module, running
 from loadtests.profiles import Profile
 from loadtests.results.store import write_whole
 from loadtests.servers.target import Server

@@ -17,8 +17,8 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from loadtests.cpu import have_ended, used_between, used_over
-from loadtests.kernel import drops_between
+from loadtests.host.cpu_time import have_ended, used_between, used_over
+from loadtests.host.kernel_counters import drops_between
 from loadtests.recording.recording import CUT_OFF, OK, PHASES, UNSENT, Cell, Latency, Recording, failures
 from loadtests.results.memory import memory_of
 

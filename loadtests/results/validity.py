@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from loadtests.kernel import noise
+from loadtests.host.kernel_counters import noise
 from loadtests.recording.recording import CUT_OFF, OK, TASK, Recording, failures
 from loadtests.results.metrics import Sample, Window, held
 from loadtests.text import number, quantity, told_apart

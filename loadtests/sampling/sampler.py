@@ -31,8 +31,8 @@ import psutil
 from gserver.arbiter.stats_socket import read_stats
 from gserver.config.addresses import TcpBind, parse_bind
 from gserver.errors import ConfigError
-from loadtests import kernel
 from loadtests.address import host_name
+from loadtests.host.capacity import kernel_counters
 from loadtests.sampling.process_tree import Budget, Plateau, Tree
 from loadtests.sampling.remote_feed import Broadcast, Feed, FeedLost
 from loadtests.sampling.wakeup import Wakeup
@@ -109,14 +109,14 @@ class Sampler:
         return processes
 
     def _kernel(self) -> dict[str, Any]:
-        found: dict[str, Any] = {**kernel.processors()}
+        found: dict[str, Any] = {**kernel_counters.processors()}
         pid = self.server.root_pid if self.server is not None else "self"
         with contextlib.suppress(OSError, KeyError):  # it ended meanwhile, or its kernel does not count this
-            found.update(kernel.network(pid))
-            found["namespace"] = kernel.namespace(pid)
-        if self.port is not None and (pid == "self" or kernel.same_namespace(int(pid))):
+            found.update(kernel_counters.network(pid))
+            found["namespace"] = kernel_counters.namespace(pid)
+        if self.port is not None and (pid == "self" or kernel_counters.same_namespace(int(pid))):
             with contextlib.suppress(OSError):
-                if (listeners := kernel.listeners(self.port, self.addresses)) is not None:
+                if (listeners := kernel_counters.listeners(self.port, self.addresses)) is not None:
                     found.update(accept_queue=listeners.waiting, listeners=listeners.dropped)
         return found
 

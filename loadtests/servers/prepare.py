@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtests.environment import hard_nofile_limit
-from loadtests.processes import free_port, python_module
+from loadtests.host.environment import hard_nofile_limit
+from loadtests.host.subprocesses import free_port, python_module
 from loadtests.profiles import Profile
 from loadtests.servers.git_build import build, builds_cache
 from loadtests.servers.peer_commands import recipe_of

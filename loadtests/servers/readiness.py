@@ -11,7 +11,7 @@ from gserver.client import Client
 from gserver.codecs import JsonLines, Raw
 from gserver.errors import GServerError
 from loadtests.asked import Asked, asked_of
-from loadtests.processes import NotAnswering
+from loadtests.host.subprocesses import NotAnswering
 from loadtests.profiles import Profile
 
 __all__ = ["Probe"]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 
-from loadtests.environment import RESERVED_DESCRIPTORS, hard_nofile_limit
-from loadtests.processes import START_PATIENCE_S, NotAnswering, free_port, python_module, running
+from loadtests.host.environment import RESERVED_DESCRIPTORS, hard_nofile_limit
+from loadtests.host.subprocesses import START_PATIENCE_S, NotAnswering, free_port, python_module, running
 from loadtests.profiles import Profile
 from loadtests.servers.readiness import Probe
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from loadtests.host.subprocesses import python_module
 from loadtests.letters import SHOWABLE
-from loadtests.processes import python_module
 
 __all__ = ["check_users"]
 

@@ -9,7 +9,7 @@ import asyncio
 import os
 import sys
 
-from loadtests.environment import raise_nofile_limit
+from loadtests.host.environment import raise_nofile_limit
 
 PAGE = 4096
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from loadtests.processes import free_port
+from loadtests.host.subprocesses import free_port
 from loadtests.recording.recording import NEVER_SENT, Recording
 from loadtests.results.store import load_recording
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from loadtests.kernel import drops_between
+from loadtests.host.kernel_counters import drops_between
 from loadtests.recording.histogram import Histogram
 from loadtests.recording.recording import OK, failures
 from loadtests.report.run_data import Clock, Evidence

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from loadtests import kernel
+from loadtests.host.capacity import kernel_counters
 
 __all__ = ["Host", "look"]
 
@@ -92,10 +92,10 @@ def _available_bytes() -> int:
 
 def _watch(seconds: float) -> tuple[float, float]:
     """Cores that others used meanwhile, and the share of the processors' time that was stolen."""
-    before, began_s, own = kernel.processors(), time.monotonic(), time.process_time()
+    before, began_s, own = kernel_counters.processors(), time.monotonic(), time.process_time()
     time.sleep(seconds)
     elapsed_s = time.monotonic() - began_s
-    after, own = kernel.processors(), time.process_time() - own
+    after, own = kernel_counters.processors(), time.process_time() - own
     busy_s = after["busy_s"] + after["interrupts_s"] - before["busy_s"] - before["interrupts_s"] - own
     stolen_s = after["steal_s"] - before["steal_s"]
     return max(0.0, busy_s) / elapsed_s, stolen_s / elapsed_s / (os.cpu_count() or 1)

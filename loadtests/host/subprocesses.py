@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from loadtests.bounded_log import BoundedLog
-from loadtests.cores import on_cores
+from loadtests.host.bounded_log import BoundedLog
+from loadtests.host.cpu_affinity import on_cores
 
 __all__ = [
     "START_PATIENCE_S",

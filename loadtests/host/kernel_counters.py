@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from loadtests.cpu import used_between
+from loadtests.host.cpu_time import used_between
 
 __all__ = [
     "Listeners",
