@@ -10,7 +10,7 @@ import gevent
 import pytest
 from greenlet import greenlet
 
-from loadtests.alarm import Alarm
+from loadtests.client.precise_timer import Alarm
 
 MS = 10**6
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from loadtests.dial import PORTS_OF_A_SOURCE, Dialer, loopback_sources, parse_sources
+from loadtests.client.dialer import PORTS_OF_A_SOURCE, Dialer, loopback_sources, parse_sources
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from gevent import socket as cooperative
 
 from gserver.codecs import Lines
 from gserver.errors import FrameTooLarge, IncompleteMessage
-from loadtests.wire import PeerFinished, TlsWire, Wire, WireClosed
+from loadtests.client.connection import PeerFinished, TlsWire, Wire, WireClosed
 from tests.helpers.waiting import wait_until
 
 PATIENCE_S = 60.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+from loadtests.client.connection import Wire
 from loadtests.users.standard_users import EchoUser, JsonUser, MessageUser
-from loadtests.wire import Wire
 
 __all__ = ["ChurnUser", "EchoUser", "JsonUser", "MessageUser", "SlowReader"]
 

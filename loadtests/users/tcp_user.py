@@ -35,11 +35,11 @@ from gevent import GreenletExit
 from gserver.codecs import Codec, JsonLines, Malformed
 from gserver.errors import IncompleteMessage, ProtocolError
 from loadtests.address import is_tls, parse_host
-from loadtests.alarm import Alarm
-from loadtests.dial import Dialer, parse_sources
+from loadtests.client.connection import PeerFinished, TlsWire, Wire, WireClosed
+from loadtests.client.dialer import Dialer, parse_sources
+from loadtests.client.precise_timer import Alarm
 from loadtests.extras import needs
 from loadtests.users.wait_times import Burst, Closed, Paced, Schedule
-from loadtests.wire import PeerFinished, TlsWire, Wire, WireClosed
 
 with needs():
     from locust import User
