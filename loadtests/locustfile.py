@@ -10,9 +10,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from loadtests.asked import asked_of
 from loadtests.extras import needs
 from loadtests.users.standard_users import EchoUser, JsonUser, MessageUser
+from loadtests.workloads.custom_message import asked_of
 
 with needs():
     from locust import events

@@ -17,10 +17,10 @@ from loadtests.comparison.ab_plan import draw
 from loadtests.host.subprocesses import NotAnswering
 from loadtests.orchestration import quiet_host
 from loadtests.orchestration.runner import Options, Target
-from loadtests.profiles import Profile
 from loadtests.results.store import ResultError, Run, load_run, save_run
 from loadtests.results.validity import Verdict
 from loadtests.servers.readiness import Probe
+from loadtests.workloads.profiles import Profile
 from tests.helpers.loadtests_runs import make_run
 
 

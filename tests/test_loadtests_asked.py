@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests.asked import Echoed, asked_of, escaped, unescaped
+from loadtests.workloads.custom_message import Echoed, asked_of, escaped, unescaped
 
 
 @pytest.mark.parametrize(

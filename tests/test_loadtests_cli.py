@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from loadtests.cli import entry_point, main
-from loadtests.profiles import PROFILES
 from loadtests.results.store import save_run
+from loadtests.workloads.profiles import PROFILES
 from tests.helpers.loadtests_runs import make_run
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from loadtests.host.subprocesses import NotAnswering
-from loadtests.profiles import PROFILES
 from loadtests.servers.readiness import Probe
+from loadtests.workloads.profiles import PROFILES
 from tests.helpers.loadtests_swarms import Peer
 from tests.helpers.processes import GserverProcess
 

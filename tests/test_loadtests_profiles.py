@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from loadtests.profiles import PROFILES, Profile
+from loadtests.workloads.profiles import PROFILES, Profile
 
 SMOKE = PROFILES["smoke"]
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from loadtests.orchestration.progress import Moment, Progress, render_display, render_line
-from loadtests.profiles import PROFILES
+from loadtests.workloads.profiles import PROFILES
 
 C2K = PROFILES["c2k"]
 LINE = {"second": 1.0, "sockets": 1999.0, "exchanges": 1500.0, "p99_ns": 2_500_000.0, "failures": 3.0}

@@ -9,7 +9,7 @@ import pytest
 from loadtests.host.cpu_affinity import Cores
 from loadtests.orchestration import runner
 from loadtests.orchestration.runner import Options
-from loadtests.profiles import PROFILES
+from loadtests.workloads.profiles import PROFILES
 
 LIMIT = 20_000
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests.shapes import COOLDOWN, MEASURE, RAMP, WARMUP, Course, Objective, Search, Stage, Step
+from loadtests.workloads.stages import COOLDOWN, MEASURE, RAMP, WARMUP, Course, Objective, Search, Stage, Step
 
 HOLD = [Stage(RAMP, 10, 5), Stage(WARMUP, 10, 5, 2), Stage(MEASURE, 10, 5, 4), Stage(COOLDOWN, 10, 5, 1)]
 

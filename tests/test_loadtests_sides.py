@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from loadtests.host.subprocesses import START_PATIENCE_S, running
-from loadtests.profiles import PROFILES
 from loadtests.servers import prepare as sides
 from loadtests.servers.git_build import Build
 from loadtests.servers.peer_commands import RECIPES
@@ -15,6 +14,7 @@ from loadtests.servers.prepare import make_ready
 from loadtests.servers.readiness import Probe
 from loadtests.servers.spec import parse_spec
 from loadtests.servers.toolchain import Missing
+from loadtests.workloads.profiles import PROFILES
 
 PROFILE = PROFILES["echo"]
 PEERS = [f"{peer}-{service}" for peer, made in RECIPES.items() for service in ("echo", "json") if service in made]

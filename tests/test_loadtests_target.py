@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from loadtests.host.subprocesses import NotAnswering, free_port
-from loadtests.profiles import PROFILES
 from loadtests.servers.readiness import Probe
 from loadtests.servers.target import Server, Target, local_target, try_out
+from loadtests.workloads.profiles import PROFILES
 
 PROBE = Probe.of(PROFILES["echo"])
 LONG_S, SHORT_S = 60.0, 1.5

@@ -28,7 +28,6 @@ from loadtests.comparison.noise_floor import noise_file, save_noise
 from loadtests.host.subprocesses import START_PATIENCE_S, NotAnswering, terminated_as_interrupted
 from loadtests.orchestration.quiet_host import HostBusy, await_quiet
 from loadtests.orchestration.runner import Options, execute
-from loadtests.profiles import PROFILES, Profile
 from loadtests.results.store import ResultError, Run, could_not_write, is_kept, write_whole
 from loadtests.servers.prepare import ReadySide, make_ready
 from loadtests.servers.readiness import Probe
@@ -36,6 +35,7 @@ from loadtests.servers.spec import Spec, parse_spec
 from loadtests.servers.target import Target, try_out
 from loadtests.servers.toolchain import Missing
 from loadtests.text import quantity
+from loadtests.workloads.profiles import PROFILES, Profile
 
 if TYPE_CHECKING:  # SciPy takes a second to import: other commands do without it
     from loadtests.comparison.ab_plan import Ended, Made

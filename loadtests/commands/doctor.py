@@ -20,7 +20,7 @@ from rich.text import Text
 
 from loadtests.host.capacity import Host, look
 from loadtests.host.environment import RESERVED_DESCRIPTORS
-from loadtests.profiles import PROFILES, Profile
+from loadtests.workloads.profiles import PROFILES, Profile
 
 __all__ = ["Finding", "Need", "Plan", "examine", "fits", "main", "plan", "render", "render_all"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from loadtests.profiles import PROFILES, Profile
 from loadtests.text import render_table
+from loadtests.workloads.profiles import PROFILES, Profile
 
 __all__ = ["add_arguments", "main"]
 

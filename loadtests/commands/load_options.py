@@ -11,11 +11,11 @@ from typing import Any
 
 from gserver.codecs import CODECS
 from loadtests.address import host_name
-from loadtests.asked import asked_of
 from loadtests.host.subprocesses import START_PATIENCE_S
 from loadtests.letters import as_text
-from loadtests.profiles import PROFILES, Profile
 from loadtests.users.locustfile_check import check_users
+from loadtests.workloads.custom_message import asked_of
+from loadtests.workloads.profiles import PROFILES, Profile
 
 __all__ = ["MASTER_PORT", "add_run_options", "at_least", "host_and_port", "own_users", "profile_of"]
 

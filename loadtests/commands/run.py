@@ -15,9 +15,9 @@ from loadtests.commands.load_options import MASTER_PORT, add_run_options, at_lea
 from loadtests.host.subprocesses import START_PATIENCE_S
 from loadtests.letters import as_text
 from loadtests.orchestration.runner import Options, Target, execute
-from loadtests.profiles import PROFILES
 from loadtests.report import render_summary
 from loadtests.results.store import Run, is_kept
+from loadtests.workloads.profiles import PROFILES
 
 __all__ = ["add_arguments", "main"]
 

@@ -24,10 +24,10 @@ from locust.env import Environment
 
 from loadtests.locust_integration.recorder import RECORDER
 from loadtests.locust_integration.worker_join import await_workers, is_anyone_lost, keep_still
-from loadtests.profiles import Plan
 from loadtests.recording.recording import OK, failures
 from loadtests.results.store import write_whole
-from loadtests.shapes import COOLDOWN, MEASURE, RAMP, WARMUP, Course, Search, Stage, Step
+from loadtests.workloads.profiles import Plan
+from loadtests.workloads.stages import COOLDOWN, MEASURE, RAMP, WARMUP, Course, Search, Stage, Step
 
 __all__ = ["Steering"]
 

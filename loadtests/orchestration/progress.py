@@ -15,9 +15,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from loadtests.profiles import Profile
 from loadtests.results.metrics import has_enough_beyond, server_cpu
 from loadtests.text import quantity
+from loadtests.workloads.profiles import Profile
 
 __all__ = ["Moment", "Progress", "render_display", "render_line"]
 

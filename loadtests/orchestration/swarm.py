@@ -21,15 +21,15 @@ from typing import Any
 
 import msgspec
 
-from loadtests.asked import escaped
 from loadtests.host.bounded_log import last_line
 from loadtests.host.cpu_affinity import Cores
 from loadtests.host.environment import RESERVED_DESCRIPTORS
 from loadtests.host.subprocesses import free_port, open_gate, python_module, running
 from loadtests.orchestration.progress import Progress
-from loadtests.profiles import Profile
 from loadtests.results.store import write_whole
 from loadtests.servers.target import Server
+from loadtests.workloads.custom_message import escaped
+from loadtests.workloads.profiles import Profile
 
 __all__ = ["SCENARIOS", "STEERING", "NoSwarm", "Spread", "Swarm", "locust_options", "processes_for"]
 

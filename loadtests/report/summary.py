@@ -14,8 +14,8 @@ from unicodedata import category
 from loadtests.comparison.model import FigureComparison
 from loadtests.results.metrics import Figure
 from loadtests.results.store import Run
-from loadtests.shapes import HELD
 from loadtests.text import change, number, quantity, title_of
+from loadtests.workloads.stages import HELD
 
 __all__ = [
     "DOUBTS",

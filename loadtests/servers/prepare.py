@@ -8,12 +8,12 @@ from pathlib import Path
 
 from loadtests.host.environment import hard_nofile_limit
 from loadtests.host.subprocesses import free_port, python_module
-from loadtests.profiles import Profile
 from loadtests.servers.git_build import build, builds_cache
 from loadtests.servers.peer_commands import recipe_of
 from loadtests.servers.spec import Spec, parse_command
 from loadtests.servers.target import Target, server_words, workers_for
 from loadtests.servers.toolchain import Toolchain, cache_folder
+from loadtests.workloads.profiles import Profile
 
 __all__ = ["ReadySide", "make_ready"]
 

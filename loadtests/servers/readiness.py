@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from gserver.client import Client
 from gserver.codecs import JsonLines, Raw
 from gserver.errors import GServerError
-from loadtests.asked import Asked, asked_of
 from loadtests.host.subprocesses import NotAnswering
-from loadtests.profiles import Profile
+from loadtests.workloads.custom_message import Asked, asked_of
+from loadtests.workloads.profiles import Profile
 
 __all__ = ["Probe"]
 

@@ -17,8 +17,8 @@ import psutil
 
 from loadtests.host.environment import RESERVED_DESCRIPTORS, hard_nofile_limit
 from loadtests.host.subprocesses import START_PATIENCE_S, NotAnswering, free_port, python_module, running
-from loadtests.profiles import Profile
 from loadtests.servers.readiness import Probe
+from loadtests.workloads.profiles import Profile
 
 __all__ = ["RAN_ALREADY", "Server", "Target", "local_target", "server_words", "try_out", "workers_for"]
 

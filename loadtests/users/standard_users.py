@@ -10,9 +10,9 @@ import random
 from typing import Any
 
 from gserver.codecs import Codec, JsonLines
-from loadtests.asked import Echoed, asked_of
 from loadtests.extras import needs
 from loadtests.users.tcp_user import TcpUser
+from loadtests.workloads.custom_message import Echoed, asked_of
 
 with needs():
     from locust import task

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtests.letters import as_text
-from loadtests.shapes import COOLDOWN, HELD, MEASURE, RAMP, WARMUP, Objective, Stage
+from loadtests.workloads.stages import COOLDOWN, HELD, MEASURE, RAMP, WARMUP, Objective, Stage
 
 __all__ = ["PROFILES", "Plan", "Profile"]
 
