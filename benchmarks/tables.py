@@ -9,7 +9,7 @@ from benchmarks.figures import FIGURES
 from benchmarks.jobs import Scenario
 from benchmarks.ratios import Spread, Value, median, ratios, spread
 from benchmarks.rounds import Results
-from loadtests.text import render_table
+from loadtests.formatting import render_table
 
 __all__ = ["NOTHING", "figure_text", "growth", "ratios_of", "render_results", "shown_ratio"]
 

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from loadtests.errors import ResultError, cause_of
-from loadtests.extras import Extra, MissingPackage, needs, require
 from loadtests.host.subprocesses import NotAnswering
-from loadtests.streams import open_streams
+from loadtests.optional_packages import Extra, MissingPackage, needs, require
+from loadtests.standard_streams import open_streams
 
 __all__ = ["entry_point", "main"]
 

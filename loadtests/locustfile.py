@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from loadtests.extras import needs
+from loadtests.optional_packages import needs
 from loadtests.users.standard_users import EchoUser, JsonUser, MessageUser
 from loadtests.workloads.custom_message import asked_of
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from loadtests.cli import COMMANDS
-from loadtests.extras import MissingPackage, needs, require
+from loadtests.optional_packages import MissingPackage, needs, require
 from tests.helpers.processes import wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -192,7 +192,9 @@ class TestNeeds:
 
 
 def test_what_is_required_is_looked_for_and_not_imported() -> None:
-    program = "import sys; from loadtests.extras import require; require('locust'); print('locust' in sys.modules)"
+    program = (
+        "import sys; from loadtests.optional_packages import require; require('locust'); print('locust' in sys.modules)"
+    )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
 
     assert ended.stdout == "False\n"

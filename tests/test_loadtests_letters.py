@@ -7,9 +7,9 @@ import io
 
 import pytest
 
-from loadtests.address import host_name, parse_host
 from loadtests.commands.load_options import host_and_port
-from loadtests.letters import SHOWABLE, as_text
+from loadtests.text_encoding import SHOWABLE, as_text
+from loadtests.url import host_name, parse_host
 
 NAME = "étiquette 結果"
 

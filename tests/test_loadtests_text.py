@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests.text import change, number, percent, quantity, render_table, title_of, told_apart
+from loadtests.formatting import change, number, percent, quantity, render_table, title_of, told_apart
 
 
 @pytest.mark.parametrize(

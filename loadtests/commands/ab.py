@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from loadtests.commands import compare as compare_command
 from loadtests.commands.load_options import add_run_options, at_least, profile_of
 from loadtests.comparison.noise_floor import noise_file, save_noise
+from loadtests.formatting import quantity
 from loadtests.host.subprocesses import START_PATIENCE_S, NotAnswering, terminated_as_interrupted
 from loadtests.orchestration.quiet_host import HostBusy, await_quiet
 from loadtests.orchestration.runner import Options, execute
@@ -34,7 +35,6 @@ from loadtests.servers.readiness import Probe
 from loadtests.servers.spec import Spec, parse_spec
 from loadtests.servers.target import Target, try_out
 from loadtests.servers.toolchain import Missing
-from loadtests.text import quantity
 from loadtests.workloads.profiles import PROFILES, Profile
 
 if TYPE_CHECKING:  # SciPy takes a second to import: other commands do without it

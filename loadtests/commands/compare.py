@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from loadtests.letters import as_text
 from loadtests.results.store import ResultError, Run, could_not_write, load_recording, load_run, write_whole
+from loadtests.text_encoding import as_text
 
 if TYPE_CHECKING:
     from loadtests.comparison.compare import Latencies, Plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from loadtests.text import render_table
+from loadtests.formatting import render_table
 from loadtests.workloads.profiles import PROFILES, Profile
 
 __all__ = ["add_arguments", "main"]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from gserver.codecs import CODECS
-from loadtests.address import host_name
 from loadtests.host.subprocesses import START_PATIENCE_S
-from loadtests.letters import as_text
+from loadtests.text_encoding import as_text
+from loadtests.url import host_name
 from loadtests.users.locustfile_check import check_users
 from loadtests.workloads.custom_message import asked_of
 from loadtests.workloads.profiles import PROFILES, Profile

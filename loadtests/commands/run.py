@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from loadtests.address import is_tls, parse_host
 from loadtests.commands.load_options import MASTER_PORT, add_run_options, at_least, host_and_port, profile_of
 from loadtests.host.subprocesses import START_PATIENCE_S
-from loadtests.letters import as_text
 from loadtests.orchestration.runner import Options, Target, execute
 from loadtests.report import render_summary
 from loadtests.results.store import Run, is_kept
+from loadtests.text_encoding import as_text
+from loadtests.url import is_tls, parse_host
 from loadtests.workloads.profiles import PROFILES
 
 __all__ = ["add_arguments", "main"]

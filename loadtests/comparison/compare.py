@@ -32,6 +32,7 @@ from loadtests.comparison.model import (
 from loadtests.comparison.noise_floor import NoiseFloor
 from loadtests.comparison.quantile_curves import quantile_curve
 from loadtests.comparison.run_identity import address_of
+from loadtests.formatting import number, title_of
 from loadtests.inference.power import cautious, needed_pairs, needed_runs
 from loadtests.inference.rank_tests import (
     Shift,
@@ -45,7 +46,6 @@ from loadtests.inference.rank_tests import (
 from loadtests.recording.histogram import Histogram
 from loadtests.results.metrics import ENOUGH_BEYOND, Figure
 from loadtests.results.store import Run
-from loadtests.text import number, title_of
 
 __all__ = ["HEADLINES", "Latencies", "Plan", "compare", "headlines_of", "is_believable", "missing_in", "plan_of_pairs"]
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from loadtests.comparison.compare import HEADLINES
 from loadtests.comparison.noise_floor import HOST_KEYS
 from loadtests.comparison.run_identity import commit_of, server_of, setting_of
+from loadtests.formatting import percent, quantity, render_table, title_of
 from loadtests.inference.change_points import ChangePoint, change_points, fewest
 from loadtests.results.metrics import Figure
 from loadtests.results.store import Run
-from loadtests.text import percent, quantity, render_table, title_of
 
 __all__ = ["Trend", "changes_of", "render_csv", "render_otava", "render_trend", "trends_of"]
 

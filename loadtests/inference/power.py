@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from scipy import special
 
+from loadtests.formatting import percent, render_table
 from loadtests.inference.rank_tests import Interval, critical_rank_of_pairs, critical_rank_of_sets
-from loadtests.text import percent, render_table
 
 __all__ = [
     "FIGURES",

@@ -28,7 +28,6 @@ from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
 import loadtests.locust_integration.locust_csv  # noqa: F401  # writes Locust's files to their end
 from gserver.codecs import CODECS
-from loadtests.address import parse_host
 from loadtests.client.connection import Wire
 from loadtests.client.dialer import loopback_sources, parse_sources
 from loadtests.host.capacity import kernel_counters
@@ -40,6 +39,7 @@ from loadtests.recording.clock_offset import Reading
 from loadtests.recording.recording import TASK, Recording, failures
 from loadtests.recording.swarm_membership import title
 from loadtests.results.store import write_whole
+from loadtests.url import parse_host
 
 __all__ = ["wait_for_clock"]
 

@@ -14,9 +14,9 @@ import gevent
 import psutil
 from gevent import subprocess
 
-from loadtests.address import parse_host
 from loadtests.host.subprocesses import python_module
 from loadtests.results.metrics import Sample, server_cpu
+from loadtests.url import parse_host
 
 __all__ = ["Live", "row_of", "sampler_options"]
 

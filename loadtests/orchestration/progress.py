@@ -15,8 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from loadtests.formatting import quantity
 from loadtests.results.metrics import has_enough_beyond, server_cpu
-from loadtests.text import quantity
 from loadtests.workloads.profiles import Profile
 
 __all__ = ["Moment", "Progress", "render_display", "render_line"]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from loadtests.comparison.model import EQUIVALENT, INCONCLUSIVE, Comparison, FigureComparison
+from loadtests.formatting import render_table
 from loadtests.report.comparison_text import COLOURS, EMOJI, bare_table, change_of, console_of, written_on
-from loadtests.text import render_table
 
 __all__ = ["NOTE", "SHOWN", "render_overview", "render_overview_markdown"]
 

@@ -8,6 +8,7 @@ from statistics import median
 
 from loadtests.comparison.compare import HEADLINES
 from loadtests.comparison.model import Comparison, FigureComparison, KeyDifference, Side
+from loadtests.formatting import quantity
 from loadtests.recording.recording import Recording
 from loadtests.report.charts.comparison_charts import comparison_pictures, verdict_picture
 from loadtests.report.charts.picture import Picture
@@ -26,7 +27,6 @@ from loadtests.report.summary import (
     version_of,
 )
 from loadtests.results.store import ResultError, Run
-from loadtests.text import quantity
 
 __all__ = ["pictures_of", "render_comparison_html", "render_overview_html"]
 

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtests.comparison.model import Comparison, FigureComparison, KeyDifference, Side
+from loadtests.formatting import change, percent, quantity, render_table, title_of
 from loadtests.inference.power import MOST
-from loadtests.letters import as_text
-from loadtests.text import change, percent, quantity, render_table, title_of
+from loadtests.text_encoding import as_text
 
 __all__ = [
     "COLOURS",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from loadtests.formatting import render_table
 from loadtests.report.run_tables import Table, figures_of, keys_of, latencies_of, types_of
 from loadtests.report.summary import (
     Failure,
@@ -23,7 +24,6 @@ from loadtests.report.summary import (
     workload_of,
 )
 from loadtests.results.store import Run
-from loadtests.text import render_table
 
 __all__ = ["render_markdown", "render_markdown_of_all"]
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from loadtests.formatting import quantity, title_of
 from loadtests.recording.recording import PHASES
 from loadtests.report.summary import UNKNOWN, WITHHELD, as_sentence, said
 from loadtests.results.metrics import ENOUGH_BEYOND, STATISTICS, Figure
 from loadtests.results.store import Run
-from loadtests.text import quantity, title_of
 
 __all__ = ["Table", "figures_of", "keys_of", "latencies_of", "types_of"]
 

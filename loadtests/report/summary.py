@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from unicodedata import category
 
 from loadtests.comparison.model import FigureComparison
+from loadtests.formatting import change, number, quantity, title_of
 from loadtests.results.metrics import Figure
 from loadtests.results.store import Run
-from loadtests.text import change, number, quantity, title_of
 from loadtests.workloads.stages import HELD
 
 __all__ = [

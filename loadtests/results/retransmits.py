@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from loadtests.formatting import number
 from loadtests.recording.recording import OK, Recording, failures
 from loadtests.results.metrics import Sample, Window
-from loadtests.text import number
 
 __all__ = ["explained_percent", "retransmit_warnings", "retransmitted"]
 

@@ -26,10 +26,10 @@ from typing import Any
 import msgspec
 
 from loadtests.errors import ResultError, cause_of
-from loadtests.letters import SHOWABLE
 from loadtests.recording.recording import Recording
 from loadtests.results.metrics import Figure
 from loadtests.results.validity import Verdict
+from loadtests.text_encoding import SHOWABLE
 
 __all__ = [
     "ResultError",

@@ -18,10 +18,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from loadtests.formatting import number, quantity, told_apart
 from loadtests.host.kernel_counters import noise
 from loadtests.recording.recording import CUT_OFF, OK, TASK, Recording, failures
 from loadtests.results.metrics import Sample, Window, held
-from loadtests.text import number, quantity, told_apart
 
 __all__ = ["VALID", "Evidence", "State", "Verdict", "judge"]
 

@@ -31,11 +31,11 @@ import psutil
 from gserver.arbiter.stats_socket import read_stats
 from gserver.config.addresses import TcpBind, parse_bind
 from gserver.errors import ConfigError
-from loadtests.address import host_name
 from loadtests.host.capacity import kernel_counters
 from loadtests.sampling.process_tree import Budget, Plateau, Tree
 from loadtests.sampling.remote_feed import Broadcast, Feed, FeedLost
 from loadtests.sampling.wakeup import Wakeup
+from loadtests.url import host_name
 
 __all__ = ["Sampler", "main"]
 

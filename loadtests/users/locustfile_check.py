@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from loadtests.host.subprocesses import python_module
-from loadtests.letters import SHOWABLE
+from loadtests.text_encoding import SHOWABLE
 
 __all__ = ["check_users"]
 

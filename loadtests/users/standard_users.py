@@ -10,7 +10,7 @@ import random
 from typing import Any
 
 from gserver.codecs import Codec, JsonLines
-from loadtests.extras import needs
+from loadtests.optional_packages import needs
 from loadtests.users.tcp_user import TcpUser
 from loadtests.workloads.custom_message import Echoed, asked_of
 

@@ -34,11 +34,11 @@ from gevent import GreenletExit
 
 from gserver.codecs import Codec, JsonLines, Malformed
 from gserver.errors import IncompleteMessage, ProtocolError
-from loadtests.address import is_tls, parse_host
 from loadtests.client.connection import PeerFinished, TlsWire, Wire, WireClosed
 from loadtests.client.dialer import Dialer, parse_sources
 from loadtests.client.precise_timer import Alarm
-from loadtests.extras import needs
+from loadtests.optional_packages import needs
+from loadtests.url import is_tls, parse_host
 from loadtests.users.wait_times import Burst, Closed, Paced, Schedule
 
 with needs():

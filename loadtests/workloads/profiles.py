@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtests.letters import as_text
+from loadtests.text_encoding import as_text
 from loadtests.workloads.stages import COOLDOWN, HELD, MEASURE, RAMP, WARMUP, Objective, Stage
 
 __all__ = ["PROFILES", "Plan", "Profile"]

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from loadtests.text import number, quantity
+from loadtests.formatting import number, quantity
 
 __all__ = ["COOLDOWN", "HELD", "MEASURE", "RAMP", "WARMUP", "Course", "Objective", "Search", "Stage", "Step"]
 

@@ -15,6 +15,8 @@ from typing import Literal
 import altair as alt
 
 from loadtests.comparison.model import BETTER, EQUIVALENT, WORSE, Comparison, FigureComparison, QuantileCurve
+from loadtests.formatting import number as plain_number
+from loadtests.formatting import quantity
 from loadtests.report.charts import series as numbers
 from loadtests.report.charts.marks import (
     DURATION,
@@ -36,8 +38,6 @@ from loadtests.report.charts.theme import ROOM, colour
 from loadtests.report.run_data import SAMPLES, Clock, Evidence
 from loadtests.report.run_tables import Table
 from loadtests.report.summary import changed, titled_figure
-from loadtests.text import number as plain_number
-from loadtests.text import quantity
 
 __all__ = ["comparison_pictures", "verdict_picture"]
 

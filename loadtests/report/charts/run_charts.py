@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import altair as alt
 
+from loadtests.formatting import quantity
 from loadtests.report.charts import series as numbers
 from loadtests.report.charts.marks import (
     DURATION,
@@ -36,7 +37,6 @@ from loadtests.report.run_tables import Table
 from loadtests.report.summary import title_of_run
 from loadtests.results.metrics import ENOUGH_BEYOND, Figure
 from loadtests.results.store import Run
-from loadtests.text import quantity
 
 __all__ = ["overlaid_pictures", "run_pictures"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from loadtests.letters import as_text
+from loadtests.text_encoding import as_text
 
 __all__ = ["SCHEMES", "host_name", "is_tls", "parse_host"]
 

@@ -14,7 +14,7 @@ import sys
 from typing import Any, TextIO
 
 from gserver.process.daemon import open_standard
-from loadtests.letters import SHOWABLE
+from loadtests.text_encoding import SHOWABLE
 
 __all__ = ["Stream", "open_streams"]
 
