@@ -77,7 +77,7 @@ setup(
     ext_modules=[Extension("gserver._native", ["gserver/_native.c"], optional=True)],
     package_data={
         "gserver": ["py.typed", "_native.pyi"],
-        "loadtests": ["py.typed", "peers/*.js", "peers/*.go", "peers/*.c"],
+        "loadtests": ["py.typed", "servers/peers/*.js", "servers/peers/*.go", "servers/peers/*.c"],
         "loadtests.report": ["templates/*"],
     },
     install_requires=["gevent>=26.4", "msgspec>=0.19"],

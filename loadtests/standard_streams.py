@@ -1,7 +1,7 @@
 """Standard output and error of a command. Writing to them never fails, so that no output can end a run.
 
-A letter that the encoding lacks is replaced (letters.py). A descriptor that was closed is /dev/null. What cannot be
-written, because the disk is full or the reader has gone (`| head -1`), is dropped.
+A letter that the encoding lacks is replaced (text_encoding.py). A closed descriptor becomes /dev/null. Output that
+cannot be written, because the disk is full or the reader has gone (`| head -1`), is dropped.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from gserver.errors import CloseReason, LimitExceeded
 from gserver.limits.access_list import parse_networks
 from gserver.limits.address_table import TABLE_WORDS, AddressTable
 from gserver.limits.connection_limits import Limits
+from gserver.server import admission as door_module
 from gserver.server.admission import Door, OwnOccupancy
-from gserver.server.tcp_server import admission as door_module
 
 V4: tuple[Any, ...] = ("10.0.0.1", 1000)
 NEIGHBOUR: tuple[Any, ...] = ("10.0.0.2", 1000)

@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 import pytest
 
-from gserver.connection.connection import lingering_close as linger
+from gserver.connection import lingering_close as linger
 from gserver.connection.lingering_close import Linger
 from gserver.errors import CloseReason
 from gserver.handlers import json

@@ -44,7 +44,7 @@ from locust import events, task
 
 from gserver.codecs import Lines
 from loadtests.users.wait_times import paced
-from loadtests.users.tcp_user import TcpUser
+from loadtests.users import TcpUser
 
 MEASURED = []
 numbers = itertools.count()

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from loadtests.inference import rank_tests as inference
 from loadtests.inference.rank_tests import (
     Looks,
     critical_rank_of_pairs,
@@ -24,7 +25,6 @@ from loadtests.inference.rank_tests import (
     smallest_p_of_pairs,
     smallest_p_of_sets,
 )
-from loadtests.inference.rank_tests import rank_tests as inference
 
 # R, ?wilcox.test, from Hollander and Wolfe (1973), page 29: Hamilton depression scale, first and second visit.
 FIRST = [1.83, 0.50, 1.62, 2.48, 1.68, 1.88, 1.55, 3.06, 1.30]

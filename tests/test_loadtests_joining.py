@@ -40,7 +40,7 @@ class Stranger(User):
 OTHER_USERS = """
 from locust import task
 from gserver import Lines
-from loadtests.users.tcp_user import TcpUser
+from loadtests.users import TcpUser
 
 class Other(TcpUser):
     codec = Lines
@@ -152,7 +152,7 @@ def start_those_that_differ(stage: Stage) -> None:
     others = stage.folder / "others.py"
     others.write_text(OTHER_USERS)
     stage.worker("file", "--file", str(others))
-    files = f"{Path(gserver.__file__).parents[1] / 'loadtests' / 'scenarios.py'}"
+    files = f"{Path(gserver.__file__).parents[1] / 'loadtests' / 'users' / 'profile_users.py'}"
     stage.start("version", str(version), "-f", files, *to_master)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.host.capacity import kernel_counters
+from loadtests.host import kernel_counters
 
 NETSTAT = """\
 TcpExt: SyncookiesSent ListenOverflows ListenDrops TCPTimeouts

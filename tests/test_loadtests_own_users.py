@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from loadtests.cli import main
+from loadtests.users import locustfile_check as own_users
 from loadtests.users.locustfile_check import check_users
-from loadtests.users.tcp_user import locustfile_check as own_users
 
 USERS = """
 from locust import User, task
 from gserver import Lines
-from loadtests.users.tcp_user import TcpUser
+from loadtests.users import TcpUser
 print("said while it is imported")
 class Mine(TcpUser):
     codec = Lines

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from loadtests.report.charts.marks import series
+from loadtests.report.charts import series
 from loadtests.report.run_data import Clock, evidence_of
 from tests.helpers.loadtests_reports import PHASES, SECONDS, START, make_evidence, make_recording, make_samples
 from tests.helpers.loadtests_runs import make_run

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loadtests.host.capacity import kernel_counters
+from loadtests.host import kernel_counters
 from loadtests.recording.recording import Recording
 from loadtests.results.metrics import Window
 from loadtests.results.retransmits import explained_percent, retransmit_warnings, retransmitted

@@ -16,7 +16,7 @@ PATIENCE_S = 180.0
 OWN = """
 from locust import task
 from gserver.codecs import Raw
-from loadtests.users.tcp_user import TcpUser
+from loadtests.users import TcpUser
 
 class Own(TcpUser):
     codec = Raw

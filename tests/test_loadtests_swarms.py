@@ -32,7 +32,7 @@ OWN = """
 from gserver import Lines
 from locust import constant, events, task
 from loadtests.users.wait_times import closed, paced
-from loadtests.users.tcp_user import TcpUser
+from loadtests.users import TcpUser
 
 class Own(TcpUser):
     abstract = True
@@ -77,7 +77,7 @@ SEVERAL = """
 from gserver import Lines
 from locust import TaskSet, task
 from loadtests.users.wait_times import paced
-from loadtests.users.tcp_user import TcpUser
+from loadtests.users import TcpUser
 
 class Several(TcpUser):
     codec = Lines

@@ -13,8 +13,8 @@ from gserver.codecs import Lines
 from gserver.connection.connection import Connection
 from gserver.connection.log_throttling import Notices
 from gserver.connection.stream_connection import StreamConnection
+from gserver.engine import rate_limiter as meter
 from gserver.engine.rate_limiter import Meter
-from gserver.engine.schedulers import rate_limiter as meter
 from gserver.errors import CloseReason, LimitExceeded
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines

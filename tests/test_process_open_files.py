@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gserver.arbiter.stats_socket import read_stats
-from gserver.connection.connection import lingering_close
+from gserver.connection import lingering_close
 from gserver.process import open_files
 from gserver.process.open_files import BESIDE_CONNECTIONS, raise_open_files_limit
 from tests.helpers.processes import PATIENCE_S, GserverProcess, wait_for

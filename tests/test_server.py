@@ -17,8 +17,8 @@ from gevent.event import Event
 from gserver.codecs import Lines
 from gserver.connection.connection import Connection
 from gserver.errors import CloseReason, ConfigError
+from gserver.server import tcp_server as server_module
 from gserver.server.tcp_server import TcpServer
-from gserver.server.tcp_server import tcp_server as server_module
 from gserver.service import Service
 from tests.helpers.services import Diary, Gate, Keeper, make_echo_lines, make_lines
 from tests.helpers.serving import Peer, Serving, assert_closed

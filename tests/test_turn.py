@@ -12,7 +12,7 @@ import pytest
 
 from gserver.codecs import JsonLines, LengthPrefixed, Lines, Malformed
 from gserver.connection.connection import Connection
-from gserver.engine.schedulers import message_loop
+from gserver.engine import message_loop
 from gserver.errors import CloseReason, FrameTooLarge, IncompleteMessage, ProtocolError
 from gserver.json_service import JsonService
 from gserver.service import Fault, Service

@@ -1,7 +1,7 @@
 """The arbiter: binds, forks workers, keeps their number, replaces them, and ends them orderly. It never serves.
 
 One loop, which sleeps until a signal, a word from a worker or a deadline; without any of them it wakes up once in a
-worker's timeout. What is to be done is decided in children.py, which is pure; this does it, and owns the processes'
+worker's timeout. What is to be done is decided in supervision.py, which is pure; this does it, and owns the processes'
 surroundings: listeners, pid file, log files, the service manager, a successor.
 
 Closes: run() closes the listeners, the channels and the signal queue, and leaves no worker behind.

@@ -1,6 +1,6 @@
 """The worker processes themselves: forking them, talking with them, and their places on the scoreboard.
 
-What should happen to whom is decided in children.py; this does it. A worker that a mold is to fork has no process id
+What should happen to whom is decided in supervision.py; this does it. A worker that a mold is to fork has no process id
 yet: until it is born it goes by a number less than 0, the negative of its age.
 """
 

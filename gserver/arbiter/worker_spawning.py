@@ -1,7 +1,7 @@
-"""From the decision to fork a worker to its process, for those that a mold forks too.
+"""Spawns workers: forks them from the arbiter, or has the preload process fork them.
 
-The book of workers (children.py) and the processes (crew.py) are kept in step here: whoever is in one is in the other,
-under the same number.
+Keeps the records of workers (supervision.py) and the processes (worker_processes.py) in step: a worker is in both,
+under the same number, or in neither.
 """
 
 from __future__ import annotations

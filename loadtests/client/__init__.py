@@ -1,1 +1,1 @@
-"""TODO"""
+"""The client side of a connection, light enough for thousands of them in one process."""

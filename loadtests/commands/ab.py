@@ -46,7 +46,7 @@ __all__ = ["add_arguments", "main"]
 
 PAIRS = 12
 #: So many runs of a side in turn are made before ab gives up that one can be believed; --force takes the first. There
-#: were ten once, for the bad minutes of a noisy host. Those are waited for now, which costs no run: see quiet.py.
+#: were ten once, for the bad minutes of a noisy host. Those are waited for now, which costs no run: see quiet_host.py.
 ATTEMPTS = 3
 EXIT_WORSE = 1
 EXIT_USAGE = 2

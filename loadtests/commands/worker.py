@@ -18,7 +18,7 @@ from pathlib import Path
 from loadtests.commands.load_options import MASTER_PORT, at_least, host_and_port, own_users
 from loadtests.host.environment import raise_nofile_limit
 from loadtests.host.subprocesses import python_module, terminated_as_interrupted
-from loadtests.orchestration.swarm import LOCUST_ENVIRONMENT, SCENARIOS, STEERING
+from loadtests.orchestration.swarm import LOAD_SHAPE, LOCUST_ENVIRONMENT, PROFILE_USERS
 
 __all__ = ["add_arguments", "main", "work"]
 
@@ -55,7 +55,7 @@ def work(master: tuple[str, int], processes: int, file: Path | None, patience_s:
     """
     raise_nofile_limit()
     options = {
-        "-f": f"{file or SCENARIOS},{STEERING}",
+        "-f": f"{file or PROFILE_USERS},{LOAD_SHAPE}",
         "--master-host": master[0],
         "--master-port": master[1],
         "--master-timeout": patience_s,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from loadtests.host.capacity import kernel_counters
+from loadtests.host import kernel_counters
 
 __all__ = ["Host", "look"]
 

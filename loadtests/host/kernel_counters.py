@@ -218,7 +218,7 @@ def noise(first: Mapping[str, Any], last: Mapping[str, Any]) -> float | None:
     """What others than the server, the generator and the sampler used of a host between two samples, in cores.
 
     Of the noisier one, where server and generator have a host each; None where the samples do not say. CPU time that is
-    in no account (see cpu.py) is taken for noise.
+    in no account (see cpu_time.py) is taken for noise.
     """
     elapsed_s: float = last["time_s"] - first["time_s"]
     if elapsed_s <= 0 or not all("busy_s" in sample.get("kernel", {}) for sample in (first, last)):

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Statistics: rank tests, power, change points and regression. Pure."""

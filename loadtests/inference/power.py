@@ -1,4 +1,5 @@
-"""How many pairs, or runs on each side, find a difference. Pure; `python -m loadtests.inference.power` prints the tables.
+"""How many pairs, or runs on each side, find a difference. Pure.
+`python -m loadtests.inference.power` prints the tables.
 
 The power of the exact tests by the mean and the variance of their statistics where B is shifted (Lehmann), for noise
 that is normal on the scale of the values; where only one order of the pairs can be significant, by its probability.

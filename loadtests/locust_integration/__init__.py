@@ -1,1 +1,1 @@
-"""TODO"""
+"""What is tied to Locust: its events, its load shape, its statistics and its web page."""

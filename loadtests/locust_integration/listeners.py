@@ -1,7 +1,7 @@
 """What ties a recording to Locust: command-line arguments, the workers' reports, and the file at the end.
 
-Importing this registers the listeners, once, with Locust's global events; users.py does, so that any locustfile with a
-TcpUser records. Workers hand what they recorded to the master with every report of Locust's. At the end the master asks
+Importing this module registers the listeners, once, with Locust's global events. tcp_user.py imports it, so that any
+locustfile with a TcpUser records. Workers hand what they recorded to the master with every report of Locust's. At the end the master asks
 each for its last one and waits for it, for Locust itself waits half a second for whatever comes; who has not said its
 last by then is named in the recording. Workers ask the master for its clock, whose seconds the recording's are.
 """
@@ -30,7 +30,7 @@ import loadtests.locust_integration.locust_csv  # noqa: F401  # writes Locust's 
 from gserver.codecs import CODECS
 from loadtests.client.connection import Wire
 from loadtests.client.dialer import loopback_sources, parse_sources
-from loadtests.host.capacity import kernel_counters
+from loadtests.host import kernel_counters
 from loadtests.host.environment import raise_nofile_limit
 from loadtests.host.scheduler_slice import ask_for_short_slices
 from loadtests.locust_integration.recorder import RECORDER, two_digits

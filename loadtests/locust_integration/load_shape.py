@@ -1,4 +1,4 @@
-"""The shape of a run for Locust: `locust -f LOCUSTFILE,steering.py --plan FILE --phases FILE`.
+"""The shape of a run for Locust: `locust -f LOCUSTFILE,load_shape.py --plan FILE --phases FILE`.
 
 Locust asks once a second how many users there are to be; the answer is the plan's stage. Where a run is, and what a
 search has tried, is in the file of phases, which is written anew each second: what is known then is known whatever

@@ -2,7 +2,7 @@
 
     locust -f loadtests/locustfile.py --host tcp://127.0.0.1:3001 --server-pid PID
 
-The page is /server of the web UI. Importing this registers the options with Locust; users.py does.
+The page is /server of the web UI. Importing this registers the options with Locust; tcp_user.py does.
 """
 
 from __future__ import annotations

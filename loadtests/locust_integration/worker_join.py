@@ -1,8 +1,7 @@
 """How a worker of Locust's joins its master, is refused, and is missed.
 
 Locust takes any worker at any time, compares only its own version, and moves the users of a worker that comes or goes.
-hooks.py imports this module, so that a swarm with a TcpUser checks each worker that joins. steering.py, which has the
-shape of a run, waits here for the workers and then closes the swarm.
+listeners.py imports this module, so that a swarm with a TcpUser checks each worker that joins. load_shape.py waits here for the workers and then closes the swarm.
 
     worker -> master   gserver_worker, its introduction, then Locust's client_ready
     master -> worker   gserver_welcome, then Locust's ack; or gserver_refused, why
@@ -36,7 +35,8 @@ from loadtests.results.store import write_whole
 __all__ = ["ROSTER", "await_workers", "is_anyone_lost", "keep_still", "miss"]
 
 INTRODUCTION, WELCOME, REFUSED = "gserver_worker", "gserver_welcome", "gserver_refused"
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
+LOAD_SHAPE = Path(__file__).with_name("load_shape.py")
 EXIT_FAILURE, EXIT_USAGE = 1, 2
 # A message to a master that was just ending is lost: the worker sends it again.
 JOIN_AGAIN_S = 5.0
@@ -77,13 +77,13 @@ def _identity(environment: Environment) -> Identity:
 @functools.cache
 def _identity_of(files: tuple[str, ...]) -> Identity:
     """loadtests has the version of gserver: what tells two states of its source apart is a digest."""
-    own = _digest(sorted(PACKAGE.glob("*.py")))
+    own = _digest(sorted(PACKAGE.rglob("*.py")))
     versions = {
         "gserver": gserver.__version__,
         "loadtests": f"{gserver.__version__} ({own[:8]})",
         "locust": locust_version,
     }
-    paths = [Path(file) for file in files if Path(file).is_file() and Path(file).resolve() != PACKAGE / "steering.py"]
+    paths = [Path(file) for file in files if Path(file).is_file() and Path(file).resolve() != LOAD_SHAPE]
     return Identity(versions, " and ".join(sorted(path.name for path in paths)), _digest(paths))
 
 

@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from loadtests.host import environment
 from loadtests.host.bounded_log import last_line
-from loadtests.host.capacity import environment
 from loadtests.orchestration.swarm import Swarm
 from loadtests.recording.recording import Recording, failures
 from loadtests.report import render_markdown
+from loadtests.results import store
 from loadtests.results.metrics import Figure, Window, doubts_of_server, figures_of, measure_window, withheld_of
 from loadtests.results.retransmits import retransmit_warnings
-from loadtests.results.store import store
 from loadtests.results.validity import Evidence, judge
 from loadtests.workloads.custom_message import unescaped
 from loadtests.workloads.profiles import Profile

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import psutil
 
-from loadtests.host.capacity import environment
+from loadtests.host import environment
 from loadtests.host.cpu_affinity import Cores, shared_out
 from loadtests.host.subprocesses import START_PATIENCE_S, terminated_as_interrupted
 from loadtests.orchestration.finalize import Reserve, concluded
 from loadtests.orchestration.swarm import Spread, Swarm, processes_for
-from loadtests.results.store import store
+from loadtests.results import store
 from loadtests.servers.readiness import Probe
 from loadtests.servers.target import Server, Target, local_target
 from loadtests.workloads.profiles import Profile

@@ -31,10 +31,11 @@ from loadtests.servers.target import Server
 from loadtests.workloads.custom_message import escaped
 from loadtests.workloads.profiles import Profile
 
-__all__ = ["SCENARIOS", "STEERING", "NoSwarm", "Spread", "Swarm", "locust_options", "processes_for"]
+__all__ = ["LOAD_SHAPE", "PROFILE_USERS", "NoSwarm", "Spread", "Swarm", "locust_options", "processes_for"]
 
-FOLDER = Path(__file__).parent
-SCENARIOS, STEERING = FOLDER / "scenarios.py", FOLDER / "steering.py"
+PACKAGE = Path(__file__).parents[1]
+PROFILE_USERS = PACKAGE / "users" / "profile_users.py"
+LOAD_SHAPE = PACKAGE / "locust_integration" / "load_shape.py"
 RECORDING = "client.json"
 # What an exchange in flight may take at the end before it is cut off, in seconds.
 STOP_TIMEOUT_S = 5
@@ -90,7 +91,7 @@ def processes_for(profile: Profile, limit: int, cores: int) -> int:
 
 
 def locustfile_of(profile: Profile) -> str:
-    return profile.file or str(SCENARIOS)
+    return profile.file or str(PROFILE_USERS)
 
 
 def locust_options(profile: Profile, url: str, work: Path) -> dict[str, object]:
@@ -169,7 +170,7 @@ class Swarm:
         self._await_last_sample()
 
     def _command(self) -> list[str]:
-        options: dict[str, object] = {"-f": f"{locustfile_of(self.profile)},{STEERING}"}
+        options: dict[str, object] = {"-f": f"{locustfile_of(self.profile)},{LOAD_SHAPE}"}
         options |= locust_options(self.profile, self.server.target.url, self.work)
         options |= {**self._spread_options(), "--roster": self.work / "roster.json"}
         options |= {"--recording-otherwise": self.folder / RECORDING}
@@ -256,7 +257,7 @@ class Swarm:
                 self._interrupt(locust)
 
     def _look_at_workers(self) -> dict[str, Any]:
-        """What joining.py wrote last of the swarm's workers; prints what is new. Empty where there are none."""
+        """What worker_join.py wrote last of the swarm's workers; prints what is new. Empty where there are none."""
         try:
             workers: dict[str, Any] = json.loads((self.work / "roster.json").read_bytes())
         except FileNotFoundError:
@@ -268,7 +269,7 @@ class Swarm:
 
     @property
     def told(self) -> dict[str, Any]:
-        """What steering.py said last of where the run is; empty before that."""
+        """What load_shape.py said last of where the run is; empty before that."""
         try:
             said: dict[str, Any] = json.loads((self.work / "phases.json").read_bytes())
             return said

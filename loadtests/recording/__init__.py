@@ -1,1 +1,1 @@
-"""TODO"""
+"""What a swarm records: latency histograms and outcomes by second. Pure."""

@@ -3,7 +3,7 @@
     words, tables, rows              what is said, the tables, and the numbers of the pictures (pure)
     terminal, markdown, document     the text outputs
     charts, run_pictures, comparison_pictures, pictures     what is drawn (Altair), and its files (vl-convert)
-    page, templates/                 the HTML file (Jinja); look.py has its colours
+    page, templates/                 the HTML file (Jinja); theme.py has its colours
     command                          `loadtests report`
 
 Nothing is computed here that a run does not say already.

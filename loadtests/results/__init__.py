@@ -1,1 +1,1 @@
-"""TODO"""
+"""What a run leaves: its folder, its figures, and whether they can be believed."""

@@ -5,7 +5,7 @@ psutil reads the processes. Four things are read beside it, because it does not 
     the CPU clock of a process   all its threads, ended ones too, in nanoseconds; psutil has ticks of 10 ms
     the list of children         the kernel's own; psutil reads every process of the host to find them
     smaps_rollup                 anonymous and shared memory apart from mapped files (see _memory_bytes)
-    SigIgn of status             whether the kernel keeps an account of children that ended (see cpu.py)
+    SigIgn of status             whether the kernel keeps an account of children that ended (see cpu_time.py)
 
 Two readings are expensive, and made seldom: which descriptors are sockets (a readlink for each), and smaps_rollup, for
 which the kernel walks the page tables of the process (0.05 ms for 5 MiB, more for more).

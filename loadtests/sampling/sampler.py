@@ -31,7 +31,7 @@ import psutil
 from gserver.arbiter.stats_socket import read_stats
 from gserver.config.addresses import TcpBind, parse_bind
 from gserver.errors import ConfigError
-from loadtests.host.capacity import kernel_counters
+from loadtests.host import kernel_counters
 from loadtests.sampling.process_tree import Budget, Plateau, Tree
 from loadtests.sampling.remote_feed import Broadcast, Feed, FeedLost
 from loadtests.sampling.wakeup import Wakeup

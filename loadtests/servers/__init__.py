@@ -1,1 +1,1 @@
-"""TODO"""
+"""The servers under test: how each is named, built, started and probed."""

@@ -15,7 +15,8 @@ Locust's own `events.request.measure()` is not used: it hides exceptions, and co
 end of the test as a success.
 
 Tasks run in a loop of this class's own, for Locust's takes a turn of the event loop between any two of them, and sleeps
-to the millisecond. Where a user's tasks are TaskSets, or its wait time is none of pacing.py, Locust's loop runs them.
+to the millisecond. Locust's loop runs the tasks of a user with TaskSets, or with a wait time that is not from
+wait_times.py.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class TcpUser(User):
 
     Attributes:
         codec: makes a codec for each connection; default JsonLines.
-        wait_time: paced(rate) or closed(depth) of pacing.py, or one of Locust's; default: what --rate and --depth say.
+        wait_time: paced(rate) or closed(depth) of wait_times.py, or one of Locust's; default: --rate and --depth.
         tls: whether to speak TLS whatever the host says; default: if it is tls://HOST:PORT.
         ssl_context: for TLS; default: one that takes any certificate, or with --tls-ca only what that file vouches for.
         connect_timeout_s, reply_timeout_s, close_timeout_s: seconds; 5, 10 and 1.

@@ -1,1 +1,1 @@
-"""TODO"""
+"""The named workloads: their stages, and the message that is sent."""

@@ -29,7 +29,7 @@ _ONLY_FOR = {("EchoUser", "SlowReader"): ("payload_bytes",), ("MessageUser",): (
 
 @dataclass(frozen=True)
 class Plan:
-    """What Locust is to do, for steering.py: stages; or with an objective a search, and then `measure_s` at its end."""
+    """The load that load_shape.py applies: stages, or with an objective a search, and `measure_s` at its end."""
 
     stages: list[Stage]
     objective: Objective | None = None

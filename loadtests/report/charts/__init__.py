@@ -1,1 +1,1 @@
-"""TODO"""
+"""The charts of reports: their data, their marks and colours, and the whole pictures."""

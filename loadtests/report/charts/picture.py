@@ -70,7 +70,7 @@ def for_page(panel: Panel) -> dict[str, Any]:
     chart = panel.chart + panel.pointed if panel.pointed else panel.chart
     chart = chart.add_params(alt.param(name=ROOM, expr="width")).properties(width="container")
     specification: dict[str, Any] = chart.to_dict(validate=False)
-    specification.pop("config", None)  # Altair's own; the page has that of look.py, once for all its charts
+    specification.pop("config", None)  # Altair's own; the page has that of theme.py, once for all its charts
     return specification
 
 

@@ -55,7 +55,7 @@ ROOM = "room"
 
 
 # Pixels for the labels of a scale. A longer label would move the axis away from those above and below, so it is cut;
-# charts.py writes numbers that fit.
+# marks.py writes numbers that fit.
 SCALE_ROOM = 62
 
 

@@ -1,0 +1,5 @@
+"""loadtests.stock: the public place of EchoUser, JsonUser and MessageUser."""
+
+from loadtests.users.standard_users import EchoUser, JsonUser, MessageUser
+
+__all__ = ["EchoUser", "JsonUser", "MessageUser"]
