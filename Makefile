@@ -37,7 +37,8 @@ test: lint types
 # pytest holds back what a test prints, and the process ends there.
 SANITIZED := build/sanitized
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined --param asan-stack=0
-SANITIZED_TESTS := $(addprefix tests/test_, native.py turn.py connection.py engine.py fairness.py send_nowait.py)
+SANITIZED_TESTS := $(addprefix tests/gserver/, engine/test_native_loop.py engine/test_message_loop.py engine/test_schedulers.py \
+                     $(addprefix connection/test_, connection.py time_slice.py send_nowait.py))
 
 sanitize: $(VENV)/.test
 	@rm -rf $(SANITIZED)

@@ -1,9 +1,10 @@
-"""What ties a recording to Locust: command-line arguments, the workers' reports, and the file at the end.
+"""Ties a recording to Locust: command-line options, the reports of workers, and the file at the end.
 
 Importing this module registers the listeners, once, with Locust's global events. tcp_user.py imports it, so that any
-locustfile with a TcpUser records. Workers hand what they recorded to the master with every report of Locust's. At the end the master asks
-each for its last one and waits for it, for Locust itself waits half a second for whatever comes; who has not said its
-last by then is named in the recording. Workers ask the master for its clock, whose seconds the recording's are.
+locustfile with a TcpUser records. Workers send what they recorded to the master with each of Locust's reports. At the
+end the master requests the last report of each worker and waits for it, because Locust itself waits only half a second
+for late reports. The recording names each worker that did not send its last report. Seconds of a recording are those of
+the master's clock, which the workers request from it.
 """
 
 from __future__ import annotations

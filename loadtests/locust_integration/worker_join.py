@@ -1,7 +1,8 @@
-"""How a worker of Locust's joins its master, is refused, and is missed.
+"""How a Locust worker joins its master, is refused, and is missed.
 
 Locust takes any worker at any time, compares only its own version, and moves the users of a worker that comes or goes.
-listeners.py imports this module, so that a swarm with a TcpUser checks each worker that joins. load_shape.py waits here for the workers and then closes the swarm.
+listeners.py imports this module, so that a swarm with a TcpUser checks each worker that joins. load_shape.py waits here
+for the workers, and then admits no more.
 
     worker -> master   gserver_worker, its introduction, then Locust's client_ready
     master -> worker   gserver_welcome, then Locust's ack; or gserver_refused, why

@@ -1,0 +1,138 @@
+"""The examples are as good as they say, as far as a machine without systemd and Docker running can tell."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gserver.arbiter.supervision_policy import KILL_GRACE_S
+from gserver.cli import main
+from gserver.config.settings import Settings
+from gserver.config.sources import parse_environment
+from loadtests.cli import main as loadtests_main
+from loadtests.servers.spec import parse_spec
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+DEPLOYING = (EXAMPLES.parent / "docs" / "deploying.md").read_text()
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+def test_the_units_are_what_systemd_accepts(tmp_path: Path) -> None:
+    for unit in (EXAMPLES / "systemd").iterdir():
+        # The only thing that is not on this machine is the command.
+        (tmp_path / unit.name).write_text(re.sub(r"/srv/myapp/venv/bin/gserver", sys.executable, unit.read_text()))
+    units = [str(path) for path in tmp_path.iterdir()]
+    ended = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_the_units_use_flags_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (EXAMPLES / "systemd" / "gserver.service").read_text()
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    known = capsys.readouterr().out
+
+    flags = re.findall(r"(?<= )--[a-z-]+", " ".join(re.findall(r"^Exec.*$", text.replace("\\\n", ""), re.M)))
+    assert flags
+    assert [flag for flag in flags if flag not in known] == []
+
+
+def seconds_to_stop(settings: Settings) -> float:
+    return settings.longest_drain_s + KILL_GRACE_S
+
+
+def test_the_service_may_stop_for_as_long_as_the_server_needs_by_default() -> None:
+    text = (EXAMPLES / "systemd" / "gserver.service").read_text()
+    (allowed,) = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.M)
+
+    assert int(allowed) > seconds_to_stop(Settings())
+    assert f"The defaults of gserver need {seconds_to_stop(Settings()):g} s" in DEPLOYING
+    for line in ("OOMPolicy=continue", "KillMode=mixed", "Type=notify"):
+        assert f"\n{line}\n" in text
+        assert f"`{line}`" in DEPLOYING
+
+
+def test_the_container_has_stopped_before_docker_kills_it() -> None:
+    text = (EXAMPLES / "Dockerfile").read_text()
+    (words,) = re.findall(r'^ENV GSERVER_CMD_ARGS="(.*)"$', text, re.M)
+    settings = Settings.checked(parse_environment({"GSERVER_CMD_ARGS": words}))
+    (check,) = re.findall(r"^HEALTHCHECK .* CMD (\[.*\])$", text, re.M)
+
+    assert seconds_to_stop(settings) < 10
+    assert json.loads(check) == ["gserver", "--stats", settings.stats_socket]
+
+
+def test_the_pod_has_stopped_before_kubernetes_kills_it(capsys: pytest.CaptureFixture[str]) -> None:
+    yaml = pytest.importorskip("yaml")
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", DEPLOYING, re.M | re.S)
+    spec = yaml.safe_load(text)["spec"]
+    (container,) = spec["containers"]
+    module, *arguments = container["args"]
+    assert main(["--print-config", module, *arguments]) == 0
+    shown = dict(line.split(" = ", 1) for line in capsys.readouterr().out.splitlines())
+    settings = Settings.checked({name: shown[name] for name in ("graceful_timeout", "drain_spread", "stats_socket")})
+    pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+
+    assert pause + seconds_to_stop(settings) < spec["terminationGracePeriodSeconds"]
+    assert container["readinessProbe"]["exec"]["command"] == ["gserver", "--stats", settings.stats_socket]
+
+
+def test_the_command_of_the_container_can_be_served(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (EXAMPLES / "Dockerfile").read_text()
+    words = [json.loads(found) for found in re.findall(r"^(?:ENTRYPOINT|CMD) (\[.*\])$", text, re.M)]
+    (program, *_), arguments = words
+
+    assert program == "gserver"
+    assert main([*arguments, "--print-config"]) == 0
+    assert "bind = 0.0.0.0:3001" in capsys.readouterr().out
+
+
+def test_the_container_copies_and_installs_what_there_is() -> None:
+    text = (EXAMPLES / "Dockerfile").read_text()
+
+    assert "COPY . /src" in text
+    assert (EXAMPLES.parent / "setup.py").exists()
+    assert re.search(r"^STOPSIGNAL SIGTERM$", text, re.M)
+
+
+WORKFLOW = EXAMPLES / "github-actions" / "loadtests.yml"
+
+
+def test_the_workflow_is_yaml_of_jobs_with_steps_that_do_something() -> None:
+    yaml = pytest.importorskip("yaml")
+    workflow = yaml.safe_load(WORKFLOW.read_text())
+
+    (job,) = workflow["jobs"].values()
+    assert all(("run" in step) != ("uses" in step) for step in job["steps"])
+    assert workflow[True] == "pull_request"  # in YAML "on" is a truth
+
+
+def test_the_workflow_runs_commands_that_loadtests_understands(monkeypatch: pytest.MonkeyPatch) -> None:
+    understood: list[argparse.Namespace] = []
+
+    def understand(arguments: argparse.Namespace) -> int:
+        understood.append(arguments)
+        return 0
+
+    monkeypatch.setattr("loadtests.commands.ab.main", understand)
+    text = re.sub(r"\$\{\{ github.base_ref \}\}", "main", WORKFLOW.read_text())
+    commands = re.findall(r"run: (?:>\n +)?loadtests (.*(?:\n {10}[^ ].*)*)", text)
+    for command in commands:
+        words, _, _ = command.partition(">")
+
+        assert loadtests_main(shlex.split(words)) == 0
+    (arguments,) = understood
+    base, head = parse_spec(arguments.a), parse_spec(arguments.b)
+    assert (base.served, base.ref, head.served, head.ref) == ("json", "origin/main", "json", None)
+    assert arguments.markdown
