@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from loadtests.formatting import number
-from loadtests.recording.recording import OK, Recording, failures
+from loadtests.recording.recording import Recording
 from loadtests.results.metrics import Sample, Window
 
 __all__ = ["explained_percent", "retransmit_warnings", "retransmitted"]
@@ -24,13 +24,12 @@ def retransmit_warnings(recording: Recording, samples: Sequence[Sample], window:
     """A sentence if segments that were sent again in the window can be what lies beyond a quantile that is shown."""
     count = retransmitted(recording, samples, window)
     measured = recording.total(recording.exchange_series(), window.start, window.end)
-    latency = measured.latency.all
-    ended = measured.outcomes[OK] + failures(measured.outcomes)
-    percent = explained_percent(count, ended, latency.percentiles(PERCENTS))
+    exchanges = measured.outcomes.total()  # those that were cut off too: they are in the percentiles
+    percent = explained_percent(count, exchanges, measured.latency.all.percentiles(PERCENTS))
     if percent is None:
         return []
     segments = "1 TCP segment was" if count == 1 else f"{count:,} TCP segments were"
-    often = f"{number(1000 * count / ended)} for 1,000 exchanges"
+    often = f"{number(1000 * count / exchanges)} for 1,000 exchanges"
     return [f"{segments} sent again in the measured phase ({often}): the p{percent:g} may be the network's"]
 
 

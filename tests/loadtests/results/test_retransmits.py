@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from loadtests.host import kernel_counters
-from loadtests.recording.recording import Recording
+from loadtests.recording.recording import CUT_OFF, Recording
 from loadtests.results.metrics import Window
 from loadtests.results.retransmits import explained_percent, retransmit_warnings, retransmitted
 
@@ -89,3 +89,14 @@ def test_the_kernel_counts_them_for_a_namespace_that_has_a_number_of_its_own() -
     assert kernel_counters.retransmits() >= 0
     assert kernel_counters.namespace() == kernel_counters.namespace("self") > 0
     assert kernel_counters.network()["retransmits"] >= kernel_counters.retransmits() - 1000
+
+
+def test_exchanges_that_were_cut_off_count_where_none_ended() -> None:
+    """A server that dies while its peers send again leaves nothing but these."""
+    recording = make_recording(0, a=(SWARM, 5, 8))
+    for _ in range(4):
+        recording.outstanding("SUM", 18 * NS_IN_S, CUT_OFF, 3 * NS_IN_S)
+
+    (warning,) = retransmit_warnings(recording, [], WINDOW)
+
+    assert warning.startswith("3 TCP segments were sent again in the measured phase (750 for 1,000 exchanges)")
