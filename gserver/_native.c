@@ -1,7 +1,7 @@
 /* The path of every message, in C: what gserver/engine/message_loop.py says in Python, for plain sockets and the usual case.
  *
  * Whatever is not usual (an error, a handler that blocks, a reply that the kernel does not take whole) is handed to the
- * methods of turn.Turn and connection.Connection, which are the same on both paths. A change of Turn.serve(),
+ * methods of turn.MessageLoop and connection.Connection, which are the same on both paths. A change of MessageLoop.serve(),
  * dispatch() or serve_parking() is a change here, and the other way round; the suite runs both (see gserver/engine/native_loop.py).
  *
  * System calls here keep the interpreter's lock: they do not block, and to give the lock away and take it again twice for
@@ -292,7 +292,7 @@ static PyTypeObject FieldsType = {
     .tp_dealloc = fields_dealloc,
 };
 
-/* TurnLoop: the turns of one server. */
+/* CompiledLoop: the turns of one server. */
 
 typedef struct {
     PyObject_HEAD
@@ -304,19 +304,19 @@ typedef struct {
     Py_buffer cells;
     PyObject *on_message, *raw, *json_lines, *encode_json, *malformed, *killed, *open;
     PyObject *spare; /* an empty list, for the replies of the next turn */
-} TurnLoop;
+} CompiledLoop;
 
 static PyMemberDef turn_members[] = {
-    {"now", T_DOUBLE, offsetof(TurnLoop, now), 0, NULL},
-    {"_batch", T_LONG, offsetof(TurnLoop, batch), 0, NULL},
-    {"most_idle", T_PYSSIZET, offsetof(TurnLoop, most_idle), 0, NULL},
+    {"now", T_DOUBLE, offsetof(CompiledLoop, now), 0, NULL},
+    {"_batch", T_LONG, offsetof(CompiledLoop, batch), 0, NULL},
+    {"most_idle", T_PYSSIZET, offsetof(CompiledLoop, most_idle), 0, NULL},
     {NULL},
 };
 
 static int
 turn_traverse(PyObject *self, visitproc visit, void *arg)
 {
-    TurnLoop *turn = (TurnLoop *)self;
+    CompiledLoop *turn = (CompiledLoop *)self;
     /* Not cells.obj: a memoryview that the collector clears while somebody holds its buffer crashes CPython 3.11. */
     Py_VISIT(turn->on_message);
     Py_VISIT(turn->raw);
@@ -332,7 +332,7 @@ turn_traverse(PyObject *self, visitproc visit, void *arg)
 static int
 turn_clear(PyObject *self)
 {
-    TurnLoop *turn = (TurnLoop *)self;
+    CompiledLoop *turn = (CompiledLoop *)self;
     turn->is_bound = 0;
     PyBuffer_Release(&turn->cells);
     Py_CLEAR(turn->on_message);
@@ -355,7 +355,7 @@ turn_dealloc(PyObject *self)
 }
 
 static void
-count_messages(TurnLoop *turn, Fields *conn, long handled)
+count_messages(CompiledLoop *turn, Fields *conn, long handled)
 {
     conn->messages += handled;
     ((uint64_t *)turn->cells.buf)[turn->counter] += (uint64_t)handled;
@@ -383,7 +383,7 @@ push_all(Fields *conn, PyObject *replies)
 
 /* Send before the turn is over; the size of what still waits then. */
 static int
-send_early(TurnLoop *turn, Fields *conn, Py_ssize_t size)
+send_early(CompiledLoop *turn, Fields *conn, Py_ssize_t size)
 {
     PyObject *number = PyLong_FromSsize_t(size);
     if (number == NULL)
@@ -395,7 +395,7 @@ send_early(TurnLoop *turn, Fields *conn, Py_ssize_t size)
 
 /* Before a message: may those before it wait with their replies, and may this connection go on? */
 static int
-before_message(TurnLoop *turn, Fields *conn, PyObject *replies, Py_ssize_t *size)
+before_message(CompiledLoop *turn, Fields *conn, PyObject *replies, Py_ssize_t *size)
 {
     Py_ssize_t count = PyList_GET_SIZE(replies);
     if (count == 0)
@@ -412,7 +412,7 @@ before_message(TurnLoop *turn, Fields *conn, PyObject *replies, Py_ssize_t *size
 }
 
 static int
-look_at_the_clock(TurnLoop *turn, Fields *conn, double *began)
+look_at_the_clock(CompiledLoop *turn, Fields *conn, double *began)
 {
     PyObject *before = PyFloat_FromDouble(*began);
     if (before == NULL)
@@ -429,7 +429,7 @@ look_at_the_clock(TurnLoop *turn, Fields *conn, double *began)
 /* codec.encode(reply), but for the two codecs whose method would cost more than what it does: that has the words for
    what they do not carry. Takes over `reply`. */
 static PyObject *
-encode(TurnLoop *turn, PyObject *codec, PyObject *reply)
+encode(CompiledLoop *turn, PyObject *codec, PyObject *reply)
 {
     PyObject *encoded;
     if (PyBytes_CheckExact(reply) && Py_TYPE(codec) == (PyTypeObject *)turn->raw)
@@ -456,7 +456,7 @@ encode(TurnLoop *turn, PyObject *codec, PyObject *reply)
 
 /* Call the handler, encode what it returns. */
 static int
-answer(TurnLoop *turn, Fields *conn, PyObject *codec, PyObject *message, PyObject *replies)
+answer(CompiledLoop *turn, Fields *conn, PyObject *codec, PyObject *message, PyObject *replies)
 {
     if (Py_TYPE(message) == (PyTypeObject *)turn->malformed)
         return done(CALL2(turn, _malformed, conn, message));
@@ -478,7 +478,7 @@ answer(TurnLoop *turn, Fields *conn, PyObject *codec, PyObject *message, PyObjec
 
 /* Handle one message. Whatever the handler raises is dealt with; -1: the server has killed this turn. */
 static int
-handle(TurnLoop *turn, Fields *conn, PyObject *codec, PyObject *message, PyObject *replies)
+handle(CompiledLoop *turn, Fields *conn, PyObject *codec, PyObject *message, PyObject *replies)
 {
     if (answer(turn, conn, codec, message, replies) == 0)
         return 0;
@@ -492,7 +492,7 @@ handle(TurnLoop *turn, Fields *conn, PyObject *codec, PyObject *message, PyObjec
 
 /* Raw hands on what it is given. With something left in it from before, by who changed codecs, it is like any other. */
 static int
-is_raw(TurnLoop *turn, PyObject *codec)
+is_raw(CompiledLoop *turn, PyObject *codec)
 {
     if (Py_TYPE(codec) != (PyTypeObject *)turn->raw)
         return 0;
@@ -518,7 +518,7 @@ decode(PyObject *codec, PyObject *data)
 
 /* Decode, and handle message after message; `handled`: how many were. */
 static int
-handle_all(TurnLoop *turn, Fields *conn, PyObject *codec, PyObject *data, PyObject *replies, long *handled)
+handle_all(CompiledLoop *turn, Fields *conn, PyObject *codec, PyObject *data, PyObject *replies, long *handled)
 {
     PyObject *each = decode(codec, data);
     if (each == NULL)
@@ -550,7 +550,7 @@ handle_all(TurnLoop *turn, Fields *conn, PyObject *codec, PyObject *data, PyObje
 
 /* After the last message: send the replies, note whether a message has begun, and wait if too much is to be sent. */
 static int
-finish(TurnLoop *turn, Fields *conn, PyObject *codec, int has_inside, PyObject *replies)
+finish(CompiledLoop *turn, Fields *conn, PyObject *codec, int has_inside, PyObject *replies)
 {
     if (PyList_GET_SIZE(replies) != 0 && push_all(conn, replies) < 0)
         return -1;
@@ -565,7 +565,7 @@ finish(TurnLoop *turn, Fields *conn, PyObject *codec, int has_inside, PyObject *
 }
 
 static int
-handle_received(TurnLoop *turn, Fields *conn, PyObject *data, PyObject *replies)
+handle_received(CompiledLoop *turn, Fields *conn, PyObject *data, PyObject *replies)
 {
     PyObject *codec = Py_NewRef(conn->codec);
     int raw = is_raw(turn, codec), status;
@@ -600,7 +600,7 @@ handle_received(TurnLoop *turn, Fields *conn, PyObject *data, PyObject *replies)
 
 /* Of a turn that is over: nobody may hold on to the list, and nothing may be left in it. */
 static void
-keep_spare(TurnLoop *turn, PyObject *replies)
+keep_spare(CompiledLoop *turn, PyObject *replies)
 {
     if (turn->spare == NULL && Py_REFCNT(replies) == 1 && PyList_GET_SIZE(replies) == 0)
         turn->spare = replies;
@@ -637,7 +637,7 @@ not_received(Fields *conn)
 }
 
 static int
-turn_serve(TurnLoop *turn, Fields *conn)
+turn_serve(CompiledLoop *turn, Fields *conn)
 {
     PyObject *data = NULL;
     enum Received received = (conn->is_sealed ? receive_sealed : receive)(conn, RECEIVE_BYTES, &data);
@@ -668,7 +668,7 @@ turn_serve(TurnLoop *turn, Fields *conn)
 }
 
 static Fields *
-a_connection(TurnLoop *turn, PyObject *object)
+a_connection(CompiledLoop *turn, PyObject *object)
 {
     if (!turn->is_bound)
         PyErr_SetString(PyExc_RuntimeError, "bind() was not called");
@@ -682,15 +682,15 @@ a_connection(TurnLoop *turn, PyObject *object)
 static PyObject *
 turn_serve_method(PyObject *self, PyObject *object)
 {
-    Fields *conn = a_connection((TurnLoop *)self, object);
-    if (conn == NULL || turn_serve((TurnLoop *)self, conn) < 0)
+    Fields *conn = a_connection((CompiledLoop *)self, object);
+    if (conn == NULL || turn_serve((CompiledLoop *)self, conn) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
 
 /* One of those that are ready. */
 static int
-serve_one(TurnLoop *turn, Fields *conn, PyObject *runner)
+serve_one(CompiledLoop *turn, Fields *conn, PyObject *runner)
 {
     if (!is_none(conn->runner))
         return done(CALL(conn, pause));
@@ -703,7 +703,7 @@ serve_one(TurnLoop *turn, Fields *conn, PyObject *runner)
 
 /* All of them; None, or the connection whose handler blocked. */
 static PyObject *
-serve_ready(TurnLoop *turn, PyObject *ready, PyObject *runner)
+serve_ready(CompiledLoop *turn, PyObject *ready, PyObject *runner)
 {
     for (;;) {
         Py_ssize_t left = PyObject_Size(ready);
@@ -723,7 +723,7 @@ serve_ready(TurnLoop *turn, PyObject *ready, PyObject *runner)
     }
 }
 
-/* Runners: what Turn.dispatch() and Turn.serve_parking() say. */
+/* Runners: what MessageLoop.dispatch() and MessageLoop.serve_parking() say. */
 
 static int
 has_list(PyObject *const *arguments, Py_ssize_t count, const char *usage)
@@ -739,7 +739,7 @@ turn_serve_parking(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 {
     if (!has_list(arguments, count, "serve_parking() takes ready, a list of idle runners, runner and park"))
         return NULL;
-    TurnLoop *turn = (TurnLoop *)self;
+    CompiledLoop *turn = (CompiledLoop *)self;
     PyObject *ready = arguments[0], *idle = arguments[1], *runner = arguments[2], *park = arguments[3];
     for (;;) {
         PyObject *blocked = serve_ready(turn, ready, runner);
@@ -789,7 +789,7 @@ turn_dispatch(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 {
     if (!has_list(arguments, count, "dispatch() takes ready, a list of idle runners, make_runner and handler_blocks"))
         return NULL;
-    TurnLoop *turn = (TurnLoop *)self;
+    CompiledLoop *turn = (CompiledLoop *)self;
     PyObject *ready = arguments[0], *idle = arguments[1], *make_runner = arguments[2], *handler_blocks = arguments[3];
     Py_ssize_t left = PyObject_Size(ready);
     if (left > 0)
@@ -809,7 +809,7 @@ turn_dispatch(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 static PyObject *
 turn_bind(PyObject *self, PyObject *arguments)
 {
-    TurnLoop *turn = (TurnLoop *)self;
+    CompiledLoop *turn = (CompiledLoop *)self;
     PyObject *on_message, *cells, *raw, *json_lines, *encode_json, *malformed, *killed, *open;
     Py_ssize_t counter;
     if (!PyArg_ParseTuple(arguments, "OOnO!O!OO!OO", &on_message, &cells, &counter, &PyType_Type, &raw, &PyType_Type,
@@ -844,8 +844,8 @@ static PyMethodDef turn_methods[] = {
 
 static PyTypeObject TurnLoopType = {
     PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "gserver._native.TurnLoop",
-    .tp_basicsize = sizeof(TurnLoop),
+    .tp_name = "gserver._native.CompiledLoop",
+    .tp_basicsize = sizeof(CompiledLoop),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .tp_new = PyType_GenericNew,
     .tp_members = turn_members,
@@ -879,7 +879,7 @@ PyInit__native(void)
     if (self == NULL)
         return NULL;
     if (PyModule_AddObjectRef(self, "ConnectionFields", (PyObject *)&FieldsType) < 0 ||
-        PyModule_AddObjectRef(self, "TurnLoop", (PyObject *)&TurnLoopType) < 0) {
+        PyModule_AddObjectRef(self, "CompiledLoop", (PyObject *)&TurnLoopType) < 0) {
         Py_DECREF(self);
         return NULL;
     }

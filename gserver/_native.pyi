@@ -23,7 +23,7 @@ class ConnectionFields:
     def receive(self, max_bytes: int, /) -> bytes | None: ...
     def push(self, data: bytes, /) -> None: ...
 
-class TurnLoop:
+class CompiledLoop:
     now: float
     most_idle: int
     def bind(

@@ -1,4 +1,4 @@
-"""The ledger: what a server has counted. accepted == open + sum(closed by reason), at every moment.
+"""The counters: what a server has counted. accepted == open + sum(closed by reason), at every moment.
 
 The counts stand in cells that may be shared memory, so that others can read them and they survive their process.
 Connections, messages and errors are exact at every moment; bytes are counted by each connection and entered when
@@ -22,7 +22,7 @@ __all__ = [
     "RECEIVED",
     "SENT",
     "Cells",
-    "Ledger",
+    "Counters",
     "closed_cell",
     "snapshot",
 ]
@@ -30,7 +30,7 @@ __all__ = [
 ACCEPTED, OPEN, MESSAGES, ERRORS, RECEIVED, SENT = range(6)
 _FIRST_REASON = 6
 _REASONS = {reason: _FIRST_REASON + index for index, reason in enumerate(CloseReason)}
-#: How many cells a ledger needs.
+#: How many cells a counters needs.
 CELLS = _FIRST_REASON + len(_REASONS)
 
 
@@ -62,7 +62,7 @@ def snapshot(cells: memoryview) -> list[int]:
     return counts + closed
 
 
-class Ledger:
+class Counters:
     """Counts what came in, what was done, and how it ended; several servers of one process may share one.
 
     Args:

@@ -108,7 +108,7 @@ def _no_leaks() -> Iterator[None]:
 
 @pytest.fixture
 def serving() -> Iterator[Serving]:
-    """Start servers and clients in this process; afterwards all are closed, and each server's ledger is checked."""
+    """Start servers and clients in this process; afterwards all are closed, and each server's counters is checked."""
     with gevent.Timeout(TEST_TIMEOUT_S), Serving() as serving:
         yield serving
 

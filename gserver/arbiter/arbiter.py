@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from gserver.arbiter.binary_upgrade import Succession
-from gserver.arbiter.channel import BORN, DEAF, DRAIN, DRAIN_AT_ONCE, LEFT, LISTEN, MOLDED, READY, WORN
+from gserver.arbiter.channel import BORN, DRAIN, DRAIN_AT_ONCE, LEFT, LISTEN, NOT_ACCEPTING, PRELOADED, READY, RECYCLE
 from gserver.arbiter.child_processes import Death, Processes
 from gserver.arbiter.listeners import Listeners
 from gserver.arbiter.orphan_processes import Leftovers
@@ -32,12 +32,12 @@ from gserver.arbiter.supervision import (
     Children,
     Drain,
     Go,
+    KillStage,
     ReloadDone,
     ReloadFailed,
     Spawn,
     Stage,
     Strike,
-    Stroke,
 )
 from gserver.arbiter.supervision_policy import AT_ONCE_S, QUICKLY_S, patience_of, policy_of
 from gserver.arbiter.worker_processes import EXIT_CANNOT_START, Crew, RunWorker
@@ -45,7 +45,7 @@ from gserver.arbiter.worker_spawning import Births
 from gserver.config.settings import MAX_WORKERS, Settings
 from gserver.config.sources import Configuration
 from gserver.config.working_directory import absolute, enter
-from gserver.counters import Ledger
+from gserver.counters import Counters
 from gserver.errors import ConfigError
 from gserver.process import logs
 from gserver.process.daemon import Daemon, is_in_foreground
@@ -121,7 +121,7 @@ class Arbiter:
         finally:
             self._close()
         self._call("on_exit", self)
-        totals = Ledger(self._crew.scoreboard.totals())
+        totals = Counters(self._crew.scoreboard.totals())
         log.info("Totals: messages %d, errors %d, %s", totals.messages, totals.errors, totals)
         log.info("Stopped")
         self._signals.retire()
@@ -192,13 +192,13 @@ class Arbiter:
             elif message.word == READY:
                 log.info("Worker ready (pid: %d)", pid)
                 self._children.became_ready(pid, time.monotonic())
-            elif message.word == WORN:
+            elif message.word == RECYCLE:
                 self._children.is_worn(pid)
-            elif message.word == DEAF:
+            elif message.word == NOT_ACCEPTING:
                 self._children.is_deaf(pid, time.monotonic())
             elif message.word == LEFT:
                 self._leftovers.take_reported(message.descriptors, time.monotonic())
-            elif message.word == MOLDED:
+            elif message.word == PRELOADED:
                 self._births.molded(pid, self, self.settings, self._tls)
         if pid < 0:
             self._births.look_after(pid)
@@ -264,11 +264,11 @@ class Arbiter:
             self._listeners.keep(self.settings.bind)
         self._crew.tell(child.pid, DRAIN, [str(bind) for bind in given_up])
 
-    def _strike(self, child: Child, stroke: Stroke) -> None:
+    def _strike(self, child: Child, stroke: KillStage) -> None:
         if child.is_unborn:
-            self._births.overdue(child) if stroke is Stroke.DUMP else self._births.kill(child)
+            self._births.overdue(child) if stroke is KillStage.DUMP else self._births.kill(child)
             return
-        if stroke is Stroke.DUMP:
+        if stroke is KillStage.DUMP:
             what = "did not become ready" if child.stage is Stage.BOOTING else "was not heard of"
             log.critical("Worker %s in time (pid: %d)", what, child.pid)
         elif child.stage is not Stage.DRAINING or self._children.is_stopping:

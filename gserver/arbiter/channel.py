@@ -1,14 +1,17 @@
-"""What the arbiter and a worker say to each other: short messages over a socket pair, descriptors among them.
+"""The messages between the arbiter and a worker: short, over a socket pair, with descriptors among them.
 
-    worker -> arbiter   BORN with its pid, first thing, if a mold has forked it; READY, WORN; DEAF when it is draining,
-                        and accepts no more; LEFT with descriptors of the processes that its application has left
-    arbiter -> worker   LISTEN with the listeners to accept from; DRAIN, over drain_spread, or DRAIN_AT_ONCE, with the
-                        addresses that nobody will serve after it
-    arbiter -> any      REOPEN with the paths of the log files, and the files themselves
-    mold -> arbiter     MOLDED
-    arbiter -> mold     FORK with a place, an age and the worker's end of its channel
+    worker -> arbiter   BORN      first, with its pid, if the preload process forked it
+                        READY     it can take connections
+                        RECYCLE   it has reached a limit of its life, and is to be replaced
+                        NOT_ACCEPTING  it drains, and accepts no more
+                        LEFT      with descriptors of the processes that its application has left
+    arbiter -> worker   LISTEN    with the listeners to accept from
+                        DRAIN     over drain_spread, or DRAIN_AT_ONCE; with the addresses that end with it
+    arbiter -> any      REOPEN    with the paths of the log files, and the files themselves
+    preload process -> arbiter   PRELOADED
+    arbiter -> preload process   FORK, with a place, an age and the worker's end of its channel
 
-End-of-file tells either side that the other is gone. SOCK_SEQPACKET keeps messages apart (unix(7)).
+End-of-file means that the other process has ended. SOCK_SEQPACKET keeps messages apart (unix(7)).
 """
 
 from __future__ import annotations
@@ -21,32 +24,32 @@ from dataclasses import dataclass
 
 __all__ = [
     "BORN",
-    "DEAF",
     "DRAIN",
     "DRAIN_AT_ONCE",
     "FORK",
     "LEFT",
     "LISTEN",
     "MAX_DESCRIPTORS",
-    "MOLDED",
+    "NOT_ACCEPTING",
+    "PRELOADED",
     "QUICK_S",
     "READY",
+    "RECYCLE",
     "REOPEN",
-    "WORN",
     "Channel",
     "Message",
 ]
 
 BORN = "born"
 READY = "ready"  # it would accept connections
-WORN = "worn"  # it wants to be replaced
-DEAF = "deaf"
+RECYCLE = "recycle"
+NOT_ACCEPTING = "not_accepting"
 LEFT = "left"
 LISTEN = "listen"
 DRAIN = "drain"
 DRAIN_AT_ONCE = "drain at once"
 REOPEN = "reopen"
-MOLDED = "molded"  # it has imported the application
+PRELOADED = "preloaded"  # it has imported the application
 FORK = "fork"
 
 #: What DRAIN_AT_ONCE leaves a worker for the replies that it owes, in seconds.

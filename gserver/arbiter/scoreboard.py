@@ -1,7 +1,7 @@
 """The scoreboard: one piece of memory that the arbiter and all its workers share, a place for each worker.
 
 A place has a head (pid and age: the arbiter writes them; state, deadline, heartbeat and lags: the worker does) and the
-cells of the worker's ledger. Each cell has one writer and is one aligned word, so nothing is locked. When a worker is
+cells of the worker's counters. Each cell has one writer and is one aligned word, so nothing is locked. When a worker is
 gone the arbiter adds its counts to the totals: counters survive their worker, and connections that ended with it are
 counted. Lags are those of a worker that lives.
 
@@ -47,7 +47,7 @@ class Place:
     def __init__(self, words: memoryview, index: int) -> None:
         self._words = words[index * _WORDS : (index + 1) * _WORDS]
         self.index = index
-        self.cells = self._words[_HEAD:]  # for its Ledger
+        self.cells = self._words[_HEAD:]  # for its Counters
 
     @property
     def pid(self) -> int:
@@ -189,7 +189,7 @@ class Scoreboard:
         return (place for place in map(self.place, range(used)) if place.pid)
 
     def totals(self) -> list[int]:
-        """The cells of a ledger over all workers that there are and ever were."""
+        """The cells of a counters over all workers that there are and ever were."""
         places = [self.gone, *self.taken()]
         return [sum(place.cells[cell] for place in places) for cell in range(CELLS)]
 

@@ -36,7 +36,7 @@ import gserver
 from gserver.arbiter.scoreboard import HEARTBEAT_S, Place, Scoreboard
 from gserver.arbiter.supervision import Children, Stage
 from gserver.config.working_directory import absolute, moved_after_link, place_of
-from gserver.counters import CELLS, ERRORS, MESSAGES, RECEIVED, SENT, Ledger, snapshot
+from gserver.counters import CELLS, ERRORS, MESSAGES, RECEIVED, SENT, Counters, snapshot
 from gserver.errors import ConfigError
 from gserver.process.unix_sockets import identity, remove_stale, short_path
 
@@ -108,15 +108,15 @@ def _problem(workers: Sequence[dict[str, Any]], is_stopping: bool) -> str | None
 
 
 def _counts(cells: Sequence[int]) -> dict[str, Any]:
-    ledger = Ledger(list(cells))
+    counters = Counters(list(cells))
     return {
-        "accepted": ledger.accepted,
-        "open": ledger.open,
+        "accepted": counters.accepted,
+        "open": counters.open,
         "messages": cells[MESSAGES],
         "errors": cells[ERRORS],
         "received_bytes": cells[RECEIVED],
         "sent_bytes": cells[SENT],
-        "closed": {reason.value: count for reason, count in ledger.closed.items()},
+        "closed": {reason.value: count for reason, count in counters.closed.items()},
     }
 
 

@@ -22,13 +22,13 @@ __all__ = [
     "Children",
     "Drain",
     "Go",
+    "KillStage",
     "Policy",
     "ReloadDone",
     "ReloadFailed",
     "Spawn",
     "Stage",
     "Strike",
-    "Stroke",
 ]
 
 YOUNG_S = 1.0
@@ -53,7 +53,7 @@ class Stage(enum.Enum):
     DRAINING = "draining"
 
 
-class Stroke(enum.Enum):
+class KillStage(enum.Enum):
     """What happens, in turn, to a worker that is not heard of any more."""
 
     DUMP = "dump"
@@ -61,7 +61,7 @@ class Stroke(enum.Enum):
     KILL = "kill"
 
 
-_STROKES = (Stroke.DUMP, Stroke.ABORT, Stroke.KILL)
+_KILL_STAGES = (KillStage.DUMP, KillStage.ABORT, KillStage.KILL)
 
 
 @dataclass
@@ -119,7 +119,7 @@ class Drain:
 @dataclass(frozen=True)
 class Strike:
     child: Child
-    stroke: Stroke
+    stroke: KillStage
 
 
 @dataclass(frozen=True)
@@ -316,14 +316,14 @@ class Children:
         is_overdue = overdue_at is not None and now >= max(overdue_at, self._amnesty_until)
         if child.strikes_at is not None and now >= child.strikes_at:
             if not child.strokes:
-                child.strokes = len(_STROKES) - 1  # it was heard of, and only takes too long to drain
+                child.strokes = len(_KILL_STAGES) - 1  # it was heard of, and only takes too long to drain
         elif child.strokes or not is_overdue:
             return
         elif self._reload and child.generation == self.generation:
             self._fail_reload(f"{child.name} was not heard of in time", now, spare=child)
-        yield Strike(child, _STROKES[child.strokes])
+        yield Strike(child, _KILL_STAGES[child.strokes])
         child.strokes += 1
-        child.strikes_at = now + STROKE_S if child.strokes < len(_STROKES) else math.inf
+        child.strikes_at = now + STROKE_S if child.strokes < len(_KILL_STAGES) else math.inf
 
     def _overdue_at(self, child: Child, deadlines: Mapping[int, float]) -> float | None:
         if child.stage is not Stage.BOOTING:
@@ -439,5 +439,5 @@ class Children:
         self._news += [self._kill(child) for child in self._starting() if child is not spare]
 
     def _kill(self, child: Child) -> Strike:
-        child.stage, child.strokes, child.strikes_at = Stage.DRAINING, len(_STROKES), math.inf
-        return Strike(child, Stroke.KILL)
+        child.stage, child.strokes, child.strikes_at = Stage.DRAINING, len(_KILL_STAGES), math.inf
+        return Strike(child, KillStage.KILL)

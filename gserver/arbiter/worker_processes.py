@@ -22,7 +22,7 @@ from gserver.arbiter.listeners import Lane
 from gserver.arbiter.preload import Mold, MoldBroken, Molds
 from gserver.arbiter.scoreboard import Place, Scoreboard
 from gserver.arbiter.signals import SignalQueue
-from gserver.arbiter.supervision import Stroke
+from gserver.arbiter.supervision import KillStage
 from gserver.config.settings import MAX_WORKERS, Settings
 from gserver.process import logs
 from gserver.process.descendants import close_all, descendants
@@ -37,7 +37,7 @@ log = logging.getLogger("gserver.arbiter")
 # The status of a worker that never came to serve, and of an arbiter whose application never did.
 EXIT_CANNOT_START = 3
 
-_STROKE_SIGNALS = {Stroke.DUMP: signal.SIGUSR2, Stroke.ABORT: signal.SIGABRT, Stroke.KILL: signal.SIGKILL}
+_KILL_SIGNALS = {KillStage.DUMP: signal.SIGUSR2, KillStage.ABORT: signal.SIGABRT, KillStage.KILL: signal.SIGKILL}
 
 
 @dataclass
@@ -228,14 +228,14 @@ class Crew:
                 heard.append(message)
         return heard
 
-    def strike(self, pid: int, stroke: Stroke) -> None:
-        if stroke is Stroke.DUMP and self._places[pid].deadline is None:
+    def strike(self, pid: int, stroke: KillStage) -> None:
+        if stroke is KillStage.DUMP and self._places[pid].deadline is None:
             # It does not beat yet. By a deadline that is over it tells this signal from one that an operator sends.
             self._places[pid].deadline = time.monotonic()
-        if stroke is not Stroke.DUMP and pid in self._processes:
+        if stroke is not KillStage.DUMP and pid in self._processes:
             close_all(self._left_by.pop(pid, []))
             self._left_by[pid] = descendants(pid)
-        self._processes.signal(pid, _STROKE_SIGNALS[stroke])
+        self._processes.signal(pid, _KILL_SIGNALS[stroke])
 
     def gone(self, pid: int) -> list[int]:
         """A worker has been reaped, or will never be born; descriptors of what it left behind, as far as known."""

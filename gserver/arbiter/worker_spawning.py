@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gserver.arbiter.channel import Message
 from gserver.arbiter.child_processes import is_child
 from gserver.arbiter.preload import MoldBroken
-from gserver.arbiter.supervision import Child, Children, Stroke
+from gserver.arbiter.supervision import Child, Children, KillStage
 from gserver.arbiter.worker_processes import Crew
 from gserver.config.settings import Settings
 
@@ -92,7 +92,7 @@ class Births:
             self._crew.shut_out(child.pid)
             self._hear(child.pid)
         if not child.is_unborn:
-            self._crew.strike(child.pid, Stroke.KILL)
+            self._crew.strike(child.pid, KillStage.KILL)
         elif child.pid in self._children:
             self._give_up(child.pid)
 

@@ -15,7 +15,7 @@ from greenlet import getcurrent
 
 from gserver.connection.connection import Connection, State
 from gserver.connection.time_slice import SLICE_S, Fairness
-from gserver.counters import MESSAGES, Ledger
+from gserver.counters import MESSAGES, Counters
 from gserver.errors import CloseReason, ConnectionClosed, IncompleteMessage
 
 __all__ = ["LOOK_EVERY", "RECEIVE_BYTES", "StreamConnection", "Throttle"]
@@ -44,15 +44,15 @@ class StreamConnection(Connection):
         "_read_until",
         "_reader",
         "_slice_began",
+        "counters",
         "fairness",
-        "ledger",
         "metered_messages",
         "throttle",
     )
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.ledger: Ledger  # where its messages are counted; the engine's
+        self.counters: Counters  # where its messages are counted; the engine's
         self.fairness: Fairness  # the engine's
         self.throttle: Throttle | None = None  # what happens after each receive; the engine's
         self.metered_messages = 0  # how many of its messages the throttle knows of
@@ -149,7 +149,7 @@ class StreamConnection(Connection):
         while True:
             for message in self._messages:
                 self.messages += 1
-                self.ledger.cells[MESSAGES] += 1
+                self.counters.cells[MESSAGES] += 1
                 if not self.messages % LOOK_EVERY and time.monotonic() - (self._slice_began or 0.0) > SLICE_S:
                     self._give_way()
                 return message

@@ -22,12 +22,12 @@ from greenlet import getcurrent
 from gserver.codecs import Codec, Malformed
 from gserver.connection.connection import HIGH_WATER, Connection, State, swap_context
 from gserver.connection.time_slice import SLICE_S, Fairness
-from gserver.counters import MESSAGES, Ledger
+from gserver.counters import MESSAGES, Counters
 from gserver.errors import CloseReason, ConnectionClosed, LimitExceeded, ProtocolError
 from gserver.fault_isolation import Killed, interrupt_program
 from gserver.service import Fault, Service
 
-__all__ = ["IDLE_RUNNERS", "Turn"]
+__all__ = ["IDLE_RUNNERS", "MessageLoop"]
 
 log = logging.getLogger("gserver.turn")
 
@@ -40,22 +40,22 @@ LARGEST_BATCH = 256
 IDLE_RUNNERS = 64
 
 
-class Turn:
+class MessageLoop:
     """What a turn does, for one service. No method raises but Killed, when the server kills the greenlet.
 
     Whatever the user's code raises (the handler, on_error, the codec) is logged with its connection, counted, answered
     where the service has an answer, and ends at most that connection.
 
-    The messages of a turn are counted in the ledger together, before its last replies are sent. In _answer() is much
+    The messages of a turn are counted in the counters together, before its last replies are sent. In _answer() is much
     that looks like methods of their own: a call less for every message is 1 % of an echo. Where gserver is compiled,
     serve(), dispatch() and serve_parking() are those of _native.c.
     """
 
-    def __init__(self, service: Service, ledger: Ledger, fairness: Fairness) -> None:
+    def __init__(self, service: Service, counters: Counters, fairness: Fairness) -> None:
         self._service = service
-        self._ledger = ledger
+        self._counters = counters
         self._fairness = fairness
-        self._cells = ledger.cells
+        self._cells = counters.cells
         self._on_message = service.on_message
         self._batch = FIRST_BATCH
         self.now = time.monotonic()  # when the hub last had work
@@ -289,7 +289,7 @@ class Turn:
             conn.close(CloseReason.PEER_EOF)
 
     def _malformed(self, conn: Connection, message: Malformed) -> None:
-        self._ledger.failed()
+        self._counters.failed()
         log.debug("%s: %s: %s", conn, message.message, message.detail)
         if not self._say(conn, message):
             conn.close(CloseReason.PROTOCOL_ERROR)
@@ -297,7 +297,7 @@ class Turn:
     def _broken(self, conn: Connection, error: BaseException) -> None:
         """The peer broke the framing, or has a limit against it, or the codec failed: in each case this is the end."""
         if isinstance(error, ProtocolError | LimitExceeded):
-            self._ledger.failed()
+            self._counters.failed()
             log.debug("%s: %s", conn, error)
             self._say(conn, error)
             conn.close(error.close_reason)
@@ -314,7 +314,7 @@ class Turn:
         is_closed = conn.state is State.CLOSED
         if is_closed and isinstance(error, ConnectionClosed):  # because its peer is gone, which is recorded already
             return False
-        self._ledger.failed()
+        self._counters.failed()
         log.error("%s failed for %s", what, conn, exc_info=error)
         interrupt_program(error)
         return not is_closed and self._say(conn, error)

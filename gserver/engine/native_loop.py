@@ -11,28 +11,30 @@ from gserver.codecs.json_values import encode_json
 from gserver.connection.connection import State
 from gserver.connection.native_fields import IS_NATIVE
 from gserver.connection.time_slice import Fairness
-from gserver.counters import MESSAGES, Ledger
-from gserver.engine.message_loop import Turn
-from gserver.engine.rate_limiter import Meter, MeteredTurn
+from gserver.counters import MESSAGES, Counters
+from gserver.engine.message_loop import MessageLoop
+from gserver.engine.rate_limiter import Meter, MeteredMessageLoop
 from gserver.fault_isolation import Killed
 from gserver.service import Service
 
-__all__ = ["make_turn"]
+__all__ = ["make_message_loop"]
 
 if IS_NATIVE:
-    from gserver._native import TurnLoop
+    from gserver._native import CompiledLoop
 
-    class NativeTurn(TurnLoop, Turn):
-        """A Turn whose serve(), dispatch() and serve_parking() are compiled; all that is not usual is Turn's."""
+    class NativeMessageLoop(CompiledLoop, MessageLoop):
+        """A MessageLoop with compiled serve(), dispatch() and serve_parking(). The rest is inherited."""
 
-        def __init__(self, service: Service, ledger: Ledger, fairness: Fairness) -> None:
-            super().__init__(service, ledger, fairness)
+        def __init__(self, service: Service, counters: Counters, fairness: Fairness) -> None:
+            super().__init__(service, counters, fairness)
             codecs = (Raw, JsonLines, encode_json, Malformed)
-            self.bind(service.on_message, ledger.cells, MESSAGES, *codecs, Killed, State.OPEN)
+            self.bind(service.on_message, counters.cells, MESSAGES, *codecs, Killed, State.OPEN)
 
 
-def make_turn(service: Service, ledger: Ledger, fairness: Fairness, meter: Meter | None = None) -> Turn:
+def make_message_loop(
+    service: Service, counters: Counters, fairness: Fairness, meter: Meter | None = None
+) -> MessageLoop:
     """The fastest that there is; what is metered waits longer than a turn takes, and stays in Python."""
     if meter is not None:
-        return MeteredTurn(service, ledger, fairness, meter)
-    return (NativeTurn if IS_NATIVE else Turn)(service, ledger, fairness)
+        return MeteredMessageLoop(service, counters, fairness, meter)
+    return (NativeMessageLoop if IS_NATIVE else MessageLoop)(service, counters, fairness)

@@ -14,15 +14,15 @@ from gserver.connection.connection import Connection, State
 from gserver.connection.log_throttling import CLOSED, THROTTLED, Notices
 from gserver.connection.stream_connection import StreamConnection
 from gserver.connection.time_slice import Fairness
-from gserver.counters import Ledger
-from gserver.engine.message_loop import Turn
+from gserver.counters import Counters
+from gserver.engine.message_loop import MessageLoop
 from gserver.errors import CloseReason, LimitExceeded
 from gserver.fault_isolation import Killed
 from gserver.limits.connection_limits import Limits, RateAction
 from gserver.limits.token_bucket import TokenBucket
 from gserver.service import Service
 
-__all__ = ["Meter", "MeteredTurn", "StreamMeter"]
+__all__ = ["Meter", "MeteredMessageLoop", "StreamMeter"]
 
 # A throttled connection looks so often whether it is to end.
 LONGEST_SLEEP_S = 0.25
@@ -92,11 +92,11 @@ class StreamMeter:
         sit_out(conn, ahead_s)
 
 
-class MeteredTurn(Turn):
+class MeteredMessageLoop(MessageLoop):
     """A turn after which a connection that is too fast is kept waiting, or closed."""
 
-    def __init__(self, service: Service, ledger: Ledger, fairness: Fairness, meter: Meter) -> None:
-        super().__init__(service, ledger, fairness)
+    def __init__(self, service: Service, counters: Counters, fairness: Fairness, meter: Meter) -> None:
+        super().__init__(service, counters, fairness)
         self._meter = meter
 
     def serve(self, conn: Connection) -> None:

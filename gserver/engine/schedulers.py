@@ -27,7 +27,7 @@ from gevent import get_hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from gserver.connection.connection import READ, Connection, State
-from gserver.engine.message_loop import Turn
+from gserver.engine.message_loop import MessageLoop
 from gserver.errors import CloseReason, LimitExceeded, ProtocolError
 from gserver.fault_isolation import Killed, interrupt_program, shielded
 
@@ -106,7 +106,7 @@ def _end_of_runner(conn: Connection | None, error: BaseException) -> None:
 class _TurnEngine:
     """What both shapes share: turns that block, the last turn of a drain, and interruption."""
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: MessageLoop) -> None:
         self._turn = turn
         self._hub: Any = get_hub()
         # The hub's own switch() looks for a switch_out() of the runner, which has none: 4 % of a turn's instructions.
@@ -120,7 +120,7 @@ class _TurnEngine:
             self._handler_blocks(runner, conn)
 
     def _handler_blocks(self, runner: Runner, conn: Connection) -> None:
-        if conn.runner is None:  # else it only steps aside: see Turn._step_aside()
+        if conn.runner is None:  # else it only steps aside: see MessageLoop._step_aside()
             conn.runner = runner
             if not shielded("sending", conn.flush_replies, conn=conn):
                 conn.abort(CloseReason.HANDLER_ERROR)
@@ -172,7 +172,7 @@ class _TurnEngine:
 class PooledEngine(_TurnEngine):
     """A greenlet for every connection that has work."""
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: MessageLoop) -> None:
         super().__init__(turn)
         self._ready: deque[Connection] = deque()
         self._is_ready = self._ready.append  # made once: a method of its own is 72 bytes for each connection
@@ -227,7 +227,7 @@ class PooledEngine(_TurnEngine):
 class DedicatedEngine(_TurnEngine):
     """A greenlet for every connection, for life."""
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: MessageLoop) -> None:
         super().__init__(turn)
         self._runners: dict[Connection, Runner] = {}
 

@@ -10,7 +10,7 @@ from gevent import get_hub
 from gserver.connection.connection import READ
 from gserver.connection.stream_connection import StreamConnection, Throttle
 from gserver.connection.time_slice import Fairness
-from gserver.counters import Ledger
+from gserver.counters import Counters
 from gserver.errors import CloseReason, ConnectionClosed, LimitExceeded, ProtocolError
 from gserver.fault_isolation import Killed, interrupt_program
 from gserver.service import StreamService
@@ -24,15 +24,15 @@ class StreamEngine:
     """A gevent greenlet for every connection; `runner` is that greenlet."""
 
     def __init__(
-        self, service: StreamService, ledger: Ledger, fairness: Fairness, throttle: Throttle | None = None
+        self, service: StreamService, counters: Counters, fairness: Fairness, throttle: Throttle | None = None
     ) -> None:
         self._handle = service.handle
-        self._ledger = ledger
+        self._counters = counters
         self._fairness = fairness
         self._throttle = throttle
 
     def add(self, conn: StreamConnection) -> None:
-        conn.ledger, conn.fairness, conn.throttle = self._ledger, self._fairness, self._throttle
+        conn.counters, conn.fairness, conn.throttle = self._counters, self._fairness, self._throttle
         conn.handler_starts()
         conn.watcher = get_hub().loop.io(conn.sock.fileno(), READ)
         conn.runner = gevent.spawn(self._run, conn)
@@ -50,7 +50,7 @@ class StreamEngine:
             conn.fail_reading(fault)
 
     def failed(self, what: str, conn: StreamConnection, error: BaseException) -> None:
-        self._ledger.failed()
+        self._counters.failed()
         log.error("%s failed for %s", what, conn, exc_info=error)
         interrupt_program(error)
 
@@ -78,7 +78,7 @@ class StreamEngine:
         except Killed:
             conn.abort(CloseReason.KILLED)
         except (ProtocolError, LimitExceeded) as error:
-            self._ledger.failed()
+            self._counters.failed()
             log.debug("%s: %s", conn, error)
             conn.close(error.close_reason)
         except BaseException as error:

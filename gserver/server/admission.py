@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable
 from typing import Protocol
 
 from gserver.connection.connection import Address, format_address
-from gserver.counters import Ledger
+from gserver.counters import Counters
 from gserver.errors import CloseReason, LimitExceeded
 from gserver.limits.access_list import AccessList, network_key
 from gserver.limits.address_table import TABLE_WORDS, AddressTable
@@ -35,12 +35,12 @@ class Occupancy(Protocol):
 class OwnOccupancy:
     """Of a server that shares its limits with nobody."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
         self.own = AddressTable(memoryview(bytearray(8 * TABLE_WORDS)).cast("Q"))
 
     def open_here(self) -> int:
-        return self._ledger.open
+        return self._counters.open
 
     open_everywhere = open_here
 

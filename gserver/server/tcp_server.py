@@ -1,4 +1,4 @@
-"""TcpServer: gevent's StreamServer, with services, an orderly end and a ledger.
+"""TcpServer: gevent's StreamServer, with services, an orderly end and a counters.
 
     accept -> door -> entrance (PROXY, TLS) -> engine (a service), or a greenlet of gevent's own (a bare handle)
 
@@ -30,7 +30,7 @@ from gserver.connection.lingering_close import Linger
 from gserver.connection.log_throttling import CLOSED, NO_DESCRIPTOR, NO_SPARE, SHED, TURNED_AWAY, Notices
 from gserver.connection.stream_connection import StreamConnection
 from gserver.connection.time_slice import Fairness
-from gserver.counters import Ledger
+from gserver.counters import Counters
 from gserver.engine.deadline_timer import Timekeeper
 from gserver.engine.factory import make_engine
 from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded
@@ -119,7 +119,7 @@ class TcpServer(StreamServer):
         backlog, spawn, ssl arguments: gevent's; spawn and ssl apply to a bare handle only.
         greenlets: "pooled" (default) or "dedicated": how connections are served; see gserver.engine.schedulers.
         linger_s: how long a socket may stay, in seconds, after the last reply was sent; default 2.
-        ledger: where to count; default: one of its own.
+        counters: where to count; default: one of its own.
         deadlines, limits: see there; deadlines hold for services only.
         door: who lets connections in, for several servers perhaps; default: one of its own, by `limits`.
         entrance: the PROXY header and the TLS that a service's connections begin with; default: neither.
@@ -143,7 +143,7 @@ class TcpServer(StreamServer):
         *,
         greenlets: Literal["pooled", "dedicated"] = "pooled",
         linger_s: float = LINGER_S,
-        ledger: Ledger | None = None,
+        counters: Counters | None = None,
         deadlines: Deadlines | None = None,
         limits: Limits | None = None,
         door: Door | None = None,
@@ -153,12 +153,12 @@ class TcpServer(StreamServer):
         notices: Notices | None = None,
         **ssl_args: Any,
     ) -> None:
-        self.ledger = ledger or Ledger()
+        self.counters = counters or Counters()
         self.send_limit = send_limit
         self._keepalive = keepalive or Keepalive()
         self._deadlines = deadlines or Deadlines()
         self._limits = limits or Limits()
-        self._door = door or Door(self._limits, OwnOccupancy(self.ledger))
+        self._door = door or Door(self._limits, OwnOccupancy(self.counters))
         self._spare: SpareDescriptor | None = None
         self._notices = notices or Notices()
         self._hosts: dict[str, str] = {}
@@ -185,7 +185,7 @@ class TcpServer(StreamServer):
         self._engine = (
             None
             if self._service is None
-            else make_engine(self._service, greenlets, self.ledger, self._fairness, self._limits, self._notices)
+            else make_engine(self._service, greenlets, self.counters, self._fairness, self._limits, self._notices)
         )
         self._keeper = Timekeeper(self._deadlines, self._engine)
         super().__init__(listener, cast(Any, handle), backlog, spawn, **ssl_args)  # a service is only kept by gevent
@@ -260,8 +260,8 @@ class TcpServer(StreamServer):
             return None
         if accepted is not None and not self._make_room(LimitExceeded(str(error), CloseReason.FULL)):
             close_now(accepted[0])
-            self.ledger.opened()
-            self.ledger.ended(CloseReason.FULL)
+            self.counters.opened()
+            self.counters.ended(CloseReason.FULL)
             self._notices.note(logging.ERROR, NO_DESCRIPTOR, "", error.strerror or str(error))
             accepted = None
         self._spare.take()
@@ -271,12 +271,12 @@ class TcpServer(StreamServer):
         if self._service is not None:
             self.adopt(sock, address)
             return
-        self.ledger.opened()
+        self.counters.opened()
         refusal = self._door.at_name(sock, address) or self._door.at_accept()
         if refusal is not None:
             self._door.left(sock)
             self._notices.limit(TURNED_AWAY, address, refusal)
-            self.ledger.ended(refusal.close_reason)
+            self.counters.ended(refusal.close_reason)
             sock.close()
             return
         self._bare.began(sock)
@@ -296,7 +296,7 @@ class TcpServer(StreamServer):
         except BaseException:
             sock.close()
             raise
-        self.ledger.opened()
+        self.counters.opened()
         self._connections.add(conn)
         self._outside.add(conn)
         if self._deadlines.max_age_s:
@@ -304,7 +304,7 @@ class TcpServer(StreamServer):
         log.debug("accepted %s", conn)
         conn.state = State.HANDSHAKING
         if failure is not None:  # nothing can be said without one
-            self.ledger.failed()
+            self.counters.failed()
             log.error("codec failed for %s", conn, exc_info=failure)
             conn.close(CloseReason.HANDLER_ERROR)
             return conn
@@ -424,7 +424,7 @@ class TcpServer(StreamServer):
             self._linger.take(conn.sock)
         else:
             conn.sock.close()
-        self.ledger.ended(reason, conn.received_bytes, conn.sent_bytes)
+        self.counters.ended(reason, conn.received_bytes, conn.sent_bytes)
 
     def connection_left(self, conn: Connection) -> None:
         """Nor does any handler hold on to it: tell the service."""
@@ -445,15 +445,15 @@ class TcpServer(StreamServer):
         except Killed:
             raise
         except BaseException as error:
-            self.ledger.failed()
+            self.counters.failed()
             log.exception("on_close failed for %s", conn)
             interrupt_program(error)
 
     def _bare_ended(self, sock: Any, reason: CloseReason) -> None:
         if reason is CloseReason.HANDLER_ERROR:
-            self.ledger.failed()
+            self.counters.failed()
         self._door.left(sock)
-        self.ledger.ended(reason)
+        self.counters.ended(reason)
         self._check_quiet()
 
     def _check_quiet(self) -> None:
@@ -502,7 +502,7 @@ class TcpServer(StreamServer):
         finally:
             self._notices.log_all()
             self._drained.set()
-        log.debug("connections: %s", self.ledger)
+        log.debug("connections: %s", self.counters)
         return killed
 
     def close(self) -> None:

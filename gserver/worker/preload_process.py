@@ -16,7 +16,7 @@ from time import sleep  # gevent's would let others run
 from types import FrameType
 from typing import Any, NoReturn
 
-from gserver.arbiter.channel import BORN, FORK, MOLDED, REOPEN, Channel, Message
+from gserver.arbiter.channel import BORN, FORK, PRELOADED, REOPEN, Channel, Message
 from gserver.arbiter.supervision import BIRTH_S
 from gserver.arbiter.worker_processes import EXIT_CANNOT_START, Post
 from gserver.errors import ConfigError
@@ -60,7 +60,7 @@ def run_mold(application: Application, post: Post) -> int:
         with contextlib.suppress(Exception):
             stream.flush()
     poll.register(post.channel.fileno(), select.POLLIN)
-    post.channel.send(MOLDED)
+    post.channel.send(PRELOADED)
     while True:
         poll.poll()
         message = post.channel.receive()

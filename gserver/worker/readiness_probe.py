@@ -20,7 +20,7 @@ from greenlet import GreenletExit
 
 from gserver.codecs import Codec, Malformed
 from gserver.connection.connection import PROBE_PEER
-from gserver.counters import Ledger
+from gserver.counters import Counters
 from gserver.errors import ConfigError, ConnectionClosed, LimitExceeded, ProtocolError
 from gserver.server.tcp_server import TcpServer
 from gserver.service import Service, StreamService
@@ -49,8 +49,8 @@ def probe(service: Service | StreamService, timeout_s: float | None, used_s: flo
     for end in (ours, served):
         end.setblocking(False)
     # Its own, not the worker's: a worker that is killed during its probe would leave a connection that no client made.
-    ledger = Ledger()
-    server = TcpServer(("", 0), witness.service, ledger=ledger)  # never started: it accepts nothing
+    counters = Counters()
+    server = TcpServer(("", 0), witness.service, counters=counters)  # never started: it accepts nothing
     try:
         server.adopt(served, PEER)
         left_s = None if timeout_s is None else max(0.0, timeout_s - used_s)
@@ -60,10 +60,10 @@ def probe(service: Service | StreamService, timeout_s: float | None, used_s: flo
         ours.close()
         unfinished = server.drain(FINISH_S)
     if not is_answered:
-        raise ConfigError(f"the probe was not answered: {witness.account or _closed(ledger)}{witness.hint}")
+        raise ConfigError(f"the probe was not answered: {witness.account or _closed(counters)}{witness.hint}")
     if unfinished:
         raise ConfigError("the handler of the probe did not return")
-    if ledger.errors or witness.account:
+    if counters.errors or witness.account:
         account = witness.account or "see the log"
         raise ConfigError(f"the probe was answered with an error: {account}{witness.hint}")
 
@@ -103,8 +103,8 @@ def _is_answered(sock: socket.socket, codec: Codec, data: bytes) -> bool:
             raise ConfigError(f"the codec {codec_name} cannot read the answer to the probe: {told(error)}") from error
 
 
-def _closed(ledger: Ledger) -> str:
-    return f"the connection was closed ({', '.join(reason.value for reason in ledger.closed)})"
+def _closed(counters: Counters) -> str:
+    return f"the connection was closed ({', '.join(reason.value for reason in counters.closed)})"
 
 
 class _Witness:

@@ -23,12 +23,22 @@ import warnings
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from gserver.arbiter.channel import DEAF, DRAIN, DRAIN_AT_ONCE, LISTEN, QUICK_S, READY, REOPEN, WORN, Message
+from gserver.arbiter.channel import (
+    DRAIN,
+    DRAIN_AT_ONCE,
+    LISTEN,
+    NOT_ACCEPTING,
+    QUICK_S,
+    READY,
+    RECYCLE,
+    REOPEN,
+    Message,
+)
 from gserver.arbiter.scoreboard import HEARTBEAT_S
 from gserver.arbiter.worker_processes import EXIT_CANNOT_START, Post
 from gserver.config.settings import Settings
 from gserver.config.working_directory import enter
-from gserver.counters import Ledger
+from gserver.counters import Counters
 from gserver.errors import ConfigError
 from gserver.limits.drain_spread import spread_s
 from gserver.process import logs
@@ -96,7 +106,7 @@ class Worker:
         self._post = post
         self._ending = ending
         self._hooks = post.settings.hooks
-        self._ledger = Ledger(post.place.cells)
+        self._counters = Counters(post.place.cells)
         self._wear = Wear.of(post.settings, random.Random(self.pid))
         self._began_at = time.monotonic()
         self._servers: list[tuple[str, WorkerServer]] = []  # with the address of each
@@ -202,7 +212,7 @@ class Worker:
                 listener,
                 self._served,
                 self.settings,
-                self._ledger,
+                self._counters,
                 scoreboard,
                 self,
                 door=door,
@@ -225,7 +235,7 @@ class Worker:
             self._post.place.is_serving = False
             for _, server in self._servers:
                 server.stop_accepting()
-            self._post.channel.send(DEAF)
+            self._post.channel.send(NOT_ACCEPTING)
         finally:
             self._stop.set()
 
@@ -301,17 +311,17 @@ class Worker:
             self._post.tls.reload_if_changed()
 
     def _count_bytes(self) -> None:
-        self._ledger.enter_bytes(conn for _, server in self._servers for conn in server.connections)
+        self._counters.enter_bytes(conn for _, server in self._servers for conn in server.connections)
 
     def _look_at_wear(self) -> None:
         if self._asked_to_be_replaced or not self._servers:
             return
         rss = _rss_bytes() if self._wear.minds_memory else 0
-        reason = self._wear.reason(self._ledger.messages, time.monotonic() - self._began_at, rss)
+        reason = self._wear.reason(self._counters.messages, time.monotonic() - self._began_at, rss)
         if reason is not None:
             self._asked_to_be_replaced = True
             log.info("Worker asks to be replaced: %s (pid: %d)", reason, self.pid)
-            self._post.channel.send(WORN)
+            self._post.channel.send(RECYCLE)
 
     def _note_lag(self, now: float) -> None:
         """How late the hub came to what was due in the last second, as far as it was noticed.
@@ -330,7 +340,7 @@ class Worker:
 
     def _quit(self) -> None:
         self._hooks.call("worker_int", self)
-        self._post.channel.send(DEAF)
+        self._post.channel.send(NOT_ACCEPTING)
         self._ending.limit(QUICK_S)
         run_and_exit(self._run_ending)
 

@@ -13,7 +13,7 @@ from gserver.arbiter.scoreboard import Scoreboard
 from gserver.config.settings import Settings
 from gserver.connection.connection import Connection
 from gserver.connection.log_throttling import Notices
-from gserver.counters import Ledger
+from gserver.counters import Counters
 from gserver.errors import HandlerTimeout
 from gserver.limits.access_list import AccessList
 from gserver.limits.connection_limits import Limits
@@ -51,7 +51,7 @@ class WorkerServer(TcpServer):
         listener: Any,
         served: Handle,
         settings: Settings,
-        ledger: Ledger,
+        counters: Counters,
         scoreboard: Scoreboard | None,
         worker: Any,
         *,
@@ -63,7 +63,7 @@ class WorkerServer(TcpServer):
             listener,
             served,
             greenlets=settings.greenlets,
-            ledger=ledger,
+            counters=counters,
             deadlines=deadlines_of(settings),
             limits=limits_of(settings),
             door=door,
@@ -98,7 +98,7 @@ class WorkerServer(TcpServer):
         if self._scoreboard is None or time.monotonic() - self._came_back_at < STILL_THERE_S:
             self._came_back_at = 0.0
             return 0.0
-        own, fewest = self.ledger.open, self._scoreboard.fewest_open()
+        own, fewest = self.counters.open, self._scoreboard.fewest_open()
         if own >= self._most:  # a full worker leaves it to one that is not, and refuses it if nobody comes
             return LONGEST_PAUSE_S if fewest is not None and fewest < self._most else 0.0
         return pause_before_accept(own, fewest)

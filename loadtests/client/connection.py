@@ -96,7 +96,7 @@ class Wire:
 
     # Exchanges
 
-    def ask(self, data: bytes, start_ns: int) -> Any:
+    def request(self, data: bytes, start_ns: int) -> Any:
         """Send `data`, wait for the reply that belongs to it, and return it.
 
         Raises what ended the connection: TimeoutError, PeerFinished, a ProtocolError, an OSError.

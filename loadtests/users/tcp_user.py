@@ -182,7 +182,7 @@ class TcpUser(User):
         try:
             data = wire.codec.encode(message)
             start_ns = time.monotonic_ns()
-            reply = wire.ask(data, start_ns)
+            reply = wire.request(data, start_ns)
             end_ns = wire.received_ns
             if end_ns < start_ns:
                 raise WrongReply(f"it was there before it was asked for: {_short(reply)}")

@@ -1,4 +1,4 @@
-"""The ledger: accepted == open + sum(closed by reason), and what else is counted."""
+"""The counters: accepted == open + sum(closed by reason), and what else is counted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gserver.counters import (
     RECEIVED,
     SENT,
     Cells,
-    Ledger,
+    Counters,
     closed_cell,
     snapshot,
 )
@@ -39,32 +39,32 @@ def make_cells() -> Cells:
     return memoryview(bytearray(8 * CELLS)).cast("Q")
 
 
-def make_ledger(accepted: int, *reasons: CloseReason) -> Ledger:
-    ledger = Ledger()
+def make_counters(accepted: int, *reasons: CloseReason) -> Counters:
+    counters = Counters()
     for _ in range(accepted):
-        ledger.opened()
+        counters.opened()
     for reason in reasons:
-        ledger.ended(reason)
-    return ledger
+        counters.ended(reason)
+    return counters
 
 
 def test_every_connection_is_open_or_closed_for_a_reason() -> None:
-    ledger = make_ledger(4, CloseReason.PEER_EOF, CloseReason.KILLED, CloseReason.PEER_EOF)
+    counters = make_counters(4, CloseReason.PEER_EOF, CloseReason.KILLED, CloseReason.PEER_EOF)
 
-    assert (ledger.accepted, ledger.open) == (4, 1)
-    assert ledger.closed == {CloseReason.PEER_EOF: 2, CloseReason.KILLED: 1}
-    ledger.check()
+    assert (counters.accepted, counters.open) == (4, 1)
+    assert counters.closed == {CloseReason.PEER_EOF: 2, CloseReason.KILLED: 1}
+    counters.check()
 
 
 @pytest.mark.parametrize("between", ["accepted and open", "open and closed"])
 def test_a_snapshot_balances_and_takes_who_is_between_two_cells_for_open(between: str) -> None:
     cells = memoryview(bytearray(8 * CELLS)).cast("Q")
-    ledger = Ledger(cells)
+    counters = Counters(cells)
     for _ in range(3):
-        ledger.opened()
-    ledger.ended(CloseReason.PEER_EOF)
+        counters.opened()
+    counters.ended(CloseReason.PEER_EOF)
     cells[ACCEPTED if between == "accepted and open" else OPEN] += 1 if between == "accepted and open" else -1
-    copied = Ledger(snapshot(cells))
+    copied = Counters(snapshot(cells))
 
     copied.check()
     assert copied.open == (3 if between == "accepted and open" else 2)
@@ -73,19 +73,19 @@ def test_a_snapshot_balances_and_takes_who_is_between_two_cells_for_open(between
 
 def test_a_connection_that_was_never_accepted_is_noticed() -> None:
     with pytest.raises(AssertionError):
-        make_ledger(1, CloseReason.PEER_EOF, CloseReason.PEER_EOF).check()
+        make_counters(1, CloseReason.PEER_EOF, CloseReason.PEER_EOF).check()
 
 
 def test_a_connection_that_was_lost_is_noticed() -> None:
-    ledger = make_ledger(2, CloseReason.PEER_EOF)
-    ledger.cells[OPEN] -= 1
+    counters = make_counters(2, CloseReason.PEER_EOF)
+    counters.cells[OPEN] -= 1
     with pytest.raises(AssertionError):
-        ledger.check()
+        counters.check()
 
 
 def test_the_ledger_reads_as_a_line() -> None:
-    assert str(Ledger()) == "accepted 0, open 0, closed: none"
-    assert str(make_ledger(4, CloseReason.KILLED, CloseReason.PEER_EOF, CloseReason.PEER_EOF)) == (
+    assert str(Counters()) == "accepted 0, open 0, closed: none"
+    assert str(make_counters(4, CloseReason.KILLED, CloseReason.PEER_EOF, CloseReason.PEER_EOF)) == (
         "accepted 4, open 1, closed: peer_eof 2, killed 1"
     )
 
@@ -93,17 +93,17 @@ def test_the_ledger_reads_as_a_line() -> None:
 @pytest.mark.parametrize("make", [lambda: [0] * CELLS, lambda: array("Q", [0] * CELLS), make_cells])
 def test_any_cells_will_do(make: Callable[[], Cells]) -> None:
     cells = make()
-    ledger = Ledger(cells)
-    ledger.opened()
-    ledger.opened()
-    ledger.ended(CloseReason.DRAINED, 10, 20)
-    ledger.failed()
-    ledger.enter_bytes([Carrier(1, 2)])
+    counters = Counters(cells)
+    counters.opened()
+    counters.opened()
+    counters.ended(CloseReason.DRAINED, 10, 20)
+    counters.failed()
+    counters.enter_bytes([Carrier(1, 2)])
 
-    assert ledger.cells is cells
+    assert counters.cells is cells
     assert (cells[ACCEPTED], cells[OPEN], cells[ERRORS], cells[RECEIVED], cells[SENT]) == (2, 1, 1, 11, 22)
     assert cells[closed_cell(CloseReason.DRAINED)] == 1
-    ledger.check()
+    counters.check()
 
 
 def test_every_cell_has_one_meaning() -> None:
@@ -114,7 +114,7 @@ def test_every_cell_has_one_meaning() -> None:
 
 def test_two_ledgers_on_the_same_cells_read_the_same() -> None:
     cells = make_cells()
-    writer, reader = Ledger(cells), Ledger(cells)
+    writer, reader = Counters(cells), Counters(cells)
     writer.opened()
     writer.opened()
     writer.ended(CloseReason.KILLED)
@@ -124,89 +124,89 @@ def test_two_ledgers_on_the_same_cells_read_the_same() -> None:
 
 
 def test_ledgers_share_nothing_unless_told_to() -> None:
-    make_ledger(3, CloseReason.KILLED)
+    make_counters(3, CloseReason.KILLED)
 
-    assert Ledger().accepted == 0
+    assert Counters().accepted == 0
 
 
 @pytest.mark.parametrize("reason", CloseReason)
 def test_each_reason_is_counted_as_itself(reason: CloseReason) -> None:
-    assert make_ledger(2, reason, reason).closed == {reason: 2}
+    assert make_counters(2, reason, reason).closed == {reason: 2}
 
 
 def test_reasons_that_did_not_occur_are_not_listed() -> None:
-    assert list(make_ledger(1, CloseReason.FINISHED).closed) == [CloseReason.FINISHED]
+    assert list(make_counters(1, CloseReason.FINISHED).closed) == [CloseReason.FINISHED]
 
 
 def test_a_connection_that_never_came_cannot_end_where_numbers_have_no_sign() -> None:
     with pytest.raises((ValueError, OverflowError)):
-        Ledger(make_cells()).ended(CloseReason.KILLED)
+        Counters(make_cells()).ended(CloseReason.KILLED)
 
 
 @pytest.mark.parametrize("reason", ["peer_eof", None, 0])
 def test_what_is_no_reason_is_not_counted(reason: object) -> None:
-    ledger = make_ledger(1)
+    counters = make_counters(1)
 
     with pytest.raises(KeyError):
-        ledger.ended(reason)  # type: ignore[arg-type]
-    ledger.check()
+        counters.ended(reason)  # type: ignore[arg-type]
+    counters.check()
 
 
 def test_errors_are_counted_apart_from_connections() -> None:
-    ledger = make_ledger(1)
-    ledger.failed()
-    ledger.failed()
+    counters = make_counters(1)
+    counters.failed()
+    counters.failed()
 
-    assert (ledger.errors, ledger.open) == (2, 1)
-    ledger.check()
+    assert (counters.errors, counters.open) == (2, 1)
+    counters.check()
 
 
 def test_messages_are_those_that_were_entered() -> None:
-    ledger = Ledger()
-    ledger.cells[MESSAGES] += 3
+    counters = Counters()
+    counters.cells[MESSAGES] += 3
 
-    assert ledger.messages == 3
+    assert counters.messages == 3
 
 
 # Bytes
 
 
 def test_bytes_are_those_of_closed_and_of_open_connections() -> None:
-    ledger = make_ledger(3)
-    ledger.ended(CloseReason.PEER_EOF, 100, 200)
-    ledger.enter_bytes([Carrier(1, 2), Carrier(10, 20)])
+    counters = make_counters(3)
+    counters.ended(CloseReason.PEER_EOF, 100, 200)
+    counters.enter_bytes([Carrier(1, 2), Carrier(10, 20)])
 
-    assert (ledger.cells[RECEIVED], ledger.cells[SENT]) == (111, 222)
+    assert (counters.cells[RECEIVED], counters.cells[SENT]) == (111, 222)
 
 
 def test_bytes_are_not_counted_again_when_they_are_entered_again() -> None:
-    ledger = make_ledger(2)
-    ledger.ended(CloseReason.PEER_EOF, 100, 200)
+    counters = make_counters(2)
+    counters.ended(CloseReason.PEER_EOF, 100, 200)
     conn = Carrier(1, 2)
     for _ in range(3):
-        ledger.enter_bytes([conn])
+        counters.enter_bytes([conn])
     conn.received_bytes = 5
 
-    ledger.enter_bytes([conn])
+    counters.enter_bytes([conn])
 
-    assert (ledger.cells[RECEIVED], ledger.cells[SENT]) == (105, 202)
+    assert (counters.cells[RECEIVED], counters.cells[SENT]) == (105, 202)
 
 
 def test_a_connection_that_closes_keeps_its_bytes() -> None:
-    ledger = make_ledger(1)
+    counters = make_counters(1)
     conn = Carrier(7, 8)
-    ledger.enter_bytes([conn])
-    ledger.ended(CloseReason.PEER_EOF, conn.received_bytes, conn.sent_bytes)
-    ledger.enter_bytes([])
+    counters.enter_bytes([conn])
+    counters.ended(CloseReason.PEER_EOF, conn.received_bytes, conn.sent_bytes)
+    counters.enter_bytes([])
 
-    assert (ledger.cells[RECEIVED], ledger.cells[SENT]) == (7, 8)
+    assert (counters.cells[RECEIVED], counters.cells[SENT]) == (7, 8)
 
 
 def test_bytes_may_come_from_anything_that_can_be_gone_through_once() -> None:
-    ledger = make_ledger(2)
-    ledger.enter_bytes(Carrier(number, 0) for number in range(4))
+    counters = make_counters(2)
+    counters.enter_bytes(Carrier(number, 0) for number in range(4))
 
-    assert ledger.cells[RECEIVED] == 6
+    assert counters.cells[RECEIVED] == 6
 
 
 # The law
@@ -214,18 +214,18 @@ def test_bytes_may_come_from_anything_that_can_be_gone_through_once() -> None:
 
 @given(st.lists(st.none() | st.sampled_from(CloseReason), max_size=80))
 def test_the_books_balance_after_every_entry(entries: list[CloseReason | None]) -> None:
-    ledger, expected = Ledger(make_cells()), 0
+    counters, expected = Counters(make_cells()), 0
     for reason in entries:
         if reason is None:
-            ledger.opened()
+            counters.opened()
             expected += 1
         elif expected:
-            ledger.ended(reason)
+            counters.ended(reason)
             expected -= 1
-        ledger.check()
+        counters.check()
 
-    assert ledger.open == expected
-    assert ledger.accepted == entries.count(None)
+    assert counters.open == expected
+    assert counters.accepted == entries.count(None)
 
 
 def test_the_law_holds_at_every_moment(serving: Serving, greenlets: str) -> None:
@@ -240,11 +240,11 @@ def test_the_law_holds_at_every_moment(serving: Serving, greenlets: str) -> None
         elif number % 3 == 2:
             peers[-1].send(b"half a line")
             peers[-1].reset()
-        server.ledger.check()
-    wait_until(lambda: server.ledger.open == 10)
+        server.counters.check()
+    wait_until(lambda: server.counters.open == 10)
     server.drain(0.5)
 
-    assert server.ledger.accepted == 30
-    assert server.ledger.closed[CloseReason.PEER_EOF] == 10
-    assert server.ledger.closed[CloseReason.PEER_RESET] == 10
-    assert server.ledger.closed[CloseReason.DRAINED] == 10
+    assert server.counters.accepted == 30
+    assert server.counters.closed[CloseReason.PEER_EOF] == 10
+    assert server.counters.closed[CloseReason.PEER_RESET] == 10
+    assert server.counters.closed[CloseReason.DRAINED] == 10

@@ -144,11 +144,11 @@ def test_it_is_logged_once_counted_answered_and_ends_its_connection(
     peer.send(b"hello\n")
     peer.finish()
     received = peer.read_to_end()
-    wait_until(lambda: server.ledger.open == 1 and server.ledger.errors)
+    wait_until(lambda: server.counters.open == 1 and server.counters.errors)
     trap.is_armed = False
 
     assert logged(caplog) == [f"{what} failed for {name_of(peer)}"]
-    assert server.ledger.errors == 1
+    assert server.counters.errors == 1
     assert (b"sorry" in received) == is_answered
     assert trap.faults == [error] * is_answered
     assert other.ask(b"still there") == b"still there"
@@ -183,7 +183,7 @@ def test_what_a_codec_raises_does_not_take_the_replies_before_it_along(serving: 
 
     assert peer.read_to_end() == b"one\ntwo\n"
     assert closed_reasons(server) == {CloseReason.HANDLER_ERROR: 1}
-    assert server.ledger.messages == 2
+    assert server.counters.messages == 2
 
 
 @pytest.mark.parametrize("encoded", ["text", None, bytearray(b"bytes")])
@@ -221,7 +221,7 @@ def test_a_stream_handler_that_raises_anything_ends_its_connection(
     assert peer.read_to_end() == b""
     assert closed_reasons(server) == {CloseReason.HANDLER_ERROR: 1}
     assert logged(caplog) == [f"stream handler failed for {name_of(peer)}"]
-    assert server.ledger.errors == 1
+    assert server.counters.errors == 1
     assert other.ask(b"hello") == b"hello"
 
 

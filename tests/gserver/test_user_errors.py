@@ -299,8 +299,8 @@ def test_a_reply_of_the_wrong_type_is_the_handlers_failure_alone(
     assert right.read() == b"bytes"
 
     assert "a message of Raw must be bytes, not str: use .encode()" in caplog.text
-    assert server.ledger.closed == {CloseReason.HANDLER_ERROR: 1}
-    assert server.ledger.errors == 1
+    assert server.counters.closed == {CloseReason.HANDLER_ERROR: 1}
+    assert server.counters.errors == 1
 
 
 def test_what_a_bare_handler_returns_is_said_once_to_go_nowhere(

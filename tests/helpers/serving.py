@@ -136,9 +136,9 @@ class Serving:
 
     def meet(self, server: TcpServer, narrow: bool = False) -> Peer:
         """Return a peer that the server has accepted."""
-        before = server.ledger.accepted
+        before = server.counters.accepted
         peer = self.connect(server, narrow)
-        wait_until(lambda: server.ledger.accepted > before)
+        wait_until(lambda: server.counters.accepted > before)
         return peer
 
     def __enter__(self) -> Serving:
@@ -157,23 +157,23 @@ class Serving:
 
 def assert_books_closed(server: TcpServer) -> None:
     """Every connection was counted once coming and once going."""
-    wait_until(lambda: server.ledger.open == 0, 1.0)
-    server.ledger.check()
+    wait_until(lambda: server.counters.open == 0, 1.0)
+    server.counters.check()
 
-    assert server.ledger.accepted == server.ledger.closed.total()
+    assert server.counters.accepted == server.counters.closed.total()
 
 
 def closed_reasons(server: TcpServer) -> dict[CloseReason, int]:
-    return dict(server.ledger.closed)
+    return dict(server.counters.closed)
 
 
 def assert_closed(server: TcpServer, reason: CloseReason, count: int = 1) -> None:
     """So many connections, and no others, have ended by now or do so soon, all for this reason."""
     with contextlib.suppress(AssertionError):
-        wait_until(lambda: server.ledger.closed.total() >= count)
+        wait_until(lambda: server.counters.closed.total() >= count)
 
     assert closed_reasons(server) == {reason: count}
-    server.ledger.check()
+    server.counters.check()
 
 
 def address_family(address: Any) -> int:

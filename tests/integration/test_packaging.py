@@ -107,11 +107,19 @@ class TestSourceDistribution:
     @pytest.mark.longhaul
     def test_its_tests_can_be_collected_and_run(self, published: Published) -> None:
         collected = self.pytest(published, "--collect-only")
-        assert re.search(r"^tests/test_worker_worker\.py: \d+$", collected.stdout, re.M), collected.stdout
+        assert re.search(r"^tests/gserver/worker/test_worker\.py: \d+$", collected.stdout, re.M), collected.stdout
         assert collected.returncode == 0, collected.stdout[-2000:]
 
         files = [
-            f"tests/test_{name}.py" for name in ("layering", "manual", "cli", "examples", "framing", "loadtests_cli")
+            f"tests/{name}.py"
+            for name in (
+                "test_layering",
+                "gserver/test_docgen",
+                "gserver/test_cli",
+                "integration/test_examples",
+                "gserver/codecs/test_codecs",
+                "loadtests/test_cli",
+            )
         ]
         ran = self.pytest(published, "-m", "not alone", *files)
         assert ran.returncode == 0, ran.stdout[-2000:]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from gserver.arbiter.scoreboard import SERVING, Place, Scoreboard
-from gserver.counters import ACCEPTED, CELLS, MESSAGES, OPEN, RECEIVED, Ledger, closed_cell
+from gserver.counters import ACCEPTED, CELLS, MESSAGES, OPEN, RECEIVED, Counters, closed_cell
 from gserver.errors import CloseReason
 
 LARGEST = 2**64 - 1
@@ -22,7 +22,7 @@ def make_taken(scoreboard: Scoreboard, pid: int, opened: int = 0, is_serving: bo
     place.belongs_to(pid)
     place.is_serving = is_serving
     for _ in range(opened):
-        Ledger(place.cells).opened()
+        Counters(place.cells).opened()
     return place
 
 
@@ -205,14 +205,14 @@ def test_counters_survive_their_worker() -> None:
     scoreboard = Scoreboard(1)
     for pid in range(11, 16):
         place = make_taken(scoreboard, pid, opened=2)
-        ledger = Ledger(place.cells)
-        ledger.ended(CloseReason.PEER_EOF)
-        ledger.ended(CloseReason.DRAINED)
+        counters = Counters(place.cells)
+        counters.ended(CloseReason.PEER_EOF)
+        counters.ended(CloseReason.DRAINED)
         place.cells[MESSAGES] += 10
         place.cells[RECEIVED] += 1000
         scoreboard.vacate(place)
 
-    totals = Ledger(scoreboard.totals())
+    totals = Counters(scoreboard.totals())
 
     totals.check()
     assert (totals.accepted, totals.open, totals.messages) == (10, 0, 50)
@@ -224,10 +224,10 @@ def test_connections_that_end_with_their_worker_are_counted() -> None:
     scoreboard = Scoreboard(2)
     make_taken(scoreboard, 11, opened=3)
     died = make_taken(scoreboard, 12, opened=4)
-    Ledger(died.cells).ended(CloseReason.PEER_RESET)
+    Counters(died.cells).ended(CloseReason.PEER_RESET)
     scoreboard.vacate(died)
 
-    totals = Ledger(scoreboard.totals())
+    totals = Counters(scoreboard.totals())
 
     totals.check()
     assert (totals.accepted, totals.open) == (7, 3)
@@ -256,7 +256,7 @@ def test_a_worker_that_was_killed_between_two_cells_leaves_books_that_balance(ki
         place.cells[OPEN] -= 1
     scoreboard.vacate(place)
 
-    totals = Ledger(scoreboard.totals())
+    totals = Counters(scoreboard.totals())
     totals.check()
     assert totals.closed == {CloseReason.WORKER_DIED: 3 if killed == "as it accepted" else 2}
 
@@ -346,16 +346,16 @@ def test_what_a_child_counts_its_parent_reads() -> None:
     place = make_taken(scoreboard, 11)
 
     def work() -> None:
-        ledger = Ledger(place.cells)
+        counters = Counters(place.cells)
         for _ in range(5):
-            ledger.opened()
-        ledger.ended(CloseReason.FINISHED)
+            counters.opened()
+        counters.ended(CloseReason.FINISHED)
         place.is_serving = True
         place.deadline = 12.0
 
     in_child(work)
 
-    totals = Ledger(scoreboard.totals())
+    totals = Counters(scoreboard.totals())
     totals.check()
     assert (totals.accepted, totals.open) == (5, 4)
     assert (place.is_serving, place.deadline) == (True, 12.0)
@@ -366,10 +366,10 @@ def test_what_a_child_left_open_is_counted_when_it_is_gone() -> None:
     scoreboard = Scoreboard(2)
     for pid in (11, 12, 13):
         place = make_taken(scoreboard, pid)
-        in_child(lambda cells=place.cells: [Ledger(cells).opened() for _ in range(3)] and None)  # type: ignore[misc]
+        in_child(lambda cells=place.cells: [Counters(cells).opened() for _ in range(3)] and None)  # type: ignore[misc]
         scoreboard.vacate(place)
 
-    totals = Ledger(scoreboard.totals())
+    totals = Counters(scoreboard.totals())
     totals.check()
     assert (totals.accepted, totals.open) == (9, 0)
     assert totals.closed == {CloseReason.WORKER_DIED: 9}

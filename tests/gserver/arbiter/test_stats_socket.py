@@ -22,7 +22,7 @@ from gserver.arbiter.stats_socket import MAX_READERS, StatsSocket, document, rea
 from gserver.arbiter.supervision import Children
 from gserver.client import Client
 from gserver.codecs import JsonLines
-from gserver.counters import CELLS, MESSAGES, Ledger
+from gserver.counters import CELLS, MESSAGES, Counters
 from gserver.errors import CloseReason, ConfigError
 from gserver.process.unix_sockets import short_path
 from tests.helpers.processes import GserverProcess, run_gserver, wait_for
@@ -97,10 +97,10 @@ def law_holds(counts: dict[str, Any]) -> bool:
 def test_every_worker_and_the_totals_are_told() -> None:
     arbiter = Arbiter(None, workers=2)
     for place, opened in zip(arbiter.places, (3, 2), strict=True):
-        ledger = Ledger(place.cells)
+        counters = Counters(place.cells)
         for _ in range(opened):
-            ledger.opened()
-        ledger.ended(CloseReason.PEER_EOF)
+            counters.opened()
+        counters.ended(CloseReason.PEER_EOF)
         place.cells[MESSAGES] += 10
     arbiter.places[1].lag_s = 0.25
     arbiter.children.became_ready(101, 0.0)
@@ -139,7 +139,7 @@ def test_a_worker_that_stands_still_is_seen_while_it_does() -> None:
 def test_those_who_are_gone_are_in_the_totals_alone() -> None:
     arbiter = Arbiter(None, workers=2)
     for place in arbiter.places:
-        Ledger(place.cells).opened()
+        Counters(place.cells).opened()
     arbiter.scoreboard.vacate(arbiter.places[0])
     arbiter.children.exited(100, 0.0)
     told = document(arbiter.scoreboard, arbiter.children)
@@ -154,10 +154,10 @@ def test_the_books_balance_in_every_document_though_a_worker_counts_meanwhile() 
     arbiter = Arbiter(None)
     pid = os.fork()
     if pid == 0:
-        ledger = Ledger(arbiter.places[0].cells)
+        counters = Counters(arbiter.places[0].cells)
         while True:
-            ledger.opened()
-            ledger.ended(CloseReason.PEER_EOF)
+            counters.opened()
+            counters.ended(CloseReason.PEER_EOF)
     told = [document(arbiter.scoreboard, arbiter.children) for _ in range(2000)]
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)

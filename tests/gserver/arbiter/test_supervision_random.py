@@ -17,13 +17,13 @@ from gserver.arbiter.supervision import (
     Children,
     Drain,
     Go,
+    KillStage,
     Policy,
     ReloadDone,
     ReloadFailed,
     Spawn,
     Stage,
     Strike,
-    Stroke,
 )
 
 #: A worker is overdue so long after its last heartbeat.
@@ -32,7 +32,7 @@ READY_TIMEOUT_S = 8.0
 DRAIN_PATIENCE_S = 20.0
 #: So many decisions after the last event everything must be in order, if the processes behave.
 STEPS = 300
-STRUCK = {Stroke.DUMP: 1, Stroke.ABORT: 2, Stroke.KILL: 3}
+STRUCK = {KillStage.DUMP: 1, KillStage.ABORT: 2, KillStage.KILL: 3}
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Process:
     deaf_since: float | None = None  # when it stopped to do anything but die
     is_worn: bool = False
     struck_at: float | None = None
-    stroke: Stroke | None = None
+    stroke: KillStage | None = None
 
 
 @dataclass
@@ -141,7 +141,7 @@ class World:
         well = [pid for pid, process in self.processes.items() if process.deaf_since is None and not process.stroke]
         self.now += TIMEOUT_S + READY_TIMEOUT_S + JUMP_S + seconds
         actions = self.children.decide(self.now, self.deadlines)
-        dumped = [each.child.pid for each in actions if isinstance(each, Strike) and each.stroke is Stroke.DUMP]
+        dumped = [each.child.pid for each in actions if isinstance(each, Strike) and each.stroke is KillStage.DUMP]
         assert not set(dumped) & set(well)
         self.carry_out(actions)
         self.beat()
@@ -182,7 +182,7 @@ class World:
             self.proven = max(self.proven, process.generation)
         elif isinstance(action, Drain):
             process = self.processes[action.child.pid]
-            assert process.stage == "serving" or process.stroke is Stroke.KILL
+            assert process.stage == "serving" or process.stroke is KillStage.KILL
             process.stage = "dead" if process.stage == "dead" else "draining"
         elif isinstance(action, Strike):
             self.strike(action)
@@ -203,15 +203,15 @@ class World:
         assert strike.child.pid in self.children, "struck somebody that is gone"
         process = self.processes[strike.child.pid]
         before = STRUCK[process.stroke] if process.stroke else 0
-        if strike.stroke is Stroke.DUMP or before:
+        if strike.stroke is KillStage.DUMP or before:
             assert STRUCK[strike.stroke] == before + 1
         if before:
             assert process.struck_at is not None
             assert self.now >= process.struck_at + STROKE_S
-        elif strike.stroke is Stroke.KILL:
+        elif strike.stroke is KillStage.KILL:
             assert process.stage != "serving", "killed without a warning"
         process.stroke, process.struck_at = strike.stroke, self.now
-        if strike.stroke is Stroke.KILL:
+        if strike.stroke is KillStage.KILL:
             process.stage = "dead"
 
     def end_reload(self, action: ReloadDone | ReloadFailed) -> None:

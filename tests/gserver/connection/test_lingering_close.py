@@ -212,7 +212,7 @@ def test_lingering_holds_no_greenlet(serving: Serving) -> None:
     peers = [serving.connect(server) for _ in range(20)]
     for peer in peers:
         peer.send(b"x" * 70_000)
-    wait_until(lambda: server.ledger.closed[CloseReason.PROTOCOL_ERROR] == 20)
+    wait_until(lambda: server.counters.closed[CloseReason.PROTOCOL_ERROR] == 20)
     gc.collect()
 
     assert sum(isinstance(each, gevent.Greenlet) and not each.dead for each in gc.get_objects()) == 0

@@ -258,6 +258,6 @@ def test_a_peer_that_only_connects_to_tls_is_no_line(
     caplog.set_level(logging.INFO, "gserver.server")
     server = serving.start(telling_echo(), entrance=EntranceRules(tls=Tls(TlsConfig(*map(str, certificate)))))
     serving.connect(server).close()
-    wait_until(lambda: server.ledger.closed[CloseReason.PEER_EOF] == 1)
+    wait_until(lambda: server.counters.closed[CloseReason.PEER_EOF] == 1)
 
     assert lines_of(caplog) == []

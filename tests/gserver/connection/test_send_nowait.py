@@ -109,5 +109,5 @@ def test_a_handler_that_goes_on_after_a_broadcast_gave_it_up_finds_out(serving: 
     wait_until(lambda: bool(outcomes))
 
     assert outcomes == [CloseReason.BUFFER_LIMIT]
-    wait_until(lambda: server.ledger.open == 0)
+    wait_until(lambda: server.counters.open == 0)
     assert closed_reasons(server) == {CloseReason.BUFFER_LIMIT: 1}

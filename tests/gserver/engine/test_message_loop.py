@@ -75,7 +75,7 @@ def test_a_failure_is_logged_once_and_answered_and_the_connection_goes_on(
     assert peer.read_line() == b'{"status":"OK"}'
     assert len(errors_in(caplog)) == 1
     assert errors_in(caplog)[0].exc_info
-    assert server.ledger.open == 1
+    assert server.counters.open == 1
 
 
 @pytest.mark.parametrize("line", [b"fail", b"late", b"object"])
@@ -304,6 +304,6 @@ def test_random_bytes_never_reach_the_log_as_an_error(
         peers.append(peer)
     for peer in peers:
         peer.read_to_end()
-    wait_until(lambda: server.ledger.open == 0)
+    wait_until(lambda: server.counters.open == 0)
 
     assert errors_in(caplog) == []

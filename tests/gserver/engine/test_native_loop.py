@@ -19,15 +19,21 @@ from gserver.codecs import Lines, Raw
 from gserver.connection.connection import Connection
 from gserver.connection.native_fields import IS_NATIVE
 from gserver.connection.time_slice import Fairness
-from gserver.counters import MESSAGES, Ledger
-from gserver.engine.message_loop import Turn
-from gserver.engine.native_loop import make_turn
+from gserver.counters import MESSAGES, Counters
+from gserver.engine.message_loop import MessageLoop
+from gserver.engine.native_loop import make_message_loop
 from gserver.service import Service
 from tests.helpers.serving import Serving
 
 ROOT = Path(__file__).parents[3]
 #: What serves a turn, its sending, and its greenlets.
-SHARED = ("test_turn", "test_connection", "test_engine", "test_fairness", "test_user_code")
+SHARED = [
+    "gserver/engine/test_message_loop",
+    "gserver/engine/test_schedulers",
+    "gserver/connection/test_connection",
+    "gserver/connection/test_time_slice",
+    "gserver/test_fault_isolation",
+]
 
 needs_compiled = pytest.mark.skipif(not IS_NATIVE, reason="gserver was installed without a compiler")
 
@@ -40,7 +46,7 @@ def answer(message: Any, conn: Connection) -> Any:
 @pytest.mark.skipif("GSERVER_PURE" in os.environ, reason="asked not to")
 def test_where_there_is_a_compiler_it_is_compiled() -> None:
     assert IS_NATIVE
-    assert type(make_turn(Service(answer), Ledger(), Fairness())) is not Turn
+    assert type(make_message_loop(Service(answer), Counters(), Fairness())) is not MessageLoop
 
 
 @needs_compiled
@@ -96,7 +102,7 @@ def test_a_reply_that_is_no_bytes_ends_its_connection_only(serving: Serving, gre
     peer.send(b"hello")
 
     assert peer.read_to_end() == b""
-    assert server.ledger.open == 1
+    assert server.counters.open == 1
     other.finish()
 
 
@@ -131,9 +137,9 @@ def test_a_thousand_turns_leave_nothing_behind(
 
 @needs_compiled
 def test_it_refuses_what_it_was_not_made_for() -> None:
-    from gserver._native import TurnLoop
+    from gserver._native import CompiledLoop
 
-    turn = make_turn(Service(answer), Ledger(), Fairness())
+    turn = make_message_loop(Service(answer), Counters(), Fairness())
 
     with pytest.raises(TypeError, match=r"object at .* is no connection"):
         turn.serve(object())  # type: ignore[arg-type]
@@ -144,6 +150,6 @@ def test_it_refuses_what_it_was_not_made_for() -> None:
     with pytest.raises(TypeError, match="is no connection"):
         turn.serve_parking(deque([object()]), [], None, print)  # type: ignore[list-item]
     with pytest.raises(RuntimeError, match="bind"):
-        TurnLoop().serve(object())  # type: ignore[arg-type]
+        CompiledLoop().serve(object())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="there is no cell 2 of 8 bytes in 16 bytes"):
-        TurnLoop().bind(answer, bytearray(16), MESSAGES, Raw, Raw, repr, Raw, ValueError, None)
+        CompiledLoop().bind(answer, bytearray(16), MESSAGES, Raw, Raw, repr, Raw, ValueError, None)

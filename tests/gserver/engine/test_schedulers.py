@@ -240,7 +240,7 @@ def test_idle_connections_hold_no_greenlet_when_pooled(serving: Serving, count: 
         assert peer.ask(b"hello") == b"hello"
     gc.collect()
 
-    assert server.ledger.open == count
+    assert server.counters.open == count
     assert len(live_greenlets()) - before <= 2
 
 
@@ -283,7 +283,7 @@ def test_a_parked_runner_keeps_no_connection(serving: Serving) -> None:
     for peer in [serving.connect(server) for _ in range(5)]:
         assert peer.ask(b"hello") == b"hello"
         peer.finish()
-    wait_until(lambda: server.ledger.open == 0)
+    wait_until(lambda: server.counters.open == 0)
     gc.collect()
 
     assert [session() for session in sessions] == [None] * 5

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gserver.counters import Ledger
+from gserver.counters import Counters
 from gserver.errors import CloseReason, LimitExceeded
 from gserver.limits.access_list import parse_networks
 from gserver.limits.address_table import TABLE_WORDS, AddressTable
@@ -335,9 +335,9 @@ def test_the_rates_action_is_asked_for_by_its_own_setting(occupancy: FakeOccupan
 
 
 def test_a_server_of_its_own_counts_its_ledgers_connections() -> None:
-    ledger = Ledger()
-    occupancy = OwnOccupancy(ledger)
-    ledger.opened()
+    counters = Counters()
+    occupancy = OwnOccupancy(counters)
+    counters.opened()
 
     assert occupancy.open_here() == occupancy.open_everywhere() == occupancy.sharers() == 1
     assert list(occupancy.tables()) == [occupancy.own]

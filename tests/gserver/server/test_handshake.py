@@ -243,7 +243,7 @@ def test_a_header_that_drips_is_not_given_more_time(serving: Serving) -> None:
             gevent.sleep(0.02)
     except ConnectionError:
         pass
-    wait_until(lambda: server.ledger.open == 0)
+    wait_until(lambda: server.counters.open == 0)
 
     assert_closed(server, CloseReason.HANDSHAKE_TIMEOUT)
 

@@ -34,10 +34,10 @@ def test_an_address_is_the_clients_and_not_the_proxys(serving: Serving, greenlet
     assert_turned_away(through_proxy(serving, server, "192.0.2.7"), b"more than 2 connections from one address\n")
     assert through_proxy(serving, server, "192.0.2.8").is_served
     first[0].close()
-    wait_until(lambda: server.ledger.open == 2)
+    wait_until(lambda: server.counters.open == 2)
 
     assert through_proxy(serving, server, "192.0.2.7").is_served
-    assert server.ledger.closed[CloseReason.ADDRESS_LIMIT] == 1
+    assert server.counters.closed[CloseReason.ADDRESS_LIMIT] == 1
     assert len(told.opened) == 4
 
 
@@ -59,7 +59,7 @@ def test_headers_that_never_come_count_as_connections(serving: Serving, greenlet
     silent = [serving.meet(server) for _ in range(2)]
     assert_turned_away(serving.connect(server), b"full\n")
     silent[0].close()
-    wait_until(lambda: server.ledger.open == 1)
+    wait_until(lambda: server.counters.open == 1)
 
     assert through_proxy(serving, server, "192.0.2.7").is_served
 
@@ -107,7 +107,7 @@ def test_what_comes_behind_the_header_of_who_is_refused_is_nobodys(serving: Serv
     assert_turned_away(second, b"too many\n")
     assert len(faults) == 1
     first.close()
-    wait_until(lambda: server.ledger.open == 0)
+    wait_until(lambda: server.counters.open == 0)
     third = serving.connect(server)
     third.send(V1)
     assert third.is_served

@@ -155,9 +155,9 @@ def test_everybody_of_a_storm_that_sheds_is_accounted_for(serving: Serving, gree
     service = telling_echo(on_close=lambda conn, reason: told.append(reason))
     server = shedding(service, serving, 10, greenlets=greenlets)
     peers = [serving.connect(server) for _ in range(200)]
-    wait_until(lambda: server.ledger.accepted == 200 and server.ledger.open <= 10)
+    wait_until(lambda: server.counters.accepted == 200 and server.counters.open <= 10)
 
-    assert sum(peer.is_served for peer in peers) == server.ledger.open == 10
+    assert sum(peer.is_served for peer in peers) == server.counters.open == 10
     reasons = closed_reasons(server)
     assert sum(reasons.values()) == 190
     assert set(reasons) <= {SHED, FULL}

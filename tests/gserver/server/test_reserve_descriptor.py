@@ -92,7 +92,7 @@ def test_a_server_without_descriptors_turns_away_and_serves_those_it_has(
             stranger.settimeout(60)
             stranger.setblocking(False)
             stranger.connect_ex(server.address)
-        wait_until(lambda: server.ledger.closed[CloseReason.FULL] == 20)
+        wait_until(lambda: server.counters.closed[CloseReason.FULL] == 20)
         assert peer.ask(b"still here") == b"still here"
     for stranger in strangers:
         stranger.close()
@@ -109,7 +109,7 @@ def test_a_server_that_sheds_makes_room_for_a_descriptor(serving: Serving) -> No
         with no_more_descriptors():
             newcomer.setblocking(False)
             newcomer.connect_ex(server.address)
-            wait_until(lambda: server.ledger.closed[CloseReason.SHED] == 1 and server.ledger.accepted == 4)
+            wait_until(lambda: server.counters.closed[CloseReason.SHED] == 1 and server.counters.accepted == 4)
 
     assert idle[0].read_to_end() == b""
     assert [peer.ask(b"x") for peer in idle[1:]] == [b"x", b"x"]
@@ -126,7 +126,7 @@ def test_a_server_without_descriptors_does_not_spin(serving: Serving) -> None:
         before, began = time.process_time(), time.monotonic()
         wait_until(lambda: time.monotonic() - began > 0.5)
         spent = time.process_time() - before
-        assert server.ledger.accepted == 0
+        assert server.counters.accepted == 0
 
     assert spent < 0.25
-    wait_until(lambda: server.ledger.accepted == 1)
+    wait_until(lambda: server.counters.accepted == 1)

@@ -53,11 +53,11 @@ def test_breaking_off_anywhere(
             assert peer.read_to_end() == b""
         else:
             peer.reset()
-    wait_until(lambda: server.ledger.open == 0)
+    wait_until(lambda: server.counters.open == 0)
 
     reason = CloseReason.EOF_IN_MESSAGE if how == "end" else CloseReason.PEER_RESET
-    assert server.ledger.closed == {reason: len(cuts)}
-    assert server.ledger.messages == len(cuts) * before
+    assert server.counters.closed == {reason: len(cuts)}
+    assert server.counters.messages == len(cuts) * before
 
 
 def test_whoever_half_closes_gets_every_reply_and_then_an_end(serving: Serving, greenlets: str) -> None:

@@ -76,7 +76,7 @@ def test_who_goes_on_talking_is_not_idle(serving: Serving, greenlets: str) -> No
         peer.ask(b"hello")
         gevent.sleep(SOON_S / 5)
 
-    assert server.ledger.open == 1
+    assert server.counters.open == 1
 
 
 def test_who_is_sent_something_now_and_then_is_not_idle(serving: Serving, greenlets: str) -> None:
@@ -90,7 +90,7 @@ def test_who_is_sent_something_now_and_then_is_not_idle(serving: Serving, greenl
         assert peer.read_line() == b"tick"
         gevent.sleep(SOON_S / 5)
 
-    assert server.ledger.open == 1
+    assert server.counters.open == 1
     assert peer.read_to_end() == b""
     assert closed_reasons(server) == {CloseReason.IDLE_TIMEOUT: 1}
 
@@ -117,7 +117,7 @@ def test_who_drips_a_message_is_told_and_closed(serving: Serving, greenlets: str
     peer.send(before + b"h")
     for _ in range(100):
         gevent.sleep(SOON_S / 10)
-        if server.ledger.errors:
+        if server.counters.errors:
             break
         peer.send(b"h")
 
@@ -143,7 +143,7 @@ def test_each_message_has_its_own_time(serving: Serving, greenlets: str) -> None
         peer.send(b"b\x02a")
 
     assert peer.read_exactly(30) == b"\x02ab" * 10
-    assert server.ledger.open == 1
+    assert server.counters.open == 1
 
 
 def test_a_handler_that_takes_too_long_is_interrupted_and_answered_for(serving: Serving, greenlets: str) -> None:
@@ -167,7 +167,7 @@ def test_a_handler_that_takes_too_long_is_interrupted_and_answered_for(serving: 
     assert peer.read_to_end() == b"no answer within 0.1 s\n"
     assert [type(error) for error in seen] == [HandlerTimeout]
     assert closed_reasons(server) == {CloseReason.HANDLER_TIMEOUT: 1}
-    assert server.ledger.errors == 1
+    assert server.counters.errors == 1
 
 
 def test_messages_of_one_turn_each_have_the_handler_time(serving: Serving, greenlets: str) -> None:
@@ -229,7 +229,7 @@ def test_who_does_not_take_its_reply_is_reset(serving: Serving, greenlets: str) 
     peer = serving.meet(server, narrow=True)
     peer.send(b"give\n")
 
-    wait_until(lambda: server.ledger.open == 0)
+    wait_until(lambda: server.counters.open == 0)
     assert closed_reasons(server) == {CloseReason.WRITE_TIMEOUT: 1}
     assert peer.is_reset()
 
@@ -260,7 +260,7 @@ def test_who_sends_without_reading_is_closed_all_the_same(serving: Serving, gree
         except OSError:
             break
         gevent.sleep(SOON_S / 20)
-        if server.ledger.open == 0:
+        if server.counters.open == 0:
             break
 
     assert closed_reasons(server) == {CloseReason.WRITE_TIMEOUT: 1}
@@ -275,7 +275,7 @@ def test_a_connection_that_closes_and_whose_peer_takes_nothing_is_reset(serving:
     peer = serving.meet(server, narrow=True)
     peer.send(b"give\n")
 
-    wait_until(lambda: server.ledger.open == 0)
+    wait_until(lambda: server.counters.open == 0)
     assert closed_reasons(server) == {CloseReason.WRITE_TIMEOUT: 1}
 
 
@@ -330,7 +330,7 @@ def test_a_stream_that_waits_for_a_silent_peer_ends(serving: Serving) -> None:
     assert peer.read_to_end() == b""
     assert closed_reasons(server) == {CloseReason.FIRST_BYTE_TIMEOUT: 1}
     assert [error.reason for error in seen if isinstance(error, ConnectionClosed)] == [CloseReason.FIRST_BYTE_TIMEOUT]
-    assert server.ledger.errors == 0
+    assert server.counters.errors == 0
 
 
 def test_a_stream_that_does_something_else_is_not_idle(serving: Serving) -> None:
@@ -440,7 +440,7 @@ def test_each_deadline_closes_at_its_own_time_beside_every_other_one(serving: Se
         server = serving.start(service, narrow=True, greenlets=greenlets, deadlines=deadlines, entrance=entrance)
         serving.connect(server, narrow=True).send(SITUATIONS[own][0])
         servers[own, other] = server
-    wait_until(lambda: all(server.ledger.closed for server in servers.values()), SOON_S * 30)
+    wait_until(lambda: all(server.counters.closed for server in servers.values()), SOON_S * 30)
 
     for (own, other), server in servers.items():
         assert closed_reasons(server) == {SITUATIONS[own][1]: 1}, (own, other)
@@ -491,7 +491,7 @@ def test_who_speaks_now_and_then_is_not_silent_whatever_is_pushed_to_it(serving:
         gevent.sleep(SOON_S / 2)
         peer.send(b"here\n")
 
-    assert server.ledger.open == 1
+    assert server.counters.open == 1
     peer.read_to_end()
     assert closed_reasons(server) == {CloseReason.READ_IDLE_TIMEOUT: 1}
 
@@ -545,7 +545,7 @@ def test_who_has_shaken_hands_in_time_is_served_although_the_worker_was_busy(ser
     entrance = EntranceRules(proxy="v1", proxies=AccessList((), ()))
     server = serving.start(echo_lines(), deadlines=only(handshake_s=SOON_S), entrance=entrance)
     peer = serving.connect(server)
-    wait_until(lambda: server.ledger.accepted)
+    wait_until(lambda: server.counters.accepted)
     peer.sock.send(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nhello\n")
     compute(SOON_S * 3)
 
@@ -580,7 +580,7 @@ def test_a_dripping_peer_is_excused_once_and_no_more(serving: Serving, greenlets
             peer.sock.send(b"h")
         compute(SOON_S / 10)
         gevent.sleep(0)
-        if server.ledger.errors:
+        if server.counters.errors:
             break
 
     assert closed_reasons(server) == {CloseReason.MESSAGE_TIMEOUT: 1}
@@ -600,8 +600,8 @@ def test_who_reads_all_the_time_is_served_however_late_the_kernel_offers_room(se
         received += len(peer.sock.recv(4096))
         gevent.sleep(0.002)
 
-    assert server.ledger.open == 1
-    wait_until(lambda: server.ledger.open == 0)  # it stops reading
+    assert server.counters.open == 1
+    wait_until(lambda: server.counters.open == 0)  # it stops reading
     assert closed_reasons(server) == {CloseReason.WRITE_TIMEOUT: 1}
     assert received < size
 
@@ -620,4 +620,4 @@ def test_nobody_is_interrupted_who_only_waits_for_a_turn(serving: Serving, green
 
     for peer in peers:
         assert peer.read_exactly(30) == b"hello\n" * 5
-    assert server.ledger.errors == 0
+    assert server.counters.errors == 0

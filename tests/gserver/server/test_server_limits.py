@@ -38,11 +38,11 @@ def test_a_full_server_takes_nobody_until_somebody_leaves(serving: Serving, serv
     for _ in range(4):
         assert_turned_away(serving.connect(server))
     peers.pop().close()
-    wait_until(lambda: server.ledger.open == 2)
+    wait_until(lambda: server.counters.open == 2)
     peers += admitted(serving, server, 1)
 
     assert_turned_away(serving.connect(server))
-    assert server.ledger.closed[FULL] == 5
+    assert server.counters.closed[FULL] == 5
     assert [peer.ask(b"still") for peer in peers] == [b"still"] * 3
 
 
@@ -50,7 +50,7 @@ def test_a_full_server_takes_nobody_until_somebody_leaves(serving: Serving, serv
 def test_of_a_burst_exactly_as_many_are_served_as_fit(serving: Serving, served: Any) -> None:
     server = serving.start(served, limits=Limits(max_connections=10, full_action="close"))
     peers = [serving.connect(server) for _ in range(30)]
-    wait_until(lambda: server.ledger.accepted == 30)
+    wait_until(lambda: server.counters.accepted == 30)
     served_now = 0
     for peer in peers:
         try:
@@ -58,7 +58,7 @@ def test_of_a_burst_exactly_as_many_are_served_as_fit(serving: Serving, served: 
         except (AssertionError, OSError):
             pass
 
-    assert served_now == server.ledger.open == 10
+    assert served_now == server.counters.open == 10
     assert closed_reasons(server) == {FULL: 20}
 
 
@@ -69,11 +69,11 @@ def test_an_address_has_so_many_connections(serving: Serving, served: Any) -> No
     assert_turned_away(serving.connect(server))
     admitted(serving, server, 2, host="127.0.0.2")
     peers.pop().close()
-    wait_until(lambda: server.ledger.open == 3)
+    wait_until(lambda: server.counters.open == 3)
     admitted(serving, server, 1)
 
     assert_turned_away(serving.connect(server))
-    assert server.ledger.closed[CloseReason.ADDRESS_LIMIT] == 2
+    assert server.counters.closed[CloseReason.ADDRESS_LIMIT] == 2
 
 
 def test_a_network_has_so_many_connections(serving: Serving) -> None:
@@ -91,11 +91,11 @@ def test_a_network_has_so_many_connections(serving: Serving) -> None:
 def test_so_many_come_in_a_second(serving: Serving, served: Any) -> None:
     server = serving.start(served, limits=Limits(max_accept_rate=4, accept_rate_action="close"))
     peers = [serving.connect(server) for _ in range(12)]
-    wait_until(lambda: server.ledger.accepted == 12)
+    wait_until(lambda: server.counters.accepted == 12)
 
-    assert server.ledger.open in (4, 5)  # a moment passes, and a quarter of a second is one more
+    assert server.counters.open in (4, 5)  # a moment passes, and a quarter of a second is one more
     assert set(closed_reasons(server)) == {CloseReason.ACCEPT_RATE}
-    assert sum(peer.is_served for peer in peers) == server.ledger.open
+    assert sum(peer.is_served for peer in peers) == server.counters.open
     wait_until(lambda: serving.connect(server).is_served)
 
 
@@ -130,7 +130,7 @@ def test_ipv4_on_a_socket_of_ipv6_is_judged_as_ipv4(serving: Serving) -> None:
     assert_turned_away(peers[2], b"more than 1 connections from one address\n")
     for peer in peers:
         peer.close()
-    wait_until(lambda: server.ledger.open == 0)
+    wait_until(lambda: server.counters.open == 0)
 
 
 def test_peers_of_a_unix_socket_have_no_address_that_could_be_too_many(serving: Serving, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_flood_of_clients_that_never_read_leaves_nothing_behind(serving: Servi
     first = serving.meet(server)
     for _ in range(100):
         serving.connect(server)
-    wait_until(lambda: server.ledger.accepted == 101 and server.ledger.open == 1)
+    wait_until(lambda: server.counters.accepted == 101 and server.counters.open == 1)
 
     assert closed_reasons(server) == {FULL: 100}
     assert first.ask(b"hello") == b"hello"
@@ -263,7 +263,7 @@ def test_a_refused_client_does_not_come_under_the_deadlines(serving: Serving, gr
     first = serving.meet(server)
     serving.connect(server)
     assert first.read_to_end() == b""
-    wait_until(lambda: server.ledger.open == 0)
+    wait_until(lambda: server.counters.open == 0)
 
     assert closed_reasons(server) == {FULL: 1, CloseReason.FIRST_BYTE_TIMEOUT: 1}
 
@@ -281,7 +281,7 @@ def test_a_limit_that_was_not_reached_is_not_noticed(serving: Serving, greenlets
     for _ in range(5):
         for peer in admitted(serving, server, 10):
             peer.close()
-        wait_until(lambda: server.ledger.open == 0)
+        wait_until(lambda: server.counters.open == 0)
 
     assert closed_reasons(server) == {CloseReason.PEER_EOF: 50}
-    assert_never(lambda: server.ledger.open, 0.02)
+    assert_never(lambda: server.counters.open, 0.02)

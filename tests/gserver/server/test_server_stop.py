@@ -65,7 +65,7 @@ def test_a_server_is_a_context_manager(serving: Serving, greenlets: str) -> None
         peer.close()
 
     assert server.closed
-    assert server.ledger.open == 0
+    assert server.counters.open == 0
 
 
 def test_serve_forever_serves_until_it_is_stopped(serving: Serving, greenlets: str) -> None:
@@ -101,7 +101,7 @@ def test_a_server_that_never_started_can_be_stopped() -> None:
     server = TcpServer(("127.0.0.1", 0), make_echo_lines())
     server.stop(0)
 
-    assert server.ledger.accepted == 0
+    assert server.counters.accepted == 0
 
 
 def test_a_connection_that_cannot_be_made_does_not_stop_a_drain(serving: Serving, greenlets: str) -> None:
@@ -200,7 +200,7 @@ def test_every_ordinary_close_reason_is_reached_and_counted(serving: Serving, gr
     long.send(b"x" * 70_000)
     fail.send(b"fail\n")
     wait.send(b"wait\n")
-    wait_until(lambda: gate.waiting == 1 and server.ledger.open == 2)
+    wait_until(lambda: gate.waiting == 1 and server.counters.open == 2)
     idle.ask(b"hello")
     refused = serving.connect(server)
     refused.ask(b"hello")
@@ -208,8 +208,8 @@ def test_every_ordinary_close_reason_is_reached_and_counted(serving: Serving, gr
     server.drain(0.5)
 
     ordinary = "peer_eof peer_reset eof_in_message protocol_error handler_error finished drained killed"
-    assert server.ledger.closed == dict.fromkeys(map(CloseReason, ordinary.split()), 1)
-    server.ledger.check()
+    assert server.counters.closed == dict.fromkeys(map(CloseReason, ordinary.split()), 1)
+    server.counters.check()
 
 
 # Connections that have had no answer yet
@@ -248,7 +248,7 @@ def test_a_drain_lets_a_handshake_and_a_first_message_come_to_their_end(serving:
     entrance = EntranceRules(proxy="v1", proxies=AccessList((), ()))
     server = serving.start(make_echo_lines(), greenlets=greenlets, entrance=entrance, linger_s=0.05)
     peer = serving.connect(server)
-    wait_until(lambda: server.ledger.accepted)
+    wait_until(lambda: server.counters.accepted)
     drain_later(server)
     peer.send(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n")
     gevent.sleep(0.05)

@@ -248,7 +248,7 @@ def test_a_client_that_says_nothing_or_stops_in_the_handshake_is_closed(
 
     assert silent.read_to_end() == half.read_to_end() == b""
     gone.read_to_end()
-    wait_until(lambda: server.ledger.open == 0)
+    wait_until(lambda: server.counters.open == 0)
     assert closed_reasons(server) == {CloseReason.HANDSHAKE_TIMEOUT: 2, CloseReason.HANDSHAKE_FAILED: 1}
 
 

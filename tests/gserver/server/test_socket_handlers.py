@@ -72,7 +72,7 @@ def test_a_bare_handler_that_fails_is_counted(serving: Serving, capfd: pytest.Ca
 
     assert serving.connect(server).read_to_end() == b""
     assert_closed(server, CloseReason.HANDLER_ERROR)
-    assert server.ledger.errors == 1
+    assert server.counters.errors == 1
     assert capfd.readouterr().err.count("RuntimeError: the handler failed") == 1
 
 
@@ -86,8 +86,8 @@ def test_a_handler_that_cannot_be_spawned_is_counted(serving: Serving, capfd: py
     peer = serving.connect(server)
 
     assert peer.is_reset() or peer.read() == b""
-    server.ledger.check()
-    assert server.ledger.open == 0
+    server.counters.check()
+    assert server.counters.open == 0
     assert "no greenlet" in capfd.readouterr().err
 
 
@@ -138,8 +138,8 @@ def test_a_full_pool_does_not_hold_up_a_drain(serving: Serving) -> None:
     with gevent.Timeout(2):
         assert server.drain(0.05) >= 1
 
-    server.ledger.check()
-    assert server.ledger.open == 0
+    server.counters.check()
+    assert server.counters.open == 0
 
 
 def test_a_pool_that_is_killed_before_its_greenlets_run_is_counted(serving: Serving) -> None:
@@ -154,8 +154,8 @@ def test_a_pool_that_is_killed_before_its_greenlets_run_is_counted(serving: Serv
     pool.kill()
     server.drain(0.05)
 
-    server.ledger.check()
-    assert server.ledger.open == 0
+    server.counters.check()
+    assert server.counters.open == 0
     assert peer.is_reset() or peer.read() == b""
 
 

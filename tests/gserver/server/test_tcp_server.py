@@ -82,8 +82,8 @@ def test_a_codec_that_cannot_be_made_leaves_the_books_in_order(serving: Serving)
     peer = serving.connect(server)
 
     assert peer.is_reset() or peer.read() == b""
-    server.ledger.check()
-    assert server.ledger.open == 0
+    server.counters.check()
+    assert server.counters.open == 0
 
 
 # The hooks of a service
@@ -358,11 +358,11 @@ def test_handlers_that_take_too_long_are_killed_and_counted(serving: Serving, gr
     for peer in peers[3:]:
         assert peer.ask(b"hello") == b"did hello"
         peer.close()
-    wait_until(lambda: server.ledger.open == 3)
+    wait_until(lambda: server.counters.open == 3)
 
     assert server.drain(0.05) == 3
     assert gate.waiting == 0
-    assert server.ledger.closed[CloseReason.KILLED] == 3
+    assert server.counters.closed[CloseReason.KILLED] == 3
 
 
 def test_a_handler_that_will_not_die_loses_its_connection(serving: Serving, greenlets: str) -> None:
@@ -378,7 +378,7 @@ def test_a_handler_that_will_not_die_loses_its_connection(serving: Serving, gree
     server = serving.start(make_lines(stubborn), greenlets=greenlets)
     peer = serving.connect(server)
     peer.send(b"hello\n")
-    wait_until(lambda: server.ledger.open == 1)
+    wait_until(lambda: server.counters.open == 1)
     gevent.sleep(0.01)
     started = time.monotonic()
 
@@ -447,7 +447,7 @@ def test_connections_of_a_host_share_its_text_and_no_text_is_kept_for_ever(
     server = serving.start(keeper.service())
     for number in (1, 1, 2, 3, 4, 5, 5):
         serving.connect(server, host=f"127.0.0.{number}")
-        wait_until(lambda: len(keeper.conns) == server.ledger.accepted)
+        wait_until(lambda: len(keeper.conns) == server.counters.accepted)
     wait_until(lambda: len(keeper.conns) == 7)
     texts = [conn.peer[0] for conn in keeper.conns]
 

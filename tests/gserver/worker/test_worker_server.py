@@ -18,7 +18,7 @@ from greenlet import greenlet
 from gserver.arbiter.scoreboard import Place, Scoreboard
 from gserver.codecs import Lines
 from gserver.config.settings import Settings
-from gserver.counters import ACCEPTED, OPEN, Ledger
+from gserver.counters import ACCEPTED, OPEN, Counters
 from gserver.errors import CloseReason, ConfigError, HandlerTimeout
 from gserver.service import Service
 from gserver.worker import accept_balance as gate
@@ -32,15 +32,15 @@ SERVICE = Service(lambda line, conn: line, Lines)
 
 @contextlib.contextmanager
 def serving(scoreboard: Scoreboard | None = None, place: Place | None = None, **values: Any) -> Iterator[WorkerServer]:
-    ledger = Ledger(place.cells if place is not None else None)
+    counters = Counters(place.cells if place is not None else None)
     settings = Settings.checked(values)
-    server = WorkerServer(("127.0.0.1", 0), SERVICE, settings, ledger, scoreboard, "the worker")
+    server = WorkerServer(("127.0.0.1", 0), SERVICE, settings, counters, scoreboard, "the worker")
     server.start()
     try:
         yield server
     finally:
         server.drain(1.0)
-        ledger.check()
+        counters.check()
 
 
 def make_two_workers() -> tuple[Scoreboard, Place, Place]:
@@ -85,7 +85,7 @@ def test_hooks_that_raise_disturb_nothing(caplog: pytest.LogCaptureFixture) -> N
         peer = Peer(server.address)
         assert peer.ask(b"1") == b"1"
         peer.close()
-        wait_until(lambda: server.ledger.open == 0)
+        wait_until(lambda: server.counters.open == 0)
 
     assert "hook connection_open failed" in caplog.text
     assert "hook connection_close failed" in caplog.text
@@ -128,14 +128,14 @@ def test_a_full_worker_answers_at_once_and_accepts_again_when_somebody_leaves() 
         assert first.ask(b"1") == b"1"
         assert second.read_to_end() == b""
         first.close()
-        wait_until(lambda: server.ledger.open == 0)
+        wait_until(lambda: server.counters.open == 0)
 
         third = Peer(server.address)
         assert third.ask(b"3") == b"3"
         for peer in (second, third):
             peer.close()
-        wait_until(lambda: server.ledger.open == 0)
-        assert server.ledger.closed == {CloseReason.PEER_EOF: 2, CloseReason.FULL: 1}
+        wait_until(lambda: server.counters.open == 0)
+        assert server.counters.closed == {CloseReason.PEER_EOF: 2, CloseReason.FULL: 1}
 
 
 def test_a_full_worker_leaves_it_to_one_that_is_not_and_then_refuses() -> None:
@@ -145,7 +145,7 @@ def test_a_full_worker_leaves_it_to_one_that_is_not_and_then_refuses() -> None:
         assert first.ask(b"1") == b"1"
         second = Peer(server.address)
         gevent.sleep(LONGEST_PAUSE_S / 2)
-        assert server.ledger.accepted == 1  # the other one, which holds none, may still come for it
+        assert server.counters.accepted == 1  # the other one, which holds none, may still come for it
 
         assert second.read_to_end() == b""
         for peer in (first, second):
@@ -189,13 +189,13 @@ def test_one_that_does_not_serve_holds_nobody_back() -> None:
 
 def ask_and_leave(server: WorkerServer) -> None:
     """One connection, from beginning to end."""
-    closed = server.ledger.closed.total()
+    closed = server.counters.closed.total()
     peer = Peer(server.address)
     try:
         assert peer.ask(b"1") == b"1"
     finally:
         peer.close()
-    wait_until(lambda: server.ledger.closed.total() > closed)
+    wait_until(lambda: server.counters.closed.total() > closed)
 
 
 @pytest.mark.parametrize("hook", ["connection_open", "connection_close", None])
@@ -378,7 +378,7 @@ def test_one_that_is_ahead_does_not_take_what_another_would() -> None:
     scoreboard, own, _ = make_two_workers()
     with holding(own, 100), serving(scoreboard, own) as server:
         peer = Peer(server.address)
-        assert_never(lambda: server.ledger.closed or server.connections)
+        assert_never(lambda: server.counters.closed or server.connections)
         peer.close()
 
 
@@ -389,7 +389,7 @@ def test_what_one_leaves_the_other_takes() -> None:
         stack.enter_context(holding(own, 100))
         ahead = stack.enter_context(serving(scoreboard, own))
         shared = socket.socket(fileno=os.dup(ahead.socket.fileno()))
-        server = WorkerServer(shared, SERVICE, Settings(), Ledger(other.cells), scoreboard, "the other")
+        server = WorkerServer(shared, SERVICE, Settings(), Counters(other.cells), scoreboard, "the other")
         stack.callback(server.drain, 1.0)
         server.start()
         for _ in range(3):
@@ -439,7 +439,7 @@ def test_a_worker_that_was_ahead_still_answers_who_is_queued_when_it_drains() ->
             server.drain(1.0)
 
             assert not peer.is_reset()
-            assert server.ledger.messages == 1
+            assert server.counters.messages == 1
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])
@@ -450,14 +450,14 @@ def test_a_worker_never_serves_more_than_it_may(most: int) -> None:
             assert peer.ask(b"1") == b"1"
         assert [peer.read_to_end() for peer in peers[most:]] == [b""] * 3
         peers.pop(0).close()
-        wait_until(lambda: server.ledger.open == most - 1)
+        wait_until(lambda: server.counters.open == most - 1)
 
         peers.append(Peer(server.address))
         assert peers[-1].ask(b"2") == b"2"
         for peer in peers:
             peer.close()
-        wait_until(lambda: server.ledger.open == 0)
-        assert server.ledger.closed[CloseReason.FULL] == 3
+        wait_until(lambda: server.counters.open == 0)
+        assert server.counters.closed[CloseReason.FULL] == 3
 
 
 @pytest.mark.parametrize(
@@ -480,7 +480,7 @@ def test_what_is_thrown_into_a_hook_that_waits_is_that_of_its_greenlet(error: An
             caught.append(raised)
 
     settings = Settings.checked({"connection_close": wait})
-    server = WorkerServer(("127.0.0.1", 0), Service(close, Lines), settings, Ledger(), None, "the worker")
+    server = WorkerServer(("127.0.0.1", 0), Service(close, Lines), settings, Counters(), None, "the worker")
     server.start()
     peer = Peer(server.address)
     peer.send(b"x\n")

@@ -36,7 +36,7 @@ class Pair:
 
         def ask() -> Any:
             try:
-                return self.wire.ask(data, time.monotonic_ns())
+                return self.wire.request(data, time.monotonic_ns())
             except Exception as error:
                 return error
 
@@ -99,7 +99,7 @@ def test_replies_belong_to_questions_in_order(pair: Pair) -> None:
 def test_what_is_asked_while_replies_are_handed_out_is_sent_together(pair: Pair) -> None:
     def ask_on() -> None:
         for number in range(3):
-            pair.wire.ask(b"%d " % number, time.monotonic_ns())
+            pair.wire.request(b"%d " % number, time.monotonic_ns())
 
     tasks = [gevent.spawn(ask_on) for _ in range(4)]
     gevent.sleep(0)
