@@ -17,7 +17,8 @@ from loadtests.workloads.custom_message import asked_of
 with needs():
     from locust import events
     from locust.env import Environment
-    from locust.runners import WorkerRunner
+
+    from loadtests.locust_integration.compat import WorkerRunner
 
 __all__ = ["EchoUser", "JsonUser", "MessageUser"]
 

@@ -14,11 +14,10 @@ from typing import Any, cast
 
 from flask import request
 from locust import events
-from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
-from locust.runners import WorkerRunner
 from locust.web import WebUI
 
+from loadtests.locust_integration.compat import LocustArgumentParser, WorkerRunner
 from loadtests.locust_integration.live_samples import Live, sampler_options
 
 __all__: list[str] = []

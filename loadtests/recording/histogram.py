@@ -15,10 +15,12 @@ from itertools import accumulate
 
 from hdrh.histogram import HdrHistogram
 
+from loadtests.units import NS_IN_S
+
 __all__ = ["HIGHEST_NS", "Histogram"]
 
 LOWEST_NS = 1
-HIGHEST_NS = 3600 * 10**9
+HIGHEST_NS = 3600 * NS_IN_S
 SIGNIFICANT_DIGITS = 3
 # 2048 buckets in each power of two: what three significant digits need.
 _BUCKET_BITS = 11

@@ -22,6 +22,7 @@ from typing import Any
 
 from loadtests.recording.histogram import Histogram
 from loadtests.recording.swarm_membership import title
+from loadtests.units import NS_IN_S
 
 __all__ = ["CUT_OFF", "NEVER_SENT", "OK", "PHASES", "TASK", "UNSENT", "Cell", "Latency", "Recording", "failures"]
 
@@ -35,7 +36,6 @@ PHASES = ("connect", "tls", "first_byte", "close")
 TASK = "task"
 #: The type of exchange of a tick that came to no send: which one it would have been is not known.
 NEVER_SENT = "(never sent)"
-NS_IN_S = 10**9
 
 
 def failures(outcomes: Mapping[str, int]) -> int:

@@ -68,11 +68,11 @@ def main(argv: Sequence[str]) -> None:
 
 def _complaint(file: str, name: str | None = None) -> str:
     """What is wrong; "" if nothing is."""
-    from locust.util.load_locustfile import load_locustfile
+    from loadtests.locust_integration import compat
 
     before = dict(sys.modules)
     try:
-        users, shapes = load_locustfile(file)
+        users, shapes = compat.load_locustfile(file)
     except BaseException as error:  # SystemExit, too: whatever a file does, it is to be said
         return f"it cannot be imported: {_place(error, file)}{type(error).__name__}: {_text(error)}"
     module = next(each for key, each in sys.modules.items() if before.get(key) is not each and _file_of(each) == file)
@@ -120,10 +120,10 @@ def _wrong_codec(user: Any) -> str:
 
 def _wrong_arguments() -> str:
     """Of the arguments that a file adds to Locust's command line none may be required: nobody would give it."""
-    from locust.argument_parser import get_parser
+    from loadtests.locust_integration import compat
 
-    importlib.import_module("loadtests.locust_integration.load_shape")  # it adds some, too
-    required = [action.option_strings[0] for action in get_parser(default_config_files=[])._actions if action.required]
+    importlib.import_module("loadtests.locust_integration.load_shape")  # which adds options, too
+    required = compat.required_options()
     return f"it adds {required[0]} to Locust's command line as required, and a run does not give it" if required else ""
 
 

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
-__all__ = ["Burst", "Closed", "Paced", "Schedule", "closed", "paced"]
+from loadtests.units import NS_IN_S
 
-NS_IN_S = 10**9
+__all__ = ["Burst", "Closed", "Paced", "Schedule", "closed", "paced"]
 
 
 class Schedule:
