@@ -321,7 +321,7 @@ def master_address(runner: WorkerRunner) -> str:
 
 
 def announce_ready(runner: WorkerRunner) -> None:
-    """Send the message with which a worker of Locust asks to join; its data is Locust's version."""
+    """Send Locust's own request to join; its data is Locust's version."""
     runner.send_message(CLIENT_READY, locust_version)  # type: ignore[arg-type]
 
 

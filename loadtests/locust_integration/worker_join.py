@@ -192,7 +192,7 @@ compat.replace_join(_join)
 
 @events.heartbeat_sent.add_listener
 def _note_message(client_id: str, **_: Any) -> None:
-    ROSTER.heard[client_id] = RECORDER.now_s()
+    ROSTER.last_message_s[client_id] = RECORDER.now_s()
 
 
 @events.init.add_listener
@@ -213,10 +213,10 @@ def _watch_workers(runner: MasterRunner) -> None:
             process = ROSTER.processes.get(client_id)
             if process is None:
                 continue
-            heard_s = ROSTER.heard.setdefault(client_id, RECORDER.now_s())
-            silent_s, has_left = RECORDER.now_s() - heard_s, RECORDER.merged.has_left(process)
+            last_s = ROSTER.last_message_s.setdefault(client_id, RECORDER.now_s())
+            silent_s, has_left = RECORDER.now_s() - last_s, RECORDER.merged.has_left(process)
             if silent_s > compat.worker_silence_s() / 2 and not has_left:
-                RECORDER.merged.left(process, heard_s)
+                RECORDER.merged.left(process, last_s)
                 ROSTER.notice(f"{title(process)} is silent: its last message came {silent_s} s ago")
             elif silent_s <= compat.worker_silence_s() / 2 and has_left:
                 RECORDER.merged.returned(process)
@@ -231,7 +231,7 @@ def is_worker_missing(runner: MasterRunner) -> bool:
 def mark_lost(client_id: str) -> None:
     """Record that a worker was lost: its sockets count until its last message only."""
     process = ROSTER.processes[client_id]
-    RECORDER.merged.left(process, ROSTER.heard.get(client_id, RECORDER.now_s()))
+    RECORDER.merged.left(process, ROSTER.last_message_s.get(client_id, RECORDER.now_s()))
     ROSTER.notice(f"{title(process)} was lost")
 
 

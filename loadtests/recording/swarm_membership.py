@@ -79,7 +79,7 @@ class Roster:
         ended: why the swarm did not start; "" otherwise.
         notices: sentences about workers for people, the oldest first.
         processes: id of a worker that has joined -> unique name of its process.
-        heard: id -> the second of the run's clock in which its last message came.
+        last_message_s: id -> the second of the run's clock in which its last message came.
     """
 
     expected: int = 0
@@ -88,7 +88,7 @@ class Roster:
     ended: str = ""
     notices: list[str] = field(default_factory=list)
     processes: dict[str, str] = field(default_factory=dict)
-    heard: dict[str, int] = field(default_factory=dict)
+    last_message_s: dict[str, int] = field(default_factory=dict)
     _introductions: dict[str, tuple[str, Identity]] = field(default_factory=dict)
     _refused: set[str] = field(default_factory=set)
 

@@ -30,7 +30,7 @@ __all__ = ["Budget", "Plateau", "Tree"]
 
 PROC = Path("/proc")
 # The share of a core that expensive readings may use.
-DEAR_SHARE = 0.005
+EXPENSIVE_SHARE = 0.005
 # On a plateau the number of descriptors has stayed within 1% for this long.
 PLATEAU_S = 2.0
 PLATEAU_SPREAD = 0.01
@@ -47,7 +47,7 @@ class Budget:
     Costs are CPU time. By elapsed time everything would be expensive on a busy host, and nothing would be read there.
     """
 
-    share: float = DEAR_SHARE
+    share: float = EXPENSIVE_SHARE
     not_before_s: float = 0.0
 
     def allows(self, now_s: float) -> bool:

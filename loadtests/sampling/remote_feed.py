@@ -210,7 +210,7 @@ class Feed:
                 self._ping()
                 # One at a time, because two would delay each other; the first ones without a pause.
                 pings_at_s = now_s + (0.0 if self._pings_sent < FIRST_PINGS else PING_INTERVAL_S)
-            signals = self._wakeup.turn(now_s + PING_INTERVAL_S if self._pings else pings_at_s)
+            signals = self._wakeup.wait_once(now_s + PING_INTERVAL_S if self._pings else pings_at_s)
             if any(number != signal.SIGUSR1 for number in signals):
                 return
             while self._samples and self._clock.readings and (self._pings_sent >= FIRST_PINGS or self._is_over):

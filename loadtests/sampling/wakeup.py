@@ -46,7 +46,7 @@ class Wakeup:
         self._sender.close()
 
     def watch(self, sock: socket.socket, call: Callable[[int], None], events: int = selectors.EVENT_READ) -> None:
-        """Call `call(events)` during wait() and turn() when the socket is ready for `events`.
+        """Call `call(events)` during wait() and wait_once() when the socket is ready for `events`.
 
         A second call for the same socket replaces the first.
         """
@@ -63,11 +63,11 @@ class Wakeup:
     def wait(self, until_s: float) -> list[int]:
         """Wait until this time of the monotonic clock or a signal, and serve sockets; return the signals that came."""
         while True:
-            signals = self.turn(until_s)
+            signals = self.wait_once(until_s)
             if signals or time.monotonic() >= until_s:
                 return signals
 
-    def turn(self, until_s: float) -> list[int]:
+    def wait_once(self, until_s: float) -> list[int]:
         """Like wait(), but also return, with [], after sockets were served."""
         signals: list[int] = []
         for key, events in self._selector.select(max(0.0, until_s - time.monotonic())):

@@ -87,8 +87,8 @@ class TcpUser(User):
 
     Attributes:
         codec: called without arguments for the codec of each connection; default JsonLines.
-        wait_time: paced(rate) or closed(depth) of wait_times.py, or a wait time of Locust's; default: as --rate and
-            --depth say.
+        wait_time: paced(rate) or closed(depth) of wait_times.py, or a wait time of Locust's; default: by --rate and
+            --depth.
         tls: True: use TLS for every host; default False: only for tls://HOST:PORT.
         ssl_context: for TLS; default: accepts any certificate, or with --tls-ca only those that this file verifies.
         connect_timeout_s: for the connect, and again for the TLS handshake; default 5 s.
@@ -195,7 +195,7 @@ class TcpUser(User):
             if end_ns < start_ns:
                 raise WrongReply(f"it came before its request was sent: {_short(reply)}")
             if reply != expected and (expected is not None or isinstance(reply, Malformed)):
-                raise _wrong(reply, expected)
+                raise _wrong_reply(reply, expected)
         except Exception as error:
             self._failed(name, start_ns, late_ns, error, connection)
             return None
@@ -441,7 +441,7 @@ def _context(ca: str) -> ssl.SSLContext:
     return context
 
 
-def _wrong(reply: Any, expected: Any) -> WrongReply:
+def _wrong_reply(reply: Any, expected: Any) -> WrongReply:
     if isinstance(reply, Malformed):
         return WrongReply(f"{reply.message}: {reply.detail}")
     return WrongReply(f"expected {_short(expected)}, got {_short(reply)}")

@@ -201,7 +201,7 @@ class Giving:
         deadline = time.monotonic() + 5
         while not fact():
             assert time.monotonic() < deadline
-            self.wakeup.turn(time.monotonic() + 0.01)
+            self.wakeup.wait_once(time.monotonic() + 0.01)
 
     def close(self) -> None:
         self._stack.close()
@@ -223,7 +223,7 @@ def test_a_reader_that_does_not_receive_is_disconnected_and_others_lose_nothing(
             giving.broadcast.send(sample)
             sent += 1
             assert sent < 2000
-            giving.wakeup.turn(0.0)
+            giving.wakeup.wait_once(0.0)
             received += len(reader.recv(1 << 20))
         giving.turn_until(lambda: not any(each.waiting for each in giving.broadcast._readers.values()))
         giving.broadcast.end("enough")
@@ -250,7 +250,7 @@ def test_a_reader_above_the_limit_is_disconnected(giving: Giving) -> None:
             for _ in range(remote.MAX_READERS + 1)
         ]
         giving.turn_until(lambda: len(giving.broadcast._readers) == remote.MAX_READERS)
-        giving.wakeup.turn(time.monotonic() + 0.05)
+        giving.wakeup.wait_once(time.monotonic() + 0.05)
 
         assert readers[-1].recv(100) == b""
 

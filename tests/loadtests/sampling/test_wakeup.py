@@ -36,7 +36,7 @@ def test_sockets_are_served_without_ending_the_sleep() -> None:
         assert wakeup.wait(began_s + 0.02) == []
         wakeup.forget(here)
         there.send(b"two")
-        wakeup.turn(time.monotonic())
+        wakeup.wait_once(time.monotonic())
 
     assert time.monotonic() >= began_s + 0.02
     assert heard == [b"one"]
