@@ -121,7 +121,7 @@ def has_other_request_listeners(environment: Environment) -> bool:
 
 
 def round_response_times(rounded: Callable[[float], float]) -> None:
-    """Replace the function that turns a response time in ms into its bucket; Locust's own makes whole ms of it."""
+    """Replace the function that rounds a response time in ms to its bucket; Locust's own rounds to at least 1 ms."""
     locust.stats.bucket_response_time = rounded  # type: ignore[assignment]  # floats work there
 
 
