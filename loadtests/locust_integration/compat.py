@@ -27,6 +27,7 @@ from locust.rpc import Message
 from locust.runners import MasterRunner, Runner, WorkerRunner
 from locust.stats import StatsEntry
 from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_WAITING
+from locust.util.load_locustfile import load_locustfile as import_locustfile
 
 __all__ = [
     "CLIENT_READY",
@@ -92,9 +93,7 @@ def load_locustfile(file: str) -> tuple[dict[str, type[User]], list[LoadTestShap
 
     Locust has no documented way to check a file without starting a test. Raises whatever the file raises.
     """
-    from locust.util.load_locustfile import load_locustfile as load
-
-    return load(file)
+    return import_locustfile(file)
 
 
 def required_options() -> list[str]:

@@ -138,7 +138,7 @@ def test_a_greenlet_that_ends_with_an_exception_does_not_delay_others(
 
     def fail() -> None:
         alarm.sleep_until(due_ns)
-        raise ValueError("as asked")
+        raise ValueError("as expected")
 
     hub = gevent.get_hub()
     plain = greenlet(fail, hub)  # its exception reaches the hub
@@ -147,7 +147,7 @@ def test_a_greenlet_that_ends_with_an_exception_does_not_delay_others(
     gevent.joinall(sleepers, timeout=60, raise_error=True)
 
     assert all(sleeper.successful() for sleeper in sleepers)
-    assert "ValueError: as asked" in capsys.readouterr().err
+    assert "ValueError: as expected" in capsys.readouterr().err
 
 
 def test_sleeping_until_a_time_that_has_passed_lets_the_loop_run(alarm: Alarm) -> None:

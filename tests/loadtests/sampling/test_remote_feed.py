@@ -52,9 +52,9 @@ class Sampling:
 
     def __enter__(self) -> Sampling:
         assert self.process.stderr is not None
-        said = self.process.stderr.readline()
-        found = re.fullmatch(r"loadtests sample: listening at 127\.0\.0\.1:(\d+)\n", said)
-        assert found, said
+        printed = self.process.stderr.readline()
+        found = re.fullmatch(r"loadtests sample: listening at 127\.0\.0\.1:(\d+)\n", printed)
+        assert found, printed
         self.address = ("127.0.0.1", int(found[1]))
         return self
 
@@ -137,10 +137,10 @@ def test_a_killed_sampler_is_one_line_and_its_samples_are_kept(tmp_path: Path) -
     ):
         wait_for_samples(output, 3)
         sampling.process.kill()
-        _, said = relay.communicate(timeout=60)
+        _, printed = relay.communicate(timeout=60)
 
     shown = f"127.0.0.1:{sampling.address[1]}"
-    assert (said, relay.returncode) == (f"loadtests sample: the sampler at {shown} is gone\n", 1)
+    assert (printed, relay.returncode) == (f"loadtests sample: the sampler at {shown} is gone\n", 1)
     assert len(samples_of(output)) >= 3
 
 
@@ -162,14 +162,14 @@ def test_no_sampler_at_the_address_is_one_line(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         with relaying(unused.getsockname(), tmp_path / "samples") as relay:
-            _, said = relay.communicate(timeout=60)
+            _, printed = relay.communicate(timeout=60)
 
-    assert said == f"loadtests sample: no sampler at 127.0.0.1:{unused_port(said)}: Connection refused\n"
+    assert printed == f"loadtests sample: no sampler at 127.0.0.1:{unused_port(printed)}: Connection refused\n"
     assert relay.returncode == 1
 
 
-def unused_port(said: str) -> str:
-    return said.rpartition(": ")[0].rpartition(":")[2]
+def unused_port(printed: str) -> str:
+    return printed.rpartition(": ")[0].rpartition(":")[2]
 
 
 def test_an_address_in_use_is_one_line() -> None:
@@ -236,10 +236,10 @@ def test_a_reader_that_does_not_receive_is_disconnected_and_others_lose_nothing(
     assert received == expected
 
 
-@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"pong": 1}\n', b"x" * 2000, b"\xff\n"])
-def test_a_reader_that_sends_anything_but_pings_is_disconnected(giving: Giving, said: bytes) -> None:
+@pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"pong": 1}\n', b"x" * 2000, b"\xff\n"])
+def test_a_reader_that_sends_anything_but_pings_is_disconnected(giving: Giving, sent: bytes) -> None:
     with giving.connect() as stranger:
-        stranger.sendall(said)
+        stranger.sendall(sent)
         giving.turn_until(lambda: not giving.broadcast._readers)
 
 

@@ -80,7 +80,7 @@ HOSTILE = {
     "answers-no-json": Hostility(send(b"not JSON\n"), "mismatch"),
     "echoes-other-bytes": Hostility(send(b"x" * 64), "mismatch", "EchoUser"),
     "answers-without-end": Hostility(send(b"x" * 100_000), "protocol"),
-    "says-nothing": Hostility(after_a_request(lambda connection: None), "timeout", "Impatient"),
+    "is-silent": Hostility(after_a_request(lambda connection: None), "timeout", "Impatient"),
 }
 
 
@@ -134,18 +134,18 @@ def swarms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarms]:
             "JsonUser",
         )
         begin("unasked", peer(JsonServer(times=3)), "JsonUser")
-        begin("patient", peer(HOSTILE["says-nothing"].behave), "--stop-timeout", "1", "JsonUser")
-        begin("nobody-listens", stack.enter_context(bound_socket()).getsockname(), "Impatient", file=impatient)
-        begin("nobody-accepts", stack.enter_context(full_listener()).getsockname(), "Impatient", file=impatient)
+        begin("patient", peer(HOSTILE["is-silent"].behave), "--stop-timeout", "1", "JsonUser")
+        begin("no-listener", stack.enter_context(bound_socket()).getsockname(), "Impatient", file=impatient)
+        begin("accept-queue-full", stack.enter_context(full_listener()).getsockname(), "Impatient", file=impatient)
         for host in WRONG_HOSTS:
             begin(host, host)
         for name, hostility in HOSTILE.items():
             options = {"file": impatient} if hostility.user == "Impatient" else {}
             begin(name, peer(hostility.behave), hostility.user, **options)
 
-        wait_for(lambda: said(begun["recovers"], "failures"), "refused connects", 60)
+        wait_for(lambda: has_counted(begun["recovers"], "failures"), "refused connects", 60)
         stack.enter_context(Peer(recovery, absent))
-        wait_for(lambda: said(begun["recovers"], "exchanges"), "exchanges at last", 60)
+        wait_for(lambda: has_counted(begun["recovers"], "exchanges"), "exchanges at last", 60)
         begun["recovers"].process.terminate()
         for swarm in begun.values():
             swarm.finish()
@@ -162,7 +162,7 @@ def full_listener() -> Iterator[socket.socket]:
             each.close()
 
 
-def said(swarm: Swarm, key: str) -> bool:
+def has_counted(swarm: Swarm, key: str) -> bool:
     """Whether a progress line of the swarm has a `key` above 0."""
     assert swarm.process.poll() is None, swarm.log
     return any(json.loads(line)[key] for line in swarm.progress.splitlines(keepends=True) if line.endswith("\n"))
@@ -186,8 +186,8 @@ ALL = [
     "processes",
     "recovers",
     "unasked",
-    "nobody-listens",
-    "nobody-accepts",
+    "no-listener",
+    "accept-queue-full",
     *HOSTILE,
 ]
 
@@ -266,7 +266,7 @@ def test_a_failure_closes_the_connection_and_the_next_exchange_opens_another(swa
     assert failures <= swarms[name].outcomes["connect"][OK] <= failures + USERS
 
 
-@pytest.mark.parametrize(("name", "outcome"), [("nobody-listens", "refused"), ("nobody-accepts", "timeout")])
+@pytest.mark.parametrize(("name", "outcome"), [("no-listener", "refused"), ("accept-queue-full", "timeout")])
 def test_a_failed_connect_is_a_request_and_no_exchange(swarms: Swarms, name: str, outcome: str) -> None:
     outcomes = swarms[name].outcomes
 
