@@ -1,4 +1,4 @@
-"""The stock scenarios, for plain Locust:
+"""The standard users, for plain Locust:
 
 locust -f loadtests/locustfile.py --host tcp://127.0.0.1:3001              a JSON server: JsonUser
 locust -f loadtests/locustfile.py EchoUser --host tcp://127.0.0.1:3000     an echo server
@@ -17,7 +17,8 @@ from loadtests.workloads.custom_message import asked_of
 with needs():
     from locust import events
     from locust.env import Environment
-    from locust.runners import WorkerRunner
+
+    from loadtests.locust_integration.compat import WorkerRunner
 
 __all__ = ["EchoUser", "JsonUser", "MessageUser"]
 
@@ -26,9 +27,12 @@ EXIT_USAGE = 2
 
 @events.init.add_listener
 def _choose(environment: Environment, **_: Any) -> None:
-    """No server speaks all protocols: where nobody chose a class, it is MessageUser with --message, else JsonUser."""
+    """Choose one user class if none is given, because no server has all protocols.
+
+    With --message it is MessageUser, else JsonUser.
+    """
     options: Any = environment.parsed_options
-    if isinstance(environment.runner, WorkerRunner):  # which may not know yet what its master was asked for
+    if isinstance(environment.runner, WorkerRunner):  # its options may not have come from the master yet
         return
     message = getattr(options, "message", "")
     if message:

@@ -54,7 +54,7 @@ LAYERS = {
         ["loadtests.client"],
         ["loadtests.formatting", "loadtests.url"],
         ["loadtests.optional_packages", "loadtests.standard_streams"],
-        ["loadtests.text_encoding", "loadtests.errors"],
+        ["loadtests.text_encoding", "loadtests.errors", "loadtests.units"],
     ],
 }
 #: Modules without I/O: they import neither gevent, nor Locust, nor sockets.
@@ -76,8 +76,10 @@ PURE = [
     "loadtests/results/*.py",
     "loadtests/workloads/*.py",
     *(f"loadtests/{name}.py" for name in ("errors", "formatting", "optional_packages", "text_encoding", "url")),
+    "loadtests/client/source_addresses.py",
     "loadtests/host/cpu_time.py",
     "loadtests/orchestration/progress.py",
+    "loadtests/units.py",
     "loadtests/users/wait_times.py",
     *(f"benchmarks/{name}.py" for name in ("jobs", "figures", "messages", "ratios", "rounds", "tables", "document")),
 ]
