@@ -23,7 +23,7 @@ from gserver.config.working_directory import absolute
 from gserver.errors import CloseReason, ConfigError
 from gserver.process.log_handler import LogHandler, finish
 from gserver.process.log_output import Output
-from gserver.user_errors import told
+from gserver.user_errors import described
 
 if TYPE_CHECKING:
     from gserver.connection.connection import Connection
@@ -63,7 +63,7 @@ def configure(settings: Settings) -> None:
         try:
             logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, **settings.logconfig_dict})
         except BaseException as error:  # it may name classes of the user's
-            raise ConfigError(f"setting logconfig_dict cannot be used: {told(error)}") from error
+            raise ConfigError(f"setting logconfig_dict cannot be used: {described(error)}") from error
     _captures_output = settings.capture_output
     _capture_output()
 

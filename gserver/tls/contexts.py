@@ -24,7 +24,7 @@ from typing import Any
 from gserver.config.tls_options import ContextFactory, ContextHook, TlsConfig
 from gserver.errors import ConfigError
 from gserver.tls.certificates import KeyPair, Validity, load_authorities, load_key_pair
-from gserver.user_errors import told
+from gserver.user_errors import described
 
 __all__ = ["CIPHERS", "Tls", "TlsConfig"]
 
@@ -192,7 +192,7 @@ def _ask(hook: ContextHook, config: TlsConfig, factory: ContextFactory) -> ssl.S
     except ConfigError:  # of the factory
         raise
     except BaseException as error:  # in the arbiter a SystemExit would end the server
-        raise ConfigError(f"setting ssl_context: the hook failed: {told(error)}") from error
+        raise ConfigError(f"setting ssl_context: the hook failed: {described(error)}") from error
     if not hasattr(context, "wrap_bio"):  # a context from before gevent replaced the class is one as well
         raise ConfigError(f"setting ssl_context: the hook returned {context!r}: expected an ssl.SSLContext")
     return context

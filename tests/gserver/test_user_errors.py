@@ -20,7 +20,7 @@ from gserver.errors import CloseReason, ConfigError
 from gserver.json_service import JsonService
 from gserver.server.tcp_server import TcpServer
 from gserver.service import Service, StreamService, stream
-from gserver.user_errors import check_made_codec, told
+from gserver.user_errors import check_made_codec, described
 from tests.helpers.processes import run_gserver
 from tests.helpers.serving import Serving
 
@@ -81,12 +81,15 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "async object": (lambda: Service(AsyncCall(), Lines), ASYNC),
     "async mock": (lambda: Service(mock.AsyncMock(), Lines), ASYNC),
     "async codec": (lambda: Service(answer, async_of_none), f"codec is async_of_none, {ASYNC}"),
-    "generator": (lambda: Service(generator, Lines), "on_message is generator, a generator function (it has a yield)"),
+    "generator": (
+        lambda: Service(generator, Lines),
+        "on_message is generator, a generator function (it contains",
+    ),
     "generator as handler": (lambda: on(generator), "the handler of 'X' is generator, a generator function"),
     "codec object": (lambda: Service(answer, Lines()), "codec is an instance of Lines: each connection needs"),
     "codec object of JSON": (lambda: JsonService(JsonLines()), "codec is an instance of JsonLines"),
-    "codec object of a stream": (lambda: stream(codec=Lines())(of_one), "give the class, codec=Lines, or"),
-    "codec by name": (lambda: Service(answer, ANY or "lines"), "codec is 'lines': must be a codec class, as"),
+    "codec object of a stream": (lambda: stream(codec=Lines())(of_one), "pass the class, codec=Lines, or"),
+    "codec by name": (lambda: Service(answer, ANY or "lines"), "codec is 'lines': must be a codec class, such as"),
     "no codec": (lambda: Service(answer, codec=ANY), "codec is None: must be a codec class"),
     "codec with arguments": (lambda: Service(answer, ANY or of_one), "codec is of_one(one: 'Any') -> 'None': must"),
     "arguments in the wrong order": (
@@ -104,8 +107,8 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "an object": (lambda: Service(ANY or object(), Lines), "on_message is <object object at "),
     "nothing": (lambda: Service(ANY, Lines), "on_message is None: must be a function on_message(message, conn)"),
     "a call instead of a function": (lambda: Service(answer, Lines, ready=ANY or answer(1, 2)), "ready is 1: must be"),
-    "stream of a codec": (lambda: stream(ANY or Lines), "@stream is given the class Lines: write @stream(codec=Lines)"),
-    "on without brackets": (lambda: JsonService().on(ANY or answer), "answer for a type: write @api.on('TYPE')"),
+    "stream of a codec": (lambda: stream(ANY or Lines), "@stream got the class Lines: write @stream(codec=Lines)"),
+    "on without brackets": (lambda: JsonService().on(ANY or answer), "answer instead of a type: write @api.on('TYPE')"),
     "on with a handler": (lambda: on(answer, "X", answer), "the shape of 'X' is the function answer: write "),
     "on with an object": (lambda: on(answer, "X", Point(1)), "the shape of 'X' is Point(x=1): must be a type"),
     "async bare": (lambda: TcpServer(("", 0), async_of_two), f"handle is async_of_two, {ASYNC}"),
@@ -318,7 +321,7 @@ def test_what_a_bare_handler_returns_is_said_once_to_go_nowhere(
 def fault(make: Callable[[], Any]) -> str:
     with pytest.raises((TypeError, SyntaxError)) as caught:
         make()
-    return told(caught.value)
+    return described(caught.value)
 
 
 def test_an_exception_is_told_with_the_line_that_raised_it() -> None:

@@ -104,7 +104,7 @@ def test_what_comes_from_outside_passes() -> None:
 
 
 def test_every_hook_is_a_setting_with_the_same_arguments() -> None:
-    hooks = {setting.name: setting for setting in declared() if setting.metadata["group"] == "Hooks"}
+    hooks = {setting.name: setting for setting in declared() if setting.metadata["group"] == "Server Hooks"}
 
     assert hooks.keys() == HOOKS.keys()
     for name, (parameters, _) in HOOKS.items():

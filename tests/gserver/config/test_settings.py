@@ -69,7 +69,7 @@ def test_what_gunicorn_has_is_called_as_in_gunicorn(name: str) -> None:
         (
             "worker_max_rss",
             "1T",
-            "setting worker_max_rss is '1T', must be a number of bytes, with K, M or G behind it if you like",
+            "setting worker_max_rss is '1T', must be a number of bytes, such as 65536, 64K, 512M or 1G",
         ),
         ("pre_fork", lambda server: None, None),
         ("on_exit", 3, "setting on_exit is 3, must be a function of (server)"),
@@ -171,3 +171,15 @@ def test_the_hooks_of_the_settings_are_those_that_can_be_called() -> None:
     Settings.checked({name: lambda *arguments: heard.append(len(arguments)) for name in HOOKS}).hooks.call("on_exit", 1)
 
     assert heard == [1]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [setting for setting in declared() if setting.metadata["argument"].get("action") == "store_false"],
+    ids=lambda setting: setting.name,
+)
+def test_a_flag_that_turns_a_setting_off_has_a_help_of_its_own(setting: dataclasses.Field[Any]) -> None:
+    """The setting's text says what the setting does when it is True; the flag does the opposite."""
+    assert setting.default is True
+    assert all(flag.startswith("--no-") for flag in setting.metadata["flags"])
+    assert setting.metadata["flag_help"] == f"do not {setting.metadata['help']}"

@@ -56,7 +56,7 @@ def test_every_setting_has_a_flag_and_help_unless_it_is_code_or_a_secret() -> No
     text = " ".join(parser.format_help().split())
 
     for setting in declared():
-        if setting.metadata["group"] == "Hooks" or setting.name in (
+        if setting.metadata["group"] == "Server Hooks" or setting.name in (
             "logconfig_dict",
             "ssl_context",
             "keyfile_password",
@@ -64,7 +64,7 @@ def test_every_setting_has_a_flag_and_help_unless_it_is_code_or_a_secret() -> No
             assert not setting.metadata["flags"]
         else:
             assert setting.metadata["flags"][-1] in text
-            assert setting.metadata["help"].replace("%%", "%") in text
+            assert setting.metadata["flag_help"].replace("%%", "%") in text
 
 
 def test_later_sources_win(tmp_path: Path) -> None:

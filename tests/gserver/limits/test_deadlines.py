@@ -1,17 +1,14 @@
-"""Deadlines: which of them holds when, and the wheel that they stand on."""
+"""Deadlines: which deadlines apply to a connection, and which one is the first."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gserver.errors import CloseReason
 from gserver.limits.deadlines import Deadlines
-from gserver.limits.timer_wheel import NEVER, Wheel
+from gserver.limits.timer_wheel import NEVER
 
 EACH = Deadlines(handshake_s=1, first_byte_s=2, idle_s=3, message_s=4, handler_s=5, write_s=6, max_age_s=100)
 NO_SPANS = ("handshake_s", "first_byte_s", "idle_s", "message_s", "handler_s", "write_s")
@@ -157,67 +154,3 @@ def test_a_connection_may_stand_for_as_long_as_the_shortest_that_begins_without_
     deadlines: Deadlines, span: float
 ) -> None:
     assert deadlines.fresh_s == span
-
-
-# The wheel
-
-
-class Thing:
-    due_tick = 0
-
-
-def test_a_thing_comes_up_within_a_tick_after_it_is_due() -> None:
-    wheel, thing = Wheel[Thing](0.25), Thing()
-    wheel.place(thing, 1.1)
-
-    assert wheel.take_due(1.1) == []
-    assert wheel.take_due(1.25) == [thing]
-    assert wheel.take_due(9.0) == []
-
-
-def test_a_thing_can_come_up_sooner_than_was_said_and_not_later() -> None:
-    wheel, thing = Wheel[Thing](1.0), Thing()
-    wheel.place(thing, 5)
-    wheel.place(thing, 3)
-    wheel.place(thing, 8)
-
-    assert wheel.next_due == 3
-    assert wheel.take_due(3) == [thing]
-    assert wheel.next_due == math.inf
-
-
-def test_what_never_comes_up_does_not_stand_on_it() -> None:
-    wheel, thing = Wheel[Thing](1.0), Thing()
-    wheel.place(thing, NEVER)
-
-    assert (thing.due_tick, wheel.next_due) == (0, NEVER)
-
-
-def test_a_thing_that_is_removed_does_not_come_up() -> None:
-    wheel, things = Wheel[Thing](1.0), [Thing(), Thing()]
-    for thing in things:
-        wheel.place(thing, 5)
-    wheel.remove(things[0])
-    wheel.remove(things[0])
-
-    assert wheel.take_due(5) == [things[1]]
-
-
-@given(st.lists(st.tuples(st.integers(0, 9), st.floats(1, 100), st.booleans())), st.lists(st.floats(1, 110)))
-def test_the_wheel_agrees_with_a_list(steps: list[tuple[int, float, bool]], looks: list[float]) -> None:
-    wheel, things = Wheel[Thing](0.5), [Thing() for _ in range(10)]
-    expected: dict[Thing, int] = {}
-    for index, due, is_placed in steps:
-        thing = things[index]
-        if is_placed:
-            wheel.place(thing, due)
-            expected[thing] = min(math.ceil(due / 0.5), expected.get(thing, 10**9))
-        else:
-            wheel.remove(thing)
-            expected.pop(thing, None)
-
-    for now in sorted(looks):
-        due_now = {thing for thing, tick in expected.items() if tick * 0.5 <= now}
-        assert set(wheel.take_due(now)) == due_now
-        expected = {thing: tick for thing, tick in expected.items() if thing not in due_now}
-    assert wheel.next_due == min((tick * 0.5 for tick in expected.values()), default=NEVER)
