@@ -187,7 +187,7 @@ def test_a_length_that_the_adjustment_makes_negative_is_invalid() -> None:
     codec = LengthPrefixed(1, adjustment=-3)
 
     assert feed(codec, [b"\x03"]) == [b""]
-    with pytest.raises(InvalidHeader, match=r"^length 2 is less than 3, which the adjustment takes away$"):
+    with pytest.raises(InvalidHeader, match=r"^length 2 is less than 3, which the adjustment subtracts$"):
         feed(codec, [b"\x02"])
     assert_fails(codec, InvalidHeader)
 
@@ -204,7 +204,7 @@ def test_the_maximum_is_that_of_the_message_as_it_is_handed_over() -> None:
         ({"offset": -1}, "offset is -1, must not be negative"),
         ({"strip": 5}, "strip is 5, must be from 0 to 4, the size of the header"),
         ({"strip": -1}, "strip is -1, must be from 0 to 4, the size of the header"),
-        ({"offset": 2, "lead": b"abc"}, "lead has 3 bytes, must have 2, as many as offset says"),
+        ({"offset": 2, "lead": b"abc"}, "lead has 3 bytes, must have 2, the value of offset"),
     ],
 )
 def test_a_header_that_cannot_be_is_refused(options: Shape, text: str) -> None:

@@ -195,7 +195,7 @@ def test_the_comma_of_a_discarded_netstring_is_checked() -> None:
     for cut in range(len(b"12:aaaaaaaaaaaa")):
         wire = b"12:aaaaaaaaaaaa;1:a,"
         codec = Netstring(10, overflow="discard")
-        with pytest.raises(InvalidHeader, match=r"^b';' behind a message of 12 bytes, must be b','$"):
+        with pytest.raises(InvalidHeader, match=r"^b';' after a message of 12 bytes, must be b','$"):
             feed(codec, [wire[:cut], wire[cut:], b""])
         assert_fails(codec, InvalidHeader)
 

@@ -59,14 +59,14 @@ def test_what_is_not_bytes_is_named(codec: Callable[[], Codec], message: Any, sa
 @pytest.mark.parametrize("codec", [*OF_BYTES.values(), JsonLines, JsonContentLength])
 def test_a_coroutine_has_words_of_its_own_and_is_closed(codec: Callable[[], Codec]) -> None:
     coroutine = later()
-    with pytest.raises(TypeError, match="does not await what an async function returns"):
+    with pytest.raises(TypeError, match="does not await async functions"):
         codec().encode(coroutine)
     assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
 
 
 @pytest.mark.parametrize("codec", [JsonLines, JsonContentLength])
 def test_what_json_cannot_carry_is_named(codec: Callable[[], Codec]) -> None:
-    with pytest.raises(TypeError, match=r"^a message of Json\w+ must be JSON's: .*object"):
+    with pytest.raises(TypeError, match=r"^a message of Json\w+ must be a JSON value: .*object"):
         codec().encode({"a": object()})
 
 
