@@ -218,7 +218,7 @@ def test_a_record_that_cannot_be_formatted_is_a_line_and_no_traceback(
     handler.handle(logging.makeLogRecord({"name": "theirs", "msg": "%d of %s", "args": ("x",)}))
 
     (line,) = sink.lines
-    assert line.startswith("theirs logged what cannot be formatted: '%d of %s' (TypeError: ")
+    assert line.startswith("theirs logged a message that cannot be formatted: '%d of %s' (TypeError: ")
     assert capfd.readouterr() == ("", "")
 
 

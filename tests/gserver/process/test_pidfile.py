@@ -55,7 +55,7 @@ def test_that_of_a_process_that_runs_is_respected(tmp_path: Path) -> None:
     path = tmp_path / "pid"
     path.write_text(f"{os.getppid()}\n")
 
-    with pytest.raises(ConfigError, match=f"belongs to process {os.getppid()}, which runs"):
+    with pytest.raises(ConfigError, match=f"belongs to process {os.getppid()}, which is running"):
         Pidfile(str(path)).write()
 
     Pidfile(str(path)).remove()

@@ -142,7 +142,7 @@ class TestClientCertificates:
     def test_that_are_required_may_not_be_missing(self, files: CertificateFiles, client: ssl.SSLContext) -> None:
         text = refuse(server_context(files, cert_reqs="required", ca_certs=files.ca), client)
 
-        assert text == "the client showed no certificate, and one is required"
+        assert text == "the client presented no certificate, and one is required"
 
     @pytest.mark.parametrize("reqs", ["optional", "required"])
     def test_of_a_stranger_are_refused(
@@ -172,7 +172,7 @@ class TestARefusal:
         client.set_ciphers("ALL:@SECLEVEL=0")
 
         text = refuse(server_context(files, min_version=needed), client)
-        assert text == f"the client wants {wanted.replace('_', '.')}, at least TLSv{needed} is needed"
+        assert text == f"the client offers at most {wanted.replace('_', '.')}, the server needs at least TLSv{needed}"
 
     def test_for_want_of_a_common_cipher_says_so(self, files: CertificateFiles, server: ssl.SSLContext) -> None:
         client = files.client_context()
@@ -189,7 +189,7 @@ class TestARefusal:
             (b"\x80\x2e\x01\x03\x01", "no TLS: the first bytes are b'\\x80.\\x01\\x03\\x01'"),
             (b"\x16\x16" * 20, "no TLS: the first bytes are b'\\x16\\x16\\x16\\x16\\x16\\x16\\x16\\x16'"),
             (b"\x16\x03\x01\x00\x05hello", "the handshake failed: unexpected message"),
-            (b"\x15\x03\x01\x00\x02\x02\x30", "the client began with an alert"),
+            (b"\x15\x03\x01\x00\x02\x02\x30", "the first message of the client is an alert"),
         ],
     )
     def test_of_what_is_no_tls_shows_it(self, server: ssl.SSLContext, data: bytes, text: str) -> None:
@@ -227,7 +227,7 @@ class TestARefusal:
             peer.handshake(stream.take_outgoing())
 
         text = fail(stream.handshake, peer.outgoing.read())
-        assert text == "the client gave up: unknown certificate authority"
+        assert text == "the client sent an alert: unknown certificate authority"
 
     @pytest.mark.parametrize("name", [b"local\xffost", b"local\nost", b"local\x1bost"])
     def test_of_what_is_no_server_name_prints_nothing(
@@ -236,7 +236,7 @@ class TestARefusal:
         stream = TlsStream(server)
         hello = TlsClient(client, "localhost").handshake().replace(b"localhost", name)
 
-        assert fail(stream.handshake, hello) == f"the client asks for {name!r}, which is no server name"
+        assert fail(stream.handshake, hello) == f"the client requests {name!r}, which is not a server name"
         assert stream.take_outgoing() == b"\x15\x03\x03\x00\x02\x02\x2f"
         assert capfd.readouterr() == ("", "")
 
@@ -282,7 +282,7 @@ class TestData:
 
         # The second: OpenSSL 3.6, of which ssl gives the last of two errors.
         assert text in [
-            f"the peer broke TLS: {why}" for why in ("decryption failed or bad record mac", "record layer failure")
+            f"the peer violated TLS: {why}" for why in ("decryption failed or bad record mac", "record layer failure")
         ]
         assert fail(stream.decrypt, b"", CloseReason.PROTOCOL_ERROR) == text
         with pytest.raises(ssl.SSLError, match=r"(?i)bad record mac"):
@@ -290,7 +290,7 @@ class TestData:
 
     @pytest.mark.parametrize("data", [b"hello, world\r\n", b"\x17\x03\x03\xff\xff" + bytes(20000)])
     def test_that_is_no_record_is_refused(self, pair: Pair, data: bytes) -> None:
-        assert fail(pair[0].decrypt, data, CloseReason.PROTOCOL_ERROR).startswith("the peer broke TLS: ")
+        assert fail(pair[0].decrypt, data, CloseReason.PROTOCOL_ERROR).startswith("the peer violated TLS: ")
 
     def test_that_the_client_could_not_read_ends_with_its_words(self, pair: Pair) -> None:
         stream, peer = pair
@@ -300,10 +300,10 @@ class TestData:
             peer.decrypt(bytes(data))
 
         text = fail(stream.decrypt, peer.outgoing.read(), CloseReason.PROTOCOL_ERROR)
-        assert text == "the peer gave up: bad record mac"
+        assert text == "the peer sent an alert: bad record mac"
 
     def test_cannot_be_sent_before_the_handshake(self, server: ssl.SSLContext) -> None:
-        assert "nothing can be sent" in fail(TlsStream(server).encrypt, b"x", CloseReason.PROTOCOL_ERROR)
+        assert "cannot send" in fail(TlsStream(server).encrypt, b"x", CloseReason.PROTOCOL_ERROR)
 
 
 class TestTheEnd:
@@ -335,7 +335,7 @@ class TestTheEnd:
         assert stream.close_notify() != b""
         assert stream.decrypt(late + peer.encrypt(b"later")) == b"latelater"
         assert not stream.at_end
-        assert "nothing can be sent" in fail(stream.encrypt, b"x", CloseReason.PROTOCOL_ERROR)
+        assert "cannot send" in fail(stream.encrypt, b"x", CloseReason.PROTOCOL_ERROR)
 
         assert stream.decrypt(peer.close_notify()) == b""
         assert stream.at_end
