@@ -167,8 +167,8 @@ def _run(parser: _Parser, argv: Sequence[str]) -> int:
     logs.configure(settings)
     set_title("arbiter", settings.proc_name or application.text)
     log.info("Starting gserver %s%s", gserver.__version__, "" if IS_NATIVE else ", not compiled")
-    serve, mold = functools.partial(run_worker, application), functools.partial(run_mold, application)
-    return Arbiter(configuration, settings, serve, mold, succession, daemon).run()
+    serve, preload = functools.partial(run_worker, application), functools.partial(run_mold, application)
+    return Arbiter(configuration, settings, serve, preload, succession, daemon).run()
 
 
 def _reload(pidfile: str) -> int:

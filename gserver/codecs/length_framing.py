@@ -104,9 +104,9 @@ class _DiscardBytes:
 
     def take(self, data: bytes) -> bytes | None:
         self.received += len(data)
-        behind = self._left - len(self._trailer)  # bytes of the message that have not arrived
-        if 0 <= behind < len(data):
-            check_trailer(data[behind : self._left], self._trailer, self.size)
+        missing = self._left - len(self._trailer)  # bytes of the message that have not arrived
+        if 0 <= missing < len(data):
+            check_trailer(data[missing : self._left], self._trailer, self.size)
         self._left -= len(data)
         return data[len(data) + self._left :] if self._left <= 0 else None
 

@@ -40,29 +40,40 @@ class Waiting(Protocol):
     """The state of a connection that its deadlines depend on; times are seconds of time.monotonic()."""
 
     @property
-    def handshake_since(self) -> float | None: ...  # None: not in a handshake
+    def handshake_since(self) -> float | None:
+        """When the handshake began; None: it is over."""
+
     @property
-    def has_spoken(self) -> bool: ...  # bytes have been received or sent
+    def has_spoken(self) -> bool:
+        """Whether bytes have been received or sent."""
+
     @property
-    def active_at(
-        self,
-    ) -> float: ...  # when bytes were last received or sent; at first, when they could be
+    def active_at(self) -> float:
+        """When bytes were last received or sent; at first, when they could be."""
+
     @property
-    def received_at(
-        self,
-    ) -> float: ...  # when bytes were last received; at first, when they could be
+    def received_at(self) -> float:
+        """When bytes were last received; at first, when they could be."""
+
     @property
-    def message_since(self) -> float | None: ...  # when the incomplete message began; None: there is none
+    def message_since(self) -> float | None:
+        """When the incomplete message began; None: there is none."""
+
     @property
-    def handler_since(self) -> float | None: ...  # when the blocking handler was called; None: none blocks
+    def handler_since(self) -> float | None:
+        """When the blocking handler was called; None: none blocks."""
+
     @property
-    def stalled_since(
-        self,
-    ) -> float | None: ...  # since when the peer accepts no bytes; None: nothing to send
+    def stalled_since(self) -> float | None:
+        """When the peer last accepted some of the bytes to be sent; None: all are sent."""
+
     @property
-    def retires_at(self) -> float: ...  # when max_connection_age is reached
+    def retires_at(self) -> float:
+        """When the connection reaches its maximum age."""
+
     @property
-    def is_listening(self) -> bool: ...  # no handler runs: the connection waits for the next message
+    def is_listening(self) -> bool:
+        """Whether the connection only waits for the next message: no handler runs."""
 
 
 @dataclass(frozen=True)

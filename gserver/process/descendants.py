@@ -2,7 +2,7 @@
 
 Descendants are found by parent, not by process group: the workers stay in the process group of their arbiter, so that
 Ctrl-C in a terminal, a supervisor and job control reach all of them. The search stops at other sessions: a program that
-calls setsid(2) (daemon(3), start_new_session of subprocess) wants to be independent, and is left alone with its
+calls setsid(2) (daemon(3), start_new_session of subprocess) is meant to be independent, and is left alone with its
 children.
 
 Processes are held by descriptors (pidfd_open(2), Linux 5.3), because a pid may be reused. A process whose parent has
