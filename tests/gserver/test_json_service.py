@@ -89,7 +89,7 @@ def test_another_type_is_unknown(type_: Any) -> None:
 
 
 @pytest.mark.parametrize("message", [{}, {"Type": "SUM"}, [], ["type"], "type", "SUM", 1, 2.5, None, True, [["type"]]])
-def test_what_has_no_type_is_unknown(message: Any) -> None:
+def test_a_message_without_a_type_is_unknown(message: Any) -> None:
     assert reply_to(message) == error("Unknown type")
 
 
@@ -169,7 +169,7 @@ def test_two_services_do_not_share_their_handlers() -> None:
         (RuntimeError("password is 1234"), "Internal error"),
     ],
 )
-def test_faults_are_answered_without_telling_secrets(fault: Any, text: str) -> None:
+def test_error_replies_do_not_contain_secrets(fault: Any, text: str) -> None:
     assert make_api().on_error(fault, CONN) == error(text)
 
 

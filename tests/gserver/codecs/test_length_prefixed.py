@@ -59,7 +59,7 @@ def test_the_maximum_holds_in_every_shape(header_bytes: int, byteorder: Order, i
     check_limit(make_limit(header_bytes, byteorder, includes_header))
 
 
-def test_a_message_that_comes_byte_by_byte_costs_no_more_per_byte() -> None:
+def test_the_cost_per_byte_is_the_same_byte_by_byte() -> None:
     limit = make_limit(4, "big", False)
     check_linear_cost(lambda: limit.codec(1 << 20), limit.wire)
 
@@ -152,7 +152,7 @@ def test_the_examples_of_netty_give_their_messages(options: Shape, wire: bytes, 
 
 @pytest.mark.parametrize("options", SYMMETRICAL)
 def test_every_frame_decodes_to_a_message_that_encodes_to_it(options: Shape) -> None:
-    """Where `strip` takes bytes away, the frame has the lead that replaces them."""
+    """The frame has the lead in place of the bytes that `strip` removes."""
     make = functools.partial(LengthPrefixed, **options)
     codec = make()
     header = options.get("lead", bytes(options.get("offset", 0))) + bytes(options["header_bytes"])
@@ -230,8 +230,8 @@ def test_a_negative_maximum_is_refused() -> None:
         LengthPrefixed(max_bytes=-1)
 
 
-def test_messages_are_bytes_that_nobody_changes_later() -> None:
-    """A message is not a view of the buffer, whichever way it came."""
+def test_messages_are_bytes_and_not_views() -> None:
+    """A message is never a view of the buffer."""
     codec = LengthPrefixed(1)
     messages = feed(codec, [b"\x03a", b"bc\x03", b"def\x03ghi"])
 

@@ -1,4 +1,4 @@
-"""What values may be."""
+"""Validators: accepted, converted and rejected values."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from gserver.config.validators import Check
         (validators.one_of("a", "b"), "b", "b"),
     ],
 )
-def test_what_is_allowed_becomes_what_is_used(check: Check, given: Any, value: Any) -> None:
+def test_allowed_values_are_converted(check: Check, given: Any, value: Any) -> None:
     assert check(given) == value
 
 
@@ -88,12 +88,12 @@ def test_a_hook_is_whatever_takes_its_arguments(hook: Any) -> None:
 
 
 @pytest.mark.parametrize("value", ["%(h)s", "%(nothing)s", "100%%", "no atoms", "%(M)d %(p)5d", "%(t)-10s|"])
-def test_a_format_of_the_access_log_is_what_can_be_filled_in(value: str) -> None:
+def test_a_valid_format_of_the_access_log_is_accepted(value: str) -> None:
     assert validators.access_format(value) == value
 
 
 @pytest.mark.parametrize("value", ["", None, 1, b"%(h)s", "%(h)d", "%(h", "100%", "%(L)f", "%", "%(h)", "%(r)x"])
-def test_a_format_that_would_fail_for_a_connection_is_refused(value: Any) -> None:
+def test_a_format_that_would_fail_for_a_connection_is_rejected(value: Any) -> None:
     with pytest.raises(ValueError, match=r"must be text with placeholders such as %\(h\)s") as caught:
         validators.access_format(value)
     assert repr(value) in str(caught.value)

@@ -15,11 +15,11 @@ MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
 def addresses() -> st.SearchStrategy[Any]:
-    """Of both families; IPv4 in IPv6 is not among them."""
+    """Addresses of both families, without IPv4-mapped ones."""
     return st.ip_addresses().map(lambda address: address if address not in MAPPED else address + 2**64)
 
 
-# Few addresses, in few networks, so that they meet; and any other.
+# A few addresses in a few networks, so that they match often; and any others.
 NEAR_V4 = st.integers(0, 300).map(lambda number: ipaddress.IPv4Address(0x0A000000 + number))
 NEAR_V6 = st.integers(0, 300).map(lambda number: ipaddress.IPv6Address((0xFD << 120) + number))
 ADDRESSES = st.one_of(NEAR_V4, NEAR_V6, addresses())
@@ -33,20 +33,22 @@ def networks() -> st.SearchStrategy[Network]:
 
 
 def permits(address: Any, allow: list[Network], deny: list[Network]) -> bool:
-    """The same, asked of every network."""
+    """The same as AccessList.permits(), by a search of all networks."""
     allowed = not allow or any(address in network for network in allow)
     return allowed and not any(address in network for network in deny)
 
 
 @given(ADDRESSES, st.lists(networks(), max_size=6), st.lists(networks(), max_size=6))
-def test_an_access_list_says_what_its_networks_say(address: Any, allow: list[Network], deny: list[Network]) -> None:
+def test_an_access_list_agrees_with_a_search_of_all_networks(
+    address: Any, allow: list[Network], deny: list[Network]
+) -> None:
     peer = (str(address), 1) if address.version == 4 else (str(address), 1, 0, 0)
 
     assert AccessList(allow, deny).permits(peer) == permits(address, allow, deny)
 
 
 @given(NEAR_V4, st.lists(networks(), max_size=6), st.lists(networks(), max_size=6))
-def test_ipv4_in_ipv6_is_judged_as_ipv4(address: Any, allow: list[Network], deny: list[Network]) -> None:
+def test_ipv4_mapped_addresses_are_checked_as_ipv4(address: Any, allow: list[Network], deny: list[Network]) -> None:
     listed = AccessList(allow, deny)
 
     assert listed.permits((f"::ffff:{address}", 1, 0, 0)) == listed.permits((str(address), 1))
@@ -62,17 +64,17 @@ def test_ipv4_in_ipv6_is_judged_as_ipv4(address: Any, allow: list[Network], deny
         ("fe80::1", True),
         ("fe80::1%eth0", True),
         ("fe80::2%eth0", False),
-        ("::a00:1", False),  # the number of 10.0.0.1, and another address
+        ("::a00:1", False),  # has the number of 10.0.0.1, but is another address
     ],
 )
-def test_a_network_begins_and_ends_where_it_says(address: str, welcome: bool) -> None:
+def test_the_first_and_last_address_of_a_network_are_in_it(address: str, welcome: bool) -> None:
     allow = parse_networks(["10.0.0.0/8", "fe80::1"])
 
     assert AccessList(allow, ()).permits((address, 1)) is welcome
     assert AccessList((), allow).permits((address, 1)) is not welcome
 
 
-def test_an_allow_list_of_one_family_allows_nobody_of_the_other() -> None:
+def test_an_allow_list_of_one_family_denies_the_other_family() -> None:
     assert not AccessList(parse_networks(["0.0.0.0/0"]), ()).permits(("::1", 1, 0, 0))
     assert not AccessList(parse_networks(["::/0"]), ()).permits(("127.0.0.1", 1))
 
@@ -95,12 +97,12 @@ def test_networks_are_read_with_and_without_their_bits() -> None:
     ("text", "network"), [("::ffff:10.0.0.1", "10.0.0.1/32"), ("::ffff:0:0/96", "0.0.0.0/0"), ("::/0", "::/0")]
 )
 def test_a_network_of_ipv4_in_ipv6_is_one_of_ipv4(text: str, network: str) -> None:
-    """As its addresses are: otherwise nobody would ever be found in it."""
+    """Its addresses are compared as IPv4: otherwise no address would ever match."""
     assert list(map(str, parse_networks([text]))) == [network]
 
 
 @pytest.mark.parametrize("text", ["", " ", "localhost", "10.0.0", "10.0.0.0/33", "::/129", "10.0.0.0/8/8", "1:2:3"])
-def test_what_is_no_network_is_named(text: str) -> None:
+def test_text_that_is_not_a_network_is_an_error_with_the_text(text: str) -> None:
     with pytest.raises(ValueError, match=r"must be a network such as 10\.0\.0\.0/8 or ::1$") as caught:
         parse_networks(["10.0.0.0/8", text])
 
@@ -108,7 +110,7 @@ def test_what_is_no_network_is_named(text: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "meant"), [("10.1.2.3/8", "10.0.0.0/8"), ("fd00::1/64", "fd00::/64")])
-def test_a_network_with_bits_too_many_is_told_what_it_means(text: str, meant: str) -> None:
+def test_a_network_with_host_bits_is_an_error_with_a_suggestion(text: str, meant: str) -> None:
     with pytest.raises(ValueError, match=f"^'{text}', must be .*, did you mean {meant}\\?$"):
         parse_networks([text])
 

@@ -20,13 +20,13 @@ KEYS = st.integers(0, 40).map(lambda number: number.to_bytes(4, "big"))
 
 
 @given(st.sampled_from([8, 16, 64]), st.lists(st.tuples(st.booleans(), KEYS), max_size=200))
-def test_a_table_counts_what_it_had_room_for(words: int, steps: list[tuple[bool, bytes]]) -> None:
+def test_a_table_counts_all_keys_that_fit(words: int, steps: list[tuple[bool, bytes]]) -> None:
     """Few words and many keys: the buckets are full most of the time."""
     table, model = table_of(words), Counter[bytes]()
     for is_added, key in steps:
         if is_added:
             counted = table.add(key)
-            assert counted or (not model[key] and len(+model) >= 8)  # refused only where eight others are
+            assert counted or (not model[key] and len(+model) >= 8)  # not counted only if eight others are
             model[key] += counted
         elif model[key]:
             table.remove(key)
@@ -36,7 +36,7 @@ def test_a_table_counts_what_it_had_room_for(words: int, steps: list[tuple[bool,
     assert {key: table.count(key) for key in model} == dict(model)
 
 
-def test_a_full_bucket_loses_sight_of_newcomers_until_somebody_leaves() -> None:
+def test_a_full_bucket_counts_no_new_key_until_one_is_removed() -> None:
     table = table_of(8)
     keys = [bytes([number]) for number in range(9)]
 
@@ -67,7 +67,7 @@ def test_a_count_ends_at_its_most_and_spoils_nothing() -> None:
     assert table.count(b"many") == 0
 
 
-def test_removing_what_is_not_there_changes_nothing() -> None:
+def test_removing_a_key_that_is_not_there_changes_nothing() -> None:
     table = table_of(8)
     table.add(b"one")
     table.remove(b"two")
@@ -84,7 +84,7 @@ def test_a_table_holds_half_as_many_addresses_as_it_has_words() -> None:
     assert counted > 0.95 * TABLE_WORDS // 2
 
 
-def test_another_process_reads_what_one_has_counted() -> None:
+def test_another_process_reads_the_counts() -> None:
     memory = mmap.mmap(-1, 8 * 64)
     table = AddressTable(memoryview(memory).cast("Q"))
     pid = os.fork()
@@ -100,7 +100,7 @@ def test_another_process_reads_what_one_has_counted() -> None:
 
 
 def test_a_reader_never_sees_more_than_there_ever_were() -> None:
-    """A word is stored at once: while another process adds and removes, the count is one that it had."""
+    """A word is stored at once: a reader sees only counts that existed."""
     table = AddressTable(memoryview(mmap.mmap(-1, 8 * 8)).cast("Q"))
     pid = os.fork()
     if not pid:

@@ -17,7 +17,7 @@ NONE = Deadlines(**dict.fromkeys(NO_SPANS, 0))
 
 @dataclass
 class Waiting:
-    """A connection that was accepted at 0 and for which nothing has happened since."""
+    """A connection that was accepted at time 0; nothing has happened since."""
 
     handshake_since: float | None = None
     has_spoken: bool = False
@@ -45,7 +45,7 @@ class Waiting:
         (Waiting(handler_since=10, is_listening=False, retires_at=14), 14, CloseReason.AGED),
     ],
 )
-def test_the_first_deadline_is_that_of_what_is_waited_for(conn: Waiting, due: float, reason: CloseReason) -> None:
+def test_the_first_deadline_depends_on_the_state(conn: Waiting, due: float, reason: CloseReason) -> None:
     assert EACH.first(conn) == (due, reason)
 
 
@@ -54,8 +54,8 @@ def test_a_handshake_has_no_other_deadline_but_the_age() -> None:
     assert EACH.first(Waiting(handshake_since=10, retires_at=1)) == (1, CloseReason.AGED)
 
 
-def test_each_closes_at_its_own_time_whichever_runs_beside_it() -> None:
-    """Of all that run for a connection the first one counts: alone, and in every pair that can run together."""
+def test_the_earliest_of_several_deadlines_applies() -> None:
+    """Checked for each deadline alone, and for each pair that can run together."""
     stalled = {"write_s": CloseReason.WRITE_TIMEOUT}
     silent = {"read_idle_s": CloseReason.READ_IDLE_TIMEOUT}
     together = [
@@ -81,20 +81,20 @@ def test_before_the_first_byte_only_that_deadline_runs() -> None:
     assert deadlines.first(Waiting(active_at=10)) == (30, CloseReason.FIRST_BYTE_TIMEOUT)
 
 
-def test_what_is_sent_keeps_a_connection_from_being_idle_but_not_from_being_silent() -> None:
+def test_sent_bytes_extend_idle_but_not_read_idle() -> None:
     deadlines = Deadlines(idle_s=5, read_idle_s=7)
 
     conn = Waiting(has_spoken=True, active_at=100, received_at=90)
     assert deadlines.first(conn) == (97, CloseReason.READ_IDLE_TIMEOUT)
 
 
-def test_nobody_is_idle_while_a_reply_waits_to_be_taken() -> None:
+def test_idle_does_not_run_while_a_reply_waits_to_be_sent() -> None:
     deadlines = Deadlines(idle_s=1, write_s=30)
 
     assert deadlines.first(Waiting(has_spoken=True, stalled_since=0)) == (30, CloseReason.WRITE_TIMEOUT)
 
 
-def test_who_waits_for_nothing_has_no_deadline() -> None:
+def test_a_connection_that_does_not_listen_has_no_deadline() -> None:
     assert EACH.first(Waiting(is_listening=False))[0] == NEVER
 
 
@@ -109,7 +109,7 @@ def test_who_waits_for_nothing_has_no_deadline() -> None:
         Waiting(stalled_since=1),
     ],
 )
-def test_nought_is_for_ever(conn: Waiting) -> None:
+def test_zero_is_no_limit(conn: Waiting) -> None:
     assert NONE.first(conn)[0] == NEVER
 
 
@@ -128,7 +128,7 @@ def test_each_connection_draws_its_age(chance: float, at: float) -> None:
     assert Deadlines(max_age_s=100, max_age_jitter_s=20).retirement(10, chance) == at
 
 
-def test_without_an_age_nobody_retires() -> None:
+def test_without_a_maximum_age_there_is_no_retirement() -> None:
     assert Deadlines(max_age_jitter_s=20).retirement(10, 0.5) == NEVER
 
 

@@ -14,7 +14,7 @@ class Thing:
     due_tick = 0
 
 
-def test_a_thing_comes_up_within_a_tick_after_it_is_due() -> None:
+def test_a_thing_is_returned_within_a_tick_after_it_is_due() -> None:
     wheel, thing = Wheel[Thing](0.25), Thing()
     wheel.place(thing, 1.1)
 
@@ -23,7 +23,7 @@ def test_a_thing_comes_up_within_a_tick_after_it_is_due() -> None:
     assert wheel.take_due(9.0) == []
 
 
-def test_a_thing_can_come_up_sooner_than_was_said_and_not_later() -> None:
+def test_a_thing_can_be_made_due_sooner_but_not_later() -> None:
     wheel, thing = Wheel[Thing](1.0), Thing()
     wheel.place(thing, 5)
     wheel.place(thing, 3)
@@ -34,14 +34,14 @@ def test_a_thing_can_come_up_sooner_than_was_said_and_not_later() -> None:
     assert wheel.next_due == math.inf
 
 
-def test_what_never_comes_up_does_not_stand_on_it() -> None:
+def test_a_thing_that_is_never_due_is_not_on_the_wheel() -> None:
     wheel, thing = Wheel[Thing](1.0), Thing()
     wheel.place(thing, NEVER)
 
     assert (thing.due_tick, wheel.next_due) == (0, NEVER)
 
 
-def test_a_thing_that_is_removed_does_not_come_up() -> None:
+def test_a_removed_thing_is_not_returned() -> None:
     wheel, things = Wheel[Thing](1.0), [Thing(), Thing()]
     for thing in things:
         wheel.place(thing, 5)

@@ -35,7 +35,7 @@ def test_more_than_a_burst_is_taken_from_a_full_bucket_and_owed() -> None:
     assert bucket.take(5.1, 5)
 
 
-def test_what_is_spent_is_paid_back_at_the_rate() -> None:
+def test_a_negative_balance_is_refilled_at_the_rate() -> None:
     bucket = TokenBucket(rate=10, burst=5)
 
     assert bucket.spend(0.0, 5) == 0
@@ -52,7 +52,7 @@ def test_a_clock_that_goes_back_neither_gives_nor_takes() -> None:
     bucket.take(100.0, 2)
 
     assert not bucket.take(50.0)
-    assert not bucket.take(100.5)  # not fifty seconds later, but half a second
+    assert not bucket.take(100.5)  # half a second after the latest time, not fifty
     assert bucket.take(101.0)
 
 

@@ -1,4 +1,4 @@
-"""What is configured for TLS: checked, loaded, chosen by name, and loaded again when files change."""
+"""SSL contexts: settings validated, files loaded and reloaded, certificates chosen by name."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def refusal(files: CertificateFiles, **config: Any) -> str:
 
 
 def shown_to(tls: Tls, server_name: str | None = "localhost", context: ssl.SSLContext | None = None) -> bytes:
-    """The certificate, DER, that a client is shown."""
+    """Return the certificate, in DER, that the server presents to a client."""
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
     client = TlsClient(context or trusting, server_name)
@@ -96,11 +96,11 @@ class TestDefaults:
 
 
 class TestWhatCannotBeUsed:
-    """One line that names the setting, the file, and what is wrong."""
+    """The error is one line with the setting, the file and the fault."""
 
     @pytest.fixture
     def contents(self, tmp_path: Path, files: CertificateFiles) -> Contents:
-        """Files that are wrong, by a name."""
+        """Invalid files, by a name for each fault."""
         certificate = Path(files.certfile).read_text()
         texts = {
             "empty": "",
@@ -156,7 +156,7 @@ class TestWhatCannotBeUsed:
 
         assert text == f"setting keyfile_password does not decrypt the key in {contents['locked']!r}"
 
-    def test_is_told_of_the_names_it_was_for(self, files: CertificateFiles, others: CertificateFiles) -> None:
+    def test_is_named_with_its_server_name(self, files: CertificateFiles, others: CertificateFiles) -> None:
         text = refusal(files, sni=(("www.example.org", others.certfile, files.keyfile),))
 
         assert text.startswith(f"setting keyfile of 'www.example.org' in sni: the key in {files.keyfile!r} does not")
@@ -222,12 +222,12 @@ class TestCertificates:
     def test_say_how_long_they_are_valid(self, files: CertificateFiles) -> None:
         validity = read_validity(Path(files.certfile).read_bytes())
 
-        assert validity == Validity(moment(2000), moment(3000))  # one of each way to write a time
+        assert validity == Validity(moment(2000), moment(3000))  # both formats of a time
         assert validity.complaint(moment(2026)) is None
         assert validity.complaint(moment(1999)) == "is not valid before 2000-01-01"
         assert validity.complaint(moment(3001)) == "expired on 3000-01-01"
 
-    def test_of_clients_are_asked_for_only_if_that_was_said(
+    def test_of_clients_are_requested_only_if_set(
         self, files: CertificateFiles, caplog: pytest.LogCaptureFixture
     ) -> None:
         assert configure(files, ca_certs=files.ca).context.verify_mode == ssl.CERT_NONE

@@ -1,4 +1,4 @@
-"""TLS of one connection: the handshake, what goes through it, and what breaks it."""
+"""The TLS session of one connection: handshake, data, errors."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def fail(call: Callable[[bytes], object], data: bytes, reason: CloseReason = Clo
 
 
 def refuse(server: ssl.SSLContext, client: ssl.SSLContext) -> str:
-    """What a server says of a client that it does not get on with."""
+    """Return the text of the error of a failed handshake."""
     with pytest.raises(TlsError) as caught:
         connected(server, client)
     assert caught.value.close_reason is CloseReason.HANDSHAKE_FAILED
@@ -75,7 +75,7 @@ def server_context(files: CertificateFiles, **config: Any) -> ssl.SSLContext:
 
 
 class TestTheHandshake:
-    def test_says_what_was_agreed_on(self, pair: Pair, client: ssl.SSLContext) -> None:
+    def test_reports_its_results(self, pair: Pair, client: ssl.SSLContext) -> None:
         info = pair[0].info
 
         assert info.version == client.maximum_version.name.replace("_", ".")
@@ -94,7 +94,7 @@ class TestTheHandshake:
         assert stream.info.server_name == "localhost"
         assert stream.decrypt(peer.encrypt(b"x")) == b"x"
 
-    def test_leaves_what_came_behind_it_to_be_decrypted(self, server: ssl.SSLContext, files: CertificateFiles) -> None:
+    def test_leaves_data_after_it_for_decrypt(self, server: ssl.SSLContext, files: CertificateFiles) -> None:
         stream, peer = TlsStream(server), TlsClient(files.client_context())
         stream.handshake(peer.handshake())
         last = peer.handshake(stream.take_outgoing())
@@ -104,7 +104,7 @@ class TestTheHandshake:
         assert stream.decrypt(b"") == b"onetwo"
         assert not stream.has_buffered
 
-    def test_knows_no_name_where_the_client_asks_for_none(self, server: ssl.SSLContext, client: ssl.SSLContext) -> None:
+    def test_has_no_name_if_the_client_requests_none(self, server: ssl.SSLContext, client: ssl.SSLContext) -> None:
         assert connected(server, client, "127.0.0.1")[0].info.server_name is None
 
     @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ class TestARefusal:
         text = refuse(server_context(files, min_version=needed), client)
         assert text == f"the client offers at most {wanted.replace('_', '.')}, the server needs at least TLSv{needed}"
 
-    def test_for_want_of_a_common_cipher_says_so(self, files: CertificateFiles, server: ssl.SSLContext) -> None:
+    def test_without_a_common_cipher_is_explained(self, files: CertificateFiles, server: ssl.SSLContext) -> None:
         client = files.client_context()
         client.maximum_version = V1_2
         client.set_ciphers("AES128-SHA")
@@ -192,7 +192,9 @@ class TestARefusal:
             (b"\x15\x03\x01\x00\x02\x02\x30", "the first message of the client is an alert"),
         ],
     )
-    def test_of_what_is_no_tls_shows_it(self, server: ssl.SSLContext, data: bytes, text: str) -> None:
+    def test_with_a_peer_without_tls_shows_the_first_bytes(
+        self, server: ssl.SSLContext, data: bytes, text: str
+    ) -> None:
         assert fail(TlsStream(server).handshake, data) == text
 
     def test_lasts(self, server: ssl.SSLContext, client: ssl.SSLContext) -> None:
@@ -213,14 +215,16 @@ class TestARefusal:
             peer.handshake(stream.take_outgoing())
         assert stream.take_outgoing() == b""
 
-    def test_of_a_version_that_is_none_blames_no_version(self, server: ssl.SSLContext, client: ssl.SSLContext) -> None:
+    def test_with_an_invalid_version_does_not_mention_versions(
+        self, server: ssl.SSLContext, client: ssl.SSLContext
+    ) -> None:
         hello = bytearray(TlsClient(client).handshake())
         hello[9:11] = b"\x02\x00"
 
         words = "version too low" if client.maximum_version is V1_2 else "bad legacy version"
         assert fail(TlsStream(server).handshake, bytes(hello)) == f"the handshake failed: {words}"
 
-    def test_by_the_client_says_why(self, server: ssl.SSLContext, stranger: CertificateFiles) -> None:
+    def test_by_the_client_has_the_reason(self, server: ssl.SSLContext, stranger: CertificateFiles) -> None:
         stream, peer = TlsStream(server), TlsClient(stranger.client_context())
         stream.handshake(peer.handshake())
         with pytest.raises(ssl.SSLCertVerificationError):
@@ -230,7 +234,7 @@ class TestARefusal:
         assert text == "the client sent an alert: unknown certificate authority"
 
     @pytest.mark.parametrize("name", [b"local\xffost", b"local\nost", b"local\x1bost"])
-    def test_of_what_is_no_server_name_prints_nothing(
+    def test_with_an_invalid_server_name_prints_nothing(
         self, server: ssl.SSLContext, client: ssl.SSLContext, name: bytes, capfd: pytest.CaptureFixture[str]
     ) -> None:
         stream = TlsStream(server)
@@ -280,7 +284,7 @@ class TestData:
         data[at] ^= 1
         text = fail(stream.decrypt, bytes(data), CloseReason.PROTOCOL_ERROR)
 
-        # The second: OpenSSL 3.6, of which ssl gives the last of two errors.
+        # The second text is that of OpenSSL 3.6: ssl reports the last of its two errors.
         assert text in [
             f"the peer violated TLS: {why}" for why in ("decryption failed or bad record mac", "record layer failure")
         ]
@@ -322,7 +326,7 @@ class TestTheEnd:
         assert stream.decrypt(peer.encrypt(b"last") + peer.encrypt(b"cut")[:-1]) == b"last"
         assert not stream.at_end
 
-    def test_is_told_once(self, pair: Pair) -> None:
+    def test_is_returned_once(self, pair: Pair) -> None:
         stream, peer = pair
         peer.incoming.write(stream.close_notify())
 
@@ -347,5 +351,5 @@ class TestTheEnd:
         assert peer.decrypt(stream.encrypt(b"goodbye")) == b"goodbye"
         assert stream.close_notify() != b""
 
-    def test_before_the_handshake_tells_nothing(self, server: ssl.SSLContext) -> None:
+    def test_before_the_handshake_is_empty(self, server: ssl.SSLContext) -> None:
         assert TlsStream(server).close_notify() == b""
