@@ -98,10 +98,6 @@ class Service:
         self.probe_on_open = probe_on_open
 
 
-def _no_reply(fault: Fault, conn: Connection) -> None:
-    return None
-
-
 class StreamService:
     """A service in which a function owns its connection until it returns; made by @stream.
 
@@ -145,3 +141,7 @@ def stream(handle: StreamHandler | None = None, /, **options: Any) -> Any:
     if handle is not None:
         return StreamService(handle)
     return lambda handle: StreamService(handle, **options)
+
+
+def _no_reply(fault: Fault, conn: Connection) -> None:
+    return None

@@ -5,8 +5,8 @@ settings, log) in hooks that run in the worker. connection_open and connection_c
 connection.
 
 An exception of a hook, including SystemExit and KeyboardInterrupt, is logged with the hook's name, and otherwise
-ignored. There are three exceptions: if on_starting raises, the server does not start and prints one line; if post_fork
-or post_worker_init raises, the worker does not start.
+ignored. Three hooks differ: if on_starting raises, the server does not start and prints one line; if post_fork or
+post_worker_init raises, the worker does not start.
 """
 
 from __future__ import annotations

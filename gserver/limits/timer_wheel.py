@@ -6,18 +6,18 @@ import math
 from heapq import heappop, heappush
 from typing import Generic, Protocol, TypeVar
 
-__all__ = ["NEVER", "Standing", "Wheel"]
+__all__ = ["NEVER", "Schedulable", "Wheel"]
 
 NEVER = math.inf
 
 
-class Standing(Protocol):
+class Schedulable(Protocol):
     """A thing that can be placed on the wheel. Only the wheel sets the attribute."""
 
     due_tick: int  # 0: not on the wheel
 
 
-Thing = TypeVar("Thing", bound=Standing)
+Thing = TypeVar("Thing", bound=Schedulable)
 
 
 class Wheel(Generic[Thing]):
