@@ -98,7 +98,7 @@ def _parser(has_output: bool) -> _Parser:
         usage="gserver [OPTIONS] APP",
         description="Serve raw TCP. APP is MODULE:NAME, MODULE:FACTORY(ARGS), or a built-in service: echo, json.",
         epilog="Settings can also be given in a Python config file (-c), and, as flags, in the environment variable "
-        "GSERVER_CMD_ARGS. Times are in seconds. BYTES may end in K, M or G. All settings: docs/settings.md",
+        "GSERVER_CMD_ARGS. Times are in seconds. All settings: docs/settings.md",
     )
     parser.has_output = has_output
     parser.add_argument("app", metavar="APP", nargs="?", help="application to serve")

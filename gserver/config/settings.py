@@ -228,7 +228,7 @@ class Settings:
              "or close")
     max_message_size: int = _setting(
         "Limits", 0, validators.size, "--max-message-size", metavar="BYTES",
-        help="maximum size of a message; 0: the limit of the service's codec")
+        help="maximum size of a message, such as 64K; 0: the limit of the service's codec")
     send_buffer_limit: int = _setting(
         "Limits", 1024 * 1024, validators.size, "--send-buffer-limit", metavar="BYTES",
         help="maximum number of bytes that wait to be sent; above it, conn.send_nowait() closes the connection")
