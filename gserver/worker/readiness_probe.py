@@ -24,7 +24,7 @@ from gserver.counters import Counters
 from gserver.errors import ConfigError, ConnectionClosed, LimitExceeded, ProtocolError
 from gserver.server.tcp_server import TcpServer
 from gserver.service import Service, StreamService
-from gserver.user_errors import told
+from gserver.user_errors import described as told
 
 __all__ = ["PEER", "probe"]
 

@@ -314,5 +314,5 @@ def test_gevents_arguments_make_tls_for_services_too(serving: Serving, files: Ce
 
 @pytest.mark.parametrize("arguments", [{"keyfile": "x"}, {"certfile": "x", "nonsense": 1}])
 def test_tls_arguments_that_make_no_sense_are_named(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="TLS needs certfile or ssl_context, and takes "):
+    with pytest.raises(ConfigError, match="TLS needs certfile or ssl_context, and accepts "):
         TcpServer(("127.0.0.1", 0), Service(lambda line, conn: line, Lines), **arguments)
