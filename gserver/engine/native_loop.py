@@ -1,4 +1,4 @@
-"""Uses the message loop in C where gserver was compiled: _native.c does the same as message_loop.py.
+"""Selects the message loop in C if gserver was compiled; _native.c does the same as message_loop.py.
 
 CPU time per message relative to message_loop.py in the same run, one worker, 50 sockets: echo with one message in
 flight 0.75, JSON 0.82, JSON with 16 messages in flight 0.9.
@@ -23,7 +23,7 @@ if IS_NATIVE:
     from gserver._native import CompiledLoop
 
     class NativeMessageLoop(CompiledLoop, MessageLoop):
-        """A MessageLoop with compiled serve(), dispatch() and serve_parking(). The rest is inherited."""
+        """A MessageLoop with compiled serve(), dispatch() and serve_parking(); the rest is inherited."""
 
         def __init__(self, service: Service, counters: Counters, fairness: Fairness) -> None:
             super().__init__(service, counters, fairness)
@@ -34,7 +34,10 @@ if IS_NATIVE:
 def make_message_loop(
     service: Service, counters: Counters, fairness: Fairness, meter: Meter | None = None
 ) -> MessageLoop:
-    """The fastest that there is; what is metered waits longer than a turn takes, and stays in Python."""
+    """Return the fastest message loop that is available.
+
+    With a meter it is always the one in Python: a connection that is throttled waits longer than a turn takes.
+    """
     if meter is not None:
         return MeteredMessageLoop(service, counters, fairness, meter)
     return (NativeMessageLoop if IS_NATIVE else MessageLoop)(service, counters, fairness)

@@ -9,14 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gserver.connection.connection import Connection, State
+from gserver.connection.native_fields import RECEIVE_BYTES
 from gserver.connection.stream_connection import StreamConnection
 from gserver.errors import TlsError
 from gserver.tls.session import TlsInfo, TlsStream
 
 __all__ = ["TlsConnection", "TlsStreamConnection"]
 
-# As much as a record can hold, and a little more: nothing of one record stays behind in the kernel.
-RECEIVE_BYTES = 64 * 1024
 _SLOTS = ("_has_said_goodbye", "_rest", "_stream", "tls")
 _CLOSED = State.CLOSED
 
@@ -74,6 +73,7 @@ class _Tls(Connection):
     def _decrypted(self) -> bytes | None:
         stream, received = self._stream, b""
         if not stream.has_buffered:
+            # More than the longest record: nothing of one record stays behind in the kernel.
             arrived = super().receive(RECEIVE_BYTES)
             if not arrived:
                 return arrived
