@@ -679,7 +679,7 @@ a_connection(CompiledLoop *loop, PyObject *object)
     if (!loop->is_bound)
         PyErr_SetString(PyExc_RuntimeError, "bind() was not called");
     else if (!PyObject_TypeCheck(object, &FieldsType))
-        PyErr_Format(PyExc_TypeError, "%R is no connection", object);
+        PyErr_Format(PyExc_TypeError, "%R is not a connection", object);
     else
         return (Fields *)object;
     return NULL;
