@@ -169,7 +169,7 @@ class Connection(ConnectionFields):
 
     @property
     def awaits_first_answer(self) -> bool:
-        """No message was answered yet. The first may be under way, from a peer that cannot know of the drain."""
+        """True before the first answer: a peer may have sent its first message before it could notice a drain."""
         return self.messages == 0
 
     # Opening

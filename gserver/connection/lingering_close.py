@@ -18,7 +18,7 @@ from gevent import get_hub
 
 from gserver.fault_isolation import shielded
 
-__all__ = ["Linger"]
+__all__ = ["LingeringClose"]
 
 DISCARD_BYTES = 64 * 1024
 # The most sockets that linger at a time; one more closes the oldest. A flood of refused clients must not use up the
@@ -28,7 +28,7 @@ MAX_WAITING = 1024
 MAX_DISCARDED_BYTES = 16 * 1024 * 1024
 
 
-class Linger:
+class LingeringClose:
     """The sockets that wait for their peers to close.
 
     Args:

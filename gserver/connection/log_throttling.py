@@ -54,7 +54,7 @@ class _Kind:
 
 
 class Notices:
-    """The counts of one worker, or of one server that is not in a worker.
+    """Counts events and logs them, throttled: for one worker, or for one server that is not in a worker.
 
     Args:
         clock: returns monotonic time in seconds; default: time.monotonic.
@@ -69,7 +69,7 @@ class Notices:
 
         Args:
             level: the level of the log line.
-            line: one of the lines above. Events with the same line and setting are of one kind, whatever the peer is.
+            line: one of the lines above. Events with the same line and setting are of one kind, from all peers.
             peer: the address of the client.
             why: the reason, as text.
             setting: the setting that causes it; named in the line.

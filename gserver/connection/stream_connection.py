@@ -117,7 +117,7 @@ class StreamConnection(Connection):
 
     def _yield_slice(self) -> None:
         """Let the other connections run: a handler that always finds input would never wait by itself."""
-        self._fairness.let_others_go()
+        self._fairness.yield_to_others()
         self._slice_began = time.monotonic()
 
     def read_exactly(self, size: int) -> bytes:

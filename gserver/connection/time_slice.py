@@ -32,7 +32,7 @@ class Fairness:
         self._waiting: deque[Waiter[None]] = deque()
         self._idle: Any = None
 
-    def let_others_go(self) -> None:
+    def yield_to_others(self) -> None:
         """Block the calling greenlet until the other connections had a turn."""
         waiter: Waiter[None] = Waiter()
         self._waiting.append(waiter)

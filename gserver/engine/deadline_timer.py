@@ -24,7 +24,7 @@ from gserver.fault_isolation import shielded
 from gserver.limits.deadlines import Deadlines
 from gserver.limits.timer_wheel import NEVER, Wheel
 
-__all__ = ["Timekeeper"]
+__all__ = ["DeadlineTimer"]
 
 log = logging.getLogger("gserver.timekeeper")
 
@@ -43,7 +43,7 @@ _OF_INPUT = {
 }
 
 
-class Timekeeper:
+class DeadlineTimer:
     """Watches the deadlines of the connections of one server. Stop it with close().
 
     Args:
@@ -63,7 +63,7 @@ class Timekeeper:
         self._timer_due = NEVER
 
     def begin(self, conn: Connection) -> None:
-        """Watch `conn`, which was accepted just now. Does what watch() would do, in a tenth of the time."""
+        """Watch `conn`, which the service gets just now. Does what watch() would do, in a tenth of the time."""
         due = conn.active_at + self._fresh_s
         self._wheel.place(conn, due)
         if due < self._timer_due:

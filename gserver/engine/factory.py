@@ -10,7 +10,7 @@ from gserver.connection.time_slice import Fairness
 from gserver.counters import Counters
 from gserver.engine.message_loop import MessageLoop
 from gserver.engine.native_loop import make_message_loop
-from gserver.engine.rate_limiter import Meter, StreamMeter
+from gserver.engine.rate_limiter import RateLimiter, StreamRateLimiter
 from gserver.engine.schedulers import DedicatedEngine, Engine, PooledEngine
 from gserver.engine.stream_scheduler import StreamEngine
 from gserver.errors import ConfigError
@@ -33,16 +33,16 @@ def make_engine(
     """Make the engine that serves `service`.
 
     Args:
-        service: what is served; a stream handler has a greenlet for each connection, whatever `greenlets` is.
+        service: what is served; `greenlets` has no effect on a stream handler, which has one for each connection.
         greenlets: "pooled" or "dedicated"; ConfigError for anything else.
         counters: where messages and errors are counted.
         fairness: the queue of connections that have used up their time slice.
         limits: connections are metered if they contain a rate.
         notices: logs the connections that exceed a rate.
     """
-    meter = Meter.of(limits, notices)
+    meter = RateLimiter.of(limits, notices)
     if isinstance(service, StreamService):
-        return StreamEngine(service, counters, fairness, None if meter is None else StreamMeter(meter))
+        return StreamEngine(service, counters, fairness, None if meter is None else StreamRateLimiter(meter))
     if greenlets not in _ENGINES:
         raise ConfigError(f"greenlets is {greenlets!r}, must be 'pooled' or 'dedicated'")
     return _ENGINES[greenlets](make_message_loop(service, counters, fairness, meter))

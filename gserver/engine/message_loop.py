@@ -232,7 +232,7 @@ class MessageLoop:
         conn.flush_replies()
         conn.wait_for_room_in_turn()
         if size > HIGH_WATER:
-            conn.step_aside(self._fairness.let_others_go)
+            conn.step_aside(self._fairness.yield_to_others)
         if conn.runner is not None:
             conn.handler_blocks(time.monotonic())
         return 0
@@ -250,7 +250,7 @@ class MessageLoop:
             self._batch = max(1, self._batch // 2)
         if took < SLICE_S:
             return began
-        conn.step_aside(self._fairness.let_others_go)
+        conn.step_aside(self._fairness.yield_to_others)
         began = time.monotonic()
         conn.handler_blocks(began)
         return began

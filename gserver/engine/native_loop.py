@@ -13,7 +13,7 @@ from gserver.connection.native_fields import IS_NATIVE
 from gserver.connection.time_slice import Fairness
 from gserver.counters import MESSAGES, Counters
 from gserver.engine.message_loop import MessageLoop
-from gserver.engine.rate_limiter import Meter, MeteredMessageLoop
+from gserver.engine.rate_limiter import RateLimitedMessageLoop, RateLimiter
 from gserver.fault_isolation import Killed
 from gserver.service import Service
 
@@ -32,12 +32,12 @@ if IS_NATIVE:
 
 
 def make_message_loop(
-    service: Service, counters: Counters, fairness: Fairness, meter: Meter | None = None
+    service: Service, counters: Counters, fairness: Fairness, meter: RateLimiter | None = None
 ) -> MessageLoop:
     """Return the fastest message loop that is available.
 
-    With a meter it is always the one in Python: a connection that is throttled waits longer than a turn takes.
+    With a meter it is the one in Python, the slower one: a throttled connection waits longer than a turn takes anyway.
     """
     if meter is not None:
-        return MeteredMessageLoop(service, counters, fairness, meter)
+        return RateLimitedMessageLoop(service, counters, fairness, meter)
     return (NativeMessageLoop if IS_NATIVE else MessageLoop)(service, counters, fairness)

@@ -22,13 +22,13 @@ from gserver.limits.connection_limits import Limits, RateAction
 from gserver.limits.token_bucket import TokenBucket
 from gserver.service import Service
 
-__all__ = ["Meter", "MeteredMessageLoop", "StreamMeter"]
+__all__ = ["RateLimitedMessageLoop", "RateLimiter", "StreamRateLimiter"]
 
 # A throttled connection checks this often whether it has to close.
 LONGEST_SLEEP_S = 0.25
 
 
-class Meter:
+class RateLimiter:
     """Meters connections, each with token buckets of its own; a burst may be as large as the rate of one second.
 
     Args:
@@ -46,7 +46,7 @@ class Meter:
         self._notices = notices or Notices()
 
     @classmethod
-    def of(cls, limits: Limits, notices: Notices) -> Meter | None:
+    def of(cls, limits: Limits, notices: Notices) -> RateLimiter | None:
         """Make the meter for `limits`; None if they contain no rate."""
         if not limits.max_message_rate and not limits.max_byte_rate:
             return None
@@ -83,10 +83,10 @@ def wait_unread(conn: Connection, seconds: float) -> None:
         gevent.sleep(min(left, LONGEST_SLEEP_S))
 
 
-class StreamMeter:
+class StreamRateLimiter:
     """The throttle of stream handlers, called after each receive. It counts the messages since the receive before."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: RateLimiter) -> None:
         self._meter = meter
 
     def __call__(self, conn: StreamConnection, received_bytes: int) -> None:
@@ -98,10 +98,10 @@ class StreamMeter:
         wait_unread(conn, wait_s)
 
 
-class MeteredMessageLoop(MessageLoop):
+class RateLimitedMessageLoop(MessageLoop):
     """A message loop that throttles, answers or closes a connection that is too fast, after its turn."""
 
-    def __init__(self, service: Service, counters: Counters, fairness: Fairness, meter: Meter) -> None:
+    def __init__(self, service: Service, counters: Counters, fairness: Fairness, meter: RateLimiter) -> None:
         super().__init__(service, counters, fairness)
         self._meter = meter
 

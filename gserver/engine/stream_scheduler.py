@@ -40,7 +40,7 @@ class StreamEngine:
         conn.start_draining(reason)
 
     def dismiss(self, conn: StreamConnection, fault: ProtocolError | LimitExceeded) -> None:
-        if conn.runner is None:  # no handler has it yet, and only a handler knows how to answer
+        if conn.runner is None:  # no handler has it yet, and only a handler could answer
             conn.close(fault.close_reason)
         else:
             conn.fail_reading(fault)

@@ -67,8 +67,11 @@ class Door:
         self._counts_addresses = bool(limits.max_connections_per_ip or limits.max_connections_per_network)
         self._entries: dict[Hashable, list[bytes]] = {}  # the table entries under which each connection is counted
 
-    def at_accept(self) -> LimitExceeded | None:
-        """Check a connection that was just accepted and counted, whatever its address is; None if it may stay."""
+    def check_accept(self) -> LimitExceeded | None:
+        """Check a connection that was just accepted and counted, without its address.
+
+        Return the limit that it exceeds; None if it may stay.
+        """
         limits, occupancy = self._limits, self._occupancy
         # Checked first: for the other limits an idle connection may be shed, which would bypass the accept rate.
         if self._accepts is not None and not self._accepts.take(time.monotonic(), occupancy.sharers()):
@@ -80,8 +83,15 @@ class Door:
             return _full(limits.max_connections, "max_connections")
         return None
 
-    def at_name(self, key: Hashable, peer: Address) -> LimitExceeded | None:
-        """Check the address of a connection; None if it may stay. The caller calls left(key) when it is closed."""
+    def check_address(self, key: Hashable, peer: Address) -> LimitExceeded | None:
+        """Check the address of a connection, and count it by address.
+
+        Args:
+            key: identifies the connection; the caller calls left(key) when it is closed, also if it is refused.
+            peer: its address.
+
+        Return the limit that it exceeds; None if it may stay.
+        """
         if self._access is not None and not self._access.permits(peer):
             return LimitExceeded(f"no access for {format_address(peer)}", CloseReason.DENIED, "allow, deny")
         return self._count(key, peer) if self._counts_addresses else None

@@ -22,7 +22,7 @@ from gserver.tls.contexts import Tls
 from gserver.tls.session import TlsStream
 from gserver.tls.tls_connection import TlsConnection, TlsStreamConnection
 
-__all__ = ["Entrance", "EntranceRules"]
+__all__ = ["EntranceRules", "Handshake"]
 
 log = logging.getLogger("gserver.entrance")
 
@@ -46,27 +46,27 @@ class EntranceRules:
     tls: Tls | None = None
 
 
-class Entrance:
+class Handshake:
     """Runs the handshakes of the connections of one server.
 
     Args:
         rules: which handshakes there are.
-        identified: called in the hub as identified(conn) when the PROXY header has given the address of the peer,
+        on_identified: called in the hub as on_identified(conn) when the PROXY header has given the address of the peer,
             before TLS. It returns whether the connection is accepted; if not, it has closed it.
-        entered: called in the hub as entered(conn) when all handshakes are complete.
+        on_completed: called in the hub as on_completed(conn) when all handshakes are complete.
         notices: logs the handshakes that fail.
     """
 
     def __init__(
         self,
         rules: EntranceRules,
-        identified: Callable[[Connection], bool],
-        entered: Callable[[Connection], None],
+        on_identified: Callable[[Connection], bool],
+        on_completed: Callable[[Connection], None],
         notices: Notices,
     ) -> None:
         self._rules = rules
-        self._identified = identified
-        self._entered = entered
+        self._on_identified = on_identified
+        self._on_completed = on_completed
         self._notices = notices
 
     def begin(self, conn: Connection) -> None:
@@ -92,7 +92,7 @@ class Entrance:
 
     def _completed(self, conn: Connection) -> None:
         conn.handshake_completed()
-        self._entered(conn)
+        self._on_completed(conn)
 
     def _failed(self, conn: Connection, error: ProxyError | TlsError) -> None:
         log.debug("%s: %s", conn, error)
@@ -126,7 +126,7 @@ class Entrance:
         conn.handshake_received(len(taken))
         if reader.header is not None:
             conn.identified(reader.header, peer_of(reader.header, conn.peer))
-            if self._identified(conn):
+            if self._on_identified(conn):
                 self._begin_tls(conn)
 
     # The TLS handshake

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 
 from gserver.connection.connection import Connection
 
-__all__ = ["LongestIdle"]
+__all__ = ["IdleEviction"]
 
 # If no connection is idle, the next scan of all comes no sooner than this.
 SCAN_AGAIN_S = 0.05
 
 
-class LongestIdle:
+class IdleEviction:
     """Finds the connection that has been idle longest.
 
     Args:

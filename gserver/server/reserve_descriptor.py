@@ -1,9 +1,9 @@
 """A spare file descriptor, with which a server that has run out of descriptors still closes or serves new clients.
 
-Without it, accept() fails for as long as the process is at its limit. The clients then wait in the kernel's accept
-queue, connected and unanswered, while the listener stays readable and the loop spins. So one descriptor is kept in
-reserve. It is released for as long as it takes to accept a client and to close that client, or another connection. The
-refused client sees the close at once.
+Without it, accept() fails while the process is at its limit. The clients then wait in the kernel's accept queue,
+connected and unanswered, while the listener stays readable and the loop spins. So one descriptor is kept in reserve. It
+is released to accept a client, until that client or another connection is closed. The refused client gets the close at
+once.
 
 Linux allocates the descriptor before it looks for a client. So at the limit, accept() fails even when no client waits.
 Only with the spare descriptor released does it distinguish the two cases.
@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from gevent.monkey import get_original
 
-__all__ = ["EXHAUSTED", "SpareDescriptor", "close_now"]
+__all__ = ["EXHAUSTED", "ReserveDescriptor", "close_now"]
 
 #: The errors of accept() when the process or the machine has no descriptor or no memory left for another socket.
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -37,7 +37,7 @@ def close_now(sock: Any) -> None:
     _close(sock.detach())
 
 
-class SpareDescriptor:
+class ReserveDescriptor:
     """One descriptor in reserve; close() closes it."""
 
     def __init__(self) -> None:

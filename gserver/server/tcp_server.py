@@ -26,21 +26,21 @@ from gevent.server import StreamServer
 
 from gserver.codecs import Codec, Raw
 from gserver.connection.connection import Address, Connection, State, swap_context
-from gserver.connection.lingering_close import Linger
+from gserver.connection.lingering_close import LingeringClose
 from gserver.connection.log_throttling import CLOSED, NO_DESCRIPTOR, NO_SPARE, SHED, TURNED_AWAY, Notices
 from gserver.connection.stream_connection import StreamConnection
 from gserver.connection.time_slice import Fairness
 from gserver.counters import Counters
-from gserver.engine.deadline_timer import Timekeeper
+from gserver.engine.deadline_timer import DeadlineTimer
 from gserver.engine.factory import make_engine
 from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded
 from gserver.fault_isolation import Killed, interrupt_program, shielded
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
 from gserver.server.admission import Door, OwnOccupancy
-from gserver.server.handshake import Entrance, EntranceRules
-from gserver.server.idle_eviction import LongestIdle
-from gserver.server.reserve_descriptor import EXHAUSTED, SpareDescriptor, close_now
+from gserver.server.handshake import EntranceRules, Handshake
+from gserver.server.idle_eviction import IdleEviction
+from gserver.server.reserve_descriptor import EXHAUSTED, ReserveDescriptor, close_now
 from gserver.server.socket_handlers import BareHandlers
 from gserver.service import Service, StreamService
 from gserver.tls.contexts import Tls
@@ -162,18 +162,18 @@ class TcpServer(StreamServer):
         self._deadlines = deadlines or Deadlines()
         self._limits = limits or Limits()
         self._door = door or Door(self._limits, OwnOccupancy(self.counters))
-        self._spare: SpareDescriptor | None = None
+        self._spare: ReserveDescriptor | None = None
         self._notices = notices or Notices()
         self._hosts: dict[str, str] = {}
         self._connections: set[Connection] = set()
         self._outside: set[Connection] = set()  # connections that the service does not have yet: on_open was not called
         self._bare = BareHandlers(self._bare_ended, self.logs_bare_failures)
-        self._longest_idle = LongestIdle(lambda: self._connections)
+        self._idle_eviction = IdleEviction(lambda: self._connections)
         self._callbacks = Group()  # greenlets of on_open and on_close
         self._quiet = Event()
         self._drained: Event | None = None  # exists once a drain has begun; set when it is over
         self._handle: Any = None  # gevent's: called for each accepted socket
-        self._linger = Linger(linger_s, self._check_quiet)
+        self._linger = LingeringClose(linger_s, self._check_quiet)
         self._service = handle if isinstance(handle, Service | StreamService) else None
         if self._service is None and handle is not None:
             check_bare("handle", handle)
@@ -181,7 +181,9 @@ class TcpServer(StreamServer):
         self._on_open, self._on_close = (service.on_open, service.on_close) if service else (None, None)
         if self._service is not None and ssl_args:
             entrance, ssl_args = EntranceRules(tls=Tls.of_arguments(ssl_args)), {}
-        self._entrance = None if entrance is None else Entrance(entrance, self._admit_peer, self._let_in, self._notices)
+        self._handshake: Handshake | None = None
+        if entrance is not None:
+            self._handshake = Handshake(entrance, self._admit_peer, self._let_in, self._notices)
         self._rules = entrance or EntranceRules()
         self._kind = _KINDS[isinstance(handle, StreamService), self._rules.tls is not None]
         self._fairness = Fairness()
@@ -190,7 +192,7 @@ class TcpServer(StreamServer):
             if self._service is None
             else make_engine(self._service, greenlets, self.counters, self._fairness, self._limits, self._notices)
         )
-        self._keeper = Timekeeper(self._deadlines, self._engine)
+        self._keeper = DeadlineTimer(self._deadlines, self._engine)
         # The cast: gevent keeps a service, but does not call it.
         super().__init__(listener, cast(Any, handle), backlog, spawn, **ssl_args)
 
@@ -204,7 +206,7 @@ class TcpServer(StreamServer):
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._keepalive.set_on(self.socket)
         if self._spare is None:
-            self._spare = SpareDescriptor()
+            self._spare = ReserveDescriptor()
         if self._service is None:
             self._handle = functools.partial(self._bare.run, self._handle)
 
@@ -277,7 +279,7 @@ class TcpServer(StreamServer):
             self.adopt(sock, address)
             return
         self.counters.opened()
-        refusal = self._door.at_name(sock, address) or self._door.at_accept()
+        refusal = self._door.check_address(sock, address) or self._door.check_accept()
         if refusal is not None:
             self._door.left(sock)
             self._notices.limit(TURNED_AWAY, address, refusal)
@@ -318,12 +320,13 @@ class TcpServer(StreamServer):
             conn.close(CloseReason.HANDLER_ERROR)
             return conn
         # The address first, if it is known: no connection is evicted for a client that is refused anyway.
-        refusal = (self._door.at_name(conn, address) if self._rules.proxy is None else None) or self._door.at_accept()
+        refusal = self._door.check_address(conn, address) if self._rules.proxy is None else None
+        refusal = refusal or self._door.check_accept()
         if refusal is not None and not self._make_room(refusal):
             self._refuse(conn, refusal)
-        elif self._entrance is not None:
+        elif self._handshake is not None:
             self._keeper.watch(conn)
-            self._entrance.begin(conn)
+            self._handshake.begin(conn)
         else:
             self._let_in(conn)
         return conn
@@ -338,7 +341,7 @@ class TcpServer(StreamServer):
 
     def _admit_peer(self, conn: Connection) -> bool:
         """The PROXY header has given the peer's address: return whether it is admitted; if not, close `conn`."""
-        refusal = self._door.at_name(conn, conn.peer)
+        refusal = self._door.check_address(conn, conn.peer)
         if refusal is not None:
             self._refuse(conn, refusal)
         return refusal is None
@@ -354,8 +357,8 @@ class TcpServer(StreamServer):
             conn.close(refusal.close_reason)
 
     def _make_room(self, refusal: LimitExceeded) -> bool:
-        """Evict the longest idle connection, if the settings say "shed"; return whether one was evicted."""
-        longest = self._longest_idle.take() if self._door.action_for(refusal) == "shed" else None
+        """Evict the longest idle connection, if the action for `refusal` is "shed"; return whether one was evicted."""
+        longest = self._idle_eviction.take() if self._door.action_for(refusal) == "shed" else None
         if longest is not None:
             self._notices.limit(SHED, longest.peer, refusal)
             longest.close(CloseReason.SHED)
@@ -491,7 +494,7 @@ class TcpServer(StreamServer):
             accept_queued: accept the connections in the accept queue first, so that none is reset (the default).
                 False if another process accepts them.
             first_answer_s: how long, in seconds after it was accepted, a connection may wait for its first answer;
-                default 5. It is at most half of `timeout` after `spread_s`.
+                default 5; never longer than until half of `timeout` has passed after `spread_s`.
 
         Return how many connections and bare handlers had to be killed.
         """

@@ -14,7 +14,7 @@ import gevent
 import pytest
 
 from gserver.connection import lingering_close as linger
-from gserver.connection.lingering_close import Linger
+from gserver.connection.lingering_close import LingeringClose
 from gserver.errors import CloseReason
 from gserver.handlers import json
 from tests.helpers.serving import Serving, assert_closed
@@ -65,7 +65,7 @@ def test_the_last_reply_is_readable_although_the_client_still_sends(serving: Ser
 
 @contextlib.contextmanager
 def make_linger(timeout_s: float, emptied: list[bool]) -> Any:
-    lingering = Linger(timeout_s, lambda: emptied.append(True))
+    lingering = LingeringClose(timeout_s, lambda: emptied.append(True))
     try:
         yield lingering
     finally:

@@ -14,7 +14,7 @@ from gserver.connection.connection import Connection
 from gserver.connection.log_throttling import Notices
 from gserver.connection.stream_connection import StreamConnection
 from gserver.engine import rate_limiter as meter
-from gserver.engine.rate_limiter import Meter
+from gserver.engine.rate_limiter import RateLimiter
 from gserver.errors import CloseReason, LimitExceeded
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
@@ -121,11 +121,11 @@ def test_the_handler_timeout_does_not_run_while_a_connection_is_throttled(servin
 
 
 def test_the_error_names_both_rates() -> None:
-    meter = Meter(5, 1000, "refuse")
+    meter = RateLimiter(5, 1000, "refuse")
 
     assert str(meter.exceeded()) == "more than 5 messages or 1000 bytes a second"
     assert meter.exceeded().close_reason is CloseReason.RATE_LIMIT
 
 
 def test_without_a_rate_there_is_no_meter() -> None:
-    assert Meter.of(Limits(), Notices()) is None
+    assert RateLimiter.of(Limits(), Notices()) is None

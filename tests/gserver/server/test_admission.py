@@ -72,8 +72,8 @@ def test_without_limits_every_connection_is_admitted(occupancy: FakeOccupancy) -
     door = Door(Limits(), occupancy)
     occupancy.here = occupancy.everywhere = 10**6
 
-    assert door.at_accept() is None
-    assert [door.at_name(who, V4) for who in range(100)] == [None] * 100
+    assert door.check_accept() is None
+    assert [door.check_address(who, V4) for who in range(100)] == [None] * 100
 
 
 @pytest.mark.parametrize(("limit", "count"), [("worker_connections", "here"), ("max_connections", "everywhere")])
@@ -82,9 +82,9 @@ def test_a_full_server_admits_as_many_as_the_limit_and_names_it(
 ) -> None:
     door = Door(Limits(**{limit: 3}), occupancy)  # type: ignore[arg-type]
     setattr(occupancy, count, 3)  # the new connection is counted already
-    assert door.at_accept() is None
+    assert door.check_accept() is None
     setattr(occupancy, count, 4)
-    refusal = door.at_accept()
+    refusal = door.check_accept()
 
     assert reason(refusal) is CloseReason.FULL
     assert str(refusal) == "the server is full: it holds 3 connections"
@@ -94,7 +94,7 @@ def test_of_two_limits_both_hold(occupancy: FakeOccupancy) -> None:
     door = Door(Limits(worker_connections=2, max_connections=5), occupancy)
     answers = {}
     for occupancy.here, occupancy.everywhere in ((2, 5), (3, 5), (2, 6), (3, 6)):
-        answers[occupancy.here, occupancy.everywhere] = door.at_accept() is None
+        answers[occupancy.here, occupancy.everywhere] = door.check_accept() is None
 
     assert answers == {(2, 5): True, (3, 5): False, (2, 6): False, (3, 6): False}
 
@@ -103,7 +103,7 @@ def test_of_two_limits_both_hold(occupancy: FakeOccupancy) -> None:
 
 
 def accepted(door: Door, tries: int) -> int:
-    return sum(door.at_accept() is None for _ in range(tries))
+    return sum(door.check_accept() is None for _ in range(tries))
 
 
 def test_the_accept_rate_admits_so_many_in_a_second(occupancy: FakeOccupancy, clock: Clock) -> None:
@@ -113,7 +113,7 @@ def test_the_accept_rate_admits_so_many_in_a_second(occupancy: FakeOccupancy, cl
     assert accepted(door, 20) == 5
     clock.now += 0.4
     assert accepted(door, 20) == 2
-    refusal = door.at_accept()
+    refusal = door.check_accept()
 
     assert reason(refusal) is CloseReason.ACCEPT_RATE
     assert str(refusal) == "more than 5 connections a second"
@@ -136,7 +136,7 @@ def test_an_accept_rate_below_one_for_each_worker_still_admits_connections(
     door = Door(Limits(max_accept_rate=rate), occupancy)
     times = 0
     for _ in range(5000):
-        times += door.at_accept() is None
+        times += door.check_accept() is None
         clock.now += 0.1
 
     assert times == pytest.approx(500 * rate / workers, rel=0.05, abs=2)
@@ -147,7 +147,7 @@ def test_the_accept_rate_holds_before_a_connection_is_shed(occupancy: FakeOccupa
     door = Door(Limits(max_connections=1, full_action="shed", max_accept_rate=2), occupancy)
     occupancy.everywhere = 2
 
-    assert [reason(door.at_accept()) for _ in range(3)] == [CloseReason.FULL] * 2 + [CloseReason.ACCEPT_RATE]
+    assert [reason(door.check_accept()) for _ in range(3)] == [CloseReason.FULL] * 2 + [CloseReason.ACCEPT_RATE]
 
 
 # By address
@@ -156,31 +156,31 @@ def test_the_accept_rate_holds_before_a_connection_is_shed(occupancy: FakeOccupa
 def test_an_address_has_at_most_so_many_connections(occupancy: FakeOccupancy) -> None:
     door = Door(Limits(max_connections_per_ip=2), occupancy)
 
-    assert [reason(door.at_name(who, V4)) for who in range(3)] == [None, None, CloseReason.ADDRESS_LIMIT]
-    assert door.at_name(10, NEIGHBOUR) is None
+    assert [reason(door.check_address(who, V4)) for who in range(3)] == [None, None, CloseReason.ADDRESS_LIMIT]
+    assert door.check_address(10, NEIGHBOUR) is None
 
 
 def test_a_refused_connection_counts_until_it_has_left(occupancy: FakeOccupancy) -> None:
     door = Door(Limits(max_connections_per_ip=1), occupancy)
-    door.at_name("first", V4)
-    refusal = door.at_name("second", V4)
+    door.check_address("first", V4)
+    refusal = door.check_address("second", V4)
     assert str(refusal) == "more than 1 connections from one address"
     door.left("first")
-    assert door.at_name("third", V4) is not None
+    assert door.check_address("third", V4) is not None
     door.left("second")
     door.left("third")
 
-    assert door.at_name("fourth", V4) is None
+    assert door.check_address("fourth", V4) is None
 
 
 def test_a_connection_that_left_leaves_no_entry(occupancy: FakeOccupancy) -> None:
     door = Door(Limits(max_connections_per_ip=1, max_connections_per_network=1), occupancy)
     for who in range(20):
-        assert door.at_name(who, V4) is None
+        assert door.check_address(who, V4) is None
         door.left(who)
         door.left(who)  # the second call must do nothing
 
-    assert door.at_name("last", V4) is None
+    assert door.check_address("last", V4) is None
 
 
 def test_connections_of_other_workers_count(occupancy: FakeOccupancy) -> None:
@@ -188,15 +188,15 @@ def test_connections_of_other_workers_count(occupancy: FakeOccupancy) -> None:
     elsewhere.own, elsewhere.other = occupancy.other, occupancy.own
     limits = Limits(max_connections_per_ip=2)
     here, there = Door(limits, occupancy), Door(limits, elsewhere)
-    assert there.at_name("a", V4) is None
-    assert here.at_name("b", V4) is None
-    assert here.at_name("c", V4) is not None
+    assert there.check_address("a", V4) is None
+    assert here.check_address("b", V4) is None
+    assert here.check_address("c", V4) is not None
     here.left("c")
-    assert there.at_name("d", V4) is not None
+    assert there.check_address("d", V4) is not None
     there.left("d")
     there.left("a")
 
-    assert here.at_name("e", V4) is None
+    assert here.check_address("e", V4) is None
 
 
 @pytest.mark.parametrize(
@@ -210,9 +210,9 @@ def test_connections_of_other_workers_count(occupancy: FakeOccupancy) -> None:
 )
 def test_an_address_of_ipv6_is_a_64(occupancy: FakeOccupancy, first: str, second: str, is_one: bool) -> None:
     door = Door(Limits(max_connections_per_ip=1), occupancy)
-    assert door.at_name("a", (first, 1)) is None
+    assert door.check_address("a", (first, 1)) is None
 
-    assert (door.at_name("b", (second, 1)) is not None) is is_one
+    assert (door.check_address("b", (second, 1)) is not None) is is_one
 
 
 @pytest.mark.parametrize(
@@ -229,45 +229,45 @@ def test_a_network_is_as_wide_as_its_setting(
     occupancy: FakeOccupancy, bits: dict[str, Any], others: str, is_one: bool
 ) -> None:
     door = Door(Limits(max_connections_per_network=1, **bits), occupancy)
-    assert door.at_name("a", V4) is None
-    refusal = door.at_name("b", (others, 1))
+    assert door.check_address("a", V4) is None
+    refusal = door.check_address("b", (others, 1))
 
     assert (str(refusal) if is_one else refusal) == ("more than 1 connections from one network" if is_one else None)
 
 
 def test_a_network_of_ipv6_is_as_wide_as_its_setting(occupancy: FakeOccupancy) -> None:
     door = Door(Limits(max_connections_per_network=1, ipv6_network_bits=32), occupancy)
-    assert door.at_name("a", ("fd00:1:2::1", 1, 0, 0)) is None
-    assert door.at_name("b", ("fd00:1:3::1", 1, 0, 0)) is not None
-    assert door.at_name("c", ("fd00:2::1", 1, 0, 0)) is None
+    assert door.check_address("a", ("fd00:1:2::1", 1, 0, 0)) is None
+    assert door.check_address("b", ("fd00:1:3::1", 1, 0, 0)) is not None
+    assert door.check_address("c", ("fd00:2::1", 1, 0, 0)) is None
 
 
 def test_an_address_and_its_network_are_two_limits_even_of_the_same_bits(occupancy: FakeOccupancy) -> None:
     limits = Limits(max_connections_per_ip=2, max_connections_per_network=2, ipv4_network_bits=32)
     door = Door(limits, occupancy)
 
-    assert [door.at_name(who, V4) is None for who in range(3)] == [True, True, False]
+    assert [door.check_address(who, V4) is None for who in range(3)] == [True, True, False]
     for who in range(3):
         door.left(who)
-    assert [door.at_name(who, V4) is None for who in range(3)] == [True, True, False]
+    assert [door.check_address(who, V4) is None for who in range(3)] == [True, True, False]
 
 
 def test_peers_without_an_address_are_not_counted(occupancy: FakeOccupancy) -> None:
     door = Door(Limits(max_connections_per_ip=1, max_connections_per_network=1), occupancy)
 
-    assert [door.at_name(who, "") for who in range(5)] == [None] * 5
+    assert [door.check_address(who, "") for who in range(5)] == [None] * 5
 
 
 def test_addresses_that_do_not_fit_into_a_full_table_are_admitted(occupancy: FakeOccupancy) -> None:
     occupancy.own = AddressTable(memoryview(bytearray(64)).cast("Q"))
     door = Door(Limits(max_connections_per_ip=1), occupancy)
     for number in range(8):
-        assert door.at_name(number, (f"10.0.0.{number}", 1)) is None
+        assert door.check_address(number, (f"10.0.0.{number}", 1)) is None
 
-    assert door.at_name("ninth", STRANGER) is None
-    assert door.at_name("tenth", STRANGER) is None
+    assert door.check_address("ninth", STRANGER) is None
+    assert door.check_address("tenth", STRANGER) is None
     door.left("ninth")
-    assert door.at_name("again", ("10.0.0.1", 1)) is not None
+    assert door.check_address("again", ("10.0.0.1", 1)) is not None
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=80))
@@ -280,7 +280,7 @@ def test_no_address_ever_has_more_than_its_limit(steps: list[tuple[int, int]]) -
             door.left(who)
             continue
         has_room = list(there.values()).count(number) < 2
-        assert (door.at_name(who, (f"10.0.0.{number}", 1)) is None) is has_room
+        assert (door.check_address(who, (f"10.0.0.{number}", 1)) is None) is has_room
         if has_room:
             there[who] = number
         else:
@@ -292,21 +292,21 @@ def test_no_address_ever_has_more_than_its_limit(steps: list[tuple[int, int]]) -
 
 def test_a_denied_address_is_named_and_not_counted(occupancy: FakeOccupancy) -> None:
     door = Door(Limits(deny=parse_networks(["10.0.0.1"]), max_connections_per_ip=1), occupancy)
-    refusal = door.at_name("a", V4)
+    refusal = door.check_address("a", V4)
 
     assert reason(refusal) is CloseReason.DENIED
     assert str(refusal) == "no access for 10.0.0.1:1000"
     door = Door(Limits(max_connections_per_ip=1), occupancy)
-    assert door.at_name("b", V4) is None
+    assert door.check_address("b", V4) is None
 
 
 def test_an_address_that_is_not_allowed_is_denied(occupancy: FakeOccupancy) -> None:
     door = Door(Limits(allow=parse_networks(["10.0.0.0/24"])), occupancy)
 
-    assert door.at_name("a", V4) is None
-    assert reason(door.at_name("b", STRANGER)) is CloseReason.DENIED
-    assert reason(door.at_name("c", ("::1", 1, 0, 0))) is CloseReason.DENIED
-    assert door.at_name("d", "") is None  # a unix socket's permissions are its own
+    assert door.check_address("a", V4) is None
+    assert reason(door.check_address("b", STRANGER)) is CloseReason.DENIED
+    assert reason(door.check_address("c", ("::1", 1, 0, 0))) is CloseReason.DENIED
+    assert door.check_address("d", "") is None  # a unix socket's permissions are its own
 
 
 # Actions

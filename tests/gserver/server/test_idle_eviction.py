@@ -15,7 +15,7 @@ from gserver.connection.stream_connection import StreamConnection
 from gserver.errors import CloseReason
 from gserver.limits.access_list import parse_networks
 from gserver.limits.connection_limits import Limits
-from gserver.server.reserve_descriptor import SpareDescriptor
+from gserver.server.reserve_descriptor import ReserveDescriptor
 from gserver.server.tcp_server import TcpServer
 from tests.helpers.limited import admitted, assert_turned_away, bare_echo, echo_stream, telling_echo
 from tests.helpers.services import Gate, make_echo_lines, make_lines
@@ -177,7 +177,7 @@ def test_without_a_descriptor_the_longest_idle_connection_is_shed(
         return accept()
 
     monkeypatch.setattr(server, "_accept", failing_once)
-    assert isinstance(server._spare, SpareDescriptor)
+    assert isinstance(server._spare, ReserveDescriptor)
     admitted(serving, server, 1)
 
     assert_turned_away(first)

@@ -14,7 +14,7 @@ import pytest
 
 from gserver.errors import CloseReason
 from gserver.limits.connection_limits import Limits
-from gserver.server.reserve_descriptor import SpareDescriptor
+from gserver.server.reserve_descriptor import ReserveDescriptor
 from tests.helpers.services import make_echo_lines
 from tests.helpers.serving import Serving
 from tests.helpers.waiting import wait_until
@@ -45,7 +45,7 @@ def accept_from(server: socket.socket) -> socket.socket | None:
 
 
 def test_without_a_free_descriptor_one_client_can_be_accepted() -> None:
-    spare = SpareDescriptor()
+    spare = ReserveDescriptor()
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
         server.setblocking(False)
         client.connect(server.getsockname())
@@ -64,7 +64,7 @@ def test_without_a_free_descriptor_one_client_can_be_accepted() -> None:
 
 
 def test_no_waiting_client_is_distinguished_from_no_descriptor() -> None:
-    spare = SpareDescriptor()
+    spare = ReserveDescriptor()
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         with no_more_descriptors():
