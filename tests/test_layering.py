@@ -390,11 +390,15 @@ def fields_of_connections() -> set[str]:
 
 
 def assigned_fields(tree: ast.AST, fields: set[str]) -> Iterator[str]:
-    """The fields that a tree assigns or deletes of objects that are named like a connection."""
+    """The fields that a tree assigns or deletes of objects named like a connection, or of self in subclasses of one."""
+    owners = {"conn", "connection"}
+    bases = [ast.unparse(base) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for base in node.bases]
+    if any(base.endswith("Connection") for base in bases):
+        owners.add("self")
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load) and node.attr in fields:
+        if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
             owner = ast.unparse(node.value).rpartition(".")[2].strip("_")
-            if owner in ("conn", "connection"):
+            if owner in owners and node.attr in fields:
                 yield f"{node.lineno}: {ast.unparse(node)}"
 
 
@@ -414,6 +418,9 @@ def test_assignments_to_fields_of_a_connection_are_found() -> None:
     fields = fields_of_connections()
 
     assert {"state", "runner", "watcher", "_throttle"} <= fields
+    of_subclass = "class A(Connection):\n    def b(self): self.fd = 1"
+    assert list(assigned_fields(ast.parse("self.state = 1"), fields)) == []
+    assert list(assigned_fields(ast.parse(of_subclass), fields)) == ["2: self.fd"]
     assert sorted(assigned_fields(ast.parse(text), fields)) == [
         "1: conn.state",
         "2: self._conn.sent_bytes",

@@ -202,6 +202,10 @@ class Connection(ConnectionFields):
         """The service gets the connection now."""
         self.state = _OPEN
 
+    def seal(self) -> None:
+        """From now on, receive() and push() are those of a subclass, which decrypts and encrypts."""
+        self.is_sealed = True
+
     def attach_buckets(self, buckets: Any) -> None:
         """Keep the token buckets of the rate limiter."""
         self.buckets = buckets

@@ -39,7 +39,7 @@ class _Tls(Connection):
 
     def begin_tls(self, stream: TlsStream) -> None:
         self._stream = stream
-        self.is_sealed = True
+        self.seal()
 
     def receive_sealed(self, max_bytes: int) -> bytes | None:
         """What the peer sends, as it is; None if there is nothing now."""
