@@ -44,13 +44,13 @@ def test_the_longest_idle_connection_is_shed(serving: Serving, greenlets: str, s
 
 
 def test_on_close_is_called_for_the_connection_that_was_shed(serving: Serving, greenlets: str) -> None:
-    told: list[CloseReason] = []
-    service = make_echo_lines(on_close=lambda conn, reason: told.append(reason))
+    calls: list[CloseReason] = []
+    service = make_echo_lines(on_close=lambda conn, reason: calls.append(reason))
     server = shedding(service, serving, 1, greenlets=greenlets)
     admitted(serving, server, 1)
     admitted(serving, server, 1)
 
-    assert told == [SHED]
+    assert calls == [SHED]
 
 
 def test_a_connection_with_a_running_handler_is_never_shed(serving: Serving, greenlets: str) -> None:
@@ -151,8 +151,8 @@ def test_a_bare_handler_is_never_shed(serving: Serving) -> None:
 
 
 def test_every_connection_of_a_burst_that_sheds_is_counted(serving: Serving, greenlets: str) -> None:
-    told: list[CloseReason] = []
-    service = telling_echo(on_close=lambda conn, reason: told.append(reason))
+    calls: list[CloseReason] = []
+    service = telling_echo(on_close=lambda conn, reason: calls.append(reason))
     server = shedding(service, serving, 10, greenlets=greenlets)
     peers = [serving.connect(server) for _ in range(200)]
     wait_until(lambda: server.counters.accepted == 200 and server.counters.open <= 10)
@@ -161,7 +161,7 @@ def test_every_connection_of_a_burst_that_sheds_is_counted(serving: Serving, gre
     reasons = closed_reasons(server)
     assert sum(reasons.values()) == 190
     assert set(reasons) <= {SHED, FULL}
-    assert told == [SHED] * reasons.get(SHED, 0)
+    assert calls == [SHED] * reasons.get(SHED, 0)
 
 
 def test_without_a_descriptor_the_longest_idle_connection_is_shed(

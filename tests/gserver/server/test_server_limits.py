@@ -214,30 +214,30 @@ def test_an_on_error_that_fails_does_not_prevent_the_refusal(serving: Serving, g
 
 
 def test_on_error_is_given_the_limit_and_the_connection(serving: Serving, greenlets: str) -> None:
-    told: list[Any] = []
-    service = make_echo_lines(on_error=lambda fault, conn: told.append((type(fault), fault.close_reason, conn.peer)))
+    calls: list[Any] = []
+    service = make_echo_lines(on_error=lambda fault, conn: calls.append((type(fault), fault.close_reason, conn.peer)))
     server = serving.start(service, greenlets=greenlets, limits=Limits(max_connections=1))
     serving.meet(server)
     refused = serving.connect(server)
     address = refused.sock.getsockname()
     refused.read_to_end()
 
-    assert told == [(LimitExceeded, FULL, address)]
+    assert calls == [(LimitExceeded, FULL, address)]
 
 
 @pytest.mark.parametrize("full_action", ["refuse", "close"])
 def test_a_refused_connection_never_reaches_the_service(serving: Serving, greenlets: str, full_action: Any) -> None:
-    told: list[Any] = []
-    service = telling_echo(on_open=told.append, on_close=lambda conn, reason: told.append(reason))
+    calls: list[Any] = []
+    service = telling_echo(on_open=calls.append, on_close=lambda conn, reason: calls.append(reason))
     server = serving.start(service, greenlets=greenlets, limits=Limits(max_connections=1, full_action=full_action))
     serving.meet(server)
-    wait_until(lambda: len(told) == 1)
+    wait_until(lambda: len(calls) == 1)
     for _ in range(3):
         refused = serving.connect(server)
         refused.send(b"hello\n")
         refused.is_reset()
 
-    assert len(told) == 1
+    assert len(calls) == 1
     assert closed_reasons(server) == {FULL: 3}
     assert len(server.connections) == 1
 

@@ -131,15 +131,15 @@ def test_on_close_comes_after_the_last_message_though_the_connection_broke_befor
     serving: Serving, greenlets: str
 ) -> None:
     """A failed send of another greenlet ends the connection while a handler runs; on_close waits for the handler."""
-    told: list[str] = []
+    calls: list[str] = []
     conns: list[Connection] = []
     gate = Gate()
 
     def on_message(line: bytes, conn: Connection) -> None:
         gate.block()
-        told.append("handled")
+        calls.append("handled")
 
-    service = make_lines(on_message, on_open=conns.append, on_close=lambda conn, reason: told.append("closed"))
+    service = make_lines(on_message, on_open=conns.append, on_close=lambda conn, reason: calls.append("closed"))
     server = serving.start(service, greenlets=greenlets)
     peer = serving.connect(server)
     peer.send(b"hello\n")
@@ -148,11 +148,11 @@ def test_on_close_comes_after_the_last_message_though_the_connection_broke_befor
     conns[0].push(b"x")
     conns[0].push(b"x")
     assert_closed(server, CloseReason.PEER_RESET)
-    is_soon(lambda: told, 0.02)  # without waiting, on_close would be called now
+    is_soon(lambda: calls, 0.02)  # without waiting, on_close would be called now
     gate.opened.set()
-    wait_until(lambda: len(told) == 2)
+    wait_until(lambda: len(calls) == 2)
 
-    assert told == ["handled", "closed"]
+    assert calls == ["handled", "closed"]
 
 
 def test_a_drain_waits_for_a_handler_whose_connection_has_ended(serving: Serving, greenlets: str) -> None:

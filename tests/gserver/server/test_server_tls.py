@@ -218,8 +218,8 @@ def test_a_reply_that_the_peer_reads_late_arrives_whole(
 def test_a_client_without_tls_is_one_counted_close_without_an_answer(
     serving: Serving, entrance: EntranceRules, caplog: pytest.LogCaptureFixture, data: bytes
 ) -> None:
-    told: list[Any] = []
-    service = Service(lambda line, conn: line, Lines, on_close=lambda conn, reason: told.append(reason))
+    calls: list[Any] = []
+    service = Service(lambda line, conn: line, Lines, on_close=lambda conn, reason: calls.append(reason))
     server = serving.start(service, entrance=entrance)
     peer = serving.connect(server)
     peer.send(data)
@@ -227,7 +227,7 @@ def test_a_client_without_tls_is_one_counted_close_without_an_answer(
     assert len(peer.read_to_end()) < 20  # an alert at most
     assert_closed(server, CloseReason.HANDSHAKE_FAILED)
     assert caplog.records == []
-    assert told == []
+    assert calls == []
 
 
 def test_a_client_that_sends_nothing_or_stops_in_the_handshake_is_closed(
