@@ -22,11 +22,11 @@ import msgspec
 
 from gserver.codecs import CODECS, Codec, JsonLines, Malformed, Raw, codec_named
 from gserver.config.addresses import TcpBind, UnixBind, parse_bind
+from gserver.connection.native_fields import RECEIVE_BYTES
 from gserver.errors import ConnectionClosed, GServerError
 
 __all__ = ["Client", "main"]
 
-RECEIVE_BYTES = 64 * 1024
 DEFAULT_TIMEOUT_S = 10.0
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gserver.connection.connection import Connection, State
+from gserver.connection.native_fields import RECEIVE_BYTES
 from gserver.connection.stream_connection import StreamConnection
 from gserver.errors import TlsError
 from gserver.tls.session import TlsInfo, TlsStream
 
 __all__ = ["TlsConnection", "TlsStreamConnection"]
 
-# More than the maximum of a record, so that a whole record is received at once.
-RECEIVE_BYTES = 64 * 1024
 _SLOTS = ("_has_sent_close_notify", "_rest", "_stream", "tls")
 _CLOSED = State.CLOSED
 
@@ -40,7 +39,7 @@ class _Tls(Connection):
 
     def begin_tls(self, stream: TlsStream) -> None:
         self._stream = stream
-        self.is_sealed = True
+        self.seal()
 
     def receive_sealed(self, max_bytes: int) -> bytes | None:
         """Receive ciphertext; None if nothing has arrived."""
@@ -74,6 +73,7 @@ class _Tls(Connection):
     def _decrypted(self) -> bytes | None:
         stream, received = self._stream, b""
         if not stream.has_buffered:
+            # More than the longest record: nothing of one record stays behind in the kernel.
             arrived = super().receive(RECEIVE_BYTES)
             if not arrived:
                 return arrived
