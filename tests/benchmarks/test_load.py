@@ -189,11 +189,11 @@ def established_to(port: int, client: int) -> int:
 def test_a_wrong_answer_is_an_error(client: str) -> None:
     message = failure(client, lambda data, count: data if count < 5 else data.replace(b"a", b"b"))
 
-    assert message == "load: the server gave a wrong answer"
+    assert message == "load: the reply is wrong"
 
 
 def test_an_answer_that_is_too_long_is_an_error(client: str) -> None:
-    assert failure(client, lambda data, count: data + b"more") == "load: the server answered more than was asked"
+    assert failure(client, lambda data, count: data + b"more") == "load: the reply is longer than expected"
 
 
 def test_a_closed_connection_is_an_error(client: str) -> None:
@@ -213,8 +213,8 @@ def test_a_server_that_does_not_listen_is_an_error(client: str) -> None:
     ("words", "message"),
     [
         (["--mode", "ecko"], "load: there is no mode ecko"),
-        (["--depth", "0"], "load: 0 is not a number, or too small"),
-        (["--depth", "x"], "load: x is not a number, or too small"),
+        (["--depth", "0"], "load: 0 is not a number, or is too small"),
+        (["--depth", "x"], "load: x is not a number, or is too small"),
         (["--tls"], "load: this program was built without TLS"),
         (["--port", "1"], "load: needs --port, and --message or --size"),
         (["--port", "1", "--size", "1", "--message", "x"], "load: needs --port, and --message or --size"),
