@@ -94,7 +94,7 @@ def test_no_client_notices_that_a_server_stops_which_haproxy_was_told_to_leave(t
     ):
         for number in range(60):
             if number == 20:
-                proxy.ask("set server echo/one state drain")
+                proxy.request("set server echo/one state drain")
                 one.process.terminate()
             assert ask(proxy.address, [b"%d" % number]) == [b"%d" % number]
         assert one.wait() == 0

@@ -19,7 +19,7 @@ import pytest
 
 from loadtests.recording.histogram import Histogram
 from loadtests.recording.recording import CUT_OFF, OK, Recording
-from tests.helpers.known_delays import Books, KnownDelays
+from tests.helpers.known_delays import KnownDelays, Records
 from tests.helpers.loadtests_swarms import Swarm, of_processes
 
 pytestmark = pytest.mark.alone
@@ -85,7 +85,7 @@ class Outcome:
     """A swarm on four servers that has ended."""
 
     recording: Recording
-    books: dict[str, Books]
+    records: dict[str, Records]
     service: dict[str, list[int]]  # what tasks measured
     response: dict[str, list[int]]
 
@@ -108,7 +108,7 @@ def swarm(folder: Path, processes: int) -> Outcome:
         measured = [each for path in folder.glob("swarm/measured-*.json") for each in json.loads(path.read_text())]
         return Outcome(
             ended.recording,
-            {kind: server.books() for kind, server in servers.items()},
+            {kind: server.records() for kind, server in servers.items()},
             {kind: [service for name, _, service, _ in measured if name == kind] for kind in KINDS},
             {kind: [response for name, _, _, response in measured if name == kind] for kind in KINDS},
         )
@@ -156,7 +156,7 @@ def assert_between(least: Sequence[int], reported: Histogram, most: Sequence[int
 def assert_counts_are_exact(outcome: Outcome) -> None:
     for kind in KINDS:
         total = outcome.recording.total([kind])
-        assert total.outcomes == {OK: len(outcome.books[kind].replies)}, kind
+        assert total.outcomes == {OK: len(outcome.records[kind].replies)}, kind
         assert CUT_OFF not in total.outcomes
         assert total.service.measured.total == total.response.measured.total == total.outcomes[OK]
     assert outcome.recording.missing() == []
@@ -164,7 +164,7 @@ def assert_counts_are_exact(outcome: Outcome) -> None:
 
 def assert_bounds_hold(outcome: Outcome) -> None:
     for kind in KINDS:
-        total, replies = outcome.recording.total([kind]), outcome.books[kind].replies
+        total, replies = outcome.recording.total([kind]), outcome.records[kind].replies
         served = [sent_ns - received_ns for _, received_ns, sent_ns in replies]
         responded = [sent_ns - int(line.split()[1]) for line, _, sent_ns in replies]
         assert_between(served, total.service.measured, outcome.service[kind])
@@ -175,22 +175,24 @@ def deviations(outcome: Outcome) -> dict[str, str]:
     """Where the reports and the servers' books disagree."""
     wrong: dict[str, str] = {}
     for kind in KINDS:
-        total, replies = outcome.recording.total([kind]), outcome.books[kind].replies
+        total, replies = outcome.recording.total([kind]), outcome.records[kind].replies
         response = [sent_ns - int(line.split()[1]) for line, _, sent_ns in replies]
         wrong |= errors(f"{kind} response", total.response.measured, response, outcome.response[kind])
         if kind != "freeze":  # what waits for a frozen server waits where it does not see it
             service = [sent_ns - received_ns for _, received_ns, sent_ns in replies]
             wrong |= errors(f"{kind} service", total.service.measured, service, outcome.service[kind])
-    by_arithmetic = responses_by_arithmetic(outcome.books["freeze"], int(statistics.median(outcome.service["freeze"])))
+    by_arithmetic = responses_by_arithmetic(
+        outcome.records["freeze"], int(statistics.median(outcome.service["freeze"]))
+    )
     measured = outcome.response["freeze"]
     return wrong | errors("by arithmetic", total.response.measured, by_arithmetic, measured, FROZEN_QUANTILES)
 
 
-def responses_by_arithmetic(books: Books, delay_ns: int) -> list[int]:
+def responses_by_arithmetic(records: Records, delay_ns: int) -> list[int]:
     """Of users with a tick each 100 ms, and a server that takes `delay_ns`, but does nothing for a second."""
-    frozen_ns, thawed_ns = books.frozen
+    frozen_ns, thawed_ns = records.frozen
     ticks: dict[str, list[int]] = {}
-    for line, _, _ in books.replies:
+    for line, _, _ in records.replies:
         due_ns = int(line.split()[1])
         ticks.setdefault(f"{due_ns % (10**9 // RATES['freeze'])}", []).append(due_ns)
     responses = []
