@@ -89,7 +89,7 @@ def test_files_that_were_moved_away_are_opened_again(tmp_path: Path) -> None:
 
 def test_standard_output_can_go_where_the_errors_go(tmp_path: Path) -> None:
     program = (
-        "import sys; from gserver import logs; from gserver.config.settings import Settings\n"
+        "import sys; from gserver.process import logs; from gserver.config.settings import Settings\n"
         "logs.configure(Settings.checked({'errorlog': sys.argv[1], 'capture_output': True}))\n"
         "print('printed'); print('complained', file=sys.stderr)\n"
     )
@@ -274,7 +274,7 @@ def test_opening_again_without_files_is_no_trouble(capfd: pytest.CaptureFixture[
 
 def test_captured_output_follows_a_file_that_was_moved(tmp_path: Path) -> None:
     program = (
-        "import os, sys; from gserver import logs; from gserver.config.settings import Settings\n"
+        "import os, sys; from gserver.process import logs; from gserver.config.settings import Settings\n"
         "settings = Settings.checked({'errorlog': sys.argv[1], 'capture_output': True})\n"
         "logs.configure(settings); print('old', flush=True)\n"
         "os.rename(sys.argv[1], sys.argv[1] + '.1'); logs.reopen(); print('new')\n"
