@@ -119,10 +119,10 @@ def test_cpu_time_and_memory_are_those_of_all_processes() -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         server = Server(Tree(process.pid), "")
-        assert process.stdout.read(2) == b"1\n"
+        assert process.stdout.readline() == b"1\n"
         before, resident = server.sample(), server.resident_bytes()
         process.stdin.write(b"\n")
-        assert process.stdout.read(2) == b"2\n"
+        assert process.stdout.readline() == b"2\n"
         used = used_between(before, server.sample()).seconds
         process.kill()  # the child ends with its input
     assert 0.1 < used < 1
