@@ -1,4 +1,4 @@
-"""preload_app: whatever happens to a mold, at whatever moment, the server goes on or comes back by itself."""
+"""preload_app: the server recovers from any failure of the preload process, at any moment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gserver import Lines, Service
 app = Service(lambda line, conn: b"%d" % os.getpid(), Lines)
 """
 HANGS = "import time\nprint('importing', flush=True)\ntime.sleep(3600)\n"
-#: What a mold gets to answer is made short.
+#: A short time limit for a fork by the preload process.
 IMPATIENT = "from gserver.arbiter import supervision\nsupervision.BIRTH_S = 0.5\n"
 
 
@@ -39,7 +39,7 @@ def write(folder: Path, text: str) -> None:
         cached.unlink()
 
 
-def molds_of(server: GserverProcess) -> list[int]:
+def preload_pids(server: GserverProcess) -> list[int]:
     return [int(pid) for pid in re.findall(r"Preloading \(pid: (\d+)\)", server.log)]
 
 
@@ -49,37 +49,37 @@ def worker_of(server: GserverProcess) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV], ids=lambda number: number.name)
-def test_a_mold_that_is_killed_is_replaced_when_it_is_needed(tmp_path: Path, number: int) -> None:
+def test_a_killed_preload_process_is_replaced_when_it_is_needed(tmp_path: Path, number: int) -> None:
     with start(tmp_path) as server:
-        (mold,) = molds_of(server)
+        (mold,) = preload_pids(server)
         os.kill(mold, number)
         server.wait_for_log(rf"Mold ended with signal {signal.Signals(number).name} \(pid: {mold}\)")
         server.kill_worker(worker_of(server))
 
         assert worker_of(server) in children_of(server.process.pid)
-        assert len(molds_of(server)) == 2
+        assert len(preload_pids(server)) == 2
         assert "Cannot fork" not in server.log
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
 
 
-def test_when_the_mold_and_all_workers_are_killed_one_mold_brings_them_back(tmp_path: Path) -> None:
+def test_when_it_and_all_workers_are_killed_one_new_preload_process_forks_them_again(tmp_path: Path) -> None:
     with start(tmp_path, workers=3) as server:
-        for pid in [*molds_of(server), *server.serving_pids()]:
+        for pid in [*preload_pids(server), *server.serving_pids()]:
             os.kill(pid, signal.SIGKILL)
         server.wait_for_log("Worker ready", 6)
 
-        assert len(molds_of(server)) == 2
+        assert len(preload_pids(server)) == 2
         assert "Cannot fork" not in server.log
 
 
-def test_a_mold_killed_while_it_imports_fails_its_reload_and_the_next_one_works(tmp_path: Path) -> None:
+def test_a_kill_during_the_import_fails_the_reload_and_the_next_one_works(tmp_path: Path) -> None:
     with start(tmp_path) as server:
         before = worker_of(server)
         write(tmp_path, HANGS)
         server.signal(signal.SIGHUP)
         server.wait_for_log("importing")
-        os.kill(molds_of(server)[1], signal.SIGKILL)
+        os.kill(preload_pids(server)[1], signal.SIGKILL)
         server.wait_for_log("Reload failed")
         assert worker_of(server) == before
         write(tmp_path, APP)
@@ -92,14 +92,14 @@ def test_a_mold_killed_while_it_imports_fails_its_reload_and_the_next_one_works(
         assert "Traceback" not in server.log
 
 
-def test_a_stopped_mold_holds_up_nobody_and_is_replaced(tmp_path: Path) -> None:
+def test_a_suspended_preload_process_delays_nothing_and_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "gserver.conf.py").write_text(IMPATIENT)
     with start(tmp_path) as server:
-        (mold,) = molds_of(server)
+        (mold,) = preload_pids(server)
         os.kill(mold, signal.SIGSTOP)
         os.kill(worker_of(server), signal.SIGKILL)
         server.wait_for_log("exited with signal SIGKILL")
-        stats = run_gserver("--stats", "stats", cwd=tmp_path)  # the arbiter does not wait for the mold
+        stats = run_gserver("--stats", "stats", cwd=tmp_path)  # the arbiter does not wait for the preload process
         server.wait_for_log("The mold does not fork, and is killed")
         server.wait_for_log("Worker ready", 2)
 
@@ -108,9 +108,9 @@ def test_a_stopped_mold_holds_up_nobody_and_is_replaced(tmp_path: Path) -> None:
         assert "Traceback" not in server.log
 
 
-def test_an_order_ends_with_the_mold_that_has_not_carried_it_out(tmp_path: Path) -> None:
+def test_a_fork_request_ends_with_the_preload_process_that_has_not_done_it(tmp_path: Path) -> None:
     with start(tmp_path) as server:
-        (mold,) = molds_of(server)
+        (mold,) = preload_pids(server)
         os.kill(mold, signal.SIGSTOP)
         os.kill(worker_of(server), signal.SIGKILL)
         server.wait_for_log("exited with signal SIGKILL")
@@ -122,16 +122,16 @@ def test_an_order_ends_with_the_mold_that_has_not_carried_it_out(tmp_path: Path)
         assert server.wait() == 0
 
 
-def test_a_worker_that_is_forked_too_late_does_not_stay(tmp_path: Path) -> None:
-    """The mold goes on after the order was given up, and before it is killed."""
+def test_a_worker_that_is_forked_too_late_is_ended(tmp_path: Path) -> None:
+    """The preload process resumes after the fork request was given up and before it is killed."""
     (tmp_path / "gserver.conf.py").write_text("from gserver.arbiter import supervision\nsupervision.BIRTH_S = 3600\n")
     with start(tmp_path) as server:
-        (mold,) = molds_of(server)
+        (mold,) = preload_pids(server)
         os.kill(mold, signal.SIGSTOP)
         server.signal(signal.SIGTTIN)
-        wait_for(lambda: "Workers: 2 instead of 1" in server.log, "a second worker is ordered")
+        wait_for(lambda: "Workers: 2 instead of 1" in server.log, "a second worker is requested")
         server.signal(signal.SIGTTOU)
-        wait_for(lambda: "Workers: 1 instead of 2" in server.log, "it is needed no more")
+        wait_for(lambda: "Workers: 1 instead of 2" in server.log, "it is not needed any more")
         os.kill(mold, signal.SIGCONT)
         known = {mold, worker_of(server)}
         wait_for(lambda: children_of(server.process.pid) == known, "the worker that came too late has ended")
@@ -140,9 +140,9 @@ def test_a_worker_that_is_forked_too_late_does_not_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGQUIT], ids=lambda number: number.name)
-def test_a_stop_waits_for_no_mold(tmp_path: Path, stop: int) -> None:
+def test_a_stop_does_not_wait_for_the_preload_process(tmp_path: Path, stop: int) -> None:
     with start(tmp_path) as server:
-        (mold,) = molds_of(server)
+        (mold,) = preload_pids(server)
         os.kill(mold, signal.SIGSTOP)
         os.kill(worker_of(server), signal.SIGKILL)
         server.wait_for_log("exited with signal SIGKILL")
@@ -153,7 +153,7 @@ def test_a_stop_waits_for_no_mold(tmp_path: Path, stop: int) -> None:
         assert "Traceback" not in server.log
 
 
-def test_a_mold_that_is_not_ready_takes_no_orders() -> None:
+def test_a_preload_process_that_is_not_ready_takes_no_fork_requests() -> None:
     ours, theirs = Channel.pair()
     mold = Mold(1, ours)
     with pytest.raises(MoldBroken, match="takes no orders"):
@@ -165,7 +165,7 @@ def test_a_mold_that_is_not_ready_takes_no_orders() -> None:
     ours.close()
 
 
-def test_an_order_carries_the_end_of_a_channel_over_which_the_worker_answers() -> None:
+def test_a_fork_request_carries_the_workers_end_of_its_channel() -> None:
     ours, molds = Channel.pair()
     workers_here, workers = Channel.pair()
     mold = Mold(1, ours)
@@ -176,14 +176,14 @@ def test_an_order_carries_the_end_of_a_channel_over_which_the_worker_answers() -
     assert message is not None
     assert (message.word, message.addresses) == (FORK, ("3", "4"))
     (descriptor,) = message.descriptors
-    os.close(descriptor)  # as when mold and worker end
+    os.close(descriptor)  # as when preload process and worker end
 
     assert workers_here.receive() is None
     for channel in (ours, molds, workers_here):
         channel.close()
 
 
-def test_what_was_sent_before_an_end_is_shut_is_still_received() -> None:
+def test_messages_sent_before_a_shutdown_are_still_received() -> None:
     ours, theirs = Channel.pair()
     assert theirs.send(BORN, ["1"])
     ours.shut()
@@ -211,7 +211,7 @@ def ready(pid: int) -> Mold:
     return mold
 
 
-def test_a_failed_reload_goes_back_to_the_mold_from_before() -> None:
+def test_a_failed_reload_returns_to_the_previous_preload_process() -> None:
     molds, ended = make_molds()
     molds.current = first = ready(1)
     molds.begin_reload()
@@ -223,7 +223,7 @@ def test_a_failed_reload_goes_back_to_the_mold_from_before() -> None:
     assert ended == [2]
 
 
-def test_a_reload_that_succeeds_ends_the_mold_from_before() -> None:
+def test_a_successful_reload_ends_the_previous_preload_process() -> None:
     molds, ended = make_molds()
     molds.current = ready(1)
     molds.begin_reload()
@@ -234,7 +234,7 @@ def test_a_reload_that_succeeds_ends_the_mold_from_before() -> None:
     assert ended == [1]
 
 
-def test_a_mold_that_was_not_ready_is_nothing_to_go_back_to() -> None:
+def test_a_failed_reload_does_not_return_to_one_that_was_not_ready() -> None:
     molds, ended = make_molds()
     molds.current = ready(1)
     molds.current.is_ready = False
@@ -248,7 +248,7 @@ def test_a_mold_that_was_not_ready_is_nothing_to_go_back_to() -> None:
 
 
 @pytest.mark.parametrize("lost", [1, 2])
-def test_a_mold_that_has_ended_is_forgotten(lost: int) -> None:
+def test_a_preload_process_that_has_ended_is_forgotten(lost: int) -> None:
     molds, ended = make_molds()
     molds.current = ready(1)
     molds.begin_reload()
@@ -262,7 +262,7 @@ def test_a_mold_that_has_ended_is_forgotten(lost: int) -> None:
     assert ended == ([2] if lost == 1 else [])
 
 
-#: In the arbiter, and so in all that it forks: the second fork of a process that has the application fails.
+#: Runs in the arbiter and so in all processes that it forks: the second fork after the import of the app fails.
 FORKS_BADLY = """
 import errno, os, sys
 _real, _forks = os.fork, []
@@ -276,11 +276,11 @@ os.fork = fork
 """
 
 
-def test_a_mold_that_cannot_fork_for_a_moment_goes_on(tmp_path: Path) -> None:
+def test_a_preload_process_that_cannot_fork_for_a_moment_continues(tmp_path: Path) -> None:
     (tmp_path / "gserver.conf.py").write_text(FORKS_BADLY)
     with start(tmp_path) as server:
-        (mold,) = molds_of(server)
+        (mold,) = preload_pids(server)
         server.kill_worker(worker_of(server))
         assert worker_of(server)
-        assert molds_of(server) == [mold]
+        assert preload_pids(server) == [mold]
     assert "Cannot fork: [Errno 11] there are too many processes" in server.log

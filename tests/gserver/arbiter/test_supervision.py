@@ -14,7 +14,7 @@ from gserver.arbiter.supervision import (
     Spawn,
     Stage,
 )
-from tests.helpers.book import LATER, act, make_serving, serving
+from tests.helpers.supervision_driver import LATER, act, make_serving, serving
 
 PATIENCE_S = 30.0
 

@@ -15,7 +15,7 @@ from gserver.arbiter.supervision import (
     ReloadFailed,
     Stage,
 )
-from tests.helpers.book import LATER, act, describe, make_reloading, make_serving, serving
+from tests.helpers.supervision_driver import LATER, act, describe, make_reloading, make_serving, serving
 
 PATIENCE_S = 10.0
 DUE_AT = 20.0

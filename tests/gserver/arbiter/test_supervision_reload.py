@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gserver.arbiter.supervision import DEAF_S, FIRST_PAUSE_S, STROKE_S, YOUNG_S, Children, Policy, ReloadFailed, Stage
-from tests.helpers.book import LATER, act, describe, make_reloading, make_serving, serving
+from tests.helpers.supervision_driver import LATER, act, describe, make_reloading, make_serving, serving
 
 SETTLE_S = 3.0
 

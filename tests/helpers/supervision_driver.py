@@ -1,4 +1,4 @@
-"""The book of workers, driven without any process: decide, do it, and say in words what was done."""
+"""Drive the supervision of workers without processes: decide, apply the actions, and describe them as text."""
 
 from __future__ import annotations
 
@@ -19,30 +19,33 @@ from gserver.arbiter.supervision import (
 
 __all__ = ["LATER", "act", "describe", "make_reloading", "make_serving", "serving"]
 
-#: When workers that began at 0 have long lived.
+#: A time at which workers that were forked at 0 are no longer young.
 LATER = YOUNG_S * 100
 
 
 def act(
     children: Children, now: float, forks: Iterable[int] = (), deadlines: Mapping[int, float] | None = None
 ) -> list[str]:
-    """Decide, and do it: the workers to be forked get the pids `forks`, and there must be as many. What was done."""
+    """Decide and apply the actions; return a description of each.
+
+    forks: pids for the workers that are forked; AssertionError unless exactly so many are forked.
+    """
     pids = iter(forks)
     deadlines = deadlines or {}
     words: list[str] = []
-    for _ in range(2):  # a worker that was told to drain says at once that it accepts no more
+    for _ in range(2):  # a worker that is told to drain reports at once that it no longer accepts
         for action in children.decide(now, deadlines):
             if isinstance(action, Spawn):
                 pid = next(pids, None)
-                assert pid is not None, f"nobody should be forked; {words}"
+                assert pid is not None, f"no worker should be forked; {words}"
                 children.spawned(pid, now, age=pid)
                 words.append(f"fork {pid}")
             else:
                 words.append(describe(action))
             if isinstance(action, Drain):
                 children.is_deaf(action.child.pid, now)
-    assert next(pids, None) is None, f"more should be forked; {words}"
-    assert children.decide(now, deadlines) == [], f"something was left after {words}"
+    assert next(pids, None) is None, f"more workers should be forked; {words}"
+    assert children.decide(now, deadlines) == [], f"further actions are due after {words}"
     return words
 
 
@@ -57,7 +60,7 @@ def describe(action: Action) -> str:
 
 
 def make_serving(target: int, policy: Policy | None = None) -> Children:
-    """Children whose workers 1..target serve since 0."""
+    """Return Children in which the workers 1..target serve since time 0."""
     children = Children(target, policy or Policy())
     act(children, 0.0, [1])
     children.became_ready(1, 0.0)
@@ -69,7 +72,7 @@ def make_serving(target: int, policy: Policy | None = None) -> Children:
 
 
 def make_reloading(target: int, policy: Policy | None = None) -> Children:
-    """Children whose workers 1..target serve since 0; at LATER, the first of their followers was forked."""
+    """Return Children in which the workers 1..target serve since time 0, and at LATER the first new one was forked."""
     children = make_serving(target, policy)
     children.begin_reload(target, LATER)
     act(children, LATER, [target + 1])
