@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 from gserver.arbiter.supervision import (
     YOUNG_S,
     Action,
-    Children,
     Drain,
     Go,
+    Kill,
     Policy,
     ReloadDone,
     Spawn,
     Stage,
-    Strike,
+    Supervision,
 )
 
 __all__ = ["LATER", "act", "describe", "make_reloading", "make_serving", "serving"]
@@ -24,31 +24,31 @@ LATER = YOUNG_S * 100
 
 
 def act(
-    children: Children, now: float, forks: Iterable[int] = (), deadlines: Mapping[int, float] | None = None
+    supervision: Supervision, now: float, forks: Iterable[int] = (), deadlines: Mapping[int, float] | None = None
 ) -> list[str]:
     """Decide, and do it: the workers to be forked get the pids `forks`, and there must be as many. What was done."""
     pids = iter(forks)
     deadlines = deadlines or {}
     words: list[str] = []
     for _ in range(2):  # a worker that was told to drain says at once that it accepts no more
-        for action in children.decide(now, deadlines):
+        for action in supervision.decide(now, deadlines):
             if isinstance(action, Spawn):
                 pid = next(pids, None)
                 assert pid is not None, f"nobody should be forked; {words}"
-                children.spawned(pid, now, age=pid)
+                supervision.spawned(pid, now, age=pid)
                 words.append(f"fork {pid}")
             else:
                 words.append(describe(action))
             if isinstance(action, Drain):
-                children.is_deaf(action.child.pid, now)
+                supervision.stopped_accepting(action.child.pid, now)
     assert next(pids, None) is None, f"more should be forked; {words}"
-    assert children.decide(now, deadlines) == [], f"something was left after {words}"
+    assert supervision.decide(now, deadlines) == [], f"something was left after {words}"
     return words
 
 
 def describe(action: Action) -> str:
-    if isinstance(action, Strike):
-        return f"{action.stroke.value} {action.child.pid}"
+    if isinstance(action, Kill):
+        return f"{action.kill_stage.value} {action.child.pid}"
     if isinstance(action, Go | Drain):
         return f"{type(action).__name__.lower()} {action.child.pid}"
     if isinstance(action, Spawn):
@@ -56,25 +56,25 @@ def describe(action: Action) -> str:
     return "reloaded" if isinstance(action, ReloadDone) else "failed"
 
 
-def make_serving(target: int, policy: Policy | None = None) -> Children:
+def make_serving(target: int, policy: Policy | None = None) -> Supervision:
     """Children whose workers 1..target serve since 0."""
-    children = Children(target, policy or Policy())
-    act(children, 0.0, [1])
-    children.became_ready(1, 0.0)
-    act(children, 0.0, range(2, target + 1))
+    supervision = Supervision(target, policy or Policy())
+    act(supervision, 0.0, [1])
+    supervision.became_ready(1, 0.0)
+    act(supervision, 0.0, range(2, target + 1))
     for pid in range(2, target + 1):
-        children.became_ready(pid, 0.0)
-    act(children, 0.0)
-    return children
+        supervision.became_ready(pid, 0.0)
+    act(supervision, 0.0)
+    return supervision
 
 
-def make_reloading(target: int, policy: Policy | None = None) -> Children:
+def make_reloading(target: int, policy: Policy | None = None) -> Supervision:
     """Children whose workers 1..target serve since 0; at LATER, the first of their followers was forked."""
-    children = make_serving(target, policy)
-    children.begin_reload(target, LATER)
-    act(children, LATER, [target + 1])
-    return children
+    supervision = make_serving(target, policy)
+    supervision.begin_reload(target, LATER)
+    act(supervision, LATER, [target + 1])
+    return supervision
 
 
-def serving(children: Children) -> list[int]:
-    return sorted(child.pid for child in children if child.stage is Stage.SERVING)
+def serving(supervision: Supervision) -> list[int]:
+    return sorted(child.pid for child in supervision if child.stage is Stage.SERVING)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gserver.arbiter.binary_upgrade import VARIABLE, Command, Descriptors, Inheritance, Succession, take_inheritance
+from gserver.arbiter.binary_upgrade import VARIABLE, BinaryUpgrade, Command, Descriptors, Inheritance, take_inheritance
 from gserver.arbiter.signals import SignalQueue
 from gserver.config.addresses import Bind, FdBind, TcpBind, UnixBind
 from gserver.process.pidfile import Pidfile
@@ -50,15 +50,15 @@ def test_what_is_inherited_is_not_left_to_other_programs() -> None:
 def test_a_process_knows_how_it_was_started() -> None:
     command = Command.of_this_process()
 
-    assert command.words[0] == sys.executable
-    assert list(command.words[1:]) == sys.orig_argv[1:]
+    assert command.arguments[0] == sys.executable
+    assert list(command.arguments[1:]) == sys.orig_argv[1:]
     assert command.folder == os.getcwd()
 
 
-def run(program: str) -> tuple[Succession, int, SignalQueue]:
-    succession = Succession(Command((sys.executable, "-c", program), "/"), Inheritance())
+def run(program: str) -> tuple[BinaryUpgrade, int, SignalQueue]:
+    upgrade = BinaryUpgrade(Command((sys.executable, "-c", program), "/"), Inheritance())
     signals = SignalQueue()
-    return succession, succession.begin(signals, {}, ()), signals
+    return upgrade, upgrade.start(signals, {}, ()), signals
 
 
 def test_a_successor_gets_the_lifeline_and_sees_it_end() -> None:
@@ -67,10 +67,10 @@ def test_a_successor_gets_the_lifeline_and_sees_it_end() -> None:
         "lifeline = take_inheritance(os.environ).lifeline\n"
         "os._exit(9 if os.read(lifeline, 1) == b'' else 1)"
     )
-    succession, pid, signals = run(program)
-    assert succession.is_under_way
-    assert not succession.has_predecessor
-    succession.close()
+    upgrade, pid, signals = run(program)
+    assert upgrade.is_under_way
+    assert not upgrade.has_old_arbiter
+    upgrade.close()
 
     _, status = os.waitpid(pid, 0)
     signals.close()
@@ -78,35 +78,35 @@ def test_a_successor_gets_the_lifeline_and_sees_it_end() -> None:
 
 
 def test_a_successor_that_ends_leaves_room_for_another() -> None:
-    succession, pid, signals = run("raise SystemExit(3)")
+    upgrade, pid, signals = run("raise SystemExit(3)")
     os.waitpid(pid, 0)
     signals.close()
 
-    assert not succession.lost(pid + 1)
-    assert succession.lost(pid)
-    assert not succession.is_under_way
+    assert not upgrade.lost(pid + 1)
+    assert upgrade.lost(pid)
+    assert not upgrade.is_under_way
 
 
 def test_a_command_that_cannot_be_executed_ends_the_child() -> None:
-    succession = Succession(Command(("/nowhere/python",), "/"), Inheritance())
+    upgrade = BinaryUpgrade(Command(("/nowhere/python",), "/"), Inheritance())
     signals = SignalQueue()
-    pid = succession.begin(signals, {}, ())
+    pid = upgrade.start(signals, {}, ())
     _, status = os.waitpid(pid, 0)
     signals.close()
 
     assert os.waitstatus_to_exitcode(status) == 1
-    assert succession.lost(pid)
+    assert upgrade.lost(pid)
 
 
 def test_the_end_of_a_predecessor_is_seen_on_its_lifeline() -> None:
     reader, writer = os.pipe()
-    succession = Succession(Command((), "/"), Inheritance(lifeline=reader))
-    assert succession.has_predecessor
-    assert succession.fileno() == reader
+    upgrade = BinaryUpgrade(Command((), "/"), Inheritance(lifeline=reader))
+    assert upgrade.has_old_arbiter
+    assert upgrade.fileno() == reader
     os.close(writer)
-    succession.predecessor_ended()
+    upgrade.old_arbiter_ended()
 
-    assert not succession.is_under_way
+    assert not upgrade.is_under_way
 
 
 @pytest.fixture
@@ -118,10 +118,10 @@ def signals() -> Iterator[SignalQueue]:
 
 def run_to_its_end(program: str, signals: SignalQueue, folder: Path, listeners: Descriptors | None = None) -> int:
     """Execute it as a successor, in that folder; its exit status."""
-    succession = Succession(Command((sys.executable, "-c", program), str(folder)), Inheritance())
-    pid = succession.begin(signals, listeners or {}, (FdBind(3),))
+    upgrade = BinaryUpgrade(Command((sys.executable, "-c", program), str(folder)), Inheritance())
+    pid = upgrade.start(signals, listeners or {}, (FdBind(3),))
     _, status = os.waitpid(pid, 0)
-    assert succession.lost(pid)
+    assert upgrade.lost(pid)
     return os.waitstatus_to_exitcode(status)
 
 
@@ -176,17 +176,17 @@ def test_a_successor_hears_all_signals_and_no_watchdog_of_another(
 
 def test_a_predecessor_that_is_leaving_is_not_gone_yet() -> None:
     reader, writer = os.pipe()
-    succession = Succession(Command((), "/"), Inheritance(lifeline=reader))
-    assert not succession.is_in_charge
+    upgrade = BinaryUpgrade(Command((), "/"), Inheritance(lifeline=reader))
+    assert not upgrade.is_in_charge
     os.write(writer, b"L")
 
-    assert not succession.is_predecessor_gone()
-    assert succession.is_in_charge
-    assert succession.has_predecessor
-    assert not succession.is_under_way
+    assert not upgrade.is_old_arbiter_gone()
+    assert upgrade.is_in_charge
+    assert upgrade.has_old_arbiter
+    assert not upgrade.is_under_way
     os.close(writer)
-    assert succession.is_predecessor_gone()
-    succession.predecessor_ended()
+    assert upgrade.is_old_arbiter_gone()
+    upgrade.old_arbiter_ended()
 
 
 def test_a_successor_is_left_to_another_parent_and_told(
@@ -205,17 +205,17 @@ def test_a_successor_is_left_to_another_parent_and_told(
         f"open('seen', 'w').write(repr((words, os.getppid() == {os.getpid()})))\n"
         "os.rename('seen', 'done')"
     )
-    succession = Succession(Command((sys.executable, "-c", program), str(tmp_path)), Inheritance())
-    midwife = succession.begin(signals, {}, ())
-    successor = succession.successor
-    assert successor not in (None, midwife)
+    upgrade = BinaryUpgrade(Command((sys.executable, "-c", program), str(tmp_path)), Inheritance())
+    launcher = upgrade.start(signals, {}, ())
+    new_arbiter = upgrade.new_arbiter
+    assert new_arbiter not in (None, launcher)
     wait_for((tmp_path / "pid.2").exists, "the successor has its pid file")
-    succession.hand_over(Notifier({}, os.getpid()), pidfile, end)
-    assert (tmp_path / "pid").read_text() == f"{successor}\n"
+    upgrade.hand_over(Notifier({}, os.getpid()), pidfile, end)
+    assert (tmp_path / "pid").read_text() == f"{new_arbiter}\n"
     with pytest.raises(ChildProcessError):
-        os.waitpid(midwife, 0)
-    assert succession.is_under_way
-    succession.close()
+        os.waitpid(launcher, 0)
+    assert upgrade.is_under_way
+    upgrade.close()
 
     wait_for((tmp_path / "done").exists, "the successor has ended")
     assert (tmp_path / "done").read_text() == "([b'L', b''], False)"
@@ -227,15 +227,15 @@ def end(pid: int) -> None:
 
 
 def test_a_successor_that_is_killed_is_lost_with_its_signal(signals: SignalQueue) -> None:
-    succession = Succession(Command((sys.executable, "-c", "import time; time.sleep(60)"), "/"), Inheritance())
-    midwife = succession.begin(signals, {}, ())
-    assert succession.successor is not None
-    os.kill(succession.successor, signal.SIGKILL)
-    _, status = os.waitpid(midwife, 0)
+    upgrade = BinaryUpgrade(Command((sys.executable, "-c", "import time; time.sleep(60)"), "/"), Inheritance())
+    launcher = upgrade.start(signals, {}, ())
+    assert upgrade.new_arbiter is not None
+    os.kill(upgrade.new_arbiter, signal.SIGKILL)
+    _, status = os.waitpid(launcher, 0)
 
     assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGKILL
-    assert succession.lost(midwife)
-    assert succession.successor is None
+    assert upgrade.lost(launcher)
+    assert upgrade.new_arbiter is None
 
 
 def test_a_process_that_cannot_fork_goes_on_without_a_successor(
@@ -244,17 +244,17 @@ def test_a_process_that_cannot_fork_goes_on_without_a_successor(
     def refuse(run: Callable[[], int]) -> int:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    succession = Succession(Command((sys.executable, "-c", ""), "/"), Inheritance())
+    upgrade = BinaryUpgrade(Command((sys.executable, "-c", ""), "/"), Inheritance())
     monkeypatch.setattr("gserver.arbiter.binary_upgrade.fork_child", refuse)
 
-    assert succession.begin(signals, {}, ()) == 0
-    assert not succession.is_under_way
+    assert upgrade.start(signals, {}, ()) == 0
+    assert not upgrade.is_under_way
 
 
 def test_a_worker_has_neither_lifeline() -> None:
     reader, writer = os.pipe()
-    succession = Succession(Command((), "/"), Inheritance(lifeline=reader))
-    succession.leave_to_worker()
+    upgrade = BinaryUpgrade(Command((), "/"), Inheritance(lifeline=reader))
+    upgrade.leave_to_child()
 
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(reader)
@@ -262,11 +262,11 @@ def test_a_worker_has_neither_lifeline() -> None:
 
 
 def test_closing_twice_closes_nothing_of_others(signals: SignalQueue) -> None:
-    succession = Succession(Command((sys.executable, "-c", ""), "/"), Inheritance())
-    pid = succession.begin(signals, {}, ())
-    succession.close()
+    upgrade = BinaryUpgrade(Command((sys.executable, "-c", ""), "/"), Inheritance())
+    pid = upgrade.start(signals, {}, ())
+    upgrade.close()
     reader, writer = os.pipe()
-    succession.close()
+    upgrade.close()
 
     assert os.fstat(reader)
     assert os.fstat(writer)

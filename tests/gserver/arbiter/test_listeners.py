@@ -279,7 +279,7 @@ def test_a_path_that_somebody_else_has_taken_meanwhile_is_not_removed(listeners:
 def test_a_path_is_left_to_a_successor(listeners: Listeners, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     listeners.open([UnixBind(str(path))])
-    listeners.leave_to_successor()
+    listeners.close_without_unlink()
 
     assert path.exists()
 
@@ -299,11 +299,11 @@ def test_a_path_that_is_gone_already_is_no_trouble(
 def test_who_takes_over_a_unix_socket_removes_its_path_in_the_end(listeners: Listeners, tmp_path: Path) -> None:
     bind = UnixBind(str(tmp_path / "socket"))
     listeners.open([bind])
-    heir = Listeners(10)
-    heir.adopt({bind: [os.dup(fd) for fd in listeners.descriptors[bind]]})
-    listeners.leave_to_successor()
+    receiver = Listeners(10)
+    receiver.adopt({bind: [os.dup(fd) for fd in listeners.descriptors[bind]]})
+    listeners.close_without_unlink()
     knock(bind.path, socket.AF_UNIX)
-    heir.close()
+    receiver.close()
 
     assert list(tmp_path.iterdir()) == []
 
@@ -330,18 +330,18 @@ def test_a_descriptor_that_is_no_listener_is_a_clear_error_and_stays_open(listen
 
 @pytest.mark.parametrize("descriptor", [999_999, 0])
 def test_a_descriptor_that_is_no_socket_is_a_clear_error(listeners: Listeners, descriptor: int) -> None:
-    with open(os.devnull) as file, pytest.raises(ConfigError, match="is no socket: "):
+    with open(os.devnull) as file, pytest.raises(ConfigError, match="is not a socket: "):
         listeners.open([FdBind(descriptor or file.fileno())])
 
 
 def test_a_descriptor_that_no_process_can_have_is_a_clear_error(listeners: Listeners) -> None:
-    with pytest.raises(ConfigError, match=r"^descriptor 99999999999 is no socket: "):
+    with pytest.raises(ConfigError, match=r"^descriptor 99999999999 is not a socket: "):
         listeners.open([FdBind(99_999_999_999)])
 
 
 def test_a_descriptor_is_not_closed_by_what_fails_beside_it(listeners: Listeners) -> None:
     with socket.create_server(("127.0.0.1", 0)) as given:
-        with pytest.raises(ConfigError, match="is no socket"):
+        with pytest.raises(ConfigError, match="is not a socket"):
             listeners.open([FdBind(given.fileno()), FdBind(999_999)])
         knock(given.getsockname())
 
@@ -358,12 +358,12 @@ def test_another_arbiters_listeners_are_taken_over_with_their_lanes(lanes: Liste
     lanes.open([ANY])
     lanes.lanes_for(1, [ANY], 2)
     lanes.lanes_for(2, [ANY], 2)
-    heir = Listeners(10, reuse_port=True)
-    heir.adopt({bind: [os.dup(fd) for fd in fds] for bind, fds in lanes.descriptors.items()})
+    receiver = Listeners(10, reuse_port=True)
+    receiver.adopt({bind: [os.dup(fd) for fd in fds] for bind, fds in lanes.descriptors.items()})
 
-    assert heir.describe() == lanes.describe()
-    assert [len(fds) for fds in heir.descriptors.values()] == [2]
-    heir.close()
+    assert receiver.describe() == lanes.describe()
+    assert [len(fds) for fds in receiver.descriptors.values()] == [2]
+    receiver.close()
 
 
 def test_what_another_arbiter_has_not_taken_over_is_not_opened_any_more(lanes: Listeners) -> None:
@@ -371,7 +371,7 @@ def test_what_another_arbiter_has_not_taken_over_is_not_opened_any_more(lanes: L
     lanes.open([ANY])
     first = only(lanes.lanes_for(1, [ANY], 1))
 
-    assert only(lanes.lanes_for(2, [ANY], 2, has_heir=True)) is first
+    assert only(lanes.lanes_for(2, [ANY], 2, is_upgrading=True)) is first
     assert [len(fds) for fds in lanes.descriptors.values()] == [1]
     assert lanes.hand_over(2, [1], [ANY]) is None
     assert only(lanes.lanes_for(3, [ANY], 2)) is not first
@@ -399,7 +399,7 @@ def test_who_waits_in_a_dead_workers_lane_is_served_by_the_next(lanes: Listeners
     lanes.open([ANY])
     own = only(lanes.lanes_for(1, [ANY], 1))
     clients = [socket.create_connection(own.getsockname(), 5) for _ in range(5)]
-    lanes.gone(1)
+    lanes.worker_ended(1)
     successors = only(lanes.lanes_for(2, [ANY], 1))
 
     for client in clients:
@@ -413,8 +413,8 @@ def test_a_replacement_gets_the_lane_of_the_one_it_replaces_and_lanes_do_not_pil
     own = only(lanes.lanes_for(1, [ANY], 1))
     for old in range(1, 5):
         assert lanes.lanes_for(old + 1, [ANY], 1) == []
-        heir = lanes.hand_over(old, [old + 1], [ANY])
-        assert heir == (old + 1, [{ANY: own}])
+        receiver = lanes.hand_over(old, [old + 1], [ANY])
+        assert receiver == (old + 1, [{ANY: own}])
 
 
 def test_a_lane_that_nobody_needs_goes_to_whom_has_the_fewest(lanes: Listeners) -> None:
@@ -437,11 +437,11 @@ def test_who_waits_in_a_lane_that_is_handed_over_is_served_by_the_heir(lanes: Li
         lanes.lanes_for(pid, [ANY], 2)
     address = lanes.describe().rpartition(":")
     clients = [socket.create_connection((address[0], int(address[2])), 5) for _ in range(10)]
-    heir = lanes.hand_over(1, [2], [ANY])
+    receiver = lanes.hand_over(1, [2], [ANY])
 
-    assert heir is not None
-    assert heir[0] == 2
-    lanes.gone(1)
+    assert receiver is not None
+    assert receiver[0] == 2
+    lanes.worker_ended(1)
     served = [accept_all(socket.socket(fileno=os.dup(fd))) for fd in lanes.descriptors[ANY]]
     assert sum(served) == len(clients)
     for client in clients:
@@ -463,7 +463,7 @@ def accept_all(listener: socket.socket) -> int:
 def test_a_worker_that_nobody_knows_has_nothing_to_leave(lanes: Listeners) -> None:
     lanes.open([ANY])
     lanes.lanes_for(1, [ANY], 1)
-    lanes.gone(7)
+    lanes.worker_ended(7)
 
     assert lanes.hand_over(7, [1], [ANY]) is None
 
@@ -473,14 +473,14 @@ def test_an_address_that_is_added_is_in_every_lane(lanes: Listeners) -> None:
     lanes.open([ANY])
     for pid in (1, 2):
         lanes.lanes_for(pid, [ANY], 2)
-        lanes.gone(pid)
+        lanes.worker_ended(pid)
     lanes.lanes_for(1, [ANY], 2)
     lanes.open([ANY, more])
-    heirs = lanes.hand_over(1, [], [ANY]), lanes.lanes_for(3, [ANY, more], 2)
+    receivers = lanes.hand_over(1, [], [ANY]), lanes.lanes_for(3, [ANY, more], 2)
 
-    assert heirs[0] is None
-    assert [set(lane) for lane in heirs[1]] == [{ANY, more}] * len(lanes.descriptors[ANY])
-    assert len({lane[more].getsockname() for lane in heirs[1]}) == 1
+    assert receivers[0] is None
+    assert [set(lane) for lane in receivers[1]] == [{ANY, more}] * len(lanes.descriptors[ANY])
+    assert len({lane[more].getsockname() for lane in receivers[1]}) == 1
 
 
 def test_an_address_that_is_given_up_is_closed_in_every_lane(lanes: Listeners) -> None:

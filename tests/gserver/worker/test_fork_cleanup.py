@@ -206,18 +206,18 @@ def test_without_descriptors_they_are_closed(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_a_copy_of_a_worker_counts_is_its_own() -> None:
     scoreboard = Scoreboard(2)
-    place = scoreboard.free_place()
-    place.take(1)
-    place.cells[0] = 5
+    slot = scoreboard.free_slot()
+    slot.reserve(1)
+    slot.cells[0] = 5
     pid = os.fork()
     if pid == 0:
         scoreboard.become_private()
-        status = place.cells[0]
-        place.cells[0] = 99
-        place.deadline = 5.0
+        status = slot.cells[0]
+        slot.cells[0] = 99
+        slot.deadline = 5.0
         os._exit(status)
     _, status = os.waitpid(pid, 0)
 
     assert os.waitstatus_to_exitcode(status) == 5
-    assert place.cells[0] == 5
-    assert place.deadline is None
+    assert slot.cells[0] == 5
+    assert slot.deadline is None

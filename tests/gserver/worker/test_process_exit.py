@@ -127,7 +127,7 @@ def test_what_the_stop_raises_is_logged_and_the_rest_goes_on(tmp_path: Path, rai
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
 
-    assert "stop of the service failed" in server.log
+    assert "stop() of the service failed" in server.log
     assert raised in server.log
     assert f"Worker exited with status 0 (pid: {pid})" in server.log
     assert notes(tmp_path, pid) == ALL
@@ -152,7 +152,7 @@ def test_a_stop_that_does_not_return_is_given_up_after_the_graceful_timeout(tmp_
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
 
-    assert "stop of the service did not return within 0.6 s, and is killed" in server.log
+    assert "stop() of the service did not return within 0.6 s and is killed" in server.log
     assert f"Worker exited with status 0 (pid: {pid})" in server.log
     assert notes(tmp_path, pid) == ALL
 
@@ -174,9 +174,9 @@ def test_an_end_that_hangs_is_bounded_and_says_where(
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
 
-    assert "The process does not end in time, and is ended; it stands at:" in server.log
+    assert "The process does not exit in time and is ended; its stack:" in server.log
     assert (stop if stop != "pass" else exit) in server.log
-    assert "Worker gets KILL" not in server.log
+    assert "Sending KILL to worker" not in server.log
 
 
 def test_an_end_that_hangs_is_bounded_without_an_arbiter_too(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_threads_that_do_not_end_hold_up_no_end(tmp_path: Path) -> None:
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
 
-    assert "does not end in time" not in server.log
+    assert "does not exit in time" not in server.log
 
 
 PRINTS = "\nprint('loaded')\n"

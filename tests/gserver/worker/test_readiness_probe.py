@@ -152,7 +152,7 @@ def raises(message: Any, conn: Any) -> Any:
         ),
         (
             Service(raises, Lines, probe=b"?"),
-            r"^the probe was not answered: the handler raised RuntimeError: it cannot \(.*test_worker_probe.py:\d+\)$",
+            r"^the probe was not answered: the handler raised RuntimeError: it cannot \(.*test_\w+\.py:\d+\)$",
         ),
         (
             Service(raises, Lines, probe=b"?", on_error=lambda *_: b"sorry"),
@@ -160,7 +160,7 @@ def raises(message: Any, conn: Any) -> Any:
         ),
         (
             Service(raises, Lines, probe=b"?", on_open=lambda conn: None),
-            r"it cannot \(.*\) \(on_open is not called for the probe, unless with probe_on_open=True\)$",
+            r"it cannot \(.*\) \(on_open is called for the probe only with probe_on_open=True\)$",
         ),
         (
             Service(lambda line, conn: "text", Lines, probe=b"?"),
@@ -176,7 +176,7 @@ def raises(message: Any, conn: Any) -> Any:
         ),
         (
             Service(lambda line, conn: line, DeafToAnswers, probe=b"?"),
-            r"^the codec DeafToAnswers cannot read the answer to the probe: KeyError: 'lost' \(.*py:\d+\)$",
+            r"^the codec DeafToAnswers cannot read the reply to the probe: KeyError: 'lost' \(.*py:\d+\)$",
         ),
     ],
     ids=[
@@ -346,7 +346,7 @@ def test_a_probe_that_the_codec_calls_malformed_does_not_pass() -> None:
 
 
 def test_a_probe_that_is_too_long_for_its_codec_does_not_pass() -> None:
-    assert "the codec does not take it: line of 11 bytes, the limit is 10" in refusal(
+    assert "the codec refuses it: line of 11 bytes, the limit is 10" in refusal(
         Service(lambda line, conn: line, lambda: Lines(max_bytes=10), probe=b"?" * 11)
     )
 

@@ -14,7 +14,7 @@ import pytest
 from gserver.config.settings import Settings
 from gserver.errors import ConfigError, FrameTooLarge
 from gserver.service import Service
-from gserver.worker.worker import check_entrance, limit_messages
+from gserver.worker.worker import check_handshake_settings, limit_messages
 from tests.helpers.services import make_echo_lines
 
 ROOT = Path(__file__).parents[3]
@@ -273,10 +273,10 @@ def test_a_folder_that_is_gone_by_now_is_an_error(folder: Path) -> None:
 def test_a_bare_handler_has_no_entrance(values: dict[str, Any], says: str) -> None:
     def handle(sock: Any, address: Any) -> None: ...
 
-    check_entrance(handle, Settings.checked({}))
-    check_entrance(make_echo_lines(), Settings.checked(values))
+    check_handshake_settings(handle, Settings.checked({}))
+    check_handshake_settings(make_echo_lines(), Settings.checked(values))
     with pytest.raises(ConfigError, match=says):
-        check_entrance(handle, Settings.checked(values))
+        check_handshake_settings(handle, Settings.checked(values))
 
 
 def test_the_longest_message_is_the_codecs_affair_unless_a_setting_says_otherwise() -> None:

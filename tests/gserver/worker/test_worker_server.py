@@ -15,7 +15,7 @@ import pytest
 from gevent.event import Event
 from greenlet import greenlet
 
-from gserver.arbiter.scoreboard import Place, Scoreboard
+from gserver.arbiter.scoreboard import Scoreboard, Slot
 from gserver.codecs import Lines
 from gserver.config.settings import Settings
 from gserver.counters import ACCEPTED, OPEN, Counters
@@ -31,8 +31,8 @@ SERVICE = Service(lambda line, conn: line, Lines)
 
 
 @contextlib.contextmanager
-def serving(scoreboard: Scoreboard | None = None, place: Place | None = None, **values: Any) -> Iterator[WorkerServer]:
-    counters = Counters(place.cells if place is not None else None)
+def serving(scoreboard: Scoreboard | None = None, slot: Slot | None = None, **values: Any) -> Iterator[WorkerServer]:
+    counters = Counters(slot.cells if slot is not None else None)
     settings = Settings.checked(values)
     server = WorkerServer(("127.0.0.1", 0), SERVICE, settings, counters, scoreboard, "the worker")
     server.start()
@@ -43,17 +43,17 @@ def serving(scoreboard: Scoreboard | None = None, place: Place | None = None, **
         counters.check()
 
 
-def make_two_workers() -> tuple[Scoreboard, Place, Place]:
+def make_two_workers() -> tuple[Scoreboard, Slot, Slot]:
     """A scoreboard with two workers that serve."""
     scoreboard = Scoreboard(2)
-    places = []
+    slots = []
     for pid in (1, 2):
-        place = scoreboard.free_place()
-        place.take(pid)
-        place.belongs_to(pid)
-        place.is_serving = True
-        places.append(place)
-    return scoreboard, places[0], places[1]
+        slot = scoreboard.free_slot()
+        slot.reserve(pid)
+        slot.assign(pid)
+        slot.is_serving = True
+        slots.append(slot)
+    return scoreboard, slots[0], slots[1]
 
 
 def test_hooks_are_told_of_every_connection() -> None:
@@ -337,15 +337,15 @@ def endless_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.contextmanager
-def holding(place: Place, count: int) -> Iterator[None]:
+def holding(slot: Slot, count: int) -> Iterator[None]:
     """A worker seems to hold so many connections more."""
-    place.cells[OPEN] += count
-    place.cells[ACCEPTED] += count
+    slot.cells[OPEN] += count
+    slot.cells[ACCEPTED] += count
     try:
         yield
     finally:
-        place.cells[OPEN] -= count
-        place.cells[ACCEPTED] -= count
+        slot.cells[OPEN] -= count
+        slot.cells[ACCEPTED] -= count
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_one_that_is_not_ahead_never_pauses(own_count: int, other_count: int) ->
 @pytest.mark.usefixtures("endless_pauses")
 def test_one_that_is_alone_never_pauses() -> None:
     scoreboard, own, other = make_two_workers()
-    other.leave()
+    other.release()
     with holding(own, 100), serving(scoreboard, own) as server:
         ask_and_leave(server)
 
