@@ -496,7 +496,7 @@ class Arbiter:
         self._pidfile.remove()
         self._stats.close()
         self._reload_requests.reply("the server has stopped")
-        if hasattr(self, "_crew"):
+        if hasattr(self, "_workers"):
             self._workers.close()
         self._orphans.close()
         self._selector.close()

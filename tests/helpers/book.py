@@ -57,7 +57,7 @@ def describe(action: Action) -> str:
 
 
 def make_serving(target: int, policy: Policy | None = None) -> Supervision:
-    """Children whose workers 1..target serve since 0."""
+    """Supervision whose workers 1..target serve since 0."""
     supervision = Supervision(target, policy or Policy())
     act(supervision, 0.0, [1])
     supervision.became_ready(1, 0.0)
@@ -69,7 +69,7 @@ def make_serving(target: int, policy: Policy | None = None) -> Supervision:
 
 
 def make_reloading(target: int, policy: Policy | None = None) -> Supervision:
-    """Children whose workers 1..target serve since 0; at LATER, the first of their followers was forked."""
+    """Supervision whose workers 1..target serve since 0; at LATER, the first of their followers was forked."""
     supervision = make_serving(target, policy)
     supervision.begin_reload(target, LATER)
     act(supervision, LATER, [target + 1])

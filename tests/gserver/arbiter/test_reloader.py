@@ -53,12 +53,12 @@ def test_the_config_file_and_what_patterns_match_are_watched_too(tmp_path: Path)
 # A process that watches for its parent, which counts what it hears.
 PARENT = """
 import os, signal, sys
-from gserver.arbiter import reloader as code_watch
-code_watch.POLL_S, code_watch.LOOK_MS = 0.05, 100
+from gserver.arbiter import reloader
+reloader.POLL_S, reloader.CHECK_PARENT_MS = 0.05, 100
 me = os.getpid()
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
 if os.fork() == 0:
-    os._exit(code_watch.watch_code(code_watch.Watched(sys.argv[1]), sys.argv[2], me))
+    os._exit(reloader.watch_files(reloader.WatchedFiles(sys.argv[1]), sys.argv[2], me))
 print("begun", flush=True)
 while signal.sigwait([signal.SIGHUP]):
     print("changed", flush=True)
@@ -269,16 +269,16 @@ def test_reading_a_file_is_no_change(tmp_path: Path) -> None:
 # Its log goes to standard output, where the parent writes down what it hears.
 NAMING_PARENT = """
 import json, logging, os, signal, sys
-from gserver.arbiter import reloader as code_watch
+from gserver.arbiter import reloader
 logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
 logging.getLogger("watchfiles").setLevel(logging.WARNING)
-code_watch.POLL_S, code_watch.LOOK_MS = 0.02, 100
+reloader.POLL_S, reloader.CHECK_PARENT_MS = 0.02, 100
 folder, config, patterns, engine = json.loads(sys.argv[1])
 me = os.getpid()
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
 pid = os.fork()
 if pid == 0:
-    status = code_watch.watch_code(code_watch.Watched(folder, config, patterns), engine, me)
+    status = reloader.watch_files(reloader.WatchedFiles(folder, config, patterns), engine, me)
     print(f"ended with {status}", flush=True)
     os._exit(status)
 print(f"watcher {pid}", flush=True)
