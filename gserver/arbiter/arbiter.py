@@ -262,10 +262,10 @@ class Arbiter:
         if receiver is not None:
             self._workers.send(receiver[0], LISTEN, lanes=receiver[1])
         # An address that a reload has removed is closed with the last worker that serves it.
-        given_up = [bind for bind in self._before_reload[0].bind if bind not in self.settings.bind]
+        removed = [bind for bind in self._before_reload[0].bind if bind not in self.settings.bind]
         if all(each.generation == self._supervision.generation for each in self._supervision if each.pid in others):
             self._listeners.keep(self.settings.bind)
-        self._workers.send(child.pid, DRAIN, [str(bind) for bind in given_up])
+        self._workers.send(child.pid, DRAIN, [str(bind) for bind in removed])
 
     def _kill(self, child: Child, kill_stage: KillStage) -> None:
         if child.is_pending:

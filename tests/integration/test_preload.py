@@ -1,4 +1,4 @@
-"""preload_app: whatever happens to a mold, at whatever moment, the server goes on or comes back by itself."""
+"""preload_app: the server survives the end of a preload process at any moment, or recovers by itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gserver import Lines, Service
 app = Service(lambda line, conn: b"%d" % os.getpid(), Lines)
 """
 HANGS = "import time\nprint('importing', flush=True)\ntime.sleep(3600)\n"
-#: What a mold gets to answer is made short.
+#: Shortens the time in which the preload process must fork a worker.
 IMPATIENT = "from gserver.arbiter import supervision\nsupervision.PRELOAD_FORK_S = 0.5\n"
 
 
@@ -49,7 +49,7 @@ def worker_of(server: GserverProcess) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV], ids=lambda number: number.name)
-def test_a_mold_that_is_killed_is_replaced_when_it_is_needed(tmp_path: Path, number: int) -> None:
+def test_a_preload_process_that_is_killed_is_replaced_when_it_is_needed(tmp_path: Path, number: int) -> None:
     with start(tmp_path) as server:
         (preload_process,) = preload_pids(server)
         os.kill(preload_process, number)
@@ -65,7 +65,9 @@ def test_a_mold_that_is_killed_is_replaced_when_it_is_needed(tmp_path: Path, num
         assert server.wait() == 0
 
 
-def test_when_the_mold_and_all_workers_are_killed_one_mold_brings_them_back(tmp_path: Path) -> None:
+def test_after_a_kill_of_everything_one_new_preload_process_forks_all_workers(
+    tmp_path: Path,
+) -> None:
     with start(tmp_path, workers=3) as server:
         for pid in [*preload_pids(server), *server.serving_pids()]:
             os.kill(pid, signal.SIGKILL)
@@ -75,7 +77,7 @@ def test_when_the_mold_and_all_workers_are_killed_one_mold_brings_them_back(tmp_
         assert "Cannot fork" not in server.log
 
 
-def test_a_mold_killed_while_it_imports_fails_its_reload_and_the_next_one_works(tmp_path: Path) -> None:
+def test_a_preload_process_killed_while_it_imports_fails_its_reload_and_the_next_one_works(tmp_path: Path) -> None:
     with start(tmp_path) as server:
         before = worker_of(server)
         write(tmp_path, HANGS)
@@ -94,14 +96,14 @@ def test_a_mold_killed_while_it_imports_fails_its_reload_and_the_next_one_works(
         assert "Traceback" not in server.log
 
 
-def test_a_stopped_mold_holds_up_nobody_and_is_replaced(tmp_path: Path) -> None:
+def test_a_stopped_preload_process_holds_up_nobody_and_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "gserver.conf.py").write_text(IMPATIENT)
     with start(tmp_path) as server:
         (preload_process,) = preload_pids(server)
         os.kill(preload_process, signal.SIGSTOP)
         os.kill(worker_of(server), signal.SIGKILL)
         server.wait_for_log("exited with signal SIGKILL")
-        stats = run_gserver("--stats", "stats", cwd=tmp_path)  # the arbiter does not wait for the mold
+        stats = run_gserver("--stats", "stats", cwd=tmp_path)  # the arbiter does not wait for the preload process
         server.wait_for_log("The preload process does not fork workers, killing it")
         server.wait_for_log("Worker ready", 2)
 
@@ -110,7 +112,7 @@ def test_a_stopped_mold_holds_up_nobody_and_is_replaced(tmp_path: Path) -> None:
         assert "Traceback" not in server.log
 
 
-def test_an_order_ends_with_the_mold_that_has_not_carried_it_out(tmp_path: Path) -> None:
+def test_a_request_ends_with_the_preload_process_that_has_not_carried_it_out(tmp_path: Path) -> None:
     with start(tmp_path) as server:
         (preload_process,) = preload_pids(server)
         os.kill(preload_process, signal.SIGSTOP)
@@ -125,7 +127,7 @@ def test_an_order_ends_with_the_mold_that_has_not_carried_it_out(tmp_path: Path)
 
 
 def test_a_worker_that_is_forked_too_late_does_not_stay(tmp_path: Path) -> None:
-    """The mold goes on after the order was given up, and before it is killed."""
+    """The preload process continues after the request was given up, and before it is killed."""
     (tmp_path / "gserver.conf.py").write_text(
         "from gserver.arbiter import supervision\nsupervision.PRELOAD_FORK_S = 3600\n"
     )
@@ -133,7 +135,7 @@ def test_a_worker_that_is_forked_too_late_does_not_stay(tmp_path: Path) -> None:
         (preload_process,) = preload_pids(server)
         os.kill(preload_process, signal.SIGSTOP)
         server.signal(signal.SIGTTIN)
-        wait_for(lambda: "Workers: 2 instead of 1" in server.log, "a second worker is ordered")
+        wait_for(lambda: "Workers: 2 instead of 1" in server.log, "a second worker is requested")
         server.signal(signal.SIGTTOU)
         wait_for(lambda: "Workers: 1 instead of 2" in server.log, "it is needed no more")
         os.kill(preload_process, signal.SIGCONT)
@@ -144,7 +146,7 @@ def test_a_worker_that_is_forked_too_late_does_not_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGQUIT], ids=lambda number: number.name)
-def test_a_stop_waits_for_no_mold(tmp_path: Path, stop: int) -> None:
+def test_a_stop_waits_for_no_preload_process(tmp_path: Path, stop: int) -> None:
     with start(tmp_path) as server:
         (preload_process,) = preload_pids(server)
         os.kill(preload_process, signal.SIGSTOP)
@@ -157,7 +159,7 @@ def test_a_stop_waits_for_no_mold(tmp_path: Path, stop: int) -> None:
         assert "Traceback" not in server.log
 
 
-def test_a_mold_that_is_not_ready_takes_no_orders() -> None:
+def test_a_preload_process_that_is_not_ready_cannot_fork() -> None:
     ours, theirs = Channel.pair()
     preload_process = PreloadProcess(1, ours)
     with pytest.raises(PreloadUnavailable, match="cannot fork"):
@@ -169,7 +171,7 @@ def test_a_mold_that_is_not_ready_takes_no_orders() -> None:
     ours.close()
 
 
-def test_an_order_carries_the_end_of_a_channel_over_which_the_worker_answers() -> None:
+def test_a_request_carries_the_end_of_a_channel_over_which_the_worker_answers() -> None:
     ours, preload_processes = Channel.pair()
     workers_here, workers = Channel.pair()
     preload_process = PreloadProcess(1, ours)
@@ -180,7 +182,7 @@ def test_an_order_carries_the_end_of_a_channel_over_which_the_worker_answers() -
     assert message is not None
     assert (message.kind, message.addresses) == (FORK, ("3", "4"))
     (descriptor,) = message.descriptors
-    os.close(descriptor)  # as when mold and worker end
+    os.close(descriptor)  # as at the end of preload process and worker
 
     assert workers_here.receive() is None
     for channel in (ours, preload_processes, workers_here):
@@ -215,7 +217,7 @@ def ready(pid: int) -> PreloadProcess:
     return preload_process
 
 
-def test_a_failed_reload_goes_back_to_the_mold_from_before() -> None:
+def test_a_failed_reload_goes_back_to_the_preload_process_from_before() -> None:
     preload_processes, ended = make_preload_processes()
     preload_processes.current = first = ready(1)
     preload_processes.begin_reload()
@@ -227,7 +229,7 @@ def test_a_failed_reload_goes_back_to_the_mold_from_before() -> None:
     assert ended == [2]
 
 
-def test_a_reload_that_succeeds_ends_the_mold_from_before() -> None:
+def test_a_reload_that_succeeds_ends_the_preload_process_from_before() -> None:
     preload_processes, ended = make_preload_processes()
     preload_processes.current = ready(1)
     preload_processes.begin_reload()
@@ -238,7 +240,7 @@ def test_a_reload_that_succeeds_ends_the_mold_from_before() -> None:
     assert ended == [1]
 
 
-def test_a_mold_that_was_not_ready_is_nothing_to_go_back_to() -> None:
+def test_a_failed_reload_does_not_go_back_to_a_preload_process_that_was_not_ready() -> None:
     preload_processes, ended = make_preload_processes()
     preload_processes.current = ready(1)
     preload_processes.current.is_ready = False
@@ -252,7 +254,7 @@ def test_a_mold_that_was_not_ready_is_nothing_to_go_back_to() -> None:
 
 
 @pytest.mark.parametrize("lost", [1, 2])
-def test_a_mold_that_has_ended_is_forgotten(lost: int) -> None:
+def test_a_preload_process_that_has_ended_is_forgotten(lost: int) -> None:
     preload_processes, ended = make_preload_processes()
     preload_processes.current = ready(1)
     preload_processes.begin_reload()
@@ -280,7 +282,7 @@ os.fork = fork
 """
 
 
-def test_a_mold_that_cannot_fork_for_a_moment_goes_on(tmp_path: Path) -> None:
+def test_a_preload_process_that_cannot_fork_for_a_moment_goes_on(tmp_path: Path) -> None:
     (tmp_path / "gserver.conf.py").write_text(FORKS_BADLY)
     with start(tmp_path) as server:
         (preload_process,) = preload_pids(server)

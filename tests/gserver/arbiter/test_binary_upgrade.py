@@ -1,4 +1,4 @@
-"""Handing over to a new arbiter; the whole of it is in test_arbiter_place.py."""
+"""Starting a new arbiter and handing over to it; tests/integration/test_binary_upgrade.py has whole servers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from gserver.process.systemd import Notifier
 from tests.helpers.processes import wait_for
 
 
-def test_nothing_is_inherited_without_a_predecessor() -> None:
+def test_nothing_is_inherited_without_an_old_arbiter() -> None:
     assert take_inheritance({"HOME": "/"}) == Inheritance()
 
 
-def test_what_a_predecessor_left_is_taken_once() -> None:
+def test_what_an_old_arbiter_left_is_taken_once() -> None:
     reader, writer = os.pipe()
     environ = {
         VARIABLE: json.dumps({"listeners": [["[::1]:5", [7, 8]]], "lifeline": reader, "activated": ["fd://3"]}),
@@ -61,7 +61,7 @@ def run(program: str) -> tuple[BinaryUpgrade, int, SignalQueue]:
     return upgrade, upgrade.start(signals, {}, ()), signals
 
 
-def test_a_successor_gets_the_lifeline_and_sees_it_end() -> None:
+def test_a_new_arbiter_gets_the_lifeline_and_sees_it_end() -> None:
     program = (
         "import os; from gserver.arbiter.binary_upgrade import take_inheritance\n"
         "lifeline = take_inheritance(os.environ).lifeline\n"
@@ -77,7 +77,7 @@ def test_a_successor_gets_the_lifeline_and_sees_it_end() -> None:
     assert os.waitstatus_to_exitcode(status) == 9
 
 
-def test_a_successor_that_ends_leaves_room_for_another() -> None:
+def test_a_new_arbiter_that_ends_leaves_room_for_another() -> None:
     upgrade, pid, signals = run("raise SystemExit(3)")
     os.waitpid(pid, 0)
     signals.close()
@@ -98,7 +98,7 @@ def test_a_command_that_cannot_be_executed_ends_the_child() -> None:
     assert upgrade.lost(pid)
 
 
-def test_the_end_of_a_predecessor_is_seen_on_its_lifeline() -> None:
+def test_the_end_of_an_old_arbiter_is_seen_on_its_lifeline() -> None:
     reader, writer = os.pipe()
     upgrade = BinaryUpgrade(Command((), "/"), Inheritance(lifeline=reader))
     assert upgrade.has_old_arbiter
@@ -117,7 +117,7 @@ def signals() -> Iterator[SignalQueue]:
 
 
 def run_to_its_end(program: str, signals: SignalQueue, folder: Path, listeners: Descriptors | None = None) -> int:
-    """Execute it as a successor, in that folder; its exit status."""
+    """Execute the command as a new arbiter in that folder; return its exit status."""
     upgrade = BinaryUpgrade(Command((sys.executable, "-c", program), str(folder)), Inheritance())
     pid = upgrade.start(signals, listeners or {}, (FdBind(3),))
     _, status = os.waitpid(pid, 0)
@@ -129,7 +129,7 @@ BINDS = [TcpBind("127.0.0.1", 0), UnixBind("/a b", 0o600, "me"), UnixBind("/\udc
 
 
 @pytest.mark.parametrize("bind", BINDS, ids=ascii)
-def test_a_successor_can_accept_from_what_it_inherits(signals: SignalQueue, tmp_path: Path, bind: Bind) -> None:
+def test_a_new_arbiter_can_accept_from_what_it_inherits(signals: SignalQueue, tmp_path: Path, bind: Bind) -> None:
     program = (
         "import os, socket; from gserver.arbiter.binary_upgrade import take_inheritance\n"
         "from gserver.config.addresses import *\n"
@@ -147,7 +147,7 @@ def test_a_successor_can_accept_from_what_it_inherits(signals: SignalQueue, tmp_
         assert (status, client.recv(100)) == (0, b"served")
 
 
-def test_a_successor_begins_where_the_command_was_given(signals: SignalQueue, tmp_path: Path) -> None:
+def test_a_new_arbiter_begins_where_the_command_was_given(signals: SignalQueue, tmp_path: Path) -> None:
     assert run_to_its_end("open('here', 'w')", signals, tmp_path) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
@@ -156,7 +156,7 @@ def test_a_folder_that_is_gone_ends_the_child(signals: SignalQueue, tmp_path: Pa
     assert run_to_its_end("pass", signals, tmp_path / "nowhere") == 1
 
 
-def test_a_successor_hears_all_signals_and_no_watchdog_of_another(
+def test_a_new_arbiter_gets_all_signals_and_no_watchdog_of_another(
     signals: SignalQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATCHDOG_PID", "1")
@@ -174,7 +174,7 @@ def test_a_successor_hears_all_signals_and_no_watchdog_of_another(
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
 
-def test_a_predecessor_that_is_leaving_is_not_gone_yet() -> None:
+def test_an_old_arbiter_that_is_leaving_is_not_gone_yet() -> None:
     reader, writer = os.pipe()
     upgrade = BinaryUpgrade(Command((), "/"), Inheritance(lifeline=reader))
     assert not upgrade.is_in_charge
@@ -189,10 +189,10 @@ def test_a_predecessor_that_is_leaving_is_not_gone_yet() -> None:
     upgrade.old_arbiter_ended()
 
 
-def test_a_successor_is_left_to_another_parent_and_told(
+def test_a_new_arbiter_is_left_to_another_parent_and_notified(
     signals: SignalQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the time that its pid is in the pid file and with the service manager it is this process's no more."""
+    """When its pid is in the pid file and at the service manager, it is not a child of this process any more."""
     monkeypatch.chdir(tmp_path)
     pidfile = Pidfile("pid")
     pidfile.write()
@@ -226,7 +226,7 @@ def end(pid: int) -> None:
     os.waitpid(pid, 0)
 
 
-def test_a_successor_that_is_killed_is_lost_with_its_signal(signals: SignalQueue) -> None:
+def test_a_new_arbiter_that_is_killed_is_lost_with_its_signal(signals: SignalQueue) -> None:
     upgrade = BinaryUpgrade(Command((sys.executable, "-c", "import time; time.sleep(60)"), "/"), Inheritance())
     launcher = upgrade.start(signals, {}, ())
     assert upgrade.new_arbiter is not None
@@ -238,7 +238,7 @@ def test_a_successor_that_is_killed_is_lost_with_its_signal(signals: SignalQueue
     assert upgrade.new_arbiter is None
 
 
-def test_a_process_that_cannot_fork_goes_on_without_a_successor(
+def test_a_process_that_cannot_fork_goes_on_without_a_new_arbiter(
     signals: SignalQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(run: Callable[[], int]) -> int:

@@ -45,7 +45,7 @@ def only(lanes: list[Lane], bind: Bind = ANY) -> socket.socket:
 
 
 def knock(address: object, family: int = socket.AF_INET) -> None:
-    """Connect, which succeeds if somebody listens."""
+    """Connect: OSError if no process listens."""
     with socket.socket(family) as client:
         client.settimeout(60)
         client.connect(address)
@@ -266,7 +266,7 @@ def test_a_file_that_is_no_socket_stays(listeners: Listeners, tmp_path: Path) ->
     assert path.read_text() == "keep me"
 
 
-def test_a_path_that_somebody_else_has_taken_meanwhile_is_not_removed(listeners: Listeners, tmp_path: Path) -> None:
+def test_a_path_that_another_program_has_taken_is_not_removed(listeners: Listeners, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     listeners.open([UnixBind(str(path))])
     path.unlink()
@@ -276,7 +276,7 @@ def test_a_path_that_somebody_else_has_taken_meanwhile_is_not_removed(listeners:
     assert path.read_text() == "another server's"
 
 
-def test_a_path_is_left_to_a_successor(listeners: Listeners, tmp_path: Path) -> None:
+def test_a_path_is_left_to_a_new_arbiter(listeners: Listeners, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     listeners.open([UnixBind(str(path))])
     listeners.close_without_unlink()
@@ -296,7 +296,7 @@ def test_a_path_that_is_gone_already_is_no_trouble(
     assert listeners.descriptors == {}
 
 
-def test_who_takes_over_a_unix_socket_removes_its_path_in_the_end(listeners: Listeners, tmp_path: Path) -> None:
+def test_a_unix_socket_that_was_taken_over_is_removed_in_the_end(listeners: Listeners, tmp_path: Path) -> None:
     bind = UnixBind(str(tmp_path / "socket"))
     listeners.open([bind])
     receiver = Listeners(10)
@@ -367,7 +367,7 @@ def test_another_arbiters_listeners_are_taken_over_with_their_lanes(lanes: Liste
 
 
 def test_what_another_arbiter_has_not_taken_over_is_not_opened_any_more(lanes: Listeners) -> None:
-    """It would be closed with this arbiter, and reset whoever is queued there."""
+    """A new lane would be closed with this arbiter, which resets the connections in its accept queue."""
     lanes.open([ANY])
     first = only(lanes.lanes_for(1, [ANY], 1))
 
@@ -395,7 +395,7 @@ def test_with_reuse_port_each_worker_has_its_own_at_the_same_address(lanes: List
     assert one.getsockname() == other.getsockname()
 
 
-def test_who_waits_in_a_dead_workers_lane_is_served_by_the_next(lanes: Listeners) -> None:
+def test_clients_in_the_queue_of_a_dead_worker_are_served_by_the_next(lanes: Listeners) -> None:
     lanes.open([ANY])
     own = only(lanes.lanes_for(1, [ANY], 1))
     clients = [socket.create_connection(own.getsockname(), 5) for _ in range(5)]
@@ -417,7 +417,7 @@ def test_a_replacement_gets_the_lane_of_the_one_it_replaces_and_lanes_do_not_pil
         assert receiver == (old + 1, [{ANY: own}])
 
 
-def test_a_lane_that_nobody_needs_goes_to_whom_has_the_fewest(lanes: Listeners) -> None:
+def test_a_surplus_lane_goes_to_the_worker_with_the_fewest(lanes: Listeners) -> None:
     lanes.open([ANY])
     for pid in (1, 2, 3):
         lanes.lanes_for(pid, [ANY], 3)
@@ -431,7 +431,7 @@ def test_a_lane_that_nobody_needs_goes_to_whom_has_the_fewest(lanes: Listeners) 
     assert len(second[1]) == 2
 
 
-def test_who_waits_in_a_lane_that_is_handed_over_is_served_by_the_heir(lanes: Listeners) -> None:
+def test_clients_in_the_queue_of_a_lane_that_is_handed_over_are_served(lanes: Listeners) -> None:
     lanes.open([ANY])
     for pid in (1, 2):
         lanes.lanes_for(pid, [ANY], 2)
@@ -460,7 +460,7 @@ def accept_all(listener: socket.socket) -> int:
             count += 1
 
 
-def test_a_worker_that_nobody_knows_has_nothing_to_leave(lanes: Listeners) -> None:
+def test_an_unknown_worker_has_no_lanes_to_hand_over(lanes: Listeners) -> None:
     lanes.open([ANY])
     lanes.lanes_for(1, [ANY], 1)
     lanes.worker_ended(7)
@@ -492,7 +492,7 @@ def test_an_address_that_is_given_up_is_closed_in_every_lane(lanes: Listeners) -
     assert lanes.descriptors == {}
 
 
-def test_a_lane_without_an_heir_waits(lanes: Listeners) -> None:
+def test_a_lane_without_a_receiver_waits(lanes: Listeners) -> None:
     lanes.open([ANY])
     own = only(lanes.lanes_for(1, [ANY], 1))
 

@@ -1,4 +1,4 @@
-"""What workers leave behind is ended: TERM, then KILL; what goes its own way is left alone."""
+"""Orphan processes of workers get TERM, then KILL; processes in sessions of their own are left alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gserver.client import Client
 from gserver.codecs import Lines
 from tests.helpers.processes import GserverProcess, is_alive, is_running, wait_for
 
-#: Each line names a way to start a process, whose pid is answered.
+#: Each line names a way to start a process; the reply is its pid.
 APP = """
 import os, signal, subprocess, sys, time
 from gserver import Lines, Service
@@ -115,7 +115,7 @@ def test_a_reload_ends_what_the_old_worker_started_and_nothing_else(folder: Path
         wait_for(lambda: not any(is_running(others[way]) for way in ("program", "stubborn", "fork")), "they have ended")
 
         assert is_running(news["program"])
-        assert is_running(others["orphan"])  # nobody knows any more from where it came
+        assert is_running(others["orphan"])  # its origin is not known any more
 
 
 def test_without_an_arbiter_a_worker_ends_them_by_itself(folder: Path) -> None:
@@ -147,7 +147,7 @@ def test_what_hooks_have_started_is_their_own(folder: Path) -> None:
     assert goes_on
 
 
-# The book of them, without a server
+# OrphanProcesses without a server
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def test_a_sweep_takes_what_has_come_since_and_nothing_twice(selector: selectors
         each.wait()
 
 
-def test_what_is_reported_and_is_nobody_below_is_closed_and_left_alone(selector: selectors.BaseSelector) -> None:
+def test_reported_foreign_processes_are_closed_and_left_alone(selector: selectors.BaseSelector) -> None:
     orphans = OrphanProcesses(selector)
     init = os.pidfd_open(1)
     reading, writing = os.pipe()

@@ -1,4 +1,4 @@
-"""Asking for a reload, and being told; a child process stands in for the arbiter."""
+"""Reload requests and their results; a child process stands in for the arbiter."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def pidfile(tmp_path: Path) -> Path:
     return tmp_path / "gserver.pid"
 
 
-def test_success_is_heard_and_nothing_is_left(pidfile: Path) -> None:
+def test_success_is_reported_and_nothing_is_left(pidfile: Path) -> None:
     with stand_in(pidfile, "requests.reply(None)"):
         assert request_reload(str(pidfile)) is None
 
     assert list(pidfile.parent.iterdir()) == [pidfile]
 
 
-def test_a_failure_is_heard_with_its_reason(pidfile: Path) -> None:
+def test_a_failure_is_reported_with_its_reason(pidfile: Path) -> None:
     with stand_in(pidfile, "requests.reply('it was: bad\\nluck')"):
         assert request_reload(str(pidfile)) == "it was: bad\nluck"
 
 
-def test_an_arbiter_that_ends_without_a_word_is_noticed(pidfile: Path) -> None:
+def test_an_arbiter_that_ends_without_a_reply_is_noticed(pidfile: Path) -> None:
     with stand_in(pidfile, "sys.exit()"):
         assert request_reload(str(pidfile)) == "the server has ended"
 
@@ -86,7 +86,7 @@ def test_a_process_that_is_gone_is_a_clear_error_and_leaves_nothing(pidfile: Pat
     assert list(pidfile.parent.iterdir()) == [pidfile]
 
 
-def test_what_somebody_left_who_was_killed_is_cleared_away(pidfile: Path) -> None:
+def test_the_socket_of_a_killed_command_is_removed(pidfile: Path) -> None:
     program = "import sys, os; from gserver.arbiter.reload_requests import request_reload; request_reload(sys.argv[1])"
     pidfile.write_text(str(os.getpid()))
     before = signal.signal(signal.SIGHUP, lambda number, frame: None)
@@ -106,14 +106,14 @@ def test_what_somebody_left_who_was_killed_is_cleared_away(pidfile: Path) -> Non
     assert list(pidfile.parent.iterdir()) == [pidfile]
 
 
-def test_those_who_waited_for_a_reload_that_was_given_up_hear_of_the_next(pidfile: Path) -> None:
+def test_requests_for_an_abandoned_reload_get_the_result_of_the_next(pidfile: Path) -> None:
     with stand_in(pidfile, "requests.collect(sys.argv[1]); requests.reply('second')"):
         assert request_reload(str(pidfile)) == "second"
 
 
 @contextmanager
 def asker_at(path: Path) -> Iterator[socket.socket]:
-    """Somebody who waits there."""
+    """A socket that waits for a result at this path."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as waiting:
         waiting.bind(str(path))
         waiting.setblocking(False)
@@ -126,7 +126,7 @@ def answer_all(pidfile: Path, failure: str | None = None) -> None:
     requests.reply(failure)
 
 
-def test_everybody_who_waits_is_told_once(pidfile: Path) -> None:
+def test_each_request_gets_one_reply(pidfile: Path) -> None:
     requests = ReloadRequests()
     with asker_at(Path(f"{pidfile}.1.asks")) as one, asker_at(Path(f"{pidfile}.2.asks")) as other:
         requests.collect(str(pidfile))
@@ -148,7 +148,7 @@ def test_who_asks_the_arbiter_of_another_pid_file_is_not_told(pidfile: Path) -> 
             waiting.recv(100)
 
 
-def test_who_asks_during_a_reload_is_told_of_the_next(pidfile: Path) -> None:
+def test_a_request_during_a_reload_gets_the_result_of_the_next(pidfile: Path) -> None:
     requests = ReloadRequests()
     requests.collect(str(pidfile))
     with asker_at(Path(f"{pidfile}.1.asks")) as waiting:
@@ -181,7 +181,7 @@ def test_a_file_that_is_no_socket_stays(pidfile: Path) -> None:
 
 
 @pytest.mark.parametrize("reason", ["\N{GREEK SMALL LETTER BETA}" * 4000, "x" * 4000 + "\N{SNOWMAN}" * 100, "done", ""])
-def test_every_reason_is_heard_as_far_as_it_fits(pidfile: Path, reason: str) -> None:
+def test_every_reason_is_sent_as_far_as_it_fits(pidfile: Path, reason: str) -> None:
     with stand_in(pidfile, f"requests.reply({reason!a})"):
         heard = request_reload(str(pidfile))
 

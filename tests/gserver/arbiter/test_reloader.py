@@ -1,4 +1,4 @@
-"""Which files are watched, and that a change is told."""
+"""Which files are watched, and that a change is reported."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_config_file_and_what_patterns_match_are_watched_too(tmp_path: Path)
         assert any(path.startswith(root) for root in watched.roots)
 
 
-# A process that watches for its parent, which counts what it hears.
+# A process that watches for its parent; the parent counts the signals.
 PARENT = """
 import os, signal, sys
 from gserver.arbiter import reloader
@@ -263,10 +263,10 @@ def test_reading_a_file_is_no_change(tmp_path: Path) -> None:
     assert WatchedFiles(str(tmp_path)).snapshot() == before
 
 
-# The engines, by the names of what they tell
+# The engines, by the names of the files that they report
 
 
-# Its log goes to standard output, where the parent writes down what it hears.
+# Its log goes to standard output, where the parent also prints each signal that it gets.
 NAMING_PARENT = """
 import json, logging, os, signal, sys
 from gserver.arbiter import reloader
@@ -321,7 +321,7 @@ class Watching:
         return self.output.read_text()
 
     def wait_for_name(self, name: str) -> None:
-        """Wait until a change of this file was told, and heard."""
+        """Wait until a change of this file was logged, and HUP has arrived."""
         reported = re.compile(rf"Changed: [^\n]*{re.escape(name)}.*HUP", re.DOTALL)
         wait_for(lambda: bool(reported.search(self.text)), f"{name} is told")
 
@@ -366,7 +366,7 @@ def test_files_of_folders_old_and_new_are_told(tmp_path: Path, engine: str, name
         wait_for(written, f"{name} is told")
 
 
-def test_a_file_that_takes_the_place_of_another_is_told(tmp_path: Path, engine: str) -> None:
+def test_a_file_that_replaces_another_is_reported(tmp_path: Path, engine: str) -> None:
     """As many editors save."""
     app = tmp_path / "app" / "saved.py"
     app.parent.mkdir()

@@ -50,20 +50,20 @@ def test_a_new_scoreboard_is_empty() -> None:
     assert [scoreboard.slot(index).pid for index in range(3)] == [0, 0, 0]
 
 
-def test_the_first_free_place_is_taken() -> None:
+def test_the_first_free_slot_is_taken() -> None:
     scoreboard = Scoreboard(3)
 
     assert [make_taken(scoreboard, pid).index for pid in (11, 12, 13)] == [0, 1, 2]
     assert [slot.pid for slot in scoreboard.used_slots()] == [11, 12, 13]
 
 
-def test_a_place_is_free_until_it_is_taken() -> None:
+def test_a_slot_is_free_until_it_is_taken() -> None:
     scoreboard = Scoreboard(2)
 
     assert scoreboard.free_slot().index == scoreboard.free_slot().index == 0
 
 
-def test_a_place_is_taken_before_its_worker_has_a_pid() -> None:
+def test_a_slot_is_taken_before_its_worker_has_a_pid() -> None:
     scoreboard = Scoreboard(2)
     scoreboard.free_slot().reserve(age=1)
 
@@ -72,7 +72,7 @@ def test_a_place_is_taken_before_its_worker_has_a_pid() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 5])
-def test_when_every_place_is_taken_there_is_none(size: int) -> None:
+def test_when_every_slot_is_taken_there_is_none(size: int) -> None:
     scoreboard = Scoreboard(size)
     for number in range(size):
         make_taken(scoreboard, 100 + number)
@@ -82,7 +82,7 @@ def test_when_every_place_is_taken_there_is_none(size: int) -> None:
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
-def test_a_place_that_was_vacated_is_taken_again(index: int) -> None:
+def test_a_slot_that_was_vacated_is_taken_again(index: int) -> None:
     scoreboard = Scoreboard(3)
     slots = [make_taken(scoreboard, pid) for pid in (11, 12, 13)]
     scoreboard.vacate(slots[index])
@@ -102,7 +102,7 @@ def test_who_leaves_before_being_forked_leaves_nothing() -> None:
     assert list(scoreboard.used_slots()) == []
 
 
-def test_a_place_is_clean_for_its_next_worker() -> None:
+def test_a_slot_is_clean_for_its_next_worker() -> None:
     scoreboard = Scoreboard(1)
     slot = make_taken(scoreboard, 11, opened=3, is_serving=True)
     slot.deadline = slot.heartbeat_at = slot.lag_s = 17.0
@@ -139,7 +139,7 @@ def test_neighbours_do_not_touch_each_other() -> None:
         assert list(slot.cells) == [0] * CELLS
 
 
-def test_a_place_has_as_many_cells_as_a_ledger_and_no_more() -> None:
+def test_a_slot_has_as_many_cells_as_counters_and_no_more() -> None:
     slot = Scoreboard(2).slot(0)
 
     assert len(slot.cells) == CELLS
@@ -148,7 +148,7 @@ def test_a_place_has_as_many_cells_as_a_ledger_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("index", [100, -1])
-def test_there_is_no_place_far_outside(index: int) -> None:
+def test_there_is_no_slot_far_outside(index: int) -> None:
     with pytest.raises(IndexError):
         assert Scoreboard(2).slot(index).pid
 
@@ -261,7 +261,7 @@ def test_a_worker_that_was_killed_between_two_cells_leaves_books_that_balance(ki
     assert totals.closed == {CloseReason.WORKER_DIED: 3 if killed == "as it accepted" else 2}
 
 
-def test_a_place_that_is_vacated_twice_is_counted_once() -> None:
+def test_a_slot_that_is_vacated_twice_is_counted_once() -> None:
     scoreboard = Scoreboard(1)
     slot = make_taken(scoreboard, 11, opened=3)
     scoreboard.vacate(slot)
@@ -301,7 +301,7 @@ def test_who_does_not_serve_is_not_looked_at() -> None:
     assert scoreboard.fewest_open() is None
 
 
-def test_who_is_gone_is_not_looked_at() -> None:
+def test_a_worker_that_is_gone_is_not_looked_at() -> None:
     scoreboard = Scoreboard(3)
     slots = [make_taken(scoreboard, pid, opened, True) for pid, opened in ((11, 1), (12, 4), (13, 2))]
     scoreboard.vacate(slots[0])
@@ -318,7 +318,7 @@ def test_who_is_gone_is_not_looked_at() -> None:
 
 
 @pytest.mark.parametrize("last", [0, 1, 63])
-def test_every_place_that_was_ever_taken_is_looked_at(last: int) -> None:
+def test_every_slot_that_was_ever_taken_is_looked_at(last: int) -> None:
     scoreboard = Scoreboard(64)
     for number in range(last + 1):
         make_taken(scoreboard, 100 + number, opened=5 if number < last else 1, is_serving=True)

@@ -1,4 +1,4 @@
-"""The stats socket: what the server has counted, told to whoever connects."""
+"""The stats socket: its document, its readers, and its path."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SUM = {"type": "SUM", "a": 10, "b": 20}
 
 
 class Arbiter:
-    """A scoreboard, a book of children and a loop, as the arbiter has them."""
+    """A scoreboard, the records of workers and a loop, as in the arbiter."""
 
     def __init__(self, path: Path | None, workers: int = 1, counted: int = 0) -> None:
         """counted: what stands in each cell of each worker."""
@@ -94,7 +94,7 @@ def law_holds(counts: dict[str, Any]) -> bool:
 # The document
 
 
-def test_every_worker_and_the_totals_are_told() -> None:
+def test_every_worker_and_the_totals_are_in_the_document() -> None:
     arbiter = Arbiter(None, workers=2)
     for slot, opened in zip(arbiter.slots, (3, 2), strict=True):
         counters = Counters(slot.cells)
@@ -136,7 +136,7 @@ def test_a_worker_that_stands_still_is_seen_while_it_does() -> None:
     assert still["lag_s"] == still["lag_max_s"] == pytest.approx(still["heartbeat_age_s"] - 1.0)
 
 
-def test_those_who_are_gone_are_in_the_totals_alone() -> None:
+def test_ended_workers_are_in_the_totals_only() -> None:
     arbiter = Arbiter(None, workers=2)
     for slot in arbiter.slots:
         Counters(slot.cells).opened()
@@ -150,7 +150,7 @@ def test_those_who_are_gone_are_in_the_totals_alone() -> None:
     assert reply["totals"]["closed"] == {"worker_died": 1}
 
 
-def test_the_books_balance_in_every_document_though_a_worker_counts_meanwhile() -> None:
+def test_the_counts_balance_in_every_document_while_a_worker_counts() -> None:
     arbiter = Arbiter(None)
     pid = os.fork()
     if pid == 0:
@@ -184,7 +184,7 @@ def serve(arbiter: Arbiter, *ages_s: float) -> None:
     arbiter.supervision.decide(0.0, {})
 
 
-def test_nobody_is_served_by_workers_that_are_not_ready() -> None:
+def test_a_server_without_ready_workers_is_not_healthy() -> None:
     arbiter = Arbiter(None, workers=2)
     reply = document(arbiter.scoreboard, arbiter.supervision)
     arbiter.close()
@@ -259,7 +259,7 @@ def test_the_command_fails_as_long_as_the_only_worker_is_stuck(tmp_path: Path) -
 # The socket
 
 
-def test_whoever_connects_gets_one_document_and_the_end(arbiter: Arbiter, tmp_path: Path) -> None:
+def test_each_client_gets_one_document_and_end_of_file(arbiter: Arbiter, tmp_path: Path) -> None:
     with connect(tmp_path / "stats") as reader:
         while arbiter.turn():
             pass
@@ -356,7 +356,7 @@ def test_what_is_not_a_dead_servers_stays_and_is_one_line(arbiter: Arbiter, tmp_
     assert path.exists()
 
 
-def test_a_path_that_somebody_else_has_now_is_left_to_them(tmp_path: Path) -> None:
+def test_a_path_that_another_program_has_taken_is_left_to_it(tmp_path: Path) -> None:
     old, new = Arbiter(tmp_path / "stats"), Arbiter(tmp_path / "stats")
     old.open()
     (tmp_path / "stats").unlink()
@@ -367,7 +367,7 @@ def test_a_path_that_somebody_else_has_now_is_left_to_them(tmp_path: Path) -> No
     new.close()
 
 
-def test_a_successor_stands_beside_and_then_in_its_place(tmp_path: Path) -> None:
+def test_a_new_arbiter_stands_beside_and_then_in_its_place(tmp_path: Path) -> None:
     old, new = Arbiter(tmp_path / "stats"), Arbiter(tmp_path / "stats")
     old.open()
     new.open(".2")
@@ -394,7 +394,7 @@ def test_a_long_path_is_no_trouble(tmp_path: Path) -> None:
 # Reading
 
 
-def test_a_path_where_nobody_is_is_one_line(tmp_path: Path) -> None:
+def test_a_path_without_a_socket_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^stats socket '.*/nowhere' cannot be read: No such file or directory$"):
         read_stats(str(tmp_path / "nowhere"))
 

@@ -1,4 +1,4 @@
-"""The book of workers, without any process: starting, crashing, more and fewer, and workers that are worn."""
+"""Supervision without processes: start, crashes, more and fewer workers, and recycling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gserver.arbiter.supervision import (
     Stage,
     Supervision,
 )
-from tests.helpers.book import LATER, act, make_serving, serving
+from tests.helpers.supervision import LATER, act, make_serving, serving
 
 PATIENCE_S = 30.0
 
@@ -53,7 +53,7 @@ def test_each_may_serve_as_soon_as_it_is_ready() -> None:
     assert supervision.is_complete
 
 
-def test_at_the_first_start_nobody_settles() -> None:
+def test_at_the_first_start_no_worker_must_settle() -> None:
     supervision = Supervision(1, Policy(settle_s=60.0))
     act(supervision, 0.0, [1])
     supervision.became_ready(1, 0.1)
@@ -61,7 +61,7 @@ def test_at_the_first_start_nobody_settles() -> None:
     assert act(supervision, 0.1) == ["go 1"]
 
 
-def test_ready_is_heard_once() -> None:
+def test_ready_is_reported_once() -> None:
     supervision = make_serving(1)
     supervision.became_ready(1, LATER)
 
@@ -92,7 +92,7 @@ def test_an_application_that_takes_too_long_to_get_ready_cannot_start() -> None:
     assert supervision.cannot_start
 
 
-def test_a_fork_that_failed_says_nothing_about_the_application() -> None:
+def test_a_fork_that_failed_does_not_mean_that_the_application_cannot_start() -> None:
     supervision = Supervision(1)
     supervision.could_not_spawn(0.0)
 
@@ -107,7 +107,7 @@ def test_workers_that_die_young_later_are_no_reason_to_stop() -> None:
     assert not supervision.cannot_start
 
 
-def test_a_mold_goes_on_as_its_first_worker() -> None:
+def test_a_preload_process_goes_on_as_its_first_worker() -> None:
     supervision = Supervision(2)
     act(supervision, 0.0, [1])
     supervision.renamed(1, 7, 0.0)
@@ -214,7 +214,7 @@ def test_a_worker_that_was_asked_to_end_slows_nothing_down() -> None:
 
 
 @pytest.mark.parametrize("pid", [99, 0, -1])
-def test_a_strange_process_is_none_of_ours(pid: int) -> None:
+def test_other_processes_are_not_recorded(pid: int) -> None:
     supervision = make_serving(1)
     supervision.became_ready(pid, 0.0)
     supervision.request_recycling(pid)
@@ -249,7 +249,7 @@ def test_of_too_many_workers_the_oldest_drain() -> None:
     assert act(supervision, 0.0) == ["drain 1", "drain 2"]
 
 
-def test_a_worn_worker_goes_before_an_older_one() -> None:
+def test_a_worker_to_be_recycled_goes_before_an_older_one() -> None:
     supervision = make_serving(3)
     supervision.request_recycling(2)
     supervision.target = 2
@@ -311,7 +311,7 @@ def test_a_worker_that_drains_too_long_is_killed() -> None:
 # Worn workers
 
 
-def test_a_worn_worker_drains_when_its_follower_serves() -> None:
+def test_a_worker_to_be_recycled_drains_when_its_follower_serves() -> None:
     supervision = make_serving(2)
     supervision.request_recycling(1)
 
@@ -324,7 +324,7 @@ def test_a_worn_worker_drains_when_its_follower_serves() -> None:
     assert serving(supervision) == [2, 3]
 
 
-def test_worn_workers_are_replaced_surge_at_a_time() -> None:
+def test_workers_to_be_recycled_are_replaced_surge_at_a_time() -> None:
     supervision = make_serving(4, Policy(surge=2))
     for pid in (1, 2, 3):
         supervision.request_recycling(pid)
@@ -336,7 +336,7 @@ def test_worn_workers_are_replaced_surge_at_a_time() -> None:
     assert act(supervision, LATER, [7]) == ["go 5", "drain 1", "fork 7"]
 
 
-def test_a_worker_can_be_worn_before_it_serves() -> None:
+def test_a_worker_can_request_recycling_before_it_serves() -> None:
     supervision = Supervision(1)
     act(supervision, 0.0, [1])
     supervision.request_recycling(1)
@@ -345,7 +345,7 @@ def test_a_worker_can_be_worn_before_it_serves() -> None:
     assert act(supervision, 0.0, [2]) == ["go 1", "fork 2"]
 
 
-def test_a_worn_worker_stays_until_a_follower_serves_even_if_some_die() -> None:
+def test_a_worker_to_be_recycled_stays_until_a_follower_serves_even_if_some_die() -> None:
     supervision = make_serving(1)
     supervision.request_recycling(1)
     act(supervision, LATER, [2])

@@ -1,4 +1,4 @@
-"""The book of workers, without any process: workers that are not heard of, and the end."""
+"""Supervision without processes: missed deadlines, and the stop."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from gserver.arbiter.supervision import (
     Stage,
     Supervision,
 )
-from tests.helpers.book import LATER, act, describe, make_reloading, make_serving, serving
+from tests.helpers.supervision import LATER, act, describe, make_reloading, make_serving, serving
 
 PATIENCE_S = 10.0
 DUE_AT = 20.0
 
 
 def make_struck(kill_stages_done: int) -> Supervision:
-    """Workers 1 and 2 serve; 1 was not heard of at DUE_AT, and has had so many strokes by now: the last at
+    """Workers 1 and 2 serve; 1 missed its deadline DUE_AT and has gone through so many kill stages: the last at
     DUE_AT + strokes - 1."""
     supervision = make_serving(2)
     for number in range(kill_stages_done):
@@ -33,14 +33,14 @@ def make_struck(kill_stages_done: int) -> Supervision:
 # Heartbeats
 
 
-def test_who_is_complete_sleeps_until_the_first_heartbeat_is_due() -> None:
+def test_with_all_workers_serving_it_sleeps_until_the_first_heartbeat_is_due() -> None:
     supervision = make_serving(3)
 
     assert supervision.wakes_at(0.0, {}) is None
     assert supervision.wakes_at(0.0, {1: 12.0, 2: 11.0, 3: 13.0, 99: 1.0}) == 11.0
 
 
-def test_the_strokes_come_in_order_a_second_apart() -> None:
+def test_the_kill_stages_come_in_order_a_second_apart() -> None:
     supervision = make_serving(2)
     deadlines = {1: DUE_AT, 2: LATER}
 
@@ -54,14 +54,14 @@ def test_the_strokes_come_in_order_a_second_apart() -> None:
     assert supervision.wakes_at(DUE_AT + 10, deadlines) == LATER
 
 
-def test_a_worker_that_was_struck_is_replaced_when_it_has_ended() -> None:
+def test_a_worker_that_is_being_killed_is_replaced_when_it_has_ended() -> None:
     supervision = make_struck(2)
     supervision.exited(1, DUE_AT + 2)
 
     assert act(supervision, DUE_AT + 2, [3]) == ["fork 3"]
 
 
-def test_a_deadline_that_moves_on_strikes_nobody() -> None:
+def test_a_deadline_that_moves_on_kills_no_worker() -> None:
     supervision = make_serving(1)
 
     for now in range(100):
@@ -77,7 +77,7 @@ def test_a_worker_that_boots_has_the_time_it_takes_to_boot(timeout_s: float) -> 
     assert act(supervision, 4.0, deadlines={1: 1.0}) == []
 
 
-def test_all_that_are_overdue_are_struck() -> None:
+def test_all_that_are_overdue_are_killed() -> None:
     supervision = make_serving(3)
 
     assert act(supervision, DUE_AT, deadlines={1: DUE_AT, 2: 0.0, 3: DUE_AT + 1}) == ["dump 1", "dump 2"]
@@ -86,7 +86,7 @@ def test_all_that_are_overdue_are_struck() -> None:
 # Time that stood still
 
 
-def test_after_an_unplanned_sleep_everybody_gets_time_to_be_heard_of() -> None:
+def test_after_an_unplanned_sleep_all_workers_get_time_for_a_heartbeat() -> None:
     supervision = make_serving(1)
     supervision.wakes_at(0.0, {1: DUE_AT})
     woke_at = DUE_AT + JUMP_S + 1.0
@@ -105,7 +105,7 @@ def test_an_arbiter_that_stands_still_while_it_acts_has_slept_too() -> None:
     assert act(supervision, DUE_AT + JUMP_S + 1.0, deadlines={1: DUE_AT}) == []
 
 
-def test_after_an_unplanned_sleep_who_boots_gets_more_time_too() -> None:
+def test_after_an_unplanned_sleep_booting_workers_get_more_time_too() -> None:
     supervision = Supervision(1, Policy(ready_timeout_s=5.0))
     act(supervision, 0.0, [1])
     supervision.wakes_at(0.0, {})
@@ -117,14 +117,14 @@ def test_after_an_unplanned_sleep_who_boots_gets_more_time_too() -> None:
     assert act(supervision, 1000.1) == ["go 1"]
 
 
-def test_a_small_delay_is_no_amnesty() -> None:
+def test_a_small_delay_gives_no_grace_time() -> None:
     supervision = make_serving(1)
     supervision.wakes_at(0.0, {1: DUE_AT})
 
     assert act(supervision, DUE_AT + JUMP_S, deadlines={1: DUE_AT}) == ["dump 1"]
 
 
-def test_who_had_nothing_planned_did_not_sleep_too_long() -> None:
+def test_without_a_planned_wakeup_no_sleep_is_too_long() -> None:
     supervision = make_serving(1)
     assert supervision.wakes_at(0.0, {}) is None
 
@@ -134,7 +134,7 @@ def test_who_had_nothing_planned_did_not_sleep_too_long() -> None:
 # Draining
 
 
-def test_a_worker_that_drains_is_killed_when_patience_ends() -> None:
+def test_a_worker_that_drains_is_killed_at_the_drain_limit() -> None:
     supervision = make_serving(2, Policy(drain_limit_s=PATIENCE_S))
     supervision.target = 1
     act(supervision, LATER)
@@ -145,7 +145,7 @@ def test_a_worker_that_drains_is_killed_when_patience_ends() -> None:
     assert supervision.wakes_at(LATER + PATIENCE_S, {}) is None
 
 
-def test_a_worker_that_is_not_heard_of_while_it_drains_is_struck_before_patience_ends() -> None:
+def test_a_worker_that_is_overdue_while_it_drains_is_killed_before_the_drain_limit() -> None:
     supervision = make_serving(2, Policy(drain_limit_s=PATIENCE_S))
     supervision.target = 1
     act(supervision, LATER)
@@ -158,7 +158,7 @@ def test_a_worker_that_is_not_heard_of_while_it_drains_is_struck_before_patience
     assert act(supervision, LATER + PATIENCE_S, deadlines=deadlines) == []
 
 
-def test_the_strokes_go_on_when_a_struck_worker_becomes_superfluous() -> None:
+def test_the_kill_stages_go_on_when_a_worker_being_killed_becomes_superfluous() -> None:
     supervision = make_struck(1)
     supervision.target = 1
     assert act(supervision, DUE_AT) == ["drain 1"]
@@ -182,7 +182,7 @@ def test_a_superfluous_worker_that_does_not_even_end_when_killed_is_left_alone(k
 # Stopping
 
 
-def test_when_it_stops_whoever_outlasts_patience_is_killed() -> None:
+def test_at_a_stop_workers_that_exceed_the_drain_limit_are_killed() -> None:
     supervision = make_serving(2)
     supervision.stop(LATER, PATIENCE_S)
 
@@ -224,7 +224,7 @@ def test_when_it_stops_during_a_pause_nobody_wakes_to_fork() -> None:
     assert supervision.wakes_at(0.2, {}) == 0.2 + PATIENCE_S
 
 
-def test_a_second_stop_shortens_patience() -> None:
+def test_a_second_stop_shortens_the_drain_limit() -> None:
     supervision = make_serving(1)
     supervision.stop(LATER, PATIENCE_S)
     supervision.stop(LATER + 1, 0.5)
@@ -259,7 +259,9 @@ def test_a_new_worker_that_ends_after_a_stop_fails_no_reload() -> None:
 
 
 @pytest.mark.parametrize("kill_stages_done", [1, 2, 3])
-def test_a_worker_that_was_struck_already_is_killed_at_the_latest_when_patience_ends(kill_stages_done: int) -> None:
+def test_a_worker_that_is_being_killed_already_is_killed_at_the_latest_at_the_drain_limit(
+    kill_stages_done: int,
+) -> None:
     supervision = make_struck(kill_stages_done)
     supervision.stop(DUE_AT + 2.5, PATIENCE_S)
     words = []
@@ -271,14 +273,14 @@ def test_a_worker_that_was_struck_already_is_killed_at_the_latest_when_patience_
     assert act(supervision, LATER) == []
 
 
-def test_a_worker_that_is_not_heard_of_after_a_stop_is_struck() -> None:
+def test_a_worker_that_is_overdue_after_a_stop_is_killed() -> None:
     supervision = make_serving(1)
     supervision.stop(LATER, PATIENCE_S)
 
     assert act(supervision, LATER + 1, deadlines={1: LATER + 1}) == ["dump 1"]
 
 
-def test_a_worker_that_drains_of_itself_is_replaced_at_once_and_has_the_same_patience() -> None:
+def test_a_worker_that_drains_of_itself_is_replaced_at_once_and_has_the_same_drain_limit() -> None:
     supervision = make_serving(2, Policy(drain_limit_s=5.0))
     supervision.stopped_accepting(1, LATER)
 
@@ -299,7 +301,7 @@ def test_a_worker_that_drains_of_itself_as_soon_as_it_serves_is_followed_after_a
     assert act(supervision, 0.1 + FIRST_PAUSE_S, [2]) == ["fork 2"]
 
 
-def test_a_worker_that_a_mold_does_not_fork_in_time_is_given_up() -> None:
+def test_a_worker_that_a_preload_process_does_not_fork_in_time_is_given_up() -> None:
     supervision = make_serving(1)
     supervision.exited(1, LATER)
     act(supervision, LATER, [-2])
@@ -309,7 +311,7 @@ def test_a_worker_that_a_mold_does_not_fork_in_time_is_given_up() -> None:
     assert [describe(each) for each in supervision.decide(LATER + PRELOAD_FORK_S, {})][:1] == ["dump -2"]
 
 
-def test_a_worker_that_is_born_has_the_time_of_every_worker() -> None:
+def test_a_worker_that_is_forked_has_the_time_of_every_worker() -> None:
     supervision = make_serving(1, Policy(ready_timeout_s=30.0))
     supervision.exited(1, LATER)
     act(supervision, LATER, [-2])
@@ -319,7 +321,7 @@ def test_a_worker_that_is_born_has_the_time_of_every_worker() -> None:
     assert supervision.wakes_at(LATER + 1.0, {}) == LATER + 30.0
 
 
-def test_while_a_mold_is_made_nobody_else_is_forked() -> None:
+def test_while_a_preload_process_boots_no_worker_is_forked() -> None:
     supervision = make_serving(3)
     for pid in (1, 2, 3):
         supervision.exited(pid, LATER)

@@ -1,4 +1,4 @@
-"""The book of workers under anything that can happen, against processes that exist only here."""
+"""Supervision under random events, against simulated processes."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from gserver.arbiter.supervision import (
 TIMEOUT_S = 5.0
 READY_TIMEOUT_S = 8.0
 DRAIN_PATIENCE_S = 20.0
-#: So many decisions after the last event everything must be in order, if the processes behave.
+#: So many decisions after the last event, all workers must serve again if the processes work.
 STEPS = 300
 STRUCK = {KillStage.DUMP: 1, KillStage.ABORT: 2, KillStage.KILL: 3}
 
 
 @dataclass
 class Process:
-    """A worker as it is, whatever the book says."""
+    """The actual state of a worker, independent of its record."""
 
     generation: int
     spawned_at: float
@@ -50,7 +50,7 @@ class Process:
 
 @dataclass
 class World:
-    """The processes, and whoever does for them what the book says; it complains about what no arbiter should do."""
+    """The simulated processes. Carries out the actions of supervision, and fails on actions that make no sense."""
 
     supervision: Supervision
     now: float = 0.0
@@ -58,7 +58,7 @@ class World:
     forked: int = 0
     is_fork_broken: bool = False
     target_before: int | None = None  # while a reload is under way: the target to go back to
-    failures_due: int = 0  # reloads that have failed, but nobody said so yet
+    failures_due: int = 0  # reloads that have failed and are not reported yet
     proven: int = -1
     not_before: float = 0.0  # because of a worker that never served
     deadlines: dict[int, float] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class World:
         return [pid for pid in self.living("booting", "ready") if self.processes[pid].kill_stage is None]
 
     def beat(self) -> None:
-        """Everybody who can says that it is alive."""
+        """Every worker that is not stuck sends a heartbeat."""
         for pid in self.living("ready", "serving", "draining"):
             deaf_since = self.processes[pid].deaf_since
             self.deadlines[pid] = TIMEOUT_S + (self.now if deaf_since is None else deaf_since)
@@ -81,7 +81,7 @@ class World:
         process = self.processes[pid]
         if process.stage == "booting" and process.deaf_since is None:
             process.stage = "ready"
-            self.deadlines[pid] = self.now + TIMEOUT_S  # a worker beats before it says that it is ready
+            self.deadlines[pid] = self.now + TIMEOUT_S  # the first heartbeat comes before READY
             self.supervision.became_ready(pid, self.now)
 
     def wear(self, pid: int) -> None:
@@ -124,7 +124,7 @@ class World:
     # Time
 
     def pass_time(self, seconds: float) -> None:
-        """Wake up whenever the book wants to, and never find that it should have wanted to earlier."""
+        """Wake up at each wakes_at(); no action may have been due earlier."""
         end = self.now + seconds
         while (wakes_at := self.supervision.wakes_at(self.now, self.deadlines)) is not None and wakes_at <= end:
             self.now = wakes_at
@@ -135,7 +135,7 @@ class World:
         assert self.supervision.decide(self.now, self.deadlines) == [], "woke up too late"
 
     def jump(self, seconds: float) -> None:
-        """Time stood still for everybody: nobody who is well must be struck for that."""
+        """All processes stood still: no healthy worker may be killed for that."""
         self.beat()
         self.supervision.wakes_at(self.now, self.deadlines)
         well = [pid for pid, process in self.processes.items() if process.deaf_since is None and not process.kill_stage]
@@ -162,7 +162,7 @@ class World:
         self.check()
 
     def serving_well(self) -> list[int]:
-        """As far as anybody knows."""
+        """As far as the arbiter has been informed."""
         return [pid for pid in self.living("serving") if self.processes[pid].kill_stage is None]
 
     def carry_out(self, actions: list[Action]) -> None:
@@ -241,7 +241,7 @@ class World:
     # The end
 
     def behave(self) -> None:
-        """Whoever is well does what it should; whoever is deaf is left to the arbiter."""
+        """Healthy workers do what they should; stuck ones are left to the arbiter."""
         self.reap()
         for pid, process in list(self.processes.items()):
             if process.deaf_since is None and process.stage == "booting":
@@ -338,7 +338,7 @@ def test_a_stop_ends_everybody_in_its_time(
     policy: Policy, target: int, history: list[list[tuple[str, float]]], limit_s: float, is_orderly: bool
 ) -> None:
     world = make_world(policy, target, history)
-    forked, ends_at = world.forked, world.now + limit_s + 2 * KILL_STAGE_S  # its strokes may have begun
+    forked, ends_at = world.forked, world.now + limit_s + 2 * KILL_STAGE_S  # its kill may have begun
     world.supervision.stop(world.now, limit_s)
     for pid in world.living("booting", "ready"):  # the arbiter kills them
         world.processes[pid].stage = "dead"

@@ -1,4 +1,4 @@
-"""The book of workers, without any process: reloads that succeed, fail, or are overtaken."""
+"""Supervision without processes: reloads that succeed, fail, or are replaced by another one."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from gserver.arbiter.supervision import (
     Stage,
     Supervision,
 )
-from tests.helpers.book import LATER, act, describe, make_reloading, make_serving, serving
+from tests.helpers.supervision import LATER, act, describe, make_reloading, make_serving, serving
 
 SETTLE_S = 3.0
 
 
 def make_failed(step: str) -> Supervision:
-    """A reload of workers 1 and 2, whose first follower 3 has just died at LATER + 1; nothing is decided yet."""
+    """A reload of workers 1 and 2, whose first new worker 3 has just died at LATER + 1; nothing is decided yet."""
     supervision = make_reloading(2, Policy(settle_s=SETTLE_S if step == "ready" else 0.0))
     if step != "booting":
         supervision.became_ready(3, LATER + 1)
@@ -112,7 +112,7 @@ def test_a_reload_to_more_workers() -> None:
     assert act(supervision, LATER) == ["go 4", "drain 1", "reloaded"]
 
 
-def test_a_reload_to_fewer_workers_lets_nobody_go_before_a_new_one_serves() -> None:
+def test_a_reload_to_fewer_workers_drains_no_worker_before_a_new_one_serves() -> None:
     supervision = make_serving(4)
     supervision.begin_reload(2, LATER)
 
@@ -131,7 +131,7 @@ def test_a_failed_reload_to_fewer_workers_costs_none() -> None:
     assert serving(supervision) == [1, 2, 3, 4]
 
 
-def test_a_reload_of_nobody_is_done_at_once() -> None:
+def test_a_reload_without_workers_is_done_at_once() -> None:
     supervision = make_serving(1)
     supervision.target = 0
     act(supervision, LATER)
@@ -154,7 +154,7 @@ def test_a_reload_before_the_first_worker_serves_starts_with_another() -> None:
     assert act(supervision, 0.3, [3]) == ["go 2", "fork 3"]
 
 
-def test_a_worn_worker_is_replaced_by_the_reload() -> None:
+def test_a_worker_to_be_recycled_is_replaced_by_the_reload() -> None:
     supervision = make_reloading(2)
     supervision.request_recycling(2)
     supervision.became_ready(3, LATER)
@@ -288,7 +288,7 @@ def test_several_new_workers_that_end_together_are_one_failure() -> None:
     assert act(supervision, LATER) == ["failed"]
 
 
-def test_nothing_is_said_to_a_newcomer_that_ended_before_it_was_dismissed() -> None:
+def test_a_new_worker_that_has_ended_gets_no_kill() -> None:
     supervision = make_reloading(1)
     supervision.begin_reload(1, LATER + 1)
     supervision.exited(2, LATER + 1)
@@ -314,7 +314,7 @@ def test_a_reload_fails_with_a_new_worker_that_boots_too_long(surge: int) -> Non
     assert serving(supervision) == [1, 2, 3]
 
 
-def test_of_new_workers_that_boot_too_long_one_is_asked_where_it_stands() -> None:
+def test_of_new_workers_that_boot_too_long_one_must_dump_its_stacks() -> None:
     supervision = make_reloading(3, Policy(surge=2, ready_timeout_s=5.0))
     supervision.became_ready(4, LATER)
     act(supervision, LATER, [5, 6])
@@ -322,7 +322,7 @@ def test_of_new_workers_that_boot_too_long_one_is_asked_where_it_stands() -> Non
     assert act(supervision, LATER + 5) == ["failed", "kill 6", "dump 5"]
 
 
-def test_a_reload_fails_with_a_new_worker_that_is_not_heard_of_while_it_settles() -> None:
+def test_a_reload_fails_with_a_new_worker_that_is_overdue_while_it_settles() -> None:
     supervision = make_reloading(1, Policy(settle_s=SETTLE_S))
     supervision.became_ready(2, LATER)
 
@@ -330,7 +330,7 @@ def test_a_reload_fails_with_a_new_worker_that_is_not_heard_of_while_it_settles(
     assert not supervision.is_reloading
 
 
-def test_a_reload_fails_with_a_new_worker_that_is_not_heard_of_after_go() -> None:
+def test_a_reload_fails_with_a_new_worker_that_is_overdue_after_go() -> None:
     supervision = make_reloading(2)
     supervision.became_ready(3, LATER)
     act(supervision, LATER, [4])
@@ -351,7 +351,7 @@ def test_a_failed_reload_to_more_workers_leaves_those_from_before() -> None:
     assert serving(supervision) == [1, 2]
 
 
-def test_a_worker_that_works_does_not_go_for_one_that_is_not_heard_of() -> None:
+def test_a_worker_that_works_does_not_go_for_one_that_is_overdue() -> None:
     supervision = make_serving(1)
     supervision.begin_reload(2, LATER)
     act(supervision, LATER, [2])
@@ -363,7 +363,7 @@ def test_a_worker_that_works_does_not_go_for_one_that_is_not_heard_of() -> None:
     assert 1 in serving(supervision)
 
 
-def test_a_new_worker_that_is_struck_while_it_settles_is_no_reason_to_wake_all_the_time() -> None:
+def test_a_new_worker_that_is_killed_while_it_settles_is_no_reason_to_wake_all_the_time() -> None:
     supervision = make_reloading(1, Policy(settle_s=SETTLE_S))
     supervision.became_ready(2, LATER)
     deadlines = {2: LATER + 1}

@@ -1,4 +1,4 @@
-"""Who accepts the next connection: the rule itself, and what comes of it when many workers obey it."""
+"""The accept balance: the rule itself, and its effect with many workers."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from gserver.errors import ConnectionClosed
 from gserver.worker.fork_cleanup import make_inert
 from tests.helpers.processes import GserverProcess, wait_for
 
-#: Each line names a way to start a child, which says what it has; the worker passes that on.
+#: Each line names a way to start a child; the reply is what that child has inherited.
 APP = """
 import json, multiprocessing, os, signal, subprocess, sys, threading, time
 from gserver import JsonService
@@ -132,7 +132,7 @@ def test_a_child_whose_event_loop_turns_neither_serves_nor_counts(folder: Path) 
         with socket.create_connection(server.address) as waits:
             waits.settimeout(0.5)
             waits.sendall(b"{}\n")
-            with pytest.raises(TimeoutError):  # nobody accepts
+            with pytest.raises(TimeoutError):  # no process accepts
                 waits.recv(1)
             assert stats(folder)["totals"] == before
         os.kill(server.serving_pids()[0], signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""How a worker's process ends: stop= of the service, hooks, atexit, each once, in order and in bounded time."""
+"""The exit of a worker: stop= of the service, hooks and atexit run once, in order, within a time limit."""
 
 from __future__ import annotations
 

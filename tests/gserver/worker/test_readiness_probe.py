@@ -1,4 +1,4 @@
-"""The probe: one real message, answered in order or not."""
+"""The readiness probe: proper replies pass, all others fail with their own message."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def assert_ready(service: Service | StreamService, timeout_s: float | None = PAT
 
 
 def refusal(service: Service | StreamService, timeout_s: float = PATIENCE_S) -> str:
-    """Why the probe says that the service is not ready."""
+    """The reason for which the probe fails."""
     with pytest.raises(ConfigError) as caught:
         probe(service, timeout_s)
     return str(caught.value)
@@ -424,7 +424,7 @@ app = Service(answer, Lines, probe=b"probe")
 
 
 def test_the_probe_of_a_worker_that_is_killed_meanwhile_is_no_connection_in_the_totals(tmp_path: Path) -> None:
-    """The worker of a later generation, for a server whose first worker cannot start ends."""
+    """In a worker of a later generation: a server ends if its first worker cannot start."""
     (tmp_path / "app.py").write_text(DIES_IN_ITS_PROBE)
     (tmp_path / "probed").touch()
     with GserverProcess(tmp_path, "app:app") as server:

@@ -23,7 +23,7 @@ from tests.helpers.waiting import wait_until
 
 @pytest.fixture(autouse=True)
 def _frozen() -> Iterator[None]:
-    """What is asked for here unfreezes everything, which makes every search for leaks after it slow."""
+    """describe_stacks() calls gc.unfreeze(), which makes every later search for leaks slow."""
     yield
     gc.freeze()
 
@@ -69,7 +69,7 @@ def test_of_very_many_the_first_are_shown(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def make_sleeper() -> tuple[Service, list[Any], Event]:
-    """A service whose handler waits for the event, and the connections for which it does."""
+    """A service with a handler that waits for the event, and the connections in that handler."""
     go = Event()
     waiting: list[Any] = []
 
@@ -214,7 +214,7 @@ def test_as_many_as_allowed_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None
         assert text.endswith(f", {more} more waiting greenlets")
 
 
-# What was frozen is no longer among the objects that gc knows; a worker freezes before it serves (worker.py).
+# gc does not list frozen objects; a worker freezes before it serves (worker.py).
 FROZEN = """
 import gc, gevent
 from gserver.worker.stack_dump import describe_stacks

@@ -19,7 +19,7 @@ from tests.helpers.services import make_echo_lines
 
 ROOT = Path(__file__).parents[3]
 
-#: Loads an application with the settings that it is given, and says what became of it; load() patches and moves.
+#: Loads an application with the given settings, and prints the result; load() patches and moves.
 LOADER = """
 import json, os, sys
 from gserver.worker.app_loader import parse_application
@@ -110,7 +110,7 @@ def test_everything_is_patched_before_the_application_is_imported_or_never(folde
     assert said["patched"] is patch
 
 
-#: Counts how often what is installed is looked up while everything is patched, and hears of a plugin.
+#: Counts the look-ups of installed distributions during patch_all(), and checks that a plugin is called.
 PATCHER = """
 import sys
 from importlib import metadata

@@ -415,7 +415,7 @@ def test_a_server_may_be_stopped_while_it_pauses() -> None:
 
 
 def test_after_each_pause_one_is_accepted() -> None:
-    """However far a worker is ahead, whoever waits is served in the end."""
+    """A waiting client is served in the end, however many connections the worker has."""
     scoreboard, own, _ = make_two_workers()
     with holding(own, 100), serving(scoreboard, own) as server:
         peers = [Peer(server.address) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""The book of workers, driven without any process: decide, do it, and say in words what was done."""
+"""Drives supervision without processes: decides, carries out, and returns the actions as text."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from gserver.arbiter.supervision import (
 
 __all__ = ["LATER", "act", "describe", "make_reloading", "make_serving", "serving"]
 
-#: When workers that began at 0 have long lived.
+#: A time at which workers that began at 0 are not young any more.
 LATER = YOUNG_S * 100
 
 
 def act(
     supervision: Supervision, now: float, forks: Iterable[int] = (), deadlines: Mapping[int, float] | None = None
 ) -> list[str]:
-    """Decide, and do it: the workers to be forked get the pids `forks`, and there must be as many. What was done."""
+    """Decide and carry out the actions; return them as text. As many workers must be forked as `forks` has pids."""
     pids = iter(forks)
     deadlines = deadlines or {}
     words: list[str] = []
-    for _ in range(2):  # a worker that was told to drain says at once that it accepts no more
+    for _ in range(2):  # a worker that gets DRAIN sends NOT_ACCEPTING at once
         for action in supervision.decide(now, deadlines):
             if isinstance(action, Spawn):
                 pid = next(pids, None)
@@ -69,7 +69,7 @@ def make_serving(target: int, policy: Policy | None = None) -> Supervision:
 
 
 def make_reloading(target: int, policy: Policy | None = None) -> Supervision:
-    """Supervision whose workers 1..target serve since 0; at LATER, the first of their followers was forked."""
+    """Supervision whose workers 1..target serve since 0; at LATER, the first new worker was forked."""
     supervision = make_serving(target, policy)
     supervision.begin_reload(target, LATER)
     act(supervision, LATER, [target + 1])
