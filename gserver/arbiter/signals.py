@@ -29,7 +29,7 @@ class Request(enum.Enum):
     UPGRADE = (
         "start a new arbiter, with the present code, on the same sockets; the old one runs until it gets TERM or QUIT"
     )
-    DISMISS = "drain all workers, and go on without any; ignored if the server runs in a terminal"
+    DISMISS = "drain all workers, and go on without any; ignored in a terminal, which sends it when its size changes"
     REAP = "a child has ended"
 
 

@@ -285,11 +285,8 @@ class Supervision:
 
         deadlines: as for decide().
         """
-        times = (
-            [self._not_before]
-            if now < self._not_before and not self.is_stopping and self._missing_workers() > 0
-            else []
-        )
+        is_pausing = now < self._not_before and not self.is_stopping and self._missing_workers() > 0
+        times = [self._not_before] if is_pausing else []
         if self._reload:
             times += [time for child in self._still_accepting() if (time := child.since + STOP_ACCEPTING_S) > now]
         for child in self:
@@ -332,9 +329,8 @@ class Supervision:
         is_overdue = overdue_at is not None and now >= max(overdue_at, self._grace_until)
         if child.next_kill_at is not None and now >= child.next_kill_at:
             if not child.kill_stages_done:
-                child.kill_stages_done = (
-                    len(_KILL_STAGES) - 1
-                )  # it is alive and only drains too long: no dump, no abort
+                # It is alive and only drains too long: skip the dump and SIGABRT.
+                child.kill_stages_done = len(_KILL_STAGES) - 1
         elif child.kill_stages_done or not is_overdue:
             return
         elif self._reload and child.generation == self.generation:

@@ -93,9 +93,8 @@ class WorkerProcesses:
         self._forget = forget
         self._channels: dict[int, Channel] = {}
         self._slots: dict[int, Slot] = {}
-        self._orphans_of: dict[
-            int, list[int]
-        ] = {}  # by pid of a worker that is being killed: pidfds of the processes below it
+        # By pid of a worker that is being killed: pidfds of the processes below it.
+        self._orphans_of: dict[int, list[int]] = {}
         self._requested_from: dict[int, int] = {}  # pending worker -> the pid of the preload process
 
     def fork(self, server: Any, settings: Settings, age: int, tls: Tls | None) -> int:

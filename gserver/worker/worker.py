@@ -111,9 +111,8 @@ class Worker:
         self._recycling = RecyclingLimits.of(context.settings, random.Random(self.pid))
         self._started_at = time.monotonic()
         self._servers: list[tuple[str, WorkerServer]] = []  # address, server
-        self._closing_addresses: tuple[str, ...] | None = (
-            None  # once it drains: addresses that no worker serves after it
-        )
+        # Once it drains: the addresses that no worker serves after it.
+        self._closing_addresses: tuple[str, ...] | None = None
         self._drains_at_once = False
         self._graceful_s = context.settings.graceful_timeout
         self._spread_s = 0.0  # once it drains: over how many seconds connections end

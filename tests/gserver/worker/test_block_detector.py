@@ -78,7 +78,7 @@ def test_a_stream_handler_that_blocks_is_named(serving: Serving, caplog: pytest.
     assert "in tests.gserver.worker.test_block_detector.handle\n" in caplog.text
 
 
-def test_what_has_no_connection_is_told_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_block_without_a_connection_is_logged_too(caplog: pytest.LogCaptureFixture) -> None:
     with watching(), caplog.at_level(logging.WARNING, "gserver.worker"):
         gevent.spawn(on_message, b"block", None).join()
         wait_until(lambda: bool(caplog.records))
@@ -86,7 +86,7 @@ def test_what_has_no_connection_is_told_all_the_same(caplog: pytest.LogCaptureFi
     assert "The event loop was blocked for" in caplog.text
 
 
-def test_a_hub_that_turns_is_not_told_of(serving: Serving, caplog: pytest.LogCaptureFixture, greenlets: str) -> None:
+def test_a_loop_that_runs_is_not_logged(serving: Serving, caplog: pytest.LogCaptureFixture, greenlets: str) -> None:
     """However busy it is, and whether it has something to do or nothing.
 
     A busy machine may itself keep the hub from turning, which is rightly logged; but not time and again.

@@ -116,7 +116,7 @@ def test_a_client_sees_the_end_of_a_worker_whose_child_lives_on(folder: Path, pa
         assert os.path.exists(f"/proc/{child}")  # until the server stops
 
 
-def test_a_child_whose_event_loop_turns_neither_serves_nor_counts(folder: Path) -> None:
+def test_a_child_with_a_running_event_loop_neither_serves_nor_counts(folder: Path) -> None:
     """time.sleep() is gevent's in the child too: its copy of the loop, and of all timers, turns."""
     with (
         GserverProcess(folder, "app:app", "--stats-socket", "stats", "--first-byte-timeout", "1") as server,
@@ -164,7 +164,7 @@ app = Service(lambda line, conn: line, Lines)
 """
 
 
-def test_what_a_mold_has_forked_at_its_import_ends_with_the_server(tmp_path: Path) -> None:
+def test_processes_forked_by_the_preload_import_end_with_the_server(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(MOLD_APP)
     with GserverProcess(tmp_path, "app:app", "--preload") as server:
         with Client(server.address, Lines()) as client:

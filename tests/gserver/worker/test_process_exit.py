@@ -106,7 +106,7 @@ def test_whyever_it_ends_in_order(tmp_path: Path, why: str) -> None:
         wait_for(lambda: not worker.is_running(), "it has ended")
 
 
-def test_one_that_is_told_to_end_at_once_runs_atexit_only(tmp_path: Path) -> None:
+def test_an_immediate_exit_runs_atexit_only(tmp_path: Path) -> None:
     write(tmp_path)
     with GserverProcess(tmp_path, "app:app", *QUICK) as server:
         (worker,) = server.workers()
@@ -166,7 +166,7 @@ def test_a_stop_that_does_not_return_is_given_up_after_the_graceful_timeout(tmp_
     ],
     ids=["stop in the system", "atexit in the system", "atexit in the loop"],
 )
-def test_an_end_that_hangs_is_bounded_and_says_where(
+def test_an_exit_that_hangs_is_bounded_and_logs_its_stack(
     tmp_path: Path, stop: str, exit: str, arguments: tuple[str, ...]
 ) -> None:
     write(tmp_path, stop, exit)
@@ -222,7 +222,7 @@ PRINTS = "\nprint('loaded')\n"
 FULL = "import os\nos.dup2(int(os.environ['FULL_PIPE']), 1)\n"
 
 
-def test_output_that_nobody_reads_holds_up_no_end(tmp_path: Path) -> None:
+def test_unread_output_delays_no_exit(tmp_path: Path) -> None:
     """What the application has printed is still buffered, and the pipe is full."""
     write(tmp_path)
     with (tmp_path / "app.py").open("a") as file:

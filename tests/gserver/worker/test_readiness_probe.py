@@ -37,7 +37,7 @@ def test_a_service_that_answers_passes(service: Service) -> None:
     probe(service, PATIENCE_S)
 
 
-def test_a_service_without_a_probe_is_not_asked() -> None:
+def test_a_service_without_a_probe_is_not_probed() -> None:
     asked: list[bytes] = []
     probe(Service(lambda line, conn: asked.append(line), Lines, on_open=lambda conn: asked.append(b"open")), 0.1)
 
@@ -266,7 +266,7 @@ def test_a_json_service_may_do_without() -> None:
     assert opened == []
 
 
-def test_the_service_is_told_in_order_and_once() -> None:
+def test_the_callbacks_run_in_order_and_once() -> None:
     diary = Diary(open_s=0.01)
     service = diary.service()
     service.probe, service.probe_on_open = b"hello", True
@@ -276,7 +276,7 @@ def test_the_service_is_told_in_order_and_once() -> None:
     assert len(diary.entries) == 3
 
 
-def test_it_can_be_asked_again() -> None:
+def test_it_can_be_probed_again() -> None:
     service = make_echo_lines(probe=b"?")
     for _ in range(3):
         probe(service, PATIENCE_S)
@@ -290,7 +290,7 @@ def test_a_stream_may_leave_after_its_answer() -> None:
     assert_ready(handle)
 
 
-def test_a_stream_without_a_probe_is_not_asked() -> None:
+def test_a_stream_without_a_probe_is_not_probed() -> None:
     called: list[StreamConnection] = []
 
     assert_ready(StreamService(called.append))

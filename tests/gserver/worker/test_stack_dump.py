@@ -170,7 +170,7 @@ def test_on_open_that_waits_is_shown_with_its_connection(serving: Serving) -> No
     assert f"Waiting greenlet for {conn!r}, 0 messages handled:" in text
 
 
-def test_greenlets_that_serve_nobody_are_shown_without_a_connection() -> None:
+def test_greenlets_that_serve_no_connection_are_shown_without_a_connection() -> None:
     go = Event()
 
     def all_alone() -> None:

@@ -270,7 +270,7 @@ def test_a_folder_that_is_gone_by_now_is_an_error(folder: Path) -> None:
         ({"proxy_protocol": "v1"}, "setting proxy_protocol is 'v1', but "),
     ],
 )
-def test_a_bare_handler_has_no_entrance(values: dict[str, Any], says: str) -> None:
+def test_a_bare_handler_has_no_handshake(values: dict[str, Any], says: str) -> None:
     def handle(sock: Any, address: Any) -> None: ...
 
     check_handshake_settings(handle, Settings.checked({}))
@@ -279,7 +279,7 @@ def test_a_bare_handler_has_no_entrance(values: dict[str, Any], says: str) -> No
         check_handshake_settings(handle, Settings.checked(values))
 
 
-def test_the_longest_message_is_the_codecs_affair_unless_a_setting_says_otherwise() -> None:
+def test_the_codec_limits_messages_unless_a_setting_does() -> None:
     service = make_echo_lines()
     limit_messages(service, 10)
     codec = service.codec()

@@ -56,7 +56,7 @@ def make_two_workers() -> tuple[Scoreboard, Slot, Slot]:
     return scoreboard, slots[0], slots[1]
 
 
-def test_hooks_are_told_of_every_connection() -> None:
+def test_hooks_are_called_for_every_connection() -> None:
     told: list[Any] = []
     hooks = {
         "connection_open": lambda worker, conn: told.append((worker, conn.messages)),
@@ -122,7 +122,7 @@ def test_the_access_log_has_a_line_for_each_connection() -> None:
     assert lines == ["peer_eof 1 3 3"]
 
 
-def test_a_full_worker_answers_at_once_and_accepts_again_when_somebody_leaves() -> None:
+def test_a_full_worker_answers_at_once_and_accepts_again_after_a_close() -> None:
     with serving(worker_connections=1) as server:
         first, second = Peer(server.address), Peer(server.address)
         assert first.ask(b"1") == b"1"
@@ -175,7 +175,7 @@ def test_one_that_is_ahead_leaves_a_connection_to_the_others_but_not_for_ever() 
         own.cells[OPEN] = 0
 
 
-def test_one_that_does_not_serve_holds_nobody_back() -> None:
+def test_a_worker_that_does_not_serve_delays_no_other() -> None:
     scoreboard, own, other = make_two_workers()
     other.is_serving = False
     own.cells[OPEN] = 100
@@ -209,7 +209,7 @@ def test_only_the_hook_that_is_set_is_called(hook: str | None) -> None:
     assert len(told) == (1 if hook else 0)
 
 
-def test_a_connection_that_is_open_at_the_end_is_told_as_drained() -> None:
+def test_a_connection_that_is_open_at_the_end_is_reported_as_drained() -> None:
     told: list[Any] = []
     with serving(connection_close=lambda worker, conn, reason: told.append(reason)) as server:
         peer = Peer(server.address)
@@ -219,7 +219,7 @@ def test_a_connection_that_is_open_at_the_end_is_told_as_drained() -> None:
     peer.close()
 
 
-def test_the_hooks_are_told_of_the_same_connection() -> None:
+def test_all_hooks_get_the_same_connection() -> None:
     opened: list[Any] = []
     closed: list[Any] = []
     hooks = {
@@ -367,7 +367,7 @@ def test_one_that_is_alone_never_pauses() -> None:
 
 
 @pytest.mark.usefixtures("endless_pauses")
-def test_without_a_scoreboard_nobody_pauses() -> None:
+def test_without_a_scoreboard_no_worker_pauses() -> None:
     _, own, _ = make_two_workers()
     with holding(own, 100), serving(None, own) as server:
         ask_and_leave(server)
@@ -427,7 +427,7 @@ def test_after_each_pause_one_is_accepted() -> None:
 # At the edges
 
 
-def test_a_worker_that_was_ahead_still_answers_who_is_queued_when_it_drains() -> None:
+def test_a_worker_that_was_ahead_still_serves_its_queue_when_it_drains() -> None:
     """Nobody else will: so drain() promises that none is reset."""
     scoreboard, own, _ = make_two_workers()
     with holding(own, 100), serving(scoreboard, own) as server:
