@@ -143,7 +143,7 @@ def test_a_child_that_ends_before_it_is_recorded_is_reported_all_the_same(proces
         processes.reap(enter)
         return bool(deaths)
 
-    wait_for(reaped, "its death is told")
+    wait_for(reaped, "its death is reported")
     assert deaths == [Death(pid, 4)]
 
 

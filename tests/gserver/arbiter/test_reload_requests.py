@@ -90,14 +90,14 @@ def test_the_socket_of_a_killed_command_is_removed(pidfile: Path) -> None:
     program = "import sys, os; from gserver.arbiter.reload_requests import request_reload; request_reload(sys.argv[1])"
     pidfile.write_text(str(os.getpid()))
     before = signal.signal(signal.SIGHUP, lambda number, frame: None)
-    asker = subprocess.Popen([sys.executable, "-c", program, str(pidfile)])
+    command = subprocess.Popen([sys.executable, "-c", program, str(pidfile)])
     try:
         signal.sigtimedwait([], 0)
         while len(list(pidfile.parent.iterdir())) < 2:
-            assert asker.poll() is None
+            assert command.poll() is None
     finally:
-        asker.kill()
-        asker.wait()
+        command.kill()
+        command.wait()
         signal.signal(signal.SIGHUP, before)
     requests = ReloadRequests()
     requests.collect(str(pidfile))
@@ -112,7 +112,7 @@ def test_requests_for_an_abandoned_reload_get_the_result_of_the_next(pidfile: Pa
 
 
 @contextmanager
-def asker_at(path: Path) -> Iterator[socket.socket]:
+def waiting_socket_at(path: Path) -> Iterator[socket.socket]:
     """A socket that waits for a result at this path."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as waiting:
         waiting.bind(str(path))
@@ -120,7 +120,7 @@ def asker_at(path: Path) -> Iterator[socket.socket]:
         yield waiting
 
 
-def answer_all(pidfile: Path, failure: str | None = None) -> None:
+def reply_to_all(pidfile: Path, failure: str | None = None) -> None:
     requests = ReloadRequests()
     requests.collect(str(pidfile))
     requests.reply(failure)
@@ -128,7 +128,7 @@ def answer_all(pidfile: Path, failure: str | None = None) -> None:
 
 def test_each_request_gets_one_reply(pidfile: Path) -> None:
     requests = ReloadRequests()
-    with asker_at(Path(f"{pidfile}.1.asks")) as one, asker_at(Path(f"{pidfile}.2.asks")) as other:
+    with waiting_socket_at(Path(f"{pidfile}.1.asks")) as one, waiting_socket_at(Path(f"{pidfile}.2.asks")) as other:
         requests.collect(str(pidfile))
         requests.collect(str(pidfile))
         requests.reply(None)
@@ -141,8 +141,8 @@ def test_each_request_gets_one_reply(pidfile: Path) -> None:
 
 
 def test_who_asks_the_arbiter_of_another_pid_file_is_not_told(pidfile: Path) -> None:
-    with asker_at(Path(f"{pidfile}.2.77.asks")) as waiting:
-        answer_all(pidfile)
+    with waiting_socket_at(Path(f"{pidfile}.2.77.asks")) as waiting:
+        reply_to_all(pidfile)
 
         with pytest.raises(BlockingIOError):
             waiting.recv(100)
@@ -151,7 +151,7 @@ def test_who_asks_the_arbiter_of_another_pid_file_is_not_told(pidfile: Path) -> 
 def test_a_request_during_a_reload_gets_the_result_of_the_next(pidfile: Path) -> None:
     requests = ReloadRequests()
     requests.collect(str(pidfile))
-    with asker_at(Path(f"{pidfile}.1.asks")) as waiting:
+    with waiting_socket_at(Path(f"{pidfile}.1.asks")) as waiting:
         requests.reply("not yours")
         requests.collect(str(pidfile))
         requests.reply(None)
@@ -175,7 +175,7 @@ def test_a_pid_file_is_found_from_the_folder_one_is_in(pidfile: Path, monkeypatc
 def test_a_file_that_is_no_socket_stays(pidfile: Path) -> None:
     path = Path(f"{pidfile}.1.asks")
     path.write_text("keep me")
-    answer_all(pidfile)
+    reply_to_all(pidfile)
 
     assert path.read_text() == "keep me"
 
@@ -191,16 +191,16 @@ def test_every_reason_is_sent_as_far_as_it_fits(pidfile: Path, reason: str) -> N
 
 
 def test_a_reason_that_is_no_text_does_not_end_the_arbiter(pidfile: Path) -> None:
-    with asker_at(Path(f"{pidfile}.1.asks")) as waiting:
-        answer_all(pidfile, "no file '\udcff'")
+    with waiting_socket_at(Path(f"{pidfile}.1.asks")) as waiting:
+        reply_to_all(pidfile, "no file '\udcff'")
 
         assert waiting.recv(100).startswith(b"failed: no file")
 
 
 def test_an_asker_that_does_not_read_never_holds_up_the_arbiter(pidfile: Path) -> None:
-    with asker_at(Path(f"{pidfile}.1.asks")) as waiting:
+    with waiting_socket_at(Path(f"{pidfile}.1.asks")) as waiting:
         for _ in range(2000):
-            answer_all(pidfile)
+            reply_to_all(pidfile)
 
         assert waiting.recv(100) == b"done"
 

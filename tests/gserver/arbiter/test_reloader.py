@@ -72,7 +72,7 @@ def test_a_new_a_changed_and_a_deleted_file_are_told_and_nothing_else(tmp_path: 
     app.write_text("1")
     with output.open("wb") as file:
         parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path), engine], stdout=file)
-    heard = lambda: output.read_text().count("changed")  # noqa: E731
+    signals_received = lambda: output.read_text().count("changed")  # noqa: E731
     try:
         wait_for(lambda: "begun" in output.read_text(), "the parent has begun")
         (tmp_path / "notes.txt").write_text("not watched")
@@ -82,15 +82,15 @@ def test_a_new_a_changed_and_a_deleted_file_are_told_and_nothing_else(tmp_path: 
             nonlocal number
             number += 1
             app.write_text("2" * number)
-            return heard() >= 1
+            return signals_received() >= 1
 
-        wait_for(touched, "a change is told")
-        before = heard()
+        wait_for(touched, "a change is reported")
+        before = signals_received()
         (tmp_path / "new.py").write_text("")
-        wait_for(lambda: heard() > before, "a new file is told")
-        before = heard()
+        wait_for(lambda: signals_received() > before, "a new file is reported")
+        before = signals_received()
         app.unlink()
-        wait_for(lambda: heard() > before, "a deleted file is told")
+        wait_for(lambda: signals_received() > before, "a deleted file is reported")
         children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
     finally:
         parent.send_signal(signal.SIGKILL)
@@ -323,7 +323,7 @@ class Watching:
     def wait_for_name(self, name: str) -> None:
         """Wait until a change of this file was logged, and HUP has arrived."""
         reported = re.compile(rf"Changed: [^\n]*{re.escape(name)}.*HUP", re.DOTALL)
-        wait_for(lambda: bool(reported.search(self.text)), f"{name} is told")
+        wait_for(lambda: bool(reported.search(self.text)), f"{name} is reported")
 
     def end_parent(self) -> None:
         self.parent.kill()
@@ -363,7 +363,7 @@ def test_files_of_folders_old_and_new_are_told(tmp_path: Path, engine: str, name
             path.write_text(str(time.monotonic()))
             return name in watching.text
 
-        wait_for(written, f"{name} is told")
+        wait_for(written, f"{name} is reported")
 
 
 def test_a_file_that_replaces_another_is_reported(tmp_path: Path, engine: str) -> None:

@@ -57,18 +57,18 @@ def make_two_workers() -> tuple[Scoreboard, Slot, Slot]:
 
 
 def test_hooks_are_called_for_every_connection() -> None:
-    told: list[Any] = []
+    calls: list[Any] = []
     hooks = {
-        "connection_open": lambda worker, conn: told.append((worker, conn.messages)),
-        "connection_close": lambda worker, conn, reason: told.append((worker, conn.messages, reason.value)),
+        "connection_open": lambda worker, conn: calls.append((worker, conn.messages)),
+        "connection_close": lambda worker, conn, reason: calls.append((worker, conn.messages, reason.value)),
     }
     with serving(**hooks) as server:
         peer = Peer(server.address)
         peer.ask(b"1")
         peer.close()
-        wait_until(lambda: len(told) == 2)
+        wait_until(lambda: len(calls) == 2)
 
-    assert told == [("the worker", 0), ("the worker", 1, "peer_eof")]
+    assert calls == [("the worker", 0), ("the worker", 1, "peer_eof")]
 
 
 def test_hooks_that_raise_disturb_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -200,22 +200,22 @@ def ask_and_leave(server: WorkerServer) -> None:
 
 @pytest.mark.parametrize("hook", ["connection_open", "connection_close", None])
 def test_only_the_hook_that_is_set_is_called(hook: str | None) -> None:
-    told: list[Any] = []
-    open_ = {"connection_open": lambda worker, conn: told.append(conn)}
-    close = {"connection_close": lambda worker, conn, reason: told.append(conn)}
+    calls: list[Any] = []
+    open_ = {"connection_open": lambda worker, conn: calls.append(conn)}
+    close = {"connection_close": lambda worker, conn, reason: calls.append(conn)}
     with serving(**(open_ if hook == "connection_open" else close if hook else {})) as server:
         ask_and_leave(server)
 
-    assert len(told) == (1 if hook else 0)
+    assert len(calls) == (1 if hook else 0)
 
 
 def test_a_connection_that_is_open_at_the_end_is_reported_as_drained() -> None:
-    told: list[Any] = []
-    with serving(connection_close=lambda worker, conn, reason: told.append(reason)) as server:
+    calls: list[Any] = []
+    with serving(connection_close=lambda worker, conn, reason: calls.append(reason)) as server:
         peer = Peer(server.address)
         peer.ask(b"1")
 
-    assert told == [CloseReason.DRAINED]
+    assert calls == [CloseReason.DRAINED]
     peer.close()
 
 
@@ -235,17 +235,17 @@ def test_all_hooks_get_the_same_connection() -> None:
 
 
 def test_an_opening_hook_may_close_the_connection() -> None:
-    told: list[Any] = []
+    calls: list[Any] = []
     hooks = {
         "connection_open": lambda worker, conn: conn.close(),
-        "connection_close": lambda worker, conn, reason: told.append(reason),
+        "connection_close": lambda worker, conn, reason: calls.append(reason),
     }
     with serving(**hooks) as server:
         peer = Peer(server.address)
         assert peer.read_to_end() == b""
         peer.close()
 
-    assert told == [CloseReason.FINISHED]
+    assert calls == [CloseReason.FINISHED]
 
 
 @pytest.mark.parametrize(
