@@ -136,7 +136,7 @@ def test_a_second_interrupt_stops_at_once(tmp_path: Path, slow_app: str) -> None
         client.send(b"60")
         wait_for(lambda: server.unread_bytes() == 0, "the message is in its handler")
         server.signal(signal.SIGINT)
-        server.wait_for_log("Stopping: replying")
+        server.wait_for_log("Stopping: draining")
         server.signal(signal.SIGINT)
 
         assert server.wait() == 0

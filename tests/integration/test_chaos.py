@@ -124,7 +124,7 @@ def upgrade(server: GserverProcess) -> None:
     old.send_signal(signal.SIGUSR2)
     wait_for(lambda: len(re.findall("Worker ready", server.log)) >= ready + 3, "the new arbiter's workers are ready")
     old.send_signal(signal.SIGTERM)
-    wait_for(lambda: "The arbiter before this one has ended" in server.log, "the new arbiter has taken over")
+    wait_for(lambda: "The old arbiter has ended" in server.log, "the new arbiter has taken over")
     server.process.wait()
     wait_for(lambda: server.arbiter.pid != old.pid, "the pid file names the new arbiter")
 

@@ -188,7 +188,7 @@ def test_an_address_in_use_is_logged_once_during_the_retries(
 
     assert pauses == [1.0] * 4
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert lines == [f"Address 127.0.0.1:{port} is in use: trying again for 4 s"]
+    assert lines == [f"Address 127.0.0.1:{port} is in use: retrying for 4 s"]
 
 
 def test_there_are_no_retries_at_a_reload(listeners: Listeners, caplog: pytest.LogCaptureFixture) -> None:

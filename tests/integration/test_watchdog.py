@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gserver.arbiter.supervision import AMNESTY_S, JUMP_S
+from gserver.arbiter.supervision import JUMP_GRACE_S, JUMP_S
 from gserver.arbiter.worker_processes import EXIT_CANNOT_START
 from gserver.client import Client
 from gserver.codecs import Lines
@@ -61,10 +61,10 @@ def test_a_spinning_worker_logs_its_stack_and_connection_and_is_replaced(tmp_pat
 
         with Client(server.address, Lines()) as other:
             assert int(other.call(b"?")) != worker.pid
-    assert f"Worker was not heard of in time (pid: {worker.pid})" in server.log
-    assert re.search(rf"Greenlet that runs for <Connection {host}:{port} open>", server.log)
+    assert f"Worker missed its heartbeat deadline (pid: {worker.pid})" in server.log
+    assert re.search(rf"Running greenlet for <Connection {host}:{port} open>", server.log)
     assert "while True:" in server.log
-    assert re.search(r"Greenlet that waits for <Connection [\d.:]+ open>", server.log)
+    assert re.search(r"Waiting greenlet for <Connection [\d.:]+ open>", server.log)
     assert "gevent.sleep(3600)" in server.log
 
 
@@ -83,10 +83,10 @@ def test_usr2_to_a_worker_only_dumps_its_stacks(tmp_path: Path, stuck_app: str) 
     with GserverProcess(tmp_path, stuck_app) as server, Client(server.address, Lines()) as client:
         pid = int(client.call(b"?"))
         os.kill(pid, signal.SIGUSR2)
-        server.wait_for_log("greenlets without work")
+        server.wait_for_log("idle greenlets")
 
         assert int(client.call(b"?")) == pid
-        assert f"Stacks of the worker, asked for by USR2 (pid: {pid})" in server.log
+        assert f"Stacks of the worker, requested by USR2 (pid: {pid})" in server.log
         assert not re.search(r"CRITICAL|ERROR|not heard of", server.log)
 
 
@@ -129,7 +129,7 @@ def test_after_a_pause_of_all_processes_no_worker_is_killed(tmp_path: Path) -> N
         for one in tree:
             one.resume()
         resumed_at = time.monotonic()
-        wait_for(lambda: time.monotonic() > resumed_at + AMNESTY_S + 0.5, "the arbiter has looked again")
+        wait_for(lambda: time.monotonic() > resumed_at + JUMP_GRACE_S + 0.5, "the arbiter has looked again")
 
         assert server.tree() == tree
         assert "not heard of" not in server.log
@@ -151,7 +151,7 @@ def test_recycled_workers_are_replaced_without_a_lost_exchange(
     with GserverProcess(tmp_path, "app:app", *arguments, "--drain-spread", "0.2", workers=2) as server:
         before = {worker.pid for worker in server.workers()}
         with Swarm(server.address, long=8, short=2) as swarm:
-            server.wait_for_log(f"Worker asks to be replaced: {reason}", 2)
+            server.wait_for_log(f"Worker is to be recycled: {reason}", 2)
             wait_for(lambda: not before & {each.pid for each in server.workers() if is_alive(each)}, "both are gone")
         assert swarm.tally.faults == []
         server.wait_for_log("Worker exited with status 0")  # the arbiter may not have reaped it yet
