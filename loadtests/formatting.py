@@ -27,7 +27,7 @@ _SCALES = {
     "MiB": (("MiB", 1.0), ("GiB", 1024.0)),
     "exchanges/s": (("/s", 1.0),),
     "switches/s": (("/s", 1.0),),
-    **{count: (("", 1.0),) for count in ("attempts", "connects", "descriptors", "exchanges", "processes", "sockets")},
+    **dict.fromkeys(("attempts", "connects", "descriptors", "exchanges", "processes", "sockets"), (("", 1.0),)),
 }
 # A cell of a table that shows a number, up to its decimal point and after it.
 _FIGURE = re.compile(r"(?P<whole>(?:\* )?(?:at least )?[(+-]?\d[\d,]*)(?P<rest>(?:\.\d+)?(?:x|%|\)| ?/s| \S|$).*)")
@@ -106,7 +106,9 @@ def aligned(cells: Sequence[str]) -> list[str]:
     whole, rest = (max(len(each[part]) for each in found if each) for part in ("whole", "rest"))
     width = max(whole + rest, *(len(cell) for cell in cells))
     return [
-        f"{each['whole'].rjust(width - rest)}{each['rest'].ljust(rest)}" if each else _missing(cell, width - rest, width)
+        f"{each['whole'].rjust(width - rest)}{each['rest'].ljust(rest)}"
+        if each
+        else _missing(cell, width - rest, width)
         for cell, each in zip(cells, found, strict=True)
     ]
 

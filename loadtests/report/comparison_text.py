@@ -218,7 +218,9 @@ def _needed(comparison: Comparison) -> list[str]:
         return []
     what = "pairs" if comparison.paired else "runs on each side"
     counts = ", ".join(f"{title_of(figure.name)} {figure.needed or f'over {MOST}'}" for figure in open_ones)
-    return [f"To detect a change of {percent(comparison.band)} in noise like this, make about this many {what}: {counts}."]
+    return [
+        f"To detect a change of {percent(comparison.band)} in noise like this, make about this many {what}: {counts}."
+    ]
 
 
 def _how_to_read(comparison: Comparison) -> str:

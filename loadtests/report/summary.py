@@ -13,7 +13,7 @@ from unicodedata import category
 
 from loadtests.comparison.model import FigureComparison
 from loadtests.formatting import change, number, quantity
-from loadtests.results.figure_catalog import title_of
+from loadtests.results.figure_catalog import kind_of, title_of
 from loadtests.results.metrics import Figure
 from loadtests.results.store import Run
 from loadtests.workloads.stages import HELD
@@ -95,8 +95,13 @@ class KeyFigure:
 
     @property
     def title(self) -> str:
-        """The name of the figure, as in every other output."""
+        """The name of the figure, the same in every output."""
         return title_of(self.figure)
+
+    @property
+    def about(self) -> str:
+        """An explanation of the figure as a sentence, or ""."""
+        return kind_of(self.figure).about
 
 
 @dataclass(frozen=True)
@@ -405,7 +410,9 @@ def _generator(run: Run) -> KeyFigure:
     if not cpu:
         return KeyFigure("generator_cpu", UNKNOWN, "the generator recorded nothing about itself")
     words = "used by the load generator"
-    return KeyFigure("generator_cpu", shown(cpu), words + (f"; its event loop was {shown(lag)} late at worst" if lag else ""))
+    return KeyFigure(
+        "generator_cpu", shown(cpu), words + (f"; its event loop was {shown(lag)} late at worst" if lag else "")
+    )
 
 
 def shown(figure: Figure) -> str:

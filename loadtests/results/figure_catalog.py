@@ -59,7 +59,10 @@ _FIGURES = {
         "unsent exchanges", "exchanges", "lower", "Exchanges that were due and were never sent."
     ),
     "attempts": FigureKind(
-        "attempts", "attempts", "", f"Exchanges that ended, and connects, handshakes and closes that failed, {_MEASURED}."
+        "attempts",
+        "attempts",
+        "",
+        f"Exchanges that ended, and connects, handshakes and closes that failed, {_MEASURED}.",
     ),
     "attempts_failed": FigureKind("failed attempts", "attempts", "lower", f"All failures {_MEASURED}."),
     "attempts_failed_exchange": FigureKind("failed attempts: exchanges", "attempts", "lower"),
@@ -95,7 +98,10 @@ _FIGURES = {
     "server_sockets": FigureKind("server sockets", "sockets"),
     "server_switches": FigureKind("server context switches", "switches/s", "", "Voluntary ones."),
     "listen_overflows": FigureKind(
-        "accept queue overflows", "connects", "lower", "Connection requests dropped because the server's queue was full."
+        "accept queue overflows",
+        "connects",
+        "lower",
+        "Connection requests dropped because the server's queue was full.",
     ),
     "host_listen_overflows": FigureKind(
         "accept queue overflows, whole host", "connects", "", "Those of this server or of another one on the host."

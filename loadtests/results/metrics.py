@@ -333,9 +333,7 @@ def _overflows(samples: Sequence[Sample]) -> list[Figure]:
     """Connection requests dropped by the tested port's own listeners; if those cannot be read, by the whole host."""
     dropped = [sample["kernel"]["listeners"] for sample in samples if "listeners" in sample.get("kernel", {})]
     if dropped:
-        return [
-            _figure("listen_overflows", sum(drops_between(*each) for each in pairwise(dropped)))
-        ]
+        return [_figure("listen_overflows", sum(drops_between(*each) for each in pairwise(dropped)))]
     counted = [
         sample["kernel"]["listen_overflows"] for sample in samples if "listen_overflows" in sample.get("kernel", {})
     ]
