@@ -29,8 +29,10 @@ _SCALES = {
     "switches/s": (("/s", 1.0),),
     **dict.fromkeys(("attempts", "connects", "descriptors", "exchanges", "processes", "sockets"), (("", 1.0),)),
 }
-# A cell of a table that shows a number, up to its decimal point and after it.
-_FIGURE = re.compile(r"(?P<whole>(?:\* )?(?:at least )?[(+-]?\d[\d,]*)(?P<rest>(?:\.\d+)?(?:x|%|\)| ?/s| \S|$).*)")
+# A cell of a table with a number: the part up to the decimal point, and the rest with its unit. No emoji.
+_FIGURE = re.compile(
+    r"(?P<whole>(?:\* )?(?:at least |over )?[(+-]?\d[\d,]*)(?P<rest>(?:\.\d+)?(?:(?:x|%|\)|\s)[\w\s%/µ.,+()-]*)?)"
+)
 # Cells of a column of figures that show no number.
 _NO_FIGURE = re.compile(r"|-|- of [\d,]+|withheld")
 
@@ -97,7 +99,7 @@ def is_figures(cells: Sequence[str]) -> bool:
 def aligned(cells: Sequence[str]) -> list[str]:
     """Pad the cells of a column to one width: figures at the decimal point, words to the left.
 
-    A cell without a figure among figures ("-", "withheld") is aligned to the right.
+    A cell without a figure among figures ("-", "withheld") ends at the decimal point, or is aligned to the left.
     """
     if not is_figures(cells):
         width = max(map(width_of, cells), default=0)
@@ -114,7 +116,7 @@ def aligned(cells: Sequence[str]) -> list[str]:
 
 
 def _missing(cell: str, whole: int, width: int) -> str:
-    return cell.rjust(whole).ljust(width) if len(cell) <= whole else cell.rjust(width)
+    return cell.rjust(whole).ljust(width)
 
 
 def width_of(text: str) -> int:
@@ -123,10 +125,14 @@ def width_of(text: str) -> int:
 
 
 def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Render a Markdown table that is also readable as plain text: words to the left, figures at the decimal point."""
+    """Render a Markdown table that is also readable as plain text: words to the left, figures at the decimal point.
+
+    The first column has the titles of the rows, which are words.
+    """
     columns, rules = [], []
-    for title, *cells in zip(header, *rows, strict=True):
-        is_right, shown = is_figures(cells), aligned(cells)
+    for place, (title, *cells) in enumerate(zip(header, *rows, strict=True)):
+        is_right = place > 0 and is_figures(cells)
+        shown = aligned(cells) if is_right else cells
         width = max(map(width_of, (title, *shown)))
         columns.append([_padded(cell, width, is_right) for cell in (title, *shown)])
         rules.append("-" * (width + 1) + (":" if is_right else "-"))

@@ -109,9 +109,9 @@ def headlines_of(workload: Mapping[str, Any]) -> tuple[str, ...]:
 def plan_of_pairs(workload: Mapping[str, Any], band: float, alpha: float, cut_short: str = "") -> Plan:
     """How to compare pairs of runs of a workload.
 
-    Pairs keep drift of the host out of a comparison. Memory does not drift with the host (the servers in README used the
-    same memory in all runs, on a busy host or not), so runs of the memory profile are compared as two sets. 4 runs on
-    each side can prove a difference of one figure (2 of the 70 ways to choose 4 of 8 are as extreme: p = 0.029). As
+    Pairs keep drift of the host out of a comparison. Memory does not drift with the host (the servers in README used
+    the same memory in all runs, on a busy host or not), so runs of the memory profile are compared as two sets. 4 runs
+    on each side can prove a difference of one figure (2 of the 70 ways to choose 4 of 8 are as extreme: p = 0.029). As
     pairs it takes 6 (2 of 64: p = 0.031).
     """
     return Plan(paired=headlines_of(workload) is HEADLINES, band=band, alpha=alpha, cut_short=cut_short)
@@ -216,8 +216,8 @@ def _as_is(value: float | None) -> float | None:
 
 
 def _judge(figures: Sequence[tuple[FigureComparison, Shift]], plan: Plan) -> list[FigureComparison]:
-    # A figure with one value in all runs is no hypothesis. Leaving it out keeps the error rate: whether a figure is tied
-    # does not depend on which side a run belongs to, and the tests hold for any values if chance decides that.
+    # A figure with one value in all runs is no hypothesis. Leaving it out keeps the error rate: whether a figure is
+    # tied does not depend on which side a run belongs to, and the tests hold for any values if chance decides that.
     adjusted = holm({figure.name: shift.p for figure, shift in figures if not shift.tied})
     alpha = plan.alpha / max(1, len(adjusted))
     return [_judged(figure, shift, adjusted.get(figure.name, 1.0), alpha, plan) for figure, shift in figures]
@@ -243,7 +243,7 @@ def _answer(figure: FigureComparison, p: float, plan: Plan) -> Answer:
 
 
 def _needed(figure: FigureComparison, shift: Shift, alpha: float, plan: Plan) -> int | None:
-    """How many pairs or runs decide. A figure without a ratio has no band: only the least number of the test is known."""
+    """How many pairs or runs would decide; for a figure without a ratio, which has no band, the least of the test."""
     a, b = _counts(figure, plan)
     noise = cautious(shift.spread, a - 1 if plan.paired else a + b - 2) if figure.scale == "ratio" else 0.0
     find = needed_pairs if plan.paired else needed_runs
@@ -283,9 +283,7 @@ def _too_few(figures: Sequence[FigureComparison], tested: int, plan: Plan) -> li
     runs = "pairs" if plan.paired else "runs on each side"
     least = (needed_pairs if plan.paired else needed_runs)(1.0, 0.0, plan.alpha / tested)
     figures_tested = "1 figure" if tested == 1 else f"{tested} figures"
-    return [
-        f"Too few to call anything different, however large the change: for {figures_tested} it takes {least} {runs}."
-    ]
+    return [f"Too few to call anything different, whatever the change: for {figures_tested} it takes {least} {runs}."]
 
 
 def _curves(a: Latencies, b: Latencies, plan: Plan) -> tuple[QuantileCurve, ...]:
@@ -367,9 +365,7 @@ def _notes(a: Side, b: Side, plan: Plan) -> list[str]:
         else:
             notes.append("One run on each side and no noise floor: no claim is made.")
     elif not plan.paired and headlines_of(a.runs[0].workload) is HEADLINES:  # see plan_of_pairs()
-        notes.append(
-            "The runs are not pairs: a change of the host between the sides looks like a change of the server."
-        )
+        notes.append("The runs are not pairs: a change of the host looks like a change of the server.")
     notes += _of_few([*a.runs, *b.runs])
     notes += [f"{side.title} had failures: {errors}." for side in (a, b) if (errors := _errors(side))]
     return notes + [note for side in (a, b) for note in _shortfalls(side)]

@@ -52,7 +52,7 @@ def change_points(values: Sequence[float], alpha: float = 0.01) -> list[ChangePo
 
 
 def fewest(alpha: float) -> int:
-    """The least number of values that can prove a change. With fewer, even the clearest change is too likely by chance."""
+    """The least number of values that can prove a change. With fewer, even the clearest one is too likely by chance."""
     # The probability that all low values come before or after all high ones; an odd count has twice as many splits.
     return next(
         count for count in range(2 * FEWEST, 100) if (4 if count % 2 else 2) / math.comb(count, count // 2) <= alpha
@@ -77,7 +77,7 @@ def _within(series: Values, start: int, end: int, alpha: float, chance: np.rando
 
 
 def _differences(ranks: Values) -> Values:
-    """For each row and split: how far the sum of the ranks before it is from its expectation, in standard deviations."""
+    """For each row and split: the deviation of the rank sum before it from its expectation, in standard deviations."""
     count = ranks.shape[1]
     before = np.arange(FEWEST, count - FEWEST + 1)
     sums = np.cumsum(ranks, axis=1)[:, before - 1]

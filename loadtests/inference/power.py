@@ -2,7 +2,8 @@
 `python -m loadtests.inference.power` prints the tables.
 
 The power of the exact tests comes from the mean and variance of their statistics if B is shifted (Lehmann), for normal
-noise on the scale of the values. If only one order of the pairs can be significant, it is the probability of that order.
+noise on the scale of the values. If only one order of the pairs can be significant, it is the probability of that
+order.
 """
 
 from __future__ import annotations

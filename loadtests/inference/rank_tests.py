@@ -2,8 +2,8 @@
 
 Independent sets: the exact Mann-Whitney test. Pairs: the exact Wilcoxon signed-rank test of the differences. Estimates
 are those of Hodges and Lehmann. Intervals are order statistics of all differences (sets) or of all Walsh averages
-(pairs), picked by the distribution of the same test, so that nothing is assumed about the shape of the noise. SciPy does
-the tests. Its exact distributions do not allow ties; for tied values the distribution is counted here.
+(pairs), picked by the distribution of the same test, so that nothing is assumed about the shape of the noise. SciPy
+does the tests. Its exact distributions do not allow ties; for tied values the distribution is counted here.
 
 Values are what the caller compares: logarithms for a ratio. An interval is None if there are too few runs for one.
 """
@@ -204,8 +204,8 @@ def single_shift(difference: float, floor: float, pairs: int) -> Shift:
     """Compare a single difference with the noise floor that was measured with `pairs` pairs of equal runs.
 
     The correction for several figures needs the tail beyond the floor, which cannot be counted from few pairs. It is
-    taken from Student's distribution with a quarter as many degrees of freedom as pairs. With as many degrees of freedom
-    as pairs, noise with outliers was called a difference in 71 of 1,000 simulated comparisons of equal runs.
+    taken from Student's distribution with a quarter as many degrees of freedom as pairs. With as many degrees of
+    freedom as pairs, noise with outliers was called a difference in 71 of 1,000 simulated comparisons of equal runs.
     """
     freedom = max(1, pairs // 4)
     if floor <= 0:
@@ -222,10 +222,10 @@ def single_shift(difference: float, floor: float, pairs: int) -> Shift:
 class Looks:
     """The plan of interim looks: when the pairs made so far are judged, and at which level.
 
-    Each look spends a part of `alpha`, the last one the most; the parts add up to alpha. So the probability that any look
-    calls equal sides different is at most alpha, whatever the correlation between the looks. With Holm's correction at
-    each look this holds for all headline figures together. Intervals of level 1 - alpha_at() hold likewise at the look
-    at which the pairs end.
+    Each look spends a part of `alpha`, the last one the most; the parts add up to alpha. So the probability that any
+    look calls equal sides different is at most alpha, whatever the correlation between the looks. With Holm's
+    correction at each look this holds for all headline figures together. Intervals of level 1 - alpha_at() hold
+    likewise at the look at which the pairs end.
     """
 
     max_pairs: int

@@ -108,14 +108,18 @@ def _figure_table(comparison: Comparison, width: int) -> Table:
     columns = list(zip(*map(_row, comparison.figures), strict=True)) or [()] * len(titles)
     first, *figures, verdicts = [list(column) for column in columns]
     at_point = [aligned(column) for column in figures]
-    if _width_of([first, *at_point, verdicts], titles, 2) <= width:
-        gap, figures = 2, at_point
+    if is_aligned := _width_of([first, *at_point, verdicts], titles, 2) <= width:
+        figures, gap = at_point, 2
     else:
         gap = 2 if _width_of([first, *figures, verdicts], titles, 2) <= width else 1
     table = bare_table(gap)
-    for title in titles:
-        is_figure = title not in ("figure", "verdict")
-        table.add_column(title, justify="right" if is_figure else "left", no_wrap=is_figure, overflow="fold")
+    table.add_column(titles[0], overflow="fold")
+    for title, cells in zip(titles[1:-1], figures, strict=True):
+        if is_aligned:  # the cells have their blanks already
+            table.add_column(title.rjust(max(map(len, cells), default=0)), no_wrap=True)
+        else:
+            table.add_column(title, justify="right", no_wrap=True)
+    table.add_column(titles[-1], overflow="fold")
     for name, *cells, verdict in zip(first, *figures, verdicts, strict=True):
         table.add_row(name, *cells, Text(verdict, style=COLOURS.get(verdict, "dim")))
     return table

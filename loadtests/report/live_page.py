@@ -34,7 +34,7 @@ CHARTS = [
     LiveChart("descriptors", "Server file descriptors", shade="teal"),
     LiveChart("messages", "Messages a second", "/s"),
     LiveChart("queue", "Accept queue: connections that wait", shade="orange"),
-    LiveChart("lag", "Server event loop lag, max, ms", "ms", shade="purple"),
+    LiveChart("lag", "Server max event loop lag, ms", "ms", shade="purple"),
 ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from loadtests.formatting import render_table
+from loadtests.formatting import aligned, render_table
 from loadtests.report.run_tables import Table, figures_of, keys_of, latencies_of, types_of
 from loadtests.report.summary import (
     Failure,
@@ -37,11 +37,20 @@ def render_markdown_of_all(runs: Sequence[Run]) -> str:
     """The report of one run; for several, a table of their key figures and then the report of each."""
     if len(runs) == 1:
         return render_markdown(runs[0])
-    header, *rows = summary_of(runs)
-    parts = [f"# {len(runs)} runs", _table(Table(header, tuple(rows)))]
+    parts = [f"# {len(runs)} runs", _side_by_side(runs)]
     for run in runs:
         parts += [f"## {_text(title_of_run(run))}", *_parts(run, "###")]
     return "\n\n".join(parts) + "\n"
+
+
+def _side_by_side(runs: Sequence[Run]) -> str:
+    """A column for each run. The verdicts are words; the other cells are figures, aligned at the decimal point."""
+    columns = [
+        [*map(_cell, (title, verdict)), *aligned([_cell(each) for each in cells])]
+        for title, verdict, *cells in zip(*summary_of(runs), strict=True)
+    ]
+    header, *rows = zip(*columns, strict=True)
+    return render_table(header, rows)
 
 
 def _parts(run: Run, level: str) -> list[str]:

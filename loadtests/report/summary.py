@@ -410,9 +410,7 @@ def _generator(run: Run) -> KeyFigure:
     if not cpu:
         return KeyFigure("generator_cpu", UNKNOWN, "the generator recorded nothing about itself")
     words = "used by the load generator"
-    return KeyFigure(
-        "generator_cpu", shown(cpu), words + (f"; its event loop was {shown(lag)} late at worst" if lag else "")
-    )
+    return KeyFigure("generator_cpu", shown(cpu), words + (f"; max event loop lag {shown(lag)}" if lag else ""))
 
 
 def shown(figure: Figure) -> str:

@@ -1,6 +1,6 @@
 """The figures of a run: the name, unit and direction of each, used by every output. Pure.
 
-The name in run.json ("server_cpu_per_exchange") stays as it is. The title ("CPU time per exchange") is what people read.
+A figure has a name in run.json ("server_cpu_per_exchange") and a title for people ("CPU time per exchange").
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ _FIGURES = {
         "generator CPU", "% of a core", "lower", "The CPU use of the load generator. Above 85% of a core it adds delay."
     ),
     "generator_lag_max": FigureKind(
-        "generator event loop lag, max", "ms", "lower", "How late the event loop of the load generator was at worst."
+        "generator max event loop lag", "ms", "lower", "How late the event loop of the load generator was at worst."
     ),
     "generator_late": FigureKind(
         "generator late sends", "% of sends", "lower", "Requests that were sent more than 1 ms after they were due."

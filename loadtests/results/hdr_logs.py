@@ -1,9 +1,9 @@
-"""Write a recording as HdrHistogram interval logs (version 1.3): one for each series and latency, one interval a second.
+"""Write a recording as HdrHistogram interval logs (version 1.3), one for each series and latency. Intervals are 1 s.
 
     GREETING.service.hlog, GREETING.response.hlog, connect.service.hlog, ...
 
-HdrHistogram's tools and plotters read them. Latencies are nanoseconds; only the maximum in each line is milliseconds, as
-the format requires. Time starts with the first second of the recording.
+HdrHistogram's tools and plotters read them. Latencies are nanoseconds; only the maximum in each line is milliseconds,
+as the format requires. Time starts with the first second of the recording.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def _plateaus(sockets: Mapping[int, int]) -> list[tuple[int, int, int]]:
 
 
 def _growth(level: Level) -> Growth | None:
-    """Growth on a plateau, judged by the lower end of the slope's interval: a heap that goes up and down does not count."""
+    """Growth on a plateau, by the lower end of the slope's interval: a heap that only goes up and down is none."""
     slope = fitted_slope(level.readings)
     if slope is None or slope.low is None or len(level.readings) < LEAST_READINGS:
         return None

@@ -1,8 +1,8 @@
 """Detect whether TCP retransmissions can explain the slow exchanges of a run. Pure.
 
 A lost segment that no other segment follows is sent again after 200 ms at the earliest (the least timeout of Linux), so
-its exchange takes longer than that. Therefore n retransmitted segments can be the slowest n exchanges if those took that
-long. The kernel counts segments per network namespace, including all other traffic there.
+its exchange takes longer than that. Therefore n retransmitted segments can be the slowest n exchanges if those took
+that long. The kernel counts segments per network namespace, including all other traffic there.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@
 
 Schemas of run.json: 2 has phases, a verdict, intervals of figures, and both latencies. In 3 late replies to requests of
 the measured phase count, failures are of all phases of a connection, memory per connection is fitted or withheld, and
-the verdict separates shortfalls of the server from doubts about the figures. Schema 2 can be read, but not compared with
-3.
+the verdict separates shortfalls of the server from doubts about the figures. Schema 2 can be read, but not compared
+with 3.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ OTHERS_PERCENT = 10.0
 STEAL_PERCENT = 2.0
 # With less than this share of the users it is another workload. With fewer connections the server has a shortfall.
 ENOUGH_SOCKETS = 0.99
-# Less than this share of the offered load is a shortfall. By chance each user may miss a tick at the ends of the window.
+# Less than this share of the offered load is a shortfall. By chance each user may miss a tick at the ends of the
+# window.
 ENOUGH_LOAD = 0.95
 CHANCE_TICKS = 1.5
 # From this rate on (exchanges a second), a second without an exchange is not chance.
@@ -87,7 +88,8 @@ class Evidence:
         window: the measured phase; planned_s: its planned length in seconds.
         sockets: the number of connections that should be open all the time, unless users close some on purpose; 0 if
             there is no such number.
-        offered: the exchanges a second (in a user's own Locust file: tasks a second) of the schedules; None: no schedule.
+        offered: the exchanges a second (in a user's own Locust file: tasks a second) of the schedules; None: no
+            schedule.
         per_task: True if `offered` counts tasks, of one exchange or several each.
         accidents: what went wrong with the run, as sentences.
         generator_cores: the cores that all processes of the generator on this host share; 0: not known.
@@ -302,8 +304,9 @@ def _cpu_use(evidence: Evidence) -> dict[str, float]:
 def _delays(evidence: Evidence) -> tuple[State, list[str]]:
     """How late the generator was, and the cause: its own work, or other work on its host.
 
-    A generator with free cores and little work is not late. So other work delayed it, with two exceptions: the generator
-    itself was busy, or its event loop stood still without waiting for a CPU. Then code of the users blocked it.
+    A generator with free cores and little work is not late. So other work delayed it, with two exceptions: the
+    generator itself was busy, or its event loop stood still without waiting for a CPU. Then code of the users blocked
+    it.
     """
     inside = _health_inside(evidence)
     sentences = [*_lags(inside), *_late(inside)]

@@ -56,7 +56,8 @@ LABEL_ROOM, LABEL_LETTERS = 172, 28
 POINTS_OVER_TIME = 2400
 # Names of folders that are listed in a sentence.
 MOST_NAMES = 4
-# The least range of a scale as a part of its values. A smaller one needs long labels and makes noise look like a result.
+# The least range of a scale as a part of its values. A smaller one needs long labels and makes noise look like a
+# result.
 LEAST_SPREAD = 0.05
 # Unit -> the expression for a value on a scale, and the unit in the title, which is where other units are shown.
 _SIZE = "datum.value >= 1024 ? format(datum.value / 1024, '.4~g') + ' MiB' : format(datum.value, '.3~g') + ' KiB'"
@@ -179,7 +180,7 @@ def _forest_layers(rows: Sequence[Row], band: float, reach: tuple[float, float])
 def _off_scale(
     rows: Sequence[Row], reach: tuple[float, float], scale: alt.Scale, y: alt.Y, shade: alt.Color, tooltip: str
 ) -> list[alt.Chart]:
-    """An arrow at the edge for each row that goes beyond it; with the change in figures if the point itself is there."""
+    """An arrow at the edge for each row that goes beyond it, with the change in figures if the point itself does."""
     layers = []
     sides: tuple[tuple[int, Literal["left", "right"], int], ...] = ((0, "left", 12), (1, "right", -12))
     for edge, side, away in sides:

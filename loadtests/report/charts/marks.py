@@ -183,7 +183,7 @@ def bars(rows: Sequence[Row], clock: Clock, field: str, shade: str = "bad") -> a
 
 
 def phases(rows: Sequence[Row], clock: Clock, named: bool = False) -> list[alt.Chart]:
-    """The phases of the run in the background: the measured one shaded, a dashed line where each of the others begins."""
+    """The phases of the run in the background: the measured one shaded, a dashed line at the start of the others."""
     if not rows:
         return []
     base = alt.Chart(data(rows)).encode(x=time_x(clock))

@@ -30,7 +30,7 @@ LEGEND_LETTER, LEGEND_SYMBOL = 8, 40
 
 @dataclass(frozen=True)
 class Key:
-    """An entry of a legend: its label, a colour of the theme, and a shape: "line" (with its dashes), "circle", "square"."""
+    """An entry of a legend: label, colour of the theme, and shape ("line" with its dashes, "circle" or "square")."""
 
     label: str
     shade: str

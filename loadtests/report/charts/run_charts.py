@@ -317,7 +317,7 @@ def _generator(evidence: Evidence, clock: Clock) -> Picture:
         panels.append(over_time.panel(f"Generator CPU, {CPU}", [area(used, x, number_y("cpu", used))], height=110))
     panels.append(
         over_time.panel(
-            "Generator event loop lag, max, ms", [area(rows, x, number_y("lag", rows), "purple")], height=110
+            "Generator max event loop lag, ms", [area(rows, x, number_y("lag", rows), "purple")], height=110
         )
     )
     if late := any(row.get("late") for row in rows):

@@ -54,8 +54,8 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu 
 ROOM = "room"
 
 
-# Pixels for the labels of a scale. A longer label is cut, because it would move the axis out of line with the axes above
-# and below. marks.py writes numbers that fit.
+# Pixels for the labels of a scale. A longer label is cut, because it would move the axis out of line with the axes
+# above and below. marks.py writes numbers that fit.
 SCALE_ROOM = 62
 
 

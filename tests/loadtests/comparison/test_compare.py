@@ -271,7 +271,7 @@ def test_a_percentile_of_few_answers_is_neither_judged_nor_shown() -> None:
     assert {"response_p50", "response_p99.9", "throughput"} <= names
     assert not [name for name in names if name.endswith("_p99")]
     (note,) = [note for note in comparison.notes if note.startswith("Left out")]
-    assert "response time p99, service time p99" in note
+    assert "p99 latency, p99 service time" in note
 
 
 def test_errors_of_any_run_are_told_beside_the_verdicts() -> None:
@@ -322,7 +322,7 @@ def test_what_a_server_did_not_do_is_no_doubt_and_is_told() -> None:
 
     believed = compare(a, Side("after", (b.runs[0], failed)), SETS)
     assert believed.refusals == ()
-    assert f"after did not do all that was asked of it in 1 of 2 runs: {away}" in believed.notes
+    assert f"after did not do all that was requested in 1 of 2 runs: {away}" in believed.notes
     assert compare(a, Side("after", (b.runs[0], doubted)), SETS).refusals == ("run-003 is noisy-host: It was noisy.",)
 
 
@@ -358,5 +358,5 @@ def test_a_run_that_was_made_for_memory_and_has_none_says_why() -> None:
     bare = dataclasses.replace(run, figures=[each for each in run.figures if each.name != "server_rss_per_socket"])
 
     assert missing_in(run) == []
-    assert missing_in(bare) == ["There is no server: memory per connection: memory grew."]
+    assert missing_in(bare) == ["There is no memory per connection: memory grew."]
     assert missing_in(dataclasses.replace(bare, workload={})) == []

@@ -104,7 +104,7 @@ def test_a_percentile_of_few_answers_is_no_trend() -> None:
 
     assert "throughput" in trend.figures
     assert not [name for name in trend.figures if name.startswith(("response", "service"))]
-    assert "response time" not in render_trend(trend)
+    assert "latency" not in render_trend(trend)
     assert "response" not in render_csv(trend)
 
 
@@ -116,7 +116,7 @@ def test_a_change_is_marked_at_the_run_and_said_with_its_size_and_commit() -> No
     (row,) = [line for line in text.splitlines() if "| 2026-01-13" in line]
     assert "* 103 µs" in row
     assert [line for line in text.splitlines() if line.startswith("|") and "* " in line] == [row]
-    assert "* server: processor time per exchange: 85.8 µs to 103 µs (+20.2%) from 00000000000c on, p = 0.0005" in text
+    assert "* CPU time per exchange: 85.8 µs to 103 µs (+20.2%) from 00000000000c on, p = 0.0005" in text
 
 
 def test_where_nothing_changes_that_is_said_and_where_nothing_can_be_seen_too() -> None:
@@ -124,7 +124,7 @@ def test_where_nothing_changes_that_is_said_and_where_nothing_can_be_seen_too() 
     ((short,), _) = trends_of(SLOWER_FROM_12_ON[:5])
 
     assert render_trend(steady).endswith("\n\nNo change.")
-    assert render_trend(short).endswith("\n\nToo few runs to see a change in 9 figures: it takes 12.")
+    assert render_trend(short).endswith("\n\nToo few runs to detect a change in 9 figures: it takes 12.")
 
 
 def test_what_was_served_is_the_commit_of_the_side_or_else_of_the_checkout() -> None:

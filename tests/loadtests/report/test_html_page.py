@@ -221,7 +221,7 @@ def test_where_somebody_points_a_tip_says_what_is_there(browser: webdriver.Chrom
     tip = browser.find_element(By.CLASS_NAME, "tip")
     wait_for(tip.is_displayed, "the tip")
 
-    assert "exchanges a second: 300" in tip.text
+    assert "throughput: 300 /s" in tip.text
 
 
 def test_a_keyboard_reaches_tables_and_charts_and_sees_where_it_is(
@@ -246,7 +246,7 @@ def test_a_keyboard_reaches_tables_and_charts_and_sees_where_it_is(
 @pytest.mark.parametrize(
     ("name", "chart", "first", "last"),
     [
-        ("run", 2, "second 0.5\nexchanges a second: 300", "second 19.5\nexchanges a second: 300"),
+        ("run", 2, "second 0.5\nthroughput: 300 /s", "second 19.5\nthroughput: 300 /s"),
         ("run", 7, "second -2\nconnections: 0", "second 19\nconnections: 200"),
         ("far", 0, "throughput: +0.10%, equivalent", "memory per connection: 240x, worse"),
         ("far", 6, "run 1, ", "run 16, "),
@@ -284,7 +284,7 @@ def test_what_a_tip_says_stays_after_a_tap(browser: webdriver.Chrome, pages: dic
         wait_for(lambda: script(browser, "document.querySelector('#read').textContent") != "", "the tap is answered")
         tip = browser.find_element(By.CLASS_NAME, "tip")
 
-        assert re.match(r"second 1[2-4]\.5\nexchanges a second: 300", tip.text)
+        assert re.match(r"second 1[2-4]\.5\nthroughput: 300 /s", tip.text)
         assert tip.rect["x"] + tip.rect["width"] <= 400
     finally:
         browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
@@ -324,7 +324,14 @@ def test_every_legend_every_label_and_every_cell_in_sight_lies_inside_the_window
     opened(browser, pages[name], width)
 
     assert (name == "overview") or browser.find_elements(By.CSS_SELECTOR, ".legend li")
-    for what in (".legend li", ".chart svg text", ".stacked td", ".stacked tbody th", ".sayings li", "h1, h2, h3, p"):
+    for what in (
+        ".legend li",
+        ".chart svg text",
+        ".stacked td",
+        ".stacked tbody th",
+        ".key-figures li",
+        "h1, h2, h3, p",
+    ):
         assert browser.execute_script(BEYOND, what) == [], what
     assert script(browser, "document.documentElement.scrollWidth") <= width
 
@@ -415,7 +422,7 @@ def test_the_halves_of_a_verdict_failures_and_reasons_are_in_sight(
 ) -> None:
     opened(browser, pages["failed"], 400)
     verdict = browser.find_element(By.CLASS_NAME, "verdict").text
-    order = ["Valid.", "What the server did not do", AWAY, "What limits belief in the figures", "The host was busy."]
+    order = ["Valid.", "What the server did not do", AWAY, "Why the figures are doubtful", "The host was busy."]
     failures = browser.find_element(By.CSS_SELECTOR, ".failures").text
 
     assert [verdict.index(part) for part in order] == sorted(verdict.index(part) for part in order)
@@ -428,11 +435,11 @@ def test_the_halves_of_a_verdict_failures_and_reasons_are_in_sight(
 
 def test_every_type_of_message_is_a_row_in_sight(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
     opened(browser, pages["failed"], 1400)
-    table = browser.find_element(By.CSS_SELECTOR, "[aria-label='Table: While it was measured']")
+    table = browser.find_element(By.CSS_SELECTOR, "[aria-label='Table: In the measured phase']")
     header = [each.text for each in table.find_elements(By.CSS_SELECTOR, "thead th")]
     rows = [each.text for each in table.find_elements(By.CSS_SELECTOR, "tbody th")]
 
-    assert header[:4] == ["response time", "answered", "failed", "mean"]
+    assert header[:4] == ["latency", "answered", "failed", "mean"]
     assert {"min", "p50", "p90", "p95", "p99", "p99.9", "max"} < set(header)
     assert rows[0] == "all types"
     assert len(rows) == 22

@@ -45,13 +45,13 @@ def test_what_a_server_takes_once_is_no_connections() -> None:
 @pytest.mark.parametrize(
     ("sockets", "why"),
     [
-        ((20,), "this run rested at 20 connections, and it takes 3 such numbers: use the profile memory"),
-        ((2000,), "this run rested at 2,000 connections, and it takes 3 such numbers: use the profile memory"),
+        ((20,), "this run rested at 20 connections, but 3 different numbers are needed: use the profile memory"),
+        ((2000,), "this run rested at 2,000 connections, but 3 different numbers are needed: use the profile memory"),
         (
             (1000, 3000),
-            "this run rested at 1,000, 3,000 connections, and it takes 3 such numbers: use the profile memory",
+            "this run rested at 1,000, 3,000 connections, but 3 different numbers are needed: use the profile memory",
         ),
-        ((10, 20, 40), "differ by 30 at most, and it takes 1,000 to tell"),
+        ((10, 20, 40), "differ by 30 at most, but 1,000 are needed to separate"),
     ],
 )
 def test_few_plateaus_or_few_sockets_tell_nothing(sockets: tuple[int, ...], why: str) -> None:

@@ -81,7 +81,7 @@ def test_a_quantile_that_they_explain_is_named_beside_them() -> None:
     (warning,) = retransmit_warnings(recording, make_samples(SERVER, 0, 1), WINDOW)
 
     assert warning.startswith("26 TCP segments were sent again in the measured phase (13 for 1,000 exchanges): ")
-    assert warning.endswith("the p99 may be the network's")
+    assert warning.endswith("the network may cause the p99")
     assert retransmit_warnings(recording, [], Window(0, 0)) == []
 
 

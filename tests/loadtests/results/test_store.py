@@ -97,7 +97,7 @@ def broken(**changes: Any) -> str:
         (broken(figures=[{"name": "x", "value": "1", "unit": "us"}]), "`$.figures[0].value`"),
         (broken(figures=[{"name": "x", "value": float("inf"), "unit": "us"}]), "cannot be read"),
         (broken(workload=3), "`$.workload`"),
-        (broken(workload={}), "its workload says no number of sockets"),
+        (broken(workload={}), "its workload has no number of sockets"),
         (broken(environment=[]), "`$.environment`"),
         (broken(errors={"connect: refused": "many"}), "`$.errors[...]`"),
         (broken(warnings=3), "`$.warnings`"),
