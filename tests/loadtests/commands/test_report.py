@@ -51,7 +51,7 @@ def test_markdown_and_json_are_printed_and_nothing_is_written(folder: Path, caps
 def test_a_single_run_keeps_its_report_and_its_page(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(bare)]) == 0
     said = capsys.readouterr()
-    assert "connections held at once" in said.out
+    assert "peak connections" in said.out
     assert str(bare / "report.html") in said.err
     assert (bare / "report.md").read_text().startswith("# json")
     assert "<!doctype html>" in (bare / "report.html").read_text()
