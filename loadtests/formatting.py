@@ -8,6 +8,7 @@ from unicodedata import east_asian_width
 
 __all__ = [
     "aligned",
+    "at_point",
     "change",
     "distinct_from",
     "is_figures",
@@ -117,6 +118,12 @@ def aligned(cells: Sequence[str]) -> list[str]:
 
 def _missing(cell: str, whole: int, width: int) -> str:
     return cell.rjust(whole).ljust(width)
+
+
+def at_point(cell: str) -> tuple[str, str]:
+    """Split a cell at its decimal point: ("1", ".30 ms"). The second part of a cell without a number is ""."""
+    found = _FIGURE.fullmatch(cell)
+    return (found["whole"], found["rest"]) if found else (cell, "")
 
 
 def width_of(text: str) -> int:

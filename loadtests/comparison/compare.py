@@ -266,7 +266,7 @@ def _reason(figure: FigureComparison, alpha: float, needed: int | None, plan: Pl
     if figure.scale == "difference":
         return "no difference is proven"
     if needed is None or needed > min(a, b):
-        return "too noisy for this number of runs"
+        return f"too noisy for this number of {'pairs' if plan.paired else 'runs'}"
     return "the change is smaller than the band, or near its edge"
 
 

@@ -46,6 +46,11 @@ class JudgedRow:
     remarks: tuple[str, ...]
     about: str = ""
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The cells of the row without its verdict."""
+        return self.figure, self.a, self.b, self.change, self.interval
+
 
 @dataclass(frozen=True)
 class ShownComparison:
@@ -191,7 +196,7 @@ def _summarised(figure: FigureComparison | None) -> tuple[str, str, str]:
     if figure is None:
         return UNKNOWN, "", ""
     *_, change, interval = cells_of(figure)
-    return change, interval, str(figure.answer)
+    return change, "" if interval == UNKNOWN else interval, str(figure.answer)
 
 
 def _differences(differences: Sequence[KeyDifference]) -> Table:

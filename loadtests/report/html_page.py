@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from unicodedata import bidirectional
@@ -13,6 +13,7 @@ from unicodedata import bidirectional
 import jinja2
 
 import gserver
+from loadtests.formatting import at_point, is_figures
 from loadtests.report.charts.picture import Key, Picture, drawing_library, for_page
 from loadtests.report.charts.run_charts import overlaid_pictures, run_pictures
 from loadtests.report.charts.theme import CONFIG, DARK, FONT, LIGHT
@@ -168,7 +169,7 @@ def filled_in(template: str, **values: Any) -> str:
 
 @functools.cache
 def _templates() -> jinja2.Environment:
-    return jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.PackageLoader("loadtests.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -176,6 +177,17 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    templates.filters |= {"at_point": at_point, "decimals": _decimals}
+    return templates
+
+
+def _decimals(rows: Sequence[Sequence[str]]) -> list[int | None]:
+    """For each column: how many characters follow the decimal points of its figures; None for a column of words."""
+    columns: Iterator[tuple[str, ...]] = zip(*rows, strict=True)
+    return [
+        max(len(at_point(cell)[1]) for cell in column) if place and is_figures(column) else None
+        for place, column in enumerate(columns)
+    ]
 
 
 def _properties(theme: Mapping[str, str]) -> str:
