@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 # The unit of a figure in run.json -> the units in which it is shown, with their sizes, the smallest first. A count has
-# no unit: the name of the figure tells what is counted.
+# no unit: the name of the figure names what is counted.
 _SCALES = {
     "us": (("µs", 1.0), ("ms", 1e3), ("s", 1e6)),
     "ms": (("ms", 1.0), ("s", 1e3)),

@@ -94,7 +94,7 @@ def _resampled(table: tuple[Array, Array], weights: Array) -> Array:
     """The latency at each quantile, for each draw."""
     buckets, cumulative = table
     ranks = weights @ cumulative
-    wanted = np.maximum(1.0, np.floor(np.array(CURVE_QUANTILES) / 100 * ranks[:, -1:] + 0.5))
-    places = np.array([np.searchsorted(row, rank) for row, rank in zip(ranks, wanted, strict=True)])
+    targets = np.maximum(1.0, np.floor(np.array(CURVE_QUANTILES) / 100 * ranks[:, -1:] + 0.5))
+    places = np.array([np.searchsorted(row, rank) for row, rank in zip(ranks, targets, strict=True)])
     latencies: Array = buckets[places]
     return latencies

@@ -257,6 +257,6 @@ def most_looks(pairs: int, at_most: int, figures: int) -> int:
 
     More looks leave less alpha to the last one. 0 if even a single look at all pairs cannot call anything different.
     """
-    wanted = figures * smallest_p_of_pairs(pairs)
-    reached = (looks for looks in range(min(at_most, pairs), 0, -1) if Looks(pairs, looks).alpha_at(pairs) >= wanted)
+    needed = figures * smallest_p_of_pairs(pairs)
+    reached = (looks for looks in range(min(at_most, pairs), 0, -1) if Looks(pairs, looks).alpha_at(pairs) >= needed)
     return next(reached, 0)

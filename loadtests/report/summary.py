@@ -286,16 +286,16 @@ def latency_note(run: Run) -> str:
 
 
 def _connections(run: Run) -> KeyFigure:
-    wanted = run.workload["sockets"]
+    requested = run.workload["sockets"]
     peak, least, mean = (run.figure(f"sockets_{name}") for name in ("peak", "least", "mean"))
     if not peak:
         return KeyFigure("sockets_peak", UNKNOWN, "no connection was recorded")
     is_held = run.workload.get("shape", "hold") in HELD
     if is_held and run.schema > 2 and not least and run.figure("throughput"):
         return KeyFigure("sockets_peak", shown(peak), "the most open at once: the users open and close connections")
-    if peak.value < wanted:
-        words = f"the most open at once, of {wanted:,} requested"
-    elif least and mean and is_held and least.value < wanted:
+    if peak.value < requested:
+        words = f"the most open at once, of {requested:,} requested"
+    elif least and mean and is_held and least.value < requested:
         words = f"all requested connections, but not all the time: min {shown(least)}, mean {shown(mean)}"
     else:
         words = "open at once, all that were requested"

@@ -32,7 +32,9 @@ _FIGURES = {
     "throughput": FigureKind(
         "throughput", "exchanges/s", "higher", "Exchanges (a request and its reply) that succeeded, a second."
     ),
-    "offered": FigureKind("offered load", "exchanges/s", "", "The exchanges a second that the schedules ask for."),
+    "offered": FigureKind(
+        "offered load", "exchanges/s", "", "The exchanges a second that the schedules of the users give."
+    ),
     "limit_rate": FigureKind("max sustained load", "exchanges/s", "higher", "The highest load that kept the limits."),
     "limit_sockets": FigureKind(
         f"max sustained {_CONNECTIONS}", "sockets", "higher", "The most connections that kept the limits."

@@ -1,4 +1,4 @@
-"""The pages of reports and comparisons in a real headless browser: drawn, quiet, without a network, in every light."""
+"""The pages of reports and comparisons in a headless browser: drawn, without messages or network, light and dark."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def far_comparison() -> Comparison:
 
 
 def opened(browser: webdriver.Chrome, page: Path, width: int = 1280, light: str = "light") -> None:
-    """The page, drawn, in a window so wide and a system so light."""
+    """Open a page in a window of this width and colour scheme, and wait until it is drawn."""
     for name in ("browser", "performance"):
         browser.get_log(name)
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
@@ -177,7 +177,7 @@ def drawn_charts(browser: webdriver.Chrome) -> list[dict[str, int]]:
         ("overview", 6),
     ],
 )
-def test_a_page_is_drawn_without_a_word_or_a_network(
+def test_a_page_is_drawn_without_console_messages_or_network(
     browser: webdriver.Chrome, pages: dict[str, Path], name: str, charts: int, size: str
 ) -> None:
     width, light = SIZES[size]
@@ -214,7 +214,7 @@ def test_on_paper_it_is_light_and_the_tables_stay_away(browser: webdriver.Chrome
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
-def test_where_somebody_points_a_tip_says_what_is_there(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
+def test_a_tooltip_shows_the_values_at_the_pointer(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
     opened(browser, pages["run"])
     chart = browser.find_elements(By.CSS_SELECTOR, ".chart svg")[2]
     ActionChains(browser).move_to_element(chart).perform()
@@ -252,7 +252,7 @@ def test_a_keyboard_reaches_tables_and_charts_and_sees_where_it_is(
         ("far", 6, "run 1, ", "run 16, "),
     ],
 )
-def test_what_a_tip_says_is_read_by_the_arrow_keys_too(
+def test_the_arrow_keys_show_the_tooltips_too(
     browser: webdriver.Chrome, pages: dict[str, Path], name: str, chart: int, first: str, last: str
 ) -> None:
     opened(browser, pages[name])
@@ -271,7 +271,7 @@ def test_what_a_tip_says_is_read_by_the_arrow_keys_too(
     assert not tip.is_displayed()
 
 
-def test_what_a_tip_says_stays_after_a_tap(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
+def test_a_tooltip_stays_after_a_tap(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
     opened(browser, pages["run"], 400)
     chart = browser.find_elements(By.CSS_SELECTOR, ".chart svg")[2]
     browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", chart)
@@ -381,7 +381,7 @@ def test_scales_of_any_size_leave_the_plots_where_they_are(
     assert browser.execute_script(BEYOND, ".chart svg text") == []
 
 
-def test_both_sides_of_a_comparison_are_in_sight_on_a_phone(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
+def test_both_sides_of_a_comparison_are_visible_on_a_phone(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
     opened(browser, pages["comparison"], 400)
     rows = browser.find_elements(By.CSS_SELECTOR, ".judged tbody tr")
 
@@ -395,7 +395,7 @@ def test_both_sides_of_a_comparison_are_in_sight_on_a_phone(browser: webdriver.C
             assert 0 <= cell.rect["x"] < cell.rect["x"] + cell.rect["width"] <= 400
 
 
-def test_what_is_off_the_scale_is_marked_and_named(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
+def test_values_off_the_scale_are_marked_with_their_value(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
     opened(browser, pages["far"], 400)
     texts = script(browser, "[...document.querySelectorAll('#verdicts svg text')].map(each => each.textContent)")
 

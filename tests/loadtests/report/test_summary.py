@@ -61,7 +61,7 @@ def test_latencies_are_response_times_where_there_are_some() -> None:
 
 
 def of_few(count: int, *names: str) -> Run:
-    """A run in which these figures were taken of so many values."""
+    """A run in which these figures are computed from `count` values."""
     figures = [replace(each, count=count) if each.name in names else each for each in make_run().figures]
     return make_run(figures=figures)
 

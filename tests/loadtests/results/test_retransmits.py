@@ -1,4 +1,4 @@
-"""Whether segments that were sent again explain slow exchanges."""
+"""Whether TCP retransmissions explain slow exchanges."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_window_is_counted_in_each_namespace_once() -> None:
     assert retransmitted(recording, make_samples(SWARM, 5, 25), WINDOW) == 20
 
 
-def test_hosts_that_do_not_count_say_nothing() -> None:
+def test_hosts_without_counters_give_no_warning() -> None:
     recording = make_recording(10)
     recording.health["a"] = {15: {"sockets": 1}}
 

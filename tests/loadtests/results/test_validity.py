@@ -1,4 +1,4 @@
-"""The verdict on a run: each doubt is found by its figure, and nothing else is."""
+"""The verdict on a run: each doubt is found by its figure."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def make_evidence(**changes: Any) -> Evidence:
     return dataclasses.replace(evidence, **changes)
 
 
-def test_a_run_that_nothing_speaks_against_is_valid() -> None:
+def test_a_run_without_doubts_is_valid() -> None:
     assert judge(make_evidence()).state == "valid"
     assert judge(make_evidence()).reasons == []
 
 
-def test_without_samples_what_the_clients_say_must_do() -> None:
+def test_without_samples_the_recording_decides() -> None:
     assert judge(make_evidence(samples=[])).state == "valid"
 
 
@@ -70,7 +70,7 @@ def loaded(**values: float) -> Recording:
 
 
 def waiting(share: float) -> Recording:
-    """Late loops, in a process that waits so much of the time for a processor."""
+    """Late event loops in a process that waits for a CPU for this share of the time."""
     recording = loaded(lag_ns=30 * MS)
     for second, health in recording.health["a"].items():
         health["waited_s"] = share * second
@@ -185,9 +185,7 @@ def cut_short() -> Recording:
         ),
     ],
 )
-def test_what_the_server_did_not_do_is_no_fault_of_the_measurement(
-    changes: dict[str, Any], shortfalls: list[str]
-) -> None:
+def test_shortfalls_of_the_server_leave_the_run_valid(changes: dict[str, Any], shortfalls: list[str]) -> None:
     verdict = judge(make_evidence(**{"offered": 100.0, **changes}))
 
     assert verdict.state == "valid"
@@ -200,7 +198,7 @@ def test_a_few_users_may_miss_a_tick_each_by_chance() -> None:
     assert judge(make_evidence(offered=100.6, sockets=1)).shortfalls == []
 
 
-def test_how_late_the_sends_were_is_told() -> None:
+def test_late_sends_are_reported_with_their_delay() -> None:
     recording = loaded(late_sends=5, late_ns=20 * MS, latest_ns=9 * MS)
 
     (reason,) = judge(make_evidence(recording=recording, samples=[])).reasons
@@ -208,7 +206,7 @@ def test_how_late_the_sends_were_is_told() -> None:
 
 
 def silent(per_second: int) -> Recording:
-    """Of which three seconds passed without a success, in a closed loop."""
+    """A closed loop with three seconds without a success."""
     recording = make_recording()
     recording.cells["SUM"] = {}
     for second in range(WINDOW.start, WINDOW.end):
@@ -217,7 +215,7 @@ def silent(per_second: int) -> Recording:
     return recording
 
 
-def test_seconds_without_a_success_are_a_shortfall_also_where_nothing_is_asked_for() -> None:
+def test_seconds_without_a_success_are_a_shortfall_also_without_a_schedule() -> None:
     verdict = judge(make_evidence(recording=silent(100), samples=[]))
 
     assert verdict.shortfalls == ["No exchange succeeded in 3 of 10 measured seconds."]
@@ -255,7 +253,7 @@ def counted(**changes: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("messages", [999, 1004])
-def test_what_the_server_has_not_seen_or_nobody_has_sent_is_found(messages: int) -> None:
+def test_a_difference_between_the_counts_of_server_and_swarm_is_found(messages: int) -> None:
     """1,000 succeeded; two failed and one was cut off, which the server may have seen or not."""
     recording = make_recording()
     for outcome in ("reset", "timeout"):
@@ -277,17 +275,17 @@ def test_a_connection_too_many_is_found() -> None:
 
 @pytest.mark.parametrize(("received_bytes", "state"), [(64_000, "valid"), (64_007, "valid"), (64_128, "unreconciled")])
 def test_without_framing_bytes_are_counted(received_bytes: int, state: str) -> None:
-    """A server that knows no messages counts what it happens to receive at once; 7 bytes may be the probe's."""
+    """A server without framing counts whatever arrives at once; 7 bytes may be from the readiness probe."""
     samples = counted(received_bytes=received_bytes, messages=3)
 
     assert judge(make_evidence(samples=samples, message_bytes=64)).state == state
 
 
-def test_messages_of_a_protocol_that_nobody_knows_are_not_counted() -> None:
+def test_messages_of_an_unknown_protocol_are_not_compared() -> None:
     assert judge(make_evidence(samples=counted(messages=3), message_bytes=None)).state == "valid"
 
 
-def test_a_server_that_counts_nothing_is_not_asked() -> None:
+def test_a_server_without_counters_is_not_compared() -> None:
     samples = make_samples()
     for sample in samples:
         del sample["server"]

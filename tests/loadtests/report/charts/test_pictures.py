@@ -1,4 +1,4 @@
-"""The pictures of runs and comparisons, and their files."""
+"""The charts of runs and comparisons, and their image files."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_run_without_samples_says_why_pictures_are_missing() -> None:
     assert "The accept queue was not watched." in pictures["connects"].words
 
 
-def test_a_run_that_saw_nothing_has_no_pictures_and_says_so() -> None:
+def test_an_empty_run_has_no_charts_but_reasons() -> None:
     pictures = run_pictures(evidence_of(make_run(figures=[], phases={}), Recording(), []))
 
     assert [picture.name for picture in pictures] == NAMES
@@ -80,7 +80,7 @@ def test_a_run_without_a_schedule_or_a_measured_phase_says_so() -> None:
     assert "There is no latency from the moment a request was due" in words
 
 
-def test_what_did_not_happen_is_said_and_not_drawn() -> None:
+def test_absent_failures_and_overflows_are_mentioned_and_not_drawn() -> None:
     evidence = evidence_of(make_run(phases=PHASES), make_recording(failures=False), make_samples(overflows=0))
     pictures = pictures_by_name(evidence)
 
@@ -238,7 +238,7 @@ def test_a_picture_with_nothing_to_draw_makes_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
-def test_what_is_read_stands_out_from_the_page(theme: dict[str, str]) -> None:
+def test_text_has_enough_contrast(theme: dict[str, str]) -> None:
     """WCAG 2: 4.5 to 1 for words, 3 to 1 for what is drawn."""
     for name in ("ink", "soft", "blue", "good", "bad"):
         assert contrast(theme[name], theme["page"]) >= 4.5, name
