@@ -191,7 +191,7 @@ def test_one_run_each_is_held_against_the_noise_floor(tmp_path: Path, capsys: Pr
     ("text", "says"),
     [
         ("", "cannot be read"),
-        ("{}", "is no noise floor"),
+        ("{}", "is not a noise floor"),
         ('{"kind": "gserver load test noise floor", "schema_version": 9}', "has schema version 9"),
         ('{"kind": "gserver load test noise floor", "schema_version": 1}', "is damaged: Object missing required field"),
         (WITHOUT_PAIRS, "is damaged: it has 0 pairs"),
