@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from textwrap import wrap
 from unicodedata import east_asian_width
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "percent",
     "quantity",
     "render_table",
+    "render_text_table",
     "width_of",
 ]
 
@@ -129,6 +131,19 @@ def at_point(cell: str) -> tuple[str, str]:
 def width_of(text: str) -> int:
     """How many columns a text takes on a terminal: an emoji takes two."""
     return sum(2 if east_asian_width(each) in "WF" else 1 for each in text)
+
+
+def render_text_table(header: Sequence[str], rows: Sequence[Sequence[str]], title_width: int = 14) -> str:
+    """Render a table for a terminal: as render_table(), without lines, and with titles that wrap at `title_width`."""
+    columns = []
+    titles = [wrap(title, title_width) or [""] for title in header]
+    height = max(map(len, titles))
+    for lines, *cells in zip(titles, *rows, strict=True):
+        is_right, shown = is_figures(cells), aligned(cells)
+        above = [*[""] * (height - len(lines)), *lines]
+        width = max(map(width_of, (*above, *shown)))
+        columns.append([_padded(cell, width, is_right) for cell in (*above, *shown)])
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
 
 
 def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from loadtests.comparison.compare import HEADLINES
 from loadtests.comparison.noise_floor import HOST_KEYS
 from loadtests.comparison.run_identity import commit_of, server_of, setting_of
-from loadtests.formatting import percent, quantity, render_table
+from loadtests.formatting import percent, quantity, render_text_table
 from loadtests.inference.change_points import ChangePoint, change_points, fewest
 from loadtests.results.figure_catalog import kind_of, title_of
 from loadtests.results.metrics import Figure
@@ -95,7 +95,7 @@ def render_trend(trend: Trend) -> str:
     changes = changes_of(trend)
     shown = [name for name in SHOWN if name in changes]
     rows = [_row(trend, place, shown, changes) for place in range(len(trend.runs))]
-    table = render_table(["started (UTC)", "commit", *map(title_of, shown)], rows)
+    table = render_text_table(["started (UTC)", "commit", *map(title_of, shown)], rows)
     return "\n\n".join([trend.title, table, _changes_in_words(trend, changes)])
 
 

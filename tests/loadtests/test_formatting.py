@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests.formatting import aligned, change, distinct_from, number, percent, quantity, render_table
+from loadtests.formatting import (
+    aligned,
+    change,
+    distinct_from,
+    number,
+    percent,
+    quantity,
+    render_table,
+    render_text_table,
+)
 
 
 @pytest.mark.parametrize(
@@ -143,4 +152,10 @@ def test_a_table_is_aligned_markdown() -> None:
         "|--------|---------:|-----------|\n"
         "| a      |      1.5 | 🔴 worse  |\n"
         "| longer | 12,345   | ⚪ better |"
+    )
+
+
+def test_the_titles_of_a_table_for_a_terminal_wrap() -> None:
+    assert render_text_table(["what", "a long title of figures"], [["a", "1.5"], ["longer", "12,345"]]) == (
+        "          a long title\nwhat        of figures\na              1.5\nlonger    12,345"
     )

@@ -136,7 +136,7 @@ def test_a_run_that_kept_its_figures_only_has_a_page_that_names_what_is_missing(
     assert main(["report", str(folder), "--html", str(folder / "page.html")]) == 0
     text = (folder / "page.html").read_text()
     assert "There is no chart of latency: client.json is missing in the folder of the run." in text
-    assert "There is no picture of the server: samples.jsonl is missing in the folder of the run." in text
+    assert "There is no chart of the server: samples.jsonl is missing in the folder of the run." in text
     assert "client.json is missing and samples.jsonl is missing in the folder of the run." in text
     assert "exchange succeeded" not in text
     assert "not sampled" not in text
