@@ -11,7 +11,8 @@ from rich.console import Console
 from loadtests.report.json_report import render_json
 from loadtests.report.markdown import render_markdown, render_markdown_of_all
 from loadtests.report.terminal import shown_runs
-from loadtests.results.store import Run, could_not_write, load_run, write_whole
+from loadtests.results.hdr_logs import write_hdr_logs
+from loadtests.results.store import Run, could_not_write, load_recording, load_run, write_whole
 
 __all__ = ["add_arguments", "main"]
 
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="also write each picture to a file there")
     parser.add_argument("--format", choices=("svg", "png"), default="svg", help="of those pictures (default svg)")
+    parser.add_argument("--hdr", type=Path, metavar="DIR", help="also write the latencies there as HdrHistogram logs")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -57,6 +59,15 @@ def _writes(runs: Sequence[Run], arguments: argparse.Namespace) -> Iterator[Call
         yield lambda: _write_page(arguments.runs, page)
     if to:
         yield lambda: _write_pictures(arguments.runs, to, arguments.format)
+    if hdr := arguments.hdr:
+        yield lambda: _write_hdr_logs(arguments.runs, hdr)
+
+
+def _write_hdr_logs(folders: Sequence[Path], to: Path) -> None:
+    """Write the logs of a single run into `to`, those of several runs into a folder for each below it."""
+    for folder in folders:
+        recording = load_recording(folder / "client.json")
+        write_hdr_logs(recording, to / folder.resolve().name if len(folders) > 1 else to)
 
 
 # What draws takes a second to import: only where something is drawn.

@@ -66,23 +66,23 @@ class Made:
 
 
 def draw(seed: int, pairs: int) -> list[str]:
-    """For each pair "ab" or "ba", whichever side goes first; more pairs of the same seed begin with the same."""
+    """The random order of each pair: "ab" or "ba". A longer list of the same seed begins with the shorter one."""
     chance = random.Random(seed)
     return [chance.choice(("ab", "ba")) for _ in range(pairs)]
 
 
 def unsettled(comparison: Comparison) -> list[str]:
-    """The headline figures of which nothing is known yet."""
+    """The headline figures whose verdict is still inconclusive."""
     return [figure.name for figure in comparison.headlines if figure.answer == INCONCLUSIVE]
 
 
 def is_settled(comparison: Comparison) -> bool:
-    """Whether more pairs could tell nothing that is not known."""
+    """Whether no headline figure is inconclusive, so that no more pairs are needed."""
     return bool(comparison.headlines) and not unsettled(comparison)
 
 
 def floor_of(a: Sequence[Run], b: Sequence[Run]) -> NoiseFloor:
-    """How far apart the pairs lie, that are of one and the same server."""
+    """The noise floor from pairs whose two sides are the same server."""
     distances = {name: _distances(name, a, b) for name in HEADLINES}
     floors = {name: noise_floor(found) for name, found in distances.items() if found}
     host = {key: a[0].environment.get(key) for key in HOST_KEYS}
@@ -90,7 +90,7 @@ def floor_of(a: Sequence[Run], b: Sequence[Run]) -> NoiseFloor:
 
 
 def _distances(name: str, a: Sequence[Run], b: Sequence[Run]) -> list[float]:
-    """Of logarithms; none where a run has no such figure, or none of which there is a logarithm."""
+    """The differences of logarithms of the pairs; empty if a run lacks the figure, or has a value of zero or less."""
     found = [(one.headline(name), other.headline(name)) for one, other in zip(a, b, strict=True)]
     values = [(x.value, y.value) for x, y in found if x and y]
     if len(values) < len(found) or min(map(min, values), default=0.0) <= 0:

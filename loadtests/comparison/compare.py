@@ -1,10 +1,11 @@
-"""Two sides of runs, set against each other: what differs, and what that proves. Pure.
+"""Compare two sides of runs, and judge each figure. Pure.
 
-A verdict on a figure, from the exact interval of its change and the p-value of its exact test with Holm's correction:
+The verdict on a figure comes from the exact confidence interval of its change, and from the p-value of its exact test
+with Holm's correction:
 
-    equivalent      the interval lies within the band: if there is a change, it does not matter
-    better, worse   not that, and the test calls the sides different
-    inconclusive    neither: more runs would tell
+    equivalent      the interval lies within the band: a change, if any, is too small to matter
+    better, worse   not equivalent, and the test finds a difference
+    inconclusive    neither: more runs are needed
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from loadtests.comparison.model import (
 from loadtests.comparison.noise_floor import NoiseFloor
 from loadtests.comparison.quantile_curves import quantile_curve
 from loadtests.comparison.run_identity import address_of
-from loadtests.formatting import number, title_of
+from loadtests.formatting import number
 from loadtests.inference.power import cautious, needed_pairs, needed_runs
 from loadtests.inference.rank_tests import (
     Shift,
@@ -44,6 +45,7 @@ from loadtests.inference.rank_tests import (
     smallest_p_of_sets,
 )
 from loadtests.recording.histogram import Histogram
+from loadtests.results.figure_catalog import title_of
 from loadtests.results.metrics import ENOUGH_BEYOND, Figure
 from loadtests.results.store import Run
 
@@ -60,13 +62,14 @@ HEADLINES = (
     "server_cpu_per_exchange",
     "server_rss_per_socket",
 )
-#: Shown beside them and not judged: each more that is judged asks for more runs.
+#: Figures that are shown but not judged, because each further judged figure needs more runs.
 OTHERS = ("response_p90", "service_p90", "service_p99.9", "connect_p50", "connect_p99", "server_rss_peak")
-#: The shape of the profile that is made for memory alone, and what its runs are judged by.
+#: The shape of the profile for memory alone, and the figures that its runs are judged by.
 MEMORY_SHAPE = "doublings"
 MEMORY = ("server_rss_per_socket",)
 TOO_FEW = "too few to tell"
-#: Of a server: another one each time, and nothing that a server is known by. Its address is, if it ran already.
+#: Keys of a server that change with each run and do not identify it. (The address of a server that ran already does;
+#: address_of() covers that.)
 NOT_ENVIRONMENT = ("address", "pid", "port")
 
 
@@ -75,10 +78,12 @@ class Plan:
     """How to compare.
 
     Attributes:
-        paired: whether the n-th run of A was made beside the n-th of B.
-        alpha: of all headline figures together; at a look within ab, what that look may spend.
-        noise: of this host, for one run against one.
-        cut_short: why there are not all the pairs that were planned, as a sentence without its full stop.
+        paired: True if the n-th run of A and the n-th of B are a pair.
+        band: changes within it are too small to matter: 0.03 is 3 %.
+        alpha: probability of a false difference over all headline figures together; at an interim look of ab, the part
+            that this look may spend.
+        noise: the noise floor of this host, for a comparison of one run with one run; None if not measured.
+        cut_short: why fewer pairs were made than planned, as a sentence without full stop; or "".
     """
 
     paired: bool = False
@@ -90,23 +95,24 @@ class Plan:
 
 @dataclass(frozen=True)
 class Latencies:
-    """What each run of a side recorded in its steady seconds, run by run."""
+    """The latencies of each run of a side in the measured phase, one histogram a run."""
 
     service: list[Histogram] = field(default_factory=list)
     response: list[Histogram] = field(default_factory=list)
 
 
 def headlines_of(workload: Mapping[str, Any]) -> tuple[str, ...]:
-    """The figures that runs of a workload are judged by: the fewer, the fewer runs it takes."""
+    """The figures that runs of a workload are judged by. Fewer figures need fewer runs."""
     return MEMORY if workload.get("shape") == MEMORY_SHAPE else HEADLINES
 
 
 def plan_of_pairs(workload: Mapping[str, Any], band: float, alpha: float, cut_short: str = "") -> Plan:
-    """How pairs of runs of a workload are compared.
+    """How to compare pairs of runs of a workload.
 
-    Pairs keep drift of the host out of a comparison. Memory does not drift with the host (README's servers took the
-    same in all runs, busy host or not), so its runs are compared as two sets: 4 on each side can call one figure
-    different (2 of the 70 ways to choose 4 of 8 are as extreme: p = 0.029), where it takes 6 pairs (2 of 64: 0.031).
+    Pairs keep drift of the host out of a comparison. Memory does not drift with the host (the servers in README used
+    the same memory in all runs, on a busy host or not), so runs of the memory profile are compared as two sets. 4 runs
+    on each side can prove a difference of one figure (2 of the 70 ways to choose 4 of 8 are as extreme: p = 0.029). As
+    pairs it takes 6 (2 of 64: p = 0.031).
     """
     return Plan(paired=headlines_of(workload) is HEADLINES, band=band, alpha=alpha, cut_short=cut_short)
 
@@ -114,7 +120,7 @@ def plan_of_pairs(workload: Mapping[str, Any], band: float, alpha: float, cut_sh
 def compare(
     a: Side, b: Side, plan: Plan, a_latencies: Latencies | None = None, b_latencies: Latencies | None = None
 ) -> Comparison:
-    """Set `b` against `a`. The curves by quantile need the latencies; nothing else does."""
+    """Compare `b` with `a`. Only the curves by quantile need the latencies."""
     headlines = headlines_of(a.runs[0].workload)
     found = [each for name in headlines if (each := _figure(name, a, b, plan))]
     judged = _judge(found, plan)
@@ -144,7 +150,7 @@ def compare(
 
 
 def _figure(name: str, a: Side, b: Side, plan: Plan) -> tuple[FigureComparison, Shift] | None:
-    """One figure, without a verdict; None if a side has it in none of its runs, or as a quantile of too few values."""
+    """One figure without a verdict; None if no run of a side has it, or only as a quantile of too few values."""
     before, after = [run.headline(name) for run in a.runs], [run.headline(name) for run in b.runs]
     one = next((figure for figure in before if figure), None)
     if one is None or not any(after):
@@ -186,7 +192,7 @@ def _known(
 
 
 def _shift(name: str, a: Sequence[float], b: Sequence[float], plan: Plan) -> Shift:
-    """Of logarithms, or of plain values for a figure that has no floor: then `name` is empty."""
+    """The shift between two sides of logarithms. With an empty `name` of plain values, which have no noise floor."""
     if len(a) == len(b) == 1:
         difference = b[0] - a[0]
         floor = plan.noise.floors.get(name) if plan.noise else None
@@ -210,8 +216,8 @@ def _as_is(value: float | None) -> float | None:
 
 
 def _judge(figures: Sequence[tuple[FigureComparison, Shift]], plan: Plan) -> list[FigureComparison]:
-    # What is the same everywhere is no hypothesis. Leaving it out keeps the error rate: whether a figure is tied does
-    # not depend on which run is whose, and the tests hold for any values as long as that is left to chance.
+    # A figure with one value in all runs is no hypothesis. Leaving it out keeps the error rate: whether a figure is
+    # tied does not depend on which side a run belongs to, and the tests hold for any values if chance decides that.
     adjusted = holm({figure.name: shift.p for figure, shift in figures if not shift.tied})
     alpha = plan.alpha / max(1, len(adjusted))
     return [_judged(figure, shift, adjusted.get(figure.name, 1.0), alpha, plan) for figure, shift in figures]
@@ -237,7 +243,7 @@ def _answer(figure: FigureComparison, p: float, plan: Plan) -> Answer:
 
 
 def _needed(figure: FigureComparison, shift: Shift, alpha: float, plan: Plan) -> int | None:
-    """Of a figure without a ratio only what the test needs at least is known: a band has no meaning for it."""
+    """How many pairs or runs would decide; for a figure without a ratio, which has no band, the least of the test."""
     a, b = _counts(figure, plan)
     noise = cautious(shift.spread, a - 1 if plan.paired else a + b - 2) if figure.scale == "ratio" else 0.0
     find = needed_pairs if plan.paired else needed_runs
@@ -254,21 +260,21 @@ def _counts(figure: FigureComparison, plan: Plan) -> tuple[int, int]:
 def _reason(figure: FigureComparison, alpha: float, needed: int | None, plan: Plan) -> str:
     a, b = _counts(figure, plan)
     if a == b == 1 and figure.low is not None:
-        return "within the noise of this host"
+        return "the change is within the noise of this host"
     if _smallest_p(a, b, plan) > alpha:
         return TOO_FEW
     if figure.scale == "difference":
         return "no difference is proven"
     if needed is None or needed > min(a, b):
-        return "too noisy for so few"
-    return "a change smaller than the band, or near its edge"
+        return f"too noisy for this number of {'pairs' if plan.paired else 'runs'}"
+    return "the change is smaller than the band, or near its edge"
 
 
 def _smallest_p(a: int, b: int, plan: Plan) -> float:
     return smallest_p_of_pairs(a) if plan.paired else smallest_p_of_sets(a, b)
 
 
-# What else to know
+# Notes
 
 
 def _too_few(figures: Sequence[FigureComparison], tested: int, plan: Plan) -> list[str]:
@@ -277,7 +283,7 @@ def _too_few(figures: Sequence[FigureComparison], tested: int, plan: Plan) -> li
     runs = "pairs" if plan.paired else "runs on each side"
     least = (needed_pairs if plan.paired else needed_runs)(1.0, 0.0, plan.alpha / tested)
     figures_tested = "1 figure" if tested == 1 else f"{tested} figures"
-    return [f"Too few to call anything different, however far apart: for {figures_tested} it takes {least} {runs}."]
+    return [f"Too few to call anything different, whatever the change: for {figures_tested} it takes {least} {runs}."]
 
 
 def _curves(a: Latencies, b: Latencies, plan: Plan) -> tuple[QuantileCurve, ...]:
@@ -304,7 +310,7 @@ def _places(side: Side) -> list[dict[str, Any]]:
 
 
 def _differing(a: Sequence[dict[str, Any]], b: Sequence[dict[str, Any]]) -> tuple[KeyDifference, ...]:
-    """The keys whose values are not the same in all runs of both sides."""
+    """The keys whose values differ among the runs of both sides."""
     keys = dict.fromkeys(key for values in [*a, *b] for key in values)
     return tuple(
         KeyDifference(key, _values(key, a), _values(key, b))
@@ -327,19 +333,19 @@ def _refusals(a: Side, b: Side) -> list[str]:
     if len(schemas := sorted({run.schema for run in runs})) > 1:
         refusals.append(
             f"the runs have schemas {schemas[0]} and {schemas[-1]} of run.json. Their figures mean different things: "
-            "since schema 3 what came late counts, and failures include those of connects and handshakes"
+            "since schema 3 late replies count, and failures include those of connects and handshakes"
         )
     return refusals
 
 
 def is_believable(run: Run) -> bool:
-    """Whether the figures can be believed that the run is judged by: a busy host or generator changes no memory."""
+    """Whether the judged figures of a run can be believed. A busy host or generator does not change memory."""
     is_undisturbed = run.verdict.is_valid or run.verdict.state in ("generator-bound", "noisy-host")
     return run.verdict.is_valid if headlines_of(run.workload) is HEADLINES else is_undisturbed
 
 
 def missing_in(run: Run) -> list[str]:
-    """Of the one figure that a run was made for: a sentence that says why it is not there."""
+    """A sentence with the reason if a run of the memory profile has no figure of memory."""
     names = headlines_of(run.workload)
     lacking = [] if names is HEADLINES else [name for name in names if not run.figure(name)]
     return [f"There is no {title_of(name)}: {run.withheld.get(name, 'the run has none')}." for name in lacking]
@@ -354,29 +360,31 @@ def _invalid(run: Run) -> str:
 def _notes(a: Side, b: Side, plan: Plan) -> list[str]:
     notes = [f"Not all pairs were made: {plan.cut_short}."] if plan.cut_short else []
     if len(a.runs) == len(b.runs) == 1:
-        against = f"the noise floor of {plan.noise.pairs} pairs" if plan.noise else "nothing: no claim is made"
-        notes.append(f"One run on each side is one observation each, held against {against}.")
+        if plan.noise:
+            notes.append(f"One run on each side, compared with the noise floor of {plan.noise.pairs} pairs.")
+        else:
+            notes.append("One run on each side and no noise floor: no claim is made.")
     elif not plan.paired and headlines_of(a.runs[0].workload) is HEADLINES:  # see plan_of_pairs()
-        notes.append("The runs were not made in pairs: what changed on the host between the sides looks like a change.")
+        notes.append("The runs are not pairs: a change of the host looks like a change of the server.")
     notes += _of_few([*a.runs, *b.runs])
     notes += [f"{side.title} had failures: {errors}." for side in (a, b) if (errors := _errors(side))]
     return notes + [note for side in (a, b) for note in _shortfalls(side)]
 
 
 def _shortfalls(side: Side) -> list[str]:
-    """What the server did not do: the figures can be believed, and must be read with it. An example for each side."""
+    """What the server did not do, with one example for each side. The figures are valid, but must be read with it."""
     short = [run for run in side.runs if run.verdict.shortfalls]
     if not short:
         return []
     count = f"in {len(short)} of {len(side.runs)} runs" if len(side.runs) > 1 else "in its run"
-    return [f"{side.title} did not do all that was asked of it {count}: {' '.join(short[0].verdict.shortfalls)}"]
+    return [f"{side.title} did not do all that was requested {count}: {' '.join(short[0].verdict.shortfalls)}"]
 
 
 def _of_few(runs: Sequence[Run]) -> list[str]:
-    """The quantiles that are left out."""
+    """A note with the percentiles that are left out."""
     found = [title_of(name) for name in (*HEADLINES, *OTHERS) if any(_is_of_few(run, name) for run in runs)]
-    least = f"a run has fewer than {ENOUGH_BEYOND} values beyond it"
-    return [f"Left out where {least}: {', '.join(found)}."] if found else []
+    few = f"a run has fewer than {ENOUGH_BEYOND} values beyond the percentile"
+    return [f"Left out because {few}: {', '.join(found)}."] if found else []
 
 
 def _is_of_few(run: Run, name: str) -> bool:
@@ -385,6 +393,6 @@ def _is_of_few(run: Run, name: str) -> bool:
 
 
 def _errors(side: Side) -> str:
-    """Of every phase of a connection, and of every type of exchange: how often what failed."""
+    """The failures of a side with their counts, of every phase of a connection and every type of exchange."""
     total = sum((Counter(run.errors) for run in side.runs), Counter[str]())
     return ", ".join(f"{name} ({number(count)})" for name, count in sorted(total.items()))

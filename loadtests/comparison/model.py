@@ -1,8 +1,8 @@
-"""What a comparison of two sides says: values only, everything that a renderer or a chart needs. compare() makes them.
+"""The result of a comparison: plain values for renderers and charts, made by compare().
 
-A side is one run or many of them; a run is one observation. Changes are of B against A, as fractions: 0.05 is five
-percent more. A change of a figure whose values are not all above zero has no ratio: there it is a difference in the
-figure's own unit (`scale`), and so are its ends.
+A side is one run or several; a run is one observation. Changes are of B against A, as fractions: 0.05 is 5 % more. A
+figure whose values are not all above zero has no ratio: its change and the ends of its interval are differences in the
+figure's own unit (`scale`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ INCONCLUSIVE: Answer = "inconclusive"
 
 @dataclass(frozen=True)
 class Side:
-    """A or B: `title` is what a person calls it; `runs` are in the order of the comparison: by pair, or by time."""
+    """A or B. `title` is shown to people; `runs` are in the order of the comparison: by pair, or by time."""
 
     title: str
     runs: tuple[Run, ...]
@@ -43,7 +43,7 @@ class Side:
 
 @dataclass(frozen=True)
 class KeyDifference:
-    """What differs beside the figures: the values seen on each side, joined by a comma where its runs differ."""
+    """A key of workload or environment that differs: its values on each side, separated by commas."""
 
     key: str
     a: str
@@ -59,11 +59,11 @@ class FigureComparison:
         a_typical, b_typical: medians over the runs.
         scale: "ratio" (change, low and high are fractions) or "difference" (they are in `unit`).
         change: Hodges-Lehmann estimate of B against A.
-        low, high: its exact confidence interval, None where there are too few runs for one.
-        p: of the exact test, of this figure alone; p_adjusted: with all headline figures looked at (Holm).
-        answer: the verdict; None for a figure that is shown and not judged.
-        reason: why the answer is inconclusive, or what to know about it; one sentence, or "".
-        needed: pairs, or runs on each side, that tell a difference as large as the band; None where that is not known.
+        low, high: ends of the exact confidence interval of the change; None if there are too few runs for one.
+        p: p-value of the exact test of this figure alone; p_adjusted: corrected for all headline figures (Holm).
+        answer: the verdict; None for a figure that is shown but not judged.
+        reason: why the verdict is inconclusive, as one sentence; or "".
+        needed: pairs, or runs on each side, that detect a difference as large as the band; None if not known.
     """
 
     name: str
@@ -89,7 +89,7 @@ class FigureComparison:
 
     @property
     def same(self) -> bool:
-        """Whether all runs of both sides have one and the same value, as errors have where there are none."""
+        """Whether all runs of both sides have the same value (as the error rate if nothing failed)."""
         return len({*self.a, *self.b}) == 1
 
 
@@ -97,7 +97,7 @@ class FigureComparison:
 class QuantilePoint:
     """A quantile (in percent) of all runs of a side together, in microseconds, and the change with its bootstrap band.
 
-    `enough` is false where too few exchanges are slower than this for the quantile to mean something: draw it grey.
+    `enough` is False if too few exchanges are slower for the quantile to be reliable: draw it grey.
     """
 
     quantile: float
@@ -124,14 +124,14 @@ class Comparison:
     """B against A.
 
     Attributes:
-        paired: whether the n-th run of A was made beside the n-th of B.
-        band: changes within it do not matter: 0.03 is three percent.
-        alpha: how often at most equal sides may be called different, over all headline figures together.
+        paired: True if the n-th run of A and the n-th of B are a pair.
+        band: changes within it are too small to matter: 0.03 is 3 %.
+        alpha: the highest probability of a false difference between equal sides, over all headline figures together.
         level: confidence level of the intervals.
-        figures: the headline figures first, then those that are shown and not judged.
-        order: ("A" or "B", place in that side's runs) in the order in which the runs were made, for a dot plot.
-        refusals: why these runs should not be compared; not empty only where that was forced.
-        notes: what to know before the figures are believed; one sentence each.
+        figures: the headline figures first, then those that are shown but not judged.
+        order: ("A" or "B", place in the runs of that side) in the order in which the runs were made.
+        refusals: why these runs should not be compared; empty unless the comparison was forced.
+        notes: what to know before relying on the figures; one sentence each.
     """
 
     a: Side
@@ -157,12 +157,15 @@ class Comparison:
 
     @property
     def settled(self) -> bool:
-        """Whether more runs would tell nothing new."""
+        """Whether every headline figure has a verdict other than inconclusive."""
         return bool(self.headlines) and all(figure.answer != INCONCLUSIVE for figure in self.headlines)
 
     @property
     def answer(self) -> Answer:
-        """Of the whole: worse if anything is, better if something is and all else is no worse, and so on."""
+        """The verdict on the whole.
+
+        Worse if a figure is worse; else inconclusive if a figure is; else better if a figure is; else equivalent.
+        """
         answers = {figure.answer for figure in self.headlines}
         if WORSE in answers:
             return WORSE

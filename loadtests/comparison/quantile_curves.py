@@ -1,7 +1,7 @@
-"""Latency by quantile of both sides, and the change from one to the other with a bootstrap band over the runs. Pure.
+"""Latency by percentile of both sides, and the change between them with a bootstrap band. Pure.
 
-The percentiles of a side are those of all its runs together, never averages of percentiles. The band comes from drawing
-whole runs (of pairs: whole pairs) with replacement, because a run is one observation and its million exchanges are not.
+The percentiles of a side are those of all its runs together, never averages of percentiles. The bootstrap draws whole
+runs (or whole pairs) with replacement, because a run is one observation, and its exchanges are not independent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from loadtests.results.metrics import has_enough_beyond
 
 __all__ = ["CURVE_QUANTILES", "quantile_curve"]
 
-#: From the median's side to the tail: in even steps, then ten steps for each further nine.
+#: Even steps of 5 up to 85, then ten steps for each further nine.
 CURVE_QUANTILES = (
     *range(5, 90, 5),
     *(round(100 - 10 ** (1 - step / 10), 4) for step in range(31)),
@@ -33,7 +33,7 @@ Array = NDArray[np.float64]
 def quantile_curve(
     latency: Literal["service", "response"], a: Sequence[Histogram], b: Sequence[Histogram], paired: bool
 ) -> QuantileCurve | None:
-    """The curve of both sides; None where a side recorded no such latency."""
+    """The curve of both sides; None if a side has no such latency."""
     a, b = [each for each in a if each.counts], [each for each in b if each.counts]
     if not a or not b or (paired and len(a) != len(b)):
         return None
@@ -64,7 +64,7 @@ def _pooled(runs: Sequence[Histogram]) -> tuple[float, ...]:
 
 
 def _table(runs: Sequence[Histogram]) -> tuple[Array, Array]:
-    """The buckets of a side, and how many exchanges of each of its runs lie in or below each."""
+    """The buckets of a side, and for each of its runs the number of exchanges in or below each bucket."""
     buckets = sorted(set().union(*(run.counts for run in runs)))
     counts = np.array([[run.counts.get(bucket, 0) for bucket in buckets] for run in runs], dtype=float)
     return np.array(buckets, dtype=float), np.cumsum(counts, axis=1)
@@ -86,7 +86,7 @@ def _band(
 
 
 def _weights(draw: np.random.Generator, runs: int) -> Array:
-    """How often each run was drawn, for each draw."""
+    """The number of times that each run is drawn, for each draw."""
     return draw.multinomial(runs, np.full(runs, 1 / runs), size=DRAWS).astype(float)
 
 
@@ -94,7 +94,7 @@ def _resampled(table: tuple[Array, Array], weights: Array) -> Array:
     """The latency at each quantile, for each draw."""
     buckets, cumulative = table
     ranks = weights @ cumulative
-    wanted = np.maximum(1.0, np.floor(np.array(CURVE_QUANTILES) / 100 * ranks[:, -1:] + 0.5))
-    places = np.array([np.searchsorted(row, rank) for row, rank in zip(ranks, wanted, strict=True)])
+    targets = np.maximum(1.0, np.floor(np.array(CURVE_QUANTILES) / 100 * ranks[:, -1:] + 0.5))
+    places = np.array([np.searchsorted(row, rank) for row, rank in zip(ranks, targets, strict=True)])
     latencies: Array = buckets[places]
     return latencies

@@ -1,7 +1,7 @@
-"""What a run tested, and how: what must be equal for runs to be one trend, and is listed where two sides differ. Pure.
+"""What identifies the server and the setting of a run. Pure.
 
-A server that a run started is known by its command; the port that happened to be free is no part of it. Of one that
-ran already only the address is known.
+Runs of a trend must have the same identity; a comparison lists the differences. A server that the run started is
+identified by its command, without its port, which is random. A server that ran already is identified by its address.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from loadtests.servers.target import RAN_ALREADY
 
 __all__ = ["CHOSEN", "address_of", "commit_of", "server_of", "setting_of"]
 
-#: In the place of the address of a server that a run started.
+#: Stands for the address of a server that the run started.
 CHOSEN = "a free port of this host"
-#: In the name of a side of `ab`: gserver:APP@COMMIT?SETTINGS.
+#: The commit in the name of a side of `ab`: gserver:APP@COMMIT?SETTINGS.
 _COMMIT = re.compile(r"^(gserver:[^@]+)@([0-9a-f]{12})(?=\?|$)")
 
 
@@ -25,19 +25,19 @@ def address_of(run: Run) -> str:
 
 
 def server_of(run: Run) -> str:
-    """The server in a few words, whatever its commit: that is what changes from run to run."""
+    """The server in a few words, without its commit, which changes from run to run."""
     address = address_of(run)
     return _COMMIT.sub(r"\1", _command(run)) if address == CHOSEN else f"the server at {address}"
 
 
 def commit_of(run: Run) -> str:
-    """What was served: the commit of the side, or that of the checkout."""
+    """The commit of the server: that of the side, or else that of the checkout."""
     found = _COMMIT.search(_command(run))
     return found[2] if found else str(run.environment.get("source", "unknown"))
 
 
 def setting_of(run: Run) -> dict[str, str]:
-    """What else changes figures and is neither workload, host nor server, by names for a person."""
+    """Everything else that affects the figures: title -> value."""
     found = {
         "workers": run.server.get("workers"),
         "generator": run.environment.get("generator"),

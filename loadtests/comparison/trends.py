@@ -1,6 +1,6 @@
-"""Runs as trends: those of the same workload, host, server and setting, in the order in which they were made. Pure.
+"""Group runs of the same workload, host, server and setting into trends, and find changes. Pure.
 
-Changes are looked for in each figure that a person acts on; the chance of a false one is shared among them.
+Each headline figure is searched for changes. The probability of a false change is divided among the figures.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from loadtests.comparison.compare import HEADLINES
 from loadtests.comparison.noise_floor import HOST_KEYS
 from loadtests.comparison.run_identity import commit_of, server_of, setting_of
-from loadtests.formatting import percent, quantity, render_table, title_of
+from loadtests.formatting import percent, quantity, render_text_table
 from loadtests.inference.change_points import ChangePoint, change_points, fewest
+from loadtests.results.figure_catalog import kind_of, title_of
 from loadtests.results.metrics import Figure
 from loadtests.results.store import Run
 
 __all__ = ["Trend", "changes_of", "render_csv", "render_otava", "render_trend", "trends_of"]
 
-#: How often a trend in which nothing changes may be said to have a change, over all its figures.
+#: The highest probability of a false change in a trend without changes, over all its figures.
 ALPHA = 0.05
 SHOWN = ("throughput", "response_p50", "response_p99", "server_cpu_per_exchange", "server_rss_per_socket")
 TIME = "time"
@@ -37,7 +38,7 @@ class Trend:
 
     @property
     def key(self) -> str:
-        """Short, safe in the name of a file, and of no other trend: profile, workload, server, a hash of the whole."""
+        """A short unique name, safe for a file: profile, workload, server, and a hash of the whole identity."""
         one = self.runs[0]
         words = re.sub(r"[^A-Za-z0-9]+", "-", f"{one.name}-{one.workload_hash}-{server_of(one)}").strip("-")[:80]
         return f"{words}-{hashlib.sha256(repr(_identity(one)).encode()).hexdigest()[:6]}"
@@ -51,7 +52,7 @@ class Trend:
 
     @property
     def figures(self) -> list[str]:
-        """The headline figures that all of its runs have; no quantile of too few values is among them."""
+        """The headline figures that all runs have, without quantiles of too few values."""
         return [name for name in HEADLINES if all(run.headline(name) for run in self.runs)]
 
     def values(self, name: str) -> list[float]:
@@ -59,7 +60,7 @@ class Trend:
 
 
 def trends_of(runs: Sequence[Run]) -> tuple[list[Trend], list[Run]]:
-    """The trends, and the runs that are in none, for they say themselves that they cannot be believed."""
+    """The trends, and the runs that are in no trend because their verdict is not valid."""
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.started_at):
         if run.verdict.is_valid:
@@ -68,7 +69,7 @@ def trends_of(runs: Sequence[Run]) -> tuple[list[Trend], list[Run]]:
 
 
 def _identity(run: Run) -> tuple[str, ...]:
-    """Runs with another of these are another trend."""
+    """The values that all runs of a trend have in common."""
     return run.workload_hash, _host(run), server_of(run), *(f"{key} {value}" for key, value in setting_of(run).items())
 
 
@@ -77,7 +78,7 @@ def _host(run: Run) -> str:
 
 
 def changes_of(trend: Trend) -> dict[str, list[ChangePoint]]:
-    """For each figure the places at which its level changed."""
+    """For each figure the runs at which its level changed."""
     names = trend.figures
     return {name: change_points(trend.values(name), _alpha(names)) for name in names}
 
@@ -90,12 +91,12 @@ def _alpha(figures: Collection[str]) -> float:
 
 
 def render_trend(trend: Trend) -> str:
-    """A table of the runs, in which a figure that changed is marked, and a line for each change."""
+    """A table of the runs with a mark at each change, and a line for each change."""
     changes = changes_of(trend)
     shown = [name for name in SHOWN if name in changes]
     rows = [_row(trend, place, shown, changes) for place in range(len(trend.runs))]
-    table = render_table(["started (UTC)", "commit", *map(title_of, shown)], rows)
-    return "\n\n".join([trend.title, table, _said(trend, changes)])
+    table = render_text_table(["started (UTC)", "commit", *map(title_of, shown)], rows)
+    return "\n\n".join([trend.title, table, _changes_in_words(trend, changes)])
 
 
 def _row(trend: Trend, place: int, shown: Sequence[str], changes: dict[str, list[ChangePoint]]) -> list[str]:
@@ -108,10 +109,10 @@ def _cell(figure: Figure | None, changed: bool) -> str:
     return ("* " if changed else "") + (quantity(figure.value, figure.unit) if figure else "-")
 
 
-def _said(trend: Trend, changes: dict[str, list[ChangePoint]]) -> str:
+def _changes_in_words(trend: Trend, changes: dict[str, list[ChangePoint]]) -> str:
     least = fewest(_alpha(changes))
     if len(trend.runs) < least:
-        return f"Too few runs to see a change in {len(changes)} figures: it takes {least}."
+        return f"Too few runs to detect a change in {len(changes)} figures: it takes {least}."
     lines = [_change(trend, name, each) for name, found in changes.items() for each in found]
     return "\n".join(lines) if lines else "No change."
 
@@ -128,7 +129,7 @@ def _change(trend: Trend, name: str, point: ChangePoint) -> str:
 
 
 def render_csv(trend: Trend) -> str:
-    """A row for each run: its time, its commit, its folder, and the headline figures that all runs have."""
+    """CSV with a row for each run: its time, commit, folder, and the headline figures that all runs have."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([TIME, *ATTRIBUTES, *trend.figures])
@@ -139,20 +140,15 @@ def render_csv(trend: Trend) -> str:
 
 
 def render_otava(files: Sequence[tuple[Trend, str]]) -> str:
-    """What Otava's otava.yaml says of the files: in which direction each metric is better, too."""
+    """The part of otava.yaml that describes the files and the better direction of each metric."""
     tests = "".join(_test(trend, file) for trend, file in files)
     return f"tests:\n{tests}"
 
 
 def _test(trend: Trend, file: str) -> str:
     metrics = "".join(
-        f"      {name}:\n        column: {name}\n        direction: {_direction(trend, name)}\n"
+        f"      {name}:\n        column: {name}\n        direction: {1 if kind_of(name).better == 'higher' else -1}\n"
         for name in trend.figures
     )
     head = f"  {trend.key}:\n    type: csv\n    file: '{file}'\n    time_column: {TIME}\n"
     return f"{head}    attributes: [{', '.join(ATTRIBUTES)}]\n    metrics:\n{metrics}"
-
-
-def _direction(trend: Trend, name: str) -> int:
-    figure = trend.runs[0].figure(name)
-    return 1 if figure and figure.better == "higher" else -1

@@ -1,9 +1,9 @@
-"""Where the level of a series changes for good. Pure.
+"""Find the places where the level of a series changes permanently. Pure.
 
-Binary segmentation: the split of a series at which the ranks before and behind it differ most, over all splits; it is a
-change if chance rarely makes as large a difference anywhere, which is told by permuting the series. Then both parts
-likewise. By ranks, so that one wild run makes no change; over all splits at once, so that looking for the best one is
-paid for. The permutations are always the same, and so is the answer.
+Binary segmentation: take the split at which the ranks before and after it differ most. It is a change point if random
+permutations of the series rarely have as large a difference at any split. Then search both parts in the same way. Ranks
+make it robust against outliers. The comparison over all splits accounts for the search for the best one. The seed of
+the permutations is fixed, so the result is reproducible.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from scipy import stats
 __all__ = ["ChangePoint", "change_points", "fewest"]
 
 Values = NDArray[np.float64]
-#: Of a part, on either side of a change.
+#: The least number of values on either side of a change.
 FEWEST = 3
 PERMUTATIONS = 1999
 
 
 @dataclass(frozen=True)
 class ChangePoint:
-    """From `at` on the level is another: the medians of the parts on either side, and how rarely chance does that."""
+    """A change of level. `at` is the first value of the new level; before and after are medians; p is its p-value."""
 
     at: int
     before: float
@@ -36,12 +36,12 @@ class ChangePoint:
 
     @property
     def change(self) -> float | None:
-        """As a fraction; None where the level was 0."""
+        """The change as a fraction; None if the level before was 0."""
         return self.after / self.before - 1 if self.before else None
 
 
 def change_points(values: Sequence[float], alpha: float = 0.01) -> list[ChangePoint]:
-    """The changes of a series, in order; of one that has none, at most `alpha` are said to have one."""
+    """The change points of a series, in order. `alpha`: the probability of a false one in a series without changes."""
     series = np.asarray(values, dtype=float)
     found = sorted(_within(series, 0, len(series), alpha, np.random.default_rng(0)))
     ends = [0, *(at for at, _ in found), len(series)]
@@ -52,8 +52,8 @@ def change_points(values: Sequence[float], alpha: float = 0.01) -> list[ChangePo
 
 
 def fewest(alpha: float) -> int:
-    """How many values it takes at least to see any change: with fewer, chance does the clearest of all too often."""
-    # Of all orders so many have all low values before all high ones, or behind them: twice as many splits if odd.
+    """The least number of values that can prove a change. With fewer, even the clearest one is too likely by chance."""
+    # The probability that all low values come before or after all high ones; an odd count has twice as many splits.
     return next(
         count for count in range(2 * FEWEST, 100) if (4 if count % 2 else 2) / math.comb(count, count // 2) <= alpha
     )
@@ -77,7 +77,7 @@ def _within(series: Values, start: int, end: int, alpha: float, chance: np.rando
 
 
 def _differences(ranks: Values) -> Values:
-    """For each row and each split how far the sum of the ranks before it is from what chance expects, in deviations."""
+    """For each row and split: the deviation of the rank sum before it from its expectation, in standard deviations."""
     count = ranks.shape[1]
     before = np.arange(FEWEST, count - FEWEST + 1)
     sums = np.cumsum(ranks, axis=1)[:, before - 1]

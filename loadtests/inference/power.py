@@ -1,8 +1,9 @@
-"""How many pairs, or runs on each side, find a difference. Pure.
+"""How many pairs, or runs on each side, are needed to detect a difference. Pure.
 `python -m loadtests.inference.power` prints the tables.
 
-The power of the exact tests by the mean and the variance of their statistics where B is shifted (Lehmann), for noise
-that is normal on the scale of the values; where only one order of the pairs can be significant, by its probability.
+The power of the exact tests comes from the mean and variance of their statistics if B is shifted (Lehmann), for normal
+noise on the scale of the values. If only one order of the pairs can be significant, it is the probability of that
+order.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ __all__ = [
     "power_tables",
 ]
 
-#: Found so often where it is there.
+#: The probability of detecting a difference that exists.
 POWER = 0.9
-#: Nobody makes more.
+#: The largest number of pairs or runs that is reported.
 MOST = 200
-#: Judged together: the headline figures but the error rate, which is the same on both sides where nothing fails.
+#: Figures that are judged together: the headline figures without the error rate, which is tied if nothing fails.
 FIGURES = 8
 
 
 def power_of_pairs(pairs: int, shift: float, alpha: float) -> float:
-    """How often so many pairs are called different at level `alpha`, for a shift in units of their noise."""
+    """The probability that `pairs` pairs are called different at level `alpha`, for a shift in units of their noise."""
     rank = critical_rank_of_pairs(pairs, alpha)
     if not rank:
         return 0.0
@@ -53,7 +54,7 @@ def power_of_pairs(pairs: int, shift: float, alpha: float) -> float:
 
 
 def power_of_sets(runs: int, shift: float, alpha: float) -> float:
-    """The same for so many runs on each side."""
+    """The same for `runs` runs on each side."""
     rank = critical_rank_of_sets(runs, runs, alpha)
     if not rank:
         return 0.0
@@ -64,7 +65,7 @@ def power_of_sets(runs: int, shift: float, alpha: float) -> float:
 
 
 def _either_and_both(shift: float) -> Interval:
-    """P(X < shift), and P(X < shift and Y < shift), of normal X and Y with a correlation of a half: by Owen's T."""
+    """P(X < shift), and P(X < shift and Y < shift), of normal X and Y with a correlation of 0.5, by Owen's T."""
     one = float(special.ndtr(shift))
     return one, one - 2 * float(special.owens_t(shift, math.sqrt(1 / 3)))
 
@@ -76,12 +77,12 @@ def _reaches(critical: int, mean: float, variance: float) -> float:
 
 
 def cautious(noise: float, freedom: int) -> float:
-    """A measured standard deviation, raised by what so few runs may have missed of it, four times in five."""
+    """An upper bound (80 % confidence) of a standard deviation that was estimated with few degrees of freedom."""
     return noise * math.sqrt(freedom / float(special.chdtri(freedom, 0.8))) if freedom > 0 else noise
 
 
 def needed_pairs(difference: float, noise: float, alpha: float) -> int | None:
-    """How many pairs find a difference with that noise nine times in ten; None if more than anybody makes."""
+    """The number of pairs that detect a difference in this noise with 90 % probability; None if more than MOST."""
     return _needed(power_of_pairs, difference, noise, alpha)
 
 
@@ -92,7 +93,7 @@ def needed_runs(difference: float, noise: float, alpha: float) -> int | None:
 
 def _needed(power: Callable[[int, float, float], float], difference: float, noise: float, alpha: float) -> int | None:
     shift = difference / noise if noise > 0 else math.inf
-    shift = min(shift, 20.0)  # beyond that only the attainable p counts
+    shift = min(shift, 20.0)  # beyond that only the smallest attainable p matters
     low, high = 0, 1
     while power(high, shift, alpha) < POWER:
         low, high = high, high * 2
@@ -109,7 +110,7 @@ _DIFFERENCES = (0.02, 0.03, 0.05, 0.1)
 
 
 def power_tables(alpha: float = 0.05) -> str:
-    """How many pairs, and how many runs on each side, by noise and difference, in Markdown."""
+    """The numbers of pairs and of runs on each side, by noise and difference, as Markdown tables."""
     return "\n\n".join(
         [
             "Pairs, by the standard deviation of a pair's ratio:\n\n" + _table(needed_pairs, alpha),

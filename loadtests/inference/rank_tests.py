@@ -1,11 +1,11 @@
-"""What two sets of runs, or the pairs of both, prove about a difference. Pure.
+"""Exact rank tests for the difference between two sets of runs, or within pairs of runs. Pure.
 
-Independent sets: exact Mann-Whitney test. Pairs: exact Wilcoxon signed-rank test of the differences. Estimates are
-Hodges and Lehmann's, their intervals the order statistics of all differences (sets) or of all Walsh averages (pairs)
-that the same test's distribution picks, so that nothing is assumed about the shape of the noise. SciPy does the tests;
-where values tie, for which its exact distributions are not made, the distribution given the ties is counted here.
+Independent sets: the exact Mann-Whitney test. Pairs: the exact Wilcoxon signed-rank test of the differences. Estimates
+are those of Hodges and Lehmann. Intervals are order statistics of all differences (sets) or of all Walsh averages
+(pairs), picked by the distribution of the same test, so that nothing is assumed about the shape of the noise. SciPy
+does the tests. Its exact distributions do not allow ties; for tied values the distribution is counted here.
 
-Values are whatever the caller compares: logarithms for a ratio. Intervals are None where so few runs give none.
+Values are what the caller compares: logarithms for a ratio. An interval is None if there are too few runs for one.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ __all__ = [
 Interval = tuple[float, float]
 Values = NDArray[np.float64]
 MOST_COUNTED = 50
-#: How often at most equal sides may be called different, over all headline figures together.
+#: The highest probability of a false difference between equal sides, over all headline figures together.
 ALPHA = 0.05
 
 
 @dataclass(frozen=True)
 class Shift:
-    """By how much B lies above A.
+    """How far B lies above A.
 
     Attributes:
-        p: of the two-sided test of no difference.
-        spread: standard deviation of the noise: of the pairs' differences, or of the runs within their side.
-        tied: nothing differs anywhere; no test can say anything but "the same".
+        p: p-value of the two-sided test of no difference.
+        spread: standard deviation of the noise: of the differences of the pairs, or of the runs within a side.
+        tied: True if all values are equal. Then no test can find a difference.
     """
 
     estimate: float
@@ -74,7 +74,7 @@ def pairs_shift(differences: Sequence[float], alpha: float = 0.05) -> Shift:
 
 
 def smallest_p_of_pairs(pairs: int) -> float:
-    """What the test gives when all pairs differ in the same direction."""
+    """The smallest possible p-value: all pairs differ in the same direction."""
     return min(1.0, 2 * 0.5**pairs)
 
 
@@ -97,12 +97,12 @@ def _signed_rank_p(values: Values) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def critical_rank_of_pairs(pairs: int, alpha: float) -> int:
-    """Which Walsh average from either end bounds the interval; 0 if there are too few pairs for one."""
+    """The rank, from either end, of the Walsh averages that bound the interval; 0 if there are too few pairs."""
     return _critical_rank(_sums_of_subsets(tuple(range(1, pairs + 1))), alpha)
 
 
 def _sums_of_subsets(numbers: tuple[int, ...]) -> Values:
-    """Place s: the share of all subsets of `numbers` whose sum is s."""
+    """At index s: the share of all subsets of `numbers` whose sum is s."""
     shares: Values = np.zeros(sum(numbers) + 1)
     shares[0] = 1.0
     for number in numbers:
@@ -126,7 +126,7 @@ def sets_shift(a: Sequence[float], b: Sequence[float], alpha: float = 0.05) -> S
 
 
 def smallest_p_of_sets(a: int, b: int) -> float:
-    """What the test gives when every run of one side lies above every run of the other."""
+    """The smallest possible p-value: every run of one side lies above every run of the other."""
     return min(1.0, 2 / math.comb(a + b, a))
 
 
@@ -146,9 +146,9 @@ def _rank_sum_p(a: Values, b: Values) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def critical_rank_of_sets(a: int, b: int, alpha: float) -> int:
-    """Which of the differences between runs of both sides bounds the interval; 0 if there are too few runs for one.
+    """The rank, from either end, of the differences that bound the interval; 0 if there are too few runs.
 
-    Counted out up to 50 runs on a side; beyond, where nobody could tell, by the normal distribution it then follows.
+    Exact up to 50 runs on a side; beyond that by the normal approximation, which is then as good.
     """
     if max(a, b) > MOST_COUNTED:
         deviation = math.sqrt(a * b * (a + b + 1) / 12)
@@ -158,7 +158,7 @@ def critical_rank_of_sets(a: int, b: int, alpha: float) -> int:
 
 
 def _sums_of_choices(numbers: tuple[int, ...], chosen: int) -> Values:
-    """Place s: the share of all choices of so many of `numbers` whose sum is s."""
+    """At index s: the share of all choices of `chosen` of the `numbers` whose sum is s."""
     ways = np.zeros((chosen + 1, sum(numbers) + 1))
     ways[0, 0] = 1.0
     for number in numbers:
@@ -184,7 +184,7 @@ def _two_sided(shares: Values, statistic: int) -> float:
 
 
 def holm(ps: Mapping[str, float]) -> dict[str, float]:
-    """Holm's adjusted p-values: calling those at most alpha different is wrong about any with probability alpha."""
+    """Holm's adjusted p-values: if all with p <= alpha are called different, any is wrong with probability alpha."""
     adjusted, highest = {}, 0.0
     for place, (name, p) in enumerate(sorted(ps.items(), key=lambda item: item[1])):
         highest = max(highest, min(1.0, (len(ps) - place) * p))
@@ -196,16 +196,16 @@ def holm(ps: Mapping[str, float]) -> dict[str, float]:
 
 
 def noise_floor(differences: Sequence[float]) -> float:
-    """The 95th percentile of how far two runs of one and the same thing lie apart: what is not exceeded by chance."""
+    """The 95th percentile of the absolute differences between two runs of the same server."""
     return float(np.quantile(np.abs(differences), 0.95, method="higher"))
 
 
 def single_shift(difference: float, floor: float, pairs: int) -> Shift:
-    """A single difference against the noise floor that so many pairs of the same thing had.
+    """Compare a single difference with the noise floor that was measured with `pairs` pairs of equal runs.
 
-    The tail beyond the floor, which the correction for several figures asks for, cannot be counted from few pairs. It
-    is taken to be that of Student's distribution with a quarter as many degrees of freedom as there were pairs: with as
-    many as pairs, noise with outliers was called a difference in 71 of 1,000 simulated comparisons of equal runs.
+    The correction for several figures needs the tail beyond the floor, which cannot be counted from few pairs. It is
+    taken from Student's distribution with a quarter as many degrees of freedom as pairs. With as many degrees of
+    freedom as pairs, noise with outliers was called a difference in 71 of 1,000 simulated comparisons of equal runs.
     """
     freedom = max(1, pairs // 4)
     if floor <= 0:
@@ -215,17 +215,17 @@ def single_shift(difference: float, floor: float, pairs: int) -> Shift:
     return Shift(difference, (difference - floor, difference + floor), p, scale)
 
 
-# In turns, with looks between
+# Pairs with interim looks
 
 
 @dataclass(frozen=True)
 class Looks:
-    """When the pairs made so far are looked at, and what may be believed then.
+    """The plan of interim looks: when the pairs made so far are judged, and at which level.
 
-    Each look spends a part of `alpha`, the last the most, and the parts add up to it. So the chance that any look calls
-    equal sides different is at most alpha, whatever the looks have to do with each other, and with Holm's correction at
-    each look that holds for all headline figures together. Intervals of level 1 - alpha_at() hold likewise at the look
-    at which the pairs end.
+    Each look spends a part of `alpha`, the last one the most; the parts add up to alpha. So the probability that any
+    look calls equal sides different is at most alpha, whatever the correlation between the looks. With Holm's
+    correction at each look this holds for all headline figures together. Intervals of level 1 - alpha_at() hold
+    likewise at the look at which the pairs end.
     """
 
     max_pairs: int
@@ -234,11 +234,11 @@ class Looks:
 
     def __post_init__(self) -> None:
         if not 1 <= self.looks <= self.max_pairs:
-            raise ValueError(f"{self.looks} looks at {self.max_pairs} pairs: there must be from 1 to as many as pairs")
+            raise ValueError(f"{self.looks} looks at {self.max_pairs} pairs: there must be 1 to {self.max_pairs} looks")
 
     @property
     def at(self) -> tuple[int, ...]:
-        """The numbers of pairs that are looked at: from half of them on, in equal steps."""
+        """The numbers of pairs at which to look: from half of all pairs on, in equal steps."""
         if self.looks == 1:
             return (self.max_pairs,)
         half = self.max_pairs / 2
@@ -246,17 +246,17 @@ class Looks:
         return tuple(sorted({max(1, math.ceil(step)) for step in steps}))
 
     def alpha_at(self, pairs: int) -> float:
-        """What the look at so many pairs spends; an end at any other number takes the place of the next look."""
+        """The alpha that the look at `pairs` pairs spends. An early end takes the place of the next look."""
         look = next((look for look in self.at if look >= pairs), self.max_pairs)
         before = max((earlier for earlier in self.at if earlier < look), default=0)
         return self.alpha * (look**2 - before**2) / self.max_pairs**2
 
 
 def most_looks(pairs: int, at_most: int, figures: int) -> int:
-    """How often so many pairs may be looked at if the last look is still to be able to call one of `figures` different.
+    """The most looks at which the last one can still call one of `figures` figures different.
 
-    More looks leave less of alpha to the last; 0 if even a single look at all pairs could call nothing different.
+    More looks leave less alpha to the last one. 0 if even a single look at all pairs cannot call anything different.
     """
-    wanted = figures * smallest_p_of_pairs(pairs)
-    reached = (looks for looks in range(min(at_most, pairs), 0, -1) if Looks(pairs, looks).alpha_at(pairs) >= wanted)
+    needed = figures * smallest_p_of_pairs(pairs)
+    reached = (looks for looks in range(min(at_most, pairs), 0, -1) if Looks(pairs, looks).alpha_at(pairs) >= needed)
     return next(reached, 0)

@@ -1,4 +1,4 @@
-"""A straight line through points, and how sure its slope is. Pure."""
+"""Fit a straight line, with a confidence interval for its slope. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Slope", "fitted_slope"]
 
 @dataclass(frozen=True)
 class Slope:
-    """dy/dx, with its 95 % confidence interval; None on both sides where two points leave nothing to judge it by."""
+    """A slope dy/dx with its 95 % confidence interval; low and high are None if there were only two points."""
 
     value: float
     low: float | None = None
@@ -19,7 +19,7 @@ class Slope:
 
 
 def fitted_slope(points: Sequence[tuple[float, float]]) -> Slope | None:
-    """Least squares through (x, y); None where no slope is to be had: fewer than two different x."""
+    """The least-squares line through (x, y); None if there are fewer than two different x."""
     count = len(points)
     if len({x for x, _ in points}) < 2:
         return None
@@ -28,7 +28,7 @@ def fitted_slope(points: Sequence[tuple[float, float]]) -> Slope | None:
     slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
     if count < 3:
         return Slope(slope)
-    from scipy.special import stdtrit  # half a second, which a command that fits nothing does not wait
+    from scipy.special import stdtrit  # takes 0.5 s, so only imported by commands that need it
 
     off_line = sum((y - mean_y - slope * (x - mean_x)) ** 2 for x, y in points)
     half = float(stdtrit(count - 2, 0.975)) * math.sqrt(off_line / (count - 2) / spread)

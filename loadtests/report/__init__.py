@@ -1,12 +1,12 @@
-"""Reports that people open: a run, several runs or a comparison, in words, in tables and in pictures.
+"""Reports of runs and comparisons: in words, in tables and in charts.
 
-    words, tables, rows              what is said, the tables, and the numbers of the pictures (pure)
-    terminal, markdown, document     the text outputs
-    charts, run_pictures, comparison_pictures, pictures     what is drawn (Altair), and its files (vl-convert)
-    page, templates/                 the HTML file (Jinja); theme.py has its colours
-    command                          `loadtests report`
+    summary, run_tables                       words and tables (pure); run_data reads what the charts need
+    terminal, markdown, json_report           text outputs of runs
+    comparison_text, comparison_overview      text outputs of comparisons
+    html_page, comparison_page, live_page     HTML files, from templates/ (Jinja)
+    charts/                                   charts (Altair) and their image files (vl-convert)
 
-Nothing is computed here that a run does not say already.
+A report computes no figure: all figures come from the run. Their names come from results/figure_catalog.py.
 """
 
 from loadtests.report.markdown import render_markdown

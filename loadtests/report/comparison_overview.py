@@ -1,4 +1,4 @@
-"""Several comparisons on one page: a line each, for the terminal and in Markdown. Computes nothing."""
+"""Render several comparisons as a table with a line for each, for the terminal and in Markdown. Computes no figure."""
 
 from __future__ import annotations
 
@@ -8,62 +8,61 @@ from rich.text import Text
 
 from loadtests.comparison.model import EQUIVALENT, INCONCLUSIVE, Comparison, FigureComparison
 from loadtests.formatting import render_table
-from loadtests.report.comparison_text import COLOURS, EMOJI, bare_table, change_of, console_of, written_on
+from loadtests.report.comparison_text import COLOURS, EMOJI, bare_table, cells_of, console_of, written_on
+from loadtests.report.summary import UNKNOWN
+from loadtests.results.figure_catalog import title_of
 
 __all__ = ["NOTE", "SHOWN", "render_overview", "render_overview_markdown"]
 
-#: What decides between servers, at a rate that all of them carry; the comparison itself has the other figures.
+#: The figures that decide between servers at a load that all of them sustain. Each comparison has the others too.
 SHOWN = {
-    "response_p50": "p50",
-    "response_p99": "p99",
-    "server_cpu_per_exchange": "CPU/exchange",
-    "server_rss_per_socket": "memory/socket",
+    name: title_of(name)
+    for name in ("response_p50", "response_p99", "server_cpu_per_exchange", "server_rss_per_socket")
 }
 NOTE = (
-    "Changes of B against A; p50 and p99 are of the response time. A line has the figures of one comparison, or of "
-    "several of the same servers that judge different figures, such as latency and memory. A comparison calls equal "
-    "sides different in 5 of 100 cases at most."
+    "Changes are of B against A. A line has the figures of one comparison, or of several comparisons of the same "
+    "servers that judge different figures, such as latency and memory. Of 100 comparisons of equal sides, at most 5 "
+    "report a difference."
 )
 
 
 def render_overview(comparisons: Sequence[Comparison], width: int = 100, colour: bool = False) -> str:
-    """For a terminal so many columns wide."""
+    """The table for a terminal of `width` columns."""
     console, table = console_of(width, colour), bare_table()
     for title in ("A", "B", *SHOWN.values()):
         table.add_column(title, overflow="fold")
     for a, b, figures in _lines(comparisons):
-        table.add_row(a, b, *map(_told, figures))
+        table.add_row(a, b, *map(_verdict, figures))
     console.print(table)
     console.print()
-    console.print(Text(f"In brackets what is inconclusive. {NOTE}"))
+    console.print(Text(f"A change in brackets is inconclusive. {NOTE}"))
     return written_on(console)
 
 
-def _told(figure: FigureComparison | None) -> Text:
+def _verdict(figure: FigureComparison | None) -> Text:
     if figure is None:
-        return Text("-")
-    answer, change = str(figure.answer), change_of(figure, figure.change)
+        return Text(UNKNOWN)
+    answer, (_, _, change, _) = str(figure.answer), cells_of(figure)
     short: dict[str, str] = {INCONCLUSIVE: f"({change})", EQUIVALENT: answer}
     return Text(short.get(answer, f"{change} {answer}"), style=COLOURS[answer])
 
 
 def render_overview_markdown(comparisons: Sequence[Comparison]) -> str:
-    """With the intervals, which have no room on a terminal."""
-    rows = [[a, b, *map(_marked, figures)] for a, b, figures in _lines(comparisons)]
+    """The table in Markdown, with the intervals, for which a terminal has no room."""
+    rows = [[a, b, *map(_verdict_with_interval, figures)] for a, b, figures in _lines(comparisons)]
     return f"{render_table(['A', 'B', *SHOWN.values()], rows)}\n\n{NOTE}\n"
 
 
-def _marked(figure: FigureComparison | None) -> str:
+def _verdict_with_interval(figure: FigureComparison | None) -> str:
     if figure is None:
-        return "-"
-    interval = ""
-    if figure.low is not None and figure.high is not None:
-        interval = f" ({change_of(figure, figure.low)} to {change_of(figure, figure.high)})"
-    return f"{change_of(figure, figure.change)}{interval} {EMOJI[str(figure.answer)]} {figure.answer}"
+        return UNKNOWN
+    _, _, change, interval = cells_of(figure)
+    between = f" ({interval})" if interval != UNKNOWN else ""
+    return f"{change}{between} {EMOJI[str(figure.answer)]} {figure.answer}"
 
 
 def _lines(comparisons: Sequence[Comparison]) -> list[tuple[str, str, list[FigureComparison | None]]]:
-    """A, B, and the figures of a line: of all comparisons of the same two servers that judge different figures."""
+    """(A, B, figures) of each line. Comparisons of the same two servers that judge different figures share a line."""
     lines: list[tuple[str, str, dict[str, FigureComparison]]] = []
     for comparison in comparisons:
         a, b = comparison.a.title, comparison.b.title

@@ -1,4 +1,4 @@
-"""The page of a comparison, and that of several."""
+"""Render one comparison, or several, as an HTML file."""
 
 from __future__ import annotations
 
@@ -13,34 +13,29 @@ from loadtests.recording.recording import Recording
 from loadtests.report.charts.comparison_charts import comparison_pictures, verdict_picture
 from loadtests.report.charts.picture import Picture
 from loadtests.report.comparison_overview import NOTE, SHOWN
+from loadtests.report.comparison_text import cells_of, verdict_sentence
 from loadtests.report.html_page import ShownPicture, filled_in, isolated, shown_picture
 from loadtests.report.run_data import Evidence, evidence_in, evidence_of
 from loadtests.report.run_tables import Table
 from loadtests.report.summary import (
+    UNKNOWN,
     WITHHELD,
     Stamp,
     as_sentence,
-    changed,
+    listed,
     moment,
     shortened,
-    titled_figure,
     version_of,
 )
+from loadtests.results.figure_catalog import kind_of, title_of
 from loadtests.results.store import ResultError, Run
 
 __all__ = ["pictures_of", "render_comparison_html", "render_overview_html"]
 
-_SENTENCES = {
-    "better": "B is better in {better}, and worse in nothing.",
-    "worse": "B is worse in {worse}.",
-    "equivalent": "A and B are the same in everything that was judged, as far as it matters.",
-    "inconclusive": "These runs do not tell whether A and B differ in {inconclusive}.",
-}
-
 
 @dataclass(frozen=True)
 class JudgedRow:
-    """A headline figure: its cells, and what is said under its verdict."""
+    """The row of a headline figure: its cells, and remarks below its verdict; `about` explains the figure."""
 
     figure: str
     a: str
@@ -49,11 +44,17 @@ class JudgedRow:
     interval: str
     answer: str
     remarks: tuple[str, ...]
+    about: str = ""
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The cells of the row without its verdict."""
+        return self.figure, self.a, self.b, self.change, self.interval
 
 
 @dataclass(frozen=True)
 class ShownComparison:
-    """All that a page shows of a comparison; `prefix` keeps its anchors apart from those of others."""
+    """Everything that a page shows of a comparison. `prefix` makes its anchors unique in the page."""
 
     prefix: str
     title: str
@@ -67,7 +68,7 @@ class ShownComparison:
 
 
 def render_comparison_html(comparison: Comparison) -> str:
-    """The comparison as one HTML file. Pictures over time are made of the folders of its runs, if those are there."""
+    """The comparison as one HTML file. Its charts over time are drawn from the folders of the runs, if they exist."""
     shown = _shown(comparison, pictures_of(comparison))
     return filled_in(
         "comparison.html.j2", kind="Comparison of load tests", title=shown.title, lines=shown.lines, shown=shown
@@ -75,7 +76,7 @@ def render_comparison_html(comparison: Comparison) -> str:
 
 
 def render_overview_html(comparisons: Sequence[Comparison]) -> str:
-    """Several comparisons as one HTML file: side by side, then each by itself."""
+    """Several comparisons as one HTML file: a table of all, then each of them."""
     shown = [
         _shown(comparison, comparison_pictures(comparison, {})[:1], f"comparison-{place}-")
         for place, comparison in enumerate(comparisons, start=1)
@@ -96,7 +97,7 @@ def render_overview_html(comparisons: Sequence[Comparison]) -> str:
 
 
 def _shown(comparison: Comparison, pictures: Sequence[Picture], prefix: str = "") -> ShownComparison:
-    others = [_cells(figure) for figure in comparison.figures if not figure.headline]
+    others = [(title_of(figure.name), *cells_of(figure)) for figure in comparison.figures if not figure.headline]
     differences = {"The workloads differ": comparison.workload, "The environments differ": comparison.environment}
     return ShownComparison(
         prefix,
@@ -111,18 +112,18 @@ def _shown(comparison: Comparison, pictures: Sequence[Picture], prefix: str = ""
         f"{100 * comparison.level:.3g}%",
         (*(_judged(figure, comparison) for figure in comparison.headlines), *_withheld(comparison)),
         tuple((title, _differences(found)) for title, found in differences.items() if found),
-        Table(("figure", "A", "B", "B against A", "interval"), tuple(others)),
+        Table(("figure", "A", "B", "change", "interval"), tuple(others)),
         tuple(shown_picture(picture) for picture in pictures),
     )
 
 
 def pictures_of(comparison: Comparison) -> list[Picture]:
-    """Every picture of a comparison."""
+    """Every chart of a comparison."""
     return comparison_pictures(comparison, {"A": _evidence(comparison.a), "B": _evidence(comparison.b)})
 
 
 def _evidence(side: Side) -> list[Evidence]:
-    """What the folders of the runs still have; each says itself what it lacks."""
+    """The files of the runs that still exist. A run without some of them names those in `missing`."""
     return [_found(run) for run in side.runs]
 
 
@@ -136,19 +137,10 @@ def _found(run: Run) -> Evidence:
 
 
 def _stamp(comparison: Comparison) -> Stamp:
-    named = {
-        answer: _listed([titled_figure(each.name) for each in comparison.headlines if each.answer == answer])
-        for answer in _SENTENCES
-    }
-    sentence = _SENTENCES[comparison.answer].format(**named) if comparison.headlines else "There is nothing to judge."
-    refusals = [f"Not comparable, and forced: {refusal}" for refusal in comparison.refusals]
+    refusals = [f"NOT COMPARABLE, but forced: {refusal}" for refusal in comparison.refusals]
     known = (*refusals, *comparison.notes)
-    parts = (("What to know", known),) if known else ()
-    return Stamp(comparison.answer, comparison.answer.capitalize(), sentence, parts)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "anything"
+    parts = (("Notes", known),) if known else ()
+    return Stamp(comparison.answer, comparison.answer.capitalize(), verdict_sentence(comparison), parts)
 
 
 def _side(letter: str, side: Side, paired: bool) -> str:
@@ -159,10 +151,10 @@ def _side(letter: str, side: Side, paired: bool) -> str:
 
 
 def _server(letter: str, side: Side) -> str:
-    """Where the servers of a side were, what started them, and their version."""
+    """The addresses, commands and versions of the servers of a side."""
     addresses = list(dict.fromkeys(str(run.server.get("address", "not known")) for run in side.runs))
     hosts = list(dict.fromkeys(address.rpartition(":")[0] for address in addresses))
-    where = addresses[0] if len(addresses) == 1 else f"{_listed(hosts)} (a port for each run)"
+    where = addresses[0] if len(addresses) == 1 else f"{listed(hosts)} (another port for each run)"
     commands = dict.fromkeys(shortened(str(run.server.get("command", ""))) for run in side.runs)
     versions = dict.fromkeys(version_of(run) for run in side.runs)
     parts = (", ".join((where, *map(isolated, commands))), *versions)
@@ -172,12 +164,13 @@ def _server(letter: str, side: Side) -> str:
 def _judged(figure: FigureComparison, comparison: Comparison) -> JudgedRow:
     needed = "pairs" if comparison.paired else "runs on each side"
     remarks = [as_sentence(figure.reason)] if figure.reason else []
-    remarks += [f"{figure.needed:,} {needed} would tell."] if figure.needed else []
-    return JudgedRow(*_cells(figure), str(figure.answer), tuple(remarks))
+    remarks += [f"About {figure.needed:,} {needed} would decide."] if figure.needed else []
+    kind = kind_of(figure.name)
+    return JudgedRow(kind.title, *cells_of(figure), str(figure.answer), tuple(remarks), kind.about)
 
 
 def _withheld(comparison: Comparison) -> list[JudgedRow]:
-    """Headline figures that cannot be judged, because a run of a side does not give them, with its reason."""
+    """The headline figures that cannot be judged because a run withholds them, with the reason."""
     rows = []
     for name in HEADLINES:
         reasons = {
@@ -188,7 +181,8 @@ def _withheld(comparison: Comparison) -> list[JudgedRow]:
         }
         if reasons and not comparison.figure(name):
             a, b = (_typical(side, name) for side in (comparison.a, comparison.b))
-            rows.append(JudgedRow(titled_figure(name), a, b, "-", "-", "not judged", tuple(reasons)))
+            kind = kind_of(name)
+            rows.append(JudgedRow(kind.title, a, b, UNKNOWN, UNKNOWN, "not judged", tuple(reasons), kind.about))
     return rows
 
 
@@ -200,17 +194,9 @@ def _typical(side: Side, name: str) -> str:
 def _summarised(figure: FigureComparison | None) -> tuple[str, str, str]:
     """The change, its interval and the verdict."""
     if figure is None:
-        return "-", "", ""
-    *_, change, interval = _cells(figure)
-    return change, interval, str(figure.answer)
-
-
-def _cells(figure: FigureComparison) -> tuple[str, str, str, str, str]:
-    interval = "-"
-    if figure.low is not None and figure.high is not None:
-        interval = f"{changed(figure, figure.low)} to {changed(figure, figure.high)}"
-    values = (quantity(figure.a_typical, figure.unit), quantity(figure.b_typical, figure.unit))
-    return titled_figure(figure.name), *values, changed(figure, figure.change), interval
+        return UNKNOWN, "", ""
+    *_, change, interval = cells_of(figure)
+    return change, "" if interval == UNKNOWN else interval, str(figure.answer)
 
 
 def _differences(differences: Sequence[KeyDifference]) -> Table:

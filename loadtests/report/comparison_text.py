@@ -1,4 +1,4 @@
-"""A comparison in words and tables: for the terminal, for a pull request's comment, and as JSON. Computes nothing."""
+"""Render a comparison for the terminal, for the comment of a pull request, and as JSON. Computes no figure."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtests.comparison.model import Comparison, FigureComparison, KeyDifference, Side
-from loadtests.formatting import change, percent, quantity, render_table, title_of
+from loadtests.formatting import aligned, percent, quantity, render_table, width_of
 from loadtests.inference.power import MOST
+from loadtests.report.summary import UNKNOWN, changed, listed, moment
+from loadtests.results.figure_catalog import title_of
 from loadtests.text_encoding import as_text
 
 __all__ = [
     "COLOURS",
     "EMOJI",
     "bare_table",
-    "change_of",
+    "cells_of",
     "console_of",
     "headline_of",
     "render_json",
     "render_markdown",
     "render_terminal",
+    "verdict_sentence",
     "written_on",
 ]
 
@@ -36,27 +39,24 @@ KIND = "gserver load test comparison"
 COLOURS = {"better": "green", "worse": "bold red", "equivalent": "cyan", "inconclusive": "yellow"}
 EMOJI = {"better": "\N{LARGE GREEN CIRCLE}", "worse": "\N{LARGE RED CIRCLE}", "equivalent": "\N{LARGE BLUE CIRCLE}"}
 EMOJI["inconclusive"] = "\N{MEDIUM WHITE CIRCLE}"
-# Short, so that a table fits into 80 columns.
-_TITLES = {
-    "error_rate": "errors",
-    "server_cpu_per_exchange": "CPU per exchange",
-    "server_rss_per_socket": "memory/connection",
-    "server_rss_peak": "memory, peak",
-}
-_UNITS = {"exchanges/s": "/s"}
 
 
 def headline_of(comparison: Comparison) -> str:
-    """The whole in one sentence."""
+    """The verdict and its sentence: "Worse: B is worse in throughput; 8 equivalent (of 9 figures)."."""
+    return f"{comparison.answer.capitalize()}: {verdict_sentence(comparison)}"
+
+
+def verdict_sentence(comparison: Comparison) -> str:
+    """Which figures are worse and better, and how many are neither. The same sentence in every output."""
     by_answer: dict[str, list[str]] = {}
     for figure in comparison.headlines:
-        by_answer.setdefault(str(figure.answer), []).append(_title(figure))
+        by_answer.setdefault(str(figure.answer), []).append(title_of(figure.name))
     if not by_answer:
-        return "Nothing can be said: the two sides have no headline figure in common."
-    named = [f"{answer} in {_listed(by_answer[answer])}" for answer in ("worse", "better") if answer in by_answer]
+        return "There is nothing to judge: the two sides have no headline figure in common."
+    named = [f"{answer} in {listed(by_answer[answer])}" for answer in ("worse", "better") if answer in by_answer]
     counted = [f"{len(by_answer[each])} {each}" for each in ("equivalent", "inconclusive") if each in by_answer]
     parts = ([f"B is {' and '.join(named)}"] if named else []) + ([", ".join(counted)] if counted else [])
-    return f"{comparison.answer.capitalize()}: {'; '.join(parts)} (of {_figures(comparison)})."
+    return f"{'; '.join(parts)} (of {_figures(comparison)})."
 
 
 def _figures(comparison: Comparison) -> str:
@@ -64,15 +64,11 @@ def _figures(comparison: Comparison) -> str:
     return "1 figure" if count == 1 else f"{count} figures"
 
 
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
 # Terminal
 
 
 def render_terminal(comparison: Comparison, width: int = 100, colour: bool = False) -> str:
-    """For a terminal so many columns wide."""
+    """The comparison for a terminal of `width` columns."""
     console = console_of(width, colour)
     console.print(Text(headline_of(comparison), style=COLOURS[comparison.answer]))
     console.print()
@@ -81,7 +77,7 @@ def render_terminal(comparison: Comparison, width: int = 100, colour: bool = Fal
     for title, differences in _tables(comparison):
         console.print(Text(f"\n{title}"), _difference_table(differences))
     console.print()
-    console.print(_figure_table(comparison))
+    console.print(_figure_table(comparison, width))
     console.print()
     for line in _footnotes(comparison):
         console.print(Text(line))
@@ -89,33 +85,54 @@ def render_terminal(comparison: Comparison, width: int = 100, colour: bool = Fal
 
 
 def console_of(width: int, colour: bool) -> Console:
-    """One that keeps what is printed on it."""
+    """A console that keeps what is printed on it, for written_on()."""
     return Console(
         file=io.StringIO(), width=width, force_terminal=colour, no_color=not colour, highlight=False, emoji=False
     )
 
 
 def written_on(console: Console) -> str:
-    """What was printed on a console_of(), without blanks at the ends of lines."""
+    """The text that was printed on a console_of(), without blanks at the ends of lines."""
     written: io.StringIO = console.file  # type: ignore[assignment]
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
 
 
-def bare_table() -> Table:
-    """Columns, and nothing drawn around them."""
-    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+def bare_table(gap: int = 2) -> Table:
+    """A table without lines; `gap` is the number of blanks between two columns."""
+    return Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), show_edge=False)
 
 
-def _figure_table(comparison: Comparison) -> Table:
-    table = bare_table()
-    table.add_column("figure", ratio=None, overflow="fold")
-    for title in ("A", "B", "change", _interval_title(comparison)):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("verdict", overflow="fold")
-    for figure in comparison.figures:
-        style = COLOURS.get(str(figure.answer), "dim")
-        table.add_row(_title(figure), *_cells(figure), Text(str(figure.answer or ""), style=style))
+def _figure_table(comparison: Comparison, width: int) -> Table:
+    """Figures are aligned at the decimal point if there is room; on a narrow terminal to the right."""
+    titles = ("figure", "A", "B", "change", _interval_title(comparison), "verdict")
+    columns = list(zip(*map(_row, comparison.figures), strict=True)) or [()] * len(titles)
+    first, *figures, verdicts = [list(column) for column in columns]
+    at_point = [aligned(column) for column in figures]
+    if is_aligned := _width_of([first, *at_point, verdicts], titles, 2) <= width:
+        figures, gap = at_point, 2
+    else:
+        gap = 2 if _width_of([first, *figures, verdicts], titles, 2) <= width else 1
+    table = bare_table(gap)
+    table.add_column(titles[0], overflow="fold")
+    for title, cells in zip(titles[1:-1], figures, strict=True):
+        if is_aligned:  # the cells have their blanks already
+            table.add_column(title.rjust(max(map(len, cells), default=0)), no_wrap=True)
+        else:
+            table.add_column(title, justify="right", no_wrap=True)
+    table.add_column(titles[-1], overflow="fold")
+    for name, *cells, verdict in zip(first, *figures, verdicts, strict=True):
+        table.add_row(name, *cells, Text(verdict, style=COLOURS.get(verdict, "dim")))
     return table
+
+
+def _row(figure: FigureComparison) -> tuple[str, ...]:
+    return title_of(figure.name), *cells_of(figure), str(figure.answer or "")
+
+
+def _width_of(columns: Sequence[Sequence[str]], titles: Sequence[str], gap: int) -> int:
+    return sum(max(map(width_of, (title, *cells))) for title, cells in zip(titles, columns, strict=True)) + gap * (
+        len(titles) - 1
+    )
 
 
 def _difference_table(differences: Sequence[KeyDifference]) -> Table:
@@ -131,10 +148,10 @@ def _difference_table(differences: Sequence[KeyDifference]) -> Table:
 
 
 def render_markdown(comparison: Comparison) -> str:
-    """Fit for a pull request's comment: the verdicts in sight, what else there is folded away."""
+    """For the comment of a pull request: the judged figures are visible, the others folded."""
     header = ["figure", "A", "B", "change", _interval_title(comparison), "verdict"]
     rows = [
-        [_title(figure), *_cells(figure), f"{EMOJI[figure.answer]} {figure.answer}" if figure.answer else ""]
+        [title_of(figure.name), *cells_of(figure), f"{EMOJI[figure.answer]} {figure.answer}" if figure.answer else ""]
         for figure in comparison.figures
         if figure.headline
     ]
@@ -142,7 +159,7 @@ def render_markdown(comparison: Comparison) -> str:
     parts += [_markdown_differences(title, found) for title, found in _tables(comparison)]
     parts += [render_table(header, rows)] if rows else []
     parts.append("\n".join(f"- {line}" for line in _footnotes(comparison)))
-    if others := [[_title(figure), *_cells(figure)] for figure in comparison.figures if not figure.headline]:
+    if others := [[title_of(figure.name), *cells_of(figure)] for figure in comparison.figures if not figure.headline]:
         table = render_table(header[:-1], others)
         parts.append(f"<details><summary>Other figures, shown and not judged</summary>\n\n{table}\n\n</details>")
     return "\n\n".join(parts) + "\n"
@@ -167,7 +184,8 @@ def _sides(comparison: Comparison) -> list[str]:
 def _side(letter: str, side: Side, paired: bool) -> str:
     runs = len(side.runs)
     count = f"1 {'pair' if paired else 'run'}" if runs == 1 else f"{runs} {'pairs' if paired else 'runs'}"
-    return f"{letter}: {side.title}, {count}, {side.runs[0].name}, from {min(run.started_at for run in side.runs)}"
+    began = moment(min(run.started_at for run in side.runs))
+    return f"{letter}: {side.title}, {count}, {side.runs[0].name}, from {began}"
 
 
 def _tables(comparison: Comparison) -> list[tuple[str, Sequence[KeyDifference]]]:
@@ -180,52 +198,41 @@ def _interval_title(comparison: Comparison) -> str:
     return f"{100 * comparison.level:.3g}% interval"
 
 
-def _title(figure: FigureComparison) -> str:
-    return _TITLES.get(figure.name) or title_of(figure.name)
-
-
-def _cells(figure: FigureComparison) -> list[str]:
-    interval = "-"
+def cells_of(figure: FigureComparison) -> tuple[str, str, str, str]:
+    """The values of A and B, the change, and its interval: the same in every output."""
+    interval = UNKNOWN
     if figure.low is not None and figure.high is not None:
-        interval = f"{change_of(figure, figure.low)} to {change_of(figure, figure.high)}"
-    typical = [_value(figure, value) for value in (figure.a_typical, figure.b_typical)]
-    return [*typical, change_of(figure, figure.change), interval]
-
-
-def _value(figure: FigureComparison, value: float) -> str:
-    return quantity(value, _UNITS.get(figure.unit, figure.unit))
-
-
-def change_of(figure: FigureComparison, value: float) -> str:
-    """A change of a figure, or an end of its interval, with its sign."""
-    if figure.scale == "ratio":
-        return change(value)
-    return f"{'+' if value > 0 else ''}{_value(figure, value)}"
+        interval = f"{changed(figure, figure.low)} to {changed(figure, figure.high)}"
+    a, b = (quantity(value, figure.unit) for value in (figure.a_typical, figure.b_typical))
+    return a, b, changed(figure, figure.change), interval
 
 
 def _footnotes(comparison: Comparison) -> list[str]:
-    refusals = [f"NOT COMPARABLE, and forced: {refusal}" for refusal in comparison.refusals]
+    refusals = [f"NOT COMPARABLE, but forced: {refusal}" for refusal in comparison.refusals]
     return [*refusals, *comparison.notes, *_needed(comparison), _how_to_read(comparison)]
 
 
 def _needed(comparison: Comparison) -> list[str]:
-    """How many it would take, in the order of the table; nothing where too few are known to say how noisy they are."""
+    """How many pairs or runs each open figure needs, in the order of the table; nothing if too few were made to
+    estimate the noise."""
     open_ones = [
         figure for figure in comparison.headlines if figure.answer == "inconclusive" and figure.scale == "ratio"
     ]
     if not open_ones or min(len(comparison.a.runs), len(comparison.b.runs)) < FEWEST_FOR_NOISE:
         return []
     what = "pairs" if comparison.paired else "runs on each side"
-    counts = ", ".join(f"{_title(figure)} {figure.needed or f'over {MOST}'}" for figure in open_ones)
-    return [f"To tell a change of {percent(comparison.band)}, by the noise seen, about so many {what}: {counts}."]
+    counts = ", ".join(f"{title_of(figure.name)} {figure.needed or f'over {MOST}'}" for figure in open_ones)
+    return [
+        f"To detect a change of {percent(comparison.band)} in noise like this, make about this many {what}: {counts}."
+    ]
 
 
 def _how_to_read(comparison: Comparison) -> str:
     together = f", over all {_figures(comparison)} together" if len(comparison.headlines) > 1 else ""
     return (
-        "A and B are medians over the runs; the change is B against A. "
-        f"Equivalent: the interval lies within {percent(comparison.band)}. "
-        f"Equal sides are called different at most {comparison.alpha * 100:.3g} times in 100{together}."
+        "A and B are medians over the runs. The change is of B against A. "
+        f"Equivalent: the whole interval lies within {percent(comparison.band)}. "
+        f"Of 100 comparisons of equal sides, at most {comparison.alpha * 100:.3g} report a difference{together}."
     )
 
 
@@ -233,7 +240,7 @@ def _how_to_read(comparison: Comparison) -> str:
 
 
 def render_json(comparison: Comparison) -> str:
-    """Everything that the other two show, and the values of each run; changes are fractions."""
+    """Everything that the other two outputs show, and the values of each run. Changes are fractions."""
     data: dict[str, Any] = {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,

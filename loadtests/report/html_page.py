@@ -1,11 +1,11 @@
-"""A report or a comparison as one HTML file: templates filled in. All is in the file, in the same bytes each time."""
+"""Render runs as one HTML file from the templates. It needs no network, and the same run gives the same bytes."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from unicodedata import bidirectional
@@ -13,6 +13,7 @@ from unicodedata import bidirectional
 import jinja2
 
 import gserver
+from loadtests.formatting import at_point, is_figures
 from loadtests.report.charts.picture import Key, Picture, drawing_library, for_page
 from loadtests.report.charts.run_charts import overlaid_pictures, run_pictures
 from loadtests.report.charts.theme import CONFIG, DARK, FONT, LIGHT
@@ -20,11 +21,11 @@ from loadtests.report.run_data import Evidence
 from loadtests.report.run_tables import Table, figures_of, keys_of, latencies_of, types_of
 from loadtests.report.summary import (
     Failure,
-    Saying,
+    KeyFigure,
     Stamp,
     failures_of,
+    key_figures,
     latency_note,
-    sayings,
     server_of,
     shortened,
     started,
@@ -39,15 +40,15 @@ from loadtests.results.store import Run
 __all__ = ["ShownPicture", "as_json", "filled_in", "isolated", "render_runs_html", "shown_picture"]
 
 
-# Characters: a page has room for more than a line, but not for a whole reply that was wrong.
+# Length limit in characters: a page has room for more than one line, but not for a whole wrong reply.
 MOST_OF_AN_EXAMPLE = 500
-# Runs beside each other.
+# Runs side by side. More of them become rows.
 MOST_COLUMNS = 4
 
 
 @dataclass(frozen=True)
 class ShownChart:
-    """A chart as a page has it: what it is called, its specification as JSON, and its legend."""
+    """A chart in a page: its label, its specification as JSON, and its legend."""
 
     label: str
     specification: str
@@ -64,7 +65,7 @@ class ShownPicture:
 
 @dataclass(frozen=True)
 class ShownRun:
-    """All that a page says of a run; `prefix` keeps its anchors apart from those of others."""
+    """Everything that a page shows of a run. `prefix` makes its anchors unique in the page."""
 
     prefix: str
     title: str
@@ -72,7 +73,7 @@ class ShownRun:
     verdict: Stamp
     failures: tuple[Failure, ...]
     warnings: tuple[str, ...]
-    sayings: tuple[Saying, ...]
+    key_figures: tuple[KeyFigure, ...]
     note: str
     types: Table
     numbers: tuple[tuple[str, Table], ...]
@@ -81,7 +82,7 @@ class ShownRun:
 
 
 def render_runs_html(evidence: Sequence[Evidence]) -> str:
-    """The page of one run, or of several of them."""
+    """The page of one run or of several."""
     alone = len(evidence) == 1
     shown = [
         _shown_run(each, "" if alone else f"run-{place}-", len(evidence))
@@ -100,7 +101,7 @@ def render_runs_html(evidence: Sequence[Evidence]) -> str:
 
 
 def _beside(runs: Sequence[Run]) -> Table:
-    """A column for each run, or a row where there are more runs than columns have room."""
+    """A column for each run, or a row if there are more runs than MOST_COLUMNS."""
     header, *rows = summary_of(runs)
     header = ("", *(f"{place}: {title}" for place, title in enumerate(header[1:], start=1)))
     if len(runs) > MOST_COLUMNS:
@@ -120,7 +121,7 @@ def _shown_run(evidence: Evidence, prefix: str, crowd: int) -> ShownRun:
             for failure in failures_of(run)
         ),
         tuple(run.warnings),
-        tuple(sayings(run)),
+        tuple(key_figures(run)),
         latency_note(run),
         types_of(run),
         tuple((title, table) for title, table in _numbers(run).items() if table.rows),
@@ -142,18 +143,18 @@ def shown_picture(picture: Picture) -> ShownPicture:
 
 
 def as_json(value: object) -> str:
-    """JSON that can stand inside a script element."""
+    """JSON that is safe inside a script element."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
 
 
 def isolated(text: str) -> str:
-    """Text among other text of a page: what is written from right to left does not turn its neighbours around."""
+    """Text that does not change the direction of the text around it if it is written from right to left."""
     is_turned = any(bidirectional(each) in ("R", "AL", "RLE", "RLO", "RLI") for each in text)
     return f"\N{FIRST STRONG ISOLATE}{text}\N{POP DIRECTIONAL ISOLATE}" if is_turned else text
 
 
 def filled_in(template: str, **values: Any) -> str:
-    """A template of this package with `values`, and with what every page has."""
+    """Fill in a template of this package with `values` and with the values that every page needs."""
     page = _templates().get_template(template)
     return page.render(
         version=gserver.__version__,
@@ -168,7 +169,7 @@ def filled_in(template: str, **values: Any) -> str:
 
 @functools.cache
 def _templates() -> jinja2.Environment:
-    return jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.PackageLoader("loadtests.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -176,6 +177,17 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    templates.filters |= {"at_point": at_point, "decimals": _decimals}
+    return templates
+
+
+def _decimals(rows: Sequence[Sequence[str]]) -> list[int | None]:
+    """For each column: how many characters follow the decimal points of its figures; None for a column of words."""
+    columns: Iterator[tuple[str, ...]] = zip(*rows, strict=True)
+    return [
+        max(len(at_point(cell)[1]) for cell in column) if place and is_figures(column) else None
+        for place, column in enumerate(columns)
+    ]
 
 
 def _properties(theme: Mapping[str, str]) -> str:

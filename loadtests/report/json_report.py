@@ -1,4 +1,4 @@
-"""A report as JSON, for programs: each run's verdict, its figures by name, and the ten that matter in words."""
+"""Render a report as JSON for programs: the verdict of each run, its figures by name, and the key figures in words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from loadtests.report.summary import failures_of, problems_of, sayings
+from loadtests.report.summary import KeyFigure, failures_of, key_figures, problems_of
 from loadtests.results.store import Run
 
 __all__ = ["render_json"]
@@ -32,7 +32,7 @@ def _run(run: Run) -> dict[str, Any]:
             "shortfalls": run.verdict.shortfalls,
             "doubts": run.verdict.doubts,
         },
-        "in_words": [dataclasses.asdict(saying) for saying in sayings(run)],
+        "in_words": [_key_figure(each) for each in key_figures(run)],
         "figures": figures,
         "withheld": run.withheld,
         "phases": run.phases,
@@ -45,8 +45,12 @@ def _run(run: Run) -> dict[str, Any]:
     }
 
 
+def _key_figure(key: KeyFigure) -> dict[str, str]:
+    return {"figure": key.figure, "title": key.title, "value": key.value, "words": key.words, "why": key.why}
+
+
 def _figure(values: dict[str, Any]) -> dict[str, Any]:
-    """A figure without its name, and without what it has not."""
+    """A figure without its name and without empty fields."""
     return {
         key: value for key, value in values.items() if key != "name" and value not in (None, "") and value is not False
     }

@@ -1,4 +1,4 @@
-"""What a report is made from: a run, what its swarm saw and what its server cost, with one time axis for all of it."""
+"""The data behind the charts of a run: run.json, the recording and the samples, on one time axis."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RECORDING, SAMPLES = "client.json", "samples.jsonl"
 
 @dataclass(frozen=True)
 class Clock:
-    """The seconds of a run, from its start on the run's clock, cut into steps as long as a picture can show."""
+    """The time axis of a run, in whole seconds of the run's clock, divided into steps for charts."""
 
     start: int
     end: int
@@ -48,9 +48,9 @@ class Clock:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A run with everything in its folder that a picture is made from.
+    """A run with the data for its charts.
 
-    `missing`: what is not there of it, "FILE is missing" for each.
+    `missing`: "FILE is missing" for each file that the folder does not have.
     """
 
     run: Run
@@ -62,7 +62,7 @@ class Evidence:
 
     @property
     def measured(self) -> tuple[int, int] | None:
-        """The phase that the figures are of."""
+        """Start and end of the measured phase; None if the run has none."""
         phase = self.run.phases.get(MEASURE)
         return (phase[0], phase[1]) if phase and phase[1] > phase[0] else None
 
@@ -89,14 +89,14 @@ class _Health(msgspec.Struct):
 
 
 def load_evidence(folder: Path) -> Evidence:
-    """The run in `folder`; ResultError says in one line why it is none, or which file is damaged."""
+    """Load the run in `folder` with its data. ResultError has the reason in one line, or names the damaged file."""
     return evidence_in(load_run(folder))
 
 
 def evidence_in(run: Run) -> Evidence:
-    """What the folder of the run has; ResultError says which file is damaged.
+    """Load the data of a run from its folder. ResultError names a damaged file.
 
-    A run is kept without its recording and its samples too: its figures are all in run.json.
+    Recording and samples may be missing: run.json alone has all figures.
     """
     folder = run.path
     missing = [name for name in (RECORDING, *([SAMPLES] if _was_sampled(run) else [])) if not (folder / name).exists()]
@@ -113,7 +113,7 @@ def _was_sampled(run: Run) -> bool:
 
 
 def _check(path: Path, values: object, shape: Any) -> None:
-    """ResultError if the values are not of this shape: what is drawn is read without looking again."""
+    """Raise ResultError if the values do not have this shape, because the charts do not check them again."""
     try:
         msgspec.convert(values, shape)
     except msgspec.ValidationError as error:
@@ -123,7 +123,7 @@ def _check(path: Path, values: object, shape: Any) -> None:
 def evidence_of(
     run: Run, recording: Recording, samples: Sequence[dict[str, Any]], missing: Sequence[str] = ()
 ) -> Evidence:
-    """The evidence of a run: it starts with its first phase, or else with the first second that the swarm recorded."""
+    """Put a run and its data together. The time axis starts with the first phase, or with the first recorded second."""
     seconds = [second for cells in recording.cells.values() for second in cells]
     seconds += [second for health in recording.health.values() for second in health]
     starts = [phase[0] for phase in run.phases.values()]

@@ -1,6 +1,6 @@
-"""A run in words a person says: its verdict, and the ten figures that matter. Pure; every output speaks them.
+"""A run in words: its verdict and its ten key figures. Pure; every output uses them.
 
-A figure that a run lacks keeps its place, with the reason: that nothing is known is something to know.
+A key figure that the run does not have keeps its place and shows the reason.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from unicodedata import category
 
 from loadtests.comparison.model import FigureComparison
-from loadtests.formatting import change, number, quantity, title_of
+from loadtests.formatting import change, number, quantity
+from loadtests.results.figure_catalog import kind_of, title_of
 from loadtests.results.metrics import Figure
 from loadtests.results.store import Run
 from loadtests.workloads.stages import HELD
@@ -21,65 +22,53 @@ __all__ = [
     "DOUBTS",
     "SHORTFALLS",
     "UNKNOWN",
+    "VERDICTS",
     "WITHHELD",
     "Failure",
-    "Saying",
+    "KeyFigure",
     "Stamp",
     "as_sentence",
     "changed",
     "failures_of",
+    "key_figures",
     "latency_note",
+    "listed",
     "moment",
     "one_line",
     "problems_of",
-    "said",
-    "sayings",
     "server_of",
     "shortened",
+    "shown",
     "started",
     "summary_of",
     "title_of_run",
-    "titled_figure",
     "verdict_of",
     "version_of",
     "workload_of",
 ]
 
 UNKNOWN = "-"
-#: In a table, of a figure that the run does not give, with a reason.
+#: Shown in a table for a figure that the run withholds with a reason.
 WITHHELD = "withheld"
-# Of a text that somebody else wrote, where it stands among others: the whole is in run.json.
+# Length limit of a text from outside (an error message, a command) among other text. run.json has it in full.
 MOST_CHARACTERS = 300
 
-# What is said of a run by its state, beside the reasons that the run gives itself.
+#: State of a run -> title and sentence. The reasons that the run gives are shown with them.
 VERDICTS = {
     "valid": ("Valid", "Nothing disturbed the measurement."),
-    "generator-bound": ("Generator-bound", "The load generator delayed what it measured: the latencies contain that."),
+    "generator-bound": ("Generator-bound", "The load generator was too slow: the latencies include its own delay."),
     "noisy-host": ("Noisy host", "Other work on this host probably delayed the server or the generator."),
-    "unreconciled": ("Unreconciled", "Client and server did not count the same: some of these figures are wrong."),
-    "incomplete": ("Incomplete", "The run did not do all that it was meant to do."),
+    "unreconciled": ("Unreconciled", "Client and server counted differently: some of these figures are wrong."),
+    "incomplete": ("Incomplete", "The run did not do everything that was planned."),
 }
-# Categories of Unicode that are not shown as they are: controls, surrogates, and separators of lines and paragraphs.
+# Unicode categories that are shown escaped: control characters, surrogates, line and paragraph separators.
 UNSHOWN = ("Cc", "Cs", "Zl", "Zp")
-# What turns the direction of the text that follows.
+# Characters that change the direction of the text after them.
 BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-# What the reasons of a verdict are about.
+#: Titles of the two lists of reasons of a verdict.
 SHORTFALLS = "What the server did not do"
-DOUBTS = "What limits belief in the figures"
-#: Of the ten figures that matter, where there is no room for words.
-TITLES = (
-    "connections at once",
-    "exchanges a second",
-    "latency, median",
-    "latency, 99th percentile",
-    "latency, 99.9th percentile",
-    "failed",
-    "connecting, median",
-    "processor time per exchange",
-    "memory per connection",
-    "generator's processor use",
-)
-#: What may fail: the end of the figure's name, and what one and several of it are called.
+DOUBTS = "Why the figures are doubtful"
+#: Kinds of failure: the end of the figure's name, singular and plural.
 FAILURES = (
     ("exchange", "exchange", "exchanges"),
     ("connect", "connect", "connects"),
@@ -89,10 +78,14 @@ FAILURES = (
 
 
 @dataclass(frozen=True)
-class Saying:
-    """One figure: `value` as it is said, and `words` that go on from it; `figure` names what it is about.
+class KeyFigure:
+    """One of the ten figures of a summary.
 
-    `why` is a sentence: the reason why the run withholds the figure, or "".
+    Attributes:
+        figure: the name in run.json.
+        value: the value with its unit; UNKNOWN if there is none.
+        words: an explanation for a layman, without a full stop.
+        why: the reason why the run withholds the figure, as a sentence; or "".
     """
 
     figure: str
@@ -100,12 +93,22 @@ class Saying:
     words: str
     why: str = ""
 
+    @property
+    def title(self) -> str:
+        """The name of the figure, the same in every output."""
+        return title_of(self.figure)
+
+    @property
+    def about(self) -> str:
+        """An explanation of the figure as a sentence, or ""."""
+        return kind_of(self.figure).about
+
 
 @dataclass(frozen=True)
 class Stamp:
-    """A verdict: its state, a title and a sentence for it, and the reasons in titled lists, in the order to show them.
+    """A verdict: its state, a title and a sentence, and lists of reasons, each with a title.
 
-    `is_short`: whether the server did not do something that was asked of it, whatever the state.
+    `is_short`: True if the server did not do something that was requested, whatever the state.
     """
 
     state: str
@@ -117,24 +120,23 @@ class Stamp:
 
 @dataclass(frozen=True)
 class Failure:
-    """A class of failure of a series ("SUM: reset"), how often it came, and the text of the first one, or ""."""
+    """A class of failure of a series ("SUM: reset"), its count, and the text of the first one, or ""."""
 
     what: str
     count: int
     example: str
 
 
-def titled_figure(name: str) -> str:
-    """What a figure is called beside others: its kind of latency first."""
-    kind, _, quantile = name.rpartition("_")
-    return f"{kind} time {quantile}" if kind in ("service", "response") else title_of(name).removeprefix("server: ")
-
-
 def changed(figure: FigureComparison, value: float) -> str:
-    """A change of B against A: relative, or in the figure's own unit where there is no ratio."""
+    """A change of B against A with its sign: relative, or in the figure's own unit if there is no ratio."""
     if figure.scale == "ratio":
         return change(value)
     return f"{'+' if value > 0 else ''}{quantity(value, figure.unit)}"
+
+
+def listed(names: Sequence[str], empty: str = "") -> str:
+    """The names with commas, and "and" before the last; `empty` if there are none."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else empty
 
 
 def title_of_run(run: Run) -> str:
@@ -142,7 +144,7 @@ def title_of_run(run: Run) -> str:
 
 
 def started(run: Run) -> str:
-    """When it began, as a person writes it: the run has it in ISO 8601."""
+    """When the run started, in UTC, without the marks of ISO 8601."""
     return moment(run.started_at)
 
 
@@ -151,7 +153,7 @@ def moment(iso: str) -> str:
 
 
 def workload_of(run: Run) -> str:
-    """What the swarm did, in one line."""
+    """The load in one line."""
     workload = run.workload
     parts = [f"{workload['sockets']:,} connections"]
     if rate := workload.get("rate"):
@@ -169,7 +171,7 @@ def _pace(rate: float, what: str) -> str:
 
 
 def verdict_of(run: Run) -> Stamp:
-    """The run's verdict on itself: whether its figures can be believed."""
+    """The verdict of the run on its own figures."""
     verdict = run.verdict
     title, sentence = VERDICTS.get(verdict.state, (verdict.state, ""))
     parts = ((SHORTFALLS, tuple(verdict.shortfalls)), (DOUBTS, tuple(verdict.doubts)))
@@ -183,7 +185,7 @@ def failures_of(run: Run) -> list[Failure]:
 
 
 def problems_of(run: Run) -> list[str]:
-    """What went wrong, a line each."""
+    """Errors and warnings, one line each."""
     errors = [
         f"Error: {one_line(each.what)}: {each.count:,}"
         + (f"; the first: {shortened(each.example)}" if each.example else "")
@@ -193,7 +195,7 @@ def problems_of(run: Run) -> list[str]:
 
 
 def one_line(text: str) -> str:
-    """Text with its control characters escaped, line breaks too: a terminal would obey them."""
+    """Text with control characters and line breaks escaped, because a terminal would obey them."""
     return "".join(_escape(each) if category(each) in UNSHOWN or each in BIDI else each for each in text.strip())
 
 
@@ -202,24 +204,24 @@ def _escape(character: str) -> str:
 
 
 def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
-    """The text in one line, and no longer than `most` characters, with how many were left out."""
+    """The text in one line of at most `most` characters, and the number of characters left out."""
     line = one_line(text)
     return line if len(line) <= most else f"{line[:most]}... ({len(line) - most:,} more characters)"
 
 
 def as_sentence(text: str) -> str:
-    """With a capital letter at the beginning and a full stop at the end."""
+    """The text with a capital letter first and a full stop last."""
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}" if text else ""
 
 
 def server_of(run: Run) -> str:
-    """Where the server was, and what started it."""
+    """The address of the server and the command that started it."""
     address, command = (one_line(str(run.server.get(key, ""))) for key in ("address", "command"))
     return f"Server: {', '.join(part for part in (address, shortened(command)) if part) or 'not known'}"
 
 
 def version_of(run: Run) -> str:
-    """The version of loadtests, and that of the server as far as it is known; "" if the run has neither."""
+    """The version of the server, if known, and of loadtests; "" if the run has neither."""
     own, source = run.environment.get("gserver"), run.environment.get("source")
     if not own:
         return ""
@@ -233,197 +235,184 @@ def version_of(run: Run) -> str:
 
 
 def summary_of(runs: Sequence[Run]) -> list[tuple[str, ...]]:
-    """A table of several runs beside each other, the header first: what matters, and its value in each of them."""
-    columns = [sayings(run) for run in runs]
+    """A table of several runs side by side, header first: a row for each key figure, a column for each run."""
+    columns = [key_figures(run) for run in runs]
     header = ("", *(title_of_run(run) for run in runs))
     verdicts = ("verdict", *(verdict_of(run).title.lower() for run in runs))
     rows = [
-        (title, *(WITHHELD if column[place].why else column[place].value for column in columns))
-        for place, title in enumerate(TITLES)
+        (
+            " or ".join(dict.fromkeys(each.title for each in row)),
+            *(WITHHELD if each.why else each.value for each in row),
+        )
+        for row in zip(*columns, strict=True)
     ]
     return [header, verdicts, *rows]
 
 
-def sayings(run: Run) -> list[Saying]:
-    """The ten figures that matter."""
+# The ten key figures
+
+
+def key_figures(run: Run) -> list[KeyFigure]:
+    """The ten figures that matter most, in the order of a summary."""
     figures = [
-        _connections(run),
         _throughput(run),
-        _latency(run, "p50", "half of the answers came within it"),
-        _latency(run, "p99", "99 of 100 answers came within it"),
-        _latency(run, "p99.9", "999 of 1,000 answers came within it"),
-        _failures(run),
-        _connects(run),
-        _processor(run),
+        _latency(run, "p50", "half of the replies came within this time"),
+        _latency(run, "p99", "99 of 100 replies came within this time"),
+        _latency(run, "p99.9", "999 of 1,000 replies came within this time"),
+        _error_rate(run),
+        _connections(run),
+        _connect_time(run),
+        _cpu_time(run),
         _memory(run),
         _generator(run),
     ]
-    return [_explained(run, saying) for saying in figures]
+    return [_explained(run, each) for each in figures]
 
 
-def _explained(run: Run, saying: Saying) -> Saying:
-    """With the reason, where the run withholds the figure."""
-    if saying.value != UNKNOWN:
-        return saying
-    return dataclasses.replace(saying, why=as_sentence(run.withheld.get(saying.figure, "")))
+def _explained(run: Run, key: KeyFigure) -> KeyFigure:
+    """With the reason, if the run withholds the figure."""
+    if key.value != UNKNOWN:
+        return key
+    return dataclasses.replace(key, why=as_sentence(run.withheld.get(key.figure, "")))
 
 
 def latency_note(run: Run) -> str:
-    """Which of the two latencies the sayings are about, and since when it counts."""
+    """What the latencies of the summary count from; "" if there are none."""
     if run.figure("response_p50"):
-        return "Answers are timed from the moment a send was due, so that a server that stalls cannot hide it."
+        return "Latency counts from the moment a request was due, so that a stalled server cannot hide the wait."
     if run.figure("service_p50"):
-        return "Answers are timed from their send, as nothing was due at a time of its own."
+        return "Service time counts from the send of a request. These users have no schedule, so no request was due."
     return ""
 
 
-def _connections(run: Run) -> Saying:
-    wanted = run.workload["sockets"]
+def _connections(run: Run) -> KeyFigure:
+    requested = run.workload["sockets"]
     peak, least, mean = (run.figure(f"sockets_{name}") for name in ("peak", "least", "mean"))
     if not peak:
-        return Saying("sockets_peak", UNKNOWN, "nothing is known of the connections")
-    one_or_many = "connection" if peak.value == 1 else "connections"
+        return KeyFigure("sockets_peak", UNKNOWN, "no connection was recorded")
     is_held = run.workload.get("shape", "hold") in HELD
     if is_held and run.schema > 2 and not least and run.figure("throughput"):
-        return Saying(
-            "sockets_peak", number(peak.value), f"{one_or_many} at once at most: the users open and close them"
-        )
-    if peak.value < wanted:
-        words = f"{one_or_many} held at once, of {wanted:,} that were wanted"
-    elif least and mean and is_held and least.value < wanted:
-        words = f"connections held at once, but not all the time: {number(least.value)} at the least, "
-        words += f"{number(mean.value)} on average"
+        return KeyFigure("sockets_peak", shown(peak), "the most open at once: the users open and close connections")
+    if peak.value < requested:
+        words = f"the most open at once, of {requested:,} requested"
+    elif least and mean and is_held and least.value < requested:
+        words = f"all requested connections, but not all the time: min {shown(least)}, mean {shown(mean)}"
     else:
-        words = f"{one_or_many} held at once, all that were wanted"
+        words = "open at once, all that were requested"
     if (again := run.figure("reconnects")) and again.value and is_held:
-        words += f"; {number(again.value)} lost and opened again"
-    return Saying("sockets_peak", number(peak.value), words)
+        words += f"; {shown(again)} lost and opened again"
+    return KeyFigure("sockets_peak", shown(peak), words)
 
 
-def _throughput(run: Run) -> Saying:
+def _throughput(run: Run) -> KeyFigure:
     throughput, seconds, offered = run.figure("throughput"), run.figure("steady_s"), run.figure("offered")
     if not throughput:
-        return Saying("throughput", UNKNOWN, "exchanges a second: the measured phase was never reached")
-    words = "exchanges a second"
+        return KeyFigure("throughput", UNKNOWN, "exchanges a second: the run ended before the measured phase")
+    words = "exchanges a second (a request and its reply)"
     if seconds:
-        words += f", for {number(seconds.value)} {'second' if seconds.value == 1 else 'seconds'}"
+        words += f", for {shown(seconds)}"
     if offered and offered.value:
-        unit = f"{offered.unit.removesuffix('/s')} a second " if offered.unit != throughput.unit else ""
-        words += f"; {number(offered.value)} {unit}were asked for"
-    return Saying("throughput", number(throughput.value), words)
+        words += f"; {title_of('offered')} {shown(offered)}"
+    return KeyFigure("throughput", shown(throughput), words)
 
 
-def _latency(run: Run, quantile: str, words: str) -> Saying:
+def _latency(run: Run, quantile: str, words: str) -> KeyFigure:
     for latency in ("response", "service"):
         name = f"{latency}_{quantile}"
         if figure := run.figure(name):
             if not figure.is_of_few:
-                return Saying(name, said(figure), words)
+                return KeyFigure(name, shown(figure), words)
             slowest = _slowest(run, latency) if quantile == "p99.9" else ""
-            return Saying(
-                name,
-                UNKNOWN,
-                f"{words}: not known from only {_many(figure, 'request' if figure.at_least else 'answer')}{slowest}",
-            )
+            counted = _counted(figure, "request" if figure.at_least else "reply")
+            return KeyFigure(name, UNKNOWN, f"not known from only {counted}{slowest}")
         if name in run.withheld:
-            return Saying(name, UNKNOWN, words)
-    return Saying(f"response_{quantile}", UNKNOWN, "no answer was timed")
+            return KeyFigure(name, UNKNOWN, words)
+    return KeyFigure(f"response_{quantile}", UNKNOWN, "no reply was timed")
 
 
-def _many(figure: Figure, what: str) -> str:
-    """How many values a quantile was taken of."""
-    return f"{figure.count:,} {what}" + ("" if figure.count == 1 else "s")
+def _counted(figure: Figure, what: str) -> str:
+    """The number of values behind a quantile."""
+    many = "replies" if what == "reply" else f"{what}s"
+    return f"{figure.count:,} {what if figure.count == 1 else many}"
 
 
-def _slowest(run: Run, what: str) -> str:
-    """What is known of the tail where no percentile is."""
-    worst = run.figure(f"{what}_max")
-    return f"; the slowest took {said(worst)}" if worst else ""
+def _slowest(run: Run, latency: str) -> str:
+    """The maximum, which is known even where no percentile is."""
+    worst = run.figure(f"{latency}_max")
+    return f"; the slowest took {shown(worst)}" if worst else ""
 
 
-def _failures(run: Run) -> Saying:
-    """Rate and counts of the measured phase; what failed before and after it beside them."""
-    attempts, failed = run.figure("attempts"), run.figure("attempts_failed")
-    if not attempts or not failed:
-        return _failures_of_all(run)
+def _error_rate(run: Run) -> KeyFigure:
+    """Rate and counts of the measured phase, and the number of failures outside it."""
+    attempts, failed, rate = run.figure("attempts"), run.figure("attempts_failed"), run.figure("error_rate")
+    if not attempts or not failed or not rate:
+        return _error_rate_of_all(run)
     outside = _failed_in_all(run) - int(failed.value)
     around = f"; {number(outside)} failed before or after the measured phase" if outside > 0 else ""
     if not failed.value:
-        return Saying("error_rate", "none", f"of {number(attempts.value)} attempts failed{around}")
+        return KeyFigure("error_rate", shown(rate), f"none of {shown(attempts)} attempts failed{around}")
     kinds = [(one, many, run.figure(f"attempts_failed_{name}")) for name, one, many in FAILURES]
-    which = ", ".join(f"{number(each.value)} {one if each.value == 1 else many}" for one, many, each in kinds if each)
-    words = f"failed: {number(failed.value)} of {number(attempts.value)} attempts ({which}){around}"
-    rate = run.figure("error_rate")
-    return Saying("error_rate", said(rate) if rate else number(failed.value), words)
+    which = ", ".join(f"{shown(each)} {one if each.value == 1 else many}" for one, many, each in kinds if each)
+    words = f"failed: {shown(failed)} of {shown(attempts)} attempts ({which}){around}"
+    return KeyFigure("error_rate", shown(rate), words)
 
 
 def _failed_in_all(run: Run) -> int:
-    """Attempts of the whole run that failed; what the users' code raised is none."""
+    """Failed attempts of the whole run, without exceptions of the users' own code."""
     return sum(count for what, count in run.errors.items() if what.partition(":")[0] not in ("task", "server"))
 
 
-def _failures_of_all(run: Run) -> Saying:
-    """Of a run that measured no attempt, or was kept with schema 2: counts of the whole run."""
-    failed, succeeded = _failed_in_all(run), _count(run, "exchanges_ok")
-    tried = f"{number(failed + succeeded)} attempts of the whole run"
-    if not failed:
-        return Saying("error_rate", "none", f"of {tried} failed")
-    return Saying("error_rate", number(failed), f"of {tried} failed")
+def _error_rate_of_all(run: Run) -> KeyFigure:
+    """Of a run without attempts in the measured phase, or of schema 2: counts of the whole run."""
+    failed, exchanges = _failed_in_all(run), run.figure("exchanges_ok")
+    attempts = number(failed + (exchanges.value if exchanges else 0))
+    return KeyFigure("error_rate", UNKNOWN, f"{number(failed)} of {attempts} attempts of the whole run failed")
 
 
-def _count(run: Run, name: str) -> float:
-    figure = run.figure(name)
-    return figure.value if figure else 0.0
-
-
-def _connects(run: Run) -> Saying:
+def _connect_time(run: Run) -> KeyFigure:
     median, tail = run.figure("connect_p50"), run.headline("connect_p99")
     if not median:
-        return Saying("connect_p50", UNKNOWN, "nobody connected")
-    words = "to connect, for half of them"
+        return KeyFigure("connect_p50", UNKNOWN, "no connect succeeded")
     if median.is_of_few:
-        words += f": not known from only {_many(median, 'connect')}{_slowest(run, 'connect')}"
-        return Saying("connect_p50", UNKNOWN, words)
-    return Saying("connect_p50", said(median), words + (f"; {said(tail)} for 99 of 100" if tail else ""))
+        few = f"not known from only {_counted(median, 'connect')}{_slowest(run, 'connect')}"
+        return KeyFigure("connect_p50", UNKNOWN, few)
+    words = "half of the connects took no longer"
+    return KeyFigure("connect_p50", shown(median), words + (f"; p99 {shown(tail)}" if tail else ""))
 
 
-def _processor(run: Run) -> Saying:
-    each, all_of_it = run.figure("server_cpu_per_exchange"), run.figure("server_cpu")
-    if not each and not all_of_it:
-        return Saying("server_cpu_per_exchange", UNKNOWN, "nothing is known of the server's processor time")
-    words = "of the server's processor time for an exchange"
-    if not each:
-        return Saying(
-            "server_cpu_per_exchange",
-            UNKNOWN,
-            f"{words}, as none succeeded" + (f"; {said(all_of_it)} in all" if all_of_it else ""),
-        )
-    return Saying(each.name, said(each), words + (f"; {said(all_of_it)} in all" if all_of_it else ""))
+def _cpu_time(run: Run) -> KeyFigure:
+    each, total = run.figure("server_cpu_per_exchange"), run.figure("server_cpu")
+    if not each and not total:
+        return KeyFigure("server_cpu_per_exchange", UNKNOWN, "the server was not sampled")
+    words = "of the server, for a request and its reply" if each else "no exchange succeeded"
+    value = shown(each) if each else UNKNOWN
+    return KeyFigure(
+        "server_cpu_per_exchange", value, words + (f"; {title_of('server_cpu')} {shown(total)}" if total else "")
+    )
 
 
-def _memory(run: Run) -> Saying:
+def _memory(run: Run) -> KeyFigure:
     name = "server_rss_per_socket"
     each, peak, growth = run.figure(name), run.figure("server_rss_peak"), run.figure("server_memory_growth")
-    most = f"{said(peak)} at most" if peak else ""
+    most = f"; {title_of('server_rss_peak')} {shown(peak)}" if peak else ""
     if not each:
-        return Saying(name, UNKNOWN, f"of memory for a connection is not known{most and f'; {most}'}")
-    words = "of the server's memory for a connection"
+        return KeyFigure(name, UNKNOWN, f"not known{most}")
+    words = "of the server"
     if each.low is not None and each.high is not None:
-        words += f" ({quantity(each.low, each.unit)} to {quantity(each.high, each.unit)})"
+        words += f" (95% interval {quantity(each.low, each.unit)} to {quantity(each.high, each.unit)})"
     if growth:
-        words += f"; beside that memory grew by {said(growth)} at a constant number of connections: a leak or a cache"
-    return Saying(each.name, said(each), words + (f"; {most}" if most else ""))
+        words += f"; memory also grew by {shown(growth)} at a constant number of connections: a leak or a cache"
+    return KeyFigure(name, shown(each), words + most)
 
 
-def _generator(run: Run) -> Saying:
+def _generator(run: Run) -> KeyFigure:
     cpu, lag = run.figure("generator_cpu"), run.figure("generator_lag_max")
     if not cpu:
-        return Saying("generator_cpu", UNKNOWN, "nothing is known of the generator")
-    value, _, of_what = said(cpu).partition(" ")
-    words = f"{of_what} was what the generator used".strip()
-    return Saying("generator_cpu", value, words + (f"; it was {said(lag)} late at worst" if lag else ""))
+        return KeyFigure("generator_cpu", UNKNOWN, "the generator recorded nothing about itself")
+    words = "used by the load generator"
+    return KeyFigure("generator_cpu", shown(cpu), words + (f"; max event loop lag {shown(lag)}" if lag else ""))
 
 
-def said(figure: Figure) -> str:
-    """A figure with its unit; a lower bound is at least that."""
+def shown(figure: Figure) -> str:
+    """The value of a figure with its unit; "at least" before a lower bound."""
     return f"{'at least ' if figure.at_least else ''}{quantity(figure.value, figure.unit)}"

@@ -1,4 +1,4 @@
-"""A report on a terminal, by rich; the same text without colours where there is none."""
+"""Render a report for a terminal with rich, or as the same text without colours."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from loadtests.formatting import aligned
 from loadtests.report.summary import (
     SHORTFALLS,
     Failure,
     failures_of,
+    key_figures,
     latency_note,
     one_line,
-    sayings,
     server_of,
     shortened,
     started,
@@ -31,7 +32,7 @@ from loadtests.results.store import Run
 __all__ = ["WIDTH", "render_summary", "render_terminal", "shown_runs"]
 
 WIDTH = 100
-# Of the classes of failure: all of them are in the other outputs.
+# Classes of failure that are shown; the other outputs have all of them.
 MOST_FAILURES = 10
 COLOURS = {"valid": "green", "generator-bound": "yellow", "noisy-host": "yellow"}
 
@@ -45,12 +46,12 @@ def render_terminal(runs: Sequence[Run], width: int = WIDTH) -> str:
 
 
 def render_summary(run: Run) -> str:
-    """What a person wants to know at the end of a run."""
+    """The report of one run as plain text."""
     return render_terminal([run])
 
 
 def shown_runs(runs: Sequence[Run]) -> RenderableType:
-    """The report of a run, or a table of several and then what each says of itself."""
+    """The report of one run; for several, a table of their key figures and then the verdict of each."""
     if len(runs) == 1:
         return _run(runs[0])
     return Group(_beside(runs), *(part for run in runs for part in ("", _heading(run), _remarks(run))))
@@ -58,10 +59,12 @@ def shown_runs(runs: Sequence[Run]) -> RenderableType:
 
 def _run(run: Run) -> RenderableType:
     table = Table.grid(padding=(0, 2))
-    table.add_column(justify="right", style="bold", no_wrap=True)
-    table.add_column()
-    for saying in sayings(run):
-        table.add_row(saying.value, Text(f"{saying.words}. {saying.why}" if saying.why else saying.words))
+    table.add_column(no_wrap=True)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(style="dim")
+    keys = key_figures(run)
+    for key, value in zip(keys, aligned([each.value for each in keys]), strict=True):
+        table.add_row(key.title, value, Text(f"{key.words}. {key.why}" if key.why else key.words))
     parts: list[RenderableType] = [_heading(run), "", Padding(table, (0, 0, 0, 2)), ""]
     if note := latency_note(run):
         parts += [Padding(Text(note, style="dim"), (0, 0, 0, 2)), ""]
@@ -77,7 +80,7 @@ def _heading(run: Run) -> RenderableType:
 
 
 def _remarks(run: Run) -> RenderableType:
-    """The verdict: its state, what the server did not do, what limits belief; and what went wrong."""
+    """The verdict: its state and reasons; then failures and warnings."""
     stamp = verdict_of(run)
     verdict = Text.assemble((f"{stamp.title}.", f"bold {COLOURS.get(stamp.state, 'red')}"), f" {stamp.sentence}")
     parts: list[RenderableType] = [verdict]
@@ -105,11 +108,13 @@ def _indented(text: str, columns: int) -> RenderableType:
 
 
 def _beside(runs: Sequence[Run]) -> Table:
-    header, *rows = summary_of(runs)
+    """A column for each run: its words to the left, its figures at their decimal points."""
+    header, verdicts, *rows = summary_of(runs)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(header[0])
-    for title in header[1:]:
-        table.add_column(title, justify="right")
-    for row in rows:
+    for title in header:
+        table.add_column(title)
+    columns = [aligned(column) for column in zip(*rows, strict=True)]
+    table.add_row(*verdicts)
+    for row in zip(*columns, strict=True):
         table.add_row(*row)
     return table

@@ -1,1 +1,1 @@
-"""What a run leaves: its folder, its figures, and whether they can be believed."""
+"""The results of a run: its folder, its figures, and its verdict."""

@@ -1,9 +1,9 @@
-"""A recording as interval logs of HdrHistogram, version 1.3: one for each series and latency, an interval a second.
+"""Write a recording as HdrHistogram interval logs (version 1.3), one for each series and latency. Intervals are 1 s.
 
     GREETING.service.hlog, GREETING.response.hlog, connect.service.hlog, ...
 
-HdrHistogram's own tools read them, and so do its plotters. Latencies are nanoseconds; what a line says of its maximum
-is in milliseconds, as the format has it. Time starts with the first second of the recording.
+HdrHistogram's tools and plotters read them. Latencies are nanoseconds; only the maximum in each line is milliseconds,
+as the format requires. Time starts with the first second of the recording.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _HEAD = """\
 
 
 def write_hdr_logs(recording: Recording, folder: Path) -> list[Path]:
-    """Write the logs into `folder`, which is made if missing; return them. A latency that nothing has is left out."""
+    """Write the logs into `folder`, which is made if missing; return their paths. An empty latency gets no file."""
     folder.mkdir(parents=True, exist_ok=True)
     begin = min((second for seconds in recording.cells.values() for second in seconds), default=0)
     written = []

@@ -1,9 +1,9 @@
-"""What a connection costs of the server's memory, and whether memory grows by itself. Pure.
+"""Memory per connection, and growth of memory at a constant number of connections. Pure.
 
-Memory is read while the number of connections stays the same: on plateaus. The cost of a connection is the slope of
-the line through them. A plateau before the first connection does not count: a server that has served nobody yet has
-memory still to take that no connection costs (imports, compiled code, buffers, a heap that settles). So there are at
-least three plateaus, the least of them with the connections that warmed the server up.
+Memory is read on plateaus: while the number of connections is constant. The memory per connection is the slope of the
+line through the plateaus. A plateau without connections does not count: before its first requests a server has not yet
+allocated memory that belongs to no connection (imports, compiled code, buffers, a settling heap). So at least three
+plateaus are needed; the connections of the lowest one have warmed up the server.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ from itertools import groupby
 from statistics import median
 from typing import Any
 
+from loadtests.formatting import quantity
 from loadtests.inference.regression import Slope, fitted_slope
 from loadtests.recording.recording import Recording
 
 __all__ = ["Growth", "Level", "Memory", "memory_of"]
 
-# Whole seconds with the same sockets from which a plateau is taken for one; the first of them is left out.
+# The least length of a plateau in whole seconds. Its first second is left out.
 PLATEAU_S = 3
-# Of the most that were open: what sockets may differ by from one second of a plateau to the next.
+# How much the number of connections may vary on a plateau, as a share of the peak.
 PLATEAU_SPREAD = 0.002
-# Two plateaus are a line whatever they are of.
+# Two plateaus always lie on a line, so they prove nothing.
 LEAST_PLATEAUS = 3
 # Allocators take memory in pieces of 64 KiB to 1 MiB. Over 1,000 connections that is at most 1 KiB for each.
 LEAST_SPREAD = 1000
-# Of what memory rose by between plateaus: so much may have come of growth by itself.
+# The share of the rise of memory between plateaus that growth on the plateaus may explain.
 MOST_GROWN = 0.25
-# Readings of a plateau from which growth can be told, and growth on it that is more than an allocator's pieces.
+# Readings on a plateau that growth needs, and bytes of growth that are more than one piece of an allocator.
 LEAST_READINGS = 4
 LEAST_GROWTH = 512 * 1024
-# For so long it must last to be told by itself: a heap that waits for its next collection grows for some seconds too.
+# Seconds that growth must last to be reported alone. A heap before its next collection also grows for some seconds.
 LEAST_SECONDS = 4.0
 
 Sample = Mapping[str, Any]
@@ -40,7 +41,7 @@ Sample = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Growth:
-    """Of memory at a constant number of connections: `grown` bytes in so many seconds; the slope is in bytes/s."""
+    """Growth of memory at a constant number of connections: `grown` bytes in `seconds`; the slope is in bytes/s."""
 
     grown: float
     seconds: float
@@ -57,7 +58,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class Level:
-    """A plateau: so many sockets, and (time, bytes) for each time that memory was read on it."""
+    """A plateau: its number of connections, and (time, bytes) of each reading of memory."""
 
     sockets: int
     readings: tuple[tuple[float, float], ...]
@@ -69,7 +70,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Memory:
-    """What is known: bytes for a connection, or `withheld` says why not; and growth, where there is more than noise."""
+    """The result: bytes per connection, or in `withheld` the reason why not; and growth that is more than noise."""
 
     levels: tuple[Level, ...] = ()
     each: Slope | None = None
@@ -78,13 +79,13 @@ class Memory:
 
 
 def memory_of(recording: Recording, samples: Sequence[Sample]) -> Memory:
-    """What recording and samples (of the server) tell of memory."""
+    """Compute memory per connection and growth from the recording and the samples of the server."""
     levels = tuple(_levels(recording, samples))
     growth = max((found for level in levels if (found := _growth(level))), key=lambda each: each.grown, default=None)
     each = fitted_slope([(level.sockets, level.size) for level in levels])
     why = _unread(samples, levels) or _unfit(levels, growth) or _unsure(each)
-    is_told = growth is not None and (growth.seconds >= LEAST_SECONDS or why == str(growth))
-    return Memory(levels, None if why else each, why, growth if is_told else None)
+    is_reported = growth is not None and (growth.seconds >= LEAST_SECONDS or why == str(growth))
+    return Memory(levels, None if why else each, why, growth if is_reported else None)
 
 
 # Plateaus
@@ -101,7 +102,7 @@ def _levels(recording: Recording, samples: Sequence[Sample]) -> list[Level]:
 
 
 def _size(sample: Sample) -> float | None:
-    """Bytes of all processes together, of a sample in which all were read."""
+    """The memory of all processes together in bytes; None if one of them could not be read."""
     living = [process for process in sample["processes"] if not process.get("has_ended")]
     if not living or not all("memory_bytes" in process for process in living):
         return None
@@ -109,9 +110,9 @@ def _size(sample: Sample) -> float | None:
 
 
 def _plateaus(sockets: Mapping[int, int]) -> list[tuple[int, int, int]]:
-    """(start, end, sockets) of the seconds with the same sockets, without the first, up to the highest plateau.
+    """(start, end, sockets) of each plateau up to the highest one, without its first second.
 
-    None is from after it: what a process once took it does not give back at once.
+    Later plateaus are left out, because a process does not return freed memory at once.
     """
     step = max(1.0, PLATEAU_SPREAD * max(sockets.values(), default=0))
     found = []
@@ -126,7 +127,7 @@ def _plateaus(sockets: Mapping[int, int]) -> list[tuple[int, int, int]]:
 
 
 def _growth(level: Level) -> Growth | None:
-    """By the lower end of the slope's interval, so that a heap that goes up and down is none."""
+    """Growth on a plateau, by the lower end of the slope's interval: a heap that only goes up and down is none."""
     slope = fitted_slope(level.readings)
     if slope is None or slope.low is None or len(level.readings) < LEAST_READINGS:
         return None
@@ -156,19 +157,20 @@ def _unfit(levels: Sequence[Level], growth: Growth | None) -> str:
     if len(set(sockets)) < LEAST_PLATEAUS:
         seen = ", ".join(f"{count:,}" for count in sorted(set(sockets)))
         return (
-            f"this run rested at {seen} connections, and it takes {LEAST_PLATEAUS} such numbers: use the profile memory"
+            f"this run rested at {seen} connections, but {LEAST_PLATEAUS} different numbers are needed:"
+            " use the profile memory"
         )
     spread = max(sockets) - min(sockets)
     if spread < LEAST_SPREAD:
         return (
-            f"the numbers of connections differ by {spread:,} at most, and it takes {LEAST_SPREAD:,} to tell what"
-            " connections cost from what a server takes once"
+            f"the numbers of connections differ by {spread:,} at most, but {LEAST_SPREAD:,} are needed to separate the"
+            " memory of connections from that of the server itself"
         )
     return ""
 
 
 def _is_mixed_up(levels: Sequence[Level]) -> bool:
-    """Whether growth on plateaus is a good part of what memory rose by from the first plateau to the last."""
+    """Whether growth on plateaus is a large part of the rise of memory from the first plateau to the last."""
     grown = sum(found.grown for level in levels if (found := _growth(level)))
     return grown > MOST_GROWN * (levels[-1].size - levels[0].size)
 
@@ -176,9 +178,9 @@ def _is_mixed_up(levels: Sequence[Level]) -> bool:
 def _unsure(each: Slope | None) -> str:
     if each is None or each.low is None or each.high is None:
         return "memory was not read on enough plateaus"
-    if each.low <= 0:  # a heap that is collected now and then leaves wide intervals, which are shown; but not this
+    if each.low <= 0:  # a wide interval (from garbage collection) is shown; one that includes zero is not
         return (
-            f"memory did not follow the number of connections closely enough: {each.low / 1024:.2f} to"
-            f" {each.high / 1024:.2f} KiB for each, at 95 % confidence"
+            f"memory did not follow the number of connections closely enough: {quantity(each.low / 1024, 'KiB')} to"
+            f" {quantity(each.high / 1024, 'KiB')} per connection (95% interval)"
         )
     return ""

@@ -1,15 +1,16 @@
-"""The folder of a run: everything a report or a comparison needs, and nothing that has to be read out of text.
+"""Save and load the folder of a run, which has all data for reports and comparisons.
 
-    run.json        what ran, where, and its figures; written after all but report.md: a folder that has one is whole
-    client.json     what the swarm saw: a histogram and the outcomes for each series and second
-    samples.jsonl   what the server cost: a line for each sample of its process tree
-    server.log, locust.log, sampler.log    bounded: of a long one the beginning and the end
-    report.md       the run in words
+    run.json        workload, server, environment, figures and verdict; written last before report.md, so that a folder
+                    with a run.json is complete
+    client.json     the recording of the swarm: a histogram and the outcomes for each series and second
+    samples.jsonl   the samples of the server: CPU, memory and more of its process tree, one sample a line
+    server.log, locust.log, sampler.log    of a long log the beginning and the end
+    report.md       the report
 
-run.json history: schema 1, the first; 2, with phases, a verdict, intervals of figures, and both latencies; 3, in which
-what was due in the measured phase and came later counts, failures are of all phases of a connection, memory of a
-connection is fitted or withheld, and the verdict tells what the server did not do from what limits belief. Schema 2 is
-read, and not compared with 3.
+Schemas of run.json: 2 has phases, a verdict, intervals of figures, and both latencies. In 3 late replies to requests of
+the measured phase count, failures are of all phases of a connection, memory per connection is fitted or withheld, and
+the verdict separates shortfalls of the server from doubts about the figures. Schema 2 can be read, but not compared
+with 3.
 """
 
 from __future__ import annotations
@@ -50,33 +51,35 @@ KIND = "gserver load test run"
 
 @dataclass(frozen=True)
 class Run:
-    """One run, as run.json keeps it."""
+    """One run, with the fields of run.json."""
 
     name: str
     label: str
     started_at: str  # UTC, ISO 8601
     workload: dict[str, Any]
     workload_hash: str
-    server: dict[str, Any]  # command, workers and address; what is known of one that ran already
+    server: dict[str, Any]  # command, workers and address, as far as known
     environment: dict[str, Any]
     figures: list[Figure]
     errors: dict[str, int]  # "series: class" -> count
-    phases: dict[str, list[int]]  # "ramp", "warmup", "measure", "cooldown" -> seconds of the run's clock, end exclusive
+    phases: dict[
+        str, list[int]
+    ]  # "ramp", "warmup", "measure", "cooldown" -> [start, end) in seconds of the run's clock
     verdict: Verdict
     warnings: list[str] = field(default_factory=list)
-    examples: dict[str, str] = field(default_factory=dict)  # "series: class" -> the text of the first failure of it
-    withheld: dict[str, str] = field(default_factory=dict)  # a figure that the run does not have -> why
-    schema: int = SCHEMA_VERSION  # with which it was kept
+    examples: dict[str, str] = field(default_factory=dict)  # "series: class" -> text of the first such failure
+    withheld: dict[str, str] = field(default_factory=dict)  # name of a figure that the run cannot give -> reason
+    schema: int = SCHEMA_VERSION  # schema version of its run.json
     path: Path = field(default=Path(), compare=False)
 
     def figure(self, name: str) -> Figure | None:
         return next((figure for figure in self.figures if figure.name == name), None)
 
     def headline(self, name: str) -> Figure | None:
-        """The figure, if the run has it and it can be stated.
+        """The figure if the run has it and it is reliable, else None.
 
-        A quantile of too few values cannot. Nor can memory of a connection of schema 2: it counted what a server takes
-        once as memory of its connections.
+        Not reliable are quantiles of too few values, and memory per connection of schema 2, which includes memory that
+        the server itself allocates once.
         """
         figure = self.figure(name)
         if figure is None or figure.is_of_few or (self.schema < 3 and name == "server_rss_per_socket"):
@@ -93,24 +96,24 @@ def save_run(folder: Path, run: Run) -> None:
 
 
 def is_kept(run: Run) -> bool:
-    """Whether the folder of a run has its run.json: a full disk may have kept it from being written."""
+    """Whether run.json was written. It may be missing because the disk was full."""
     return (run.path / "run.json").exists()
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that nobody ever reads half of it; text in UTF-8. An OSError names the file."""
+    """Write a file atomically, text in UTF-8. An OSError names the file."""
     unfinished = path.with_name(path.name + ".unfinished")
     try:
         unfinished.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", SHOWABLE))
         unfinished.replace(path)
-    except OSError as error:  # which names no file if there was no room
+    except OSError as error:  # which names no file if the disk is full
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def could_not_write(write: Callable[[], object]) -> bool:
-    """Call what writes files; if it cannot, print a line that names the file, and return True."""
+    """Call `write`. On an OSError print a line that names the file, and return True; else return False."""
     try:
         write()
     except OSError as error:
@@ -120,7 +123,7 @@ def could_not_write(write: Callable[[], object]) -> bool:
 
 
 def load_run(folder: Path) -> Run:
-    """The run in `folder`; ResultError says in one line why it is none."""
+    """Load the run in `folder`. ResultError has the reason in one line if there is none, or if it is damaged."""
     data = _read_json(folder / "run.json", "not the folder of a run")
     if not isinstance(data, dict) or data.pop("kind", None) != KIND:
         raise ResultError(f"{folder}: run.json is not of a gserver load test")
@@ -137,12 +140,12 @@ def load_run(folder: Path) -> Run:
     except msgspec.ValidationError as error:
         raise ResultError(f"{folder}: run.json is damaged: {error}") from None
     if not isinstance(run.workload.get("sockets"), int):
-        raise ResultError(f"{folder}: run.json is damaged: its workload says no number of sockets")
+        raise ResultError(f"{folder}: run.json is damaged: its workload has no number of sockets")
     return run
 
 
 def load_recording(path: Path) -> Recording:
-    """What the swarm saw; ResultError if the file is missing or damaged."""
+    """Load the recording of a swarm; ResultError if the file is missing or damaged."""
     data = _read_json(path, "the swarm left no recording")
     try:
         return Recording.from_json(data)
@@ -151,7 +154,7 @@ def load_recording(path: Path) -> Recording:
 
 
 def load_samples(path: Path) -> list[dict[str, Any]]:
-    """The samples of the server, none if there is no file. A last line that was cut by a crash is left out."""
+    """Load the samples of the server; none if there is no file. A last line that a crash cut off is left out."""
     if not path.exists():
         return []
     samples = []
@@ -165,7 +168,7 @@ def load_samples(path: Path) -> list[dict[str, Any]]:
 
 def _read_json(path: Path, otherwise: str) -> Any:
     try:
-        return msgspec.json.decode(path.read_bytes())  # unlike the standard library's it lets no infinity pass
+        return msgspec.json.decode(path.read_bytes())  # unlike json.loads() it rejects infinity
     except FileNotFoundError:
         raise ResultError(f"{path.parent}: {otherwise} (there is no {path.name})") from None
     except (OSError, ValueError, msgspec.DecodeError) as error:

@@ -1,14 +1,14 @@
 """The verdict on a run: whether its figures can be believed, and what the server did not do. Pure.
 
-    incomplete        less of it happened than should have, or part of it was not kept
-    unreconciled      what the clients counted is not what the server, or their own reports, say
-    generator-bound   the generator delayed what it measured
-    noisy-host        other work on the host delayed server or generator
+    incomplete        the run did less than planned, or part of its data was lost
+    unreconciled      the clients' counts differ from those of the server, or from their own reports
+    generator-bound   the load generator was too slow and added delay
+    noisy-host        other work on the host delayed the server or the generator
     valid             none of these
 
-Where several apply, the first of this order is the verdict, and every reason is kept. A server that was away, or did
-less than it was asked for, is no fault of the measurement: that is a shortfall, and the figures may well be believed.
-The limits, and why they are what they are, stand with their names below.
+If several apply, the first in this order is the verdict; all reasons are kept. A server that was away, or did less than
+requested, is no fault of the measurement: that is a shortfall, and the figures are still valid. The limits are the
+constants below, each with its reason.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from loadtests.formatting import number, quantity, told_apart
+from loadtests.formatting import distinct_from, number, quantity
 from loadtests.host.kernel_counters import noise
 from loadtests.recording.recording import CUT_OFF, OK, TASK, Recording, failures
 from loadtests.results.metrics import Sample, Window, held
@@ -28,39 +28,40 @@ __all__ = ["VALID", "Evidence", "State", "Verdict", "judge"]
 State = Literal["valid", "generator-bound", "noisy-host", "unreconciled", "incomplete"]
 VALID: State = "valid"
 
-# Of a core. What is busy for a share u of its time keeps each piece of work waiting for u / (1 - u) others: here six.
+# CPU use of a generator process, of one core. At a use of u each piece of work waits for u / (1 - u) others: here six.
 BUSY_PERCENT = 85.0
-# Lateness of the event loop that a person could see in a latency, in more seconds than are an accident.
+# Event loop lag that is visible in a latency, and the share of the seconds with it that is more than an accident.
 LAG_MS = 20.0
 LAGGING_SHARE = 0.1
-# Sends that were late by more than a millisecond although their user was free: from here on p99 is made of them.
+# Sends that were more than 1 ms late although their user was free. From 1% on, p99 consists of them.
 LATE_PERCENT = 1.0
-# Of the time by which the event loop was late: what waiting for a processor must explain for the host to be the cause.
+# If waiting for a CPU explains at least this share of the event loop lag, the host is the cause.
 EXPLAINED_SHARE = 0.5
-# Of all cores, for processes that are none of the run's; and for other machines on the same hardware.
+# CPU use of all cores by processes that do not belong to the run; and by other virtual machines (steal).
 OTHERS_PERCENT = 10.0
 STEAL_PERCENT = 2.0
-# Fewer users than this share of those wanted are another workload; fewer sockets are a shortfall of the server.
+# With less than this share of the users it is another workload. With fewer connections the server has a shortfall.
 ENOUGH_SOCKETS = 0.99
-# Less of the load that was asked for is a shortfall; by chance each user may miss a tick at the ends of the window.
+# Less than this share of the offered load is a shortfall. By chance each user may miss a tick at the ends of the
+# window.
 ENOUGH_LOAD = 0.95
 CHANCE_TICKS = 1.5
-# Exchanges a second from which a second without any is no chance.
+# From this rate on (exchanges a second), a second without an exchange is not chance.
 STEADY_PER_S = 10.0
-# Samples that end this long before the measuring does leave figures without their end.
+# If the samples end this long before the measured phase, the figures of the server lack its end.
 BLIND_S = 2.0
-# What a probe that came just before the first sample may have sent without being counted yet.
+# Bytes that a readiness probe just before the first sample may have sent without being counted yet.
 SLACK_BYTES = 100
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the figures of a run can be believed, and whether the server did what was asked of it.
+    """Whether the figures of a run can be believed, and whether the server did what was requested.
 
     Attributes:
-        state: whether the figures can be believed; VALID if they can.
-        reasons: a sentence for each thing that limits belief, with the figure in it, and then all shortfalls.
-        shortfalls: of these, what the server did not do: they say nothing against the figures.
+        state: VALID if the figures can be believed, else why not.
+        reasons: a sentence, with its figure, for each reason for doubt; then all shortfalls.
+        shortfalls: the reasons about what the server did not do. They do not make the figures less valid.
     """
 
     state: State
@@ -74,25 +75,27 @@ class Verdict:
 
     @property
     def doubts(self) -> list[str]:
-        """The reasons that limit belief in the figures."""
+        """The reasons to doubt the figures."""
         return [reason for reason in self.reasons if reason not in self.shortfalls]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What judge() looks at.
+    """The data that judge() needs.
 
     Attributes:
-        recording, samples: of the run; no samples if the server was not sampled.
-        window: what was measured, of `planned_s` seconds that should have been.
-        sockets: that should have been open all the time, unless the users closed some on purpose; 0: no such number.
-        offered: exchanges a second (of a Locust file of one's own: tasks) that were asked for; None: no schedule.
-        per_task: whether `offered` counts tasks, of several exchanges perhaps.
+        recording, samples: those of the run; no samples if the server was not sampled.
+        window: the measured phase; planned_s: its planned length in seconds.
+        sockets: the number of connections that should be open all the time, unless users close some on purpose; 0 if
+            there is no such number.
+        offered: the exchanges a second (in a user's own Locust file: tasks a second) of the schedules; None: no
+            schedule.
+        per_task: True if `offered` counts tasks, of one exchange or several each.
         accidents: what went wrong with the run, as sentences.
-        generator_cores: that all of the generator's processes of this host share; 0: not known.
-        cores: of the host that was sampled.
-        message_bytes: of a message of a protocol that has no framing, which the server counts by bytes; 0: it has one;
-            None: nobody knows what the server takes for a message.
+        generator_cores: the cores that all processes of the generator on this host share; 0: not known.
+        cores: the cores of the host that was sampled.
+        message_bytes: the length of a message if the protocol has no framing, so that the server counts bytes; 0 if the
+            protocol has framing; None if it is not known what the server counts as a message.
     """
 
     recording: Recording
@@ -132,15 +135,15 @@ def _incomplete(evidence: Evidence) -> Iterator[str]:
     yield from _own_limits(recording)
     yield from _sentences(recording.lost(window.start, window.end))
     if window.length_s < evidence.planned_s:
-        yield f"It was measured for {window.length_s} of {evidence.planned_s} s."
+        yield f"The measured phase lasted {window.length_s} of {evidence.planned_s} s."
     if not window.length_s:
         return
     yield from _missing_users(evidence)
     measured = recording.total(recording.exchange_series(), window.start, window.end)
     if not measured.outcomes[OK]:
-        yield "Not one exchange succeeded while it was measured."
+        yield "No exchange succeeded in the measured phase."
     if evidence.samples and (blind_s := window.end - evidence.samples[-1]["time_s"]) > BLIND_S:
-        yield f"The samples of the server end {blind_s:.0f} s before the measuring did."
+        yield f"The samples of the server end {blind_s:.0f} s before the measured phase."
 
 
 def _raised(recording: Recording) -> Iterator[str]:
@@ -157,14 +160,16 @@ def _first_line(text: str) -> str:
 
 def _own_limits(recording: Recording) -> Iterator[str]:
     connects = recording.total(["connect"]).outcomes
-    for outcome, lacked in (("own_descriptors", "file descriptors"), ("own_ports", "ports or addresses")):
+    for outcome, resource in (("own_descriptors", "file descriptors"), ("own_ports", "ports or addresses")):
         if count := connects[outcome]:
-            yield f"{count:,} connects failed because the generator's host had no {lacked} left."
+            yield f"{count:,} connects failed because the generator's host had no {resource} left."
 
 
 def _missing_users(evidence: Evidence) -> Iterator[str]:
-    """A generator that did not run them all, whatever the server did. Processes write their health at about the end of
-    a second: at the edges of the window one may lack it."""
+    """Seconds in which the generator did not run all users.
+
+    The processes record their health at about the end of a second, so the first and the last second are left out.
+    """
     by_second: dict[int, float] = {}
     for health in _health_inside(evidence).values():
         for second, values in health.items():
@@ -196,26 +201,26 @@ def _lost_sockets(evidence: Evidence) -> Iterator[str]:
     reconnects = evidence.recording.total(["connect"], evidence.window.start, evidence.window.end).outcomes[OK]
     if inside and reconnects:
         connections = "connection was" if reconnects == 1 else "connections were"
-        yield f"{reconnects:,} {connections} lost and opened again while it was measured."
+        yield f"{reconnects:,} {connections} lost and opened again in the measured phase."
 
 
 def _lost_load(evidence: Evidence) -> Iterator[str]:
-    """Nothing else compares the load that came with the load that was asked for."""
+    """Less load than the schedules offer."""
     window, recording, offered = evidence.window, evidence.recording, evidence.offered
     if not offered or not window.length_s:
         return
     if evidence.per_task:
-        came, what = recording.ticks(window.start, window.end), "tasks were begun"
+        done, what = recording.ticks(window.start, window.end), "tasks were begun"
     else:
-        came, what = recording.total(recording.exchange_series(), window.start, window.end).done, "exchanges succeeded"
-    asked = offered * window.length_s
-    missing = asked - came
-    if missing > (1 - ENOUGH_LOAD) * asked and missing > CHANCE_TICKS * math.sqrt(max(1, evidence.sockets)):
-        yield f"{number(came / window.length_s)} {what} a second, and {number(offered)} were asked for."
+        done, what = recording.total(recording.exchange_series(), window.start, window.end).done, "exchanges succeeded"
+    planned = offered * window.length_s
+    missing = planned - done
+    if missing > (1 - ENOUGH_LOAD) * planned and missing > CHANCE_TICKS * math.sqrt(max(1, evidence.sockets)):
+        yield f"{number(done / window.length_s)} {what} a second; the offered load was {number(offered)}."
 
 
 def _silent(evidence: Evidence) -> Iterator[str]:
-    """Seconds without a success, where chance leaves none: of ten exchanges a second or more."""
+    """Seconds without a success, if the rate is so high that this is not chance."""
     window, recording = evidence.window, evidence.recording
     done = [recording.total(recording.exchange_series(), second, second + 1).done for second in window.seconds]
     silent = done.count(0)
@@ -247,7 +252,7 @@ def _sentences(clauses: Sequence[str]) -> Iterator[str]:
 
 
 def _unreconciled(evidence: Evidence) -> Iterator[str]:
-    """The server's own counters, from before the swarm to after it."""
+    """Compare with the server's own counters, from before the swarm to after it."""
     counted = [sample["server"] for sample in evidence.samples if "server" in sample]
     if len(counted) < 2 or evidence.accidents or evidence.recording.lost():
         return
@@ -267,12 +272,12 @@ def _unreconciled(evidence: Evidence) -> Iterator[str]:
 
 
 def _differs(what: str, counted: float, outcomes: Mapping[str, int]) -> Iterator[str]:
-    """What succeeded here, the server has seen; what failed or was cut off here, it may have seen."""
+    """The server must have counted what succeeded here; it may have counted what failed or was cut off."""
     least = outcomes[OK]
     most = least + failures(outcomes) + outcomes[CUT_OFF]
     if not least <= counted <= most:
         swarm = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-        shown = f"{counted:,.2f}".rstrip("0").rstrip(".")  # a part of a message, where they are counted by bytes
+        shown = f"{counted:,.2f}".rstrip("0").rstrip(".")  # a fraction if messages are counted by bytes
         yield f"The server counted {shown} {what}, the swarm {swarm}."
 
 
@@ -280,56 +285,57 @@ def _differs(what: str, counted: float, outcomes: Mapping[str, int]) -> Iterator
 
 
 def _generator_bound(evidence: Evidence) -> Iterator[str]:
-    used = _processor_use(evidence)
+    used = _cpu_use(evidence)
     if used and (most := max(used.values())) > BUSY_PERCENT:
-        used_most = told_apart(most, BUSY_PERCENT)
+        used_most = distinct_from(most, BUSY_PERCENT)
         yield f"A process of the generator used {used_most}% of a core, more than {BUSY_PERCENT:.0f}%."
     elif evidence.generator_cores and sum(used.values()) > BUSY_PERCENT * evidence.generator_cores:
         limit = BUSY_PERCENT * evidence.generator_cores
-        together = f"{told_apart(sum(used.values()), limit)}% of its {evidence.generator_cores} cores"
+        together = f"{distinct_from(sum(used.values()), limit)}% of its {evidence.generator_cores} cores"
         yield f"The processes of the generator together used {together}, more than {BUSY_PERCENT:.0f}% of each."
 
 
-def _processor_use(evidence: Evidence) -> dict[str, float]:
-    """Of each process of the generator, in percent of a core."""
+def _cpu_use(evidence: Evidence) -> dict[str, float]:
+    """CPU use of each process of the generator, in percent of a core."""
     inside = _health_inside(evidence)
     return {process: percent for process, health in inside.items() if (percent := _cpu_percent(health)) is not None}
 
 
 def _delays(evidence: Evidence) -> tuple[State, list[str]]:
-    """How late the generator was, and what it was late because of: its own work, or that of others on its host.
+    """How late the generator was, and the cause: its own work, or other work on its host.
 
-    A generator that has its cores to itself and does little is not late. So it was delayed by others, unless it was
-    busy, or its loop stood still without waiting for a processor: then the code of the users has blocked it.
+    A generator with free cores and little work is not late. So other work delayed it, with two exceptions: the
+    generator itself was busy, or its event loop stood still without waiting for a CPU. Then code of the users blocked
+    it.
     """
     inside = _health_inside(evidence)
     sentences = [*_lags(inside), *_late(inside)]
     busy = any(_generator_bound(evidence))
     blocked = bool(sentences) and not busy and not any(_noisy(evidence)) and _is_blocked(inside)
     if blocked:
-        sentences.append("It was not waiting for a processor then: code of the users blocks the event loop.")
+        sentences.append("It was not waiting for a CPU then: code of the users blocks the event loop.")
     return ("generator-bound" if busy or blocked else "noisy-host"), sentences
 
 
 def _lags(inside: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Iterator[str]:
     lags_ms = sorted(values["lag_ns"] / 1e6 for health in inside.values() for values in health.values())
     if lags_ms and (lag_ms := lags_ms[math.ceil(len(lags_ms) * (1 - LAGGING_SHARE)) - 1]) > LAG_MS:
-        yield f"The event loop of the generator was {lag_ms:.0f} ms late or more in more than a tenth of the seconds."
+        yield f"The event loop of the generator was {lag_ms:.0f} ms late or more in over 10% of the seconds."
 
 
 def _late(inside: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Iterator[str]:
-    """How many sends were late, and by how much: that is in the response times, and says nothing of the server."""
+    """The share of late sends, and how late they were. This delay is in the latencies, but not caused by the server."""
     health = [values for each in inside.values() for values in each.values()]
     ticks, late, late_ns = (sum(each.get(name, 0) for each in health) for name in ("ticks", "late_sends", "late_ns"))
     if not ticks or (percent := 100 * late / ticks) <= LATE_PERCENT:
         return
     worst_ms = max(each.get("latest_ns", 0) for each in health) / 1e6
     by = f"by {quantity(late_ns / late / 1e6, 'ms')} on average and {quantity(worst_ms, 'ms')} at worst"
-    yield f"{percent:.1f}% of the sends were more than 1 ms late, {by}. Their response times contain that."
+    yield f"{percent:.1f}% of the sends were more than 1 ms late, {by}. Their latencies include this delay."
 
 
 def _is_blocked(inside: Mapping[str, Mapping[int, Mapping[str, float]]]) -> bool:
-    """Whether the loop was late in seconds in which its process did not wait for a processor nearly as long."""
+    """Whether the loop was late in seconds in which its process waited for a CPU for a much shorter time."""
     late_ns = waited_ns = 0.0
     for health in inside.values():
         for second, values in health.items():
@@ -361,12 +367,12 @@ def _noisy(evidence: Evidence) -> Iterator[str]:
     first, last = inside[0], inside[-1]
     others = noise(first, last)
     if others is not None and 100 * others / evidence.cores > OTHERS_PERCENT:
-        percent = told_apart(100 * others / evidence.cores, OTHERS_PERCENT)
+        percent = distinct_from(100 * others / evidence.cores, OTHERS_PERCENT)
         yield f"Other processes used {percent}% of the cores, more than {OTHERS_PERCENT:.0f}%."
     for host, name in (("kernel", "host"), ("generator_host", "generator's host")):
         stolen = _stolen_percent(first, last, host, evidence.cores)
         if stolen > STEAL_PERCENT:
-            percent = told_apart(stolen, STEAL_PERCENT, 1)
+            percent = distinct_from(stolen, STEAL_PERCENT, 1)
             yield f"{percent}% of the {name}'s time was stolen by its hypervisor, more than {STEAL_PERCENT:.0f}%."
 
 

@@ -1,10 +1,19 @@
-"""Figures and tables as a person reads them."""
+"""Numbers and tables for people."""
 
 from __future__ import annotations
 
 import pytest
 
-from loadtests.formatting import change, number, percent, quantity, render_table, title_of, told_apart
+from loadtests.formatting import (
+    aligned,
+    change,
+    distinct_from,
+    number,
+    percent,
+    quantity,
+    render_table,
+    render_text_table,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,8 +31,10 @@ from loadtests.formatting import change, number, percent, quantity, render_table
         (2048.0, "KiB", "2 MiB"),
         (1536.0, "MiB", "1.50 GiB"),
         (41.26, "% of a core", "41.3% of a core"),
-        (2000.0, "exchanges/s", "2,000 exchanges/s"),
-        (12345.4, "exchanges/s", "12,345 exchanges/s"),
+        (2000.0, "exchanges/s", "2,000 /s"),
+        (2000.0, "tasks/s", "2,000 tasks/s"),
+        (36000, "connects", "36,000"),
+        (12345.4, "exchanges/s", "12,345 /s"),
         (-5000.0, "us", "-5 ms"),
         (0.0012, "%", "0.0012%"),
     ],
@@ -109,27 +120,47 @@ def test_a_change_is_in_percent_until_it_is_tenfold(fraction: float, text: str) 
 @pytest.mark.parametrize(
     ("value", "limit", "text"), [(97.4, 85, "97"), (85.4, 85, "85.4"), (85.04, 85, "85.04"), (1234.6, 85, "1,235")]
 )
-def test_a_value_beyond_a_limit_is_told_apart_from_it(value: float, limit: float, text: str) -> None:
-    assert told_apart(value, limit) == text
+def test_a_value_beyond_a_limit_differs_from_it(value: float, limit: float, text: str) -> None:
+    assert distinct_from(value, limit) == text
+
+
+def test_figures_are_aligned_at_the_decimal_point_and_words_to_the_left() -> None:
+    figures = ["1,986 /s", "214 µs", "1.30 ms", "0%", "-", "withheld", "at least 85 µs", "+0.77%"]
+
+    assert aligned(figures) == [
+        "      1,986 /s   ",
+        "        214 µs   ",
+        "          1.30 ms",
+        "          0%     ",
+        "          -      ",
+        "   withheld      ",
+        "at least 85 µs   ",
+        "         +0.77%  ",
+    ]
+
+
+def test_a_column_with_a_word_is_not_a_column_of_figures() -> None:
+    assert aligned(["3.11.7", "JsonUser", "200"]) == ["3.11.7  ", "JsonUser", "200     "]
+    assert aligned([]) == []
 
 
 def test_a_table_is_aligned_markdown() -> None:
-    assert render_table(["what", "value"], [["a", "1"], ["longer", "12,345"]]) == (
-        "| what   |  value |\n|--------|-------:|\n| a      |      1 |\n| longer | 12,345 |"
+    assert render_table(
+        ["what", "value", "verdict"], [["a", "1.5", "🔴 worse"], ["longer", "12,345", "⚪ better"]]
+    ) == (
+        "| what   |    value | verdict   |\n"
+        "|--------|---------:|-----------|\n"
+        "| a      |      1.5 | 🔴 worse  |\n"
+        "| longer | 12,345   | ⚪ better |"
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "title"),
-    [
-        ("throughput", "throughput"),
-        ("service_p99.9", "service time p99.9"),
-        ("response_SUM_p50", "response time p50, SUM"),
-        ("service_my_type_p50", "service time p50, my_type"),
-        ("first_byte_p90", "first byte p90"),
-        ("connect_max", "connect max"),
-        ("server_cpu_per_exchange", "server: processor time per exchange"),
-    ],
-)
-def test_every_figure_has_a_title(name: str, title: str) -> None:
-    assert title_of(name) == title
+def test_the_titles_of_a_table_for_a_terminal_wrap() -> None:
+    table = render_text_table(["what", "a long title of figures"], [["a", "1.5"], ["longer", "12,345"]])
+
+    assert table.splitlines() == [
+        "        a long title",
+        "what      of figures",
+        "a                1.5",
+        "longer      12,345",
+    ]

@@ -1,6 +1,6 @@
-"""The pictures of a comparison: what is told of every figure, latency by quantile, and each run by itself.
+"""The charts of a comparison: the verdicts, latency by percentile, and each run.
 
-A is blue and round, B is orange and square. A verdict has a colour and a shape, and stands in words beside it.
+A is blue and round, B is orange and square. A verdict has a colour and a shape, and words beside it.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Literal
 import altair as alt
 
 from loadtests.comparison.model import BETTER, EQUIVALENT, WORSE, Comparison, FigureComparison, QuantileCurve
+from loadtests.formatting import change, quantity
 from loadtests.formatting import number as plain_number
-from loadtests.formatting import quantity
 from loadtests.report.charts import series as numbers
 from loadtests.report.charts.marks import (
+    CHANGE,
     DURATION,
     NUMBER,
     data,
     duration_y,
     nines_x,
-    number,
     number_y,
     pointed_at,
     small_print,
@@ -37,7 +37,8 @@ from loadtests.report.charts.series import Row, digits
 from loadtests.report.charts.theme import ROOM, colour
 from loadtests.report.run_data import SAMPLES, Clock, Evidence
 from loadtests.report.run_tables import Table
-from loadtests.report.summary import changed, titled_figure
+from loadtests.report.summary import changed
+from loadtests.results.figure_catalog import EXCHANGE_LATENCIES, title_of
 
 __all__ = ["comparison_pictures", "verdict_picture"]
 
@@ -48,22 +49,23 @@ ENDS = ("change", "low", "high")
 LINE_KEYS = (Key("A", "blue"), Key("B", "orange"))
 DOT_KEYS = (Key("A", "blue", "circle"), Key("B", "orange", "square"))
 ROW_HEIGHT = 44
-# A change on a scale.
+# The expression for a change on a scale.
 SIGNED = f"(datum.value > 0 ? '+' : '') + ({NUMBER})"
-# Room for what stands beside a row: its figure and its verdict.
+# Pixels and letters for the labels beside a row: its figure and its verdict.
 LABEL_ROOM, LABEL_LETTERS = 172, 28
 POINTS_OVER_TIME = 2400
-# Names of folders in a sentence.
+# Names of folders that are listed in a sentence.
 MOST_NAMES = 4
-# Of its values: a scale over less of them would need long labels, and make noise look like a result.
+# The least range of a scale as a part of its values. A smaller one needs long labels and makes noise look like a
+# result.
 LEAST_SPREAD = 0.05
-# How values of a unit are written on a scale, and what its title says of the unit; other units stand in the title.
+# Unit -> the expression for a value on a scale, and the unit in the title, which is where other units are shown.
 _SIZE = "datum.value >= 1024 ? format(datum.value / 1024, '.4~g') + ' MiB' : format(datum.value, '.3~g') + ' KiB'"
 DOT_LABELS = {"us": (DURATION.format("datum.value"), ""), "KiB": (_SIZE, "")}
 
 
 def comparison_pictures(comparison: Comparison, evidence: Mapping[str, Sequence[Evidence]]) -> list[Picture]:
-    """Every picture of a comparison; `evidence` of the runs of "A" and "B", as far as there is any."""
+    """Every chart of a comparison. `evidence` has the files of the runs of "A" and "B" that still exist."""
     curves = [picture for curve in comparison.curves for picture in (_overlaid(curve), _ratio(curve, comparison.band))]
     return [
         _forest(comparison),
@@ -76,14 +78,14 @@ def comparison_pictures(comparison: Comparison, evidence: Mapping[str, Sequence[
 def verdict_picture(comparisons: Sequence[Comparison], name: str) -> Picture:
     """One figure in several comparisons."""
     found = [(one, figure) for one in comparisons if (figure := one.figure(name)) and figure.scale == "ratio"]
-    title = titled_figure(name).capitalize()
+    title = title_of(name)
     if not found:
-        return Picture(name, title, "There is no picture: no comparison has a ratio of this figure.")
+        return Picture(name, title, "There is no chart: no comparison has a ratio of this figure.")
     rows = [
         _forest_row(f"{place}: {one.b.title}" if len(comparisons) > 1 else one.b.title, figure)
         for place, (one, figure) in enumerate(found, start=1)
     ]
-    words = f"B against A in each comparison, with its interval. {_band_words(found[0][0].band)}"
+    words = f"The change of B against A in each comparison, with its interval. {_band_words(found[0][0].band)}"
     return Picture(name, title, words, *_forest_panel(title, rows, found[0][0].band))
 
 
@@ -92,38 +94,38 @@ def verdict_picture(comparisons: Sequence[Comparison], name: str) -> Picture:
 
 def _forest(comparison: Comparison) -> Picture:
     figures = [figure for figure in comparison.headlines if figure.scale == "ratio"]
-    name, title = "verdicts", "What is told of each figure"
+    name, title = "verdicts", "The verdict on each figure"
     if not figures:
-        return Picture(name, title, "There is no picture of the verdicts: no figure of both sides has a ratio.")
+        return Picture(name, title, "There is no chart of the verdicts: no figure of both sides has a ratio.")
     level = f"{100 * comparison.level:.3g}%"
-    words = f"B against A, with the {level} interval. {_band_words(comparison.band)}"
-    if left := [titled_figure(each.name) for each in comparison.headlines if each.scale != "ratio"]:
-        words += f" Not in the picture, because there is no ratio to a value of zero: {', '.join(left)}."
-    rows = [_forest_row(titled_figure(figure.name), figure) for figure in figures]
+    words = f"The change of B against A, with the {level} interval. {_band_words(comparison.band)}"
+    if left := [title_of(each.name) for each in comparison.headlines if each.scale != "ratio"]:
+        words += f" Left out, because a value of zero has no ratio: {', '.join(left)}."
+    rows = [_forest_row(title_of(figure.name), figure) for figure in figures]
     return Picture(name, title, words, *_forest_panel(title, rows, comparison.band))
 
 
 def _band_words(band: float) -> str:
-    return f"What lies within {100 * band:.3g}%, the shaded band, does not matter."
+    return f"Changes within {100 * band:.3g}% (the shaded band) are too small to matter."
 
 
 def _forest_panel(title: str, rows: Sequence[Row], band: float) -> tuple[tuple[Panel, ...], Table]:
-    """The rows as a picture and as a table; each row has a height of its own."""
+    """The rows as a chart and as a table."""
     ends = [100 * band, -100 * band, *(row[key] for row in rows for key in ENDS if key in row)]
     chart = stacked(_forest_layers(rows, band, _reach(ends, band)), ROW_HEIGHT * len(rows))
-    shown = tuple((row["figure"], row["said"], _between(row)) for row in rows)
-    return (Panel(title, chart),), Table(("figure", "B against A", "interval"), shown)
+    shown = tuple((row["figure"], row["verdict"], _between(row)) for row in rows)
+    return (Panel(title, chart),), Table(("figure", "change", "interval"), shown)
 
 
 def _between(row: Row) -> str:
-    return f"{row['low']:+.2f}% to {row['high']:+.2f}%" if "low" in row else ""
+    return f"{change(row['low'] / 100)} to {change(row['high'] / 100)}" if "low" in row else ""
 
 
 def _forest_row(title: str, figure: FigureComparison) -> Row:
     answer = figure.answer or "inconclusive"
     row: Row = {
         "figure": title,
-        "said": f"{changed(figure, figure.change)}, {answer}",
+        "verdict": f"{changed(figure, figure.change)}, {answer}",
         "change": digits(100 * figure.change),
         "value": changed(figure, figure.change),
         "answer": answer,
@@ -135,9 +137,10 @@ def _forest_row(title: str, figure: FigureComparison) -> Row:
 
 def _forest_layers(rows: Sequence[Row], band: float, reach: tuple[float, float]) -> list[alt.Chart]:
     scale = alt.Scale(domain=list(reach), nice=False, clamp=True)
-    x_axis = alt.Axis(title="B against A, %", labelExpr=SIGNED, tickCount=alt.expr(f"{ROOM} / 60"), grid=True)
+    x_axis = alt.Axis(title="change of B against A, %", labelExpr=SIGNED, tickCount=alt.expr(f"{ROOM} / 60"), grid=True)
     names = {
-        row["figure"]: [*wrap(row["figure"], LABEL_LETTERS, max_lines=2, placeholder="…"), row["said"]] for row in rows
+        row["figure"]: [*wrap(row["figure"], LABEL_LETTERS, max_lines=2, placeholder="…"), row["verdict"]]
+        for row in rows
     }
     y_axis = alt.Axis(
         title=None,
@@ -156,8 +159,8 @@ def _forest_layers(rows: Sequence[Row], band: float, reach: tuple[float, float])
     )
     shapes = alt.Scale(domain=[*ANSWERS, "inconclusive"], range=[ANSWERS[each][1] for each in ANSWERS] + [UNDECIDED[1]])
     shade = alt.Color("answer:N", scale=shades, legend=None)
-    said = tip("datum.figure + ': ' + datum.said", {"low": ("from", number("%")), "high": ("to", number("%"))})
-    base = alt.Chart(data(rows)).transform_calculate(tip=said)
+    text = tip("datum.figure + ': ' + datum.verdict", {"low": ("from", CHANGE), "high": ("to", CHANGE)})
+    base = alt.Chart(data(rows)).transform_calculate(tip=text)
     within = alt.Chart(data([{"change": -100 * band, "high": 100 * band}])).mark_rect(color=colour("shade"))
     zero = alt.Chart(data([{"change": 0}])).mark_rule(color=colour("soft"))
     x = alt.X("change:Q", scale=scale, axis=x_axis)
@@ -170,14 +173,14 @@ def _forest_layers(rows: Sequence[Row], band: float, reach: tuple[float, float])
         base.transform_filter(f"datum.change >= {reach[0]} && datum.change <= {reach[1]}")
         .mark_point(size=110, filled=True, opacity=1)
         .encode(x=x, y=y, color=shade, shape=alt.Shape("answer:N", scale=shapes, legend=None), tooltip="tip:N"),
-        *_off_scale(rows, reach, scale, y, shade, said),
+        *_off_scale(rows, reach, scale, y, shade, text),
     ]
 
 
 def _off_scale(
-    rows: Sequence[Row], reach: tuple[float, float], scale: alt.Scale, y: alt.Y, shade: alt.Color, said: str
+    rows: Sequence[Row], reach: tuple[float, float], scale: alt.Scale, y: alt.Y, shade: alt.Color, tooltip: str
 ) -> list[alt.Chart]:
-    """An arrow at the edge for all that goes on beyond it, and the change in figures where it lies there itself."""
+    """An arrow at the edge for each row that goes beyond it, with the change in figures if the point itself does."""
     layers = []
     sides: tuple[tuple[int, Literal["left", "right"], int], ...] = ((0, "left", 12), (1, "right", -12))
     for edge, side, away in sides:
@@ -190,7 +193,7 @@ def _off_scale(
             for row in rows
             if any(_is_beyond(row[key], reach, edge) for key in ENDS if key in row)
         ]
-        at_edge = alt.Chart(data(beyond)).transform_calculate(tip=said).encode(x=alt.X("edge:Q", scale=scale), y=y)
+        at_edge = alt.Chart(data(beyond)).transform_calculate(tip=tooltip).encode(x=alt.X("edge:Q", scale=scale), y=y)
         arrow = at_edge.mark_point(shape=f"triangle-{side}", size=130, filled=True, opacity=1)
         words = at_edge.mark_text(align=side, dx=away, fontSize=11, color=colour("ink"))
         layers += [arrow.encode(color=shade, tooltip="tip:N"), words.encode(text="beyond:N")] if beyond else []
@@ -202,7 +205,7 @@ def _is_beyond(value: float, reach: tuple[float, float], edge: int) -> bool:
 
 
 def _reach(ends: Sequence[float], band: float) -> tuple[float, float]:
-    """How far the picture goes: one change many times as large as the others is not what its scale is made for."""
+    """The ends of the scale. A change many times as large as the others does not stretch it."""
     usual = sorted(abs(end) for end in ends)[len(ends) // 2]
     most = max(500 * band, 4 * usual)
     return 1.08 * max(-most, min(ends)), 1.08 * min(most, max(ends))
@@ -212,11 +215,10 @@ def _reach(ends: Sequence[float], band: float) -> tuple[float, float]:
 
 
 def _overlaid(curve: QuantileCurve) -> Picture:
-    name, title = f"quantiles-{curve.latency}", f"{curve.latency.capitalize()} time by percentile"
+    latency, about = EXCHANGE_LATENCIES[curve.latency]
+    name, title = f"quantiles-{curve.latency}", f"{latency.capitalize()} by percentile"
     rows = _curve_rows(curve)
-    words = "All runs of a side together; the thin lines are the runs. " + (
-        "From the moment a send was due." if curve.latency == "response" else "From the send."
-    )
+    words = f"{about} A thick line is all runs of a side together, a thin line is one run."
     values = [value for row in rows for value in (row["a"], row["b"])]
     values += [value for run in (*curve.a_runs, *curve.b_runs) for value in run if value > 0]
     x, y = nines_x(rows[-1]["nines"]), duration_y("us", min(values), max(values))
@@ -232,18 +234,19 @@ def _overlaid(curve: QuantileCurve) -> Picture:
         ],
         260,
     )
-    said = tip(_AT_QUANTILE, {"a": ("A", DURATION), "b": ("B", DURATION), "change": ("B against A", number("%"))})
+    text = tip(_AT_QUANTILE, {"a": ("A", DURATION), "b": ("B", DURATION), "change": ("change", CHANGE)})
     return Picture(
-        name, title, words, (Panel(title, chart, pointed_at(rows, x, said), LINE_KEYS),), _quantile_table(rows)
+        name, title, words, (Panel(title, chart, pointed_at(rows, x, text), LINE_KEYS),), _quantile_table(rows)
     )
 
 
 def _ratio(curve: QuantileCurve, band: float) -> Picture:
-    name, title = f"ratio-{curve.latency}", f"B against A, {curve.latency} time by percentile"
+    latency, _ = EXCHANGE_LATENCIES[curve.latency]
+    name, title = f"ratio-{curve.latency}", f"Change of the {latency} by percentile"
     rows = _curve_rows(curve)
     banded = [row for row in rows if "low" in row]
-    words = "How much slower B was at each percentile, in percent; below zero it was faster."
-    words += " The band is what the runs of a side differ by." if banded else " There are too few runs for a band."
+    words = "Above zero B is slower than A, below zero it is faster."
+    words += " The band is the 95% interval." if banded else " There are too few runs for a band."
     x = nines_x(rows[-1]["nines"])
     y = alt.Y("change:Q", title=None, axis=alt.Axis(labelExpr=SIGNED, tickCount=5), scale=alt.Scale(zero=True))
     within = alt.Chart(data([{"change": -100 * band, "high": 100 * band}])).mark_rect(color=colour("shade"))
@@ -254,10 +257,10 @@ def _ratio(curve: QuantileCurve, band: float) -> Picture:
         alt.Chart(data(banded)).mark_area(color=colour("orange"), opacity=0.2).encode(x=x, y="low:Q", y2="high:Q"),
         alt.Chart(data(rows)).mark_line(color=colour("orange"), strokeWidth=2).encode(x=x, y=y),
     ]
-    entries = {"change": ("B against A", number("%")), "low": ("from", number("%")), "high": ("to", number("%"))}
+    entries = {"change": ("change", CHANGE), "low": ("from", CHANGE), "high": ("to", CHANGE)}
     pointed = pointed_at(rows, x, tip(_AT_QUANTILE, entries))
     return Picture(
-        name, title, words, (Panel(title, stacked(layers, 220, "Difference, %"), pointed),), _quantile_table(rows)
+        name, title, words, (Panel(title, stacked(layers, 220, "Change, %"), pointed),), _quantile_table(rows)
     )
 
 
@@ -265,7 +268,7 @@ _AT_QUANTILE = "format(datum.percentile, '.6~r') + '% of the exchanges'"
 
 
 def _curve_rows(curve: QuantileCurve) -> list[Row]:
-    """The points of a curve; the maximum has no place on a nines axis."""
+    """The points of a curve without the maximum, which has no place on a nines axis."""
     rows = []
     for point in curve.points:
         if point.quantile < 100:
@@ -289,7 +292,7 @@ def _run_rows(curve: QuantileCurve) -> list[Row]:
 
 
 def _anecdotes(rows: Sequence[Row], x: alt.X) -> list[alt.Chart]:
-    """The percentiles with too few exchanges above them, shaded."""
+    """Shade the percentiles with too few slower exchanges."""
     first = next((row["nines"] for row in rows if not row["enough"]), None)
     if first is None:
         return []
@@ -304,19 +307,19 @@ def _quantile_table(rows: Sequence[Row]) -> Table:
             f"{row['percentile']:.6g}%",
             quantity(row["a"], "us"),
             quantity(row["b"], "us"),
-            f"{row['change']:+.2f}%",
+            change(row["change"] / 100),
             _between(row),
         )
         for row in rows
     ]
-    return Table(("percentile", "A", "B", "B against A", "band"), tuple(shown))
+    return Table(("percentile", "A", "B", "change", "interval"), tuple(shown))
 
 
 # Run by run
 
 
 def _dots(comparison: Comparison) -> Picture:
-    name, title = "runs", "Each run, in the order in which they were made"
+    name, title = "runs", "The runs in the order in which they were made"
     order = comparison.order or tuple(
         (letter, place)
         for letter, side in (("A", comparison.a), ("B", comparison.b))
@@ -325,8 +328,8 @@ def _dots(comparison: Comparison) -> Picture:
     figures = comparison.headlines
     panels = [_dot_panel(figure, order, figure is figures[0], figure is figures[-1]) for figure in figures]
     if not panels:
-        return Picture(name, title, "There is no picture of the runs: the sides have no figure in common.")
-    words = "A drift, or a run that stands apart, shows here. The lines are the medians of a side."
+        return Picture(name, title, "There is no chart of the runs: the sides have no figure in common.")
+    words = "Look for a drift and for outliers. The dashed lines are the medians of each side."
     return Picture(name, title, words, tuple(panels), _dot_table(comparison, order))
 
 
@@ -336,8 +339,8 @@ def _dot_panel(figure: FigureComparison, order: Sequence[tuple[str, int]], first
     for number_, (letter, place) in enumerate(order, start=1):
         value = values[letter][place]
         if value is not None:
-            said = f"run {number_}, {letter}: {quantity(value, figure.unit)}"
-            rows.append({"run": number_, "side": letter, "value": digits(value, 5), "tip": said})
+            text = f"run {number_}, {letter}: {quantity(value, figure.unit)}"
+            rows.append({"run": number_, "side": letter, "value": digits(value, 5), "tip": text})
     x = alt.X(
         "run:Q",
         scale=alt.Scale(domain=[0.5, len(order) + 0.5], nice=False),
@@ -352,13 +355,13 @@ def _dot_panel(figure: FigureComparison, order: Sequence[tuple[str, int]], first
     typical = [{"value": digits(figure.a_typical, 5), "side": "A"}, {"value": digits(figure.b_typical, 5), "side": "B"}]
     lines = alt.Chart(data(typical)).mark_rule(strokeWidth=1.2, strokeDash=[5, 3]).encode(y=y, color=shade)
     dots = alt.Chart(data(rows)).mark_point(filled=True, size=60, opacity=0.9)
-    title = f"{titled_figure(figure.name)}{unit}"
+    title = f"{title_of(figure.name)}{unit}"
     chart = stacked([lines, dots.encode(x=x, y=y, color=shade, shape=shape, tooltip="tip:N")], 80, title)
     return Panel(title, chart, legend=DOT_KEYS if first else ())
 
 
 def _spread(values: Sequence[float]) -> list[float]:
-    """The ends of a scale: never so close that a difference of nothing looks large."""
+    """The ends of a scale, at least LEAST_SPREAD apart."""
     low, high = min(values, default=0.0), max(values, default=0.0)
     lacking = max(0.0, LEAST_SPREAD * max(abs(low), abs(high)) - (high - low)) / 2
     margin = lacking + 0.06 * (high - low)
@@ -374,14 +377,14 @@ def _dot_table(comparison: Comparison, order: Sequence[tuple[str, int]]) -> Tabl
             "-" if value is None else quantity(value, each.unit) for value, each in zip(values, figures, strict=True)
         )
         rows.append((str(number_), letter, *cells))
-    return Table(("run", "side", *(titled_figure(figure.name) for figure in figures)), tuple(rows))
+    return Table(("run", "side", *(title_of(figure.name) for figure in figures)), tuple(rows))
 
 
 # Over time
 
 
 def _over_time(evidence: Mapping[str, Sequence[Evidence]]) -> Picture:
-    name, title = "over-time", "Over time, all runs laid over each other"
+    name, title = "over-time", "All runs over time"
     runs = _lettered(evidence)
     length = max((each.end - each.start for _, each in runs), default=0)
     steps = max(20, POINTS_OVER_TIME // max(1, len(runs)))
@@ -400,9 +403,9 @@ def _over_time(evidence: Mapping[str, Sequence[Evidence]]) -> Picture:
                 medians[f"{heading}, {letter}"] = _medians([row for row in rows if row["side"] == letter])
     gaps = "; ".join(_gaps_of(runs))
     if not panels:
-        return Picture(name, title, f"There is no picture over time: {gaps or 'the runs recorded nothing'}.")
-    words = "A thin line is one run, on the seconds since its start. The numbers are the medians of each side."
-    words += f" Some of it is left out: {gaps}." if gaps else ""
+        return Picture(name, title, f"There is no chart over time: {gaps or 'the runs recorded nothing'}.")
+    words = "A line is one run, in seconds since its start. The table has the medians of each side."
+    words += f" Some data are missing: {gaps}." if gaps else ""
     return Picture(name, title, words, tuple(panels), _median_table(medians))
 
 
@@ -411,7 +414,7 @@ def _lettered(evidence: Mapping[str, Sequence[Evidence]]) -> list[tuple[str, Evi
 
 
 def _gaps_of(runs: Sequence[tuple[str, Evidence]]) -> list[str]:
-    """Which files are missing in which folders, a phrase for each."""
+    """For each missing file a phrase with the folders that lack it."""
     lacking: dict[str, list[str]] = {}
     for letter, each in runs:
         for what in each.missing:
@@ -429,7 +432,7 @@ def _counted(names: Sequence[str], of: int) -> str:
 def _no_curves(evidence: Mapping[str, Sequence[Evidence]]) -> Picture:
     gaps = [gap for gap in _gaps_of(_lettered(evidence)) if not gap.startswith(SAMPLES)]
     why = "; ".join(gaps) or "the sides recorded no latency in common"
-    return Picture("quantiles", "Latency by percentile", f"There is no picture of latency by percentile: {why}.")
+    return Picture("quantiles", "Latency by percentile", f"There is no chart of latency by percentile: {why}.")
 
 
 def _medians(rows: Sequence[Row]) -> dict[float, float]:
@@ -473,8 +476,8 @@ def _summed(kind: str) -> Callable[[Evidence, Clock], list[Row]]:
 
 
 _CURVES: dict[str, Callable[[Evidence, Clock], list[Row]]] = {
-    "Exchanges a second": _throughput,
-    "99th percentile of latency, ms": _tail,
-    "Processor of the server, % of a core": _summed("cpu "),
-    "Memory of the server, MiB": _summed("rss "),
+    "Throughput, exchanges a second": _throughput,
+    "p99 latency, ms": _tail,
+    "Server CPU, % of a core": _summed("cpu "),
+    "Server memory (RSS), MiB": _summed("rss "),
 }

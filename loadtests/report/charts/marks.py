@@ -1,6 +1,6 @@
-"""What the charts of all pictures are built of: axes, lines, bars, phases, and what is said where somebody points.
+"""The building blocks of charts: axes, lines, bars, phases and tooltips.
 
-All charts of a picture read one table of rows: a column for each line, so that a tip can say everything about a place.
+All panels of a chart read one table of rows with a column for each line, so that a tooltip shows all values of a place.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from loadtests.report.charts.theme import DASHES, ROOM, SERIES, colour
 from loadtests.report.run_data import Clock
 
 __all__ = [
+    "CHANGE",
     "DURATION",
     "HEIGHT",
     "NUMBER",
@@ -40,17 +41,22 @@ __all__ = [
 ]
 
 HEIGHT = 150
-# A duration in microseconds as a person writes it; `{}` is the expression that has it.
+# The expression for a duration in microseconds in the unit that fits, as formatting.quantity(); `{0}` is its value.
 DURATION = (
     "({0} >= 999.5e3 ? format({0} / 1e6, ',.3~r') + ' s' : {0} >= 999.5 ? format({0} / 1e3, ',.3~r') + ' ms' "
     ": format({0}, ',.3~r') + ' µs')"
 )
-# A number on a scale, in seven characters at most: the room for it is the same everywhere.
+# The expression for a change in percent, as formatting.change(); `{0}` is its value.
+CHANGE = (
+    "({0} > 0 ? '+' : '') + ({0} >= 1e3 ? format(1 + {0} / 100, ',.3~r') + 'x' "
+    ": (abs({0}) >= 99.95 ? format({0}, ',.0f') : abs({0}) >= 0.995 ? format({0}, '.1f') : format({0}, '.2f')) + '%')"
+)
+# The expression for a number on a scale, in at most seven characters, because every scale has the same width.
 NUMBER = (
     "abs(datum.value) >= 1e4 || (datum.value != 0 && abs(datum.value) < 1e-3) "
     "? format(datum.value, '.4~s') : format(datum.value, ',.6~g')"
 )
-Fields = Mapping[str, str]  # column -> what it is called
+Fields = Mapping[str, str]  # column -> title
 
 
 def data(rows: Sequence[Row]) -> alt.InlineData:
@@ -58,12 +64,12 @@ def data(rows: Sequence[Row]) -> alt.InlineData:
 
 
 def stacked(layers: Sequence[alt.Chart], height: int = HEIGHT, title: str = "") -> alt.LayerChart:
-    """Charts on top of each other, the first one below all."""
+    """Layer charts on top of each other, the first one lowest."""
     return alt.LayerChart(layer=list(layers), height=height, title=title or alt.Undefined)
 
 
 def small_print(rows: Sequence[Row], expression: str, align: Literal["left", "right"] = "left") -> alt.Chart:
-    """What an expression says of each row, in small letters above the place where they are put."""
+    """The text that an expression gives for each row, in small letters above its place."""
     away = {"left": 4, "right": -4}[align]
     text = alt.expr(expression)
     chart: alt.Chart = alt.Chart(data(rows)).mark_text(
@@ -73,22 +79,22 @@ def small_print(rows: Sequence[Row], expression: str, align: Literal["left", "ri
 
 
 def time_x(clock: Clock, field: str = "t") -> alt.X:
-    """Seconds since the start of the run; every chart over time has the same."""
+    """The time axis: seconds since the start of the run, the same in every chart."""
     axis = alt.Axis(title=None, labelExpr="datum.label + ' s'", tickMinStep=1, tickCount=alt.expr(f"{ROOM} / 60"))
     return alt.X(f"{field}:Q", scale=alt.Scale(domain=[0, clock.length], nice=False), axis=axis)
 
 
 def nines_x(last: float) -> alt.X:
-    """Percentiles up to a place on the nines axis."""
+    """The percentile axis, up to a place on it. Each further nine takes the same width."""
     ticks = [0.0, 0.30103, *(float(nine) for nine in range(1, int(last) + 1))]
     names = {0: "0%", 1: "90%", 2: "99%"} | {nine: f"99.{'9' * (nine - 2)}%" for nine in range(3, int(last) + 1)}
     label = f"datum.value > 0.3 && datum.value < 0.31 ? '50%' : {names!r}[datum.value]"
-    axis = alt.Axis(values=ticks, labelExpr=label, title="percentile, each nine as wide as the last", grid=True)
+    axis = alt.Axis(values=ticks, labelExpr=label, title="percentile (each nine has the same width)", grid=True)
     return alt.X("nines:Q", scale=alt.Scale(domain=[0, last], nice=False), axis=axis)
 
 
 def number_y(field: str, rows: Sequence[Row] = (), columns: Iterable[str] = ()) -> alt.Y:
-    """A scale from zero: to one, if the field, or else the columns that it is folded of, are zero in all rows."""
+    """A scale from zero. It ends at one if the field, or the columns it is folded from, are zero in all rows."""
     names = tuple(columns) or (field,)
     is_flat = bool(rows) and not any(row.get(name) for row in rows for name in names)
     scale = alt.Scale(domain=[0, 1]) if is_flat else alt.Scale(zero=True)
@@ -96,7 +102,7 @@ def number_y(field: str, rows: Sequence[Row] = (), columns: Iterable[str] = ()) 
 
 
 def duration_y(field: str, low_us: float, high_us: float) -> alt.Y:
-    """Durations on a logarithmic scale, with a label for each power of ten, and between them where there are few."""
+    """A logarithmic scale of durations, with a label at each power of ten, and more labels if those are few."""
     ends = _round_below(low_us), _round_above(high_us)
     decades = math.log10(ends[1] / ends[0])
     steps = (1, 2, 5) if decades < 2 else (1, 3) if decades < 3 else (1,)
@@ -117,7 +123,7 @@ def _round_above(value: float) -> float:
 
 
 def lines(rows: Sequence[Row], x: alt.X, y: alt.Y, fields: Fields, named: bool = True, **mark: Any) -> alt.Chart:
-    """A line for each column, in the colours of the theme; `named`: with a legend, where there are several."""
+    """A line for each column, in the colours of the theme; with `named` also a legend if there are several."""
     look = _keys(list(fields.values()))
     names = [key.label for key in look]
     legend = alt.Undefined if named and len(names) > 1 else None
@@ -140,15 +146,15 @@ def lines(rows: Sequence[Row], x: alt.X, y: alt.Y, fields: Fields, named: bool =
 
 
 def keys(fields: Fields) -> tuple[Key, ...]:
-    """The legend of lines(), where there are several."""
+    """The legend of lines(); empty for a single line."""
     return _keys(list(fields.values())) if len(fields) > 1 else ()
 
 
 def _keys(names: Sequence[str]) -> tuple[Key, ...]:
     rounds = [divmod(place, len(SERIES)) for place in range(len(names))]
     return tuple(
-        Key(name, SERIES[place], dashes=DASHES[turn % len(DASHES)])
-        for name, (turn, place) in zip(names, rounds, strict=True)
+        Key(name, SERIES[place], dashes=DASHES[round_ % len(DASHES)])
+        for name, (round_, place) in zip(names, rounds, strict=True)
     )
 
 
@@ -164,7 +170,7 @@ def area(rows: Sequence[Row], x: alt.X, y: alt.Y, shade: str = "blue", stepped: 
 
 
 def bars(rows: Sequence[Row], clock: Clock, field: str, shade: str = "bad") -> alt.Chart:
-    """What was counted in each step, as a bar as wide as the step."""
+    """A bar for each step with its count."""
     half = clock.step * 0.4
     x = time_x(clock, "from")
     chart: alt.Chart = (
@@ -177,7 +183,7 @@ def bars(rows: Sequence[Row], clock: Clock, field: str, shade: str = "bad") -> a
 
 
 def phases(rows: Sequence[Row], clock: Clock, named: bool = False) -> list[alt.Chart]:
-    """The phases of the run, behind the lines: the measured one shaded, the others by where they begin."""
+    """The phases of the run in the background: the measured one shaded, a dashed line at the start of the others."""
     if not rows:
         return []
     base = alt.Chart(data(rows)).encode(x=time_x(clock))
@@ -185,41 +191,44 @@ def phases(rows: Sequence[Row], clock: Clock, named: bool = False) -> list[alt.C
     edges = base.transform_filter("datum.t > 0").mark_rule(color=colour("line"), strokeDash=[2, 3])
     if not named:
         return [measured, edges]
-    # Where a phase is too short for its name, the name is left out.
+    # The name of a phase is left out if the phase is too short for it.
     room = f"{ROOM} * (datum.t_end - datum.t) / {clock.length} > 10 + 7 * length(datum.phase)"
     names = small_print(rows, f"{room} ? datum.phase : ''").encode(x=time_x(clock), y=alt.value(0))
     return [measured, edges, names]
 
 
 def number(unit: str = "") -> str:
-    """The expression for a number with its unit, for a tip."""
-    return f"format({{0}}, ',.4~r') + '{' ' if unit and unit != '%' else ''}{unit}'"
+    """The expression for a number with its unit in a tooltip: three digits, or in full from 1,000 on."""
+    rounded = "(abs({0}) >= 1e3 ? format({0}, ',.0f') : format({0}, ',.3~r'))"
+    return f"{rounded} + '{' ' if unit and not unit.startswith('%') else ''}{unit}'"
 
 
 def tip(head: str, entries: Mapping[str, tuple[str, str]]) -> str:
-    """The expression for a tip: a line of `head`, and one for each column that has a value: what it is called, and how
-    it is written."""
-    said = []
+    """The expression for a tooltip: the line `head`, then a line for each column that has a value.
+
+    entries: column -> title, and the expression for its value.
+    """
+    lines = []
     for column, (title, form) in entries.items():
         value = f"datum['{column}']"
         name = json.dumps(f"\n{title}: ")
-        said.append(f"(isValid({value}) ? {name} + {form.format(value)} : '')")
-    return " + ".join([head, *said])
+        lines.append(f"(isValid({value}) ? {name} + {form.format(value)} : '')")
+    return " + ".join([head, *lines])
 
 
 def at_second(entries: Mapping[str, tuple[str, str]]) -> str:
-    """A tip that begins with the time."""
+    """The expression for a tooltip that begins with the time."""
     return tip("'second ' + format(datum.t, '.1~f')", entries)
 
 
-def pointed_at(rows: Sequence[Row], x: alt.X, said: str) -> alt.Chart:
-    """A line where somebody points, and what is `said` of that place, an expression."""
+def pointed_at(rows: Sequence[Row], x: alt.X, tooltip: str) -> alt.Chart:
+    """A vertical line at the pointer, with a tooltip (an expression)."""
     near = alt.selection_point(
         name="near", on="pointermove", clear="pointerout", nearest=True, encodings=["x"], empty=False
     )
     chart: alt.Chart = (
         alt.Chart(data(rows))
-        .transform_calculate(tip=said)
+        .transform_calculate(tip=tooltip)
         .mark_rule(color=colour("soft"), strokeWidth=1)
         .encode(x=x, opacity=alt.condition(near, alt.value(0.7), alt.value(0)), tooltip="tip:N")
         .add_params(near)

@@ -1,7 +1,7 @@
-"""A picture: what it shows in words, its panels as charts, its numbers as a table; and as Vega-Lite, SVG or PNG.
+"""A picture: a title, words, panels (charts) and a table of its numbers; rendered as Vega-Lite, SVG or PNG.
 
-A picture for which there is nothing to draw has no panels, and its words say why. The panels of one picture stand below
-each other: each is a chart of its own in a page, where it is as wide as the page, and all are one image in a file.
+A picture without data has no panels, and its words give the reason. The panels of a picture are stacked: in a page each
+is a chart of its own, as wide as the page; in an image file all of them are one image.
 """
 
 from __future__ import annotations
@@ -24,16 +24,13 @@ __all__ = ["FORMATS", "Key", "Panel", "Picture", "drawing_library", "drawn", "fo
 FORMATS = ("svg", "png")
 IMAGE_WIDTH = 720
 PNG_SCALE = 2
-# Pixels of an entry of a legend in an image: a letter at most, and what stands beside the letters.
+# Pixels of a legend entry in an image: for each letter at most, and for the symbol.
 LEGEND_LETTER, LEGEND_SYMBOL = 8, 40
 
 
 @dataclass(frozen=True)
 class Key:
-    """An entry of a legend: what a colour of the theme and a shape stand for.
-
-    The shape is "line", with its dashes, "circle" or "square".
-    """
+    """An entry of a legend: label, colour of the theme, and shape ("line" with its dashes, "circle" or "square")."""
 
     label: str
     shade: str
@@ -43,9 +40,9 @@ class Key:
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart; `label` is what a screen reader says of it, `pointed` the layer that answers somebody who points.
+    """One chart. `label` is for screen readers; `pointed` is the layer with the tooltip.
 
-    A page writes the `legend` itself, where it can wrap; Vega draws one into an image only.
+    A page writes the `legend` in HTML, where it can wrap. Vega draws it in image files only.
     """
 
     label: str
@@ -56,7 +53,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Picture:
-    """`name` is that of its file and its place in a page."""
+    """A picture. `name` is the name of its file and its anchor in a page."""
 
     name: str
     title: str
@@ -66,27 +63,27 @@ class Picture:
 
 
 def for_page(panel: Panel) -> dict[str, Any]:
-    """The panel as Vega-Lite that takes its width from the page and its colours from the style sheet."""
+    """The panel as Vega-Lite, with its width from the page and its colours from the style sheet."""
     chart = panel.chart + panel.pointed if panel.pointed else panel.chart
     chart = chart.add_params(alt.param(name=ROOM, expr="width")).properties(width="container")
     specification: dict[str, Any] = chart.to_dict(validate=False)
-    specification.pop("config", None)  # Altair's own; the page has that of theme.py, once for all its charts
+    specification.pop("config", None)  # Altair's default; the page has the one of theme.py, once for all charts
     return specification
 
 
 @functools.cache
 def drawing_library() -> str:
-    """The script that draws in a page, as vl-convert brings it. Bundling it takes seconds, so that is done once."""
+    """The JavaScript that draws charts in a page, from vl-convert. Cached, because bundling it takes seconds."""
     script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return script.replace("</script", "<\\/script")
 
 
 def drawn(picture: Picture, form: str) -> bytes:
-    """The whole picture as an image in light colours: "svg" or "png"."""
+    """The whole picture as an image ("svg" or "png") in light colours."""
     panels = [panel.chart.properties(width=IMAGE_WIDTH) for panel in picture.panels]
     heading = alt.TitleParams(picture.title, fontSize=16, fontWeight=600, anchor="start", frame="bounds", offset=16)
     stacked = alt.vconcat(*panels, spacing=24, title=heading).add_params(alt.param(name=ROOM, value=IMAGE_WIDTH))
-    # Only one of the panels has the legend: shared with the others it would be none.
+    # Only one panel has the legend. With shared scales Vega would drop it.
     stacked = stacked.resolve_scale(color="independent", shape="independent", strokeDash="independent")
     legend = CONFIG["legend"] | _legend_layout([key.label for panel in picture.panels for key in panel.legend])
     config = CONFIG | {"background": colour("page"), "padding": 16, "legend": legend}
@@ -97,13 +94,13 @@ def drawn(picture: Picture, form: str) -> bytes:
 
 
 def _legend_layout(labels: Sequence[str]) -> dict[str, int]:
-    """As many columns as have room beside each other in an image; what is longer than a line is cut."""
+    """The number of columns that fit into an image; a label that is longer than a line is cut."""
     entry = LEGEND_SYMBOL + LEGEND_LETTER * max(map(len, labels), default=0)
     return {"columns": max(1, IMAGE_WIDTH // entry), "labelLimit": IMAGE_WIDTH - LEGEND_SYMBOL}
 
 
 def save_pictures(pictures: Sequence[Picture], folder: Path, form: str, prefix: str = "") -> list[Path]:
-    """Each picture that has something to draw, as a file in `folder`."""
+    """Write each picture that has panels to a file in `folder`, which is made if missing; return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for picture in pictures:

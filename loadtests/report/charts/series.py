@@ -1,7 +1,7 @@
-"""The numbers in the pictures of a run, as rows: what was recorded and sampled, by time or by quantile. Pure.
+"""The data of the charts of a run, as rows by time or by percentile. Pure.
 
-Times are seconds since the start of the run, latencies microseconds. Numbers are rounded to what can be seen, which
-keeps a page small.
+Times are seconds since the start of the run; latencies are microseconds. Numbers are rounded to the digits that can be
+seen, to keep a page small.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ __all__ = [
 
 Row = dict[str, Any]
 CONNECT = "connect"
-# Rows of a heatmap in each power of ten.
+# Rows of a heatmap for each power of ten.
 BINS_PER_DECADE = 10
-# Places on the nines axis for each nine: enough for a smooth line.
+# Points on the nines axis for each nine: enough for a smooth line.
 PLACES_PER_NINE = 16
-# What is shown of connecting at least.
+# The shortest time that the chart of connect times shows.
 SHORTEST_S = 5
 
 
 def nines(quantile: float) -> float:
-    """Where a quantile in percent stands on a nines axis: 90 at 1, 99 at 2, 99.9 at 3."""
+    """The place of a quantile (in percent) on the nines axis: 90 at 1, 99 at 2, 99.9 at 3."""
     return round(-math.log10(1 - quantile / 100), 4)
 
 
 def digits(value: float, count: int = 4) -> float:
-    """A number with `count` significant digits."""
+    """Round to `count` significant digits."""
     return float(f"{value:.{count}g}")
 
 
 def phase_rows(evidence: Evidence, clock: Clock) -> list[Row]:
-    """The phases of the run, as far as the clock shows them."""
+    """The phases of the run that begin before the end of the clock."""
     rows = []
     for name, (start, end) in evidence.run.phases.items():
         if end > start and start < clock.end:
@@ -67,7 +67,7 @@ def phase_rows(evidence: Evidence, clock: Clock) -> list[Row]:
 
 
 def quantile_rows(evidence: Evidence) -> list[Row]:
-    """Both latencies of all exchanges by percentile: of the measured phase, or of the whole run if it has none."""
+    """Latency and service time of all exchanges by percentile, of the measured phase (else of the whole run)."""
     start, end = evidence.measured or (None, None)
     cell = evidence.recording.total(evidence.recording.exchange_series(), start, end)
     service, response = cell.service.all, cell.response.all
@@ -86,7 +86,7 @@ def quantile_rows(evidence: Evidence) -> list[Row]:
 
 
 def overlaid_rows(evidence: Sequence[tuple[str, Evidence]]) -> tuple[list[Row], dict[str, str]]:
-    """The latency of several titled runs by percentile: the rows, and which column is of which run that has any."""
+    """The latency of several titled runs by percentile: the rows, and column -> title for the runs that have any."""
     curves, counts = [], []
     for _, each in evidence:
         start, end = each.measured or (None, None)
@@ -122,7 +122,7 @@ def _quantile(place: int) -> float:
 
 
 def heat_rows(evidence: Evidence, clock: Clock) -> list[Row]:
-    """How many exchanges took how long in each step, and which part of that step's exchanges they are."""
+    """For each step and range of latency: the number of exchanges, and their share of all exchanges of the step."""
     rows: list[Row] = []
     series = evidence.recording.exchange_series()
     for start, end in clock.steps():
@@ -152,7 +152,7 @@ def _heat_column(counts: Mapping[int, int], t: float, t_end: float) -> list[Row]
 
 
 def latency_rows(evidence: Evidence, clock: Clock) -> list[Row]:
-    """Median and 99th percentile of each step, of response time where there is one."""
+    """p50, p99 and maximum of each step: of the latency, or of the service time if there is no schedule."""
     rows = []
     series = evidence.recording.exchange_series()
     for start, end in clock.steps():
@@ -167,7 +167,7 @@ def latency_rows(evidence: Evidence, clock: Clock) -> list[Row]:
 
 
 def load_rows(evidence: Evidence, clock: Clock) -> list[Row]:
-    """Exchanges and failures a second, and open sockets, of each step; none if nothing was recorded."""
+    """Exchanges and failures a second, and open connections, of each step; no rows if nothing was recorded."""
     sockets = evidence.recording.sockets()
     if not evidence.recording.cells and not sockets:
         return []
@@ -187,7 +187,7 @@ def load_rows(evidence: Evidence, clock: Clock) -> list[Row]:
 
 
 def process_rows(evidence: Evidence, clock: Clock) -> list[Row]:
-    """Processor use (percent of a core) and memory (MiB) of each process of the server, of each step."""
+    """CPU use (percent of a core) and memory (MiB) of each process of the server, of each step."""
     names = process_names(evidence)
     rows: list[Row] = []
     before: Mapping[str, Any] | None = None
@@ -199,13 +199,13 @@ def process_rows(evidence: Evidence, clock: Clock) -> list[Row]:
 
 
 def process_names(evidence: Evidence) -> dict[int, str]:
-    """What the processes of the server are called, in the order in which they came; the root of the tree is first."""
+    """pid -> title of the processes of the server, in the order of their start; the root of the tree is first."""
     pids = dict.fromkeys(process["pid"] for sample in evidence.samples for process in sample["processes"])
     return {pid: "main process" if not place else f"child {place}" for place, pid in enumerate(pids)}
 
 
 def _sampled(evidence: Evidence, clock: Clock) -> list[tuple[tuple[int, int], Mapping[str, Any]]]:
-    """The last sample of each step that has one; before them all, the last one before the run."""
+    """The last sample of each step that has one, after the last sample before the run."""
     found: dict[tuple[int, int], Mapping[str, Any]] = {}
     for sample in evidence.samples:
         if sample["time_s"] < clock.end:
@@ -229,7 +229,7 @@ def _processes(before: Mapping[str, Any], sample: Mapping[str, Any], names: Mapp
 
 
 def memory_rows(evidence: Evidence) -> list[Row]:
-    """Resident memory of the server (MiB) against the sockets it held at that moment, once a second."""
+    """Resident memory of the server (MiB) and its connections at that moment, once a second."""
     sockets = evidence.recording.sockets()
     rows: dict[int, Row] = {}
     for sample in evidence.samples:
@@ -242,13 +242,13 @@ def memory_rows(evidence: Evidence) -> list[Row]:
 
 
 def connecting(evidence: Evidence, clock: Clock) -> Clock:
-    """The clock of the seconds up to the last connect, where that is but a part of the run."""
+    """The clock up to shortly after the last connect."""
     last = max(evidence.recording.cells.get(CONNECT, {}), default=clock.end)
     return Clock(clock.start, min(clock.end, max(last + 2, clock.start + SHORTEST_S)), clock.step)
 
 
 def connect_rows(evidence: Evidence, clock: Clock) -> list[Row]:
-    """How many connected in each step, and how long it took them."""
+    """The number of connects of each step, and p50, p99 and maximum of their connect times."""
     rows = []
     for start, end in clock.steps():
         cell = evidence.recording.total([CONNECT], start, end)
@@ -262,7 +262,7 @@ def connect_rows(evidence: Evidence, clock: Clock) -> list[Row]:
 
 
 def overflow_rows(evidence: Evidence, clock: Clock) -> list[Row]:
-    """Connection requests that the server's listeners dropped, of each step; none if they could not be seen."""
+    """Connection requests that the server's listeners dropped, of each step; no rows if they could not be read."""
     rows = []
     before: Mapping[str, int] | None = None
     for (start, end), sample in _sampled(evidence, clock):
@@ -274,7 +274,7 @@ def overflow_rows(evidence: Evidence, clock: Clock) -> list[Row]:
 
 
 def generator_rows(evidence: Evidence, clock: Clock) -> list[Row]:
-    """All generator processes together, of each step: percent of a core, worst lateness of a loop (ms), late sends."""
+    """All generator processes together, of each step: CPU (percent of a core), max event loop lag (ms), late sends."""
     rows: list[Row] = []
     for start, end in clock.steps():
         read = [_health(health, start, end) for health in evidence.recording.health.values()]
@@ -285,7 +285,7 @@ def generator_rows(evidence: Evidence, clock: Clock) -> list[Row]:
 
 
 def _health(health: Mapping[int, Mapping[str, float]], start: int, end: int) -> Row:
-    """One process in one step; what it used is known between two readings."""
+    """One process in one step. CPU use needs two readings."""
     inside = [second for second in range(start, end) if second in health]
     if not inside:
         return {}
@@ -308,12 +308,12 @@ def _together(read: Sequence[Row]) -> Row:
 
 
 def plateau_rows(evidence: Evidence) -> list[Row]:
-    """The plateaus that the memory of a connection is fitted to."""
+    """The plateaus to which the memory per connection is fitted."""
     return [{"sockets": level.sockets, "rss": digits(level.size / 2**20, 6)} for level in _levels(evidence)]
 
 
 def plateau_readings(evidence: Evidence) -> list[Row]:
-    """Each reading of memory (MiB) on them."""
+    """Each reading of memory (MiB) on the plateaus."""
     return [
         {"sockets": level.sockets, "rss": digits(size / 2**20, 6), "t": round(time_s - evidence.start, 1)}
         for level in _levels(evidence)
@@ -326,7 +326,7 @@ def _levels(evidence: Evidence) -> Sequence[Level]:
 
 
 def fitted_rows(evidence: Evidence, plateaus: Sequence[Row]) -> list[Row]:
-    """The ends of the line that the run's memory of a connection is the slope of."""
+    """The ends of the fitted line. Its slope is the memory per connection."""
     slope = evidence.run.figure("server_rss_per_socket")
     if not slope or len(plateaus) < 2:
         return []

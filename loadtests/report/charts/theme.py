@@ -1,8 +1,8 @@
-"""What pictures and pages look like: two themes of the same colours by name, and how a chart is laid out.
+"""The look of charts and pages: a light and a dark theme with the same names of colours, and the layout of charts.
 
-A chart names a colour as `var(--blue)`. In a page that is a property of its style sheet, so that the same drawing is
-light, dark or printed; an image file gets the colours of one theme put in. Orange and blue are told apart with every
-kind of colour blindness, and what they say is always said by a shape or a word too.
+A chart names a colour as `var(--blue)`. In a page this is a property of the style sheet, so that the same chart can be
+light, dark or printed. An image file contains the colours of one theme. People with any kind of colour blindness can
+distinguish orange from blue, and a shape or a word always carries the same information as a colour.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ DARK = {
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', sans-serif"
 
 
-#: How wide a chart is, in the expressions of charts: Vega itself has one name for it in a page, others in an image.
+#: The width of a chart in the expressions of charts. Vega has different names for it in a page and in an image.
 ROOM = "room"
 
 
-# Pixels for the labels of a scale. A longer label would move the axis away from those above and below, so it is cut;
-# marks.py writes numbers that fit.
+# Pixels for the labels of a scale. A longer label is cut, because it would move the axis out of line with the axes
+# above and below. marks.py writes numbers that fit.
 SCALE_ROOM = 62
 
 
 def colour(name: str) -> str:
-    """A colour of the theme, as a chart names it."""
+    """The name of a colour of the theme in a chart."""
     return f"var(--{name})"
 
 
-#: Colours of the lines of one picture, in the order in which they are given out, and the dashes of each further round.
+#: Colours of the lines of a chart, in this order. When all are used, the next round has other dashes.
 SERIES = ("blue", "orange", "teal", "purple", "olive", "grey")
 DASHES: tuple[tuple[int, ...], ...] = ((), (7, 3), (2, 2), (8, 3, 2, 3))
 
@@ -85,7 +85,7 @@ CONFIG: dict[str, Any] = {
         "labelPadding": 6,
         "labelFlush": False,
     },
-    # The same room for every scale, so that the axes of a page stand above each other.
+    # The same width for every scale, so that the axes of a page are in line.
     "axisY": {"minExtent": SCALE_ROOM, "maxExtent": SCALE_ROOM, "labelLimit": SCALE_ROOM - 6, "titleAnchor": "start"},
     "axisX": {"grid": False, "labelFlush": True, "domain": True, "domainColor": colour("line"), "titlePadding": 6},
     "legend": {
@@ -111,7 +111,7 @@ CONFIG: dict[str, Any] = {
 
 
 def painted(chart: dict[str, Any], theme: dict[str, str]) -> dict[str, Any]:
-    """The chart with the colours of `theme` in place of their names, for what knows no style sheet."""
+    """The chart with the colours of `theme` instead of their names, for image files, which have no style sheet."""
     text = re.sub(r"var\(--(\w+)\)", lambda found: theme[found[1]], json.dumps(chart))
     painted_chart: dict[str, Any] = json.loads(text)
     return painted_chart

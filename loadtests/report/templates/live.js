@@ -1,7 +1,7 @@
-// Asks for the newest rows every second, and draws each chart for whose column there is a value.
+// Polls for new rows every second, and draws each chart whose column has a value.
 (() => {
   const EVERY_MS = 1000, MOST_ROWS = 600;
-  const said = document.getElementById("said");
+  const status = document.getElementById("said");
   const places = [...document.querySelectorAll(".chart")];
   const views = new Map();
   let rows = [];
@@ -18,18 +18,18 @@
     }
     document.documentElement.dataset.rows = rows.length;
   };
-  const ask = async () => {
+  const poll = async () => {
     try {
-      const { rows: news, ended } = await (await fetch(`server/rows?since=${rows.at(-1)?.t ?? -1}`)).json();
-      rows = [...rows, ...news].slice(-MOST_ROWS);
-      if (news.length) await showAll();
-      if (ended) said.textContent = `There is nothing new: ${ended}.`;
-      else if (rows.length) said.textContent = "A sample a second, of ten minutes at most.";
+      const { rows: added, ended } = await (await fetch(`server/rows?since=${rows.at(-1)?.t ?? -1}`)).json();
+      rows = [...rows, ...added].slice(-MOST_ROWS);
+      if (added.length) await showAll();
+      if (ended) status.textContent = `No more samples: ${ended}.`;
+      else if (rows.length) status.textContent = "One sample a second; the last ten minutes.";
       if (ended) return;
     } catch {
-      said.textContent = "Locust does not answer.";
+      status.textContent = "Locust does not answer.";
     }
-    setTimeout(ask, EVERY_MS);
+    setTimeout(poll, EVERY_MS);
   };
-  ask();
+  poll();
 })();

@@ -1,4 +1,4 @@
-// Draws every chart of the page, and opens for paper what paper has room for.
+// Draws every chart of the page, and opens the details with class "print" before printing.
 (() => {
   addEventListener("beforeprint", () => document.querySelectorAll("details.print").forEach((each) => { each.open = true; }));
   const places = [...document.querySelectorAll(".chart")];

@@ -1,8 +1,8 @@
-// The values of a chart for those who do not point: a tap or the arrow keys choose a mark, and its tip stays.
+// Reads the values of a chart without a mouse: a tap or the arrow keys choose a mark, and its tooltip stays.
 const readable = (place) => {
   const read = document.querySelector("#read");
   let at = -1, chosen = null;
-  // Vega hands over the row of a mark with its element. From left to right, or from above where marks have a row each.
+  // The marks from left to right, or from the top if each has a row of its own. Vega keeps the row of a mark in its element.
   const marks = () => {
     const found = [...place.querySelectorAll("svg path, svg line")].filter((each) => each.__data__?.datum?.tip);
     const seen = new Map(found.map((each) => [each.__data__.datum.tip, each]));
@@ -26,7 +26,7 @@ const readable = (place) => {
     chosen = all[at];
     chosen.classList.add("chosen");
     const [clientX, clientY] = middle(chosen), text = chosen.__data__.datum.tip;
-    say(null, { type: "read", clientX, clientY }, { datum: { tip: text } });
+    showTip(null, { type: "read", clientX, clientY }, { datum: { tip: text } });
     read.textContent = place.dataset.read = text;
   };
   if (!marks().length) return;

@@ -248,7 +248,7 @@ def test_a_server_that_did_not_do_all_that_was_asked_of_it_is_believed_and_that_
 
     assert kept(tmp_path)["repeated"] == []
     assert f"  the server: {away}\n" in err
-    said = f"peer:node-json did not do all that was asked of it in 1 of 2 runs: {away}"
+    said = f"peer:node-json did not do all that was requested in 1 of 2 runs: {away}"
     assert said in " ".join(out.split())
 
 

@@ -191,10 +191,10 @@ def test_one_run_each_is_held_against_the_noise_floor(tmp_path: Path, capsys: Pr
     ("text", "says"),
     [
         ("", "cannot be read"),
-        ("{}", "is no noise floor"),
+        ("{}", "is not a noise floor"),
         ('{"kind": "gserver load test noise floor", "schema_version": 9}', "has schema version 9"),
         ('{"kind": "gserver load test noise floor", "schema_version": 1}', "is damaged: Object missing required field"),
-        (WITHOUT_PAIRS, "is damaged: it says 0 pairs"),
+        (WITHOUT_PAIRS, "is damaged: it has 0 pairs"),
     ],
 )
 def test_a_broken_noise_floor_is_one_clear_line(tmp_path: Path, text: str, says: str) -> None:

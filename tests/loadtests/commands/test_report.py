@@ -51,7 +51,7 @@ def test_markdown_and_json_are_printed_and_nothing_is_written(folder: Path, caps
 def test_a_single_run_keeps_its_report_and_its_page(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(bare)]) == 0
     said = capsys.readouterr()
-    assert "connections held at once" in said.out
+    assert "peak connections" in said.out
     assert str(bare / "report.html") in said.err
     assert (bare / "report.md").read_text().startswith("# json")
     assert "<!doctype html>" in (bare / "report.html").read_text()
@@ -135,8 +135,8 @@ def test_a_run_that_kept_its_figures_only_has_a_page_that_names_what_is_missing(
 
     assert main(["report", str(folder), "--html", str(folder / "page.html")]) == 0
     text = (folder / "page.html").read_text()
-    assert "There is no picture of latency: client.json is missing in the folder of the run." in text
-    assert "There is no picture of the server: samples.jsonl is missing in the folder of the run." in text
+    assert "There is no chart of latency: client.json is missing in the folder of the run." in text
+    assert "There is no chart of the server: samples.jsonl is missing in the folder of the run." in text
     assert "client.json is missing and samples.jsonl is missing in the folder of the run." in text
     assert "exchange succeeded" not in text
     assert "not sampled" not in text
@@ -146,7 +146,7 @@ def test_a_run_of_schema_2_has_a_page(folder: Path) -> None:
     changed("run.json", '"schema_version": 3', '"schema_version": 2')(folder)
 
     assert main(["report", str(folder), "--json", "--html", str(folder / "page.html")]) == 0
-    assert "By type of message" in (folder / "page.html").read_text()
+    assert "By message type" in (folder / "page.html").read_text()
 
 
 def test_a_page_that_cannot_be_written_is_one_line(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:

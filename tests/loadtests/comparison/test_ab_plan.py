@@ -49,14 +49,14 @@ def test_pairs_that_are_equal_or_differ_beyond_doubt_are_settled(scale: float) -
     assert is_settled(comparison(scale))
 
 
-def test_pairs_that_say_nothing_are_not_settled() -> None:
+def test_inconclusive_pairs_are_not_settled() -> None:
     few = compare(Side("A", runs([1.0])), Side("B", runs([2.0])), Plan(paired=True))
 
     assert not is_settled(few)
     assert "response_p99" in unsettled(few)
 
 
-def test_the_noise_is_how_far_apart_the_pairs_lie_on_that_host() -> None:
+def test_the_noise_floor_is_the_distance_of_equal_pairs_on_that_host() -> None:
     host = {"system": "Linux", "processor": "a", "cores": 2, "python": "3.11"}
     a, b = runs([1.0, 1.0, 1.0], environment=host), runs([1.01, 1 / 1.02, 1.1], environment=host)
     floor = floor_of(a, b)
@@ -69,7 +69,7 @@ def test_the_noise_is_how_far_apart_the_pairs_lie_on_that_host() -> None:
     assert not floor.objections_to(a[0])
 
 
-def test_of_a_figure_that_is_zero_or_not_there_no_noise_is_known() -> None:
+def test_a_missing_or_zero_figure_has_no_noise_floor() -> None:
     without = [dataclasses.replace(run, figures=run.figures[:8]) for run in runs([1.0, 1.0])]
     floor = floor_of(runs([1.0, 1.0]), without)
 

@@ -1,4 +1,4 @@
-"""What a comparison claims: how often it is wrong about equal sides, how often it finds a change, and what it says."""
+"""The verdicts of comparisons: the rate of false differences, the power to find a change, and the texts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def first(side: Side, runs: int) -> Side:
 
 
 def in_turns(a: Side, b: Side, looks: Looks) -> Comparison:
-    """As ab makes pairs: until everything is settled at a look, or there are no more."""
+    """Make pairs as ab does: until a look finds everything settled, or all pairs are made."""
     for count in looks.at:
         comparison = compare(first(a, count), first(b, count), Plan(paired=True, alpha=looks.alpha_at(count)))
         if comparison.settled:
@@ -93,7 +93,7 @@ def test_of_a_thousand_equal_sides_at_most_one_in_twenty_is_called_different(kin
 @pytest.mark.longhaul
 @pytest.mark.parametrize("name", ["response_p50", "server_cpu_per_exchange"])
 def test_five_percent_are_found_with_as_many_pairs_as_the_tool_predicts_from_the_noise_it_saw(name: str) -> None:
-    """Each time the noise is measured in 30 pairs of equal sides, as --aa does, and the pairs predicted compared."""
+    """Measure the noise with 30 pairs of equal sides, as --aa does, then compare the predicted number of pairs."""
     assert found_of(name, 200) >= 0.87 * 200
 
 
@@ -167,7 +167,7 @@ def test_worse_weighs_more_than_better() -> None:
     assert compare(*sides({"service_p50": 0.1, "throughput": 0.1}), PAIRED).answer == "worse"
 
 
-def test_few_pairs_claim_nothing_and_say_how_many_would() -> None:
+def test_few_pairs_claim_nothing_and_give_the_number_that_is_needed() -> None:
     comparison = compare(*sides({"service_p50": 0.5}, runs=5), PAIRED)
 
     assert {figure.answer for figure in comparison.headlines} == {"inconclusive"}
@@ -200,14 +200,16 @@ def with_errors(rates: list[float]) -> Side:
         ([0.0] * 10, [0.0] * 9 + [3.0], "inconclusive"),
     ],
 )
-def test_errors_are_compared_as_they_are_for_nothing_has_no_ratio(a: list[float], b: list[float], answer: str) -> None:
+def test_error_rates_are_compared_by_their_difference_because_zero_has_no_ratio(
+    a: list[float], b: list[float], answer: str
+) -> None:
     figure = one(compare(with_errors(a), with_errors(b), PAIRED), "error_rate")
 
     assert figure.scale == "difference"
     assert figure.answer == answer
 
 
-def test_what_is_the_same_everywhere_asks_for_no_more_pairs() -> None:
+def test_a_tied_figure_needs_no_more_pairs() -> None:
     """Nine figures would take ten pairs; the ninth is errors, and there are none."""
     assert claims(compare(*sides({"throughput": -0.1}, runs=9), PAIRED)) == {"throughput"}
 
@@ -234,7 +236,7 @@ def test_a_run_that_is_not_valid_is_refused_with_its_reasons() -> None:
     )
 
 
-def test_what_differs_in_the_environment_is_listed_with_all_its_values() -> None:
+def test_differences_of_the_environment_are_listed_with_all_their_values() -> None:
     a, b = sides({}, runs=2)
     upgraded = dataclasses.replace(b.runs[1], environment={"python": "3.13.0", "cores": 2}, server={"command": "x"})
     comparison = compare(a, Side("after", (b.runs[0], upgraded)), SETS)
@@ -262,7 +264,7 @@ def test_a_figure_that_one_side_lacks_is_not_compared() -> None:
     assert partly.b_typical == partly.b[0]
 
 
-def test_a_percentile_of_few_answers_is_neither_judged_nor_shown() -> None:
+def test_a_percentile_of_few_replies_is_neither_judged_nor_shown() -> None:
     a, b = sides({}, runs=2)
     few = [dataclasses.replace(each, count=500) if each.name.endswith("_p99") else each for each in b.runs[0].figures]
     comparison = compare(a, Side("after", tuple(dataclasses.replace(run, figures=few) for run in b.runs)), PAIRED)
@@ -271,10 +273,10 @@ def test_a_percentile_of_few_answers_is_neither_judged_nor_shown() -> None:
     assert {"response_p50", "response_p99.9", "throughput"} <= names
     assert not [name for name in names if name.endswith("_p99")]
     (note,) = [note for note in comparison.notes if note.startswith("Left out")]
-    assert "response time p99, service time p99" in note
+    assert "p99 latency, p99 service time" in note
 
 
-def test_errors_of_any_run_are_told_beside_the_verdicts() -> None:
+def test_errors_of_any_run_are_in_the_notes() -> None:
     a, b = sides({}, runs=2)
     runs = [dataclasses.replace(run, errors={"SUM: reset": 2, "close: timeout": 1}) for run in b.runs]
 
@@ -284,7 +286,7 @@ def test_errors_of_any_run_are_told_beside_the_verdicts() -> None:
     )
 
 
-def test_servers_at_two_addresses_are_a_difference_and_the_port_that_was_free_is_none() -> None:
+def test_two_addresses_are_a_difference_but_two_random_ports_are_none() -> None:
     a, b = sides({}, runs=2)
 
     def served(side: Side, *servers: dict[str, Any]) -> Side:
@@ -314,7 +316,7 @@ def test_runs_of_another_schema_are_refused_with_the_reason() -> None:
     assert refusal.startswith("the runs have schemas 2 and 3 of run.json. Their figures mean different things: since")
 
 
-def test_what_a_server_did_not_do_is_no_doubt_and_is_told() -> None:
+def test_shortfalls_of_a_server_are_notes_and_no_refusals() -> None:
     a, b = sides({}, runs=2)
     away = "It was away for 5 s."
     failed = dataclasses.replace(b.runs[1], verdict=Verdict("valid", [away], [away]))
@@ -322,7 +324,7 @@ def test_what_a_server_did_not_do_is_no_doubt_and_is_told() -> None:
 
     believed = compare(a, Side("after", (b.runs[0], failed)), SETS)
     assert believed.refusals == ()
-    assert f"after did not do all that was asked of it in 1 of 2 runs: {away}" in believed.notes
+    assert f"after did not do all that was requested in 1 of 2 runs: {away}" in believed.notes
     assert compare(a, Side("after", (b.runs[0], doubted)), SETS).refusals == ("run-003 is noisy-host: It was noisy.",)
 
 
@@ -347,16 +349,16 @@ def test_runs_of_the_memory_profile_are_judged_by_memory_alone_and_four_on_each_
 
 
 @pytest.mark.parametrize(("state", "refused"), [("noisy-host", 0), ("generator-bound", 0), ("incomplete", 8)])
-def test_what_disturbs_latency_does_not_disturb_memory(state: Any, refused: int) -> None:
+def test_a_disturbed_run_can_still_be_judged_by_memory(state: Any, refused: int) -> None:
     a, b = (of_memory(side, verdict=Verdict(state, ["because"])) for side in simulated(np.random.default_rng(3), 4))
 
     assert len(compare(a, b, SETS).refusals) == refused
 
 
-def test_a_run_that_was_made_for_memory_and_has_none_says_why() -> None:
+def test_a_run_of_the_memory_profile_without_memory_has_a_reason() -> None:
     run = dataclasses.replace(run_of({}), workload=MEMORY, withheld={"server_rss_per_socket": "memory grew"})
     bare = dataclasses.replace(run, figures=[each for each in run.figures if each.name != "server_rss_per_socket"])
 
     assert missing_in(run) == []
-    assert missing_in(bare) == ["There is no server: memory per connection: memory grew."]
+    assert missing_in(bare) == ["There is no memory per connection: memory grew."]
     assert missing_in(dataclasses.replace(bare, workload={})) == []

@@ -13,7 +13,7 @@ from loadtests.recording.histogram import Histogram
 def histograms(
     draw: np.random.Generator, runs: int, scale: float, size: int = 3000, noise: float = 0.02
 ) -> list[Histogram]:
-    """Runs of which each is as slow as it is, and its exchanges differ besides."""
+    """Runs that differ from each other, with exchanges that vary within a run."""
     made = []
     for _ in range(runs):
         histogram = Histogram()
@@ -77,7 +77,7 @@ def test_the_band_is_of_runs_and_does_not_narrow_with_exchanges() -> None:
     assert min(widths) > 0.07
 
 
-def test_where_few_exchanges_lie_beyond_a_quantile_is_not_enough() -> None:
+def test_a_quantile_with_few_exchanges_beyond_it_is_marked() -> None:
     draw = np.random.default_rng(1)
     curve = quantile_curve("service", histograms(draw, 1, 1.0, 3000), histograms(draw, 5, 1.0, 3000), False)
 

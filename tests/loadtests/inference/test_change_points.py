@@ -9,12 +9,12 @@ ALPHA = 0.05
 
 
 def noise(runs: int, seed: int) -> list[float]:
-    """Skewed and with wild values, as latencies have."""
+    """Skewed noise with outliers, as latencies have."""
     return list(np.random.default_rng(seed).lognormal(0, 0.5, runs))
 
 
 @pytest.mark.parametrize("runs", [12, 40])
-def test_a_series_without_a_change_is_said_to_have_one_no_oftener_than_promised(runs: int) -> None:
+def test_false_changes_are_at_most_as_frequent_as_alpha(runs: int) -> None:
     """Of 200 at 5 % about ten are; more than 17 would be chance once in a hundred."""
     wrong = sum(bool(change_points(noise(runs, seed), ALPHA)) for seed in range(200))
 
@@ -46,7 +46,7 @@ def test_each_of_several_changes_is_found_with_the_levels_beside_it() -> None:
     assert first.p <= 0.01
 
 
-def test_one_wild_run_is_no_change() -> None:
+def test_an_outlier_is_no_change() -> None:
     values = noise(20, 1)
     values[9] = 1e9
 
@@ -64,7 +64,7 @@ def test_the_same_series_gives_the_same_answer() -> None:
     assert change_points(values) == change_points(values) != []
 
 
-def test_so_many_runs_are_needed_to_see_the_clearest_change() -> None:
+def test_the_clearest_change_needs_this_many_runs() -> None:
     for alpha in (0.05, 0.02, 0.05 / 9):
         least = fewest(alpha)
         clear = [place + 100 * (place >= least // 2) for place in range(least)]
@@ -74,5 +74,5 @@ def test_so_many_runs_are_needed_to_see_the_clearest_change() -> None:
         assert not change_points(shorter, alpha)
 
 
-def test_from_nothing_there_is_no_percentage() -> None:
+def test_a_change_from_zero_has_no_percentage() -> None:
     assert ChangePoint(3, 0.0, 1.0, 0.01).change is None

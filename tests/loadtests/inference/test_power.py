@@ -1,4 +1,4 @@
-"""How many pairs it takes: the prediction, and a simulation that does what it says."""
+"""The predicted number of pairs, checked by simulation."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_without_noise_only_the_attainable_p_counts() -> None:
     assert needed_runs(0.05, 0.0, 0.05) == 4
 
 
-def test_more_than_anybody_makes_is_no_number() -> None:
+def test_more_than_the_largest_number_is_none() -> None:
     assert needed_pairs(0.001, 0.1, ALPHA) is None
     assert needed_runs(0.001, 0.1, ALPHA) is None
 

@@ -94,7 +94,7 @@ def test_differences_are_counted_off_as_the_published_tables_say(a: int, b: int,
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.00625])
-def test_what_is_not_counted_is_close_to_what_would_be(alpha: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_approximation_is_close_to_the_exact_rank(alpha: float, monkeypatch: pytest.MonkeyPatch) -> None:
     rank = critical_rank_of_sets.__wrapped__
     by_normal = [rank(count, count, alpha) for count in (51, 60)]
     monkeypatch.setattr(inference, "MOST_COUNTED", 60)
@@ -128,7 +128,7 @@ def test_ties_of_sets_are_counted_out(a: list[int], b: list[int]) -> None:
     assert sets_shift(a, b).p == pytest.approx(expected)
 
 
-def test_what_differs_nowhere_is_tied() -> None:
+def test_equal_values_are_tied() -> None:
     assert pairs_shift([0.0] * 8).tied
     assert pairs_shift([0.0] * 8).p == 1
     assert pairs_shift([0.0] * 8).interval == (0, 0)
@@ -217,5 +217,5 @@ def test_looks_that_make_no_sense_are_one_line(most: int, looks: int) -> None:
     ("pairs", "figures", "looks"),
     [(1, 8, 0), (8, 8, 0), (9, 8, 2), (10, 8, 3), (40, 8, 3), (6, 1, 2), (9, 9, 1), (2, 1, 0)],
 )
-def test_no_more_looks_than_leave_the_last_one_able_to_tell(pairs: int, figures: int, looks: int) -> None:
+def test_the_last_look_can_still_find_a_difference(pairs: int, figures: int, looks: int) -> None:
     assert most_looks(pairs, 3, figures) == looks

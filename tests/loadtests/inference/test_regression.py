@@ -1,4 +1,4 @@
-"""A line through points: its slope, and how sure it is."""
+"""The fitted slope and its interval."""
 
 from __future__ import annotations
 

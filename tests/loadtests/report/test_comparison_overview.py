@@ -1,4 +1,4 @@
-"""Several comparisons, as they are read: golden files."""
+"""The text of several comparisons: golden files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def comparisons() -> list[Comparison]:
         ("md", render_overview_markdown),
     ],
 )
-def test_it_reads_as_it_did(form: str, render: Render) -> None:
+def test_the_text_is_that_of_the_golden_file(form: str, render: Render) -> None:
     assert_golden(f"comparison-overview.{form}", render(comparisons()))
 
 

@@ -1,4 +1,4 @@
-"""A comparison as it is read: golden files."""
+"""The text of a comparison: golden files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def rounded(value: object) -> object:
 
 @pytest.mark.parametrize("form", RENDERED)
 @pytest.mark.parametrize("name", ["pairs", "sets", "single"])
-def test_it_reads_as_it_did(name: str, form: str) -> None:
+def test_the_text_is_that_of_the_golden_file(name: str, form: str) -> None:
     text = RENDERED[form](comparison_named(name))
     held = golden(f"comparison-{name}.{form}", text)
 

@@ -1,4 +1,4 @@
-"""The pages of reports and comparisons in a real headless browser: drawn, quiet, without a network, in every light."""
+"""The pages of reports and comparisons in a headless browser: drawn, without messages or network, light and dark."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def far_comparison() -> Comparison:
 
 
 def opened(browser: webdriver.Chrome, page: Path, width: int = 1280, light: str = "light") -> None:
-    """The page, drawn, in a window so wide and a system so light."""
+    """Open a page in a window of this width and colour scheme, and wait until it is drawn."""
     for name in ("browser", "performance"):
         browser.get_log(name)
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
@@ -177,7 +177,7 @@ def drawn_charts(browser: webdriver.Chrome) -> list[dict[str, int]]:
         ("overview", 6),
     ],
 )
-def test_a_page_is_drawn_without_a_word_or_a_network(
+def test_a_page_is_drawn_without_console_messages_or_network(
     browser: webdriver.Chrome, pages: dict[str, Path], name: str, charts: int, size: str
 ) -> None:
     width, light = SIZES[size]
@@ -214,14 +214,14 @@ def test_on_paper_it_is_light_and_the_tables_stay_away(browser: webdriver.Chrome
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
-def test_where_somebody_points_a_tip_says_what_is_there(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
+def test_a_tooltip_shows_the_values_at_the_pointer(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
     opened(browser, pages["run"])
     chart = browser.find_elements(By.CSS_SELECTOR, ".chart svg")[2]
     ActionChains(browser).move_to_element(chart).perform()
     tip = browser.find_element(By.CLASS_NAME, "tip")
     wait_for(tip.is_displayed, "the tip")
 
-    assert "exchanges a second: 300" in tip.text
+    assert "throughput: 300 /s" in tip.text
 
 
 def test_a_keyboard_reaches_tables_and_charts_and_sees_where_it_is(
@@ -246,13 +246,13 @@ def test_a_keyboard_reaches_tables_and_charts_and_sees_where_it_is(
 @pytest.mark.parametrize(
     ("name", "chart", "first", "last"),
     [
-        ("run", 2, "second 0.5\nexchanges a second: 300", "second 19.5\nexchanges a second: 300"),
+        ("run", 2, "second 0.5\nthroughput: 300 /s", "second 19.5\nthroughput: 300 /s"),
         ("run", 7, "second -2\nconnections: 0", "second 19\nconnections: 200"),
         ("far", 0, "throughput: +0.10%, equivalent", "memory per connection: 240x, worse"),
         ("far", 6, "run 1, ", "run 16, "),
     ],
 )
-def test_what_a_tip_says_is_read_by_the_arrow_keys_too(
+def test_the_arrow_keys_show_the_tooltips_too(
     browser: webdriver.Chrome, pages: dict[str, Path], name: str, chart: int, first: str, last: str
 ) -> None:
     opened(browser, pages[name])
@@ -271,7 +271,7 @@ def test_what_a_tip_says_is_read_by_the_arrow_keys_too(
     assert not tip.is_displayed()
 
 
-def test_what_a_tip_says_stays_after_a_tap(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
+def test_a_tooltip_stays_after_a_tap(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
     opened(browser, pages["run"], 400)
     chart = browser.find_elements(By.CSS_SELECTOR, ".chart svg")[2]
     browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", chart)
@@ -284,7 +284,7 @@ def test_what_a_tip_says_stays_after_a_tap(browser: webdriver.Chrome, pages: dic
         wait_for(lambda: script(browser, "document.querySelector('#read').textContent") != "", "the tap is answered")
         tip = browser.find_element(By.CLASS_NAME, "tip")
 
-        assert re.match(r"second 1[2-4]\.5\nexchanges a second: 300", tip.text)
+        assert re.match(r"second 1[2-4]\.5\nthroughput: 300 /s", tip.text)
         assert tip.rect["x"] + tip.rect["width"] <= 400
     finally:
         browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
@@ -324,7 +324,14 @@ def test_every_legend_every_label_and_every_cell_in_sight_lies_inside_the_window
     opened(browser, pages[name], width)
 
     assert (name == "overview") or browser.find_elements(By.CSS_SELECTOR, ".legend li")
-    for what in (".legend li", ".chart svg text", ".stacked td", ".stacked tbody th", ".sayings li", "h1, h2, h3, p"):
+    for what in (
+        ".legend li",
+        ".chart svg text",
+        ".stacked td",
+        ".stacked tbody th",
+        ".key-figures li",
+        "h1, h2, h3, p",
+    ):
         assert browser.execute_script(BEYOND, what) == [], what
     assert script(browser, "document.documentElement.scrollWidth") <= width
 
@@ -374,7 +381,7 @@ def test_scales_of_any_size_leave_the_plots_where_they_are(
     assert browser.execute_script(BEYOND, ".chart svg text") == []
 
 
-def test_both_sides_of_a_comparison_are_in_sight_on_a_phone(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
+def test_both_sides_of_a_comparison_are_visible_on_a_phone(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
     opened(browser, pages["comparison"], 400)
     rows = browser.find_elements(By.CSS_SELECTOR, ".judged tbody tr")
 
@@ -388,7 +395,7 @@ def test_both_sides_of_a_comparison_are_in_sight_on_a_phone(browser: webdriver.C
             assert 0 <= cell.rect["x"] < cell.rect["x"] + cell.rect["width"] <= 400
 
 
-def test_what_is_off_the_scale_is_marked_and_named(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
+def test_values_off_the_scale_are_marked_with_their_value(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
     opened(browser, pages["far"], 400)
     texts = script(browser, "[...document.querySelectorAll('#verdicts svg text')].map(each => each.textContent)")
 
@@ -415,7 +422,7 @@ def test_the_halves_of_a_verdict_failures_and_reasons_are_in_sight(
 ) -> None:
     opened(browser, pages["failed"], 400)
     verdict = browser.find_element(By.CLASS_NAME, "verdict").text
-    order = ["Valid.", "What the server did not do", AWAY, "What limits belief in the figures", "The host was busy."]
+    order = ["Valid.", "What the server did not do", AWAY, "Why the figures are doubtful", "The host was busy."]
     failures = browser.find_element(By.CSS_SELECTOR, ".failures").text
 
     assert [verdict.index(part) for part in order] == sorted(verdict.index(part) for part in order)
@@ -428,11 +435,11 @@ def test_the_halves_of_a_verdict_failures_and_reasons_are_in_sight(
 
 def test_every_type_of_message_is_a_row_in_sight(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
     opened(browser, pages["failed"], 1400)
-    table = browser.find_element(By.CSS_SELECTOR, "[aria-label='Table: While it was measured']")
+    table = browser.find_element(By.CSS_SELECTOR, "[aria-label='Table: In the measured phase']")
     header = [each.text for each in table.find_elements(By.CSS_SELECTOR, "thead th")]
     rows = [each.text for each in table.find_elements(By.CSS_SELECTOR, "tbody th")]
 
-    assert header[:4] == ["response time", "answered", "failed", "mean"]
+    assert header[:4] == ["latency", "answered", "failed", "mean"]
     assert {"min", "p50", "p90", "p95", "p99", "p99.9", "max"} < set(header)
     assert rows[0] == "all types"
     assert len(rows) == 22

@@ -1,4 +1,4 @@
-"""Whatever a swarm recorded, its figures, its verdict and its report can be made."""
+"""Any recording has figures, a verdict and a report."""
 
 from __future__ import annotations
 

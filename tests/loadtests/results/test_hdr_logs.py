@@ -1,4 +1,4 @@
-"""Recordings as HdrHistogram's own logs, read by its own reader."""
+"""HdrHistogram logs, read back with HdrHistogram's own reader."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import pytest
 from hdrh.histogram import HdrHistogram
 from hdrh.log import HistogramLogReader
 
+from loadtests.cli import main
 from loadtests.recording.histogram import HIGHEST_NS
 from loadtests.recording.recording import Recording
 from loadtests.results.hdr_logs import write_hdr_logs
+from tests.helpers.loadtests_reports import make_evidence, save_evidence
 
 S = 10**9
 
 
 def read(path: Path) -> list[tuple[float, float, HdrHistogram]]:
-    """What HdrHistogram's reader finds: start and end in milliseconds, and the histogram."""
+    """(start in ms, end in ms, histogram) of each interval."""
     reader = HistogramLogReader(str(path), HdrHistogram(1, HIGHEST_NS, 3))
     found = []
     while (histogram := reader.get_next_interval_histogram()) is not None:
@@ -63,3 +65,39 @@ def test_there_is_a_log_for_each_series_and_latency_that_has_any(recording: Reco
 
 def test_the_logs_of_an_empty_recording_are_none(tmp_path: Path) -> None:
     assert write_hdr_logs(Recording(), tmp_path) == []
+
+
+# loadtests report RUN --hdr DIR
+
+
+def test_report_writes_the_latencies_of_a_run_as_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evidence = make_evidence()
+    run = save_evidence(tmp_path / "run", evidence)
+
+    assert main(["report", str(run), "--json", "--hdr", str(tmp_path / "new" / "logs")]) == 0
+    capsys.readouterr()
+    (series,) = evidence.recording.exchange_series()
+    intervals = read(tmp_path / "new" / "logs" / f"{series}.service.hlog")
+    counts = [cell.service.all.total for cell in evidence.recording.cells[series].values() if cell.service.all.total]
+    assert [histogram.get_total_count() for _, _, histogram in intervals] == counts
+
+
+def test_the_logs_of_several_runs_are_in_a_folder_for_each(tmp_path: Path) -> None:
+    runs = [save_evidence(tmp_path / name, make_evidence()) for name in "ab"]
+
+    assert main(["report", *map(str, runs), "--json", "--hdr", str(tmp_path / "logs")]) == 0
+    names = [sorted(path.name for path in (tmp_path / "logs" / name).iterdir()) for name in "ab"]
+    assert names[0] == names[1] != []
+
+
+def test_what_keeps_the_logs_from_being_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = save_evidence(tmp_path / "run", make_evidence())
+    (tmp_path / "file").write_text("")
+
+    assert main(["report", str(run), "--json", "--hdr", str(tmp_path / "file")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "file") in line
+    (run / "client.json").unlink()
+    assert main(["report", str(run), "--json", "--hdr", str(tmp_path / "logs")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("the swarm left no recording (there is no client.json)")

@@ -1,4 +1,4 @@
-"""What memory is said to be a connection's, where it is known what it is taken for."""
+"""Memory per connection, for servers with known memory use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def flat(*sockets: int, size: float = 20 * MIB) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("kib", [0.5, 4.0, 200.0])
-def test_it_is_found_beside_pieces_that_an_allocator_takes(kib: float) -> None:
+def test_the_slope_is_found_despite_the_pieces_of_an_allocator(kib: float) -> None:
     """A size is rounded up to pieces of 256 KiB, as allocators take it."""
     recording, samples = on_plateaus(flat(*STEPS), each=kib * 1024)
     for sample in samples:
@@ -32,7 +32,7 @@ def test_it_is_found_beside_pieces_that_an_allocator_takes(kib: float) -> None:
     assert found.each.value == pytest.approx(kib * 1024, rel=0.2)
 
 
-def test_what_a_server_takes_once_is_no_connections() -> None:
+def test_memory_that_a_server_allocates_once_is_not_counted_as_connections() -> None:
     """8 MiB come with the first connections; before those the server has less."""
     recording, samples = on_plateaus(flat(*STEPS, size=28 * MIB), each=1024)
     samples = [sample_of(99.0 + at / 4, 20 * MIB) for at in range(4)] + samples
@@ -45,16 +45,16 @@ def test_what_a_server_takes_once_is_no_connections() -> None:
 @pytest.mark.parametrize(
     ("sockets", "why"),
     [
-        ((20,), "this run rested at 20 connections, and it takes 3 such numbers: use the profile memory"),
-        ((2000,), "this run rested at 2,000 connections, and it takes 3 such numbers: use the profile memory"),
+        ((20,), "this run rested at 20 connections, but 3 different numbers are needed: use the profile memory"),
+        ((2000,), "this run rested at 2,000 connections, but 3 different numbers are needed: use the profile memory"),
         (
             (1000, 3000),
-            "this run rested at 1,000, 3,000 connections, and it takes 3 such numbers: use the profile memory",
+            "this run rested at 1,000, 3,000 connections, but 3 different numbers are needed: use the profile memory",
         ),
-        ((10, 20, 40), "differ by 30 at most, and it takes 1,000 to tell"),
+        ((10, 20, 40), "differ by 30 at most, but 1,000 are needed to separate"),
     ],
 )
-def test_few_plateaus_or_few_sockets_tell_nothing(sockets: tuple[int, ...], why: str) -> None:
+def test_few_plateaus_or_few_connections_give_no_figure(sockets: tuple[int, ...], why: str) -> None:
     found = memory_of(*on_plateaus(flat(*sockets), each=10_000))
 
     assert found.each is None
@@ -62,7 +62,7 @@ def test_few_plateaus_or_few_sockets_tell_nothing(sockets: tuple[int, ...], why:
 
 
 def test_growth_at_a_constant_number_of_connections_is_a_figure_of_its_own() -> None:
-    """A server that keeps 0.5 MiB a second for ever, whoever is connected."""
+    """A server that leaks 0.5 MiB a second at any number of connections."""
     found = memory_of(*on_plateaus(flat(50), more=lambda time_s: MIB / 2 * time_s))
 
     assert found.each is None
@@ -71,14 +71,14 @@ def test_growth_at_a_constant_number_of_connections_is_a_figure_of_its_own() -> 
     assert found.growth.slope.value == pytest.approx(MIB / 2)
 
 
-def test_growth_that_is_most_of_what_memory_rose_by_withholds_the_figure_on_any_number_of_plateaus() -> None:
+def test_much_growth_withholds_the_figure_on_any_number_of_plateaus() -> None:
     found = memory_of(*on_plateaus(flat(*STEPS), each=512, more=lambda time_s: MIB / 4 * time_s))
 
     assert found.each is None
     assert found.withheld.startswith("memory grew 1.2 MiB in 5 s at ")
 
 
-def test_growth_that_is_little_beside_what_connections_take_is_told_and_withholds_nothing() -> None:
+def test_little_growth_is_reported_and_withholds_nothing() -> None:
     found = memory_of(*on_plateaus(flat(*STEPS), each=50 * 1024, more=lambda time_s: MIB / 4 * time_s))
 
     assert found.each is not None
@@ -108,7 +108,7 @@ def test_memory_that_does_not_follow_the_connections_is_withheld_with_the_interv
     assert "memory did not follow the number of connections closely enough" in found.withheld
 
 
-def test_what_was_freed_after_the_highest_plateau_says_nothing() -> None:
+def test_plateaus_after_the_highest_one_do_not_count() -> None:
     recording, samples = on_plateaus(flat(*STEPS, 1500), each=2048)
     for sample in samples:
         if sample["time_s"] >= 100 + 7 * len(STEPS):

@@ -55,7 +55,7 @@ def test_a_quantile_is_of_few_with_less_than_ten_values_beyond_it(
     assert Figure(name, 1.0, "us", count=count).is_of_few is is_of_few
 
 
-def test_quantiles_know_how_many_values_they_are_of() -> None:
+def test_quantiles_have_the_number_of_their_values() -> None:
     counts = {figure.name: figure.count for figure in figures_of(make_recording(), [], PHASES)}
 
     assert counts["service_p99"] == counts["service_SUM_max"] == 4 * 50
@@ -64,7 +64,7 @@ def test_quantiles_know_how_many_values_they_are_of() -> None:
 
 
 def make_samples() -> list[dict[str, Any]]:
-    """Two processes, each with 0.1 s of processor time a second, and 10 KiB more for each of its 5 sockets."""
+    """Two processes, each with 0.1 s of CPU time a second and 10 KiB for each of its 5 sockets."""
 
     def process(pid: int, time_s: float) -> dict[str, Any]:
         connected = 5 if time_s >= 101.5 else 0
@@ -155,8 +155,8 @@ def test_a_server_that_died_at_once_is_no_division_by_zero() -> None:
     assert figures_of(make_recording(), dead, PHASES)
 
 
-def test_a_generator_that_was_read_once_in_the_window_has_no_processor_use() -> None:
-    """Not 0: what it used is known only between two readings."""
+def test_a_generator_that_was_read_once_in_the_window_has_no_cpu_use() -> None:
+    """None, not 0: CPU use needs two readings."""
     recording = make_recording()
     recording.health["a"] = {second: values for second, values in recording.health["a"].items() if second in (102, 104)}
     names = {figure.name for figure in figures_of(recording, [], {"measure": [103, 105]})}
@@ -165,14 +165,14 @@ def test_a_generator_that_was_read_once_in_the_window_has_no_processor_use() -> 
     assert "generator_lag_max" in names
 
 
-def test_a_gap_in_the_readings_does_not_change_the_processor_use() -> None:
+def test_a_gap_in_the_readings_does_not_change_the_cpu_use() -> None:
     recording = make_recording()
     del recording.health["a"][103]
 
     assert {f.name: f.value for f in figures_of(recording, [], PHASES)}["generator_cpu"] == pytest.approx(50)
 
 
-def test_a_worker_that_was_replaced_takes_back_nothing_that_was_used() -> None:
+def test_a_replaced_worker_does_not_reduce_the_cpu_time() -> None:
     """Process 2 ends at 105, and 3 begins there: of what 2 used its last quarter of a second is not known."""
     samples = make_samples()
     for sample in samples:
@@ -215,7 +215,7 @@ def test_connection_requests_that_were_dropped_are_those_of_the_servers_own_list
     assert "host_listen_overflows" not in figures
 
 
-def test_where_the_listeners_are_out_of_sight_overflows_are_the_hosts() -> None:
+def test_without_the_listeners_overflows_are_those_of_the_host() -> None:
     samples = [{**sample_of(104 + at, MIB), "kernel": {"listen_overflows": 7 * at}} for at in range(3)]
     figures = {each.name: each.value for each in figures_of(make_recording(), samples, PHASES)}
 
@@ -223,7 +223,7 @@ def test_where_the_listeners_are_out_of_sight_overflows_are_the_hosts() -> None:
     assert "listen_overflows" not in figures
 
 
-def test_switches_of_processes_that_ended_are_in_no_account_and_the_figure_is_withheld() -> None:
+def test_context_switches_are_withheld_if_processes_ended() -> None:
     samples = make_samples()
     assert "server_switches" not in withheld_of(make_recording(), samples, PHASES)
     for sample in samples:
@@ -234,7 +234,7 @@ def test_switches_of_processes_that_ended_are_in_no_account_and_the_figure_is_wi
     assert "processes of the server ended" in withheld_of(make_recording(), samples, PHASES)["server_switches"]
 
 
-def test_cpu_time_that_is_in_no_account_makes_a_lower_bound_with_the_reason() -> None:
+def test_unknown_cpu_time_makes_a_lower_bound_with_a_reason() -> None:
     samples = make_samples()
     whole = {each.name: each for each in figures_of(make_recording(), samples, PHASES)}["server_cpu"]
     for sample in samples:
@@ -248,7 +248,7 @@ def test_cpu_time_that_is_in_no_account_makes_a_lower_bound_with_the_reason() ->
     assert doubts_of_server(make_samples(), PHASES) == []
 
 
-def test_connects_that_happen_while_it_is_measured_are_those_that_are_shown() -> None:
+def test_connects_in_the_measured_phase_are_shown_if_most_are_there() -> None:
     recording = make_recording()
     for _ in range(11):
         recording.succeeded("connect", 105 * S + 500 * MS, 9 * MS)
@@ -312,7 +312,7 @@ def test_every_phase_that_fails_is_an_attempt_that_failed() -> None:
     assert figures["attempts_failed_exchange"] == 1
 
 
-def test_sockets_that_were_not_there_all_the_time_show() -> None:
+def test_missing_connections_are_in_the_figures() -> None:
     recording = make_recording()
     recording.health["a"][104]["sockets"] = 2
     for _ in range(8):

@@ -1,4 +1,4 @@
-"""Whether segments that were sent again explain slow exchanges."""
+"""Whether TCP retransmissions explain slow exchanges."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_window_is_counted_in_each_namespace_once() -> None:
     assert retransmitted(recording, make_samples(SWARM, 5, 25), WINDOW) == 20
 
 
-def test_hosts_that_do_not_count_say_nothing() -> None:
+def test_hosts_without_counters_give_no_warning() -> None:
     recording = make_recording(10)
     recording.health["a"] = {15: {"sockets": 1}}
 
@@ -81,7 +81,7 @@ def test_a_quantile_that_they_explain_is_named_beside_them() -> None:
     (warning,) = retransmit_warnings(recording, make_samples(SERVER, 0, 1), WINDOW)
 
     assert warning.startswith("26 TCP segments were sent again in the measured phase (13 for 1,000 exchanges): ")
-    assert warning.endswith("the p99 may be the network's")
+    assert warning.endswith("the network may cause the p99")
     assert retransmit_warnings(recording, [], Window(0, 0)) == []
 
 

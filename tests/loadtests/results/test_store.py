@@ -97,7 +97,7 @@ def broken(**changes: Any) -> str:
         (broken(figures=[{"name": "x", "value": "1", "unit": "us"}]), "`$.figures[0].value`"),
         (broken(figures=[{"name": "x", "value": float("inf"), "unit": "us"}]), "cannot be read"),
         (broken(workload=3), "`$.workload`"),
-        (broken(workload={}), "its workload says no number of sockets"),
+        (broken(workload={}), "its workload has no number of sockets"),
         (broken(environment=[]), "`$.environment`"),
         (broken(errors={"connect: refused": "many"}), "`$.errors[...]`"),
         (broken(warnings=3), "`$.warnings`"),
@@ -128,7 +128,7 @@ def test_a_broken_recording_is_one_clear_line(tmp_path: Path, text: str) -> None
         load_recording(path)
 
 
-def test_a_missing_recording_is_the_swarms_fault(tmp_path: Path) -> None:
+def test_a_missing_recording_is_reported_as_such(tmp_path: Path) -> None:
     with pytest.raises(ResultError, match="the swarm left no recording"):
         load_recording(tmp_path / "client.json")
 
@@ -149,7 +149,7 @@ def test_samples_end_where_a_crash_cut_them(tmp_path: Path) -> None:
     assert load_samples(tmp_path / "nothing.jsonl") == []
 
 
-def test_memory_of_a_connection_is_not_stated_of_a_run_that_counted_what_a_server_takes_once() -> None:
+def test_memory_per_connection_of_schema_2_is_no_headline() -> None:
     run = make_run()
 
     assert run.headline("server_rss_per_socket")

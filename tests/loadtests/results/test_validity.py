@@ -1,4 +1,4 @@
-"""The verdict on a run: each doubt is found by its figure, and nothing else is."""
+"""The verdict on a run: each doubt is found by its figure."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def make_evidence(**changes: Any) -> Evidence:
     return dataclasses.replace(evidence, **changes)
 
 
-def test_a_run_that_nothing_speaks_against_is_valid() -> None:
+def test_a_run_without_doubts_is_valid() -> None:
     assert judge(make_evidence()).state == "valid"
     assert judge(make_evidence()).reasons == []
 
 
-def test_without_samples_what_the_clients_say_must_do() -> None:
+def test_without_samples_the_recording_decides() -> None:
     assert judge(make_evidence(samples=[])).state == "valid"
 
 
@@ -70,7 +70,7 @@ def loaded(**values: float) -> Recording:
 
 
 def waiting(share: float) -> Recording:
-    """Late loops, in a process that waits so much of the time for a processor."""
+    """Late event loops in a process that waits for a CPU for this share of the time."""
     recording = loaded(lag_ns=30 * MS)
     for second, health in recording.health["a"].items():
         health["waited_s"] = share * second
@@ -112,13 +112,17 @@ def idle() -> Recording:
     ("changes", "state", "says"),
     [
         ({"accidents": ["The server died."]}, "incomplete", "The server died."),
-        ({"planned_s": 20}, "incomplete", "It was measured for 10 of 20 s."),
-        ({"window": Window(0, 0)}, "incomplete", "It was measured for 0 of 10 s."),
+        ({"planned_s": 20}, "incomplete", "The measured phase lasted 10 of 20 s."),
+        ({"window": Window(0, 0)}, "incomplete", "The measured phase lasted 0 of 10 s."),
         ({"recording": loaded(users=13)}, "incomplete", "Fewer than 20 users ran in 8 of 10 measured seconds: 13 at"),
         ({"recording": raising()}, "incomplete", "The code of the users raised KeyError 3 times: 'name'."),
         ({"recording": limited()}, "incomplete", "1 connects failed because the generator's host had no file"),
-        ({"recording": idle()}, "incomplete", "Not one exchange succeeded while it was measured."),
-        ({"samples": make_samples()[:30]}, "incomplete", "The samples of the server end 6 s before the measuring did."),
+        ({"recording": idle()}, "incomplete", "No exchange succeeded in the measured phase."),
+        (
+            {"samples": make_samples()[:30]},
+            "incomplete",
+            "The samples of the server end 6 s before the measured phase.",
+        ),
         ({"recording": bereft()}, "incomplete", "Worker process 1 on host h was lost 1 s into the measured phase; its"),
         (
             {"recording": interrupted()},
@@ -126,10 +130,10 @@ def idle() -> Recording:
             "Worker process 12 on host box recorded 7 outcomes, and 5 arrived.",
         ),
         ({"recording": loaded(cpu_s=0.9)}, "generator-bound", "used 90% of a core, more than 85%."),
-        ({"recording": loaded(lag_ns=30 * MS)}, "noisy-host", "was 30 ms late or more in more than a"),
+        ({"recording": loaded(lag_ns=30 * MS)}, "noisy-host", "was 30 ms late or more in over 10% of"),
         ({"recording": loaded(late_sends=5)}, "noisy-host", "5.0% of the sends were more than 1 ms late, by"),
         ({"recording": loaded(cpu_s=0.9, late_sends=5)}, "generator-bound", "5.0% of the sends were more than 1 ms"),
-        ({"recording": waiting(0.03)}, "noisy-host", "was 30 ms late or more in more than a"),
+        ({"recording": waiting(0.03)}, "noisy-host", "was 30 ms late or more in over 10% of"),
         ({"recording": waiting(0.001)}, "generator-bound", "code of the users blocks the event loop."),
         ({"samples": make_samples(noise=0.3)}, "noisy-host", "Other processes used 15% of the cores, more than 10%."),
         ({"samples": make_samples(steal=0.1)}, "noisy-host", "5.0% of the host's time was stolen by its hypervisor"),
@@ -167,13 +171,13 @@ def cut_short() -> Recording:
             {"recording": away(), "samples": []},
             [
                 "Fewer than 20 connections were open in 3 of 10 measured seconds: 0 at the least.",
-                "20 connections were lost and opened again while it was measured.",
-                "70 exchanges succeeded a second, and 100 were asked for.",
+                "20 connections were lost and opened again in the measured phase.",
+                "70 exchanges succeeded a second; the offered load was 100.",
                 "No exchange succeeded in 3 of 10 measured seconds.",
             ],
         ),
-        ({"offered": 150.0}, ["100 exchanges succeeded a second, and 150 were asked for."]),
-        ({"offered": 150.0, "per_task": True}, ["100 tasks were begun a second, and 150 were asked for."]),
+        ({"offered": 150.0}, ["100 exchanges succeeded a second; the offered load was 150."]),
+        ({"offered": 150.0, "per_task": True}, ["100 tasks were begun a second; the offered load was 150."]),
         ({"offered": 103.0}, []),
         (
             {"recording": cut_short()},
@@ -181,9 +185,7 @@ def cut_short() -> Recording:
         ),
     ],
 )
-def test_what_the_server_did_not_do_is_no_fault_of_the_measurement(
-    changes: dict[str, Any], shortfalls: list[str]
-) -> None:
+def test_shortfalls_of_the_server_leave_the_run_valid(changes: dict[str, Any], shortfalls: list[str]) -> None:
     verdict = judge(make_evidence(**{"offered": 100.0, **changes}))
 
     assert verdict.state == "valid"
@@ -196,7 +198,7 @@ def test_a_few_users_may_miss_a_tick_each_by_chance() -> None:
     assert judge(make_evidence(offered=100.6, sockets=1)).shortfalls == []
 
 
-def test_how_late_the_sends_were_is_told() -> None:
+def test_late_sends_are_reported_with_their_delay() -> None:
     recording = loaded(late_sends=5, late_ns=20 * MS, latest_ns=9 * MS)
 
     (reason,) = judge(make_evidence(recording=recording, samples=[])).reasons
@@ -204,7 +206,7 @@ def test_how_late_the_sends_were_is_told() -> None:
 
 
 def silent(per_second: int) -> Recording:
-    """Of which three seconds passed without a success, in a closed loop."""
+    """A closed loop with three seconds without a success."""
     recording = make_recording()
     recording.cells["SUM"] = {}
     for second in range(WINDOW.start, WINDOW.end):
@@ -213,7 +215,7 @@ def silent(per_second: int) -> Recording:
     return recording
 
 
-def test_seconds_without_a_success_are_a_shortfall_also_where_nothing_is_asked_for() -> None:
+def test_seconds_without_a_success_are_a_shortfall_also_without_a_schedule() -> None:
     verdict = judge(make_evidence(recording=silent(100), samples=[]))
 
     assert verdict.shortfalls == ["No exchange succeeded in 3 of 10 measured seconds."]
@@ -251,7 +253,7 @@ def counted(**changes: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("messages", [999, 1004])
-def test_what_the_server_has_not_seen_or_nobody_has_sent_is_found(messages: int) -> None:
+def test_a_difference_between_the_counts_of_server_and_swarm_is_found(messages: int) -> None:
     """1,000 succeeded; two failed and one was cut off, which the server may have seen or not."""
     recording = make_recording()
     for outcome in ("reset", "timeout"):
@@ -273,17 +275,17 @@ def test_a_connection_too_many_is_found() -> None:
 
 @pytest.mark.parametrize(("received_bytes", "state"), [(64_000, "valid"), (64_007, "valid"), (64_128, "unreconciled")])
 def test_without_framing_bytes_are_counted(received_bytes: int, state: str) -> None:
-    """A server that knows no messages counts what it happens to receive at once; 7 bytes may be the probe's."""
+    """A server without framing counts whatever arrives at once; 7 bytes may be from the readiness probe."""
     samples = counted(received_bytes=received_bytes, messages=3)
 
     assert judge(make_evidence(samples=samples, message_bytes=64)).state == state
 
 
-def test_messages_of_a_protocol_that_nobody_knows_are_not_counted() -> None:
+def test_messages_of_an_unknown_protocol_are_not_compared() -> None:
     assert judge(make_evidence(samples=counted(messages=3), message_bytes=None)).state == "valid"
 
 
-def test_a_server_that_counts_nothing_is_not_asked() -> None:
+def test_a_server_without_counters_is_not_compared() -> None:
     samples = make_samples()
     for sample in samples:
         del sample["server"]

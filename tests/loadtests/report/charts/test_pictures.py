@@ -1,4 +1,4 @@
-"""The pictures of runs and comparisons, and their files."""
+"""The charts of runs and comparisons, and their image files."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def test_a_run_has_its_seven_pictures_each_with_its_numbers(pictures: list[Pictu
     assert [picture.name for picture in pictures] == NAMES
     assert all(picture.panels and picture.table and picture.table.rows for picture in pictures)
     assert [panel.label for panel in pictures[2].panels] == [
-        "Exchanges a second",
+        "Throughput, exchanges a second",
         "Failures a second",
-        "Connections open",
+        "Open connections",
     ]
     assert "Accept queue overflows" in [panel.label for panel in pictures[5].panels]
 
@@ -63,10 +63,10 @@ def test_a_run_without_samples_says_why_pictures_are_missing() -> None:
         assert (
             pictures[name].words.endswith("the server was not sampled.") or "it was not sampled" in pictures[name].words
         )
-    assert "Nobody watched the accept queue." in pictures["connects"].words
+    assert "The accept queue was not watched." in pictures["connects"].words
 
 
-def test_a_run_that_saw_nothing_has_no_pictures_and_says_so() -> None:
+def test_an_empty_run_has_no_charts_but_reasons() -> None:
     pictures = run_pictures(evidence_of(make_run(figures=[], phases={}), Recording(), []))
 
     assert [picture.name for picture in pictures] == NAMES
@@ -76,11 +76,11 @@ def test_a_run_that_saw_nothing_has_no_pictures_and_says_so() -> None:
 def test_a_run_without_a_schedule_or_a_measured_phase_says_so() -> None:
     words = pictures_by_name(evidence_of(make_run(phases={}), make_recording(response=False), []))["percentiles"].words
 
-    assert "no phase that was measured" in words
-    assert "There is no response time" in words
+    assert "no measured phase" in words
+    assert "There is no latency from the moment a request was due" in words
 
 
-def test_what_did_not_happen_is_said_and_not_drawn() -> None:
+def test_absent_failures_and_overflows_are_mentioned_and_not_drawn() -> None:
     evidence = evidence_of(make_run(phases=PHASES), make_recording(failures=False), make_samples(overflows=0))
     pictures = pictures_by_name(evidence)
 
@@ -116,7 +116,7 @@ def test_a_comparison_of_nothing_says_why_pictures_are_missing() -> None:
     pictures = comparison_pictures(make_comparison(figures=(), curves=()), {"A": [], "B": []})
 
     assert [picture.name for picture in pictures] == ["verdicts", "quantiles", "runs", "over-time"]
-    assert all(not picture.panels and picture.words.startswith("There is no picture") for picture in pictures)
+    assert all(not picture.panels and picture.words.startswith("There is no chart") for picture in pictures)
 
 
 def test_a_file_that_is_missing_in_some_folders_is_named_with_them() -> None:
@@ -141,8 +141,8 @@ def test_a_file_that_is_missing_everywhere_is_named_and_the_folders_are_not_said
 
     missing = "client.json is missing in the folders of all 2 runs"
     samples = "samples.jsonl is missing in the folders of all 2 runs"
-    assert pictures["over-time"] == f"There is no picture over time: {missing}; {samples}."
-    assert pictures["quantiles"] == f"There is no picture of latency by percentile: {missing}."
+    assert pictures["over-time"] == f"There is no chart over time: {missing}; {samples}."
+    assert pictures["quantiles"] == f"There is no chart of latency by percentile: {missing}."
 
 
 def test_what_lies_far_off_is_marked_at_the_edge_with_its_value() -> None:
@@ -158,8 +158,8 @@ def test_what_lies_far_off_is_marked_at_the_edge_with_its_value() -> None:
     points = [row for row in layer_rows(forest, "point") if "edge" not in row]
     edges = {row["figure"]: row["edge"] for row in layer_rows(forest, "point") if "edge" in row}
     assert len(points) == 4
-    assert edges.keys() == {"memory per connection", "response time p50"}
-    assert edges["memory per connection"] > 0 > edges["response time p50"]
+    assert edges.keys() == {"memory per connection", "p50 latency"}
+    assert edges["memory per connection"] > 0 > edges["p50 latency"]
 
 
 def layer_rows(picture: Picture, mark: str) -> list[dict[str, Any]]:
@@ -172,7 +172,7 @@ def layer_rows(picture: Picture, mark: str) -> list[dict[str, Any]]:
 def test_a_figure_without_a_ratio_is_said_to_be_left_out() -> None:
     (forest, *_) = comparison_pictures(make_comparison(), {})
 
-    assert "Not in the picture, because there is no ratio to a value of zero: error rate" in forest.words
+    assert "Left out, because a value of zero has no ratio: error rate" in forest.words
 
 
 def test_lines_of_many_runs_differ_in_colour_or_dashes_and_names_are_taken_as_they_are() -> None:
@@ -238,7 +238,7 @@ def test_a_picture_with_nothing_to_draw_makes_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
-def test_what_is_read_stands_out_from_the_page(theme: dict[str, str]) -> None:
+def test_text_has_enough_contrast(theme: dict[str, str]) -> None:
     """WCAG 2: 4.5 to 1 for words, 3 to 1 for what is drawn."""
     for name in ("ink", "soft", "blue", "good", "bad"):
         assert contrast(theme[name], theme["page"]) >= 4.5, name

@@ -1,4 +1,4 @@
-"""The numbers in the pictures of a run."""
+"""The data of the charts of a run."""
 
 from __future__ import annotations
 
