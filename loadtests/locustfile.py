@@ -1,4 +1,4 @@
-"""The stock scenarios, for plain Locust:
+"""The standard users, for plain Locust:
 
 locust -f loadtests/locustfile.py --host tcp://127.0.0.1:3001              a JSON server: JsonUser
 locust -f loadtests/locustfile.py EchoUser --host tcp://127.0.0.1:3000     an echo server
@@ -10,9 +10,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from loadtests.exit_status import EXIT_USAGE
 from loadtests.optional_packages import needs
 from loadtests.users.standard_users import EchoUser, JsonUser, MessageUser
-from loadtests.workloads.custom_message import asked_of
+from loadtests.workloads.custom_message import parse_message
 
 with needs():
     from locust import events
@@ -21,19 +22,17 @@ with needs():
 
 __all__ = ["EchoUser", "JsonUser", "MessageUser"]
 
-EXIT_USAGE = 2
-
 
 @events.init.add_listener
 def _choose(environment: Environment, **_: Any) -> None:
-    """No server speaks all protocols: where nobody chose a class, it is MessageUser with --message, else JsonUser."""
+    """Choose a user class if none was given: MessageUser with --message, else JsonUser. No server has all protocols."""
     options: Any = environment.parsed_options
-    if isinstance(environment.runner, WorkerRunner):  # which may not know yet what its master was asked for
+    if isinstance(environment.runner, WorkerRunner):  # its master's options may arrive later
         return
     message = getattr(options, "message", "")
     if message:
         try:
-            asked_of(message, options.codec, options.expect)
+            parse_message(message, options.codec, options.expect)
         except ValueError as error:
             print(f"loadtests: {error}", file=sys.stderr)
             sys.exit(EXIT_USAGE)

@@ -31,6 +31,7 @@ import loadtests.locust_integration.locust_csv  # noqa: F401  # writes Locust's 
 from gserver.codecs import CODECS
 from loadtests.client.connection import Wire
 from loadtests.client.dialer import loopback_sources, parse_sources
+from loadtests.exit_status import EXIT_USAGE
 from loadtests.host import kernel_counters
 from loadtests.host.environment import raise_nofile_limit
 from loadtests.host.scheduler_slice import ask_for_short_slices
@@ -61,7 +62,6 @@ NOTICED_AFTER_S = 2.0
 USERS_STOPPED_PER_S = 2000
 # A worker reports every three seconds: what a master shows is from before that.
 REPORTED_S = 4
-EXIT_USAGE = 2
 
 _has_clock = Event()
 _has_said_last = Event()

@@ -61,7 +61,7 @@ class Live:
         self.rows: deque[Row] = deque(maxlen=ROWS)
         self.ended = ""
         # By a pipe, and not by a file: a sampler whose reader is gone ends, even if that was killed.
-        command = python_module("loadtests.sampling.sampler", "--output", "/dev/stdout", "--interval", str(INTERVAL_S))
+        command = python_module("loadtests", "sample", "--output", "/dev/stdout", "--interval", str(INTERVAL_S))
         self._process: Any = subprocess.Popen(
             [*command, *sampler_options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )

@@ -29,6 +29,7 @@ from locust.rpc import Message
 from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
 
 import gserver
+from loadtests.exit_status import EXIT_FAILURE, EXIT_USAGE
 from loadtests.locust_integration.recorder import RECORDER
 from loadtests.recording.swarm_membership import Identity, Roster, title
 from loadtests.results.store import write_whole
@@ -38,7 +39,6 @@ __all__ = ["ROSTER", "await_workers", "is_anyone_lost", "keep_still", "miss"]
 INTRODUCTION, WELCOME, REFUSED = "gserver_worker", "gserver_welcome", "gserver_refused"
 PACKAGE = Path(__file__).parents[1]
 LOAD_SHAPE = Path(__file__).with_name("load_shape.py")
-EXIT_FAILURE, EXIT_USAGE = 1, 2
 # A message to a master that was just ending is lost: the worker sends it again.
 JOIN_AGAIN_S = 5.0
 # A connection that is lost for a few seconds does no harm; a master that is silent for longer is gone.

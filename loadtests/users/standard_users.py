@@ -12,7 +12,7 @@ from typing import Any
 from gserver.codecs import Codec, JsonLines
 from loadtests.optional_packages import needs
 from loadtests.users.tcp_user import TcpUser
-from loadtests.workloads.custom_message import Echoed, asked_of
+from loadtests.workloads.custom_message import Echoed, parse_message
 
 with needs():
     from locust import task
@@ -62,11 +62,11 @@ class MessageUser(TcpUser):
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         options: Any = environment.parsed_options
-        self._asked = asked_of(options.message, options.codec, options.expect)
+        self._message = parse_message(options.message, options.codec, options.expect)
 
     def make_codec(self) -> Codec:
-        return self._asked.codec()
+        return self._message.codec()
 
     @task
     def message(self) -> None:
-        self.exchange("message", self._asked.message, self._asked.expected)
+        self.exchange("message", self._message.message, self._message.expected)

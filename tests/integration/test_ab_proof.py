@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.commands.compare import EXIT_WORSE
+from loadtests.exit_status import EXIT_FAILURE
 
 pytestmark = pytest.mark.longhaul
 
@@ -49,7 +49,7 @@ def test_a_server_against_itself_is_called_different_in_one_of_twenty_comparison
 
 
 def test_a_sleep_of_100_microseconds_in_the_handler_is_called_worse(tmp_path: Path) -> None:
-    assert ab(tmp_path, QUICK, SLOWER, "--seed", "1") == EXIT_WORSE
+    assert ab(tmp_path, QUICK, SLOWER, "--seed", "1") == EXIT_FAILURE
     (folder,) = tmp_path.glob("*-ab-*")
     answers = answers_in(folder)
 

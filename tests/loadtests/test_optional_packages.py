@@ -161,7 +161,7 @@ def test_an_import_into_a_locust_file_ends_with_that_line(
 
     assert ended.returncode != 0
     assert (
-        f"\nloadtests.extras.MissingPackage: {package} is not installed: pip install 'gserver-tcp[loadtests]'\n"
+        f"\nloadtests.optional_packages.MissingPackage: {package} is not installed: pip install 'gserver-tcp[loadtests]'\n"
         in ended.stderr
     )
     assert "During handling" not in ended.stderr

@@ -1,4 +1,4 @@
-/* Echo on one epoll loop: about what the kernel alone costs. Usage: echo_epoll PORT */
+/* Echo on one epoll loop: close to the cost of the kernel alone. Usage: echo_epoll PORT */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <netinet/in.h>

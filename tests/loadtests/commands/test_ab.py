@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 
 from loadtests.cli import main
-from loadtests.commands import ab as ab_command
-from loadtests.commands.compare import load_pairs
-from loadtests.comparison.ab_plan import draw
+from loadtests.comparison.ab_plan import draw, load_record
 from loadtests.host.subprocesses import NotAnswering
-from loadtests.orchestration import quiet_host
+from loadtests.orchestration import ab_runner, quiet_host
 from loadtests.orchestration.runner import Options, Target
 from loadtests.results.store import ResultError, Run, load_run, save_run
 from loadtests.results.validity import Verdict
@@ -75,8 +73,8 @@ class Swarms:
 @pytest.fixture
 def swarms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Swarms:
     made = Swarms()
-    monkeypatch.setattr(ab_command, "execute", made.execute)
-    monkeypatch.setattr(ab_command, "try_out", made.try_out)
+    monkeypatch.setattr(ab_runner, "execute", made.execute)
+    monkeypatch.setattr(ab_runner, "try_out", made.try_out)
     monkeypatch.setattr(quiet_host, "_watch", made.watch)
     monkeypatch.setattr(quiet_host, "PATIENCE_S", 0.0)
     monkeypatch.setattr("loadtests.servers.prepare.Toolchain.command_of", lambda self, program: [program])
@@ -116,7 +114,7 @@ def test_the_folder_can_be_given_a_name_that_nothing_has_yet(
     swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ab(tmp_path, *SIDES, "--pairs", "1", "--name", "mine") == 3
-    assert load_pairs(tmp_path / "results" / "mine").pairs
+    assert load_record(tmp_path / "results" / "mine").pairs
     capsys.readouterr()
     assert ab(tmp_path, *SIDES, "--pairs", "1", "--name", "mine") == 2
     assert "File exists" in capsys.readouterr().err
@@ -146,7 +144,7 @@ def test_pairs_are_looked_at_as_often_as_leaves_the_last_look_able_to_tell(
 ) -> None:
     swarms.slower = 1.5
     status = ab(tmp_path, *SIDES, "--pairs", str(pairs))
-    told = f"--pairs {pairs} is too few to call anything different, however far apart: it takes 9"
+    told = f"--pairs {pairs} is too few to detect any difference, however large: at least 9 are needed"
 
     assert kept(tmp_path)["looks"] == looks
     assert (status, told in capsys.readouterr().err) == ((3, True) if pairs < 9 else (1, False))
@@ -160,7 +158,7 @@ def test_the_folder_is_one_that_compare_reads(
     (folder,) = (tmp_path / "results").iterdir()
     main(["compare", str(folder), "--band", "4%"])
 
-    assert load_pairs(folder).looks == 3
+    assert load_record(folder).looks == 3
     assert capsys.readouterr().out == first
 
 
@@ -404,7 +402,7 @@ def test_two_real_servers_are_run_in_turns_to_the_end(tmp_path: Path) -> None:
         [*command, "--results", str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
     )
     (folder,) = tmp_path.iterdir()
-    ((a, b),) = load_pairs(folder).pairs
+    ((a, b),) = load_record(folder).pairs
 
     assert ended.returncode in (1, 3), ended.stderr  # worse is more than one pair can tell
     assert load_run(folder / a).server["command"] == "gserver:json"

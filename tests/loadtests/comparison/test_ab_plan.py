@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loadtests.comparison.ab_plan import Made, Repeated, draw, floor_of, is_settled, unsettled
+from loadtests.comparison.ab_plan import AbRecord, Repeated, draw, floor_of, is_settled, unsettled
 from loadtests.comparison.compare import Plan, compare
 from loadtests.comparison.model import Comparison, Side
 from loadtests.results.store import Run
@@ -25,7 +25,7 @@ def test_the_order_within_the_pairs_is_that_of_the_seed_and_as_often_one_as_the_
 
 
 def test_what_was_made_is_kept_as_json_with_its_kind_and_version() -> None:
-    made = Made("gserver:json", "peer:node-json", 7, 12, 3, 0.03, ["ba"], [("one", "two")])
+    made = AbRecord("gserver:json", "peer:node-json", 7, 12, 3, 0.03, ["ba"], [("one", "two")])
     made.repeated.append(Repeated("bad", "b", ["steal was 9%"]))
     kept = json.loads(made.to_json())
 

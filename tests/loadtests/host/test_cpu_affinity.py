@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from loadtests.host.cpu_affinity import Cores, on_cores, shared_out
+from loadtests.host.cpu_affinity import Cores, on_cores, split_cores
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from loadtests.host.cpu_affinity import Cores, on_cores, shared_out
 def test_a_core_for_each_worker_and_half_of_them_for_the_generator(
     available: list[int], workers: int, cores: Cores
 ) -> None:
-    assert shared_out(available, workers) == cores
+    assert split_cores(available, workers) == cores
 
 
 def test_what_is_shown_names_both() -> None:

@@ -13,9 +13,9 @@ from loadtests.host.scheduler_slice import SLICE_NS
 ASK = """
 import os, platform
 from pathlib import Path
-from loadtests.host.capacity import scheduler_slice as time_slice
+from loadtests.host import scheduler_slice
 {before}
-print(time_slice.ask_for_short_slices(), os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0))
+print(scheduler_slice.ask_for_short_slices(), os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0))
 print(Path("/proc/self/sched").read_text())
 """
 
