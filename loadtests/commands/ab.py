@@ -74,7 +74,7 @@ class AbRequest:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `loadtests ab`."""
-    parser.description = DESCRIPTION
+    parser.usage, parser.description = "%(prog)s [options] A B\n       %(prog)s [options] --aa A", DESCRIPTION
     specs = "gserver:APP[@GIT-REF][?SETTING=VALUE&...], peer:NAME, or 'cmd:COMMAND {port}'"
     parser.add_argument("a", metavar="A", help=f"the first server: {specs}")
     parser.add_argument("b", metavar="B", nargs="?", help="the second server, in the same form; left out with --aa")
@@ -101,7 +101,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_start_timeout(servers)
     results = parser.add_argument_group("results")
     results.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="DIR", help="parent folder (default results)"
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="parent of the new folder (default results)",
     )
     results.add_argument(
         "--name", metavar="NAME", help="name of the new folder in it (default: the time and the profile)"

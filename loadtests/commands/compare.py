@@ -75,7 +75,7 @@ class CompareRequest:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `loadtests compare`."""
-    parser.description = DESCRIPTION
+    parser.usage, parser.description = "%(prog)s [options] FOLDER...", DESCRIPTION
     parser.add_argument(
         "folders", nargs="*", type=Path, metavar="FOLDER",
         help="A and B: two folders, each of one run or of several; or one or more folders of `loadtests ab`",
@@ -92,14 +92,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Add two groups of options: the verdict, and the output."""
     verdict = parser.add_argument_group("verdict")
-    verdict.add_argument("--force", action="store_true", help="compare also runs that are not comparable or not valid")
+    verdict.add_argument(
+        "--force",
+        action="store_true",
+        help="take runs that are not valid or not comparable; ab: do not wait for a quiet host",
+    )
     verdict.add_argument(
         "--band", type=_percent, default=0.03, metavar="P%",
         help="differences smaller than this do not matter (default 3%%)",
     )  # fmt: skip
     verdict.add_argument(
         "--fail-on", choices=("worse", "inconclusive", "never"), default="worse",
-        help="the verdict that makes the exit status non-zero (default worse)",
+        help="worse: fail if B is worse (default); inconclusive: also if any figure is; never: exit status 0",
     )  # fmt: skip
     output = parser.add_argument_group("output")
     form = output.add_mutually_exclusive_group()

@@ -74,7 +74,7 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
     load.add_argument(
         "--depth", type=at_least(1, int), metavar="N", help="messages in flight per connection, with --rate 0"
     )
-    users = parser.add_argument_group("messages of your own, or a Locust file of your own")
+    users = parser.add_argument_group("custom messages, or a Locust file")
     users.add_argument(
         "--message", type=as_text, metavar="TEXT", help=r"send this text; \n, \r, \t, \0, \\ and \xHH are escapes"
     )

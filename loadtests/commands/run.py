@@ -58,7 +58,7 @@ class RunRequest:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `loadtests run`."""
-    parser.description = DESCRIPTION
+    parser.usage, parser.description = "%(prog)s [options] NAME", DESCRIPTION
     parser.add_argument("profile", metavar="NAME", help=profile_names())
     add_load_options(parser)
     own = parser.add_argument_group("server that is started here (default)")
@@ -94,7 +94,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     results = parser.add_argument_group("results")
     results.add_argument("--label", type=as_text, default="", metavar="TEXT", help="a note that is kept with the run")
     results.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="DIR", help="parent folder (default results)"
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="parent of the new folder (default results)",
     )
 
 

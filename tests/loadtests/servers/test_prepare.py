@@ -35,7 +35,7 @@ def test_every_peer_that_can_run_here_replies_as_the_users_expect(peer: str, tmp
     assert target.command is not None
     with running(target.command, tmp_path / "log") as process:
         probe = Probe.of(PROFILES[peer.rpartition("-")[2]])
-        probe.await_answer(target.address, START_PATIENCE_S, lambda: process.poll() is not None)
+        probe.await_reply(target.address, START_PATIENCE_S, lambda: process.poll() is not None)
 
 
 def test_each_start_of_a_server_has_its_own_port(tmp_path: Path) -> None:

@@ -78,7 +78,8 @@ def test_a_change_of_the_workload_changes_the_hash(change: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize(
-    "change", [{"name": "x"}, {"description": "x"}, {"purpose": "x"}, {"app": "x"}, {"workers": 9}, {"payload_bytes": 1}]
+    "change",
+    [{"name": "x"}, {"description": "x"}, {"purpose": "x"}, {"app": "x"}, {"workers": 9}, {"payload_bytes": 1}],
 )
 def test_the_server_and_unused_parameters_do_not_change_the_hash(change: dict[str, Any]) -> None:
     assert dataclasses.replace(SMOKE, **change).workload_hash == SMOKE.workload_hash
