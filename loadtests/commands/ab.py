@@ -54,7 +54,7 @@ class AbRequest:
     Attributes:
         specs: A's and B's server; the same one twice with --aa.
         profile: the name of a profile; None: chosen by A's server.
-        workers: of a gserver whose spec does not set them; None: those of the profile.
+        workers: of a gserver without workers in its spec; None: those of the profile.
         seed: of the order within the pairs; None: drawn.
         name: of the folder in `results`; None: time and profile.
     """
@@ -96,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_load_options(parser)
     servers = parser.add_argument_group("servers")
     servers.add_argument(
-        "--workers", type=at_least(1, int), metavar="N", help="workers of a gserver whose spec does not set them"
+        "--workers", type=at_least(1, int), metavar="N", help="workers of a gserver, if its spec does not set them"
     )
     add_start_timeout(servers)
     results = parser.add_argument_group("results")

@@ -93,10 +93,9 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Add two groups of options: the verdict, and the output."""
     verdict = parser.add_argument_group("verdict")
     verdict.add_argument(
-        "--force",
-        action="store_true",
+        "--force", action="store_true",
         help="take runs that are not valid or not comparable; ab: do not wait for a quiet host",
-    )
+    )  # fmt: skip
     verdict.add_argument(
         "--band", type=_percent, default=0.03, metavar="P%",
         help="differences smaller than this do not matter (default 3%%)",

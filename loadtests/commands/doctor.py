@@ -59,10 +59,10 @@ def render(host: Host, need: Need, console: Console) -> bool:
     findings = examine(host, need)
     is_good = fits(findings)
     title = f"{need.name}: {need.sockets:,} sockets, {need.connects_per_s:,} connects per second"
-    _show_table(console, title, [], [(finding.level, finding.what, finding.says) for finding in findings])
+    _show_table(console, title, [], [(finding.level, finding.check, finding.state) for finding in findings])
     for finding in findings:
         if finding.fix:
-            console.print(Text(f"  {finding.what}: {finding.fix}", _COLOURS[finding.level]), soft_wrap=True)
+            console.print(Text(f"  {finding.check}: {finding.fix}", _COLOURS[finding.level]), soft_wrap=True)
     verdict = "this host can hold it" if is_good else "this host cannot hold it with its present limits"
     console.print(Text(f"{need.name}: {verdict}", "bold green" if is_good else "bold red"))
     return is_good
@@ -79,7 +79,7 @@ def _row(host: Host, need: Need) -> tuple[Level, *tuple[str, ...]]:
     findings, least = examine(host, need), plan(host, need)
     levels: tuple[Level, ...] = ("short", "doubt")
     worst: Level = next((level for level in levels if any(each.level == level for each in findings)), "ok")
-    reasons = ", ".join(each.what for each in findings if each.level == worst != "ok")
+    reasons = ", ".join(each.check for each in findings if each.level == worst != "ok")
     processes, addresses = str(least.processes), str(least.addresses)
     memory = shown_mib(least.memory_bytes)
     return (worst, need.name, f"{need.sockets:,}", processes, addresses, memory, reasons)

@@ -98,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("results"),
         metavar="DIR",
-        help="parent of the new folder (default results)",
+        help="parent of the folder (default results)",
     )
 
 

@@ -48,13 +48,14 @@ class Finding:
 
     Attributes:
         level: "ok", "doubt" (works, but perhaps not well), "short" (a limit is too low).
-        says: what this host has.
+        check: its name.
+        state: the limit of this host, and its use.
         fix: a command or an advice; "" if nothing needs to be changed.
     """
 
     level: Level
-    what: str
-    says: str
+    check: str
+    state: str
     fix: str = ""
 
 
@@ -108,32 +109,32 @@ def fits(findings: Sequence[Finding]) -> bool:
 
 
 def _descriptors(host: Host, need: Need, least: Plan) -> Finding:
-    says = f"{host.hard_descriptors:,} per process: {least.processes} of the server, {least.processes} of the swarm"
-    wanted = min(host.most_descriptors, math.ceil(need.sockets / host.cores) + RESERVED_DESCRIPTORS)
-    fix = f"as root: ulimit -n {wanted}"
+    state = f"{host.hard_descriptors:,} per process: {least.processes} of the server, {least.processes} of the swarm"
+    needed = min(host.most_descriptors, math.ceil(need.sockets / host.cores) + RESERVED_DESCRIPTORS)
+    fix = f"as root: ulimit -n {needed}"
     if least.processes > PROCESSES_PER_CORE * host.cores:
-        return Finding("short", "open files", f"{says}, too many for {_many(host.cores, 'core')}", fix)
+        return Finding("short", "open files", f"{state}, too many for {_many(host.cores, 'core')}", fix)
     if least.processes > host.cores:
-        return Finding("doubt", "open files", f"{says}, on {_many(host.cores, 'core')}", fix)
-    return Finding("ok", "open files", says)
+        return Finding("doubt", "open files", f"{state}, on {_many(host.cores, 'core')}", fix)
+    return Finding("ok", "open files", state)
 
 
 def _system_descriptors(host: Host, need: Need) -> Finding:
-    wanted = host.system_descriptors_used + 2 * need.sockets + 20 * RESERVED_DESCRIPTORS
-    says = f"{host.system_descriptors - host.system_descriptors_used:,} left for all processes together"
-    if wanted > host.system_descriptors:
-        return Finding("short", "open files, all", says, f"sysctl -w fs.file-max={wanted}")
-    return Finding("ok", "open files, all", says)
+    needed = host.system_descriptors_used + 2 * need.sockets + 20 * RESERVED_DESCRIPTORS
+    state = f"{host.system_descriptors - host.system_descriptors_used:,} left for all processes together"
+    if needed > host.system_descriptors:
+        return Finding("short", "open files, all", state, f"sysctl -w fs.file-max={needed}")
+    return Finding("ok", "open files, all", state)
 
 
 def _source_ports(host: Host, least: Plan) -> Finding:
     """Never "short": the loopback interface has 16 million addresses, each with its own ports."""
     last = f"127.0.{(least.addresses - 1) // 254}.{(least.addresses - 1) % 254 + 1}"
     where = "127.0.0.1 alone" if least.addresses == 1 else f"127.0.0.1 to {last}"
-    says = f"{_ports(host):,} per source address: connects from {where}"
+    state = f"{_ports(host):,} per source address: connects from {where}"
     if _ports(host) < 10_000:
-        return Finding("doubt", "ports", says, "sysctl -w net.ipv4.ip_local_port_range='1024 65535'")
-    return Finding("ok", "ports", says)
+        return Finding("doubt", "ports", state, "sysctl -w net.ipv4.ip_local_port_range='1024 65535'")
+    return Finding("ok", "ports", state)
 
 
 def _time_wait(host: Host, need: Need, least: Plan) -> Finding:
@@ -142,46 +143,48 @@ def _time_wait(host: Host, need: Need, least: Plan) -> Finding:
     if host.time_wait_reuse:
         where = " over loopback" if host.time_wait_reuse == 2 else ""
         return Finding("ok", "closed ports", f"can be used again after a second{where}")
-    says = f"cannot be used again for {TIME_WAIT_S} s"
+    state = f"cannot be used again for {TIME_WAIT_S} s"
     if often:
-        return Finding("doubt", "closed ports", says, "sysctl -w net.ipv4.tcp_tw_reuse=2")
-    return Finding("ok", "closed ports", says)
+        return Finding("doubt", "closed ports", state, "sysctl -w net.ipv4.tcp_tw_reuse=2")
+    return Finding("ok", "closed ports", state)
 
 
 def _backlog(host: Host, need: Need) -> Finding:
     """A server that is busy for a second has the new connections of a second in its accept queue."""
-    wanted = min(need.sockets, need.connects_per_s)
-    says = f"{host.somaxconn:,} connections at most, {wanted:,} arrive per second"
-    if host.somaxconn < wanted:
-        return Finding("short", "accept queue", says, f"sysctl -w net.core.somaxconn={_rounded(wanted)}")
-    return Finding("ok", "accept queue", says)
+    needed = min(need.sockets, need.connects_per_s)
+    state = f"{host.somaxconn:,} connections at most, {needed:,} arrive per second"
+    if host.somaxconn < needed:
+        return Finding("short", "accept queue", state, f"sysctl -w net.core.somaxconn={_rounded(needed)}")
+    return Finding("ok", "accept queue", state)
 
 
 def _syn_backlog(host: Host, need: Need) -> Finding:
-    wanted = min(need.sockets, need.connects_per_s)
-    says = f"{host.syn_backlog:,} half-open connections at most"
-    if host.syn_backlog < wanted // 4:  # a round trip of a quarter of a second is long, even to another host
-        return Finding("doubt", "handshakes", says, f"sysctl -w net.ipv4.tcp_max_syn_backlog={_rounded(wanted)}")
-    return Finding("ok", "handshakes", says)
+    needed = min(need.sockets, need.connects_per_s)
+    state = f"{host.syn_backlog:,} half-open connections at most"
+    if host.syn_backlog < needed // 4:  # a round trip of a quarter of a second is long, even to another host
+        return Finding("doubt", "handshakes", state, f"sysctl -w net.ipv4.tcp_max_syn_backlog={_rounded(needed)}")
+    return Finding("ok", "handshakes", state)
 
 
 def _memory(host: Host, least: Plan) -> Finding:
-    says = f"{shown_mib(host.available_bytes)} available, server and swarm need about {shown_mib(least.memory_bytes)}"
+    state = f"{shown_mib(host.available_bytes)} available, server and swarm need about {shown_mib(least.memory_bytes)}"
     if least.memory_bytes > MEMORY_SHARE * host.available_bytes:
-        return Finding("short", "memory", says, "free some, or run server and swarm on separate hosts")
-    return Finding("ok", "memory", says)
+        return Finding("short", "memory", state, "free some, or run server and swarm on separate hosts")
+    return Finding("ok", "memory", state)
 
 
 def _tcp_memory(host: Host, need: Need) -> Finding:
     if host.tcp_pressure_bytes is None:
         return Finding("doubt", "TCP buffers", "this kernel does not report its limit")
-    wanted = 2 * need.sockets * BUFFER_BYTES
-    says = f"{shown_mib(host.tcp_pressure_bytes)} before memory pressure, {shown_mib(wanted)} if all sockets are in use"
-    if wanted > host.tcp_pressure_bytes:
-        pages = _rounded(wanted // 4096 * 2)
+    needed = 2 * need.sockets * BUFFER_BYTES
+    state = (
+        f"{shown_mib(host.tcp_pressure_bytes)} before memory pressure, {shown_mib(needed)} if all sockets are in use"
+    )
+    if needed > host.tcp_pressure_bytes:
+        pages = _rounded(needed // 4096 * 2)
         fix = f"sysctl -w net.ipv4.tcp_mem='{pages} {2 * pages} {4 * pages}'"
-        return Finding("doubt", "TCP buffers", says, fix)
-    return Finding("ok", "TCP buffers", says)
+        return Finding("doubt", "TCP buffers", state, fix)
+    return Finding("ok", "TCP buffers", state)
 
 
 def _cores(host: Host) -> Finding:
@@ -191,24 +194,24 @@ def _cores(host: Host) -> Finding:
 
 
 def _quiet(host: Host) -> Finding:
-    says = f"other processes use {host.others_cores:.2f} cores, the hypervisor steals {100 * host.steal:.1f}%"
+    state = f"other processes use {host.others_cores:.2f} cores, the hypervisor steals {100 * host.steal:.1f}%"
     if host.steal > NOISY_STEAL:
-        return Finding("doubt", "quiet", says, "use a host that is not shared")
+        return Finding("doubt", "quiet", state, "use a host that is not shared")
     if host.others_cores > NOISY_CORES:
-        return Finding("doubt", "quiet", says, "top shows those processes")
-    return Finding("ok", "quiet", says)
+        return Finding("doubt", "quiet", state, "top shows those processes")
+    return Finding("ok", "quiet", state)
 
 
 def _tracking(host: Host, need: Need) -> list[Finding]:
     """The connection tracking of the firewall, if there is one. With no tracked connection, no rule may need it."""
     if host.tracked is None or host.most_tracked is None:
         return []
-    wanted = host.tracked + need.sockets
-    says = f"{host.most_tracked - host.tracked:,} more connections can be tracked"
-    if wanted <= host.most_tracked:
-        return [Finding("ok", "firewall", says)]
+    needed = host.tracked + need.sockets
+    state = f"{host.most_tracked - host.tracked:,} more connections can be tracked"
+    if needed <= host.most_tracked:
+        return [Finding("ok", "firewall", state)]
     level: Level = "short" if host.tracked else "doubt"
-    return [Finding(level, "firewall", says, f"sysctl -w net.netfilter.nf_conntrack_max={_rounded(wanted)}")]
+    return [Finding(level, "firewall", state, f"sysctl -w net.netfilter.nf_conntrack_max={_rounded(needed)}")]
 
 
 def _rounded(number: int) -> int:

@@ -25,9 +25,9 @@ def raise_nofile_limit() -> int:
     return hard
 
 
-def sockets_within(limit: int, wanted: int) -> int:
-    """How many of `wanted` sockets one process can hold within `limit` open files."""
-    return min(wanted, max(1, limit - RESERVED_DESCRIPTORS))
+def sockets_within(limit: int, sockets: int) -> int:
+    """The number of sockets, at most `sockets`, that one process can hold within `limit` open files."""
+    return min(sockets, max(1, limit - RESERVED_DESCRIPTORS))
 
 
 def hard_nofile_limit() -> int:

@@ -88,7 +88,7 @@ class AbRunner:
     def make_pairs(self) -> None:
         """Make pairs until all figures are settled, all pairs are made, Ctrl-C, or an error.
 
-        The record says how it ended. NotAnswering if a server does not start before any run was made.
+        `record.ended` and `record.why` are set. NotAnswering if a server does not start before any run was made.
         """
         notify(f"A {self.record.a}, B {self.record.b}, seed {self.record.seed}, in {self.folder}")
         try:

@@ -1,4 +1,4 @@
-"""Runs workers of a swarm whose master is on another host: waits for the master, then starts Locust."""
+"""Runs workers for a master on another host: waits for the master, then starts Locust."""
 
 from __future__ import annotations
 

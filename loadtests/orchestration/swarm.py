@@ -205,7 +205,7 @@ class Swarm:
     def _start_sampler(self, stack: contextlib.ExitStack, generator: int) -> None:
         """Start it, and wait for a sample of the server without connections, and for the end of that second.
 
-        The number of sockets is known for whole seconds, so no sample of a second may be older than its sockets.
+        Sockets are counted per whole second, so this sample must be older than the first second with sockets.
         """
         target, pid = self.server.target, self.server.pid
         if pid is None and target.sampler is None:

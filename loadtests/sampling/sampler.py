@@ -1,4 +1,4 @@
-"""Samples what a run costs its hosts. A process of its own, because a busy generator would delay the samples.
+"""Samples the CPU time, memory and sockets of a run. A separate process: a busy generator would delay the samples.
 
 A line of JSON for each sample: "time_s" on the monotonic clock, which all processes of a host share; "processes" of
 the server's tree and "generator", with what each has used so far; "kernel"; "server", the counters of gserver itself;

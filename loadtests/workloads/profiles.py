@@ -52,7 +52,7 @@ class Profile:
     """The load of a swarm, and the server for it if the run starts one.
 
     Attributes:
-        description: the load in words. purpose: what it measures, as it follows "for".
+        description: the load in words. purpose: what it measures.
         app: the gserver application. user: the Locust user class.
         sockets: users, with one connection each.
         connects_per_s: new connections per second.

@@ -109,10 +109,8 @@ def test_wrong_usage_is_status_2_and_no_traceback(arguments: list[str]) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_an_error_of_loadtests_itself_is_no_finding(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Python's own exit status for it is 1, which a pipeline takes for "worse"."""
+def test_an_internal_error_is_status_2(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Python's own exit status for it is 1, which means "worse" to a pipeline."""
     monkeypatch.setattr("loadtests.commands.list.main", lambda arguments: 1 // 0)
     monkeypatch.setattr(sys, "argv", ["loadtests", "list"])
     for name in ("stdout", "stderr"):  # which entry_point() replaces

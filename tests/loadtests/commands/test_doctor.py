@@ -38,7 +38,7 @@ C100K = Need("c100k", 100_000, 2000)
 
 def found(what: str, need: Need = C100K, **facts: Any) -> Finding:
     host = dataclasses.replace(ROOMY, **facts)
-    return next(finding for finding in examine(host, need) if finding.what == what)
+    return next(finding for finding in examine(host, need) if finding.check == what)
 
 
 def test_a_roomy_host_holds_a_hundred_thousand() -> None:
@@ -89,7 +89,7 @@ def test_a_limit_that_is_too_low_is_named_with_the_command_that_raises_it(
     finding = found(what, **facts)
 
     assert (finding.level, finding.fix) == (level, fix)
-    assert finding.says
+    assert finding.state
     assert fits(examine(dataclasses.replace(ROOMY, **facts), C100K)) == (level != "short")
 
 
@@ -106,13 +106,13 @@ def test_server_and_swarm_get_the_processes_that_the_limit_of_open_files_require
 
 def test_there_are_enough_source_addresses_for_the_ports() -> None:
     assert plan(ROOMY, C100K).addresses == 4  # 28,232 ports each
-    assert found("ports").says == "28,232 per source address: connects from 127.0.0.1 to 127.0.0.4"
-    assert found("ports", Need("x", 28_232, 100)).says.endswith("from 127.0.0.1 alone")
-    assert found("ports", Need("x", 28_232 * 300, 100)).says.endswith("from 127.0.0.1 to 127.0.1.46")
+    assert found("ports").state == "28,232 per source address: connects from 127.0.0.1 to 127.0.0.4"
+    assert found("ports", Need("x", 28_232, 100)).state.endswith("from 127.0.0.1 alone")
+    assert found("ports", Need("x", 28_232 * 300, 100)).state.endswith("from 127.0.0.1 to 127.0.1.46")
 
 
 def test_without_a_firewall_there_is_no_check_of_it() -> None:
-    assert "firewall" not in {finding.what for finding in examine(ROOMY, C100K)}
+    assert "firewall" not in {finding.check for finding in examine(ROOMY, C100K)}
     assert found("firewall", tracked=5, most_tracked=262_144).level == "ok"
 
 
@@ -154,14 +154,14 @@ def run_doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_this_host_holds_the_smallest_profile_and_says_so() -> None:
+def test_this_host_can_hold_the_smallest_profile() -> None:
     examined = run_doctor("smoke")
 
     assert (examined.returncode, examined.stderr) == (0, "")
     assert examined.stdout.endswith("smoke: this host can hold it\n")
 
 
-def test_a_profile_that_is_not_there_is_one_line() -> None:
+def test_an_unknown_profile_is_one_line() -> None:
     examined = run_doctor("smokey")
 
     assert (examined.returncode, examined.stdout) == (2, "")

@@ -4,11 +4,12 @@ import dataclasses
 import json
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from loadtests.comparison.ab_plan import AbRecord, Repeated, draw, floor_of, is_settled, unsettled
+from loadtests.comparison.ab_plan import AbRecord, Repeated, draw, floor_of, is_settled, load_record, unsettled
 from loadtests.comparison.compare import Plan, compare
 from loadtests.comparison.model import Comparison, Side
 from loadtests.results.store import Run
@@ -32,6 +33,20 @@ def test_what_was_made_is_kept_as_json_with_its_kind_and_version() -> None:
     assert (kept["kind"], kept["schema_version"]) == ("gserver load test pairs", 1)
     assert (kept["seed"], kept["order"], kept["pairs"]) == (7, ["ba"], [["one", "two"]])
     assert kept["repeated"] == [{"run": "bad", "side": "b", "reasons": ["steal was 9%"]}]
+
+
+def test_a_file_needs_only_pairs(tmp_path: Path) -> None:
+    (tmp_path / "ab.json").write_text('{"pairs": [["one", "two"]], "added later": 1}')
+    record = load_record(tmp_path)
+
+    assert (record.a, record.b, record.planned_pairs, record.looks) == ("A", "B", 1, 1)
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    record = AbRecord("a", "b", 7, 12, 3, 0.03, ["ba"], [("one", "two")], [Repeated("bad", "b", ["noise"])], "settled")
+    (tmp_path / "ab.json").write_text(record.to_json())
+
+    assert load_record(tmp_path) == record
 
 
 def runs(scales: list[float], **changes: Any) -> tuple[Run, ...]:

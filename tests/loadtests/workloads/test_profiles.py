@@ -1,4 +1,4 @@
-"""The named workloads and their hashes."""
+"""The profiles, and the hashes of their workloads."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_memory_has_a_warm_up_and_three_plateaus_in_well_under_a_minute() -> Non
 
 
 def test_the_length_of_a_run_is_computed() -> None:
-    """A second of connects, two to warm up, five that are measured and one to cool down."""
+    """One second of connects, two of warm-up, five of measurement, one of cool-down."""
     assert SMOKE.total_s == 9
 
 
