@@ -79,6 +79,7 @@ PURE = [
         f"loadtests/{name}.py"
         for name in ("errors", "exit_status", "formatting", "optional_packages", "text_encoding", "url")
     ),
+    "loadtests/host/capacity_check.py",
     "loadtests/host/cpu_time.py",
     "loadtests/orchestration/progress.py",
     "loadtests/users/wait_times.py",
