@@ -203,7 +203,7 @@ def _quiet(host: Host) -> Finding:
 
 
 def _tracking(host: Host, need: Need) -> list[Finding]:
-    """Connection tracking by the firewall. If nothing is tracked yet, perhaps no rule needs it: that is only a doubt."""
+    """Connection tracking by the firewall. If nothing is tracked yet, perhaps no rule needs it: only a doubt."""
     if host.tracked is None or host.most_tracked is None:
         return []
     needed = host.tracked + need.sockets
