@@ -1,13 +1,13 @@
-"""Handlers that wait, in the three ways there are, beside one that does not.
+"""Three handlers that wait in different ways, beside one that does not.
 
     REDIS=127.0.0.1:6379 gserver blocking:app
 
-    echo TEXT        is answered at once
-    sleep            waits for nothing but time
-    get KEY          asks a Redis, over a connection of a pool
-    hash TEXT        computes in a thread, for what keeps the processor keeps everybody
+    echo TEXT        replies at once
+    sleep            sleeps for 50 ms
+    get KEY          sends a request to Redis, over a connection of a pool
+    hash TEXT        computes in a thread: in the event loop it would delay every connection
 
-While a handler waits, its own connection waits with it, and no other.
+While a handler waits, only its own connection waits.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ HASH_ROUNDS = 20_000
 
 pool: Queue[socket.socket | None] = Queue()
 for _ in range(POOL_SIZE):
-    pool.put(None)  # connected when it is first needed
+    pool.put(None)  # connects when it is first used
 
 
 def on_message(line: bytes, conn: Connection) -> bytes:
@@ -43,7 +43,7 @@ def sleep(_: bytes) -> bytes:
 
 
 def get(key: bytes) -> bytes:
-    """GET of the Redis protocol (RESP). A worker has patched `socket`, so this waits in gevent's way."""
+    """Send GET in the Redis protocol (RESP). The worker has patched `socket`, so only this greenlet waits."""
     redis = pool.get() or connect()
     try:
         redis.sendall(b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(key), key))
@@ -62,14 +62,14 @@ def connect() -> socket.socket:
 
 
 def read_bulk(redis: socket.socket) -> bytes:
-    """The reply to GET: $LENGTH, and so many bytes; $-1 where there is no such key."""
+    """Read the reply to GET: $LENGTH and that many bytes, or $-1 if there is no such key."""
     with redis.makefile("rb") as file:
         length = int(file.readline()[1:])
         return file.read(length + 2)[:-2] if length >= 0 else b"(nil)"
 
 
 def hash_slowly(text: bytes) -> bytes:
-    """hashlib lets go of the interpreter while it computes; what does not is better done in another process."""
+    """Hash in a thread: hashlib releases the GIL meanwhile. Code that keeps the GIL belongs in another process."""
     digest = gevent.get_hub().threadpool.apply(hashlib.pbkdf2_hmac, ("sha256", text, b"salt", HASH_ROUNDS))
     return digest.hex().encode()
 

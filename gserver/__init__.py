@@ -1,7 +1,7 @@
 """gserver: the application server for raw TCP in Python.
 
-The public names. They are imported when first used, so that the arbiter and the command line stay free of gevent. No
-submodule may have the name of one of them: importing it would hide the name.
+The public names. Each is imported at its first use, so that the arbiter and the command line do not import gevent. No
+submodule may have one of these names: its import would hide the public name.
 """
 
 from __future__ import annotations

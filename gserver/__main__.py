@@ -1,7 +1,7 @@
 """The command `gserver`, and `python -m gserver`.
 
-Standard input, output and error are opened here, before the rest of the server is imported: an import may open a file
-and keep it open, and it would get the number of a standard stream that is closed. libffi does that for ctypes: it keeps
+Standard input, output and error are opened here, before the rest of the server is imported. An import may open a file
+and keep it open; that file would get the descriptor of a closed standard stream. libffi does so for ctypes: it keeps
 its own library open if it was built with static trampolines.
 """
 

@@ -1,11 +1,16 @@
-/* The path of every message, in C: what gserver/engine/message_loop.py says in Python, for plain sockets and the usual case.
+/* The path of every message in C: does what gserver/engine/message_loop.py does, for plain sockets and the usual case.
  *
- * Whatever is not usual (an error, a handler that blocks, a reply that the kernel does not take whole) is handed to the
- * methods of turn.MessageLoop and connection.Connection, which are the same on both paths. A change of MessageLoop.serve(),
- * dispatch() or serve_parking() is a change here, and the other way round; the suite runs both (see gserver/engine/native_loop.py).
+ * Unusual cases (an error, a handler that blocks, a reply that the kernel does not accept whole) are passed to methods
+ * of MessageLoop and Connection, which are the same on both paths. A change of MessageLoop.serve(), dispatch() or
+ * serve_parking() must be made here too, and the other way round. The suite runs both (gserver/engine/native_loop.py).
  *
- * System calls here keep the interpreter's lock: they do not block, and to give the lock away and take it again twice for
- * each message costs as much as decoding one.
+ * Only the modules of gserver.connection and this file assign the fields of a connection. This file writes them in the
+ * struct, because calls of Python methods would cost more than the writes. serve_turn() does the work of
+ * Connection.begin_turn(), count_messages() and finish() that of Connection.finish_messages(), and end_turn() that of
+ * Connection.end_turn(). They must be changed together.
+ *
+ * System calls here keep the interpreter's lock: they do not block, and releasing and taking the lock twice for each
+ * message costs as much as decoding one.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -17,13 +22,14 @@
 #include <sys/socket.h>
 #include <time.h>
 
+/* The first two are those of gserver/connection/native_fields.py, which checks at its import that they are the same. */
 enum { RECEIVE_BYTES = 64 * 1024, HIGH_WATER = 64 * 1024, COPIED_BYTES = 4 * 1024 };
 
-/* Every method that is called by name. */
+/* The names of all methods and attributes that are looked up by name. */
 #define NAMES(X) \
     X(_data) X(_handler_failed) X(_interrupted) X(_look_at_the_clock) X(_malformed) \
     X(_broken) X(_end) X(_push) X(_send_early) X(broken) X(conn) X(encode) X(keep_rest) X(message_began) X(messages) \
-    X(partial) X(pause) X(popleft) X(push) X(receive) X(recv) X(switch) X(turn_over) X(_wait_for_room)
+    X(partial) X(pause) X(popleft) X(push) X(receive) X(recv) X(switch) X(turn_over) X(wait_for_room_in_turn)
 #define DECLARE(name) static PyObject *str_##name;
 NAMES(DECLARE)
 static PyObject *nothing, *newline; /* as bytes */
@@ -39,7 +45,7 @@ is_none(PyObject *object)
     return object == NULL || object == Py_None;
 }
 
-/* Take back a reference that nobody needs; -1 if there is none, for then the call has failed. */
+/* Drop the result of a call; return -1 if there is none, because the call has failed. */
 static inline int
 done(PyObject *result)
 {
@@ -49,7 +55,7 @@ done(PyObject *result)
     return 0;
 }
 
-/* The exception that was raised, with its traceback; the caller owns it. */
+/* Return the exception that was raised, with its traceback, as a new reference. */
 static PyObject *
 caught(void)
 {
@@ -67,16 +73,16 @@ caught(void)
 #endif
 }
 
-/* ConnectionFields: what of a connection is read or written for every message. */
+/* ConnectionFields: the fields of a connection that every message reads or writes. */
 
 typedef struct {
     PyObject_HEAD
     PyObject *sock, *codec, *state, *close_reason, *runner, *outbox, *turn_replies;
-    PyObject *context; /* the contextvars of its user code, while no turn of it runs; NULL or None: empty */
+    PyObject *context; /* the contextvars of its user code between its turns; NULL or None: empty */
     long long received_bytes, sent_bytes, messages;
     double active_at, received_at;
-    int fd; /* -1: whatever goes over it goes through its socket object */
-    char is_sealed; /* receive() and push() are those of a subclass */
+    int fd; /* -1: receive and send with the methods of the socket object */
+    char is_sealed; /* receive() and push() are those of a subclass (TLS) */
 } Fields;
 
 static PyMemberDef fields_members[] = {
@@ -136,9 +142,9 @@ fields_dealloc(PyObject *self)
     Py_TYPE(self)->tp_free(self);
 }
 
-/* Exchange the running greenlet's contextvars (PEP 567) for those of the connection; once more to change back. A turn
- * begins and ends with it, so that one connection does not see what was set while another was served. What
- * connection.swap_context() does, without a call where both are empty, as they nearly always are. */
+/* Exchange the running greenlet's contextvars (PEP 567) for those of the connection; a second call changes them back. A
+ * turn begins and ends with it, so that a connection does not see variables that another one has set. Does the same as
+ * connection.swap_context(), without a call if both are empty, as they nearly always are. */
 static inline void
 swap_context(Fields *conn)
 {
@@ -147,18 +153,18 @@ swap_context(Fields *conn)
     if (mine == thread->context)
         return;
     if (mine == NULL)
-        Py_CLEAR(conn->context); /* a reference to None */
+        Py_CLEAR(conn->context); /* drops the reference to None */
     conn->context = thread->context;
     thread->context = mine;
-    thread->context_ver++; /* variables cache their value by it */
+    thread->context_ver++; /* ContextVars cache their value by this version */
 }
 
 /* Receiving */
 
 enum Received { DATA, NOTHING, FAILED };
 
-/* What recv() brings from the kernel. A large one is received where it stays; a small one is copied, for a buffer that is
- * made for 64 KiB and then cut to 64 bytes costs more. Which it will be is taken from the last one. */
+/* Call recv(). Large input is received into the bytes object that is returned. Small input is copied, because a bytes
+ * object made for 64 KiB and then shrunk to 64 bytes costs more. The size of the last input predicts the next one. */
 static enum Received
 receive_from_kernel(Fields *conn, size_t most, PyObject **data)
 {
@@ -207,7 +213,7 @@ receive(Fields *conn, size_t most, PyObject **data)
     return NOTHING;
 }
 
-/* What a subclass makes of it. */
+/* Call the receive() of a subclass, which decrypts. */
 static enum Received
 receive_sealed(Fields *conn, size_t most, PyObject **data)
 {
@@ -235,7 +241,7 @@ fields_receive(PyObject *self, PyObject *number)
 
 /* Sending */
 
-/* Send `data`, if it goes over a socket of ours and nothing waits before it; 1: it does not, and nothing was done. */
+/* Send `data` if the connection has a descriptor and an empty outbox. Return 1, and do nothing, if it has not. */
 static int
 push_plain(Fields *conn, PyObject *data)
 {
@@ -292,7 +298,7 @@ static PyTypeObject FieldsType = {
     .tp_dealloc = fields_dealloc,
 };
 
-/* CompiledLoop: the turns of one server. */
+/* CompiledLoop: runs the turns of the connections of one server. */
 
 typedef struct {
     PyObject_HEAD
@@ -300,13 +306,13 @@ typedef struct {
     long batch;
     int is_bound; /* bind() was called */
     Py_ssize_t most_idle;
-    Py_ssize_t counter; /* which cell counts the messages */
+    Py_ssize_t counter; /* index of the cell that counts messages */
     Py_buffer cells;
     PyObject *on_message, *raw, *json_lines, *encode_json, *malformed, *killed, *open;
     PyObject *spare; /* an empty list, for the replies of the next turn */
 } CompiledLoop;
 
-static PyMemberDef turn_members[] = {
+static PyMemberDef loop_members[] = {
     {"now", T_DOUBLE, offsetof(CompiledLoop, now), 0, NULL},
     {"_batch", T_LONG, offsetof(CompiledLoop, batch), 0, NULL},
     {"most_idle", T_PYSSIZET, offsetof(CompiledLoop, most_idle), 0, NULL},
@@ -314,51 +320,51 @@ static PyMemberDef turn_members[] = {
 };
 
 static int
-turn_traverse(PyObject *self, visitproc visit, void *arg)
+loop_traverse(PyObject *self, visitproc visit, void *arg)
 {
-    CompiledLoop *turn = (CompiledLoop *)self;
-    /* Not cells.obj: a memoryview that the collector clears while somebody holds its buffer crashes CPython 3.11. */
-    Py_VISIT(turn->on_message);
-    Py_VISIT(turn->raw);
-    Py_VISIT(turn->json_lines);
-    Py_VISIT(turn->encode_json);
-    Py_VISIT(turn->malformed);
-    Py_VISIT(turn->killed);
-    Py_VISIT(turn->open);
-    Py_VISIT(turn->spare);
+    CompiledLoop *loop = (CompiledLoop *)self;
+    /* Not cells.obj: a memoryview that the collector clears while its buffer is in use crashes CPython 3.11. */
+    Py_VISIT(loop->on_message);
+    Py_VISIT(loop->raw);
+    Py_VISIT(loop->json_lines);
+    Py_VISIT(loop->encode_json);
+    Py_VISIT(loop->malformed);
+    Py_VISIT(loop->killed);
+    Py_VISIT(loop->open);
+    Py_VISIT(loop->spare);
     return 0;
 }
 
 static int
-turn_clear(PyObject *self)
+loop_clear(PyObject *self)
 {
-    CompiledLoop *turn = (CompiledLoop *)self;
-    turn->is_bound = 0;
-    PyBuffer_Release(&turn->cells);
-    Py_CLEAR(turn->on_message);
-    Py_CLEAR(turn->raw);
-    Py_CLEAR(turn->json_lines);
-    Py_CLEAR(turn->encode_json);
-    Py_CLEAR(turn->malformed);
-    Py_CLEAR(turn->killed);
-    Py_CLEAR(turn->open);
-    Py_CLEAR(turn->spare);
+    CompiledLoop *loop = (CompiledLoop *)self;
+    loop->is_bound = 0;
+    PyBuffer_Release(&loop->cells);
+    Py_CLEAR(loop->on_message);
+    Py_CLEAR(loop->raw);
+    Py_CLEAR(loop->json_lines);
+    Py_CLEAR(loop->encode_json);
+    Py_CLEAR(loop->malformed);
+    Py_CLEAR(loop->killed);
+    Py_CLEAR(loop->open);
+    Py_CLEAR(loop->spare);
     return 0;
 }
 
 static void
-turn_dealloc(PyObject *self)
+loop_dealloc(PyObject *self)
 {
     PyObject_GC_UnTrack(self);
-    turn_clear(self);
+    loop_clear(self);
     Py_TYPE(self)->tp_free(self);
 }
 
 static void
-count_messages(CompiledLoop *turn, Fields *conn, long handled)
+count_messages(CompiledLoop *loop, Fields *conn, long handled)
 {
     conn->messages += handled;
-    ((uint64_t *)turn->cells.buf)[turn->counter] += (uint64_t)handled;
+    ((uint64_t *)loop->cells.buf)[loop->counter] += (uint64_t)handled;
 }
 
 /* A turn */
@@ -381,21 +387,21 @@ push_all(Fields *conn, PyObject *replies)
     return status;
 }
 
-/* Send before the turn is over; the size of what still waits then. */
+/* Send replies before the turn is over: see MessageLoop._send_early(). */
 static int
-send_early(CompiledLoop *turn, Fields *conn, Py_ssize_t size)
+send_early(CompiledLoop *loop, Fields *conn, Py_ssize_t size)
 {
     PyObject *number = PyLong_FromSsize_t(size);
     if (number == NULL)
         return -1;
-    int status = done(CALL2(turn, _send_early, conn, number));
+    int status = done(CALL2(loop, _send_early, conn, number));
     Py_DECREF(number);
     return status;
 }
 
-/* Before a message: may those before it wait with their replies, and may this connection go on? */
+/* Before a message: send the replies so far, of `size` bytes, if they are large or a handler has blocked. */
 static int
-before_message(CompiledLoop *turn, Fields *conn, PyObject *replies, Py_ssize_t *size)
+before_message(CompiledLoop *loop, Fields *conn, PyObject *replies, Py_ssize_t *size)
 {
     Py_ssize_t count = PyList_GET_SIZE(replies);
     if (count == 0)
@@ -406,18 +412,18 @@ before_message(CompiledLoop *turn, Fields *conn, PyObject *replies, Py_ssize_t *
     *size += last;
     if (*size <= HIGH_WATER && is_none(conn->runner))
         return 0;
-    int status = send_early(turn, conn, *size);
+    int status = send_early(loop, conn, *size);
     *size = 0;
     return status;
 }
 
 static int
-look_at_the_clock(CompiledLoop *turn, Fields *conn, double *began)
+look_at_the_clock(CompiledLoop *loop, Fields *conn, double *began)
 {
     PyObject *before = PyFloat_FromDouble(*began);
     if (before == NULL)
         return -1;
-    PyObject *after = CALL2(turn, _look_at_the_clock, conn, before);
+    PyObject *after = CALL2(loop, _look_at_the_clock, conn, before);
     Py_DECREF(before);
     if (after == NULL)
         return -1;
@@ -426,16 +432,16 @@ look_at_the_clock(CompiledLoop *turn, Fields *conn, double *began)
     return PyErr_Occurred() ? -1 : 0;
 }
 
-/* codec.encode(reply), but for the two codecs whose method would cost more than what it does: that has the words for
-   what they do not carry. Takes over `reply`. */
+/* codec.encode(reply). For two codecs it is done here, because calling their method costs more than its work. For a
+ * value that JSON cannot represent, the method is called for its error message. Steals the reference to `reply`. */
 static PyObject *
-encode(CompiledLoop *turn, PyObject *codec, PyObject *reply)
+encode(CompiledLoop *loop, PyObject *codec, PyObject *reply)
 {
     PyObject *encoded;
-    if (PyBytes_CheckExact(reply) && Py_TYPE(codec) == (PyTypeObject *)turn->raw)
+    if (PyBytes_CheckExact(reply) && Py_TYPE(codec) == (PyTypeObject *)loop->raw)
         return reply;
-    if (Py_TYPE(codec) == (PyTypeObject *)turn->json_lines) {
-        encoded = PyObject_CallOneArg(turn->encode_json, reply);
+    if (Py_TYPE(codec) == (PyTypeObject *)loop->json_lines) {
+        encoded = PyObject_CallOneArg(loop->encode_json, reply);
         if (encoded != NULL)
             PyBytes_Concat(&encoded, newline);
         else if (PyErr_ExceptionMatches(PyExc_TypeError)) {
@@ -454,21 +460,21 @@ encode(CompiledLoop *turn, PyObject *codec, PyObject *reply)
     return encoded;
 }
 
-/* Call the handler, encode what it returns. */
+/* Call the handler, and append its encoded reply. */
 static int
-answer(CompiledLoop *turn, Fields *conn, PyObject *codec, PyObject *message, PyObject *replies)
+answer(CompiledLoop *loop, Fields *conn, PyObject *codec, PyObject *message, PyObject *replies)
 {
-    if (Py_TYPE(message) == (PyTypeObject *)turn->malformed)
-        return done(CALL2(turn, _malformed, conn, message));
+    if (Py_TYPE(message) == (PyTypeObject *)loop->malformed)
+        return done(CALL2(loop, _malformed, conn, message));
     PyObject *arguments[] = {message, (PyObject *)conn};
-    PyObject *reply = PyObject_Vectorcall(turn->on_message, arguments, 2, NULL);
+    PyObject *reply = PyObject_Vectorcall(loop->on_message, arguments, 2, NULL);
     if (reply == NULL)
         return -1;
     if (reply == Py_None) {
         Py_DECREF(reply);
-        return is_none(conn->runner) ? 0 : send_early(turn, conn, 0);
+        return is_none(conn->runner) ? 0 : send_early(loop, conn, 0);
     }
-    PyObject *encoded = encode(turn, codec, reply);
+    PyObject *encoded = encode(loop, codec, reply);
     if (encoded == NULL)
         return -1;
     int status = PyList_Append(replies, encoded);
@@ -476,25 +482,25 @@ answer(CompiledLoop *turn, Fields *conn, PyObject *codec, PyObject *message, PyO
     return status;
 }
 
-/* Handle one message. Whatever the handler raises is dealt with; -1: the server has killed this turn. */
+/* Handle one message, and any exception of its handler. Return -1 if the server has killed the turn. */
 static int
-handle(CompiledLoop *turn, Fields *conn, PyObject *codec, PyObject *message, PyObject *replies)
+handle(CompiledLoop *loop, Fields *conn, PyObject *codec, PyObject *message, PyObject *replies)
 {
-    if (answer(turn, conn, codec, message, replies) == 0)
+    if (answer(loop, conn, codec, message, replies) == 0)
         return 0;
-    if (PyErr_ExceptionMatches(turn->killed))
+    if (PyErr_ExceptionMatches(loop->killed))
         return -1;
     PyObject *error = caught();
-    int status = done(CALL2(turn, _handler_failed, conn, error));
+    int status = done(CALL2(loop, _handler_failed, conn, error));
     Py_DECREF(error);
     return status;
 }
 
-/* Raw hands on what it is given. With something left in it from before, by who changed codecs, it is like any other. */
+/* Raw returns its input as one message, unless it still holds data because the handler has changed codecs. */
 static int
-is_raw(CompiledLoop *turn, PyObject *codec)
+is_raw(CompiledLoop *loop, PyObject *codec)
 {
-    if (Py_TYPE(codec) != (PyTypeObject *)turn->raw)
+    if (Py_TYPE(codec) != (PyTypeObject *)loop->raw)
         return 0;
     PyObject *before = PyObject_GetAttr(codec, str__data);
     int is_empty = before != NULL && PyBytes_CheckExact(before) && PyBytes_GET_SIZE(before) == 0;
@@ -516,23 +522,23 @@ decode(PyObject *codec, PyObject *data)
     return each;
 }
 
-/* Decode, and handle message after message; `handled`: how many were. */
+/* Decode, and handle message after message; `handled` counts them. */
 static int
-handle_all(CompiledLoop *turn, Fields *conn, PyObject *codec, PyObject *data, PyObject *replies, long *handled)
+handle_all(CompiledLoop *loop, Fields *conn, PyObject *codec, PyObject *data, PyObject *replies, long *handled)
 {
     PyObject *each = decode(codec, data);
     if (each == NULL)
         return -1;
-    double began = turn->now;
-    long look_at = turn->batch;
+    double began = loop->now;
+    long look_at = loop->batch;
     Py_ssize_t size = 0;
     int status = 0;
     PyObject *message;
     while (status == 0 && (message = PyIter_Next(each)) != NULL) {
-        status = before_message(turn, conn, replies, &size);
+        status = before_message(loop, conn, replies, &size);
         if (status == 0 && *handled == look_at) {
-            status = look_at_the_clock(turn, conn, &began);
-            look_at += turn->batch;
+            status = look_at_the_clock(loop, conn, &began);
+            look_at += loop->batch;
         }
         if (status == 0 && !is_none(conn->close_reason)) {
             Py_DECREF(message);
@@ -540,7 +546,7 @@ handle_all(CompiledLoop *turn, Fields *conn, PyObject *codec, PyObject *data, Py
         }
         if (status == 0) {
             ++*handled;
-            status = handle(turn, conn, codec, message, replies);
+            status = handle(loop, conn, codec, message, replies);
         }
         Py_DECREF(message);
     }
@@ -548,9 +554,9 @@ handle_all(CompiledLoop *turn, Fields *conn, PyObject *codec, PyObject *data, Py
     return PyErr_Occurred() ? -1 : status;
 }
 
-/* After the last message: send the replies, note whether a message has begun, and wait if too much is to be sent. */
+/* After the last message: send the replies, note whether a message has begun, and wait if too much is unsent. */
 static int
-finish(CompiledLoop *turn, Fields *conn, PyObject *codec, int has_inside, PyObject *replies)
+finish(CompiledLoop *loop, Fields *conn, PyObject *codec, int has_inside, PyObject *replies)
 {
     if (PyList_GET_SIZE(replies) != 0 && push_all(conn, replies) < 0)
         return -1;
@@ -561,49 +567,49 @@ finish(CompiledLoop *turn, Fields *conn, PyObject *codec, int has_inside, PyObje
         if (is_partial < 0 || (is_partial && done(CALL(conn, message_began)) < 0))
             return -1;
     }
-    return is_none(conn->outbox) ? 0 : done(CALL1(turn, _wait_for_room, conn));
+    return is_none(conn->outbox) ? 0 : done(CALL(conn, wait_for_room_in_turn));
 }
 
 static int
-handle_received(CompiledLoop *turn, Fields *conn, PyObject *data, PyObject *replies)
+handle_received(CompiledLoop *loop, Fields *conn, PyObject *data, PyObject *replies)
 {
     PyObject *codec = Py_NewRef(conn->codec);
-    int raw = is_raw(turn, codec), status;
+    int raw = is_raw(loop, codec), status;
     long handled = 0;
     if (raw) {
         handled = 1;
-        status = handle(turn, conn, codec, data, replies);
+        status = handle(loop, conn, codec, data, replies);
     }
     else
-        status = handle_all(turn, conn, codec, data, replies, &handled);
-    if (status < 0 && !PyErr_ExceptionMatches(turn->killed)) {
+        status = handle_all(loop, conn, codec, data, replies, &handled);
+    if (status < 0 && !PyErr_ExceptionMatches(loop->killed)) {
         PyObject *error = caught();
-        status = done(CALL2(turn, _broken, conn, error));
+        status = done(CALL2(loop, _broken, conn, error));
         Py_DECREF(error);
     }
     if (status == 0) {
-        count_messages(turn, conn, handled);
+        count_messages(loop, conn, handled);
         handled = 0;
-        status = finish(turn, conn, codec, !raw, replies);
+        status = finish(loop, conn, codec, !raw, replies);
     }
     Py_DECREF(codec);
     if (status < 0) {
         PyObject *error = caught();
         PyObject *number = PyLong_FromLong(handled);
         if (number != NULL)
-            status = done(PyObject_CallMethodObjArgs((PyObject *)turn, str__interrupted, conn, number, error, NULL));
+            status = done(PyObject_CallMethodObjArgs((PyObject *)loop, str__interrupted, conn, number, error, NULL));
         Py_XDECREF(number);
         Py_DECREF(error);
     }
     return status;
 }
 
-/* Of a turn that is over: nobody may hold on to the list, and nothing may be left in it. */
+/* After a turn: keep its list of replies for the next one, if it is empty and there is no other reference to it. */
 static void
-keep_spare(CompiledLoop *turn, PyObject *replies)
+keep_spare(CompiledLoop *loop, PyObject *replies)
 {
-    if (turn->spare == NULL && Py_REFCNT(replies) == 1 && PyList_GET_SIZE(replies) == 0)
-        turn->spare = replies;
+    if (loop->spare == NULL && Py_REFCNT(replies) == 1 && PyList_GET_SIZE(replies) == 0)
+        loop->spare = replies;
     else
         Py_DECREF(replies);
 }
@@ -637,7 +643,7 @@ not_received(Fields *conn)
 }
 
 static int
-turn_serve(CompiledLoop *turn, Fields *conn)
+serve_turn(CompiledLoop *loop, Fields *conn)
 {
     PyObject *data = NULL;
     enum Received received = (conn->is_sealed ? receive_sealed : receive)(conn, RECEIVE_BYTES, &data);
@@ -646,64 +652,64 @@ turn_serve(CompiledLoop *turn, Fields *conn)
     Py_ssize_t size = PyObject_Size(data);
     if (size <= 0) {
         Py_DECREF(data);
-        return size < 0 ? -1 : done(CALL1(turn, _end, conn));
+        return size < 0 ? -1 : done(CALL1(loop, _end, conn));
     }
     conn->received_bytes += size;
-    conn->active_at = conn->received_at = turn->now;
-    PyObject *replies = turn->spare != NULL ? turn->spare : PyList_New(0);
-    turn->spare = NULL;
+    conn->active_at = conn->received_at = loop->now;
+    PyObject *replies = loop->spare != NULL ? loop->spare : PyList_New(0);
+    loop->spare = NULL;
     if (replies == NULL) {
         Py_DECREF(data);
         return -1;
     }
     Py_XSETREF(conn->turn_replies, Py_NewRef(replies));
     swap_context(conn);
-    int status = handle_received(turn, conn, data, replies);
+    int status = handle_received(loop, conn, data, replies);
     swap_context(conn);
     Py_DECREF(data);
     if (end_turn(conn) < 0)
         status = -1;
-    keep_spare(turn, replies);
+    keep_spare(loop, replies);
     return status;
 }
 
 static Fields *
-a_connection(CompiledLoop *turn, PyObject *object)
+a_connection(CompiledLoop *loop, PyObject *object)
 {
-    if (!turn->is_bound)
+    if (!loop->is_bound)
         PyErr_SetString(PyExc_RuntimeError, "bind() was not called");
     else if (!PyObject_TypeCheck(object, &FieldsType))
-        PyErr_Format(PyExc_TypeError, "%R is no connection", object);
+        PyErr_Format(PyExc_TypeError, "%R is not a connection", object);
     else
         return (Fields *)object;
     return NULL;
 }
 
 static PyObject *
-turn_serve_method(PyObject *self, PyObject *object)
+loop_serve(PyObject *self, PyObject *object)
 {
     Fields *conn = a_connection((CompiledLoop *)self, object);
-    if (conn == NULL || turn_serve((CompiledLoop *)self, conn) < 0)
+    if (conn == NULL || serve_turn((CompiledLoop *)self, conn) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
 
-/* One of those that are ready. */
+/* Serve one ready connection. */
 static int
-serve_one(CompiledLoop *turn, Fields *conn, PyObject *runner)
+serve_one(CompiledLoop *loop, Fields *conn, PyObject *runner)
 {
     if (!is_none(conn->runner))
         return done(CALL(conn, pause));
-    if (conn->state != turn->open)
+    if (conn->state != loop->open)
         return 0;
     if (PyObject_SetAttr(runner, str_conn, (PyObject *)conn) < 0)
         return -1;
-    return turn_serve(turn, conn) < 0 ? -1 : PyObject_SetAttr(runner, str_conn, Py_None);
+    return serve_turn(loop, conn) < 0 ? -1 : PyObject_SetAttr(runner, str_conn, Py_None);
 }
 
-/* All of them; None, or the connection whose handler blocked. */
+/* Serve all ready connections; return None, or a connection whose handler has blocked. */
 static PyObject *
-serve_ready(CompiledLoop *turn, PyObject *ready, PyObject *runner)
+serve_ready(CompiledLoop *loop, PyObject *ready, PyObject *runner)
 {
     for (;;) {
         Py_ssize_t left = PyObject_Size(ready);
@@ -712,8 +718,8 @@ serve_ready(CompiledLoop *turn, PyObject *ready, PyObject *runner)
         PyObject *object = CALL(ready, popleft);
         if (object == NULL)
             return NULL;
-        Fields *conn = a_connection(turn, object);
-        if (conn == NULL || serve_one(turn, conn, runner) < 0) {
+        Fields *conn = a_connection(loop, object);
+        if (conn == NULL || serve_one(loop, conn, runner) < 0) {
             Py_DECREF(object);
             return NULL;
         }
@@ -723,7 +729,7 @@ serve_ready(CompiledLoop *turn, PyObject *ready, PyObject *runner)
     }
 }
 
-/* Runners: what MessageLoop.dispatch() and MessageLoop.serve_parking() say. */
+/* Runners: see MessageLoop.dispatch() and MessageLoop.serve_parking(). */
 
 static int
 has_list(PyObject *const *arguments, Py_ssize_t count, const char *usage)
@@ -735,15 +741,15 @@ has_list(PyObject *const *arguments, Py_ssize_t count, const char *usage)
 }
 
 static PyObject *
-turn_serve_parking(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+loop_serve_parking(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 {
     if (!has_list(arguments, count, "serve_parking() takes ready, a list of idle runners, runner and park"))
         return NULL;
-    CompiledLoop *turn = (CompiledLoop *)self;
+    CompiledLoop *loop = (CompiledLoop *)self;
     PyObject *ready = arguments[0], *idle = arguments[1], *runner = arguments[2], *park = arguments[3];
     for (;;) {
-        PyObject *blocked = serve_ready(turn, ready, runner);
-        if (blocked != Py_None || PyList_GET_SIZE(idle) >= turn->most_idle)
+        PyObject *blocked = serve_ready(loop, ready, runner);
+        if (blocked != Py_None || PyList_GET_SIZE(idle) >= loop->most_idle)
             return blocked;
         Py_DECREF(blocked);
         if (PyList_Append(idle, runner) < 0 || done(PyObject_CallNoArgs(park)) < 0)
@@ -785,15 +791,15 @@ monotonic(void)
 }
 
 static PyObject *
-turn_dispatch(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+loop_dispatch(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 {
     if (!has_list(arguments, count, "dispatch() takes ready, a list of idle runners, make_runner and handler_blocks"))
         return NULL;
-    CompiledLoop *turn = (CompiledLoop *)self;
+    CompiledLoop *loop = (CompiledLoop *)self;
     PyObject *ready = arguments[0], *idle = arguments[1], *make_runner = arguments[2], *handler_blocks = arguments[3];
     Py_ssize_t left = PyObject_Size(ready);
     if (left > 0)
-        turn->now = monotonic();
+        loop->now = monotonic();
     for (; left > 0; left = PyObject_Size(ready)) {
         PyObject *runner = an_idle_runner(idle, make_runner);
         if (runner == NULL)
@@ -807,58 +813,58 @@ turn_dispatch(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 }
 
 static PyObject *
-turn_bind(PyObject *self, PyObject *arguments)
+loop_bind(PyObject *self, PyObject *arguments)
 {
-    CompiledLoop *turn = (CompiledLoop *)self;
+    CompiledLoop *loop = (CompiledLoop *)self;
     PyObject *on_message, *cells, *raw, *json_lines, *encode_json, *malformed, *killed, *open;
     Py_ssize_t counter;
     if (!PyArg_ParseTuple(arguments, "OOnO!O!OO!OO", &on_message, &cells, &counter, &PyType_Type, &raw, &PyType_Type,
                           &json_lines, &encode_json, &PyType_Type, &malformed, &killed, &open))
         return NULL;
-    turn_clear(self);
-    if (PyObject_GetBuffer(cells, &turn->cells, PyBUF_WRITABLE) < 0)
+    loop_clear(self);
+    if (PyObject_GetBuffer(cells, &loop->cells, PyBUF_WRITABLE) < 0)
         return NULL;
-    if (counter < 0 || (counter + 1) * (Py_ssize_t)sizeof(uint64_t) > turn->cells.len) {
-        PyErr_Format(PyExc_ValueError, "there is no cell %zd of 8 bytes in %zd bytes", counter, turn->cells.len);
+    if (counter < 0 || (counter + 1) * (Py_ssize_t)sizeof(uint64_t) > loop->cells.len) {
+        PyErr_Format(PyExc_ValueError, "there is no cell %zd of 8 bytes in %zd bytes", counter, loop->cells.len);
         return NULL;
     }
-    turn->counter = counter;
-    turn->on_message = Py_NewRef(on_message);
-    turn->raw = Py_NewRef(raw);
-    turn->json_lines = Py_NewRef(json_lines);
-    turn->encode_json = Py_NewRef(encode_json);
-    turn->malformed = Py_NewRef(malformed);
-    turn->killed = Py_NewRef(killed);
-    turn->open = Py_NewRef(open);
-    turn->is_bound = 1;
+    loop->counter = counter;
+    loop->on_message = Py_NewRef(on_message);
+    loop->raw = Py_NewRef(raw);
+    loop->json_lines = Py_NewRef(json_lines);
+    loop->encode_json = Py_NewRef(encode_json);
+    loop->malformed = Py_NewRef(malformed);
+    loop->killed = Py_NewRef(killed);
+    loop->open = Py_NewRef(open);
+    loop->is_bound = 1;
     Py_RETURN_NONE;
 }
 
-static PyMethodDef turn_methods[] = {
-    {"bind", turn_bind, METH_VARARGS, NULL},
-    {"serve", turn_serve_method, METH_O, NULL},
-    {"serve_parking", (PyCFunction)(void (*)(void))turn_serve_parking, METH_FASTCALL, NULL},
-    {"dispatch", (PyCFunction)(void (*)(void))turn_dispatch, METH_FASTCALL, NULL},
+static PyMethodDef loop_methods[] = {
+    {"bind", loop_bind, METH_VARARGS, NULL},
+    {"serve", loop_serve, METH_O, NULL},
+    {"serve_parking", (PyCFunction)(void (*)(void))loop_serve_parking, METH_FASTCALL, NULL},
+    {"dispatch", (PyCFunction)(void (*)(void))loop_dispatch, METH_FASTCALL, NULL},
     {NULL},
 };
 
-static PyTypeObject TurnLoopType = {
+static PyTypeObject CompiledLoopType = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "gserver._native.CompiledLoop",
     .tp_basicsize = sizeof(CompiledLoop),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .tp_new = PyType_GenericNew,
-    .tp_members = turn_members,
-    .tp_methods = turn_methods,
-    .tp_traverse = turn_traverse,
-    .tp_clear = turn_clear,
-    .tp_dealloc = turn_dealloc,
+    .tp_members = loop_members,
+    .tp_methods = loop_methods,
+    .tp_traverse = loop_traverse,
+    .tp_clear = loop_clear,
+    .tp_dealloc = loop_dealloc,
 };
 
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
     .m_name = "gserver._native",
-    .m_doc = "The path of every message; see gserver.engine.native_loop.",
+    .m_doc = "The path of every message in C; see gserver.engine.native_loop.",
     .m_size = -1,
 };
 
@@ -873,13 +879,14 @@ PyInit__native(void)
     newline = PyBytes_FromString("\n");
     if (nothing == NULL || newline == NULL)
         return NULL;
-    if (PyType_Ready(&FieldsType) < 0 || PyType_Ready(&TurnLoopType) < 0)
+    if (PyType_Ready(&FieldsType) < 0 || PyType_Ready(&CompiledLoopType) < 0)
         return NULL;
     PyObject *self = PyModule_Create(&module);
     if (self == NULL)
         return NULL;
-    if (PyModule_AddObjectRef(self, "ConnectionFields", (PyObject *)&FieldsType) < 0 ||
-        PyModule_AddObjectRef(self, "CompiledLoop", (PyObject *)&TurnLoopType) < 0) {
+    if (PyModule_AddIntMacro(self, RECEIVE_BYTES) < 0 || PyModule_AddIntMacro(self, HIGH_WATER) < 0 ||
+        PyModule_AddObjectRef(self, "ConnectionFields", (PyObject *)&FieldsType) < 0 ||
+        PyModule_AddObjectRef(self, "CompiledLoop", (PyObject *)&CompiledLoopType) < 0) {
         Py_DECREF(self);
         return NULL;
     }

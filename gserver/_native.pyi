@@ -4,6 +4,9 @@ from typing import Any
 
 from gserver.connection.connection import Connection
 
+RECEIVE_BYTES: int
+HIGH_WATER: int
+
 class ConnectionFields:
     sock: Any
     codec: Any

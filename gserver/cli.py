@@ -1,4 +1,4 @@
-"""gserver [OPTIONS] APP: from argv to settings to the arbiter."""
+"""The command line `gserver [OPTIONS] APP`: parses argv, reads the settings, runs the arbiter."""
 
 from __future__ import annotations
 
@@ -45,44 +45,45 @@ log = logging.getLogger("gserver")
 
 
 def main(argv: Sequence[str], has_output: bool = True) -> int:
-    """Run the server that `argv` describes, until it is told to stop; return the exit status.
+    """Run the server, or another command in `argv`, until it ends; return the exit status.
 
-    has_output: whether there is a standard output; commands that print something fail without one.
+    Args:
+        has_output: whether standard output is open; if not, commands that print something fail.
     """
     try:
         return _run(_parser(has_output), argv)
     except ConfigError as error:
         _complain(str(error))
         return 1
-    except KeyboardInterrupt:  # while it still waited for an address
+    except KeyboardInterrupt:  # while the arbiter waited for an address
         return 128 + signal.SIGINT
 
 
 def _complain(text: str) -> None:
-    with contextlib.suppress(OSError):  # the status tells it, too
+    with contextlib.suppress(OSError):  # the exit status reports the failure too
         print("gserver:", *text.splitlines(), file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Knows whether what it prints arrives. Not so: ConfigError."""
+    """An argument parser that raises ConfigError if standard output cannot be written."""
 
     has_output = True
 
     def print_out(self, text: str) -> None:
-        """Write to standard output; ConfigError if that cannot be."""
+        """Write to standard output; ConfigError if that fails."""
         if not self.has_output:
             raise ConfigError("cannot write to standard output: it is closed")
         try:
-            encoding = sys.stdout.encoding or "utf-8"  # paths may hold what it has no letters for
+            encoding = sys.stdout.encoding or "utf-8"  # a path may contain characters that the encoding lacks
             sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
             sys.stdout.flush()
         except OSError as error:
             raise ConfigError(f"cannot write to standard output: {error.strerror}") from None
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Print the help or the version through print_out(): argparse would ignore an OSError, and exit with 0.
+        """Print the help or the version through print_out(): argparse would ignore an OSError and exit with status 0.
 
-        What cannot be written to standard error is lost. argparse of 3.11.2 raises that, and the status would be 1.
+        An OSError on standard error is ignored; argparse of Python 3.11.2 would raise it, and the status would be 1.
         """
         if file is sys.stdout:
             self.print_out(message)
@@ -95,29 +96,33 @@ def _parser(has_output: bool) -> _Parser:
     parser = _Parser(
         prog="gserver",
         usage="gserver [OPTIONS] APP",
-        description="Serve raw TCP: APP is MODULE:NAME, MODULE:FACTORY(ARGS), or a built-in service: echo, json.",
-        epilog="Settings may also stand in a Python file (-c) and in the variable GSERVER_CMD_ARGS, as flags.",
+        description="Serve raw TCP. APP is MODULE:NAME, MODULE:FACTORY(ARGS), or a built-in service: echo, json.",
+        epilog="Settings can also be given in a Python config file (-c), and, as flags, in the environment variable "
+        "GSERVER_CMD_ARGS. Times are in seconds. All settings: docs/settings.md",
     )
     parser.has_output = has_output
-    parser.add_argument("app", metavar="APP", nargs="?", help="the application to serve")
+    parser.add_argument("app", metavar="APP", nargs="?", help="application to serve")
+    parser.add_argument("-c", "--config", metavar="FILE", help=f"Python config file (default ./{CONFIG_FILE})")
     parser.add_argument(
-        "-c", "--config", metavar="FILE", help=f"a Python file whose names are settings (default ./{CONFIG_FILE})"
+        "-v", "--version", action="version", version=f"gserver {gserver.__version__}", help="print the version and exit"
     )
-    parser.add_argument("-v", "--version", action="version", version=f"gserver {gserver.__version__}")
-    parser.add_argument(
-        "--check-config", action="store_true", help="check settings, start the application as a worker would, and exit"
+    commands = parser.add_argument_group("Commands (instead of serving)")
+    commands.add_argument(
+        "--check-config",
+        action="store_true",
+        help="validate the settings, start the application as a worker does, and exit",
     )
-    parser.add_argument("--print-config", action="store_true", help="print all settings as they would be, and exit")
-    parser.add_argument(
+    commands.add_argument("--print-config", action="store_true", help="print all settings and exit")
+    commands.add_argument(
         "--reload-pid",
         metavar="PIDFILE",
-        help="make the server with this pid file reload, wait for it, and exit with 0 if it worked",
+        help="reload the server with this pid file, wait for the end, and exit with 0 if the reload succeeded, else 1",
     )
-    parser.add_argument(
+    commands.add_argument(
         "--stats",
         metavar="PATH",
-        help="print what the server with this stats socket has counted, in JSON, and exit; with 0 if a worker serves, "
-        "else with 1: a health check",
+        help="print the counters of the server with this stats socket, as JSON, and exit with 0 if a worker serves, "
+        "else 1 (a health check)",
     )
     add_arguments(parser)
     return parser
@@ -162,8 +167,8 @@ def _run(parser: _Parser, argv: Sequence[str]) -> int:
     logs.configure(settings)
     set_title("arbiter", settings.proc_name or application.text)
     log.info("Starting gserver %s%s", gserver.__version__, "" if IS_NATIVE else ", not compiled")
-    serve, mold = functools.partial(run_worker, application), functools.partial(run_mold, application)
-    return Arbiter(configuration, settings, serve, mold, succession, daemon).run()
+    serve, preload = functools.partial(run_worker, application), functools.partial(run_mold, application)
+    return Arbiter(configuration, settings, serve, preload, succession, daemon).run()
 
 
 def _reload(pidfile: str) -> int:
@@ -174,7 +179,7 @@ def _reload(pidfile: str) -> int:
 
 
 def _print_stats(parser: _Parser, path: str) -> int:
-    """The document, whatever it says; as a health check, the status is not 0 if no client is served."""
+    """Print the counters as JSON; ConfigError if no worker serves, so that the exit status is 1."""
     document = read_stats(path)
     parser.print_out(json.dumps(document, indent=2) + "\n")
     if not document.get("healthy", True):
@@ -191,7 +196,7 @@ def _shown(settings: Settings) -> str:
 
 
 def _check_config(settings: Settings, application: Application) -> None:
-    """Start the application as a worker would, but for its hooks; ConfigError is one line that says where it fails."""
+    """Start the application as a worker does, without the hooks; ConfigError, in one line, if that fails."""
     certificates_of(settings)
 
     def load_and_fit() -> Any:

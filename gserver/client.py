@@ -1,9 +1,9 @@
-"""A small blocking client on the same codecs, and a command that speaks to a server from the terminal.
+"""A small blocking client that uses the same codecs, and a command to talk to a server from the terminal.
 
     with Client(("127.0.0.1", 3000), JsonLines()) as client:
         reply = client.call({"type": "SUM", "a": 10, "b": 20})
 
-It is made of a plain socket: in a process that gevent has patched it blocks its greenlet only.
+It uses a plain socket: in a process that gevent has patched, it blocks only its greenlet.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import msgspec
 
 from gserver.codecs import CODECS, Codec, JsonLines, Malformed, Raw, codec_named
 from gserver.config.addresses import TcpBind, UnixBind, parse_bind
+from gserver.connection.native_fields import RECEIVE_BYTES
 from gserver.errors import ConnectionClosed, GServerError
 
 __all__ = ["Client", "main"]
 
-RECEIVE_BYTES = 64 * 1024
 DEFAULT_TIMEOUT_S = 10.0
 
 
@@ -35,12 +35,12 @@ class Client:
 
     Args:
         address: (host, port), or the path of a unix socket.
-        codec: a codec object of this connection's own; default Raw().
-        timeout_s: how long connecting, sending or one recv() may take, in seconds; None waits for ever. May be changed.
+        codec: a codec object, used by this connection only; default Raw().
+        timeout_s: maximum time to connect, to send, or for one recv(), in seconds; None: no limit. May be changed.
 
-    Every method raises TimeoutError when its time is up (the connection is then of no further use), ConnectionClosed
-    when the peer ended it, ProtocolError when the peer broke the framing, and OSError as sockets do.
-    Closes: close(), or leaving the `with`, closes the socket.
+    Every method raises TimeoutError after timeout_s (the connection cannot be used any more), ConnectionClosed if the
+    peer closed the connection, ProtocolError if the peer violated the framing, and OSError like a socket.
+    close(), or the end of the `with` block, closes the socket.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Client:
         self.send_bytes(self.codec.encode(message))
 
     def send_bytes(self, data: bytes) -> None:
-        """Send bytes as they are, behind the codec's back: part of a message, or several."""
+        """Send bytes as they are, without the codec: part of a message, or several messages."""
         self._socket.settimeout(self.timeout_s)
         try:
             self._socket.sendall(data)
@@ -72,7 +72,7 @@ class Client:
             raise ConnectionClosed(f"the server closed the connection: {error}") from error
 
     def recv(self) -> Any:
-        """Return the next message. What a codec could delimit and not decode is returned as a Malformed."""
+        """Return the next message; a Malformed for one that the codec could delimit but not decode."""
         deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
         while not self._received:
             data = self._receive(deadline)
@@ -102,7 +102,7 @@ class Client:
         return self.recv()
 
     def __iter__(self) -> Iterator[Any]:
-        """The messages until the server closes the connection."""
+        """Yield messages until the server closes the connection."""
         while True:
             try:
                 message = self.recv()
@@ -111,7 +111,7 @@ class Client:
             yield message
 
     def finish(self) -> None:
-        """Send no more (a half-close); what the server still answers can be received."""
+        """Half-close: send nothing more. Replies of the server can still be received."""
         self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
@@ -133,18 +133,22 @@ def _connect(address: tuple[str, int] | str, timeout_s: float | None) -> socket.
     return sock
 
 
-# The command
-
-
 def main(argv: Sequence[str]) -> int:
-    """Send each line of standard input as a message and print every answer; return the exit status."""
+    """Run the command: send each line of standard input as a message, print every reply; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m gserver.client",
-        description="Send each line of standard input as a message, half-close, and print the answers.",
+        description="Send each line of standard input as a message, then half-close; print the replies.",
     )
-    parser.add_argument("address", metavar="HOST:PORT", help="or [V6]:PORT, or unix:PATH")
-    parser.add_argument("--codec", default="lines", metavar="NAME", help=f"{', '.join(CODECS)} (default lines)")
-    parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="SECONDS", help="(default 10)")
+    parser.add_argument("address", metavar="HOST:PORT", help="the server: HOST:PORT, [V6]:PORT or unix:PATH")
+    parser.add_argument("--codec", default="lines", metavar="NAME", help=f"codec: {', '.join(CODECS)} (default lines)")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=DEFAULT_TIMEOUT_S,
+        metavar="SECONDS",
+        help="maximum time to connect, and, after the last line, until the server closes the connection "
+        f"(default {DEFAULT_TIMEOUT_S:g})",
+    )
     arguments = parser.parse_args(argv)
     try:
         codec = codec_named(arguments.codec)()
@@ -163,34 +167,34 @@ def _address(text: str) -> tuple[str, int] | str:
     return (bind.host or "127.0.0.1", bind.port)
 
 
-def _converse(client: Client, questions: BinaryIO, answers: BinaryIO) -> int:
-    """Ask and print at the same time: a person sees each answer, and a server that waits for us to read can go on."""
+def _converse(client: Client, requests: BinaryIO, replies: BinaryIO) -> int:
+    """Send requests, and print replies in a thread: each reply appears at once, and the server is never blocked."""
     failures: list[Exception] = []
-    patience_s, client.timeout_s = client.timeout_s, None  # whoever types decides how long it takes
-    printer = threading.Thread(target=_print_answers, args=(client, answers, failures), daemon=True)
+    timeout_s, client.timeout_s = client.timeout_s, None  # no limit while the user types
+    printer = threading.Thread(target=_print_replies, args=(client, replies, failures), daemon=True)
     printer.start()
-    for line in questions:
+    for line in requests:
         client.send(_message(client.codec, line))
     client.finish()
-    printer.join(patience_s)
+    printer.join(timeout_s)
     if printer.is_alive():
-        raise TimeoutError(f"the server did not finish within {patience_s:g} s")
+        raise TimeoutError(f"the server did not finish within {timeout_s:g} s")
     if failures:
         raise failures[0]
     return 0
 
 
-def _print_answers(client: Client, answers: BinaryIO, failures: list[Exception]) -> None:
+def _print_replies(client: Client, replies: BinaryIO, failures: list[Exception]) -> None:
     try:
-        for answer in client:
-            answers.write(_text(answer))
-            answers.flush()
+        for reply in client:
+            replies.write(_text(reply))
+            replies.flush()
     except (GServerError, OSError, ValueError) as error:
         failures.append(error)
 
 
 def _message(codec: Codec, line: bytes) -> Any:
-    """What a line of input stands for: JSON for a JSON codec, its bytes for the others."""
+    """Convert a line of input to a message: JSON for a JSON codec, bytes for the others."""
     if isinstance(codec, JsonLines):
         try:
             return msgspec.json.decode(line)
@@ -199,12 +203,12 @@ def _message(codec: Codec, line: bytes) -> Any:
     return line if isinstance(codec, Raw) else line.rstrip(b"\r\n")
 
 
-def _text(answer: Any) -> bytes:
-    if isinstance(answer, Malformed):
-        raise ValueError(f"the server answered what is not valid: {answer.detail}")
-    if isinstance(answer, bytes):
-        return answer if answer.endswith(b"\n") else answer + b"\n"
-    return msgspec.json.encode(answer) + b"\n"
+def _text(reply: Any) -> bytes:
+    if isinstance(reply, Malformed):
+        raise ValueError(f"the server sent an invalid reply: {reply.detail}")
+    if isinstance(reply, bytes):
+        return reply if reply.endswith(b"\n") else reply + b"\n"
+    return msgspec.json.encode(reply) + b"\n"
 
 
 def entry_point() -> NoReturn:

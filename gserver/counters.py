@@ -1,8 +1,8 @@
-"""The counters: what a server has counted. accepted == open + sum(closed by reason), at every moment.
+"""The counters of a server. At every moment, accepted == open + sum(closed by reason).
 
-The counts stand in cells that may be shared memory, so that others can read them and they survive their process.
-Connections, messages and errors are exact at every moment; bytes are counted by each connection and entered when
-somebody wants to know, for that costs the path of a message nothing.
+The counts stand in cells that may be shared memory, so that other processes can read them and they outlive their own
+process. Connections, messages and errors are exact at every moment. Bytes are counted by each connection, and added up
+only when the totals are read, so that they cost the path of a message nothing.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ __all__ = [
 ACCEPTED, OPEN, MESSAGES, ERRORS, RECEIVED, SENT = range(6)
 _FIRST_REASON = 6
 _REASONS = {reason: _FIRST_REASON + index for index, reason in enumerate(CloseReason)}
-#: How many cells a counters needs.
+#: How many cells Counters needs.
 CELLS = _FIRST_REASON + len(_REASONS)
 
 
 class Cells(Protocol):
-    """Numbers, by index: a list, or a memoryview of shared memory."""
+    """Integers by index: a list, or a memoryview of shared memory."""
 
     def __getitem__(self, index: int, /) -> int: ...
     def __setitem__(self, index: int, value: int, /) -> None: ...
@@ -47,14 +47,15 @@ class _Carrier(Protocol):
 
 
 def closed_cell(reason: CloseReason) -> int:
-    """Where the connections that ended for `reason` are counted."""
+    """The index of the cell that counts the connections closed for `reason`."""
     return _REASONS[reason]
 
 
 def snapshot(cells: memoryview) -> list[int]:
-    """A copy in which accepted == open + closed, though the owner goes on counting: who is between two cells is open.
+    """Copy the cells while their process goes on counting; in the copy, accepted == open + closed.
 
-    A connection is counted as accepted before all else, so that reading what has closed first never finds too many.
+    A connection between two counters is counted as open. A connection is counted as accepted before anything else, so
+    the cells of closed connections are read first: then there are never more of them than accepted ones.
     """
     closed = cells[_FIRST_REASON:CELLS].tolist()
     counts = cells[:_FIRST_REASON].tolist()
@@ -63,15 +64,15 @@ def snapshot(cells: memoryview) -> list[int]:
 
 
 class Counters:
-    """Counts what came in, what was done, and how it ended; several servers of one process may share one.
+    """Counts connections, messages, errors and bytes. Several servers of one process may share one object.
 
     Args:
-        cells: where to count; at least CELLS zeros. Default: a list of its own.
+        cells: where to count; at least CELLS zeros. Default: memory of its own.
     """
 
     def __init__(self, cells: Cells | None = None) -> None:
         self.cells: Cells = memoryview(bytearray(8 * CELLS)).cast("q") if cells is None else cells
-        self._received = self._sent = 0  # by connections that are closed
+        self._received = self._sent = 0  # bytes of closed connections
 
     @property
     def accepted(self) -> int:
@@ -87,7 +88,7 @@ class Counters:
 
     @property
     def errors(self) -> int:
-        """Handlers that raised, and peers that broke the framing."""
+        """How often a handler raised, or a peer sent invalid framing or content."""
         return self.cells[ERRORS]
 
     @property
@@ -109,7 +110,7 @@ class Counters:
         self.cells[ERRORS] += 1
 
     def enter_bytes(self, connections: Iterable[_Carrier]) -> None:
-        """Count the bytes of all closed connections and of these, which are all that are open."""
+        """Write the totals of bytes: of the closed connections, and of `connections`, which must be all open ones."""
         received, sent = self._received, self._sent
         for conn in connections:
             received += conn.received_bytes
@@ -117,7 +118,7 @@ class Counters:
         self.cells[RECEIVED], self.cells[SENT] = received, sent
 
     def check(self) -> None:
-        """AssertionError if a connection was counted twice or not at all."""
+        """Raise AssertionError if a connection was counted twice or not at all."""
         assert self.accepted == self.open + self.closed.total(), self
         assert self.open >= 0, self
 

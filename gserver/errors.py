@@ -1,21 +1,21 @@
-"""The exception tree, and the closed set of reasons for which a connection ends.
+"""All exceptions of gserver, and all reasons for which a connection is closed.
 
     GServerError
     ├── ConfigError             a setting, an address or an application that cannot be used
     │   └── DeclarationError    a handler or a codec that cannot work: a TypeError too
-    ├── ConnectionClosed        the peer or the server ended the connection under a caller
-    ├── LimitExceeded           one connection too many, or too much on one
-    ├── ProxyError              no PROXY header where one must be
-    ├── TlsError                no TLS where it must be, or a broken one
+    ├── ConnectionClosed        the connection ended during a call
+    ├── LimitExceeded           a limit was exceeded: of connections, or on one connection
+    ├── ProxyError              the PROXY header is missing or malformed
+    ├── TlsError                the TLS handshake or the TLS stream failed
     └── ProtocolError           the peer broke the framing; the connection must end
-        ├── FrameTooLarge       more bytes than the codec's maximum
-        ├── InvalidHeader       a length that no message can have
+        ├── FrameTooLarge       a message above the codec's maximum size
+        ├── InvalidHeader       a header, such as a length, that no message can have
         ├── IncompleteMessage   the peer stopped inside a message
-        └── MessageTimeout      the peer took too long over a message
-    HandlerTimeout              a handler took too long: raised in it, past `except Exception`
+        └── MessageTimeout      a message was not complete in time
+    HandlerTimeout              a handler took too long; raised in the handler, not an Exception
 
-The text of a ProtocolError or a LimitExceeded names the figure seen and the limit, and may be told to the peer. An
-error knows the close reason that it stands for, so nobody else needs a ladder of types.
+The text of a ProtocolError or a LimitExceeded contains the value and the limit, and may be sent to the peer. Each error
+that closes a connection has its close reason as the attribute `close_reason`.
 """
 
 from __future__ import annotations
@@ -41,56 +41,56 @@ __all__ = [
 
 
 class CloseReason(enum.Enum):
-    """Why a connection ended: the same word in the log, in metrics and in `on_close`."""
+    """Why a connection was closed. The log, the statistics and `on_close` have the same names."""
 
-    __hash__ = object.__hash__  # Enum's own is a function in Python, and each end of a connection is looked up thrice
+    __hash__ = object.__hash__  # faster: Enum's is a Python function, and each close looks up three of these
 
-    PEER_EOF = "peer_eof"  # the peer finished, between two messages
-    PEER_RESET = "peer_reset"  # the kernel reported the connection broken
+    PEER_EOF = "peer_eof"  # the peer closed the connection, between two messages
+    PEER_RESET = "peer_reset"  # the kernel reported that the connection is broken
     EOF_IN_MESSAGE = "eof_in_message"
     PROTOCOL_ERROR = "protocol_error"
-    HANDLER_ERROR = "handler_error"  # a handler raised, and the protocol has no way to say so
-    HANDSHAKE_FAILED = "handshake_failed"  # no TLS, a certificate not accepted, or a PROXY header that is none
+    HANDLER_ERROR = "handler_error"  # a handler raised, and on_error returned no reply
+    HANDSHAKE_FAILED = "handshake_failed"  # no TLS, a rejected certificate, or a malformed PROXY header
 
-    # It took too long.
-    HANDSHAKE_TIMEOUT = "handshake_timeout"  # over its PROXY header and its TLS handshake
-    FIRST_BYTE_TIMEOUT = "first_byte_timeout"  # nothing was said since it was accepted, by neither side
-    IDLE_TIMEOUT = "idle_timeout"  # nothing came or went between two messages
-    READ_IDLE_TIMEOUT = "read_idle_timeout"  # the peer sent nothing, whatever was sent to it
-    MESSAGE_TIMEOUT = "message_timeout"  # a message had begun and did not come to its end
+    # Timeouts.
+    HANDSHAKE_TIMEOUT = "handshake_timeout"  # PROXY header and TLS handshake were not complete in time
+    FIRST_BYTE_TIMEOUT = "first_byte_timeout"  # neither side sent anything after the accept
+    IDLE_TIMEOUT = "idle_timeout"  # nothing was received or sent between two messages
+    READ_IDLE_TIMEOUT = "read_idle_timeout"  # nothing was received; sent bytes do not count
+    MESSAGE_TIMEOUT = "message_timeout"  # a message began and was not complete in time
     HANDLER_TIMEOUT = "handler_timeout"
-    WRITE_TIMEOUT = "write_timeout"  # the peer took nothing of what was to be sent
-    AGED = "aged"  # it lived for as long as any may
+    WRITE_TIMEOUT = "write_timeout"  # the peer accepted none of the bytes to be sent
+    AGED = "aged"  # max_connection_age was reached
 
-    # It was one too many, or sent or was owed too much.
-    DENIED = "denied"  # by its address
-    FULL = "full"  # there was no place, or no descriptor, for it
-    ADDRESS_LIMIT = "address_limit"  # its address or network has too many
-    ACCEPT_RATE = "accept_rate"  # too many came in too short a time
-    SHED = "shed"  # closed, as the longest idle, to make room for another
-    RATE_LIMIT = "rate_limit"  # too many messages or bytes a second
+    # Limits.
+    DENIED = "denied"  # by the peer's address: allow and deny
+    FULL = "full"  # maximum number of connections reached, or no file descriptor free
+    ADDRESS_LIMIT = "address_limit"  # too many connections from its address or network
+    ACCEPT_RATE = "accept_rate"  # too many new connections per second
+    SHED = "shed"  # it was the longest idle connection, closed to make room for a new one
+    RATE_LIMIT = "rate_limit"  # too many messages or bytes per second
     BUFFER_LIMIT = "buffer_limit"  # too many bytes waited to be sent
 
     FINISHED = "finished"  # the service closed it, or its stream handler returned
-    DRAINED = "drained"  # the server is stopping and owed this peer nothing more
-    KILLED = "killed"  # still busy when the server's patience ended
-    WORKER_DIED = "worker_died"  # its process ended under it; only the arbiter, which survives, counts these
+    DRAINED = "drained"  # the server stops, and all replies to this peer were sent
+    KILLED = "killed"  # still busy at the end of graceful_timeout
+    WORKER_DIED = "worker_died"  # its worker process ended; counted by the arbiter only
 
 
 class GServerError(Exception):
-    """Everything that gserver raises on purpose."""
+    """Base class of the exceptions that gserver raises, except HandlerTimeout."""
 
 
 class ConfigError(GServerError):
-    """A setting, an address or an application that cannot be used; the text is one line for a person."""
+    """A setting, an address or an application cannot be used. The text is one line."""
 
 
 class DeclarationError(ConfigError, TypeError):
-    """Something that a user declares cannot work; the text names it, what is expected, and the line of code."""
+    """A declaration (handler, codec, application) cannot work. The text has what is expected, and the line of code."""
 
 
 class ConnectionClosed(GServerError):
-    """The connection ended before all of a call's bytes were sent or received."""
+    """The connection ended before a call had sent or received all of its bytes."""
 
     def __init__(self, message: str, reason: CloseReason | None = None) -> None:
         super().__init__(message)
@@ -98,7 +98,7 @@ class ConnectionClosed(GServerError):
 
 
 class LimitExceeded(GServerError):
-    """One connection too many, or too much on one; the text may be sent to the peer. `setting`: which limit it was."""
+    """A limit was exceeded. The text may be sent to the peer; `setting` is the name of the limit."""
 
     def __init__(self, message: str, close_reason: CloseReason, setting: str = "") -> None:
         super().__init__(message)
@@ -107,45 +107,45 @@ class LimitExceeded(GServerError):
 
 
 class HandlerTimeout(BaseException):
-    """Raised in a handler that has taken too long. Not an Exception, so that no `except Exception` swallows it."""
+    """Raised in a handler that has taken too long. Not an Exception, so that `except Exception` does not catch it."""
 
     close_reason = CloseReason.HANDLER_TIMEOUT
 
 
 class ProtocolError(GServerError):
-    """The peer broke the framing. The codec that raised it stays in error."""
+    """The peer violated the framing. The codec that raised it stays in error."""
 
     close_reason = CloseReason.PROTOCOL_ERROR
 
 
 class FrameTooLarge(ProtocolError):
-    """A message over the codec's maximum."""
+    """A message is above the codec's maximum size."""
 
 
 class InvalidHeader(ProtocolError):
-    """A header that no message can have."""
+    """A header, such as a length, is one that no message can have."""
 
 
 class IncompleteMessage(ProtocolError):
-    """The peer stopped inside a message."""
+    """The peer closed the connection inside a message."""
 
     close_reason = CloseReason.EOF_IN_MESSAGE
 
 
 class MessageTimeout(ProtocolError):
-    """The peer began a message and took too long over it."""
+    """The peer began a message and did not complete it in time."""
 
     close_reason = CloseReason.MESSAGE_TIMEOUT
 
 
 class ProxyError(GServerError):
-    """A connection that should begin with a PROXY header does not."""
+    """The PROXY header of a connection is missing or malformed."""
 
     close_reason = CloseReason.HANDSHAKE_FAILED
 
 
 class TlsError(GServerError):
-    """TLS with this peer is over; the text says why in words, and is for the log: the peer is told by an alert."""
+    """TLS with this peer failed. The text is the reason, for the log; the peer gets a TLS alert."""
 
     def __init__(self, message: str, close_reason: CloseReason = CloseReason.HANDSHAKE_FAILED) -> None:
         super().__init__(message)

@@ -1,10 +1,10 @@
-"""Nothing that user code raises, and no fault of a callback, ends more than its own connection.
+"""Fault isolation: an exception of user code or of a callback ends at most its own connection.
 
-Handlers run in greenlets of their own and may raise anything, SystemExit and asyncio's CancelledError among it. The one
-exception that is the server's is Killed. The code that keeps time, accepts and sends runs in the hub, as callbacks of
-the event loop. An exception that left a callback could stop its mechanism for good: gevent stops an I/O watcher whose
-callback raises, and a timer that its callback sets again at the end is not set. So these callbacks run in shielded(),
-and log_hub_errors() sends to the error log what is raised elsewhere.
+Handlers run in greenlets and may raise anything, also SystemExit and asyncio's CancelledError. The server's own
+exception is Killed. The code for deadlines, accepting and sending runs in the hub, in callbacks of the event loop. An
+exception that left a callback could stop its mechanism permanently: gevent stops an I/O watcher with a callback that
+raises, and a timer that its callback restarts at the end is not restarted. So these callbacks run in shielded(), and
+log_hub_errors() logs exceptions from elsewhere to the error log.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ log = logging.getLogger("gserver.server")
 
 
 class Killed(GreenletExit):
-    """Raised by the server in a handler that did not finish in time. A plain GreenletExit is the handler's own."""
+    """Raised by the server in a handler that did not finish in time. A plain GreenletExit is the application's."""
 
 
 def shielded(what: str, callback: Callable[..., Any], *arguments: Any, conn: object = None) -> bool:
-    """Call `callback`, in the hub. What it raises is logged as an error of `what`, and goes no further; then False.
+    """Call `callback` in the hub; log an exception, and do not propagate it. Return whether there was none.
 
     Args:
-        conn: the connection that `what` is about, if it is about one; named in the log.
+        what: what the callback does; in the log line.
+        callback: called with `arguments`.
+        conn: the connection that it is done for; in the log line. Default: None, not for a connection.
     """
     try:
         callback(*arguments)
@@ -43,9 +45,10 @@ def shielded(what: str, callback: Callable[..., Any], *arguments: Any, conn: obj
 
 
 def interrupt_program(error: BaseException) -> None:
-    """Hand a Ctrl-C that happened to arrive in user code, or in a callback, to the main greenlet of the program.
+    """If `error` is the KeyboardInterrupt of a Ctrl-C, raise it in the main greenlet of the program.
 
-    Only where Ctrl-C raises KeyboardInterrupt: a program that embeds a TcpServer. In a worker SIGINT is ignored.
+    The signal may have arrived while user code or a callback ran. This applies only where Ctrl-C raises
+    KeyboardInterrupt, in a program that embeds a TcpServer. A worker ignores SIGINT.
     """
     if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         hub: Any = get_hub()
@@ -53,10 +56,10 @@ def interrupt_program(error: BaseException) -> None:
 
 
 def log_hub_errors() -> None:
-    """Log what greenlets and callbacks raise in this thread's hub; none of it ends the process.
+    """Log exceptions of greenlets and callbacks in this thread's hub; none of them ends the process.
 
-    gevent itself prints it on standard error, and ends the program for a SystemExit or a KeyboardInterrupt. For a
-    worker: its other connections must not end because a greenlet of the application called sys.exit().
+    gevent itself prints them on standard error, and ends the program for SystemExit and KeyboardInterrupt. A worker
+    must not lose its other connections because a greenlet of the application called sys.exit().
     """
     hub: Any = get_hub()
     hub.handle_error = _log_error

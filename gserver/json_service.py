@@ -1,4 +1,4 @@
-"""JsonService: newline-framed JSON, one function for each value of the field "type"."""
+"""JsonService: JSON messages, one per line, with one handler for each value of the field "type"."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from gserver.codecs import Codec, JsonLines, Malformed
 from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded, ProtocolError
 from gserver.service import Fault, OnMessage, Ready, Service, Stop
-from gserver.user_errors import check_function, mistake, named, told
+from gserver.user_errors import check_function, declaration_error, described, named
 
 if TYPE_CHECKING:
     from gserver.connection.connection import Connection
@@ -26,7 +26,7 @@ PROBE = {"type": "gserver.probe"}
 
 
 class JsonService(Service):
-    """Newline-framed JSON objects, routed by their field "type".
+    """A service for JSON objects, one per line, that calls a handler by the field "type".
 
         api = JsonService()
 
@@ -38,14 +38,14 @@ class JsonService(Service):
         def add(message, conn):
             return {"status": "OK", "result": message.a + message.b}
 
-    What is wrong is answered with {"status":"ERROR","message":...}: text that is not JSON, an unknown type, a field
-    that is missing or of the wrong type, a handler that raised, a line over the maximum (which also closes).
+    An error is answered with {"status":"ERROR","message":...}: text that is not JSON, an unknown type, a field that is
+    missing or of the wrong type, an exception of a handler, a line above the maximum (the connection is then closed).
 
-    JSON has no infinite number and no NaN: in a reply they become null, as in JavaScript. A handler that must not send
-    null looks with math.isfinite().
+    JSON has no infinity and no NaN: a reply has null in their place, as in JavaScript. A handler that must not send
+    null checks with math.isfinite().
 
-    Args: codec, on_open, on_close, ready, stop, probe and probe_on_open as for Service; the codec must carry dicts. The
-        default probe has a type of gserver's own, and is answered as an unknown one.
+    Args: codec, on_open, on_close, ready, stop, probe and probe_on_open as in Service. The codec must encode dicts. The
+        default probe has an unknown type, and the error reply is a valid answer to it.
     """
 
     def __init__(
@@ -75,14 +75,16 @@ class JsonService(Service):
     def on(self, type_: str, shape: type[Any] | None = None) -> Callable[[Handler], Handler]:
         """Register the decorated function, handler(message, conn) -> reply or None, for messages of `type_`.
 
-        With `shape` (a msgspec.Struct, a dataclass, a TypedDict) the message is checked against it, converted to it and
-        refused with the name of the field that is wrong; without, the handler gets the dict as it came.
-        ValueError if the type has a handler already.
+        With `shape` (a msgspec.Struct, a dataclass, a TypedDict), the message is validated and converted to the shape;
+        the error reply to an invalid message names the field. Without it, the handler gets the dict as received.
+        ValueError if the type already has a handler. DeclarationError if the shape or the handler cannot be used.
         """
         if inspect.isroutine(type_):
-            raise mistake(f"on() is given the function {named(type_)} for a type: write @api.on('TYPE')")
+            raise declaration_error(f"on() got the function {named(type_)} instead of a type: write @api.on('TYPE')")
         if inspect.isroutine(shape):
-            raise mistake(f"the shape of {type_!r} is the function {named(shape)}: write @api.on({type_!r}) above it")
+            raise declaration_error(
+                f"the shape of {type_!r} is the function {named(shape)}: write @api.on({type_!r}) above it"
+            )
         if shape is not None:
             _check_shape(type_, shape)
 
@@ -98,7 +100,7 @@ class JsonService(Service):
     def _route(self, message: Any, conn: Connection) -> Any:
         try:
             handler, shape = self._routes[message["type"]]
-        except (KeyError, TypeError):  # no such type, no type at all, or a type that no dict can look up
+        except (KeyError, TypeError):  # an unknown type, no type, or a type that is not hashable
             return _error("Unknown type")
         if shape is not None:
             try:
@@ -109,15 +111,16 @@ class JsonService(Service):
 
 
 def _check_shape(type_: str, shape: Any) -> None:
-    """DeclarationError if msgspec has no use for it. What it cannot resolve yet may be there when a message comes."""
+    """Check that msgspec can use `shape`; DeclarationError if not. Forward references may be resolved later."""
+    what = f"the shape of {type_!r} is {shape!r}"
     try:
         msgspec.json.Decoder(shape)
     except TypeError as error:
-        raise mistake(f"the shape of {type_!r} is {shape!r}: must be a type, as a msgspec.Struct") from error
+        raise declaration_error(f"{what}: must be a type, such as a msgspec.Struct") from error
     except (NameError, AttributeError):  # a forward reference
         pass
     except Exception as error:
-        raise mistake(f"the shape of {type_!r} is {shape!r}, which cannot be used: {told(error)}") from error
+        raise declaration_error(f"{what}, which cannot be used: {described(error)}") from error
 
 
 def _error(message: str) -> dict[str, str]:

@@ -1,15 +1,15 @@
-"""What a user declares: which codec, and what to do with a message. No I/O happens here.
+"""Services: what a user declares, a codec and the handlers of its messages. No I/O happens here.
 
     Service     one function for every message
-    JsonService newline-framed JSON, one function for each value of the field "type"
+    JsonService JSON messages, one per line, with one function for each value of the field "type"
     @stream     a function that owns the connection and reads it by itself
-    bare        any other function: handle(socket, address), as gevent's StreamServer takes it; not wrapped at all
+    bare        any other function: handle(socket, address), as for gevent's StreamServer; gserver does not wrap it
 
-Handlers may block in gevent's way; their connection waits for them, no other does. The messages of one connection are
-handled in order, one at a time. Whatever they raise ends at most their own connection.
+A handler may block its greenlet: only its own connection waits. The messages of one connection are handled in order,
+one at a time. An exception of a handler ends at most its own connection.
 
-What a handler sets in a contextvars.ContextVar stays with its connection, for all of its callbacks. A threading.local
-or a gevent.local belongs to a greenlet, which serves many connections: use a ContextVar or conn.session instead.
+A contextvars.ContextVar that a handler sets keeps its value for all callbacks of that connection. A threading.local or
+a gevent.local belongs to a greenlet, and a greenlet serves many connections: use a ContextVar or conn.session instead.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from gserver.codecs import Codec, Malformed, Raw
 from gserver.errors import CloseReason
-from gserver.user_errors import check_codec, check_function, mistake, named
+from gserver.user_errors import check_codec, check_function, declaration_error, named
 
 if TYPE_CHECKING:
     from gserver.connection.connection import Connection
@@ -29,7 +29,7 @@ __all__ = ["Fault", "OnMessage", "Ready", "Service", "Stop", "StreamService", "s
 
 
 OnMessage = Callable[[Any, "Connection"], Any]
-#: What on_error is told about: broken framing, content that is not valid, or the exception of a handler.
+#: The argument of on_error: a violation of the framing, invalid content, a limit, or the exception of a handler.
 Fault = Malformed | BaseException
 OnError = Callable[[Fault, "Connection"], Any]
 Ready = Callable[[], Any]
@@ -38,27 +38,29 @@ StreamHandler = Callable[["StreamConnection"], None]
 
 
 class Service:
-    """A function for messages, and the codec that makes them.
+    """A service: a handler for messages, and the codec that decodes them.
 
     Args:
-        on_message: called as on_message(message, conn); what it returns is encoded and sent, None sends nothing.
+        on_message: called as on_message(message, conn); its return value is encoded and sent; None sends nothing.
         codec: called without arguments for each connection; a codec class, or functools.partial of one.
         on_open: called as on_open(conn) before the first message.
         on_close: called as on_close(conn, reason) once, after the last message.
-        on_error: called as on_error(fault, conn) for a ProtocolError, a Malformed, a LimitExceeded (a connection that
-            is refused, or has sent too much), a handler's exception or its HandlerTimeout; what it returns is encoded
-            and sent to the peer. Default: nothing is said. A connection outlives a Malformed or a handler's exception
-            only if there was something to say; all others end it.
-        ready: called without arguments in every new worker, after the application is imported and before it takes
-            connections; a worker in which it raises never takes any.
-        stop: called without arguments in every worker that ends in order, after its last connection has closed: it
-            closes what `ready` has opened. It has the rest of graceful_timeout, at least a second, before it is killed;
-            what it raises is logged.
-        probe: a message that every new worker must answer, with one message and without an error, before it takes
-            connections. It comes over a connection of its own, whose is_probe is true and whose peer is "probe", and
-            which has no TLS. None: no probe.
-        probe_on_open: call on_open and on_close for the probe's connection too. Default: they are called for clients
-            only, so that what they demand of a client (a certificate, say) does not keep the probe out.
+        on_error: called as on_error(fault, conn) for a ProtocolError, a Malformed, a LimitExceeded (the connection is
+            refused, or has sent too much), an exception of a handler, or a HandlerTimeout; its return value is encoded
+            and sent to the peer. Default: nothing is sent. The connection stays open after a Malformed or an exception
+            of a handler if on_error returned a reply; in all other cases it is closed.
+        ready: called without arguments in every new worker, after the application is imported and before the worker
+            accepts connections. If it raises, the worker accepts none.
+        stop: called without arguments in every worker that exits normally, after its last connection is closed; closes
+            what `ready` has opened. It has the rest of graceful_timeout, and at least 1 second, before the worker is
+            killed. An exception is logged.
+        probe: a message that every new worker must answer, with one message and without an error, before it accepts
+            connections. The probe has its own connection, without TLS: conn.is_probe is true, conn.peer is "probe".
+            None: no probe.
+        probe_on_open: call on_open and on_close for the probe's connection too. Default: only for clients, so that an
+            on_open that requires something of clients (a certificate, for example) does not reject the probe.
+
+    Raises: DeclarationError if a handler cannot be called with its arguments, or if `codec` cannot make a codec.
     """
 
     def __init__(
@@ -89,19 +91,18 @@ class Service:
         self.codec = codec
         self.on_open = on_open
         self.on_close = on_close
-        self.on_error: OnError = on_error or _say_nothing
+        self.on_error: OnError = on_error or _no_reply
         self.ready = ready
         self.stop = stop
         self.probe = probe
         self.probe_on_open = probe_on_open
 
 
-def _say_nothing(fault: Fault, conn: Connection) -> None:
-    return None
-
-
 class StreamService:
-    """A function that owns a connection for as long as it runs; made by @stream. ready, stop, probe: as Service's."""
+    """A service in which a function owns its connection until it returns; made by @stream.
+
+    Args: codec, ready, stop and probe as in Service.
+    """
 
     def __init__(
         self,
@@ -113,7 +114,7 @@ class StreamService:
         probe: Any = None,
     ) -> None:
         if isinstance(handle, type) and hasattr(handle, "messages"):
-            raise mistake(f"@stream is given the class {named(handle)}: write @stream(codec={handle.__name__})")
+            raise declaration_error(f"@stream got the class {named(handle)}: write @stream(codec={handle.__name__})")
         check_function("the @stream function", handle, "conn")
         check_codec(codec)
         for name, hook in (("ready", ready), ("stop", stop)):
@@ -133,10 +134,14 @@ def stream(
     *, codec: Callable[[], Codec] = ..., ready: Ready | None = ..., stop: Stop | None = ..., probe: Any = ...
 ) -> Callable[[StreamHandler], StreamService]: ...
 def stream(handle: StreamHandler | None = None, /, **options: Any) -> Any:
-    """Mark `def handle(conn)` as a service: it reads conn by itself, and the connection closes when it returns.
+    """Decorate `def handle(conn)` to make a service: it reads conn itself; the connection closes when it returns.
 
-    Used bare, or as @stream(codec=Lines), which decides what `for message in conn` yields.
+    Used as @stream, or as @stream(codec=Lines): the codec decodes the messages of `for message in conn`.
     """
     if handle is not None:
         return StreamService(handle)
     return lambda handle: StreamService(handle, **options)
+
+
+def _no_reply(fault: Fault, conn: Connection) -> None:
+    return None

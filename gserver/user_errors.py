@@ -1,8 +1,8 @@
-"""What a user got wrong, in one line: what it is, what was expected, and the user's line of code.
+"""Checks of what a user declares (handlers, codecs, applications), with errors of one line.
 
-A declaration (a handler, a codec, an application) is checked when it is made, or at the latest when a worker starts, so
-that nothing of this costs a message anything. A check passes whatever it is not certain of: a function without a
-signature, or a decorator's.
+An error names the value, what was expected, and the user's line of code. A declaration is checked when it is made, or
+at the latest when a worker starts: the checks add no cost per message. A check accepts what it cannot judge: a function
+without a signature, or one with a decorator.
 """
 
 from __future__ import annotations
@@ -24,72 +24,74 @@ __all__ = [
     "check_function",
     "check_made_codec",
     "check_plain",
-    "mistake",
+    "declaration_error",
+    "described",
     "named",
     "place_of_function",
-    "told",
 ]
 
 _OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
-#: What a codec's methods are called with.
+#: The methods of a codec, with the names of their arguments.
 _METHODS: dict[str, tuple[str, ...]] = {"receive": ("data",), "messages": (), "encode": ("message",), "eof": ()}
-#: The names by which a function of (message, conn) is told from one of (socket, address).
+#: Names of arguments that distinguish on_message(message, conn) from handle(socket, address).
 _MESSAGES = {"message", "msg", "line", "data", "payload", "packet", "frame", "chunk", "text", "body"}
 _CONNECTIONS = {"conn", "connection"}
 
 
-def mistake(text: str) -> DeclarationError:
-    """The error to raise for the user's call that is under way, with its place."""
+def declaration_error(text: str) -> DeclarationError:
+    """Return the error to raise from the user's call, with the place of that call."""
     return DeclarationError(text + _place_of_caller())
 
 
 def check_function(what: str, function: Any, *names: str) -> None:
-    """DeclarationError unless `function` may be called with as many arguments as there are names.
+    """Check that `function` can be called with these arguments; DeclarationError if not.
 
-    what: which function it is, as "on_message" or "the handler of 'SUM'".
+    Args:
+        what: the function's role in the error message, as "on_message" or "the handler of 'SUM'".
+        names: the names of the arguments; only their number is checked.
     """
     expected = f"must be a function {what if what.isidentifier() else 'handler'}({', '.join(names)})"
     if not callable(function):
-        raise mistake(f"{what} is {function!r}: {expected}")
+        raise declaration_error(f"{what} is {function!r}: {expected}")
     kind = _unusual_kind(function)
     if kind is not None:
-        raise mistake(f"{what} is {named(function)}, {kind}")
+        raise declaration_error(f"{what} is {named(function)}, {kind}")
     signature = _signature(function)
     if signature is not None and not _binds(signature, names):
         counted = f"{len(names)} argument{'' if len(names) == 1 else 's'}" if names else "no arguments"
         shown = f"the class {named(function)}" if isinstance(function, type) else f"{named(function)}{signature}"
         given = f"{shown}, which cannot be called with {counted}"
-        raise mistake(f"{what} is {given}: {expected}")
+        raise declaration_error(f"{what} is {given}: {expected}")
 
 
 def check_codec(codec: Any) -> None:
-    """DeclarationError unless `codec` may be a class, or something else that makes a codec for each connection."""
+    """Check that `codec` is a class, or another callable, that can make a codec; DeclarationError if not."""
     if _looks_like_codec(codec) and not isinstance(codec, type):
         name = type(codec).__name__
-        raise mistake(
-            f"codec is an instance of {name}: each connection needs one of its own, so give the class, codec={name}, "
-            f"or functools.partial({name}, ...) where it needs arguments"
+        raise declaration_error(
+            f"codec is an instance of {name}: each connection needs its own instance, so pass the class, codec={name}, "
+            f"or functools.partial({name}, ...) if it needs arguments"
         )
     if not callable(codec):
-        raise mistake(f"codec is {codec!r}: must be a codec class, as codec=Lines")
+        raise declaration_error(f"codec is {codec!r}: must be a codec class, such as codec=Lines")
     if (kind := _unusual_kind(codec)) is not None:
-        raise mistake(f"codec is {named(codec)}, {kind}")
+        raise declaration_error(f"codec is {named(codec)}, {kind}")
     signature = _signature(codec)
     if signature is not None and not _binds(signature, ()):
-        raise mistake(
-            f"codec is {named(codec)}{signature}: must be callable without arguments, as a functools.partial of it is"
+        raise declaration_error(
+            f"codec is {named(codec)}{signature}: must be callable without arguments; use functools.partial"
         )
 
 
 def check_plain(what: str, function: Any) -> None:
-    """DeclarationError if a call of `function` would not run it."""
+    """Check that a call of `function` runs it: not an async function, not a generator; DeclarationError if not."""
     kind = _unusual_kind(function)
     if kind is not None:
         raise DeclarationError(f"{what} is {named(function)}, {kind}{place_of_function(function)}")
 
 
 def check_bare(what: str, function: Any) -> None:
-    """DeclarationError unless `function` may be a handle(socket, address) of gevent's."""
+    """Check that `function` can be a handle(socket, address) as in gevent; DeclarationError if not."""
     check_plain(what, function)
     if _looks_like_codec(function):
         raise DeclarationError(f"{what} is a codec, {named(function)}: expected a Service that uses it")
@@ -97,23 +99,23 @@ def check_bare(what: str, function: Any) -> None:
     if signature is not None and _is_of_messages([*signature.parameters]):
         name = named(function)
         raise DeclarationError(
-            f"{what} is {name}{signature}, which takes messages by the names of its arguments: expected "
+            f"{what} is {name}{signature}, which seems to take messages, by the names of its arguments: expected "
             f"Service({name}, codec=...), or a bare handle(socket, address){place_of_function(function)}"
         )
 
 
 def _is_of_messages(names: list[str]) -> bool:
-    """Whether these are the arguments of on_message(message, conn), and not of handle(socket, address)."""
+    """Whether these names look like on_message(message, conn), and not like handle(socket, address)."""
     return len(names) >= 2 and (names[0] in _MESSAGES or names[1] in _CONNECTIONS)
 
 
 def check_made_codec(codec: Callable[[], Any]) -> None:
-    """Make one codec; DeclarationError where that fails, or what is made is no codec (see gserver.codecs)."""
+    """Make one codec and check its methods; DeclarationError if it is no codec (see gserver.codecs)."""
     name = named(codec)
     try:
         made = codec()
     except Exception as error:
-        raise DeclarationError(f"the codec {name} cannot be made: {told(error)}") from error
+        raise DeclarationError(f"the codec {name} cannot be made: {described(error)}") from error
     if isinstance(made, type) or not _looks_like_codec(made):
         raise DeclarationError(f"the codec {name} makes {made!r}, which is no codec{place_of_function(codec)}")
     kind = type(made).__name__
@@ -146,17 +148,17 @@ def _looks_like_codec(thing: Any) -> bool:
 
 
 def _unusual_kind(function: Any) -> str | None:
-    """Why a call of it would not run it, in words; None if it would."""
+    """Return why a call of `function` would not run it, as text; None if it would."""
     for each in (function, type(function).__dict__.get("__call__")):
         if inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each):
-            return "an async function: gserver does not await it; use def, which may block in gevent's way"
+            return "an async function: gserver does not await it; use def, which may block its greenlet"
         if inspect.isgeneratorfunction(each):
-            return "a generator function (it has a yield): a call would not run it; use return, or conn.send()"
+            return "a generator function (it contains yield): a call would not run it; use return, or conn.send()"
     return None
 
 
 def _signature(function: Any) -> inspect.Signature | None:
-    """Of the function that is called, not of one that a decorator has taken its name from; None if it is not known."""
+    """Return the signature of the function itself, not of one that a decorator wraps; None if it is not known."""
     try:
         return inspect.signature(function, follow_wrapped=False)
     except (TypeError, ValueError):
@@ -172,18 +174,15 @@ def _binds(signature: inspect.Signature, arguments: tuple[str, ...]) -> bool:
 
 
 def named(thing: Any) -> str:
-    """What a user calls it: a name where it has one."""
+    """Return the name of a function or class as the user knows it; its repr() if it has no name."""
     if isinstance(thing, functools.partial):
         return f"partial({named(thing.func)})"
     name = getattr(thing, "__qualname__", None)
     return name.rpartition("<locals>.")[2] if isinstance(name, str) else repr(thing)
 
 
-# Places
-
-
-def told(error: BaseException) -> str:
-    """The exception in one line, with the innermost line of code that is the user's, or a library's."""
+def described(error: BaseException) -> str:
+    """Return an exception as one line, with the innermost line of code outside gserver."""
     places = [
         f" ({frame.f_code.co_filename}:{line})"
         for frame, line in traceback.walk_tb(error.__traceback__)
@@ -198,17 +197,17 @@ def _text_of(error: BaseException) -> str:
     try:
         return error.msg if isinstance(error, SyntaxError) else str(error)
     except BaseException:
-        return "(its text cannot be made)"
+        return "(its text is not available: str() failed)"
 
 
 def place_of_function(function: Any) -> str:
-    """Where it is defined, in brackets; empty if that is not known."""
+    """Return where `function` is defined, as " (FILE:LINE)"; empty if that is not known."""
     code = getattr(inspect.unwrap(getattr(function, "__func__", function)), "__code__", None)
     return f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
 
 
 def _place_of_caller() -> str:
-    """The line that called into gserver, in brackets."""
+    """Return the line that called into gserver, as " (FILE:LINE)"."""
     frame = next((frame for frame in _frames() if not _is_own(frame)), None)
     return f" ({frame.f_code.co_filename}:{frame.f_lineno})" if frame is not None else ""
 

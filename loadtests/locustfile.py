@@ -18,16 +18,20 @@ from loadtests.workloads.custom_message import parse_message
 with needs():
     from locust import events
     from locust.env import Environment
-    from locust.runners import WorkerRunner
+
+    from loadtests.locust_integration.compat import WorkerRunner
 
 __all__ = ["EchoUser", "JsonUser", "MessageUser"]
 
 
 @events.init.add_listener
 def _choose(environment: Environment, **_: Any) -> None:
-    """Choose a user class if none was given: MessageUser with --message, else JsonUser. No server has all protocols."""
+    """Choose one user class if none is given, because no server has all protocols.
+
+    With --message it is MessageUser, else JsonUser.
+    """
     options: Any = environment.parsed_options
-    if isinstance(environment.runner, WorkerRunner):  # its master's options may arrive later
+    if isinstance(environment.runner, WorkerRunner):  # its options may not have come from the master yet
         return
     message = getattr(options, "message", "")
     if message:

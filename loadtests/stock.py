@@ -1,4 +1,4 @@
-"""loadtests.stock: the public place of EchoUser, JsonUser and MessageUser."""
+"""The public import path of EchoUser, JsonUser and MessageUser."""
 
 from loadtests.users.standard_users import EchoUser, JsonUser, MessageUser
 

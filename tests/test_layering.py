@@ -54,7 +54,7 @@ LAYERS = {
         ["loadtests.client"],
         ["loadtests.formatting", "loadtests.url"],
         ["loadtests.optional_packages", "loadtests.standard_streams"],
-        ["loadtests.text_encoding", "loadtests.errors", "loadtests.exit_status"],
+        ["loadtests.text_encoding", "loadtests.errors", "loadtests.exit_status", "loadtests.units"],
     ],
 }
 #: Modules without I/O: they import neither gevent, nor Locust, nor sockets.
@@ -80,8 +80,10 @@ PURE = [
         for name in ("errors", "exit_status", "formatting", "optional_packages", "text_encoding", "url")
     ),
     "loadtests/host/capacity_check.py",
+    "loadtests/client/source_addresses.py",
     "loadtests/host/cpu_time.py",
     "loadtests/orchestration/progress.py",
+    "loadtests/units.py",
     "loadtests/users/wait_times.py",
     *(f"benchmarks/{name}.py" for name in ("jobs", "figures", "messages", "ratios", "rounds", "tables", "document")),
 ]
@@ -387,3 +389,59 @@ class TestTheParser:
 def test_only_the_commands_parse_arguments(path: Path) -> None:
     """Everything below gets a dataclass. Locust's own parser class is no import of argparse."""
     assert "argparse" not in {name.partition(".")[0] for name in imports_of(path)}
+
+
+#: Fields of a connection that handlers may assign.
+OF_USERS = {"session", "codec"}
+
+
+def fields_of_connections() -> set[str]:
+    """The names in __slots__ of the classes of connections in gserver/connection/."""
+    names = set()
+    for path in python_files("gserver/connection/*.py"):
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.ClassDef) and node.name in ("_Slots", "Connection", "StreamConnection"):
+                for each in node.body:
+                    if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "__slots__":
+                        names.update(ast.literal_eval(each.value))
+    return names - OF_USERS
+
+
+def assigned_fields(tree: ast.AST, fields: set[str]) -> Iterator[str]:
+    """The fields that a tree assigns or deletes of objects named like a connection, or of self in subclasses of one."""
+    owners = {"conn", "connection"}
+    bases = [ast.unparse(base) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for base in node.bases]
+    if any(base.endswith("Connection") for base in bases):
+        owners.add("self")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+            owner = ast.unparse(node.value).rpartition(".")[2].strip("_")
+            if owner in owners and node.attr in fields:
+                yield f"{node.lineno}: {ast.unparse(node)}"
+
+
+# gserver/tls/contexts.py has a `connection` that is an ssl.SSLObject, which has a `context` too.
+@each([path for path in python_files("gserver/**/*.py") if path.parent.name != "connection"])
+def test_only_the_package_of_connections_assigns_their_fields(path: Path) -> None:
+    """All others call methods of the connection. The exception is _native.c, which writes the struct for speed."""
+    fields = fields_of_connections() - ({"context"} if path.name == "contexts.py" else set())
+
+    assert list(assigned_fields(parse(path), fields)) == []
+
+
+def test_assignments_to_fields_of_a_connection_are_found() -> None:
+    text = (
+        "conn.state = 1\nself._conn.sent_bytes += 2\nconn.watcher, x = y\nconn.session = conn.runner\ndel conn.outbox\n"
+    )
+    fields = fields_of_connections()
+
+    assert {"state", "runner", "watcher", "_throttle"} <= fields
+    of_subclass = "class A(Connection):\n    def b(self): self.fd = 1"
+    assert list(assigned_fields(ast.parse("self.state = 1"), fields)) == []
+    assert list(assigned_fields(ast.parse(of_subclass), fields)) == ["2: self.fd"]
+    assert sorted(assigned_fields(ast.parse(text), fields)) == [
+        "1: conn.state",
+        "2: self._conn.sent_bytes",
+        "3: conn.watcher",
+        "5: conn.outbox",
+    ]

@@ -52,7 +52,7 @@ from gserver.process.daemon import Daemon, is_in_foreground
 from gserver.process.open_files import raise_open_files_limit
 from gserver.process.pidfile import SECOND, Pidfile
 from gserver.process.systemd import Notifier
-from gserver.user_errors import told
+from gserver.user_errors import described as told
 
 if TYPE_CHECKING:
     from gserver.tls.contexts import Tls

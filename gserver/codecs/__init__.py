@@ -1,19 +1,19 @@
-"""Codecs: bytes in, messages out, and no I/O anywhere.
+"""Codecs: convert received bytes to messages, and messages to bytes. No I/O.
 
-The contract. One codec object serves one connection in both directions:
+The contract of a codec. One codec object serves one connection, in both directions:
 
-    receive(data)   takes the next bytes of the peer, cut anywhere
-    messages()      iterates over every message that is complete by now, once; take all of them before the next
-                    receive(). Raises a ProtocolError where the bytes cannot be a message, after the good ones before it
-    encode(message) returns the bytes that carry one message; TypeError or ValueError for what cannot be carried
-    eof()           the peer will send no more: returns between messages, raises IncompleteMessage inside one
-    partial         an attribute, not a property: once messages() is exhausted it is true while the peer is inside a
-                    message (some of its bytes have come, kept or discarded, and not its last), false between messages
+    receive(data)   takes the next bytes from the peer; data may begin and end anywhere in a message
+    messages()      iterates over all messages that are complete, once; exhaust it before the next receive(). Raises a
+                    ProtocolError at bytes that cannot be a message, after the valid messages before them
+    encode(message) returns the bytes of one message; TypeError or ValueError for a message that cannot be encoded
+    eof()           the peer sends nothing more: returns between messages, raises IncompleteMessage inside one
+    partial         true after messages() is exhausted if part of a message has arrived (kept or discarded), false
+                    between messages. A plain attribute, not a property, because it is read for every batch
 
-After a ProtocolError the codec stays in error: receive(), messages() and eof() raise the same error again. Where the
-framing survives (text that is not JSON, on a line that is a line; a message over the maximum, if those are discarded) a
-`Malformed` is delivered in place of the message. Cost is linear in the bytes, however they are cut. An idle codec holds
-no buffer.
+After a ProtocolError, the codec stays in error: receive(), messages() and eof() raise the same error again. If only the
+content of a message is invalid (a line that is not JSON; a message above the maximum with overflow="discard"), a
+`Malformed` is delivered in its place. The cost is linear in the number of bytes, in pieces of any size. An idle codec
+holds no buffer.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ __all__ = [
 
 
 class Codec(Protocol):
-    """What a connection needs of a codec; see this module's contract."""
+    """The interface of a codec, for type checkers; the contract is in the docstring of this module."""
 
     partial: Any
 
@@ -65,7 +65,7 @@ class Codec(Protocol):
     def eof(self) -> None: ...
 
 
-#: The codecs by the names that settings and command lines use.
+#: The codecs, by their names on command lines.
 CODECS: dict[str, Callable[[], Codec]] = {
     "raw": Raw,
     "lines": Lines,
@@ -80,7 +80,7 @@ CODECS: dict[str, Callable[[], Codec]] = {
 
 
 def codec_named(name: str) -> Callable[[], Codec]:
-    """Return the factory of the codec `name`; ConfigError names the codecs there are."""
+    """Return the factory of the codec `name`; ConfigError, with all names, if it is unknown."""
     try:
         return CODECS[name]
     except KeyError:

@@ -1,4 +1,4 @@
-"""ContentLength: a block of headers, a blank line, and as many bytes as `Content-Length` says.
+"""ContentLength: a block of headers, a blank line, and a message of `Content-Length` bytes.
 
     Content-Length: 17\\r\\n
     \\r\\n
@@ -7,8 +7,8 @@
 The base protocol of the Language Server Protocol
 (https://microsoft.github.io/language-server-protocol/specifications/lsp/3.17/specification/#baseProtocol), also that of
 the Debug Adapter Protocol. Headers are as in HTTP (RFC 9110): names in either case, `1*DIGIT` for the length. Other
-headers, Content-Type among them, are not looked at. What two readers might read differently is refused: a length given
-twice, signed, or not in digits, a line that is no header, a bare CR or LF.
+headers, such as Content-Type, are ignored. Anything that two parsers could interpret differently is an InvalidHeader: a
+second length, a length with a sign or without digits, a line that is not a header, a single CR or LF.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from collections.abc import Iterator
 from typing import Any
 
 from gserver.codecs.json_values import DEFAULT_MAX_DEPTH, DuplicateKeys, JsonValues, encode_json
-from gserver.codecs.length_framing import DEFAULT_MAX_BYTES, MAX_DIGITS, Announced, Frame
+from gserver.codecs.length_framing import DEFAULT_MAX_BYTES, MAX_DIGITS, Frame, LengthFramed
 from gserver.codecs.size_limit import Overflow
 from gserver.codecs.wrong_type import not_bytes, not_json
 from gserver.errors import InvalidHeader
 
 __all__ = ["ContentLength", "JsonContentLength"]
 
-# The block of headers with its blank line.
+# Maximum size of the block of headers, with its blank line.
 MAX_HEADER_BYTES = 8 * 1024
 BLANK_LINE = b"\r\n\r\n"
 HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n\x00]*)")
 
 
-class ContentLength(Announced):
-    """Messages behind HTTP-like headers.
+class ContentLength(LengthFramed):
+    """Messages after HTTP-like headers.
 
     Args:
-        max_bytes: longest message accepted, without its headers; default 1 MiB. The headers have 8 KiB at most.
-        overflow: what becomes of a longer one: "close" (default) is FrameTooLarge, "discard" is a Malformed.
-        max_discard: longest message that is discarded; default 16 times max_bytes, and at least 1 MiB.
+        max_bytes: longest message accepted, without its headers; default 1 MiB. The headers may have 8 KiB.
+        overflow: what a longer one becomes: FrameTooLarge ("close", the default), or a Malformed ("discard").
+        max_discard: longest message that is discarded; default: 16 times max_bytes, at least 1 MiB.
     """
 
     __slots__ = ("_known", "_searched")
@@ -46,8 +46,8 @@ class ContentLength(Announced):
         self, max_bytes: int = DEFAULT_MAX_BYTES, *, overflow: Overflow = "close", max_discard: int | None = None
     ) -> None:
         super().__init__(max_bytes, overflow, max_discard)
-        self._searched = 0  # bytes of an unfinished block of headers in which its end does not begin
-        self._known: tuple[int, int] | None = None  # headers and message of a frame of which only the headers are there
+        self._searched = 0  # bytes of an incomplete block of headers that do not contain its end
+        self._known: tuple[int, int] | None = None  # sizes of headers and message, while only the headers have arrived
 
     def _frame(self, buffer: bytes | bytearray, start: int) -> Frame | None:
         header_bytes, length = self._known or self._headers(buffer, start)
@@ -59,7 +59,7 @@ class ContentLength(Announced):
         return begin, end, end
 
     def _headers(self, buffer: bytes | bytearray, start: int) -> tuple[int, int]:
-        """The size of the headers, 0 while they have no end, and the length that they announce."""
+        """Return the size of the headers, 0 while they are incomplete, and their Content-Length."""
         end = buffer.find(BLANK_LINE, start + self._searched, start + MAX_HEADER_BYTES)
         size = len(buffer) - start
         if end < 0 and size < MAX_HEADER_BYTES:
@@ -81,11 +81,11 @@ class ContentLength(Announced):
 
 
 class JsonContentLength(ContentLength):
-    """JSON values behind HTTP-like headers, in UTF-8. What is not JSON is a Malformed, as with JsonLines.
+    """JSON values after HTTP-like headers, in UTF-8. A message that is not JSON is a Malformed, as in JsonLines.
 
     Args:
-        max_bytes, overflow, max_discard: as ContentLength.
-        max_depth, duplicate_keys: as JsonLines.
+        max_bytes, overflow, max_discard: as in ContentLength.
+        max_depth, duplicate_keys: as in JsonLines.
     """
 
     __slots__ = ("_values",)
@@ -106,7 +106,7 @@ class JsonContentLength(ContentLength):
         return map(self._values.decode, super().messages())
 
     def encode(self, message: Any) -> bytes:
-        """Return the value behind its headers; TypeError for what JSON cannot carry."""
+        """Return the headers and the value; TypeError for a value that JSON does not have."""
         try:
             value = encode_json(message)
         except TypeError as error:
@@ -115,7 +115,7 @@ class JsonContentLength(ContentLength):
 
 
 def _content_length(block: bytes) -> int:
-    """The one Content-Length in a block of headers."""
+    """Return the Content-Length of a block of headers; InvalidHeader if there is not exactly one."""
     values = []
     for line in block.split(b"\r\n"):
         header = HEADER.fullmatch(line)

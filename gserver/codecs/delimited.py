@@ -1,9 +1,9 @@
-"""Delimited: a message is the bytes up to a delimiter, of which there may be several; it is not part of the message.
+"""Delimited: a message is the bytes up to one of several delimiters; the delimiter is not part of the message.
 
-The delimiter that ends first counts, and of those that end together the longest: with LF and CRLF, CRLF is never half
-of a message. So a message is complete with the last byte of its delimiter, however the bytes are cut, and no codec has
-to wait for what may follow. A delimiter that another one occurs in before its end could never end a message, and is
-refused. (asyncio's readuntil() decides alike; Netty prefers the shortest message.)
+The delimiter that ends first applies; if several end at the same byte, the longest. So with LF and CRLF, the CR of a
+CRLF is never part of a message; and a message is complete with the last byte of its delimiter, and the codec never
+waits for the next byte. A delimiter that contains another one before its end could never end a message, and is
+rejected. (asyncio's readuntil() has the same rule; Netty prefers the shortest message.)
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import re
 from collections.abc import Iterator
 
 from gserver.codecs.malformed import Malformed
-from gserver.codecs.size_limit import Bounded, Overflow
+from gserver.codecs.size_limit import Overflow, SizeLimited
 from gserver.codecs.wrong_type import not_bytes
 
 __all__ = ["DEFAULT_MAX_BYTES", "Delimited", "Delimiters", "DiscardUpTo"]
 
-# Precedents: asyncio's streams 64 KiB, Twisted's LineReceiver 16 KiB, Netty and tokio leave it to the user.
+# Precedents: 64 KiB in asyncio's streams, 16 KiB in Twisted's LineReceiver; Netty and tokio have no default.
 DEFAULT_MAX_BYTES = 64 * 1024
 
 
 class Delimiters:
-    """Some delimiters, and where they are in bytes."""
+    """A set of delimiters, with the pattern that finds them."""
 
     __slots__ = ("_beginnings", "longest", "pattern")
 
@@ -35,19 +35,20 @@ class Delimiters:
                     raise ValueError(
                         f"the delimiter {delimiter!r} never ends a message: {other!r} in it ends it before"
                     )
-        #: The leftmost match ends first, and is the longest: no delimiter has another one before its own end.
+        #: The leftmost match is also the one that ends first, and the longest: no delimiter contains another before its
+        #: end.
         self.pattern = re.compile(b"|".join(map(re.escape, delimiters)))
         self.longest = max(map(len, delimiters))
         beginnings = {delimiter[:size] for delimiter in delimiters for size in range(1, len(delimiter))}
         self._beginnings = tuple(sorted(beginnings, key=len, reverse=True))
 
-    def begun(self, data: bytes | bytearray) -> int:
-        """How many bytes at the end of `data` may belong to a delimiter."""
+    def partial_size(self, data: bytes | bytearray) -> int:
+        """Return how many bytes at the end of `data` may be the beginning of a delimiter."""
         return next((len(beginning) for beginning in self._beginnings if data.endswith(beginning)), 0)
 
 
 class DiscardUpTo:
-    """A message that is discarded up to its delimiter; only what may begin one is kept."""
+    """Discards a message up to its delimiter; keeps only bytes that may be the beginning of one."""
 
     __slots__ = ("_delimiters", "_tail", "received", "size")
 
@@ -68,18 +69,18 @@ class DiscardUpTo:
         self.size += found.start()
         return data[found.end() :]
 
-    def least(self) -> int:
-        return self.size + len(self._tail) - self._delimiters.begun(self._tail)
+    def min_size(self) -> int:
+        return self.size + len(self._tail) - self._delimiters.partial_size(self._tail)
 
 
-class Delimited(Bounded):
+class Delimited(SizeLimited):
     """Messages that end with a delimiter.
 
     Args:
         delimiters: one or more, of one or more bytes each; default NUL. encode() writes the first one.
         max_bytes: longest message accepted, without its delimiter; default 64 KiB.
-        overflow: what becomes of a longer one: "close" (default) is FrameTooLarge, "discard" is a Malformed.
-        max_discard: longest message that is discarded; default 16 times max_bytes, and at least 1 MiB.
+        overflow: what a longer one becomes: FrameTooLarge ("close", the default), or a Malformed ("discard").
+        max_discard: longest message that is discarded; default: 16 times max_bytes, at least 1 MiB.
     """
 
     __slots__ = ("_delimiters", "_end", "_searched")
@@ -94,10 +95,10 @@ class Delimited(Bounded):
         super().__init__(max_bytes, overflow, max_discard, least=1)
         self._delimiters = Delimiters(*(delimiters or (b"\x00",)))
         self._end = delimiters[0] if delimiters else b"\x00"
-        self._searched = 0  # bytes of `partial` in which no delimiter begins
+        self._searched = 0  # bytes of `partial` that contain no beginning of a delimiter
 
     def receive(self, data: bytes) -> None:
-        if self._trouble is not None:
+        if self._pending is not None:
             data = self._take(data)
         if not self.partial:
             self.partial = data
@@ -107,8 +108,8 @@ class Delimited(Bounded):
             self.partial += data
 
     def messages(self) -> Iterator[bytes | Malformed]:
-        if self._trouble is not None:
-            report = self._settle()
+        if self._pending is not None:
+            report = self._take_report()
             if report is None:
                 return
             yield report
@@ -116,7 +117,7 @@ class Delimited(Bounded):
         buffer = bytes(self.partial) if self._has_end() else b""
         for found in self._delimiters.pattern.finditer(buffer, self._searched):
             size = found.start() - start
-            message = buffer[start : found.start()] if size <= self._max_bytes else self._over(size)
+            message = buffer[start : found.start()] if size <= self._max_bytes else self._too_large(size)
             start = found.end()
             yield message
         self._forget(start)
@@ -125,17 +126,17 @@ class Delimited(Bounded):
         return self._delimiters.pattern.search(self.partial, self._searched) is not None
 
     def _forget(self, handed_over: int) -> None:
-        """Keep what no delimiter has ended, if it may be kept."""
+        """Drop the messages that were delivered; start discarding if the rest is too large."""
         self.partial = rest = self.partial[handed_over:] if handed_over else self.partial
         self._searched = max(0, len(rest) - self._delimiters.longest + 1)
-        least = len(rest) - self._delimiters.begun(rest) if len(rest) > self._max_bytes else 0
+        least = len(rest) - self._delimiters.partial_size(rest) if len(rest) > self._max_bytes else 0
         if least > self._max_bytes:
-            self._over(least, "at least ")
+            self._too_large(least, "at least ")
             self._searched = 0
             self._discard(DiscardUpTo(self._delimiters, rest))
 
     def encode(self, message: bytes) -> bytes:
-        """Return the message with the first delimiter behind it; ValueError if a delimiter would end it before."""
+        """Return the message and the first delimiter; ValueError if the message contains a delimiter."""
         try:
             framed = message + self._end
         except TypeError:

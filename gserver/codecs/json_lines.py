@@ -1,7 +1,7 @@
-"""JsonLines: one JSON value a line (https://jsonlines.org, RFC 8259), in UTF-8, compact when encoded.
+"""JsonLines: one JSON value per line (https://jsonlines.org, RFC 8259), in UTF-8, encoded without spaces.
 
-A line that is not JSON is delivered as a Malformed, for the framing survives it; a line over the maximum is a
-FrameTooLarge, or with overflow="discard" a Malformed too. What is accepted as JSON is said in json_values.
+A line that is not JSON is delivered as a Malformed, because the framing is still intact. A line above the maximum is a
+FrameTooLarge, or, with overflow="discard", a Malformed too. json_values.py defines what is accepted as JSON.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ __all__ = ["JsonLines"]
 
 
 class JsonLines(Lines):
-    """JSON values, one a line.
+    """JSON values, one per line.
 
     Args:
         max_bytes: longest line accepted, without its terminator; default 64 KiB.
-        max_depth: how deep arrays and objects may be nested; default 64. What is deeper is a Malformed.
-        duplicate_keys: of two equal keys in an object the "last" (default) counts, or "refuse": it is a Malformed.
-        overflow: what becomes of a longer line: "close" (default) is FrameTooLarge, "discard" is a Malformed.
-        max_discard: longest line that is discarded; default 16 times max_bytes, and at least 1 MiB.
+        max_depth: maximum nesting of arrays and objects; default 64. A deeper value is a Malformed.
+        duplicate_keys: for equal keys in an object: the "last" one is used (default), or "refuse": a Malformed.
+        overflow: what a longer line becomes: FrameTooLarge ("close", the default), or a Malformed ("discard").
+        max_discard: longest line that is discarded; default: 16 times max_bytes, at least 1 MiB.
     """
 
     __slots__ = ("_values",)
@@ -51,7 +51,7 @@ class JsonLines(Lines):
 
     def messages(self) -> Iterable[Any]:
         complete, values = self._complete, self._values
-        if self._trouble is not None or len(complete) > self._max_bytes or len(self.partial) > self._max_bytes:
+        if self._pending is not None or len(complete) > self._max_bytes or len(self.partial) > self._max_bytes:
             return map(values.decode, self._checked_messages())
         if not complete:
             return ()
@@ -59,13 +59,13 @@ class JsonLines(Lines):
         lines = complete[:-1].split(b"\n")  # a CR before the LF is white space in JSON
         if len(complete) <= values.shallow_bytes or values.none_is_deep(complete, lines):
             try:
-                return list(map(decode_json, lines))  # no frame for each line: the usual case, all of them are JSON
+                return list(map(decode_json, lines))  # no Python call per line; usually all lines are JSON
             except NOT_JSON:
                 pass
         return map(values.decode, lines)
 
     def encode(self, message: Any) -> bytes:
-        """Return one line. TypeError for what JSON cannot carry; NaN and the infinities become null, as in Node."""
+        """Return one line; NaN and infinities become null, as in Node. TypeError for a value that JSON lacks."""
         try:
             return encode_json(message) + b"\n"
         except TypeError as error:

@@ -1,7 +1,7 @@
-"""What the codecs share that announce a message's length before it: one loop for all of them.
+"""Base class of the codecs that send the length before the message, with their common loop.
 
-A codec of this kind only knows where a frame's message begins and ends: `_frame()`. A length over the maximum is
-refused as soon as it is known, before any of the message is kept.
+A subclass implements `_frame()`: the positions of the next message. A length above the maximum is rejected as soon as
+it is known, before any byte of the message is kept.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from gserver.codecs.malformed import Malformed
-from gserver.codecs.size_limit import Bounded, Discard
+from gserver.codecs.size_limit import Discard, SizeLimited
 from gserver.errors import InvalidHeader
 
-__all__ = ["DEFAULT_MAX_BYTES", "Announced", "Frame", "find_decimal"]
+__all__ = ["DEFAULT_MAX_BYTES", "Frame", "LengthFramed", "find_decimal"]
 
-# Precedents: tokio's LengthDelimitedCodec 8 MiB, Twisted's IntNStringReceiver 99,999; Netty leaves it to the user.
+# Precedents: 8 MiB in tokio's LengthDelimitedCodec, 99,999 in Twisted's IntNStringReceiver; Netty has no default.
 DEFAULT_MAX_BYTES = 1024 * 1024
-#: Positions in the buffer, or beyond what has come of it: the message, its end, and the end of its frame.
+#: Positions: begin of the message, end of the message, end of the frame. They may lie beyond the end of the buffer.
 Frame = tuple[int, int, int]
-# No length has more digits: 2**64 - 1 has 20.
+# Maximum digits of a length: 2**64 - 1 has 20.
 MAX_DIGITS = 20
 
 
-class Announced(Bounded):
-    """Messages whose length comes before them."""
+class LengthFramed(SizeLimited):
+    """Messages with their length before them."""
 
     __slots__ = ()
 
-    trailer: ClassVar[bytes] = b""  # the byte behind each message, if there is one
+    trailer: ClassVar[bytes] = b""  # the byte after each message, if there is one
 
     def receive(self, data: bytes) -> None:
-        if self._trouble is not None:
+        if self._pending is not None:
             data = self._take(data)
         if not self.partial:
             self.partial = data
@@ -42,8 +42,8 @@ class Announced(Bounded):
             self.partial += data
 
     def messages(self) -> Iterator[bytes | Malformed]:
-        if self._trouble is not None:
-            report = self._settle()
+        if self._pending is not None:
+            report = self._take_report()
             if report is None:
                 return
             yield report
@@ -51,7 +51,7 @@ class Announced(Bounded):
         while (frame := locate(buffer, start)) is not None:
             begin, end, after = frame
             if end - begin > max_bytes:
-                report = self._over(end - begin)
+                report = self._too_large(end - begin)
                 if len(buffer) < after:
                     self._discard(self._rest_of(frame, buffer, start))
                     return
@@ -62,7 +62,7 @@ class Announced(Bounded):
             if len(buffer) < after:
                 break
             if type(buffer) is not bytes:
-                buffer = bytes(buffer)  # once: nearly all of it is about to be handed over
+                buffer = bytes(buffer)  # one copy: nearly all of it is delivered now
             start = after
             yield buffer[begin:end]
         if start:
@@ -75,24 +75,24 @@ class Announced(Bounded):
             self.partial = self.partial[handed_over:]
 
     def _frame(self, buffer: bytes | bytearray, start: int) -> Frame | None:
-        """Return where the frame lies that begins at `start`, None while that is not known; raise what is wrong."""
+        """Return the positions of the frame at `start`; None while they are not known. Raises a ProtocolError."""
         raise NotImplementedError
 
     def _check_end(self, found: bytes | bytearray, size: int) -> None:
-        """Raise if a message of `size` bytes has not its trailer behind it."""
+        """Raise InvalidHeader if the trailer after a message of `size` bytes is wrong."""
         try:
             check_trailer(found, self.trailer, size)
         except InvalidHeader as error:
             raise self._fail(error) from None
 
     def _rest_of(self, frame: Frame, buffer: bytes | bytearray, start: int) -> Discard:
-        """Return how to discard a frame of which the buffer has not the end."""
+        """Return a Discard for a frame that continues after the buffer."""
         begin, end, after = frame
         return _DiscardBytes(end - begin, after - len(buffer), len(buffer) - start, self.trailer)
 
 
 class _DiscardBytes:
-    """A message of which so many bytes are discarded, its trailer included."""
+    """Discards the remaining bytes of a frame, with its trailer."""
 
     __slots__ = ("_left", "_trailer", "received", "size")
 
@@ -104,25 +104,25 @@ class _DiscardBytes:
 
     def take(self, data: bytes) -> bytes | None:
         self.received += len(data)
-        behind = self._left - len(self._trailer)  # the bytes of message that are still to come
-        if 0 <= behind < len(data):
-            check_trailer(data[behind : self._left], self._trailer, self.size)
+        missing = self._left - len(self._trailer)  # bytes of the message that have not arrived
+        if 0 <= missing < len(data):
+            check_trailer(data[missing : self._left], self._trailer, self.size)
         self._left -= len(data)
         return data[len(data) + self._left :] if self._left <= 0 else None
 
-    def least(self) -> int:
+    def min_size(self) -> int:
         return self.size
 
 
 def check_trailer(found: bytes | bytearray, trailer: bytes, size: int) -> None:
     if trailer and found != trailer:
-        raise InvalidHeader(f"{bytes(found)!r} behind a message of {size} bytes, must be {trailer!r}")
+        raise InvalidHeader(f"{bytes(found)!r} after a message of {size} bytes, must be {trailer!r}")
 
 
 def find_decimal(buffer: bytes | bytearray, start: int, end: bytes) -> tuple[int, int] | None:
-    """Return the decimal number at `start` and the position of the byte `end` behind it, None while that has not come.
+    """Return the decimal number at `start` and the position of the byte `end` after it; None while it is incomplete.
 
-    InvalidHeader for what is no number, for leading zeros, and for more than 20 digits, as soon as that is certain.
+    InvalidHeader for text that is not a number, for leading zeros, and for more than 20 digits, as soon as possible.
     """
     stop = buffer.find(end, start, start + MAX_DIGITS + 1)
     digits = bytes(buffer[start : stop if stop >= 0 else start + MAX_DIGITS + 1])

@@ -1,12 +1,12 @@
-"""LengthPrefixed: a length in 1, 2, 3, 4 or 8 bytes, then as many bytes of message.
+"""LengthPrefixed: a binary length of 1, 2, 3, 4 or 8 bytes, then the message.
 
     +--------+--------+---------------------+
     | offset | length | rest                |      rest = length + adjustment
     +--------+--------+---------------------+
     |<---- strip ---->|<----- message ----->|
 
-Most protocols have no offset: LengthPrefixed() is 4 bytes of length and the message. The words are those of Netty's
-LengthFieldBasedFrameDecoder and tokio's LengthDelimitedCodec.
+Most protocols have no offset: LengthPrefixed() reads 4 bytes of length, then the message. The terms are those of
+Netty's LengthFieldBasedFrameDecoder and tokio's LengthDelimitedCodec.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 from typing import Any, Literal
 
-from gserver.codecs.length_framing import DEFAULT_MAX_BYTES, Announced, Frame
+from gserver.codecs.length_framing import DEFAULT_MAX_BYTES, Frame, LengthFramed
 from gserver.codecs.size_limit import Overflow
 from gserver.codecs.wrong_type import not_bytes
 from gserver.errors import InvalidHeader
@@ -22,26 +22,26 @@ from gserver.errors import InvalidHeader
 __all__ = ["DEFAULT_MAX_BYTES", "LengthPrefixed"]
 
 ByteOrder = Literal["big", "little"]
-_FORMATS = {1: "B", 2: "H", 3: "", 4: "I", 8: "Q"}  # struct has none for 3
+_FORMATS = {1: "B", 2: "H", 3: "", 4: "I", 8: "Q"}  # struct has no format for 3 bytes
 
 
-class LengthPrefixed(Announced):
-    """Messages behind their length.
+class LengthPrefixed(LengthFramed):
+    """Messages after a binary length.
 
     Args:
         header_bytes: width of the length field: 1, 2, 3, 4 (default) or 8.
         byteorder: "big" (network order, default) or "little".
-        max_bytes: longest message accepted, as it is handed over; default 1 MiB.
-        includes_header: the length counts the offset and its own field too; default False.
+        max_bytes: longest message accepted, as delivered; default 1 MiB.
+        includes_header: whether the length includes the offset and the length field; default False.
         offset: bytes of header before the length field; default 0.
-        adjustment: added to the length that is read, which gives the bytes behind it; default 0, may be negative.
-        strip: how many bytes at the beginning of a frame are not handed over, at most offset + header_bytes. Default:
-            all of the header if there is no offset, else 0, for the bytes before the length mean something.
-        lead: the `offset` bytes of a header, of which encode() writes those that `strip` takes away; default zeros.
-        overflow: what becomes of a longer message: "close" (default) is FrameTooLarge, "discard" is a Malformed.
-        max_discard: longest message that is discarded; default 16 times max_bytes, and at least 1 MiB.
+        adjustment: added to the length to get the number of bytes after the length field; default 0, may be negative.
+        strip: number of bytes at the beginning of a frame that are not delivered, at most offset + header_bytes.
+            Default: the whole header without an offset; 0 with an offset, because the bytes before the length matter.
+        lead: the `offset` bytes before the length; encode() writes the part that `strip` removes. Default: zeros.
+        overflow: what a longer message becomes: FrameTooLarge ("close", the default), or a Malformed ("discard").
+        max_discard: longest message that is discarded; default: 16 times max_bytes, at least 1 MiB.
 
-    encode() takes a message as it would be handed over, and writes the length into it.
+    encode() takes a message in the form in which it is delivered, and sets the length.
     """
 
     __slots__ = (
@@ -79,7 +79,7 @@ class LengthPrefixed(Announced):
             raise ValueError(f"offset is {offset}, must not be negative")
         lead = bytes(offset) if lead is None else lead
         if len(lead) != offset:
-            raise ValueError(f"lead has {len(lead)} bytes, must have {offset}, as many as offset says")
+            raise ValueError(f"lead has {len(lead)} bytes, must have {offset}, the value of offset")
         self._header_bytes = header_bytes
         self._byteorder: ByteOrder = byteorder
         self._offset = offset
@@ -109,7 +109,7 @@ class LengthPrefixed(Announced):
     def _negative(self, length: int) -> InvalidHeader:
         if self._added == -self._header_size:
             return InvalidHeader(f"length {length} is less than the {self._header_size} bytes of its own header")
-        return InvalidHeader(f"length {length} is less than {-self._added}, which the adjustment takes away")
+        return InvalidHeader(f"length {length} is less than {-self._added}, which the adjustment subtracts")
 
     def encode(self, message: bytes) -> bytes:
         """Return the frame; ValueError if its length does not fit, or if the message is shorter than its header."""
@@ -123,7 +123,7 @@ class LengthPrefixed(Announced):
             raise not_bytes(self, message) from None
 
     def _encode_header(self, message: bytes) -> bytes:
-        """The frame where more than a length comes before the message: what `strip` took away, and what it left."""
+        """Return the frame if the header is more than a length: the part that `strip` removes, and the rest."""
         given = self._header_size - self._strip
         header = self._header[: self._strip] + message[:given]
         if len(message) < given:
@@ -139,9 +139,10 @@ class LengthPrefixed(Announced):
 
 
 def _reader(header_bytes: int, byteorder: ByteOrder) -> Any:
-    """A function of a buffer and a position, that returns the length there as the only item of a tuple.
+    """Return a function (buffer, position) that reads the length there; the result is a tuple of one item.
 
-    struct reads from a buffer in place, in half the time of a slice and int.from_bytes()."""
+    struct reads in place, in half the time of a slice and int.from_bytes().
+    """
     if _FORMATS[header_bytes]:
         return struct.Struct((">" if byteorder == "big" else "<") + _FORMATS[header_bytes]).unpack_from
     return lambda buffer, at: (int.from_bytes(buffer[at : at + header_bytes], byteorder),)

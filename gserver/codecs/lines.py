@@ -1,7 +1,7 @@
 """Lines: a message is the bytes up to LF or CRLF; the terminator is not part of it.
 
-Bytes without a terminator are kept in one growing bytearray and searched once, when they arrive, so that a line that
-comes byte by byte costs no more than one that comes whole.
+Bytes without a terminator are kept in one growing bytearray. Each byte is searched once, when it arrives, so that a
+line that arrives byte by byte costs no more than one that arrives at once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from gserver.codecs.delimited import DEFAULT_MAX_BYTES, Delimiters, DiscardUpTo
 from gserver.codecs.malformed import Malformed
-from gserver.codecs.size_limit import Bounded, Overflow
+from gserver.codecs.size_limit import Overflow, SizeLimited
 from gserver.codecs.wrong_type import not_bytes
 
 __all__ = ["DEFAULT_MAX_BYTES", "Lines"]
@@ -18,14 +18,14 @@ __all__ = ["DEFAULT_MAX_BYTES", "Lines"]
 ENDS = Delimiters(b"\n", b"\r\n")
 
 
-class Lines(Bounded):
-    """Newline-framed bytes.
+class Lines(SizeLimited):
+    """Lines of bytes.
 
     Args:
         max_bytes: longest line accepted, without its terminator; default 64 KiB.
-        crlf: end encoded lines with CRLF instead of LF. Both are always understood.
-        overflow: what becomes of a longer one: "close" (default) is FrameTooLarge, "discard" is a Malformed.
-        max_discard: longest line that is discarded; default 16 times max_bytes, and at least 1 MiB.
+        crlf: end encoded lines with CRLF instead of LF. Both are always accepted.
+        overflow: what a longer one becomes: FrameTooLarge ("close", the default), or a Malformed ("discard").
+        max_discard: longest line that is discarded; default: 16 times max_bytes, at least 1 MiB.
     """
 
     __slots__ = ("_complete", "_crlf")
@@ -42,10 +42,10 @@ class Lines(Bounded):
     ) -> None:
         super().__init__(max_bytes, overflow, max_discard, least=1)
         self._crlf = crlf
-        self._complete = b""  # whole lines that messages() has not handed over
+        self._complete = b""  # complete lines that messages() has not delivered
 
     def receive(self, data: bytes) -> None:
-        if self._trouble is not None:
+        if self._pending is not None:
             data = self._take(data)
         end = data.rfind(b"\n") + 1
         if end == 0:
@@ -65,7 +65,7 @@ class Lines(Bounded):
 
     def messages(self) -> Iterable[bytes | Malformed]:
         complete = self._complete
-        if self._trouble is not None or len(complete) > self._max_bytes or len(self.partial) > self._max_bytes:
+        if self._pending is not None or len(complete) > self._max_bytes or len(self.partial) > self._max_bytes:
             return self._checked_messages()
         if not complete:
             return ()
@@ -75,23 +75,23 @@ class Lines(Bounded):
         return complete[:-1].split(b"\n")
 
     def _checked_messages(self) -> Iterator[bytes | Malformed]:
-        """The lines one by one, each held to the maximum: only needed once more than that has arrived together."""
-        if self._trouble is not None:
-            report = self._settle()
+        """Yield the lines one by one, and check the size of each; needed only if more than the maximum has arrived."""
+        if self._pending is not None:
+            report = self._take_report()
             if report is None:
                 return
             yield report
         complete, self._complete = self._complete, b""
         for line in complete[:-1].split(b"\n") if complete else ():
             line = line.removesuffix(b"\r")
-            yield line if len(line) <= self._max_bytes else self._over(len(line))
+            yield line if len(line) <= self._max_bytes else self._too_large(len(line))
         self._check_partial()
 
     def _check_partial(self) -> None:
-        """Hold the line that has not ended to the maximum. A CR at its end may be half of its terminator."""
-        least = len(self.partial) - ENDS.begun(self.partial)
+        """Check the size of the incomplete line. A CR at its end may be part of its terminator."""
+        least = len(self.partial) - ENDS.partial_size(self.partial)
         if least > self._max_bytes:
-            self._over(least, "at least ")
+            self._too_large(least, "at least ")
             self._discard(DiscardUpTo(ENDS, self.partial))
 
     def encode(self, message: bytes) -> bytes:
@@ -99,9 +99,7 @@ class Lines(Bounded):
             if b"\n" in message:
                 raise ValueError("a line cannot contain a newline")
             if not self._crlf and message.endswith(b"\r"):
-                raise ValueError(
-                    "a line cannot end with a carriage return: before LF it reads as part of the terminator"
-                )
+                raise ValueError("a line cannot end with a carriage return: before LF it is part of the terminator")
             return message + (b"\r\n" if self._crlf else b"\n")
         except (TypeError, AttributeError):
             raise not_bytes(self, message) from None

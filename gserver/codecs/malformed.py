@@ -1,4 +1,4 @@
-"""A message whose framing was right and whose content was not: the connection goes on."""
+"""Malformed: delivered in place of a message with valid framing and invalid content."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ __all__ = ["Malformed"]
 
 
 class Malformed:
-    """Delivered by a codec in place of a message that it could delimit and not decode.
+    """A message that the codec could delimit, but not decode. The connection may continue.
 
-    `message` is a short text that may be told to the peer; `detail` says more, for a log at debug level.
+    Attributes:
+        message: short text that may be sent to the peer.
+        detail: further text, for a log at level debug.
     """
 
     __slots__ = ("detail", "message")

@@ -1,12 +1,12 @@
 """Netstring: `5:hello,` (https://cr.yp.to/proto/netstrings.txt): the length in decimal, a colon, the message, a comma.
 
-As strict as the text: digits only, no leading zero, and the comma is checked, of a discarded message too. A length has
-at most 20 digits, so that a header is bounded.
+As strict as the specification: digits only, no leading zero; the comma is checked, also after a discarded message. A
+length has at most 20 digits, so that the size of a header is limited.
 """
 
 from __future__ import annotations
 
-from gserver.codecs.length_framing import DEFAULT_MAX_BYTES, Announced, Frame, find_decimal
+from gserver.codecs.length_framing import DEFAULT_MAX_BYTES, Frame, LengthFramed, find_decimal
 from gserver.codecs.size_limit import Overflow
 from gserver.codecs.wrong_type import not_bytes
 from gserver.errors import InvalidHeader
@@ -14,13 +14,13 @@ from gserver.errors import InvalidHeader
 __all__ = ["Netstring"]
 
 
-class Netstring(Announced):
-    """Messages as netstrings.
+class Netstring(LengthFramed):
+    """Messages in netstrings.
 
     Args:
         max_bytes: longest message accepted, without its length and comma; default 1 MiB.
-        overflow: what becomes of a longer one: "close" (default) is FrameTooLarge, "discard" is a Malformed.
-        max_discard: longest message that is discarded; default 16 times max_bytes, and at least 1 MiB.
+        overflow: what a longer one becomes: FrameTooLarge ("close", the default), or a Malformed ("discard").
+        max_discard: longest message that is discarded; default: 16 times max_bytes, at least 1 MiB.
     """
 
     __slots__ = ()

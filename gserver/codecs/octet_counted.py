@@ -1,11 +1,11 @@
 """OctetCounted: syslog over TCP (RFC 6587): `MSG-LEN SP SYSLOG-MSG`, the length in decimal and without leading zeros.
 
-With newline=True the older framing of section 3.4.2 is understood too, on the same stream: a frame that begins with
-the `<` of a syslog priority ends with LF. rsyslog tells the two apart likewise, frame by frame. What is sent is always
-octet-counted.
+With newline=True, the older framing of section 3.4.2 is accepted too, on the same stream: a frame that begins with `<`,
+the start of a syslog priority, ends with LF. rsyslog distinguishes the two in the same way, for each frame. encode()
+always counts octets.
 
-Line feeds between frames are dropped, in either case. The RFC has none there, but several senders add one, and no frame
-begins with one; rsyslog takes it for an empty message, which it drops.
+Line feeds between frames are always dropped. The RFC does not allow them, but several senders add one, and no frame
+begins with one; rsyslog treats it as an empty message, and drops it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 
 from gserver.codecs.delimited import DEFAULT_MAX_BYTES, Delimiters, DiscardUpTo
-from gserver.codecs.length_framing import Announced, Frame, find_decimal
+from gserver.codecs.length_framing import Frame, LengthFramed, find_decimal
 from gserver.codecs.size_limit import Discard, Overflow
 from gserver.codecs.wrong_type import not_bytes
 from gserver.errors import InvalidHeader
@@ -25,14 +25,14 @@ LINE_FEEDS = re.compile(rb"\n+")
 PRIORITY = ord("<")
 
 
-class OctetCounted(Announced):
-    """Messages behind their length in decimal and a space.
+class OctetCounted(LengthFramed):
+    """Messages after a decimal length and a space.
 
     Args:
         max_bytes: longest message accepted, without its header or LF; default 64 KiB.
-        newline: a message that begins with `<` ends with LF; default False, where it is an InvalidHeader.
-        overflow: what becomes of a longer one: "close" (default) is FrameTooLarge, "discard" is a Malformed.
-        max_discard: longest message that is discarded; default 16 times max_bytes, and at least 1 MiB.
+        newline: accept messages that begin with `<` and end with LF; default False: they are an InvalidHeader.
+        overflow: what a longer one becomes: FrameTooLarge ("close", the default), or a Malformed ("discard").
+        max_discard: longest message that is discarded; default: 16 times max_bytes, at least 1 MiB.
     """
 
     __slots__ = ("_newline", "_searched")
@@ -47,7 +47,7 @@ class OctetCounted(Announced):
     ) -> None:
         super().__init__(max_bytes, overflow, max_discard, least=1)
         self._newline = newline
-        self._searched = 0  # bytes of an unfinished message that have no LF
+        self._searched = 0  # bytes of an incomplete message that contain no LF
 
     def receive(self, data: bytes) -> None:
         super().receive(data)
@@ -58,7 +58,7 @@ class OctetCounted(Announced):
         self._drop_line_feeds()
 
     def _drop_line_feeds(self) -> None:
-        """Those before the next frame, if nothing of it has come yet: the peer is not inside a message."""
+        """Drop line feeds before the next frame, so that `partial` is false: the peer is between two messages."""
         if self.partial.startswith(b"\n"):
             self.partial = self.partial.lstrip(b"\n")
 
@@ -85,7 +85,7 @@ class OctetCounted(Announced):
         self._searched = size = len(buffer) - start
         if size <= self._max_bytes:
             return None
-        self._over(size, "at least ")
+        self._too_large(size, "at least ")
         return start, len(buffer), len(buffer) + 1
 
     def _rest_of(self, frame: Frame, buffer: bytes | bytearray, start: int) -> Discard:
@@ -96,7 +96,7 @@ class OctetCounted(Announced):
         return DiscardUpTo(LF, buffer[start:])
 
     def encode(self, message: bytes) -> bytes:
-        """Return the message octet-counted; ValueError for an empty one, which RFC 6587 does not know."""
+        """Return the length, a space and the message; ValueError for an empty message: RFC 6587 has none."""
         try:
             framed = b"%d %b" % (len(message), message)
         except TypeError:

@@ -1,4 +1,4 @@
-"""Raw: no framing. A message is whatever arrived together, which TCP does not promise to keep together."""
+"""Raw: no framing. A message is the bytes that arrived together; TCP does not preserve such boundaries."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ __all__ = ["Raw"]
 
 
 class Raw:
-    """Hands on bytes as they come. Every byte is delivered exactly once and in order; nothing is ever incomplete."""
+    """Delivers bytes as they arrive: each byte once, and in order. No message is ever incomplete."""
 
     __slots__ = ("_data", "partial")
 
     def __init__(self) -> None:
         self._data = b""
-        self.partial = False  # raw bytes have no inside; a slot, for one reads faster than an attribute of the class
+        self.partial = False  # never inside a message; a slot, because it is read faster than a class attribute
 
     def receive(self, data: bytes) -> None:
         self._data = self._data + data if self._data else data
@@ -34,4 +34,4 @@ class Raw:
         raise not_bytes(self, message)
 
     def eof(self) -> None:
-        """Return: raw bytes have no inside to stop in."""
+        """Do nothing: raw bytes are never incomplete."""

@@ -1,12 +1,12 @@
-"""What the codecs with a maximum share: their trouble, and what becomes of a message that is too long.
+"""Base class of the codecs with a maximum size: rejects or discards messages that are too long.
 
-overflow="close" (the default): the codec ends with FrameTooLarge as soon as it is certain that the message is too long.
-overflow="discard": the message is thrown away as it arrives, is reported by one Malformed at its end, and the stream
-goes on behind it. A message longer than max_discard ends the codec with FrameTooLarge nevertheless, else an announced
-length of 2**63, or a line that never ends, would keep a connection that does no work for ever.
+overflow="close" (the default): the codec raises FrameTooLarge as soon as the message is certainly too long.
+overflow="discard": the message is discarded as it arrives; one Malformed is delivered at its end, and the next message
+follows. A message longer than max_discard raises FrameTooLarge all the same. Otherwise a length of 2**63, or a line
+that never ends, would keep a connection open that does no work.
 
-A codec is in trouble for good (a ProtocolError), while it discards, and until the Malformed is handed over. A healthy
-codec tests for that once in receive() and once in messages(), and pays for nothing else of this.
+`_pending` is set after a ProtocolError, while a message is discarded, and until the Malformed is delivered. In all
+other cases, the cost of this class is one test in receive() and one in messages().
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from typing import ClassVar, Literal, Protocol
 from gserver.codecs.malformed import Malformed
 from gserver.errors import FrameTooLarge, IncompleteMessage, ProtocolError
 
-__all__ = ["Bounded", "Discard", "Overflow"]
+__all__ = ["Discard", "Overflow", "SizeLimited"]
 
 Overflow = Literal["close", "discard"]
 
-# The least that max_discard is by default, and how many times max_bytes.
+# Default of max_discard: DISCARD_TIMES max_bytes, and at least DISCARD_BYTES.
 DISCARD_BYTES = 1024 * 1024
 DISCARD_TIMES = 16
-#: What `partial` holds of a message that is discarded.
+#: The value of `partial` while a message is discarded: only its truth matters.
 NOT_KEPT = b"discarding"
 
 
 class Discard(Protocol):
     """A message that is being discarded."""
 
-    size: int  # of the whole message, once it has ended
-    received: int  # bytes of it, with its header, that have come
+    size: int  # of the whole message, after its end
+    received: int  # bytes that have arrived, with the header
 
     def take(self, data: bytes) -> bytes | None:
-        """Return what comes behind the message, None while it has not ended. ProtocolError if its end is wrong."""
+        """Return the bytes after the message; None before its end. ProtocolError if its end is wrong."""
 
-    def least(self) -> int:
-        """The bytes that the message has at least."""
+    def min_size(self) -> int:
+        """Return the minimum size of the message, in bytes, from what has arrived."""
 
 
-class Bounded:
-    """The state of a codec with a maximum. `unit` is what its errors call a message."""
+class SizeLimited:
+    """A codec with a maximum size. `unit` is the word for a message in its errors."""
 
-    __slots__ = ("_max_bytes", "_max_discard", "_trouble", "partial")
+    __slots__ = ("_max_bytes", "_max_discard", "_pending", "partial")
 
     unit: ClassVar[str] = "message"
 
@@ -61,58 +61,58 @@ class Bounded:
         self._max_bytes = max_bytes
         self._max_discard = max_discard if overflow == "discard" else 0
         self.partial: bytes | bytearray = b""
-        self._trouble: ProtocolError | Discard | Malformed | None = None
+        self._pending: ProtocolError | Discard | Malformed | None = None
 
     def eof(self) -> None:
-        trouble = self._trouble
-        if isinstance(trouble, ProtocolError):
-            raise trouble
+        pending = self._pending
+        if isinstance(pending, ProtocolError):
+            raise pending
         if self.partial:
-            received = len(self.partial) if trouble is None or isinstance(trouble, Malformed) else trouble.received
+            received = len(self.partial) if pending is None or isinstance(pending, Malformed) else pending.received
             raise self._fail(IncompleteMessage(f"the peer stopped {received} bytes into a {self.unit}"))
 
     def _fail(self, error: ProtocolError) -> ProtocolError:
-        self._trouble = error
+        self._pending = error
         self.partial = b""
         return error
 
-    def _over(self, size: int, at_least: str = "") -> Malformed:
-        """The report of a message that is over the maximum, where it may be discarded; else FrameTooLarge."""
+    def _too_large(self, size: int, at_least: str = "") -> Malformed:
+        """Return the Malformed for a message above the maximum; FrameTooLarge if it is also above max_discard."""
         text = f"{self.unit} of {at_least}{size} bytes, the limit is {self._max_bytes}"
         if size > self._max_discard:
             raise self._fail(FrameTooLarge(text))
         return Malformed(text, text)
 
     def _discard(self, discard: Discard) -> None:
-        self._trouble = discard
+        self._pending = discard
         self.partial = NOT_KEPT
 
     def _take(self, data: bytes) -> bytes:
-        """What of `data` comes behind the trouble. Errors that are found here are raised by the next messages()."""
-        trouble = self._trouble
-        if isinstance(trouble, ProtocolError):
-            raise trouble
-        if trouble is None or isinstance(trouble, Malformed):
+        """Discard from `data`, and return the rest. Errors that are found here are raised by the next messages()."""
+        pending = self._pending
+        if isinstance(pending, ProtocolError):
+            raise pending
+        if pending is None or isinstance(pending, Malformed):
             return data
         try:
-            rest = trouble.take(data)
+            rest = pending.take(data)
             if rest is None:
                 return b""
-            self._trouble = self._over(trouble.size)
+            self._pending = self._too_large(pending.size)
         except ProtocolError as error:
             self._fail(error)
             return b""
         self.partial = b""
         return rest
 
-    def _settle(self) -> Malformed | None:
-        """The report of what was discarded, if its end has come. Raises the error if there is one."""
-        trouble = self._trouble
-        if isinstance(trouble, ProtocolError):
-            raise trouble
-        if isinstance(trouble, Malformed):
-            self._trouble = None
-            return trouble
-        if trouble is not None and trouble.least() > self._max_discard:
-            self._over(trouble.least(), "at least ")
+    def _take_report(self) -> Malformed | None:
+        """Return the Malformed for a discarded message, if it has ended. Raises the error if there is one."""
+        pending = self._pending
+        if isinstance(pending, ProtocolError):
+            raise pending
+        if isinstance(pending, Malformed):
+            self._pending = None
+            return pending
+        if pending is not None and pending.min_size() > self._max_discard:
+            self._too_large(pending.min_size(), "at least ")
         return None

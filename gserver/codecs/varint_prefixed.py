@@ -1,6 +1,6 @@
-"""VarintPrefixed: a length as an unsigned LEB128, then as many bytes of message: protobuf's delimited messages.
+"""VarintPrefixed: a length as an unsigned LEB128, then the message; the format of protobuf's delimited messages.
 
-Seven bits a byte, the lowest first; the top bit says that another byte follows
+Each byte has 7 bits of the length, the lowest first; its top bit is set if another byte follows
 (https://protobuf.dev/programming-guides/encoding/#varints).
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from gserver.codecs.length_framing import DEFAULT_MAX_BYTES, Announced, Frame
+from gserver.codecs.length_framing import DEFAULT_MAX_BYTES, Frame, LengthFramed
 from gserver.codecs.size_limit import Overflow
 from gserver.codecs.wrong_type import not_bytes
 from gserver.errors import InvalidHeader, ProtocolError
@@ -18,16 +18,17 @@ __all__ = ["VarintPrefixed"]
 _MORE = 0x80
 
 
-class VarintPrefixed(Announced):
-    """Messages behind a varint.
+class VarintPrefixed(LengthFramed):
+    """Messages after a varint.
 
-    A length has one encoding, its shortest: an overlong one, or one that does not fit `bits`, is an InvalidHeader.
+    Only the shortest encoding of a length is valid: a longer one, or a length that does not fit `bits`, is an
+    InvalidHeader.
 
     Args:
-        bits: what a length fits into: 32 (default, at most 5 bytes) or 64 (at most 10).
+        bits: maximum width of a length: 32 (default, at most 5 bytes) or 64 (at most 10 bytes).
         max_bytes: longest message accepted, without its header; default 1 MiB.
-        overflow: what becomes of a longer one: "close" (default) is FrameTooLarge, "discard" is a Malformed.
-        max_discard: longest message that is discarded; default 16 times max_bytes, and at least 1 MiB.
+        overflow: what a longer one becomes: FrameTooLarge ("close", the default), or a Malformed ("discard").
+        max_discard: longest message that is discarded; default: 16 times max_bytes, at least 1 MiB.
     """
 
     __slots__ = ("_bits",)
@@ -64,7 +65,7 @@ class VarintPrefixed(Announced):
         return self._fail(InvalidHeader(f"the varint {varint.hex(' ')} {what}"))
 
     def encode(self, message: bytes) -> bytes:
-        """Return the message behind its length; ValueError if that does not fit."""
+        """Return the length and the message; ValueError if the length does not fit."""
         try:
             length = len(message)
             if length >> self._bits:

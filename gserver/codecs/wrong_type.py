@@ -1,6 +1,6 @@
-"""A message that a codec cannot carry because of its type: what was given, what is needed, and how to get there.
+"""Errors for messages of the wrong type: the type, the required type, and how to convert.
 
-Called where encode() has failed already, so that no message of the right type pays for it.
+Called only after encode() has failed, so that messages of the right type have no extra cost.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ _HINTS: dict[type, str] = {
 
 
 def not_bytes(codec: object, message: Any) -> TypeError:
-    """The error for a message of a codec whose messages are bytes."""
+    """Return the error for a message of a codec that encodes bytes."""
     name = type(message).__name__
     hint = _unawaited(message) or _HINTS.get(type(message), "")
     return TypeError(f"a message of {type(codec).__name__} must be bytes, not {name}{hint}")
 
 
 def not_json(codec: object, message: Any, error: Exception) -> TypeError:
-    """The error for a message of a JSON codec, which encoding has refused with `error`."""
-    return TypeError(f"a message of {type(codec).__name__} must be JSON's: {error}{_unawaited(message)}")
+    """Return the error for a message of a JSON codec; `error` is the encoder's."""
+    return TypeError(f"a message of {type(codec).__name__} must be a JSON value: {error}{_unawaited(message)}")
 
 
 def _unawaited(message: Any) -> str:
     if inspect.iscoroutine(message):
-        message.close()  # or Python warns that nobody has awaited it
-        return ": gserver does not await what an async function returns; use def"
+        message.close()  # otherwise Python warns that it was never awaited
+        return ": gserver does not await async functions; use def"
     if inspect.isgenerator(message):
         return ": a generator is not run; return one message, or call conn.send() for each"
     return ""

@@ -1,1 +1,1 @@
-"""Configuration: every setting, how a value is checked, and where values come from. No gevent, no sockets."""
+"""Configuration: the settings, their validators and their sources. No gevent, no sockets."""

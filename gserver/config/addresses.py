@@ -1,8 +1,8 @@
-"""Where to listen, as text and as a value.
+"""Addresses to listen on: parsed from text, and as values.
 
-HOST:PORT, [V6]:PORT                            TCP; [::]:PORT takes IPv4 too, unless another bind has it
+HOST:PORT, [V6]:PORT                            TCP; [::]:PORT accepts IPv4 too, unless another bind does
 unix:PATH[,mode=660][,user=NAME][,group=NAME]   a unix socket, its permissions and its owner
-unix:@NAME                                      an abstract one, which has no file, so neither of them (unix(7))
+unix:@NAME                                      an abstract unix socket: no file, no permissions, no owner (unix(7))
 fd://N                                          a listening socket that this process was started with
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 __all__ = ["Bind", "FdBind", "TcpBind", "UnixBind", "describe_address", "parse_bind"]
 
 _EXPECTED = "expected HOST:PORT, [V6]:PORT, unix:PATH or fd://N"
-_ABSTRACT = "@"  # as systemd and ss write the zero byte that such a name begins with
+_ABSTRACT = "@"  # systemd and ss also write the leading zero byte of such a name as @
 _LARGEST = 2**31 - 1
 
 
@@ -31,9 +31,9 @@ class TcpBind:
 
 @dataclass(frozen=True)
 class UnixBind:
-    path: str  # of an abstract one, its name behind an @
-    mode: int | None = None  # permission bits; None: what the umask leaves
-    user: str | None = None  # owner, a name or a number; None: whoever runs the server
+    path: str  # of an abstract socket: "@" and its name
+    mode: int | None = None  # permission bits; None: given by the umask
+    user: str | None = None  # owner, a name or a number; None: the user of the server
     group: str | None = None
 
     @property
@@ -42,7 +42,7 @@ class UnixBind:
 
     @property
     def address(self) -> str:
-        """What bind() takes."""
+        """The address for bind()."""
         return "\0" + self.path[1:] if self.is_abstract else self.path
 
     def __str__(self) -> str:
@@ -63,11 +63,14 @@ Bind = TcpBind | UnixBind | FdBind
 
 
 def describe_address(address: tuple[Any, ...] | str | bytes) -> str:
-    """What getsockname() of a listener returns, as parse_bind() takes it; what cannot be printed is escaped."""
+    """Convert an address from getsockname() to the text that parse_bind() accepts.
+
+    Characters that cannot be printed are escaped.
+    """
     if isinstance(address, tuple):
-        scope = address[3] if len(address) == 4 else 0  # of a link-local address, the number of its interface
+        scope = address[3] if len(address) == 4 else 0  # for a link-local address: the number of its interface
         return str(TcpBind(f"{address[0]}%{_interface(scope)}" if scope else address[0], address[1]))
-    path = os.fsdecode(address)  # of an abstract one, bytes
+    path = os.fsdecode(address)  # bytes for an abstract socket
     if path.startswith("\0"):
         path = _ABSTRACT + path[1:]
     return "unix:" + "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in path)
@@ -76,12 +79,12 @@ def describe_address(address: tuple[Any, ...] | str | bytes) -> str:
 def _interface(number: int) -> str:
     try:
         return socket.if_indextoname(number)
-    except OSError:  # it is gone
+    except OSError:  # the interface no longer exists
         return str(number)
 
 
 def parse_bind(text: str) -> Bind:
-    """Return the Bind that `text` names; ValueError says what is wrong with it."""
+    """Parse an address to listen on; ValueError if it is malformed."""
     if "\0" in text:
         raise ValueError(f"{text!r} has a zero byte: {_EXPECTED}")
     if text.startswith("unix:"):
@@ -102,7 +105,7 @@ def parse_bind(text: str) -> Bind:
 def _parse_unix(text: str) -> UnixBind:
     path, *options = text.removeprefix("unix:").split(",")
     if path in ("", _ABSTRACT):
-        raise ValueError(f"{text!r} names no path: {_EXPECTED}")
+        raise ValueError(f"{text!r} has no path: {_EXPECTED}")
     if options and path.startswith(_ABSTRACT):
         raise ValueError(f"{text!r} has the option {options[0]!r}: an abstract socket has no permissions and no owner")
     given: dict[str, str] = {}
@@ -119,7 +122,7 @@ def _parse_unix(text: str) -> UnixBind:
 
 def _number(text: str, what: str, digits: str, largest: int, base: int = 10) -> int:
     try:
-        number = int(digits, base)  # which refuses thousands of digits
+        number = int(digits, base)  # ValueError also for thousands of digits
     except ValueError:
         number = -1
     if not 0 <= number <= largest:

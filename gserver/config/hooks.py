@@ -1,11 +1,12 @@
-"""The hooks: functions of the user's config file, by gunicorn's names, called at turns of the server's life.
+"""The server hooks: functions in the user's config file, with gunicorn's names.
 
-`server` is the Arbiter. `worker` is a Child where the arbiter calls (pid, age, slot), and the Worker in its own process
-(pid, age, settings, log). connection_open and connection_close run in the worker, for each connection.
+`server` is the Arbiter. `worker` is a Child (pid, age, slot) in hooks that the arbiter calls, and the Worker (pid, age,
+settings, log) in hooks that run in the worker. connection_open and connection_close run in the worker, for each
+connection.
 
-A hook that raises, whatever it is (sys.exit() and KeyboardInterrupt too), is logged with its name, and nothing else
-happens. Only at a start it matters: on_starting fails that of the server, with one line; post_fork and post_worker_init
-that of the worker.
+An exception of a hook, including SystemExit and KeyboardInterrupt, is logged with the hook's name, and otherwise
+ignored. Three hooks differ: if on_starting raises, the server does not start and prints one line; if post_fork or
+post_worker_init raises, the worker does not start.
 """
 
 from __future__ import annotations
@@ -15,35 +16,41 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gserver.errors import ConfigError
-from gserver.user_errors import told
+from gserver.user_errors import described
 
 __all__ = ["HOOKS", "Hooks"]
 
 log = logging.getLogger("gserver.hooks")
 
-#: Name -> the arguments, and when it is called.
+#: Name -> (parameters, when it is called).
 HOOKS: dict[str, tuple[tuple[str, ...], str]] = {
-    "on_starting": (("server",), "before the arbiter binds"),
-    "when_ready": (("server",), "when every worker is ready for the first time"),
-    "pre_fork": (("server", "worker"), "in the arbiter, before a worker is forked; it has no pid yet"),
-    "post_fork": (("server", "worker"), "in the worker, first thing"),
-    "post_worker_init": (("worker",), "in the worker, when the application is loaded, before it is probed"),
-    "worker_int": (("worker",), "in a worker that is told to stop at once"),
-    "worker_abort": (("worker",), "in a worker that missed its deadline, before it is killed"),
-    "worker_exit": (("server", "worker"), "in a worker, before its process ends in an orderly way"),
+    "on_starting": (("server",), "in the arbiter, before it opens the listening sockets"),
+    "when_ready": (("server",), "in the arbiter, when all workers are ready for the first time"),
+    "pre_fork": (("server", "worker"), "in the arbiter, before a worker is forked; the worker has no pid yet"),
+    "post_fork": (("server", "worker"), "in the worker, right after the fork"),
+    "post_worker_init": (("worker",), "in the worker, after the application is loaded and before it is probed"),
+    "worker_int": (("worker",), "in the worker, when it must stop at once (QUIT)"),
+    "worker_abort": (("worker",), "in a worker that sent no heartbeat within timeout, before it is killed"),
+    "worker_exit": (("server", "worker"), "in the worker, before its process exits normally"),
     "child_exit": (("server", "worker"), "in the arbiter, when a worker's process has ended"),
-    "nworkers_changed": (("server", "new_value", "old_value"), "when the number of workers to keep has changed"),
-    "on_reload": (("server",), "when a reload begins, with the new settings"),
-    "pre_exec": (("server",), "before a new arbiter is executed (USR2)"),
-    "on_exit": (("server",), "when the last worker is gone"),
-    "connection_open": (("worker", "conn"), "for each connection of a service"),
-    "connection_close": (("worker", "conn", "reason"), "for each of them that is closed; reason is a CloseReason"),
+    "nworkers_changed": (
+        ("server", "new_value", "old_value"),
+        "in the arbiter, when the number of workers has changed (TTIN, TTOU, reload)",
+    ),
+    "on_reload": (("server",), "in the arbiter, when a reload begins; server has the new settings"),
+    "pre_exec": (("server",), "in the arbiter, before a new arbiter is executed (USR2)"),
+    "on_exit": (("server",), "in the arbiter, when the last worker has ended"),
+    "connection_open": (("worker", "conn"), "in the worker, for each new connection of a service"),
+    "connection_close": (
+        ("worker", "conn", "reason"),
+        "in the worker, for each closed one; reason is a CloseReason",
+    ),
 }
 _FAILS_A_WORKER = {"post_fork", "post_worker_init"}
 
 
 class Hooks:
-    """The hooks that a user has set. ConfigError, from call(), only where a start fails with its hook."""
+    """The hooks that the user has set."""
 
     def __init__(self, functions: Mapping[str, Any]) -> None:
         self._functions = {name: function for name, function in functions.items() if function is not None}
@@ -52,10 +59,10 @@ class Hooks:
         return name in self._functions
 
     def call(self, name: str, *arguments: Any, passes: Callable[[BaseException], bool] | None = None) -> None:
-        """Call a hook, if it is set.
+        """Call the hook `name`, if it is set. ConfigError if the start of the server or of a worker fails with it.
 
         Args:
-            passes: whether an exception is none of the hook's own, and is let through.
+            passes: returns True for an exception that does not belong to the hook; it is raised again.
         """
         function = self._functions.get(name)
         if function is None:
@@ -67,7 +74,7 @@ class Hooks:
                 raise
             if name == "on_starting":
                 log.debug("hook %s failed", name, exc_info=True)
-                raise ConfigError(f"hook {name} failed: {told(error)}") from None
+                raise ConfigError(f"hook {name} failed: {described(error)}") from None
             log.exception("hook %s failed", name)
             if name in _FAILS_A_WORKER:
-                raise ConfigError(f"hook {name} failed: {told(error)}") from error
+                raise ConfigError(f"hook {name} failed: {described(error)}") from error

@@ -1,9 +1,9 @@
-"""Where settings come from, and how they are shown.
+"""The sources of settings, in order of precedence, and how settings are printed.
 
     default < config file (-c FILE, else ./gserver.conf.py) < GSERVER_CMD_ARGS < command line < systemd's sockets
 
-A config file is Python: its module-level names are settings; functions other than hooks, classes, modules and names
-that start with an underscore or an upper-case letter are its own affair.
+A config file is Python: its module-level names are settings. Ignored are functions other than hooks, classes, modules,
+and names that start with an underscore or an upper-case letter.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gserver.config.hooks import HOOKS
 from gserver.config.settings import Settings, declared
 from gserver.config.working_directory import absolute, enter
 from gserver.errors import ConfigError
-from gserver.user_errors import told
+from gserver.user_errors import described
 
 __all__ = [
     "Configuration",
@@ -41,21 +41,22 @@ ENVIRONMENT = "GSERVER_CMD_ARGS"
 
 @dataclass(frozen=True)
 class Configuration:
-    """The sources of one server's settings, to be read at the start and at every reload."""
+    """The sources of a server's settings; read at the start and at every reload."""
 
-    file: str | None = None  # absolute, for the server changes its directory
+    file: str | None = None  # absolute, because the server changes its working directory
     environment: Mapping[str, Any] = field(default_factory=dict)
     command_line: Mapping[str, Any] = field(default_factory=dict)
-    sockets: tuple[Bind, ...] = ()  # that systemd passed, if it did
-    folder: str | None = None  # that of the start, in which a relative chdir is; None: the working directory
+    sockets: tuple[Bind, ...] = ()  # passed by systemd; empty: none
+    folder: str | None = None  # directory of the start; a relative chdir starts there; None: the working directory
 
     def read(self) -> Settings:
-        """Return the settings as they stand now; ConfigError is one line about what is wrong.
+        """Read all sources and return the settings; ConfigError, in one line, for a wrong one.
 
-        Changes to the folder of the start, which a config file may rely on; to that of the settings is the caller's.
+        Changes to the directory of the start first, because a config file may rely on it. The caller changes to the
+        setting chdir.
         """
         if self.folder is not None:
-            with contextlib.suppress(ConfigError):  # it may be gone, and not missed
+            with contextlib.suppress(ConfigError):  # it may be removed, and not needed
                 enter(self.folder)
         values = {**(read_config_file(self.file) if self.file else {}), **self.environment, **self.command_line}
         if self.sockets:
@@ -63,7 +64,7 @@ class Configuration:
         return Settings.checked(self._with_chdir(values))
 
     def _with_chdir(self, values: dict[str, Any]) -> dict[str, Any]:
-        """With the setting chdir absolute: at a reload the working directory is what it was then."""
+        """Return `values` with chdir absolute: at a reload, the working directory is still the previous chdir."""
         given = values.get("chdir", ".")
         if self.folder is None or not isinstance(given, str):
             return values
@@ -74,7 +75,7 @@ class Configuration:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give `parser` a flag for every setting that has one; a flag that is not used leaves no attribute behind."""
+    """Add the flags of all settings to `parser`. A flag that is not used sets no attribute."""
     groups: dict[str, Any] = {}
     for setting in declared():
         if not setting.metadata["flags"]:
@@ -85,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             *setting.metadata["flags"],
             dest=setting.name,
             default=argparse.SUPPRESS,
-            help=setting.metadata["help"] + _default_help(setting),
+            help=setting.metadata["flag_help"] + _default_help(setting),
             **setting.metadata["argument"],
         )
 
@@ -101,7 +102,7 @@ def _default_text(setting: Field[Any]) -> str:
 
 
 def as_text(value: Any) -> str:
-    """A setting's value as a user would write it."""
+    """Return the value of a setting as a user would write it."""
     if isinstance(value, tuple):
         return " ".join(str(part) for part in value)
     if isinstance(value, float):
@@ -110,7 +111,7 @@ def as_text(value: Any) -> str:
 
 
 def as_text_without_secrets(setting: Field[Any], value: Any) -> str:
-    """As as_text(), for what others may read: tickets, and the logs of a deployment."""
+    """As as_text(), without passwords: for tickets, and for the logs of a deployment."""
     without_secrets = setting.metadata["check"].without_secrets
     if value in (None, ()) or without_secrets is None:
         return as_text(value)
@@ -118,7 +119,7 @@ def as_text_without_secrets(setting: Field[Any], value: Any) -> str:
 
 
 def markdown_table() -> str:
-    """All settings, a table for each group."""
+    """Return the tables of docs/settings.md, one for each group."""
     groups: dict[str, list[str]] = {}
     for setting in declared():
         groups.setdefault(setting.metadata["group"], []).append(_row(setting))
@@ -131,18 +132,22 @@ def _row(setting: Field[Any]) -> str:
     parameters = HOOKS[setting.name][0] if setting.name in HOOKS else ()
     name = f"{setting.name}({', '.join(parameters)})" if parameters else setting.name
     default = "" if setting.default in (None, ()) else f"`{_default_text(setting)}`"
-    meaning = setting.metadata["help"].replace("%%", "%") + (" *(fixed)*" if setting.metadata["fixed"] else "")
+    meaning = setting.metadata["help"].replace("%%", "%")
+    if setting.metadata["argument"].get("action") == "store_false":
+        meaning += f"; {flags} turns it off"
+    if setting.metadata["fixed"]:
+        meaning += " *(fixed)*"
     return f"| `{name}` | {flags} | {default} | {meaning} | {setting.metadata['check'].allowed} |"
 
 
 def read_config_file(path: str) -> dict[str, Any]:
-    """Run the Python file at `path` and return the settings that it makes, unchecked; ConfigError if it cannot run."""
+    """Run the Python file at `path`, return its settings, not validated; ConfigError if it fails."""
     names: dict[str, Any] = {"__file__": os.path.abspath(path)}
     try:
         with open(path, "rb") as file:
             exec(compile(file.read(), path, "exec"), names)
     except BaseException as error:
-        raise ConfigError(f"config file {path!r} cannot be used: {told(error)}") from error
+        raise ConfigError(f"config file {path!r} cannot be used: {described(error)}") from error
     return {name: value for name, value in names.items() if _is_setting(path, name, value)}
 
 
@@ -165,10 +170,10 @@ class _EnvironmentParser(argparse.ArgumentParser):
 
 
 def parse_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """The settings in the variable GSERVER_CMD_ARGS, written as on a command line, unchecked."""
+    """Parse the variable GSERVER_CMD_ARGS, written like a command line; return its settings, not validated."""
     parser = _EnvironmentParser(add_help=False)
     add_arguments(parser)
     try:
         return vars(parser.parse_args(shlex.split(environ.get(ENVIRONMENT, ""))))
-    except ValueError as error:  # an open quote
+    except ValueError as error:  # a quote that is not closed
         raise ConfigError(f"{ENVIRONMENT}: {error}") from None

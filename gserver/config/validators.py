@@ -1,6 +1,6 @@
-"""What the value of a setting may be: from what a user wrote to what the program uses, or a refusal that says why.
+"""Validators: convert the value of a setting from what the user wrote, or reject it with a reason.
 
-Every check takes text as well as the value itself, for flags are text and config files are Python.
+Each validator accepts text and the value itself, because flags are text and config files are Python.
 """
 
 from __future__ import annotations
@@ -50,11 +50,14 @@ _REFUSALS = (ValueError, TypeError, LookupError, OverflowError)
 
 @dataclass(frozen=True)
 class Check:
-    """Calling it converts a value; ValueError, worded to follow "setting NAME is ", where that cannot be done."""
+    """Validates and converts one value when called; ValueError if the value is not allowed.
+
+    The text of the ValueError follows "setting NAME is ".
+    """
 
     allowed: str  # follows "must be"
-    convert: Callable[[Any], Any]  # raises what _REFUSALS are for what is not allowed
-    without_secrets: Callable[[Any], str] | None = None  # how a value is shown, where it may hold passwords
+    convert: Callable[[Any], Any]  # raises one of _REFUSALS for a value that is not allowed
+    without_secrets: Callable[[Any], str] | None = None  # text of a value that may contain passwords
 
     def __call__(self, value: Any) -> Any:
         try:
@@ -67,13 +70,13 @@ class Check:
 
 
 class _Reworded(ValueError):
-    """A refusal that says more than what is allowed."""
+    """A refusal with a text of its own, used instead of "must be ..."."""
 
 
 def _written(value: Any) -> str:
     try:
         return repr(value)
-    except ValueError:  # Python writes no number of thousands of digits
+    except ValueError:  # Python does not convert numbers of thousands of digits
         return f"too large a value of type {type(value).__name__}"
 
 
@@ -115,7 +118,7 @@ def _sni(value: Any) -> tuple[tuple[str, str, str | None], ...]:
 
 
 def _certificate_for(entry: Any) -> tuple[str, str, str | None]:
-    """One certificate of a name: text, or (name, certfile, keyfile or None)."""
+    """Parse one entry of `sni`: text, or a tuple (name, certfile, keyfile or None)."""
     if not isinstance(entry, str):
         name, certfile, keyfile = entry
     else:
@@ -164,7 +167,7 @@ def _variables(value: Any) -> tuple[str, ...]:
 
 
 def _names_of_variables(value: Any) -> str:
-    """Environment variables are where passwords stand."""
+    """Show the names only: the values of environment variables may be passwords."""
     if isinstance(value, list | tuple):
         return " ".join(map(_names_of_variables, value))
     if not isinstance(value, str):
@@ -174,7 +177,7 @@ def _names_of_variables(value: Any) -> str:
 
 
 def _keys_of(value: Any) -> str:
-    """The names in a dictionary: one for logging may hold a mail account."""
+    """Show the keys only: a logging configuration may contain the password of a mail account."""
     return (
         "{" + ", ".join(f"{key!r}: ..." for key in value) + "}"
         if isinstance(value, Mapping)
@@ -209,7 +212,7 @@ def _account(find_name: Callable[[str], Any], find_number: Callable[[int], Any])
 
 
 class _Sample(dict[str, Any]):
-    """Stands for what the access log says of a connection: numbers for some letters, text for all others."""
+    """Sample values of an access log line: numbers for M, I, O and p, text for all other names."""
 
     def __missing__(self, name: str) -> Any:
         return 1 if name in ("M", "I", "O", "p") else "text"
@@ -244,7 +247,7 @@ def _binds(value: Any) -> tuple[Bind, ...]:
 
 
 def function_of(*parameters: str) -> Check:
-    """A hook: None, or something that can be called with these arguments."""
+    """Return a validator for hooks: None, or a function that can be called with these arguments."""
 
     def convert(value: Any) -> Any:
         if value is not None:
@@ -260,7 +263,7 @@ sni = Check("NAME=CERTFILE or NAME=CERTFILE,KEYFILE, or a list of them", _sni)
 spread = Check("auto, or a number of seconds, 0 or more", _spread)
 seconds = Check("a number of seconds, 0 or more", _seconds)
 switch = Check("True or False", _switch)
-size = Check("a number of bytes, with K, M or G behind it if you like", _size)
+size = Check("a number of bytes, such as 65536, 64K, 512M or 1G", _size)
 directory = Check("a directory", _directory)
 optional_text = Check("text, or None", _optional_text)
 password = Check("text, or None", _optional_text, _without_content)
@@ -269,6 +272,6 @@ variables = Check("NAME=VALUE, or a list of them", _variables, _names_of_variabl
 file_mask = Check("an octal number from 0 to 777, or None", _file_mask)
 user_name = Check("the name or the number of a user of this machine", _account(pwd.getpwnam, pwd.getpwuid))
 group_name = Check("the name or the number of a group of this machine", _account(grp.getgrnam, grp.getgrgid))
-access_format = Check("text in which %(h)s and its like stand for values; %% is a percent sign", _access_format)
-log_configuration = Check("a dictionary, as logging.config.dictConfig() takes it", _log_configuration, _keys_of)
+access_format = Check("text with placeholders such as %(h)s; %% is a percent sign", _access_format)
+log_configuration = Check("a dictionary for logging.config.dictConfig()", _log_configuration, _keys_of)
 binds = Check("an address or a list of addresses", _binds)

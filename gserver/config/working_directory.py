@@ -1,7 +1,8 @@
-"""The working directory by the name that the user gave it, and paths in it.
+"""The working directory by the user's name for it ($PWD), and paths below it.
 
-Where each release has a folder of its own, and a symbolic link, `current`, is moved from one to the next, os.getcwd()
-is the release from the start for ever. The shell's $PWD is the name with the link in it, which leads to the new one.
+A deployment may have one folder per release, and a symbolic link, `current`, that is moved to each new release.
+os.getcwd() resolves the link, and so stays in the release of the start. $PWD contains the link, and so leads to the new
+release.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ __all__ = ["absolute", "enter", "moved_after_link", "name_entries", "place_of", 
 
 
 def working_folder() -> str:
-    """$PWD if it names the working directory, as `pwd -L` has it, else os.getcwd(); its last name if it was removed."""
+    """Return $PWD if it names the working directory (as `pwd -L` does), else os.getcwd().
+
+    If the directory was removed, return its last name.
+    """
     name = os.path.normpath(os.environ.get("PWD", ""))
     try:
         if os.path.isabs(name) and os.path.samestat(os.stat(name), os.stat(".")):
             return name
-    except OSError:  # the name leads nowhere any more
+    except OSError:  # there is no such directory any more
         pass
     try:
         return os.getcwd()
@@ -28,9 +32,10 @@ def working_folder() -> str:
 
 
 def absolute(path: str, folder: str | None = None) -> str:
-    """`path` from the root on, in `folder` (default: the working directory) if it is relative. No link is resolved.
+    """Return `path` as an absolute path, without resolving links.
 
-    So `..` behind a link stays, where it leads to another folder than the one that the link is in.
+    A relative path starts in `folder` (default: the working directory). `..` after a link is kept where removing it
+    would lead to another folder.
     """
     joined = os.path.join(working_folder() if folder is None else folder, path)
     short = os.path.normpath(joined)
@@ -38,7 +43,7 @@ def absolute(path: str, folder: str | None = None) -> str:
 
 
 def enter(folder: str) -> None:
-    """Make it the working directory, by this name; ConfigError if that cannot be."""
+    """Change the working directory and $PWD to `folder`; ConfigError if that fails."""
     try:
         os.chdir(folder)
     except OSError as error:
@@ -47,15 +52,15 @@ def enter(folder: str) -> None:
 
 
 def place_of(path: str) -> str:
-    """Where a file is made at `path`: the links in its folder are resolved. So it is found again if one is moved."""
+    """Return `path` with the links in its folder resolved, so that the file is found again after a link is moved."""
     folder, name = os.path.split(absolute(path))
     return os.path.join(os.path.realpath(folder), name)
 
 
 def moved_after_link(path: str, given: str) -> str:
-    """Move the file at `path` to where `given` leads now, if a link in it was moved and that place is free.
+    """Move the file at `path` to where `given` leads now, if a link in `given` was moved and nothing is there yet.
 
-    Returns where the file is then: where it was, if it cannot be moved.
+    Returns the path of the file afterwards: `path` if the file was not moved.
     """
     place = place_of(given)
     if place == path or os.path.lexists(place):
@@ -68,12 +73,12 @@ def moved_after_link(path: str, given: str) -> str:
 
 
 def name_entries(entries: list[str], python_path: str) -> None:
-    """In a list like sys.path, name the working directory as the user did, where Python has resolved it itself.
+    """Replace entries of a list like sys.path that Python has resolved, by the user's name for the directory.
 
-    Such entries are those of `python -m`, and the relative ones of the variable PYTHONPATH.
+    These are the entry of `python -m` and the relative entries of the variable PYTHONPATH.
     """
     try:
         names = {os.path.abspath(part): absolute(part) for part in (".", *python_path.split(os.pathsep))}
-    except OSError:  # it was removed
+    except OSError:  # the directory was removed
         return
     entries[:] = [names.get(entry, entry) for entry in entries]

@@ -1,14 +1,18 @@
-"""One socket's life: its state, its counters, its send path and its end.
+"""One connection: its state, its byte and message counts, its send path and its close.
 
-    HANDSHAKING ──> OPEN ──close()/drain──> DRAINING ──everything owed is sent──> CLOSED(reason)
-         └────────────┴──── broken, killed or refused ───────────────────────────────^
+    HANDSHAKING ──> OPEN ──close()/drain──> DRAINING ──all replies are sent──> CLOSED(reason)
+         └────────────┴──── broken, killed or refused ───────────────────────────^
 
-A connection costs an idle peer a few hundred bytes and no greenlet: what is only needed while something happens (the
-replies of a turn, the outbox of a slow reader) exists only then. Only this file writes a connection's state.
+An idle connection costs a few hundred bytes and no greenlet. The list of a turn's replies and the outbox exist only
+while they are needed.
 
-Sending. A frame is appended whole, in order, whoever sends it. What the kernel does not take waits in the outbox, which
-a WRITE watcher empties. A greenlet that finds or leaves more than HIGH_WATER there waits until it is sent, so that a
-peer that does not read costs no more than that and one frame.
+Only the modules of gserver.connection assign the fields of a connection; all others call its methods. The exception is
+_native.c, which writes the same fields of the struct while it serves a message. A turn is what follows one receive: the
+messages that are complete are handled, and their replies are sent together.
+
+Sending. A frame is appended whole and in order, whichever greenlet sends it. Bytes that the kernel does not accept wait
+in the outbox, which a WRITE watcher empties. A greenlet that finds or leaves more than HIGH_WATER bytes there waits
+until all are sent. So a peer that does not read costs at most HIGH_WATER bytes and one frame.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import os
 import struct
 import time
 from collections import deque
+from collections.abc import Callable
 from fcntl import ioctl
 from termios import FIONREAD, TIOCOUTQ
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,7 +34,7 @@ from gevent import get_hub
 from gevent.event import Event
 from greenlet import getcurrent
 
-from gserver.connection.native_fields import ConnectionFields
+from gserver.connection.native_fields import HIGH_WATER, ConnectionFields
 from gserver.errors import CloseReason, ConnectionClosed
 from gserver.fault_isolation import shielded
 from gserver.limits.timer_wheel import NEVER
@@ -37,52 +42,51 @@ from gserver.limits.timer_wheel import NEVER
 if TYPE_CHECKING:
     from gserver.codecs import Codec
 
-__all__ = ["PROBE_PEER", "Address", "Connection", "State", "swap_context"]
+__all__ = ["HIGH_WATER", "PROBE_PEER", "Address", "Connection", "State", "format_address", "swap_context"]
 
 log = logging.getLogger("gserver.connection")
 
 READ, WRITE = 1, 2  # libev's EV_READ and EV_WRITE
-HIGH_WATER = 64 * 1024
 SEND_BYTES = 64 * 1024
 
 #: As accept() returns it: (host, port), the four fields of IPv6, or a path.
 Address = tuple[Any, ...] | str | bytes
-#: The peer of a worker's own probe. An object of its own, for a client of a unix socket may choose the same path.
+#: The peer of a worker's own probe. Compared by identity, because a client of a unix socket may choose the same path.
 PROBE_PEER: Address = str(b"probe", "ascii")
 
 
-# Ends at which what the peer did not take must not stay in the kernel either.
+# Close reasons for which the bytes in the kernel's send buffer are discarded too (the close sends a reset).
 _DISCARDING = {CloseReason.WRITE_TIMEOUT, CloseReason.BUFFER_LIMIT}
-# Ends by which a connection that was closing already did not get to send what it owed.
+# Close reasons that replace an earlier one: the connection was closing already, but could not send all its replies.
 _OVERRIDING = {*_DISCARDING, CloseReason.KILLED}
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger, socket(7)
 
 
 class State(enum.Enum):
-    HANDSHAKING = "handshaking"  # its PROXY header or its TLS handshake is not complete
+    HANDSHAKING = "handshaking"  # the PROXY header or the TLS handshake is not complete
     OPEN = "open"
-    DRAINING = "draining"  # no further turn begins; what is owed is still sent
+    DRAINING = "draining"  # no new turn begins; unsent replies are still sent
     CLOSED = "closed"
 
 
-# A member looked up on its class costs as much as a call on Python 3.11.
+# Looking up an enum member on its class costs as much as a call on Python 3.11.
 _HANDSHAKING, _OPEN, _DRAINING, _CLOSED = State
 
 
 class Owner(Protocol):
-    """Who keeps count of a connection: it closes the socket."""
+    """The server that a connection belongs to. It closes the socket."""
 
-    #: What may wait for a peer to take it before send_nowait() gives the peer up, in bytes.
+    #: send_nowait() closes a connection with more than this many bytes in its outbox.
     send_limit: int
 
     def connection_closed(self, conn: Connection) -> None:
-        """Nothing more goes over its socket."""
+        """Called once, when nothing more is sent or received on the socket."""
 
     def connection_left(self, conn: Connection) -> None:
-        """Nor does any handler hold on to it: comes once, after connection_closed()."""
+        """Called once, after connection_closed(), when no handler uses the connection any more."""
 
     def connection_waits(self, conn: Connection) -> None:
-        """It begins to wait for something that has a deadline of its own."""
+        """Called when a deadline of its own begins: for a message, a blocked handler or a blocked send."""
 
 
 class Connection(ConnectionFields):
@@ -90,14 +94,16 @@ class Connection(ConnectionFields):
 
     Attributes:
         peer: the peer's address.
-        session: whatever a service wants to keep about this connection; None at first. Never read by gserver.
-        state, close_reason: where its life stands; close_reason is None until it is decided.
-        received_bytes, sent_bytes: so far; sent is what the kernel took.
-        messages: handled so far; 0 for a @stream handler that reads bytes.
-        opened_at: when it was accepted, on time.monotonic()'s clock.
-        tls: what is known of the TLS session (gserver.tls.contexts.TlsInfo); None without TLS.
-        proxy: the header of the proxy that it came through (gserver.server.proxy_protocol.ProxyHeader), or None.
-        is_probe: no client: the worker's own probe, before it takes connections (see Service). Without TLS, always.
+        session: free for the service's own data about this connection; None at first. gserver never reads it.
+        state: see State.
+        close_reason: why the connection is being closed, or was; None until that is decided.
+        received_bytes: bytes received so far.
+        sent_bytes: bytes that the kernel has accepted for sending so far.
+        messages: messages handled so far; 0 for a @stream handler that reads bytes.
+        opened_at: when it was accepted, in seconds of time.monotonic().
+        tls: the TLS session (gserver.tls.contexts.TlsInfo); None without TLS.
+        proxy: the PROXY header of this connection (gserver.server.proxy_protocol.ProxyHeader), or None.
+        is_probe: True for the worker's own probe (see Service.probe), which has no TLS.
     """
 
     __slots__ = (
@@ -119,9 +125,9 @@ class Connection(ConnectionFields):
 
     def __init__(self, sock: _socket.socket, peer: Address, codec: Codec, owner: Owner) -> None:
         self.sock = sock
-        # Where C receives and sends by itself; -1 once that is over, for the number may be another's then.
+        # The C code receives and sends on it. -1 once closed, because the number may then belong to another socket.
         self.fd = sock.fileno() if isinstance(sock, _socket.socket) else -1
-        self.is_sealed = False  # receive() and push() are those of a subclass, which decrypt and encrypt
+        self.is_sealed = False  # True: a subclass's receive() and push() decrypt and encrypt
         self.peer = peer
         self.codec = codec
         self.session: Any = None
@@ -130,20 +136,20 @@ class Connection(ConnectionFields):
         self.received_bytes = 0
         self.sent_bytes = 0
         self.messages = 0
-        # See gserver.limits.deadlines for these three and the next four.
+        # gserver.limits.deadlines describes these three and the next four.
         self.opened_at = self.active_at = self.received_at = time.monotonic()
         self.retires_at = NEVER
         self.handler_since: float | None = None
-        self._message_began: tuple[int, float] | None = None  # which message, and when
+        self._message_began: tuple[int, float] | None = None  # number of the incomplete message, and its first moment
         self.due_tick = 0
         self.drain_reason = CloseReason.DRAINED
         self.proxy: Any = None
-        self.buckets: Any = None  # of its meter, if it has one
-        self.watcher: Any = None  # the engine's READ watcher
-        self.runner: Any = None  # the greenlet whose turn on this connection is blocked, if one is
+        self.buckets: Any = None  # token buckets, if rates are limited
+        self.watcher: Any = None  # READ watcher
+        self.runner: Any = None  # the greenlet that is blocked in a turn of this connection, or None
         self._owner = owner
         self.outbox: Outbox | None = None
-        self.turn_replies: list[bytes] | None = None  # what the turn that runs has answered and not yet sent
+        self.turn_replies: list[bytes] | None = None  # unsent replies of the turn that runs; None between turns
         self.context = None  # see swap_context()
 
     def __repr__(self) -> str:
@@ -158,29 +164,164 @@ class Connection(ConnectionFields):
 
     @property
     def is_draining(self) -> bool:
-        """The server is stopping, or close() was called: no further message will be handed over."""
+        """True when no further message will be handled: the server is stopping, or close() was called."""
         return self.state is not _OPEN
 
     @property
     def awaits_first_answer(self) -> bool:
-        """Its peer may have sent its first message, or be about to, and cannot know that the server is going away."""
+        """True before the first answer: a peer may have sent its first message before it could notice a drain."""
         return self.messages == 0
+
+    # Opening
+
+    def accepted(self, retires_at: float = NEVER) -> None:
+        """The server has accepted the connection: its handshake begins.
+
+        Args:
+            retires_at: when it reaches its maximum age, in seconds of time.monotonic().
+        """
+        self.state = _HANDSHAKING
+        self.retires_at = retires_at
+
+    def handshake_received(self, size: int) -> None:
+        """Count `size` bytes of the PROXY header or the TLS handshake, until handshake_completed() resets the count."""
+        self.received_bytes += size
+
+    def identified(self, header: Any, peer: Address) -> None:
+        """The PROXY header is complete: keep it, and the address of the proxy's client."""
+        self.proxy = header
+        self.peer = peer
+
+    def handshake_completed(self) -> None:
+        """Stop watching, and reset the byte counts: handshake bytes do not count as traffic."""
+        self.stop_watching()
+        self.restart_idle_clocks()
+        self.received_bytes = self.sent_bytes = 0
+
+    def opened(self) -> None:
+        """The service gets the connection now."""
+        self.state = _OPEN
+
+    def seal(self) -> None:
+        """From now on, receive() and push() are those of a subclass, which decrypts and encrypts."""
+        self.is_sealed = True
+
+    def attach_buckets(self, buckets: Any) -> None:
+        """Keep the token buckets of the rate limiter."""
+        self.buckets = buckets
+
+    # Turns. _native.c does the work of begin_turn(), finish_messages() and end_turn() in the struct.
+
+    def begin_turn(self, size: int = 0, now: float = 0.0) -> list[bytes]:
+        """User code runs from now until end_turn(), in the connection's context; return the list for its replies.
+
+        Args:
+            size: how many bytes were received, which are counted; 0: this turn is for a callback, not for input.
+            now: when they were received, in seconds of time.monotonic().
+        """
+        if size:
+            self.received_bytes += size
+            self.active_at = self.received_at = now
+        replies: list[bytes] = []
+        self.turn_replies = replies
+        greenlet: Any = getcurrent()  # swap_context(), written out: a call costs 1 % of an echo
+        theirs, mine = greenlet.gr_context, self.context
+        if theirs is not mine:
+            self.context, greenlet.gr_context = theirs, mine
+        return replies
+
+    def finish_messages(self, count: int, codec: Codec) -> None:
+        """All complete messages of this turn were handled: send their replies, and note a message that has begun.
+
+        Blocks while a peer that does not read its replies has more than HIGH_WATER bytes to read: it is not read from.
+
+        Args:
+            count: how many messages were handled.
+            codec: the codec that decoded them; a handler may have replaced the connection's.
+        """
+        self.messages += count
+        self.flush_replies()
+        if self.close_reason is None and codec.partial:
+            self.message_began()
+        if self.outbox is not None:
+            self.wait_for_room_in_turn()
+
+    def count_messages(self, count: int) -> None:
+        """Count the messages of a turn that was interrupted before finish_messages()."""
+        self.messages += count
+
+    def end_turn(self) -> None:
+        """The turn is over. If the connection was closed meanwhile, do what had to wait for the turn."""
+        greenlet: Any = getcurrent()  # as in begin_turn()
+        mine, theirs = greenlet.gr_context, self.context
+        if theirs is not mine:
+            self.context, greenlet.gr_context = mine, theirs
+        self.turn_replies = None
+        if self.close_reason is not None:
+            self.turn_over()
+
+    def turn_over(self) -> None:
+        """No handler uses the connection any more, and it was closed meanwhile: finish the close."""
+        if self.state is _CLOSED:
+            self._owner.connection_left(self)
+        else:
+            self._finish_if_sent()
+
+    # Blocked turns
+
+    def occupied_by(self, greenlet: Any) -> None:
+        """`greenlet` works on the connection and may block. No other turn begins until released()."""
+        self.runner = greenlet
+
+    def released(self) -> None:
+        """The greenlet of occupied_by() is done."""
+        self.runner = self.handler_since = None
+
+    def handler_blocks(self, since: float) -> None:
+        """A handler that was called at `since` has not returned: its deadline runs."""
+        has_deadline = self.handler_since is not None  # of the message before, which is sooner
+        self.handler_since = since
+        if not has_deadline:
+            self._owner.connection_waits(self)
+
+    def stop_handler_clock(self) -> None:
+        """The greenlet waits for something other than a handler: the handler's deadline does not run."""
+        self.handler_since = None
+
+    def step_aside(self, wait: Callable[[], object]) -> None:
+        """Within a turn, send the replies so far and call `wait`, which blocks; the handler's deadline does not run."""
+        self.flush_replies()
+        if self.runner is None:
+            self.runner = getcurrent()
+        self.handler_since = None
+        wait()
+
+    def wait_for_room_in_turn(self) -> None:
+        """Within a turn, wait while more than HIGH_WATER bytes are in the outbox."""
+        if self.outbox is not None and self.outbox.size > HIGH_WATER:
+            self.step_aside(self.wait_for_room)
+
+    def restart_idle_clocks(self) -> None:
+        """The idle deadlines begin again now: until now the peer was not the one that had to send."""
+        self.active_at = self.received_at = time.monotonic()
 
     # Sending
 
     def send(self, message: Any) -> None:
-        """Encode `message` and send it, as a whole and in order, from any greenlet.
+        """Encode `message` and send it, whole and in order, from any greenlet.
 
-        Blocks the calling greenlet while more than 64 KiB wait to be sent. Raises ConnectionClosed if the connection
-        is closed or closes meanwhile, and what the codec's encode() raises for a message that it cannot carry.
+        Blocks the calling greenlet while more than 64 KiB wait to be sent.
+
+        Raises ConnectionClosed if the connection is closed or closes meanwhile, and the exception of the codec's
+        encode() for a message that it cannot encode.
         """
         self.write(self.codec.encode(message))
 
     def send_nowait(self, message: Any) -> None:
-        """Like send(), but it never blocks: for broadcasts, in which one slow reader must not keep the others waiting.
+        """Like send(), but never blocks. For broadcasts, in which one slow reader must not delay the others.
 
-        A connection for which more than the setting send_buffer_limit waits already is given up: it closes with
-        BUFFER_LIMIT, and ConnectionClosed is raised for it.
+        If more bytes than the setting send_buffer_limit wait already, the connection is closed with BUFFER_LIMIT, and
+        ConnectionClosed is raised.
         """
         data = self.codec.encode(message)
         self._check_open()
@@ -200,7 +341,7 @@ class Connection(ConnectionFields):
         if self.outbox is not None:
             self.wait_for_room()
             self._check_open()
-        self.active_at = time.monotonic()  # what is sent outside a turn is a sign of life; turns note their own
+        self.active_at = time.monotonic()  # sending outside of a turn is activity too; a turn sets it when it receives
         self.push(data)
         if self.outbox is not None:
             self.wait_for_room()
@@ -210,14 +351,14 @@ class Connection(ConnectionFields):
             raise ConnectionClosed(f"{self!r} is closed", self.close_reason)
 
     def append_reply(self, data: bytes) -> None:
-        """Send encoded bytes with the replies of the turn that runs, or at once outside a turn."""
+        """Send encoded bytes with the replies of the turn that runs, or at once outside of a turn."""
         if self.turn_replies is None:
             self.push(data)
         else:
             self.turn_replies.append(data)
 
     def flush_replies(self) -> None:
-        """Hand the turn's replies so far to the kernel or the outbox. Never blocks."""
+        """Pass the turn's replies so far to the kernel or the outbox. Never blocks."""
         replies = self.turn_replies
         if replies:
             data = replies[0] if len(replies) == 1 else b"".join(replies)
@@ -225,7 +366,7 @@ class Connection(ConnectionFields):
             self.push(data)
 
     def _push(self, data: bytes) -> None:
-        """As push(): give bytes to the kernel, what it does not take to the outbox. Never blocks, never raises."""
+        """push() in Python: send bytes; the outbox gets what the kernel does not accept. Never blocks, never raises."""
         if self.outbox is not None:
             self.outbox.append(data)
             return
@@ -242,34 +383,44 @@ class Connection(ConnectionFields):
             self.sent_bytes += sent
 
     def keep_rest(self, data: bytes, sent: int) -> None:
-        """Of `data` the kernel took the first `sent` bytes: the others go to the outbox."""
+        """The kernel accepted only the first `sent` bytes of `data`: put the others into the outbox."""
         self.sent_bytes += sent
         self.outbox = Outbox(self, memoryview(data)[sent:])
         self._owner.connection_waits(self)
 
     def broken(self) -> None:
-        """The kernel says that there is no peer any more."""
+        """The kernel reported that the connection is broken."""
         self.abort(CloseReason.PEER_RESET)
 
     def wait_for_room(self) -> None:
-        """Block the calling greenlet while the outbox holds more than HIGH_WATER; ConnectionClosed if that ends it."""
+        """Block the calling greenlet while the outbox holds more than HIGH_WATER bytes.
+
+        Raises ConnectionClosed if the connection closes with bytes unsent.
+        """
         while (outbox := self.outbox) is not None and outbox.size > HIGH_WATER:
             outbox.emptied.wait()
             if self.state is _CLOSED and outbox.size:
                 raise ConnectionClosed(f"{self!r} closed with {outbox.size} bytes unsent", self.close_reason)
 
     def outbox_emptied(self) -> None:
-        """Called by the outbox, in the hub, when the kernel has taken everything."""
+        """Called by the outbox, in the hub, when the kernel has accepted everything."""
         self.outbox = None
         if self.close_reason is not None and not self.is_busy:
             self._finish_if_sent()
 
-    # Ending
+    def outbox_sent(self, size: int) -> float:
+        """Called by the outbox: the kernel accepted `size` more bytes. Return the time, which counts as activity."""
+        self.sent_bytes += size
+        self.active_at = now = time.monotonic()
+        return now
+
+    # Closing
 
     def start_draining(self, reason: CloseReason = CloseReason.DRAINED) -> None:
-        """No further message will be handed over; the turn that runs, and what is owed, is still completed.
+        """Handle no further message. The turn that runs is completed, and its replies are sent.
 
-        `reason`: what it will be closed for then.
+        Args:
+            reason: the close reason to use then.
         """
         if self.state is _OPEN:
             self.state = _DRAINING
@@ -277,9 +428,9 @@ class Connection(ConnectionFields):
             self.retires_at = NEVER
 
     def close(self, reason: CloseReason = CloseReason.FINISHED) -> None:
-        """Stop reading, send what is owed, then close in an orderly way. Never blocks; the first reason stays.
+        """Stop reading, send what is unsent, then close gracefully. Never blocks; the first reason is kept.
 
-        Called while a handler runs, it takes effect when that handler has returned: its reply is still sent.
+        Called while a handler runs, it takes effect when the handler has returned: its reply is still sent.
         """
         if self.close_reason is not None:
             return
@@ -289,24 +440,17 @@ class Connection(ConnectionFields):
         if not self.is_busy:
             self._finish_if_sent()
 
-    def turn_over(self) -> None:
-        """The handler has returned, and the connection was closed meanwhile: do what had to wait for that."""
-        if self.state is _CLOSED:
-            self._owner.connection_left(self)
-        else:
-            self._finish_if_sent()
-
     def _finish_if_sent(self) -> None:
         if self.outbox is None and self.state is not _CLOSED:
             self._finish()
 
     @property
     def is_busy(self) -> bool:
-        """A handler is at work on this connection."""
+        """True while a handler uses this connection."""
         return self.turn_replies is not None
 
     def abort(self, reason: CloseReason) -> None:
-        """Close at once; what the kernel has not taken is lost."""
+        """Close at once; bytes that the kernel has not accepted are lost."""
         if self.state is _CLOSED:
             return
         if self.close_reason is None or reason in _OVERRIDING:
@@ -329,7 +473,7 @@ class Connection(ConnectionFields):
         if not self.is_busy:
             self._owner.connection_left(self)
 
-    # What it waits for: see gserver.limits.deadlines.Waiting
+    # For the deadlines: see gserver.limits.deadlines.Waiting
 
     @property
     def handshake_since(self) -> float | None:
@@ -353,60 +497,63 @@ class Connection(ConnectionFields):
         return self.state is _OPEN and self.runner is None
 
     def message_began(self) -> None:
-        """The peer is inside a message; only the first call for each message counts."""
+        """Part of a message has arrived: its deadline runs. Only the first call for each message counts."""
         if self._message_began is None or self._message_began[0] != self.messages:
             self._message_began = (self.messages, self.active_at)
-            self._owner.connection_waits(self)
-
-    def handler_blocks(self, since: float) -> None:
-        """A handler was called then and has not returned."""
-        has_deadline = self.handler_since is not None  # of the message before, which is sooner
-        self.handler_since = since
-        if not has_deadline:
             self._owner.connection_waits(self)
 
     # Watching
 
     def unread_bytes(self) -> int:
-        """Bytes that the kernel has received and nobody has read yet (FIONREAD, tcp(7) and unix(7))."""
+        """Bytes in the kernel's receive buffer (FIONREAD, tcp(7) and unix(7))."""
         try:
             return int(struct.unpack("i", ioctl(self.sock.fileno(), FIONREAD, bytes(4)))[0])
         except (OSError, ValueError):  # broken or closed
             return 0
 
     def has_input(self) -> bool:
-        """Whether something has come that was not read yet, be it the peer's end."""
+        """Return whether there is unread input: bytes, the peer's end or an error."""
         if self.has_buffered:
             return True
         try:
             self.sock.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
-        except OSError:  # broken: reading will find out
+        except OSError:  # broken: the next receive reports it
             return True
         return True
 
     def note_write_progress(self) -> None:
-        """Look whether the peer has taken something of what is to be sent; the kernel offers room much later."""
+        """Check whether the peer has acknowledged some of the unsent bytes. The WRITE watcher fires much later."""
         if self.outbox is not None:
             self.outbox.note_progress()
 
-    def pause(self) -> None:
-        """Stop watching for input until the engine watches again."""
-        if self.watcher is not None:
-            self.watcher.stop()
-
     @property
     def has_buffered(self) -> bool:
-        """Bytes have been received that no turn has seen, although the socket may have none."""
+        """True if received bytes wait in this process that no turn has seen; the socket may be empty."""
         return False
 
     @property
     def is_paused(self) -> bool:
         return self.state is _OPEN and self.watcher is not None and not self.watcher.active
 
+    def make_watcher(self) -> None:
+        """Make the READ watcher, if there is none. stop_watching() closes it."""
+        if self.watcher is None:
+            self.watcher = get_hub().loop.io(self.sock.fileno(), READ)
+
+    def watch(self, callback: Callable[..., object], *arguments: Any) -> None:
+        """Call `callback` in the hub whenever there is input, until pause() or stop_watching()."""
+        self.make_watcher()
+        self.watcher.start(callback, *arguments)
+
+    def pause(self) -> None:
+        """Stop watching for input until the next watch()."""
+        if self.watcher is not None:
+            self.watcher.stop()
+
     def stop_watching(self) -> None:
-        """Let go of the READ watcher."""
+        """Stop and close the READ watcher."""
         if self.watcher is not None:
             self.watcher.stop()
             self.watcher.close()
@@ -414,16 +561,16 @@ class Connection(ConnectionFields):
 
 
 class Outbox:
-    """What the kernel would not take yet, and the WRITE watcher that offers it again."""
+    """Bytes that the kernel has not accepted yet, and the WRITE watcher that sends them."""
 
-    __slots__ = ("_chunks", "_conn", "_taken_bytes", "_watcher", "emptied", "progress_at", "size")
+    __slots__ = ("_acknowledged_bytes", "_chunks", "_conn", "_watcher", "emptied", "progress_at", "size")
 
     def __init__(self, conn: Connection, rest: memoryview) -> None:
         self._conn = conn
         self._chunks: deque[memoryview] = deque([rest])
         self.size = len(rest)
-        self.progress_at = time.monotonic()  # when the peer was last seen to take something
-        self._taken_bytes = self._taken_by_peer()
+        self.progress_at = time.monotonic()  # when the peer last acknowledged something, or the kernel accepted it
+        self._acknowledged_bytes = self._count_acknowledged()
         self.emptied = Event()  # set when everything is sent, or never will be
         self._watcher = get_hub().loop.io(conn.sock.fileno(), WRITE)
         self._watcher.start(self._writable)
@@ -433,17 +580,17 @@ class Outbox:
         self.size += len(data)
 
     def note_progress(self) -> None:
-        """See whether the peer has taken something since the last time.
+        """Check whether the peer has acknowledged bytes since the last check.
 
-        The watcher alone does not tell: of a send buffer of some MB the kernel offers room only when a third is free
-        (sk_stream_write_space), which at 120 KB/s takes 7 s.
+        The watcher alone does not show it: with a send buffer of some MB the kernel reports it as writable only when a
+        third is free (sk_stream_write_space), which takes 7 s at 120 KB/s.
         """
-        before, self._taken_bytes = self._taken_bytes, self._taken_by_peer()
-        if self._taken_bytes > before:
+        before, self._acknowledged_bytes = self._acknowledged_bytes, self._count_acknowledged()
+        if self._acknowledged_bytes > before:
             self.progress_at = time.monotonic()
 
-    def _taken_by_peer(self) -> int:
-        """How much of what was sent the peer's kernel has acknowledged (SIOCOUTQ, tcp(7) and unix(7))."""
+    def _count_acknowledged(self) -> int:
+        """Bytes sent that the peer's kernel has acknowledged (SIOCOUTQ, tcp(7) and unix(7))."""
         try:
             (queued,) = struct.unpack("i", ioctl(self._conn.sock.fileno(), TIOCOUTQ, bytes(4)))
         except (OSError, ValueError):  # broken or closed
@@ -451,7 +598,7 @@ class Outbox:
         return self._conn.sent_bytes - int(queued)
 
     def _next_chunk(self) -> memoryview:
-        """The first chunk, and with it the small ones behind it: they cost one system call together."""
+        """The first chunk, joined with the small ones behind it, so that they cost one system call together."""
         chunk = self._chunks.popleft()
         if len(chunk) >= SEND_BYTES or not self._chunks:
             return chunk
@@ -474,10 +621,9 @@ class Outbox:
         except OSError:
             self._conn.abort(CloseReason.PEER_RESET)
             return
-        self._conn.sent_bytes += sent
-        self.size -= sent
         if sent:
-            self.progress_at = self._conn.active_at = time.monotonic()
+            self.size -= sent
+            self.progress_at = self._conn.outbox_sent(sent)
         if sent < len(chunk):
             self._chunks.appendleft(chunk[sent:])
         elif not self._chunks:
@@ -491,10 +637,10 @@ class Outbox:
 
 
 def swap_context(conn: Connection) -> None:
-    """Exchange the running greenlet's contextvars (PEP 567) for those of `conn`; once more to change back.
+    """Exchange the running greenlet's contextvars (PEP 567) for those of `conn`. A second call changes them back.
 
-    A runner serves many connections, and what a handler sets in a ContextVar is to be seen by its connection alone: by
-    all of its callbacks, in every message, as if it had a greenlet to itself.
+    A runner serves many connections. A ContextVar that a handler sets must be seen by that connection alone, in all of
+    its callbacks and messages, as if the connection had a greenlet to itself.
     """
     current: Any = getcurrent()
     theirs, mine = current.gr_context, conn.context
@@ -503,10 +649,10 @@ def swap_context(conn: Connection) -> None:
 
 
 def format_address(address: Address) -> str:
-    """host:port, [v6]:port, or unix:path.
+    """Return an address as host:port, [v6]:port, or unix:path.
 
-    A client chooses its own path. So quotes, backslashes, spaces, and what cannot be printed are escaped in it, as in
-    JSON: a line of the access log stays one line, and its fields are those of the format.
+    A client chooses the path of its own socket. So quotes, backslashes, spaces and characters that cannot be printed
+    are escaped in it, as in JSON: a line of the access log stays one line, with the fields of its format.
     """
     if isinstance(address, tuple):
         host, port = address[:2]
@@ -518,4 +664,4 @@ def _escaped(letter: str) -> str:
     if letter.isprintable() and letter not in '"\\ ':
         return letter
     escaped = json.dumps(letter)[1:-1]
-    return escaped if escaped != letter else f"\\u{ord(letter):04x}"  # JSON may have a space as it is, and DEL
+    return escaped if escaped != letter else f"\\u{ord(letter):04x}"  # JSON leaves the space and DEL as they are

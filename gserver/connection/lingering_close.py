@@ -1,10 +1,10 @@
-"""Lingering close: let the peer read the last reply to its end.
+"""Lingering close: wait for the peer to read the last reply before the socket is closed.
 
-A socket closed with unread input makes the kernel send a reset, and the reset throws away what the peer has not read
-yet (RFC 1122, 4.2.2.13; seen here: 8 error replies of 8 lost). So the sending side is shut down, input is thrown away
-until the peer finishes too, and time and bytes are bounded. No greenlet is held, and one timer serves all sockets.
+If a socket is closed with unread input, the kernel sends a reset, and the reset discards what the peer has not read yet
+(RFC 1122, 4.2.2.13; measured here: 8 error replies of 8 lost). So the sending side is shut down, and input is discarded
+until the peer closes too, within limits of time and bytes. It needs no greenlet, and one timer serves all sockets.
 
-Deadlines are on the monotonic clock. loop.now() is the wall clock: set back, it would keep the sockets for as long.
+Deadlines use the monotonic clock. loop.now() is the wall clock: if that is set back, it would keep sockets as long.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ from gevent import get_hub
 
 from gserver.fault_isolation import shielded
 
-__all__ = ["Linger"]
+__all__ = ["LingeringClose"]
 
 DISCARD_BYTES = 64 * 1024
-# More do not linger at a time: the oldest gives way, for a flood of refused clients must not eat the descriptors.
+# The most sockets that linger at a time; one more closes the oldest. A flood of refused clients must not use up the
+# descriptors.
 MAX_WAITING = 1024
-# What a peer may still send before it is cut off: what a fast one has in flight, and no free ride.
+# The most bytes that a peer may still send: as much as a fast one has in flight, but no unlimited upload.
 MAX_DISCARDED_BYTES = 16 * 1024 * 1024
 
 
-class Linger:
-    """The sockets that wait for their peer's end.
+class LingeringClose:
+    """The sockets that wait for their peers to close.
 
     Args:
         timeout_s: how long a socket may stay, in seconds.
-        on_empty: called whenever the last one has gone.
+        on_empty: called whenever the last of them was closed.
 
-    Closes: every socket it takes.
+    It closes every socket that it takes.
     """
 
     def __init__(self, timeout_s: float, on_empty: Callable[[], None]) -> None:
@@ -42,7 +43,7 @@ class Linger:
         self._on_empty = on_empty
         self._loop = get_hub().loop
         self._timer: Any = None
-        # In order of their deadlines, for the timeout is the same for all.
+        # In order of their deadlines, because all have the same timeout.
         self._waiting: dict[_socket.socket, _Wait] = {}
 
     def __len__(self) -> int:
@@ -53,7 +54,10 @@ class Linger:
         return list(self._waiting)
 
     def take(self, sock: _socket.socket) -> None:
-        """Finish sending on `sock`, which nobody else may use any more, and close it once its peer has finished."""
+        """Shut down the sending side of `sock`, and close it once the peer has closed its own.
+
+        The caller must not use `sock` any more.
+        """
         try:
             sock.shutdown(_socket.SHUT_WR)
         except OSError:  # the peer is gone already
@@ -67,7 +71,7 @@ class Linger:
             self._start_timer(self._timeout_s)
 
     def close(self) -> None:
-        """Close what is left."""
+        """Close all sockets that are left."""
         for sock in list(self._waiting):
             self._drop(sock)
         self._stop_timer()
@@ -97,7 +101,7 @@ class Linger:
 
     def _start_timer(self, after_s: float) -> None:
         self._timer = self._loop.timer(after_s, ref=False)
-        # The loop's clock is as old as the loop turn, which a handler may have made long.
+        # update: the loop's clock is as old as the loop iteration, which a handler may have made long.
         self._timer.start(shielded, "ending lingering closes", self._expire, update=True)
 
     def _stop_timer(self) -> None:
@@ -108,7 +112,7 @@ class Linger:
 
     def _expire(self) -> None:
         self._stop_timer()
-        # A millisecond of grace: the loop's clock and this one are not read at the same moment.
+        # A millisecond of tolerance: the loop's clock and this one are not read at the same moment.
         now = time.monotonic() + 0.001
         try:
             for sock in [sock for sock, wait in self._waiting.items() if wait.deadline <= now]:

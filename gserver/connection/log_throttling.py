@@ -1,7 +1,8 @@
-"""Log lines about what clients cause, any number of times: one at once, then one in ten seconds with the count.
+"""Throttles log lines about clients: the first event is logged at once, later ones every ten seconds with their count.
 
-A limit that is reached, and a handshake that fails, must stand in the log, and no client may fill the log with them. So
-each kind of event has a count, which its next line reports. log_due() reports a count for which no next event comes.
+A limit that is reached and a handshake that fails must be logged, but no client may fill the log. So the events of each
+kind are counted, and the next line of that kind reports the count. log_due() reports a count after which no more event
+comes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ log = logging.getLogger("gserver.server")
 
 PERIOD_S = 10.0
 
-#: The lines. count: since the line before; peer: the address of the last one; why: the reason of the last one.
+#: The log lines. count: events since the line before; peer: the address of the last one; why: the reason of the last.
 TURNED_AWAY = "%(why)s: %(count)d turned away, the last %(peer)s"
 SHED = "%(why)s: %(count)d idle closed to make room, the last %(peer)s"
 CLOSED = "%(why)s: %(count)d closed, the last %(peer)s"
@@ -43,7 +44,7 @@ HANDSHAKE = "handshake failed: %(count)d, the last with %(peer)s: %(why)s"
 
 @dataclass
 class _Kind:
-    """What happened of one kind since its last line."""
+    """The events of one kind since its last line."""
 
     level: int
     count: int = 0
@@ -53,18 +54,26 @@ class _Kind:
 
 
 class Notices:
-    """The counts of one worker, or of one server that is not in a worker.
+    """Counts events and logs them, throttled: for one worker, or for one server that is not in a worker.
 
     Args:
-        clock: monotonic seconds.
+        clock: returns monotonic time in seconds; default: time.monotonic.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._kinds: dict[tuple[str, str], _Kind] = {}  # by the line and the setting
+        self._kinds: dict[tuple[str, str], _Kind] = {}  # by line and setting
 
     def note(self, level: int, line: str, peer: Address, why: str, setting: str = "") -> None:
-        """Count one more. Events of one line and one setting are of the same kind, from whatever peer."""
+        """Count one more event, and log it if its kind has had no line for ten seconds.
+
+        Args:
+            level: the level of the log line.
+            line: one of the lines above. Events with the same line and setting are of one kind, from all peers.
+            peer: the address of the client.
+            why: the reason, as text.
+            setting: the setting that causes it; named in the line.
+        """
         kind = self._kinds.get((line, setting))
         if kind is None:
             kind = self._kinds[line, setting] = _Kind(level)
@@ -74,18 +83,18 @@ class Notices:
             self._write(line, setting, kind)
 
     def limit(self, line: str, peer: Address, exceeded: LimitExceeded) -> None:
-        """Count a limit that was reached."""
+        """Count a client that exceeded a limit, as a warning."""
         self.note(logging.WARNING, line, peer, str(exceeded), exceeded.setting)
 
     def log_due(self) -> None:
-        """Log the counts whose last line is long enough ago; to be called once a second."""
+        """Log the counts of kinds that have had no line for ten seconds. Must be called once a second."""
         now = self._clock()
         for (line, setting), kind in self._kinds.items():
             if kind.count and now >= kind.next_line_at:
                 self._write(line, setting, kind)
 
     def log_all(self) -> None:
-        """Log all counts: nothing more will happen."""
+        """Log all counts that are left; called at the end."""
         for (line, setting), kind in self._kinds.items():
             if kind.count:
                 self._write(line, setting, kind)

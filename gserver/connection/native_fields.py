@@ -1,7 +1,7 @@
-"""What of a connection is read or written for every message: a struct of C where gserver was compiled, slots else.
+"""The fields of a connection that every message reads or writes: a C struct if gserver was compiled, else slots.
 
-GSERVER_PURE=1 in the environment keeps to Python, for whoever wants to compare, or to look for a fault. A server says
-when it starts if it is not compiled.
+GSERVER_PURE=1 in the environment selects Python, to compare the two or to look for a fault. A server that is not
+compiled logs that at its start.
 """
 
 from __future__ import annotations
@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from gserver.codecs import Codec
     from gserver.errors import CloseReason
 
-__all__ = ["IS_NATIVE", "ConnectionFields"]
+__all__ = ["HIGH_WATER", "IS_NATIVE", "RECEIVE_BYTES", "ConnectionFields"]
+
+# _native.c has these two at compile time; _fastest() checks that they are the same.
+#: The most bytes that one receive takes.
+RECEIVE_BYTES = 64 * 1024
+#: With more bytes than this in the outbox, a sending greenlet waits.
+HIGH_WATER = 64 * 1024
 
 
 class _Slots:
-    """See gserver.connection.connection.Connection."""
+    """The fields in Python. gserver.connection.connection.Connection describes them."""
 
     __slots__ = (
         "active_at",
@@ -56,14 +62,17 @@ class _Slots:
     received_at: float
 
     def receive(self, max_bytes: int) -> bytes | None:
-        """What the kernel has of the peer; None if there is nothing now. OSError if the connection is broken."""
+        """Receive up to `max_bytes` bytes; b"" at the peer's end, None if there is no input now.
+
+        Raises OSError if the connection is broken.
+        """
         try:
             return self.sock.recv(max_bytes)
         except BlockingIOError:
             return None
 
     def push(self, data: bytes) -> None:
-        """See Connection._push()."""
+        """Send bytes without blocking: see Connection._push()."""
         self._push(data)
 
     def _push(self, data: bytes) -> None:
@@ -74,10 +83,12 @@ def _fastest() -> tuple[type, bool]:
     if not os.environ.get("GSERVER_PURE"):
         try:
             from gserver import _native
-
-            return _native.ConnectionFields, True
         except ImportError:  # it was installed without a compiler
-            pass
+            return _Slots, False
+        compiled = tuple(getattr(_native, name, None) for name in ("RECEIVE_BYTES", "HIGH_WATER"))
+        if compiled != (RECEIVE_BYTES, HIGH_WATER):
+            raise RuntimeError(f"{_native.__file__} was built from other sources than these: build it again")
+        return _native.ConnectionFields, True
     return _Slots, False
 
 

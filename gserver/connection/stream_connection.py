@@ -1,7 +1,8 @@
-"""The connection of a @stream handler: the handler reads it by itself.
+"""The connection of a @stream handler, which the handler reads by itself.
 
-Two ways to read, of which a handler uses one: bytes (`recv`, `read_exactly`) or the codec's messages (`for message in
-conn`). Both end when the peer has finished. When the server drains, they end with what had been received by then.
+There are two ways to read, and a handler uses one of them: bytes (`recv`, `read_exactly`), or the codec's messages
+(`for message in conn`). Both end when the peer has closed its side. When the server drains, they end with the bytes
+that were received by then.
 """
 
 from __future__ import annotations
@@ -14,66 +15,67 @@ from gevent import get_hub
 from greenlet import getcurrent
 
 from gserver.connection.connection import Connection, State
+from gserver.connection.native_fields import RECEIVE_BYTES
 from gserver.connection.time_slice import SLICE_S, Fairness
 from gserver.counters import MESSAGES, Counters
 from gserver.errors import CloseReason, ConnectionClosed, IncompleteMessage
 
-__all__ = ["LOOK_EVERY", "RECEIVE_BYTES", "StreamConnection", "Throttle"]
+__all__ = ["LOOK_EVERY", "StreamConnection", "Throttle"]
 
-RECEIVE_BYTES = 64 * 1024
+_OPEN = State.OPEN  # looking up an enum member on its class costs as much as a call on Python 3.11
 
-_OPEN = State.OPEN  # a member looked up on its class costs as much as a call on Python 3.11
-
-# A handler that iterates over messages may have to give way after so many, if it is time.
+# A handler that iterates over messages checks its time slice after so many.
 LOOK_EVERY = 16
 
-#: Called as throttle(conn, received_bytes); it may block, or raise a LimitExceeded.
+#: Called as throttle(conn, received_bytes) after each receive. It may block, or raise LimitExceeded.
 Throttle = Callable[["StreamConnection", int], None]
 
 
 class StreamConnection(Connection):
-    """A connection as a @stream handler sees it: a Connection that can be read."""
+    """A Connection that its @stream handler reads."""
 
     __slots__ = (
         "_at_end",
+        "_counters",
+        "_fairness",
         "_is_dry",
         "_is_handled",
         "_messages",
+        "_metered_messages",
         "_owed_bytes",
         "_read_began",
         "_read_until",
         "_reader",
         "_slice_began",
-        "counters",
-        "fairness",
-        "metered_messages",
-        "throttle",
+        "_throttle",
     )
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.counters: Counters  # where its messages are counted; the engine's
-        self.fairness: Fairness  # the engine's
-        self.throttle: Throttle | None = None  # what happens after each receive; the engine's
-        self.metered_messages = 0  # how many of its messages the throttle knows of
-        # Since when its handler has had the processor, as far as is known; None: since it received something.
+        self._counters: Counters  # where its messages are counted; from handler_starts()
+        self._fairness: Fairness  # from handler_starts()
+        self._throttle: Throttle | None = None  # called after each receive
+        self._metered_messages = 0  # messages that the throttle has counted
+        # Since when the handler has run without waiting, as far as is known; None: the next receive sets it.
         self._slice_began: float | None = self.active_at
-        self._at_end = False  # the peer has finished
-        self._is_dry = False  # the kernel had no more: to ask again before it says so costs a third of an echo
-        self._owed_bytes = 0  # once draining: what had been received by then and not been read
+        self._at_end = False  # the peer has closed its side
+        # The kernel had no more input: wait for the watcher, because a receive in vain costs a third of an echo.
+        self._is_dry = False
+        self._owed_bytes = 0  # once draining: bytes that were received by then and are not read yet
         self._is_handled = False
         self._reader: Any = None  # the greenlet that waits for input
-        self._read_until = self.active_at  # when one last did
-        self._read_began: float | None = (
-            None  # when the first of the bytes came that read_exactly() has and waits for more
-        )
-        self._messages: Iterator[Any] = iter(())  # decoded, and not handed over yet
+        self._read_until = self.active_at  # when a greenlet last waited for input
+        # When the first bytes came of an incomplete read_exactly().
+        self._read_began: float | None = None
+        self._messages: Iterator[Any] = iter(())  # decoded, but not returned yet
 
     def recv(self, max_bytes: int = RECEIVE_BYTES) -> bytes:
-        """Return up to `max_bytes` bytes as soon as there are any; b"" when there will be no more.
+        """Return up to `max_bytes` bytes (default 64 KiB) as soon as there are any; b"" when no more will come.
 
-        Raises ConnectionClosed when the connection broke, or was closed on this side, and a MessageTimeout where that
-        is why it will be closed; a LimitExceeded where it sends too fast.
+        Blocks the calling greenlet.
+
+        Raises ConnectionClosed if the connection breaks or was closed on this side, MessageTimeout if it is closed
+        because a message takes too long, and LimitExceeded if it sends too fast.
         """
         while max_bytes > 0 and not self._at_end:
             if self.close_reason is not None:
@@ -100,23 +102,29 @@ class StreamConnection(Connection):
         if self._slice_began is None:
             self._slice_began = now
         elif now - self._slice_began > SLICE_S:
-            self._give_way()
+            self._yield_slice()
         self._owed_bytes -= size
         self._at_end = size == 0
         self._is_dry = size < max_bytes and not (self.is_sealed and self.has_buffered)
-        if self.throttle is not None:
-            self.throttle(self, size)
+        if self._throttle is not None:
+            self._throttle(self, size)
 
-    def _give_way(self) -> None:
-        """A handler that always finds something to read would otherwise never let anybody else go."""
-        self.fairness.let_others_go()
+    def take_unmetered_messages(self) -> int:
+        """Return how many messages the handler got since the last call; for the throttle."""
+        count = self.messages - self._metered_messages
+        self._metered_messages = self.messages
+        return count
+
+    def _yield_slice(self) -> None:
+        """Let the other connections run: a handler that always finds input would never wait by itself."""
+        self._fairness.yield_to_others()
         self._slice_began = time.monotonic()
 
     def read_exactly(self, size: int) -> bytes:
-        """Return exactly `size` bytes.
+        """Return exactly `size` bytes. Blocks the calling greenlet.
 
-        Raises ConnectionClosed as recv() does, and when there will be no more bytes at all; IncompleteMessage when
-        there were some and the peer finished.
+        Raises what recv() raises; ConnectionClosed also if no bytes come before the end, and IncompleteMessage if the
+        peer closes its side after some of them.
         """
         try:
             return self._read(size)
@@ -139,9 +147,10 @@ class StreamConnection(Connection):
         return b"".join(chunks)
 
     def __iter__(self) -> StreamConnection:
-        """The codec's messages, a Malformed among them where the content was not valid; raises its ProtocolErrors.
+        """Iterate over the codec's messages; a Malformed stands for one with invalid content.
 
-        There is one iteration: a loop that was left, or a next(), goes on where it stood.
+        There is one iteration: a new loop, or next(), continues where the last one stopped. Raises what recv() raises,
+        and the codec's ProtocolErrors.
         """
         return self
 
@@ -149,9 +158,9 @@ class StreamConnection(Connection):
         while True:
             for message in self._messages:
                 self.messages += 1
-                self.counters.cells[MESSAGES] += 1
+                self._counters.cells[MESSAGES] += 1
                 if not self.messages % LOOK_EVERY and time.monotonic() - (self._slice_began or 0.0) > SLICE_S:
-                    self._give_way()
+                    self._yield_slice()
                 return message
             if self.codec.partial:
                 self.message_began()
@@ -169,14 +178,18 @@ class StreamConnection(Connection):
         return self._is_handled
 
     def close(self, reason: CloseReason = CloseReason.FINISHED) -> None:
-        """As Connection's, but at once: there is no reply to wait for."""
+        """Like Connection.close(), but without waiting for the handler: it returns no reply."""
         super().close(reason)
         self._finish_if_sent()
 
-    def handler_starts(self) -> None:
+    def handler_starts(self, counters: Counters, fairness: Fairness, throttle: Throttle | None) -> None:
+        """The engine is about to call the handler: the connection can be read from now on."""
+        self._counters, self._fairness, self._throttle = counters, fairness, throttle
         self._is_handled = True
+        self.make_watcher()
 
     def handler_returned(self) -> None:
+        """The handler has returned or raised. If the connection was closed meanwhile, the close is finished."""
         self._is_handled = False
         if self.close_reason is not None:
             self.turn_over()
@@ -198,18 +211,18 @@ class StreamConnection(Connection):
         return super().message_since if self._read_began is None else self._read_began
 
     def fail_reading(self, error: Exception) -> None:
-        """Raise `error` in the greenlet that waits for input, if one does. From the hub only."""
+        """Raise `error` in the greenlet that waits for input, if there is one. Must be called from the hub."""
         if self._reader is not None:
             self._reader.throw(error)
 
     def _wait_readable(self) -> None:
         self._reader = getcurrent()
-        # Only while somebody reads is the peer the one that is silent.
+        # The idle time counts only while a greenlet reads: only then is the peer the one that has to send.
         self.received_at += max(0.0, time.monotonic() - max(self._read_until, self.received_at))
         if (self._read_began or self._message_began) and self.message_since is not None:
             self._owner.connection_waits(self)
         if not self.watcher.active:
-            self.watcher.start(self._readable)
+            self.watch(self._readable)
         try:
             get_hub().switch()
         finally:

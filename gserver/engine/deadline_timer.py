@@ -1,11 +1,12 @@
-"""The timekeeper: looks at connections when their deadlines come, with one timer for all of them, and ends them.
+"""Enforces the deadlines of all connections with one timer.
 
-What it does is said to the peer where a reply is owed: for a message or a handler that took too long. Whoever was
-silent is closed without a word, for a reply that nobody asked for would be taken for that to the next question.
+A peer gets an answer where one is due: for a message or a handler that took too long. A silent peer is closed without
+an answer, because it would take an answer without a request for the reply to its next request.
 
-A deadline is the peer's, and it may have been met although the worker came late: timers run before what has arrived is
-read. So before a silent peer is closed, its socket is looked at for input; and after the loop has stood still, nobody
-is closed before it has turned once. Each is granted once for each deadline, so that nobody can put one off for ever.
+The peer may have met its deadline although the worker notices late: timers run before received data is read. So before
+a silent peer is closed, its socket is checked for input. And after the event loop has been blocked, no connection is
+closed before the loop has run once more. Each of these two delays is granted once for each deadline, so that no peer
+can postpone one for ever.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ from gserver.fault_isolation import shielded
 from gserver.limits.deadlines import Deadlines
 from gserver.limits.timer_wheel import NEVER, Wheel
 
-__all__ = ["Timekeeper"]
+__all__ = ["DeadlineTimer"]
 
 log = logging.getLogger("gserver.timekeeper")
 
-# Coming so much later than planned means that the loop stood still: a handler computed, or the process was stopped.
-STOOD_STILL_S = 0.1
-# A peer that does not read is looked at so often within its deadline: progress is only known to have come in between.
-LOOKS_A_WRITE = 4
-#: Deadlines that are met by something arriving.
+# A timer this late means that the event loop was blocked: a handler computed, or the process was stopped.
+BLOCKED_LOOP_S = 0.1
+# How often a peer that does not read is checked within its deadline. The moment of its progress is known only to lie
+# between two checks.
+CHECKS_PER_WRITE = 4
+#: Deadlines that the peer meets by sending.
 _OF_INPUT = {
     CloseReason.HANDSHAKE_TIMEOUT,
     CloseReason.FIRST_BYTE_TIMEOUT,
@@ -41,12 +43,12 @@ _OF_INPUT = {
 }
 
 
-class Timekeeper:
-    """Watches the deadlines of connections.
+class DeadlineTimer:
+    """Watches the deadlines of the connections of one server. Stop it with close().
 
     Args:
-        deadlines: how long each thing may take.
-        engine: where the connections are served; None: there never are any.
+        deadlines: how long each step may take.
+        engine: the engine that serves the connections; None for a server that never has any.
     """
 
     def __init__(self, deadlines: Deadlines, engine: Engine[Any] | None) -> None:
@@ -54,36 +56,36 @@ class Timekeeper:
         self._engine = engine
         self._fresh_s = deadlines.fresh_s
         self._tick_s = deadlines.tick_s
-        self._write_look_s = deadlines.write_s / LOOKS_A_WRITE or NEVER
+        self._write_check_s = deadlines.write_s / CHECKS_PER_WRITE or NEVER
         self._wheel: Wheel[Connection] = Wheel(self._tick_s)
-        self._excused: dict[Connection, float] = {}  # which deadline each was given more time for, once
+        self._extended: dict[Connection, float] = {}  # the deadline for which each was given more time
         self._timer: Any = None
         self._timer_due = NEVER
 
     def begin(self, conn: Connection) -> None:
-        """`conn` was accepted just now. What watch() would do, for a tenth of the time."""
+        """Watch `conn`, which the service gets just now. Does what watch() would do, in a tenth of the time."""
         due = conn.active_at + self._fresh_s
         self._wheel.place(conn, due)
         if due < self._timer_due:
             self._set_timer()
 
     def watch(self, conn: Connection) -> None:
-        """From now on, or because `conn` waits for something else now. Costs nothing if it is looked at sooner."""
+        """Watch `conn`, or place it anew because a deadline has begun. Cheap if it is to be checked sooner anyway."""
         if conn.state is not State.CLOSED:
             due = self._deadlines.first(conn)[0]
             if conn.outbox is not None:
-                due = min(due, time.monotonic() + self._write_look_s)
+                due = min(due, time.monotonic() + self._write_check_s)
             self._wheel.place(conn, due)
             if due < self._timer_due:
                 self._set_timer()
 
     def forget(self, conn: Connection) -> None:
-        """`conn` is closed."""
+        """Stop watching `conn`, which is closed."""
         self._wheel.remove(conn)
-        self._excused.pop(conn, None)
+        self._extended.pop(conn, None)
 
     def close(self) -> None:
-        """Let go of the timer; nothing is watched any more."""
+        """Stop the timer; no connection is watched any more."""
         if self._timer is not None:
             self._timer.stop()
             self._timer.close()
@@ -96,37 +98,37 @@ class Timekeeper:
         if due < NEVER:
             self._timer_due = due
             self._timer = get_hub().loop.timer(max(0.0, due - time.monotonic()), ref=False)
-            self._timer.start(self._look, update=True)
+            self._timer.start(self._check_due, update=True)
 
-    def _look(self) -> None:
+    def _check_due(self) -> None:
         now = time.monotonic()
-        stood_still = now - self._timer_due > STOOD_STILL_S
+        was_blocked = now - self._timer_due > BLOCKED_LOOP_S
         try:
             for conn in self._wheel.take_due(now):
-                if not shielded("a deadline", self._judge, conn, now, stood_still, conn=conn):
+                if not shielded("a deadline", self._check, conn, now, was_blocked, conn=conn):
                     shielded("closing", conn.abort, CloseReason.HANDLER_ERROR, conn=conn)
         finally:
             self._set_timer()
 
-    def _judge(self, conn: Connection, now: float, stood_still: bool) -> None:
+    def _check(self, conn: Connection, now: float, was_blocked: bool) -> None:
         conn.note_write_progress()
         due, reason = self._deadlines.first(conn)
         if due <= now:
-            if self._is_excused(conn, due, reason, stood_still):
-                self._excused[conn] = due
+            if self._has_more_time(conn, due, reason, was_blocked):
+                self._extended[conn] = due
             else:
                 self._expire(conn, reason)
-        self._look_again(conn, now, due)
+        self._place_again(conn, now, due)
 
-    def _is_excused(self, conn: Connection, due: float, reason: CloseReason, stood_still: bool) -> bool:
-        if self._excused.get(conn) == due:
+    def _has_more_time(self, conn: Connection, due: float, reason: CloseReason, was_blocked: bool) -> bool:
+        if self._extended.get(conn) == due:
             return False
-        return stood_still or (reason in _OF_INPUT and conn.has_input())
+        return was_blocked or (reason in _OF_INPUT and conn.has_input())
 
-    def _look_again(self, conn: Connection, now: float, due: float) -> None:
+    def _place_again(self, conn: Connection, now: float, due: float) -> None:
         if conn.state is not State.CLOSED:
-            # While it waits for nothing, such as in a handler without a deadline, it still comes up now and then.
-            latest = now + (self._fresh_s if conn.outbox is None else min(self._fresh_s, self._write_look_s))
+            # Without a deadline, as in a handler that has none, it is still checked now and then.
+            latest = now + (self._fresh_s if conn.outbox is None else min(self._fresh_s, self._write_check_s))
             self._wheel.place(conn, min(max(due, now + self._tick_s), latest))
 
     def _expire(self, conn: Connection, reason: CloseReason) -> None:
@@ -146,11 +148,11 @@ class Timekeeper:
             conn.close(reason)
 
     def _interrupt(self, engine: Engine[Any], conn: Connection) -> None:
-        """Its handler has taken too long; the second time, that it would not end either."""
-        if not conn.is_busy:  # its runner waits for something else
-            conn.handler_since = None
+        """The handler has taken too long: raise HandlerTimeout in it; the second time, abort the connection."""
+        if not conn.is_busy:  # the runner waits for something other than a handler
+            conn.stop_handler_clock()
         elif conn.close_reason is None:
-            conn.close(CloseReason.HANDLER_TIMEOUT)  # when it is out of its handler
+            conn.close(CloseReason.HANDLER_TIMEOUT)  # takes effect when the handler is left
             engine.interrupt(conn, HandlerTimeout(f"no answer within {self._deadlines.handler_s:g} s"))
         else:
             conn.abort(CloseReason.HANDLER_TIMEOUT)

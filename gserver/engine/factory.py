@@ -1,4 +1,4 @@
-"""Which engine serves a service, and with which turn: by the kind of service, the shape asked for, and its limits."""
+"""Makes the engine for a service, by the kind of service, the setting `greenlets` and the rate limits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gserver.connection.time_slice import Fairness
 from gserver.counters import Counters
 from gserver.engine.message_loop import MessageLoop
 from gserver.engine.native_loop import make_message_loop
-from gserver.engine.rate_limiter import Meter, StreamMeter
+from gserver.engine.rate_limiter import RateLimiter, StreamRateLimiter
 from gserver.engine.schedulers import DedicatedEngine, Engine, PooledEngine
 from gserver.engine.stream_scheduler import StreamEngine
 from gserver.errors import ConfigError
@@ -19,7 +19,7 @@ from gserver.service import Service, StreamService
 
 __all__ = ["make_engine"]
 
-_SHAPES: dict[str, Callable[[MessageLoop], Engine[Any]]] = {"pooled": PooledEngine, "dedicated": DedicatedEngine}
+_ENGINES: dict[str, Callable[[MessageLoop], Engine[Any]]] = {"pooled": PooledEngine, "dedicated": DedicatedEngine}
 
 
 def make_engine(
@@ -30,10 +30,19 @@ def make_engine(
     limits: Limits,
     notices: Notices,
 ) -> Engine[Any]:
-    """`greenlets`: "pooled" or "dedicated", else ConfigError; a stream handler always has a greenlet of its own."""
-    meter = Meter.of(limits, notices)
+    """Make the engine that serves `service`.
+
+    Args:
+        service: what is served; `greenlets` has no effect on a stream handler, which has one for each connection.
+        greenlets: "pooled" or "dedicated"; ConfigError for anything else.
+        counters: where messages and errors are counted.
+        fairness: the queue of connections that have used up their time slice.
+        limits: connections are metered if they contain a rate.
+        notices: logs the connections that exceed a rate.
+    """
+    meter = RateLimiter.of(limits, notices)
     if isinstance(service, StreamService):
-        return StreamEngine(service, counters, fairness, None if meter is None else StreamMeter(meter))
-    if greenlets not in _SHAPES:
+        return StreamEngine(service, counters, fairness, None if meter is None else StreamRateLimiter(meter))
+    if greenlets not in _ENGINES:
         raise ConfigError(f"greenlets is {greenlets!r}, must be 'pooled' or 'dedicated'")
-    return _SHAPES[greenlets](make_message_loop(service, counters, fairness, meter))
+    return _ENGINES[greenlets](make_message_loop(service, counters, fairness, meter))

@@ -1,12 +1,14 @@
-"""One turn of a connection: receive once, decode all that is complete, call the service for each, send once.
+"""The message loop: receive once, decode all complete messages, call the service for each, send the replies once.
 
-This is the path of every message. What it does not do is as deliberate as what it does: no timer, no lock, no state
-change for a connection whose handler does not block, and one send for all replies (16 pipelined JSON messages cost a
-quarter of 16 single ones).
+Every message takes this path: receive(), begin_turn(), a handler for each message, finish_messages(), end_turn(). All
+but the handlers are methods of the connection. What follows one receive is a turn.
 
-Fairness: a turn receives a bounded number of bytes, and gives way to the other connections when its replies are more
-than the outbox should hold, and after so many messages as take about a slice of time. How many that is, it learns: a
-look at the clock for each message would cost a JSON message 2 %, so there is one for each batch.
+It is kept short: no timer, no lock, no state change for a connection with a handler that does not block, and one send
+for all replies (16 pipelined JSON messages cost a quarter of 16 single ones).
+
+Fairness: a turn receives a bounded number of bytes. It lets the other connections run when its replies are more than
+the outbox should hold, and after as many messages as take about one time slice. That number, the batch, is adapted:
+reading the clock for each message would cost a JSON message 2 %, so the clock is read once for each batch.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from typing import Any
 from greenlet import getcurrent
 
 from gserver.codecs import Codec, Malformed
-from gserver.connection.connection import HIGH_WATER, Connection, State, swap_context
+from gserver.connection.connection import HIGH_WATER, Connection, State
+from gserver.connection.native_fields import RECEIVE_BYTES
 from gserver.connection.time_slice import SLICE_S, Fairness
 from gserver.counters import MESSAGES, Counters
 from gserver.errors import CloseReason, ConnectionClosed, LimitExceeded, ProtocolError
@@ -31,24 +34,26 @@ __all__ = ["IDLE_RUNNERS", "MessageLoop"]
 
 log = logging.getLogger("gserver.turn")
 
-# The most that one turn receives; what remains waits for the next turn, behind the other connections.
-RECEIVE_BYTES = 64 * 1024
-# How many messages a turn handles between two looks at the clock.
+# Messages between two looks at the clock: at first, and at most.
 FIRST_BATCH = 16
 LARGEST_BATCH = 256
-#: Runners kept for the next turn; a burst of blocked handlers beyond it makes runners that are let go afterwards.
+#: Idle runners that are kept. After a burst of blocked handlers, runners beyond this number end.
 IDLE_RUNNERS = 64
 
 
 class MessageLoop:
-    """What a turn does, for one service. No method raises but Killed, when the server kills the greenlet.
+    """Runs the turns of connections for one service. Its methods raise nothing but Killed, when a greenlet is killed.
 
-    Whatever the user's code raises (the handler, on_error, the codec) is logged with its connection, counted, answered
-    where the service has an answer, and ends at most that connection.
+    An exception of the user's code (the handler, on_error, the codec) is logged with its connection and counted. The
+    service's on_error may answer it. It ends at most that connection.
 
-    The messages of a turn are counted in the counters together, before its last replies are sent. In _answer() is much
-    that looks like methods of their own: a call less for every message is 1 % of an echo. Where gserver is compiled,
-    serve(), dispatch() and serve_parking() are those of _native.c.
+    The messages of a turn are added to the counters together, before the last replies are sent. _answer() is long
+    because it contains code that could be methods: one call more for every message is 1 % of an echo. Where gserver is
+    compiled, serve(), dispatch() and serve_parking() are those of _native.c.
+
+    Attributes:
+        now: when the hub last had work, in seconds of time.monotonic().
+        most_idle: how many idle runners are kept; 0: a runner that has no more work ends.
     """
 
     def __init__(self, service: Service, counters: Counters, fairness: Fairness) -> None:
@@ -58,8 +63,8 @@ class MessageLoop:
         self._cells = counters.cells
         self._on_message = service.on_message
         self._batch = FIRST_BATCH
-        self.now = time.monotonic()  # when the hub last had work
-        self.most_idle = IDLE_RUNNERS  # 0: a runner that is done ends
+        self.now = time.monotonic()
+        self.most_idle = IDLE_RUNNERS
 
     def dispatch(
         self,
@@ -68,10 +73,10 @@ class MessageLoop:
         make_runner: Callable[[], Any],
         handler_blocks: Callable[[Any, Connection], None],
     ) -> None:
-        """From the hub, switch to runners until none is left that is ready.
+        """From the hub, switch to runners until no connection in `ready` is left.
 
-        A runner comes back parked, or with a connection in `runner.conn`: then its handler blocks, which
-        `handler_blocks` is told, and another runner has the rest.
+        A runner switches back when it parks, or when a handler blocks; then the connection is in `runner.conn`. In the
+        second case `handler_blocks(runner, conn)` is called, and another runner serves the rest.
         """
         if ready:
             self.now = time.monotonic()
@@ -85,10 +90,10 @@ class MessageLoop:
     def serve_parking(
         self, ready: deque[Connection], idle: list[Any], runner: Any, park: Callable[[], object]
     ) -> Connection | None:
-        """What a runner does: serve all that are ready, park among `idle`, and again.
+        """The main loop of a runner: serve all connections in `ready`, park among `idle`, and repeat.
 
-        Return the connection whose handler blocked meanwhile: others have the rest, and the hub is not waiting for this
-        runner. Return None where enough runners are idle.
+        Return the connection whose handler blocked meanwhile: other runners serve the rest, and the hub does not wait
+        for this one. Return None if enough runners are idle.
         """
         while True:
             blocked = self._serve_ready(ready, runner)
@@ -100,15 +105,15 @@ class MessageLoop:
             park()
 
     def _serve_ready(self, ready: deque[Connection], runner: Any) -> Connection | None:
-        """Serve one after the other, until none is left; return the one whose handler blocked meanwhile, if one did.
+        """Serve the connections in `ready`, one after the other; return one whose handler has blocked, or None.
 
-        While it is served, the connection stands in `runner.conn`.
+        `runner.conn` is the connection that is being served.
         """
-        is_open = State.OPEN  # a member looked up on its class costs as much as a call on Python 3.11
+        is_open = State.OPEN  # looking up an enum member on its class costs as much as a call on Python 3.11
         while ready:
             conn = ready.popleft()
             if conn.runner is not None:
-                conn.pause()  # who resumes its turn lets it go on
+                conn.pause()  # watched again when its blocked turn is over
                 continue
             if conn.state is not is_open:
                 continue
@@ -120,7 +125,7 @@ class MessageLoop:
         return None
 
     def serve(self, conn: Connection) -> None:
-        """Answer every message that is complete after receiving once."""
+        """Run one turn: receive once, and answer every message that is complete."""
         try:
             data = conn.receive(RECEIVE_BYTES)
         except OSError:
@@ -131,17 +136,11 @@ class MessageLoop:
         if not data:
             self._end(conn)
             return
-        conn.received_bytes += len(data)
-        conn.active_at = conn.received_at = self.now
-        conn.turn_replies = []
-        swap_context(conn)
+        replies = conn.begin_turn(len(data), self.now)
         try:
-            self._answer(conn, data, conn.turn_replies)
+            self._answer(conn, data, replies)
         finally:
-            swap_context(conn)
-            conn.turn_replies = None
-            if conn.close_reason is not None:
-                conn.turn_over()
+            conn.end_turn()
 
     def _answer(self, conn: Connection, data: bytes, replies: list[bytes]) -> None:
         codec, on_message, size, handled = conn.codec, self._on_message, 0, 0
@@ -150,7 +149,7 @@ class MessageLoop:
             try:
                 codec.receive(data)
                 for message in codec.messages():
-                    if replies:  # those of the messages before this one
+                    if replies:  # to the messages before this one
                         size += len(replies[-1])
                         if size > HIGH_WATER or conn.runner is not None:
                             size = self._send_early(conn, size)
@@ -177,24 +176,15 @@ class MessageLoop:
                 raise
             except BaseException as error:
                 self._broken(conn, error)
-            conn.messages += handled
             self._cells[MESSAGES] += handled
-            handled = 0
-            self._finish(conn, codec)
+            count, handled = handled, 0
+            conn.finish_messages(count, codec)
         except BaseException as error:
             self._interrupted(conn, handled, error)
 
-    def _finish(self, conn: Connection, codec: Codec) -> None:
-        """All that was complete is handled: send, and note what is not."""
-        conn.flush_replies()
-        if conn.close_reason is None and codec.partial:
-            conn.message_began()
-        if conn.outbox is not None:
-            self._wait_for_room(conn)  # a peer that does not read its replies is not read from
-
     def _interrupted(self, conn: Connection, handled: int, error: BaseException) -> None:
-        """Count what the turn has handled; only being killed goes on."""
-        conn.messages += handled
+        """Count the messages handled in an interrupted turn. Only Killed is raised again."""
+        conn.count_messages(handled)
         self._cells[MESSAGES] += handled
         if isinstance(error, Killed):
             conn.abort(CloseReason.KILLED)
@@ -203,12 +193,12 @@ class MessageLoop:
         conn.flush_replies()
 
     def serve_last(self, conn: Connection) -> None:
-        """Answer what the peer has sent by now, then close: the last turn of a drain."""
+        """The last turns of a drain: answer what the peer has sent by now, then close."""
         if conn.state is State.CLOSED:
             return
         self.now = time.monotonic()
-        conn.runner = getcurrent()
-        conn.handler_blocks(self.now)  # it may, and then nobody else notes it
+        conn.occupied_by(getcurrent())
+        conn.handler_blocks(self.now)  # it may block, and no dispatch() notes it here
         owed = conn.unread_bytes()
         try:
             while owed > 0 and conn.close_reason is None:
@@ -218,52 +208,40 @@ class MessageLoop:
                 if conn.received_bytes == before:
                     break
         finally:
-            conn.runner = conn.handler_since = None
+            conn.released()
             conn.close(conn.drain_reason)
 
     def dismiss(self, conn: Connection, fault: BaseException) -> None:
-        """Answer with what the service has to say about `fault`, and close: between two turns."""
+        """Between two turns, send the service's answer to `fault`, and close."""
         if conn.state is State.CLOSED:
             return
-        conn.turn_replies = []
-        swap_context(conn)
+        conn.begin_turn()
         try:
             self._broken(conn, fault)
             conn.flush_replies()
         except Killed:
             conn.abort(CloseReason.KILLED)
         finally:
-            swap_context(conn)
-            conn.turn_replies = None
-            conn.turn_over()
+            conn.end_turn()
 
     def _send_early(self, conn: Connection, size: int) -> int:
-        """Send before the turn is over: much is waiting, or a handler blocks and no reply shall wait for the next."""
+        """Send replies before the turn is over: `size` bytes wait, or the next handler may block for long.
+
+        Return 0, the number of bytes that wait now.
+        """
         conn.flush_replies()
-        self._wait_for_room(conn)
+        conn.wait_for_room_in_turn()
         if size > HIGH_WATER:
-            self._step_aside(conn, self._fairness.let_others_go)
+            conn.step_aside(self._fairness.yield_to_others)
         if conn.runner is not None:
             conn.handler_blocks(time.monotonic())
         return 0
 
-    def _wait_for_room(self, conn: Connection) -> None:
-        if conn.outbox is not None and conn.outbox.size > HIGH_WATER:
-            self._step_aside(conn, conn.wait_for_room)
-
-    def _step_aside(self, conn: Connection, wait: Callable[[], None]) -> None:
-        """Block for something that is no handler: its deadline does not run, and nothing is raised in it meanwhile."""
-        conn.flush_replies()
-        if conn.runner is None:
-            conn.runner = getcurrent()
-        conn.handler_since = None
-        wait()
-
     def _look_at_the_clock(self, conn: Connection, began: float) -> float:
-        """Another batch is handled: let the others go first if it is time; return when this slice began.
+        """After a batch, let the other connections run if this one has used up its slice; adapt the batch.
 
-        The first slice of a turn began when the hub had work, the later ones when they began: only these say how long
-        a batch takes, and whether it is too large.
+        Return when the current slice began. The first slice of a turn begins when the hub had work, the later ones
+        when they run. Only the later ones show how long a batch takes, and so whether it is too large.
         """
         took = time.monotonic() - began
         if took < SLICE_S / 2:
@@ -272,13 +250,13 @@ class MessageLoop:
             self._batch = max(1, self._batch // 2)
         if took < SLICE_S:
             return began
-        self._step_aside(conn, self._fairness.let_others_go)
+        conn.step_aside(self._fairness.yield_to_others)
         began = time.monotonic()
         conn.handler_blocks(began)
         return began
 
     def _end(self, conn: Connection) -> None:
-        """The peer will send no more; everything before this has been answered."""
+        """The peer will send no more; everything before its end has been answered."""
         try:
             conn.codec.eof()
         except Killed:
@@ -291,15 +269,15 @@ class MessageLoop:
     def _malformed(self, conn: Connection, message: Malformed) -> None:
         self._counters.failed()
         log.debug("%s: %s: %s", conn, message.message, message.detail)
-        if not self._say(conn, message):
+        if not self._answer_fault(conn, message):
             conn.close(CloseReason.PROTOCOL_ERROR)
 
     def _broken(self, conn: Connection, error: BaseException) -> None:
-        """The peer broke the framing, or has a limit against it, or the codec failed: in each case this is the end."""
+        """Answer and close: the peer broke the framing or exceeded a limit, or the codec failed."""
         if isinstance(error, ProtocolError | LimitExceeded):
             self._counters.failed()
             log.debug("%s: %s", conn, error)
-            self._say(conn, error)
+            self._answer_fault(conn, error)
             conn.close(error.close_reason)
         else:
             self.failed("codec", conn, error)
@@ -310,17 +288,17 @@ class MessageLoop:
             conn.close(CloseReason.HANDLER_ERROR)
 
     def failed(self, what: str, conn: Connection, error: BaseException) -> bool:
-        """Log and count what user code has raised; return whether the peer was answered."""
+        """Log and count an exception of the user's code (`what`); return whether the peer was answered."""
         is_closed = conn.state is State.CLOSED
-        if is_closed and isinstance(error, ConnectionClosed):  # because its peer is gone, which is recorded already
+        if is_closed and isinstance(error, ConnectionClosed):  # the peer is gone, and the close reason records it
             return False
         self._counters.failed()
         log.error("%s failed for %s", what, conn, exc_info=error)
         interrupt_program(error)
-        return not is_closed and self._say(conn, error)
+        return not is_closed and self._answer_fault(conn, error)
 
-    def _say(self, conn: Connection, fault: Fault) -> bool:
-        """Answer with what the service wants to say about `fault`; whether there was anything."""
+    def _answer_fault(self, conn: Connection, fault: Fault) -> bool:
+        """Send the reply of the service's on_error to `fault`; return whether there was one."""
         try:
             reply = self._service.on_error(fault, conn)
             if reply is not None:
@@ -335,7 +313,7 @@ class MessageLoop:
 
 
 def _encoded(codec: Codec, reply: Any) -> bytes:
-    data: Any = codec.encode(reply)  # the user's class may return anything
+    data: Any = codec.encode(reply)  # a codec class of the user may return anything
     if not isinstance(data, bytes):
         kind, given = type(codec).__name__, type(data).__name__
         raise TypeError(f"encode() of the codec {kind} returned {given}, must be bytes")

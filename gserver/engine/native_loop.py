@@ -1,4 +1,4 @@
-"""Uses the message loop in C where gserver was compiled: _native.c does the same as message_loop.py.
+"""Selects the message loop in C if gserver was compiled; _native.c does the same as message_loop.py.
 
 CPU time per message relative to message_loop.py in the same run, one worker, 50 sockets: echo with one message in
 flight 0.75, JSON 0.82, JSON with 16 messages in flight 0.9.
@@ -13,7 +13,7 @@ from gserver.connection.native_fields import IS_NATIVE
 from gserver.connection.time_slice import Fairness
 from gserver.counters import MESSAGES, Counters
 from gserver.engine.message_loop import MessageLoop
-from gserver.engine.rate_limiter import Meter, MeteredMessageLoop
+from gserver.engine.rate_limiter import RateLimitedMessageLoop, RateLimiter
 from gserver.fault_isolation import Killed
 from gserver.service import Service
 
@@ -23,7 +23,7 @@ if IS_NATIVE:
     from gserver._native import CompiledLoop
 
     class NativeMessageLoop(CompiledLoop, MessageLoop):
-        """A MessageLoop with compiled serve(), dispatch() and serve_parking(). The rest is inherited."""
+        """A MessageLoop with compiled serve(), dispatch() and serve_parking(); the rest is inherited."""
 
         def __init__(self, service: Service, counters: Counters, fairness: Fairness) -> None:
             super().__init__(service, counters, fairness)
@@ -32,9 +32,12 @@ if IS_NATIVE:
 
 
 def make_message_loop(
-    service: Service, counters: Counters, fairness: Fairness, meter: Meter | None = None
+    service: Service, counters: Counters, fairness: Fairness, meter: RateLimiter | None = None
 ) -> MessageLoop:
-    """The fastest that there is; what is metered waits longer than a turn takes, and stays in Python."""
+    """Return the fastest message loop that is available.
+
+    With a meter it is the one in Python, the slower one: a throttled connection waits longer than a turn takes anyway.
+    """
     if meter is not None:
-        return MeteredMessageLoop(service, counters, fairness, meter)
+        return RateLimitedMessageLoop(service, counters, fairness, meter)
     return (NativeMessageLoop if IS_NATIVE else MessageLoop)(service, counters, fairness)

@@ -1,7 +1,7 @@
-"""Meters: how many messages and bytes a second a connection may send. Only there where such a limit is set.
+"""Limits the messages and bytes that a connection may send in a second. Used only if such a limit is set.
 
-A connection that has sent more is throttled by default: it is not read for as long as it is ahead, so that the sender
-feels it by TCP's own means. The check comes after the turn: one turn is at most 64 KiB.
+A connection that exceeds its rate is throttled by default: it is not read until its average is within the limit again.
+TCP's flow control then slows down the sender. The check comes after the turn, which is at most 64 KiB.
 """
 
 from __future__ import annotations
@@ -22,14 +22,21 @@ from gserver.limits.connection_limits import Limits, RateAction
 from gserver.limits.token_bucket import TokenBucket
 from gserver.service import Service
 
-__all__ = ["Meter", "MeteredMessageLoop", "StreamMeter"]
+__all__ = ["RateLimitedMessageLoop", "RateLimiter", "StreamRateLimiter"]
 
-# A throttled connection looks so often whether it is to end.
+# A throttled connection checks this often whether it has to close.
 LONGEST_SLEEP_S = 0.25
 
 
-class Meter:
-    """The rates of connections, each by its own buckets; a second's worth may come at once."""
+class RateLimiter:
+    """Meters connections, each with token buckets of its own; a burst may be as large as the rate of one second.
+
+    Args:
+        max_message_rate: messages per second; 0: no limit.
+        max_byte_rate: bytes per second; 0: no limit.
+        action: what happens to a connection that exceeds a rate: "throttle", "refuse" or "close".
+        notices: logs these connections; default: its own.
+    """
 
     def __init__(
         self, max_message_rate: float, max_byte_rate: float, action: RateAction, notices: Notices | None = None
@@ -39,28 +46,29 @@ class Meter:
         self._notices = notices or Notices()
 
     @classmethod
-    def of(cls, limits: Limits, notices: Notices) -> Meter | None:
-        """None if nothing is to be metered."""
+    def of(cls, limits: Limits, notices: Notices) -> RateLimiter | None:
+        """Make the meter for `limits`; None if they contain no rate."""
         if not limits.max_message_rate and not limits.max_byte_rate:
             return None
         return cls(limits.max_message_rate, limits.max_byte_rate, limits.rate_action, notices)
 
     def charge(self, conn: Connection, messages: int, received_bytes: int) -> float:
-        """How long `conn` must be left alone, in seconds, after it has sent this."""
+        """Count what `conn` has sent; return how long it must not be read, in seconds."""
         if conn.buckets is None:
-            conn.buckets = [TokenBucket(rate, max(rate, 1.0)) if rate else None for rate in self._rates]
+            conn.attach_buckets([TokenBucket(rate, max(rate, 1.0)) if rate else None for rate in self._rates])
         now = time.monotonic()
         spent = zip(conn.buckets, (messages, received_bytes), strict=True)
         waits: list[float] = [bucket.spend(now, amount) for bucket, amount in spent if bucket is not None]
         return max(waits)
 
     def too_fast(self, conn: Connection) -> LimitExceeded:
-        """Count `conn` for the log, and return why it is too fast."""
+        """Count `conn` for the log; return the limit that it exceeds."""
         limit = self.exceeded()
         self._notices.limit(THROTTLED if self.action == "throttle" else CLOSED, conn.peer, limit)
         return limit
 
     def exceeded(self) -> LimitExceeded:
+        """Return the error for a connection that exceeds a rate; it names the rates and their settings."""
         messages, received_bytes = self._rates
         parts = [f"{messages:g} messages"] * bool(messages) + [f"{received_bytes:g} bytes"] * bool(received_bytes)
         settings = ["max_message_rate"] * bool(messages) + ["max_byte_rate"] * bool(received_bytes)
@@ -68,45 +76,43 @@ class Meter:
         return LimitExceeded(text, CloseReason.RATE_LIMIT, ", ".join(settings))
 
 
-def sit_out(conn: Connection, seconds: float) -> None:
-    """Block the calling greenlet until then, or until `conn` is to end."""
+def wait_unread(conn: Connection, seconds: float) -> None:
+    """Block the calling greenlet for `seconds`, or until `conn` has to close."""
     until = time.monotonic() + seconds
     while conn.state is State.OPEN and (left := until - time.monotonic()) > 0:
         gevent.sleep(min(left, LONGEST_SLEEP_S))
 
 
-class StreamMeter:
-    """What a stream handler's receiving goes through. The messages that it was handed count when it receives again."""
+class StreamRateLimiter:
+    """The throttle of stream handlers, called after each receive. It counts the messages since the receive before."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: RateLimiter) -> None:
         self._meter = meter
 
     def __call__(self, conn: StreamConnection, received_bytes: int) -> None:
-        messages = conn.messages - conn.metered_messages
-        conn.metered_messages = conn.messages
-        ahead_s = self._meter.charge(conn, messages, received_bytes)
-        if ahead_s > 0:
+        wait_s = self._meter.charge(conn, conn.take_unmetered_messages(), received_bytes)
+        if wait_s > 0:
             limit = self._meter.too_fast(conn)
             if self._meter.action != "throttle":
                 raise limit
-        sit_out(conn, ahead_s)
+        wait_unread(conn, wait_s)
 
 
-class MeteredMessageLoop(MessageLoop):
-    """A turn after which a connection that is too fast is kept waiting, or closed."""
+class RateLimitedMessageLoop(MessageLoop):
+    """A message loop that throttles, answers or closes a connection that is too fast, after its turn."""
 
-    def __init__(self, service: Service, counters: Counters, fairness: Fairness, meter: Meter) -> None:
+    def __init__(self, service: Service, counters: Counters, fairness: Fairness, meter: RateLimiter) -> None:
         super().__init__(service, counters, fairness)
         self._meter = meter
 
     def serve(self, conn: Connection) -> None:
         messages, received_bytes = conn.messages, conn.received_bytes
         super().serve(conn)
-        ahead_s = self._meter.charge(conn, conn.messages - messages, conn.received_bytes - received_bytes)
-        if ahead_s > 0 and conn.state is State.OPEN:
-            self._is_too_fast(conn, ahead_s)
+        wait_s = self._meter.charge(conn, conn.messages - messages, conn.received_bytes - received_bytes)
+        if wait_s > 0 and conn.state is State.OPEN:
+            self._is_too_fast(conn, wait_s)
 
-    def _is_too_fast(self, conn: Connection, ahead_s: float) -> None:
+    def _is_too_fast(self, conn: Connection, wait_s: float) -> None:
         limit = self._meter.too_fast(conn)
         if self._meter.action == "close":
             conn.close(CloseReason.RATE_LIMIT)
@@ -114,7 +120,7 @@ class MeteredMessageLoop(MessageLoop):
             self.dismiss(conn, limit)
         else:
             try:
-                sit_out(conn, ahead_s)
+                wait_unread(conn, wait_s)
             except Killed:
                 conn.abort(CloseReason.KILLED)
                 raise

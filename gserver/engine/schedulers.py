@@ -1,16 +1,17 @@
-"""The engine: which greenlet serves which connection.
+"""The schedulers: they decide which greenlet serves which connection.
 
-Pooled (the default): a connection has one READ watcher, started once, whose callback only queues it. A check watcher of
-low priority runs after the I/O callbacks of a loop turn and switches to a *runner*, a greenlet that serves connections
-off the queue: a whole loop turn's work costs one greenlet switch, and an idle connection holds no greenlet. A handler
-that blocks keeps its runner, and the rest of the queue goes to another one.
+Pooled (the default): a connection has one READ watcher, which is started once; its callback only appends the connection
+to a queue. A check watcher of low priority runs after the I/O callbacks of a loop iteration and switches to a *runner*,
+a greenlet that serves the connections in the queue. So all work of a loop iteration costs one greenlet switch, and an
+idle connection holds no greenlet. A handler that blocks keeps its runner, and another runner serves the rest.
 
-Dedicated: each connection has a runner of its own for life, which its READ watcher switches to.
+Dedicated: each connection has a runner of its own for life, to which its READ watcher switches.
 
-In both, the hub regains control from a runner either with the runner parked or in the middle of a turn. In the middle
-means that a handler blocked: the connection is marked with its runner, the replies that are ready are sent, and should
-it become readable meanwhile, its watcher is stopped until the turn is over (back-pressure, and no spinning).
-Fairness: a turn receives a bounded number of bytes; what remains fires the watcher again, behind the others.
+In both, a runner switches back to the hub when it parks, or in the middle of a turn. The latter means that a handler
+blocked: the connection notes its runner, and the replies so far are sent. If the connection becomes readable meanwhile,
+its watcher is stopped until the turn is over (back-pressure, and no spinning).
+
+Fairness: a turn receives a bounded number of bytes. The rest fires the watcher again, behind the other connections.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import gevent
 from gevent import get_hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from gserver.connection.connection import READ, Connection, State
+from gserver.connection.connection import Connection, State
 from gserver.engine.message_loop import MessageLoop
 from gserver.errors import CloseReason, LimitExceeded, ProtocolError
 from gserver.fault_isolation import Killed, interrupt_program, shielded
@@ -39,42 +40,42 @@ ConnectionKind = TypeVar("ConnectionKind", bound=Connection, contravariant=True)
 
 
 class Engine(Protocol[ConnectionKind]):
-    """Where connections are served."""
+    """Serves the connections of one server."""
 
     def add(self, conn: ConnectionKind) -> None:
         """Serve `conn` from now on."""
 
     def wake(self, conn: ConnectionKind) -> None:
-        """Serve `conn` although its socket may have nothing to read: what it sent has been received already."""
+        """Serve `conn` although its socket may have nothing to read: its input has been received already."""
 
     def drain(self, conn: ConnectionKind, reason: CloseReason = CloseReason.DRAINED) -> None:
         """Answer what `conn` has sent by now, then close it for `reason`. Never blocks."""
 
     def dismiss(self, conn: ConnectionKind, fault: ProtocolError | LimitExceeded) -> None:
-        """Tell `conn` why and close it, if it is between two messages. Never blocks."""
+        """Answer `fault` and close `conn`, if it is between two messages. Never blocks."""
 
     def failed(self, what: str, conn: ConnectionKind, error: BaseException) -> object:
-        """Log, count and answer what user code (`what`) has raised for `conn`, outside of its turns. May block."""
+        """Log, count and answer an exception of user code (`what`) outside of the turns of `conn`. May block."""
 
     def interrupt(self, conn: ConnectionKind, error: BaseException) -> None:
-        """Raise `error` in the handler of `conn` that blocks. Never blocks."""
+        """Raise `error` in the blocked handler of `conn`. Never blocks."""
 
     def kill(self, conn: ConnectionKind) -> None:
-        """Close `conn` at once, interrupting its handler. Never blocks."""
+        """Close `conn` at once and kill its handler. Never blocks."""
 
     def forget(self, conn: ConnectionKind) -> None:
-        """`conn` is closed."""
+        """Drop what is kept for `conn`, which is closed."""
 
     def close(self) -> None:
-        """Let go of everything; the connections are closed already."""
+        """Stop the watchers and the idle greenlets. The connections are closed already."""
 
 
 class Runner(greenlet):
     """A greenlet that serves connections.
 
     Attributes:
-        conn: the one whose turn it is in, None while parked.
-        home: the only one it ever serves, in the dedicated shape.
+        conn: the connection that it is serving; None while it is parked.
+        home: the only connection it ever serves, in the dedicated engine; None in the pooled one.
     """
 
     __slots__ = ("conn", "home")
@@ -92,9 +93,11 @@ def _current_runner() -> Runner:
 
 
 def _end_of_runner(conn: Connection | None, error: BaseException) -> None:
-    """Last of all: nothing may leave a runner, for it would go on in the callback that switched to it.
+    """End a runner that was left by an exception, which must not propagate to the callback that switched to it.
 
-    `error`: that the runner was killed; or what a handler has left behind in its greenlet, such as a gevent.Timeout.
+    Args:
+        conn: the connection that it was serving.
+        error: Killed, or an exception that a handler has left behind in its greenlet, such as a gevent.Timeout.
     """
     if not isinstance(error, GreenletExit):
         log.error("something that a handler left behind ended the connection %s", conn, exc_info=error)
@@ -103,13 +106,13 @@ def _end_of_runner(conn: Connection | None, error: BaseException) -> None:
         conn.abort(CloseReason.KILLED if isinstance(error, Killed) else CloseReason.HANDLER_ERROR)
 
 
-class _TurnEngine:
-    """What both shapes share: turns that block, the last turn of a drain, and interruption."""
+class _MessageEngine:
+    """What both engines share: turns that block, the last turn of a drain, and interruption."""
 
-    def __init__(self, turn: MessageLoop) -> None:
-        self._turn = turn
+    def __init__(self, message_loop: MessageLoop) -> None:
+        self._message_loop = message_loop
         self._hub: Any = get_hub()
-        # The hub's own switch() looks for a switch_out() of the runner, which has none: 4 % of a turn's instructions.
+        # The hub's own switch() looks for a switch_out() of the runner, which costs 4 % of a turn's instructions.
         self._park = partial(greenlet.switch, self._hub)
 
     def _enter(self, runner: Runner) -> None:
@@ -120,45 +123,45 @@ class _TurnEngine:
             self._handler_blocks(runner, conn)
 
     def _handler_blocks(self, runner: Runner, conn: Connection) -> None:
-        if conn.runner is None:  # else it only steps aside: see MessageLoop._step_aside()
-            conn.runner = runner
+        if conn.runner is None:  # else no handler blocks: see Connection.step_aside()
+            conn.occupied_by(runner)
             if not shielded("sending", conn.flush_replies, conn=conn):
                 conn.abort(CloseReason.HANDLER_ERROR)
-            conn.handler_blocks(self._turn.now)
+            conn.handler_blocks(self._message_loop.now)
 
     def _watch(self, conn: Connection) -> None:
         raise NotImplementedError
 
     def _resume(self, conn: Connection) -> None:
-        """The turn that blocked is over: go on as before, or with the drain that was asked for meanwhile."""
+        """The blocked turn is over: serve the connection as before, or drain it if that was requested meanwhile."""
         if conn.state is State.DRAINING:
-            self._turn.serve_last(conn)
-        conn.runner = conn.handler_since = None
-        conn.active_at = conn.received_at = time.monotonic()
+            self._message_loop.serve_last(conn)
+        conn.released()
+        conn.restart_idle_clocks()
         if conn.is_paused:
             self._watch(conn)
 
     def drain(self, conn: Connection, reason: CloseReason = CloseReason.DRAINED) -> None:
         conn.start_draining(reason)
-        if conn.runner is None and conn.turn_replies is None:  # in a turn, that turn goes on with it: see _resume()
-            conn.runner = gevent.spawn(self._turn.serve_last, conn)
+        if conn.runner is None and conn.turn_replies is None:  # else _resume() drains it at the end of the turn
+            conn.occupied_by(gevent.spawn(self._message_loop.serve_last, conn))
 
     def dismiss(self, conn: Connection, fault: ProtocolError | LimitExceeded) -> None:
         if conn.runner is None and conn.turn_replies is None:
-            conn.runner = gevent.spawn(self._dismiss, conn, fault)
+            conn.occupied_by(gevent.spawn(self._dismiss, conn, fault))
 
     def _dismiss(self, conn: Connection, fault: ProtocolError | LimitExceeded) -> None:
         try:
-            self._turn.dismiss(conn, fault)
+            self._message_loop.dismiss(conn, fault)
         finally:
-            conn.runner = None
+            conn.released()
 
     def failed(self, what: str, conn: Connection, error: BaseException) -> object:
-        return self._turn.failed(what, conn, error)
+        return self._message_loop.failed(what, conn, error)
 
     def interrupt(self, conn: Connection, error: BaseException) -> None:
         if conn.runner is not None:
-            conn.handler_since = time.monotonic()  # it may have a way to swallow this
+            conn.handler_blocks(time.monotonic())  # the handler may catch the exception, and has the same time again
             conn.runner.throw(error)
 
     def kill(self, conn: Connection) -> None:
@@ -169,30 +172,31 @@ class _TurnEngine:
             gevent.kill(runner, Killed)
 
 
-class PooledEngine(_TurnEngine):
-    """A greenlet for every connection that has work."""
+class PooledEngine(_MessageEngine):
+    """Serves connections that have input with a few runners; one greenlet more for each handler that blocks."""
 
-    def __init__(self, turn: MessageLoop) -> None:
-        super().__init__(turn)
+    def __init__(self, message_loop: MessageLoop) -> None:
+        super().__init__(message_loop)
         self._ready: deque[Connection] = deque()
-        self._is_ready = self._ready.append  # made once: a method of its own is 72 bytes for each connection
+        self._is_ready = self._ready.append  # made once: a bound method takes 72 bytes for each connection
         self._idle: list[Runner] = []
-        self._dispatch = partial(turn.dispatch, self._ready, self._idle, self._make_runner, self._handler_blocks)
+        self._dispatch = partial(
+            message_loop.dispatch, self._ready, self._idle, self._make_runner, self._handler_blocks
+        )
         self._check = self._hub.loop.check(ref=False, priority=self._hub.loop.MINPRI)
         self._check.start(self._dispatch)
 
     def add(self, conn: Connection) -> None:
-        conn.watcher = self._hub.loop.io(conn.sock.fileno(), READ)
         self._watch(conn)
 
     def _watch(self, conn: Connection) -> None:
-        conn.watcher.start(self._is_ready, conn)
+        conn.watch(self._is_ready, conn)
 
     def forget(self, conn: Connection) -> None:
-        """Nothing: only a turn holds on to a connection here."""
+        """Do nothing: only a turn refers to a connection here."""
 
     def close(self) -> None:
-        self._turn.most_idle = 0
+        self._message_loop.most_idle = 0
         self._check.stop()
         self._check.close()
         for runner in self._idle:
@@ -201,7 +205,7 @@ class PooledEngine(_TurnEngine):
 
     def wake(self, conn: Connection) -> None:
         self._ready.append(conn)
-        self._hub.loop.run_callback(self._dispatch)  # the check watcher would wait for some input
+        self._hub.loop.run_callback(self._dispatch)  # the check watcher runs only after some input
 
     def _make_runner(self) -> Runner:
         return Runner(self._run, self._hub)
@@ -214,31 +218,30 @@ class PooledEngine(_TurnEngine):
             _end_of_runner(runner.conn, error)
 
     def _serve(self, runner: Runner) -> None:
-        idle, turn = self._idle, self._turn
-        while (blocked := turn.serve_parking(self._ready, idle, runner, self._park)) is not None:
+        idle, message_loop = self._idle, self._message_loop
+        while (blocked := message_loop.serve_parking(self._ready, idle, runner, self._park)) is not None:
             self._resume(blocked)
-            blocked = None  # while it is parked, it would keep a connection that is closed by then
-            if len(idle) >= turn.most_idle:
+            blocked = None  # a parked runner must not keep a connection that is closed by then
+            if len(idle) >= message_loop.most_idle:
                 return
             idle.append(runner)
             self._park()
 
 
-class DedicatedEngine(_TurnEngine):
-    """A greenlet for every connection, for life."""
+class DedicatedEngine(_MessageEngine):
+    """Serves every connection with a runner of its own, for life."""
 
-    def __init__(self, turn: MessageLoop) -> None:
-        super().__init__(turn)
+    def __init__(self, message_loop: MessageLoop) -> None:
+        super().__init__(message_loop)
         self._runners: dict[Connection, Runner] = {}
 
     def add(self, conn: Connection) -> None:
         runner = Runner(self._run, self._hub, conn)
         self._runners[conn] = runner
-        conn.watcher = self._hub.loop.io(conn.sock.fileno(), READ)
         self._watch(conn)
 
     def _watch(self, conn: Connection) -> None:
-        conn.watcher.start(self._wake, conn, self._runners[conn])
+        conn.watch(self._wake, conn, self._runners[conn])
 
     def wake(self, conn: Connection) -> None:
         self._hub.loop.run_callback(self._wake, conn, self._runners[conn])
@@ -247,7 +250,7 @@ class DedicatedEngine(_TurnEngine):
         if conn.state is not State.OPEN:
             return
         if conn.runner is None:
-            self._turn.now = time.monotonic()
+            self._message_loop.now = time.monotonic()
             self._enter(runner)
         else:
             conn.pause()
@@ -262,7 +265,7 @@ class DedicatedEngine(_TurnEngine):
             _end_of_runner(conn, error)
 
     def _serve_for_life(self, runner: Runner, conn: Connection) -> None:
-        serve, park = self._turn.serve, self._park
+        serve, park = self._message_loop.serve, self._park
         while conn.state is State.OPEN:
             runner.conn = conn
             serve(conn)
@@ -274,8 +277,8 @@ class DedicatedEngine(_TurnEngine):
 
     def forget(self, conn: Connection) -> None:
         runner = self._runners.pop(conn, None)
-        if runner and runner.conn is None:  # parked, or never entered: nothing will wake it any more
+        if runner and runner.conn is None:  # parked, or never entered: nothing will switch to it any more
             self._hub.loop.run_callback(runner.throw)
 
     def close(self) -> None:
-        """Nothing: every runner ends with its connection."""
+        """Do nothing: every runner ends with its connection."""

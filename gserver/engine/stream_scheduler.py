@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 
 import gevent
-from gevent import get_hub
 
-from gserver.connection.connection import READ
 from gserver.connection.stream_connection import StreamConnection, Throttle
 from gserver.connection.time_slice import Fairness
 from gserver.counters import Counters
@@ -21,7 +19,7 @@ log = logging.getLogger("gserver.streams")
 
 
 class StreamEngine:
-    """A gevent greenlet for every connection; `runner` is that greenlet."""
+    """Runs the handler of every connection in a gevent greenlet, which is the connection's `runner`."""
 
     def __init__(
         self, service: StreamService, counters: Counters, fairness: Fairness, throttle: Throttle | None = None
@@ -32,19 +30,17 @@ class StreamEngine:
         self._throttle = throttle
 
     def add(self, conn: StreamConnection) -> None:
-        conn.counters, conn.fairness, conn.throttle = self._counters, self._fairness, self._throttle
-        conn.handler_starts()
-        conn.watcher = get_hub().loop.io(conn.sock.fileno(), READ)
-        conn.runner = gevent.spawn(self._run, conn)
+        conn.handler_starts(self._counters, self._fairness, self._throttle)
+        conn.occupied_by(gevent.spawn(self._run, conn))
 
     def wake(self, conn: StreamConnection) -> None:
-        """Nothing: a handler receives before it waits."""
+        """Do nothing: a handler receives before it waits."""
 
     def drain(self, conn: StreamConnection, reason: CloseReason = CloseReason.DRAINED) -> None:
         conn.start_draining(reason)
 
     def dismiss(self, conn: StreamConnection, fault: ProtocolError | LimitExceeded) -> None:
-        if conn.runner is None:  # no handler has it yet, and nobody knows what to say
+        if conn.runner is None:  # no handler has it yet, and only a handler could answer
             conn.close(fault.close_reason)
         else:
             conn.fail_reading(fault)
@@ -55,16 +51,16 @@ class StreamEngine:
         interrupt_program(error)
 
     def interrupt(self, conn: StreamConnection, error: BaseException) -> None:
-        """Nothing: a stream handler may take as long as its connection lives."""
+        """Do nothing: a stream handler has no deadline, it may run as long as its connection is open."""
 
     def kill(self, conn: StreamConnection) -> None:
         gevent.kill(conn.runner, Killed)
 
     def forget(self, conn: StreamConnection) -> None:
-        """Nothing: a handler that still runs finds its connection closed."""
+        """Do nothing: a handler that still runs gets ConnectionClosed."""
 
     def close(self) -> None:
-        """Nothing: every greenlet ends with its connection."""
+        """Do nothing: every greenlet ends with its connection."""
 
     def _run(self, conn: StreamConnection) -> None:
         try:
@@ -92,7 +88,7 @@ class StreamEngine:
 
 
 def _natural_end(conn: StreamConnection) -> CloseReason:
-    """Why a handler that returned did so."""
+    """The close reason of a handler that has returned."""
     if conn.peer_finished:
         return CloseReason.PEER_EOF
     return conn.drain_reason if conn.is_draining else CloseReason.FINISHED

@@ -1,4 +1,4 @@
-"""The built-in services; the command line knows them by these names alone."""
+"""The built-in services: the command line accepts these names without a module."""
 
 from __future__ import annotations
 

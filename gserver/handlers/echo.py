@@ -1,4 +1,4 @@
-"""echo: send back exactly the bytes received."""
+"""echo: a service that sends back the bytes that it receives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["echo"]
 
 
 def echo(prefix: str | bytes = b"") -> Service:
-    """Return a service that sends back every chunk it receives, each behind `prefix` (text is sent as UTF-8)."""
+    """Return a service that sends back each received chunk, after `prefix` (text is encoded in UTF-8)."""
     head = prefix.encode() if isinstance(prefix, str) else prefix
 
     def repeat(data: bytes, conn: Connection) -> bytes:

@@ -1,7 +1,7 @@
-"""Numbers of JavaScript: added up as doubles, and written as JSON.stringify() writes them.
+"""JavaScript numbers: adds them as doubles, and formats them as JSON.stringify() does.
 
-JSON has no numbers of its own (RFC 8259, 6): most peers have JavaScript's. Python's differ in what a person sees of
-them: 1001.0 for 1001, 1e+16 for 10000000000000000, and integers beyond 2**53 that such a peer cannot hold.
+JSON does not define the range of numbers (RFC 8259, 6); most peers use JavaScript's. Python's output differs: 1001.0
+for 1001, 1e+16 for 10000000000000000, and integers beyond 2**53, which such a peer cannot represent.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ import msgspec
 
 __all__ = ["add", "stringify"]
 
-# Below it two integers and their sum are exact as doubles, and are written alike by JavaScript and Python.
+# Below this bound, two integers and their sum are exact as doubles, and JavaScript and Python format them alike.
 _EXACT = 2**52
 
 
 def add(a: int | float, b: int | float) -> int | msgspec.Raw | None:
-    """Return a + b to be encoded as JSON, a Raw as it is; None where it is not finite."""
+    """Return a + b, ready for the JSON encoder (a Raw is copied as it is); None if the sum is not finite."""
     if type(a) is int and type(b) is int and -_EXACT < a < _EXACT and -_EXACT < b < _EXACT:
         return a + b
     try:
         total = float(a) + float(b)
-    except OverflowError:  # an integer that no double holds
+    except OverflowError:  # an integer beyond the range of doubles
         return None
     return msgspec.Raw(stringify(total).encode()) if math.isfinite(total) else None
 
 
 def stringify(number: float) -> str:
-    """Return the shortest text that reads as the finite `number`, by the rules of ECMAScript's Number::toString(x, 10).
+    """Format a finite number as ECMAScript's Number::toString(x, 10) does: the shortest text that is read as it.
 
-    Python's repr() has the same digits, but other rules for where to put the point.
+    Python's repr() has the same digits, but other rules for the position of the point.
     """
     if number == 0:
         return "0"  # a negative zero too
@@ -38,7 +38,7 @@ def stringify(number: float) -> str:
     whole, _, fraction = mantissa.partition(".")
     padded = (whole + fraction).rstrip("0")
     digits = padded.lstrip("0")
-    # The number is 0.DIGITS times ten to the power of this.
+    # The number is 0.DIGITS * 10 ** point.
     point = len(whole) - (len(padded) - len(digits)) + int(exponent or 0)
     return ("-" if number < 0 else "") + _placed(digits, point)
 

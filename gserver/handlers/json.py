@@ -1,4 +1,4 @@
-"""json: newline-framed JSON that greets and adds, as JavaScript would."""
+"""json: a service for JSON lines that greets and adds numbers; its replies are those of JavaScript."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Sum(msgspec.Struct):
 
 
 def json() -> JsonService:
-    """Return the service: {"type":"GREETING","name":...} is greeted, {"type":"SUM","a":...,"b":...} is added up.
+    """Return the service. It answers {"type":"GREETING","name":...} and {"type":"SUM","a":...,"b":...}.
 
-    A sum that is no finite number is an error.
+    A sum that is not a finite number is answered with an error.
     """
     api = JsonService()
 
@@ -39,8 +39,8 @@ def json() -> JsonService:
     def add_up(message: Sum, conn: Connection) -> dict[str, Any]:
         a, b = message.a, message.b
         try:
-            # The usual case by one test for both: no float, no sign and no bit above the 30th. A message costs 4 % more
-            # instructions than with a plain sum; with a test of each type and each bound, 7 %.
+            # One test covers the usual case for both: no float, no sign, no bit above the 30th. A message costs 4 %
+            # more instructions than with a plain sum; separate tests of types and bounds cost 7 %.
             if not (a | b) >> 30:  # type: ignore[operator]
                 return {"status": "OK", "result": a + b}
         except TypeError:

@@ -1,4 +1,4 @@
-"""Which networks may connect, and which may not. Pure."""
+"""The access list: which client addresses may connect; and the keys by which addresses are counted. Pure."""
 
 from __future__ import annotations
 
@@ -11,16 +11,77 @@ __all__ = ["AccessList", "Network", "network_key", "parse_networks"]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# RFC 4291, 2.5.5.2
+# IPv4-mapped IPv6 addresses: RFC 4291, 2.5.5.2
 _IPV4_IN_IPV6 = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
-def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
-    """Return the networks, IPv4 in IPv6 as IPv4, for so its addresses are judged.
+class AccessList:
+    """Decides whether an address may connect. `deny` overrides `allow`; an empty `allow` permits all addresses.
 
-    ValueError names the text that is none, and what was probably meant.
+    Peers without an address (unix sockets) are always permitted. A lookup takes about 2 microseconds for one network
+    and for a thousand; most of that time parses the address.
+    """
+
+    def __init__(self, allow: Iterable[Network], deny: Iterable[Network]) -> None:
+        self._allow, self._deny = _Ranges(allow), _Ranges(deny)
+
+    def permits(self, peer: Any) -> bool:
+        """Return whether `peer`, as returned by accept(), may connect."""
+        packed = _packed(peer)
+        if packed is None:
+            return True
+        return packed not in self._deny and (not self._allow or packed in self._allow)
+
+
+def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
+    """Parse networks. IPv4-mapped IPv6 networks become IPv4, as the addresses of peers do.
+
+    ValueError names the text that is not a network, and the network that was probably meant.
     """
     return tuple(map(_parse_network, texts))
+
+
+def network_key(peer: Any, ipv4_bits: int, ipv6_bits: int) -> bytes | None:
+    """Return the network of `peer`, of so many bits, as a key to count by; None for a peer without an address."""
+    packed = _packed(peer)
+    if packed is None:
+        return None
+    bits = ipv4_bits if len(packed) == 4 else ipv6_bits
+    host_bits = len(packed) * 8 - bits
+    network = int.from_bytes(packed, "big") >> host_bits << host_bits
+    return network.to_bytes(len(packed), "big") + bytes((bits,))
+
+
+class _Ranges:
+    """The addresses of some networks, of both families, as sorted ranges that do not touch."""
+
+    def __init__(self, networks: Iterable[Network]) -> None:
+        # Length of an address in bytes -> (first addresses, last addresses) of the ranges.
+        self._ranges: dict[int, tuple[list[bytes], list[bytes]]] = {}
+        listed = list(networks)
+        for version, size in ((4, 4), (6, 16)):
+            merged = ipaddress.collapse_addresses([each for each in listed if each.version == version])  # type: ignore[type-var]
+            pairs = [(each.network_address.packed, each.broadcast_address.packed) for each in merged]
+            self._ranges[size] = [first for first, _ in pairs], [last for _, last in pairs]
+
+    def __bool__(self) -> bool:
+        return any(first for first, _ in self._ranges.values())
+
+    def __contains__(self, packed: bytes) -> bool:
+        first, last = self._ranges[len(packed)]
+        index = bisect_right(first, packed) - 1
+        return index >= 0 and packed <= last[index]
+
+
+def _packed(peer: Any) -> bytes | None:
+    """Return the address of `peer` in 4 or 16 bytes, IPv4-mapped as IPv4; None for a peer without an address."""
+    if not isinstance(peer, tuple):
+        return None
+    try:
+        address = ipaddress.ip_address(peer[0].partition("%")[0])
+    except ValueError:
+        return None
+    return (getattr(address, "ipv4_mapped", None) or address).packed
 
 
 def _parse_network(text: str) -> Network:
@@ -39,64 +100,3 @@ def _as_ipv4(network: Network) -> Network:
     if network.version == 4 or not network.subnet_of(_IPV4_IN_IPV6):
         return network
     return ipaddress.IPv4Network((network.network_address.packed[-4:], network.prefixlen - 96))
-
-
-def _packed(peer: Any) -> bytes | None:
-    """The peer's address in 4 or 16 bytes, IPv4 in IPv6 as IPv4; None for what has none."""
-    if not isinstance(peer, tuple):
-        return None
-    try:
-        address = ipaddress.ip_address(peer[0].partition("%")[0])
-    except ValueError:
-        return None
-    return (getattr(address, "ipv4_mapped", None) or address).packed
-
-
-class AccessList:
-    """Whether an address may connect: `deny` wins, and an empty `allow` allows everybody.
-
-    Peers without an address, those of unix sockets, always may. A lookup takes the same for one network and for a
-    thousand (about 2 microseconds, most of them to read the address).
-    """
-
-    def __init__(self, allow: Iterable[Network], deny: Iterable[Network]) -> None:
-        self._allow, self._deny = _Ranges(allow), _Ranges(deny)
-
-    def permits(self, peer: Any) -> bool:
-        """peer: as accept() returns it."""
-        packed = _packed(peer)
-        if packed is None:
-            return True
-        return packed not in self._deny and (not self._allow or packed in self._allow)
-
-
-class _Ranges:
-    """Addresses of both families, as sorted ranges that do not touch."""
-
-    def __init__(self, networks: Iterable[Network]) -> None:
-        # By the length of an address: the first and the last of each range.
-        self._ranges: dict[int, tuple[list[bytes], list[bytes]]] = {}
-        listed = list(networks)
-        for version, size in ((4, 4), (6, 16)):
-            merged = ipaddress.collapse_addresses([each for each in listed if each.version == version])  # type: ignore[type-var]
-            pairs = [(each.network_address.packed, each.broadcast_address.packed) for each in merged]
-            self._ranges[size] = [first for first, _ in pairs], [last for _, last in pairs]
-
-    def __bool__(self) -> bool:
-        return any(first for first, _ in self._ranges.values())
-
-    def __contains__(self, packed: bytes) -> bool:
-        first, last = self._ranges[len(packed)]
-        index = bisect_right(first, packed) - 1
-        return index >= 0 and packed <= last[index]
-
-
-def network_key(peer: Any, ipv4_bits: int, ipv6_bits: int) -> bytes | None:
-    """The network of `peer` that has so many bits, as something to count it by; None for a peer without an address."""
-    packed = _packed(peer)
-    if packed is None:
-        return None
-    bits = ipv4_bits if len(packed) == 4 else ipv6_bits
-    rest = len(packed) * 8 - bits
-    network = int.from_bytes(packed, "big") >> rest << rest
-    return network.to_bytes(len(packed), "big") + bytes((bits,))

@@ -1,4 +1,7 @@
-"""What may come in, and how fast; pure. Deadlines are in deadlines.py, the size of a message is its codec's."""
+"""The limits on connections and rates, as one value. Pure.
+
+Timeouts are in deadlines.py; the codec limits the size of a message.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,19 @@ from gserver.limits.access_list import Network
 
 __all__ = ["Action", "FullAction", "Limits", "RateAction"]
 
-#: refuse: say why, where the protocol can, and close; close: without a word.
+#: refuse: send the reason, if the service does so, and close; close: send nothing.
 Action = Literal["refuse", "close"]
 #: shed: close the longest idle connection instead, or refuse if none is idle.
 FullAction = Literal["refuse", "close", "shed"]
-#: throttle: read no faster.
+#: throttle: read the connection no faster than the rate.
 RateAction = Literal["throttle", "refuse", "close"]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """0 means no limit. What is not said to be of one connection is of all workers together."""
+    """The limits; 0 means no limit. Without another comment, a limit is for all workers together."""
 
-    worker_connections: int = 0  # of one worker
+    worker_connections: int = 0  # per worker
     max_connections: int = 0
     full_action: FullAction = "refuse"
     max_connections_per_ip: int = 0
@@ -29,10 +32,10 @@ class Limits:
     ipv4_network_bits: int = 24
     ipv6_network_bits: int = 48
     ip_action: Action = "refuse"
-    max_accept_rate: float = 0.0  # a second
+    max_accept_rate: float = 0.0  # per second
     accept_rate_action: Action = "refuse"
-    max_message_rate: float = 0.0  # a second, of one connection
-    max_byte_rate: float = 0.0  # received, a second, of one connection
+    max_message_rate: float = 0.0  # per second and connection
+    max_byte_rate: float = 0.0  # received bytes, per second and connection
     rate_action: RateAction = "throttle"
-    allow: tuple[Network, ...] = ()  # empty: everybody
+    allow: tuple[Network, ...] = ()  # empty: all addresses
     deny: tuple[Network, ...] = ()

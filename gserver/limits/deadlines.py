@@ -1,22 +1,22 @@
-"""Deadlines: how long a connection may take for each step, and which deadline comes next. Pure.
+"""Deadlines: the timeouts of a connection, and which of them expires next. Pure.
 
-    handshake    from accepted to the end of the PROXY header and the TLS handshake
-    first byte   from accepted, or the end of the handshake, while neither side has sent anything
-    message      from the first bytes of a message to its last: a slow drip does not prolong it
+    handshake    from the accept to the end of the PROXY header and the TLS handshake
+    first byte   from the accept, or the end of the handshake, until either side sends a byte
+    message      from the first byte of a message to its last: receiving byte by byte does not extend it
     handler      from the call of a handler to its return, if it blocks
-    write        from one moment at which the peer took something of what is to be sent to the next
-    idle         between two messages, with nothing left to send: since something came, or was sent
-    read idle    outside of handlers: since something came, whatever was sent meanwhile
-    age          from accepted; each connection draws its own
+    write        from the last moment at which the peer accepted some of the bytes to be sent
+    idle         between two messages, with nothing left to send: since bytes were last received or sent
+    read idle    outside of handlers: since bytes were last received; sent bytes do not count
+    age          from the accept; each connection draws its own
 
-They are independent: each closes at its own time, whichever others run beside it. Before the first byte only that
-deadline runs, and the age; where it is off, the idle ones run from the start. Within a message the message's deadline
-stands in for idle, unless it is off.
+The deadlines are independent: each closes the connection at its own time. Before the first byte, only the first byte
+and the age have deadlines; if the first byte timeout is off, idle and read idle run from the start. Within a message,
+the message timeout replaces idle, unless the message timeout is off.
 
-No message sets a timer. A connection stands once on the wheel, at the first of its deadlines; when that comes it is
-looked at, and stands at its next one, or in the time that a new connection has for its first byte if that is sooner. So
-a busy connection costs a look in half a minute with the default settings, and closing late by up to a tick is all that
-is lost.
+No message sets a timer. A connection is on the wheel once, at its first deadline. At that time, the deadlines are
+computed again, and the connection is placed at the next one, or after the first byte timeout of a new connection if
+that is sooner. So a busy connection costs one check per 30 seconds with the default settings. The price is that a
+connection may be closed up to one tick late.
 """
 
 from __future__ import annotations
@@ -30,38 +30,55 @@ from gserver.limits.timer_wheel import NEVER
 
 __all__ = ["Deadlines", "Waiting"]
 
-# The wheel's tick is a fraction of the shortest deadline, and within these bounds.
+# The tick of the wheel is this fraction of the shortest timeout, within these bounds.
 TICKS_A_DEADLINE = 20
 SHORTEST_TICK_S = 0.01
 LONGEST_TICK_S = 0.25
 
 
 class Waiting(Protocol):
-    """What a connection is waiting for; moments are seconds of time.monotonic()."""
+    """The state of a connection that its deadlines depend on; times are seconds of time.monotonic()."""
 
     @property
-    def handshake_since(self) -> float | None: ...  # None: it is over
+    def handshake_since(self) -> float | None:
+        """When the handshake began; None: it is over."""
+
     @property
-    def has_spoken(self) -> bool: ...  # something has come, or was sent
+    def has_spoken(self) -> bool:
+        """Whether bytes have been received or sent."""
+
     @property
-    def active_at(self) -> float: ...  # when something last came or was sent; at first, when it might have
+    def active_at(self) -> float:
+        """When bytes were last received or sent; at first, when they could be."""
+
     @property
-    def received_at(self) -> float: ...  # when something last came; at first, when it might have
+    def received_at(self) -> float:
+        """When bytes were last received; at first, when they could be."""
+
     @property
-    def message_since(self) -> float | None: ...  # when a message began that is not complete
+    def message_since(self) -> float | None:
+        """When the incomplete message began; None: there is none."""
+
     @property
-    def handler_since(self) -> float | None: ...  # when the handler was called that blocks; None: none does
+    def handler_since(self) -> float | None:
+        """When the blocking handler was called; None: none blocks."""
+
     @property
-    def stalled_since(self) -> float | None: ...  # when the peer last took something of what is still to be sent
+    def stalled_since(self) -> float | None:
+        """When the peer last accepted some of the bytes to be sent; None: all are sent."""
+
     @property
-    def retires_at(self) -> float: ...
+    def retires_at(self) -> float:
+        """When the connection reaches its maximum age."""
+
     @property
-    def is_listening(self) -> bool: ...  # nothing but the peer's next message is awaited
+    def is_listening(self) -> bool:
+        """Whether the connection only waits for the next message: no handler runs."""
 
 
 @dataclass(frozen=True)
 class Deadlines:
-    """How long each thing may take, in seconds; 0: for ever."""
+    """The timeouts, in seconds; 0: no limit."""
 
     handshake_s: float = 5.0
     first_byte_s: float = 30.0
@@ -75,7 +92,7 @@ class Deadlines:
 
     @property
     def tick_s(self) -> float:
-        """How coarse the wheel may be, so that each deadline is met to a twentieth of the shortest."""
+        """The tick of the wheel, in seconds: 1/20 of the shortest timeout, so that every deadline is met to that."""
         of_messages = (self.message_s, self.handler_s, self.write_s)
         spans = (self.handshake_s, self.first_byte_s, self.idle_s, self.read_idle_s, *of_messages, self.max_age_s)
         shortest = min((span for span in spans if span), default=LONGEST_TICK_S * TICKS_A_DEADLINE)
@@ -83,16 +100,16 @@ class Deadlines:
 
     @property
     def fresh_s(self) -> float:
-        """How long a connection need not be looked at for those deadlines that begin without any notice."""
+        """The maximum time between two checks of a connection, because these deadlines begin without an event."""
         spans = (self.first_byte_s, self.idle_s, self.read_idle_s, self.max_age_s)
         return min((span for span in spans if span), default=NEVER)
 
     def retirement(self, accepted_at: float, chance: float) -> float:
-        """When a connection that was accepted then is too old; `chance`, from 0 to 1, is its share of the jitter."""
+        """Return the time at which a connection reaches its maximum age; `chance`, 0 to 1: its share of the jitter."""
         return accepted_at + self.max_age_s + chance * self.max_age_jitter_s if self.max_age_s else NEVER
 
     def first(self, conn: Waiting) -> tuple[float, CloseReason]:
-        """The first of the deadlines that hold for `conn` as it is, and what passing it means."""
+        """Return the first deadline of `conn` in its present state, and its close reason."""
         return min(self._all(conn), key=lambda deadline: deadline[0])
 
     def _all(self, conn: Waiting) -> Iterator[tuple[float, CloseReason]]:
@@ -105,9 +122,9 @@ class Deadlines:
         if conn.handler_since is not None:
             yield _after(conn.handler_since, self.handler_s), CloseReason.HANDLER_TIMEOUT
         elif conn.is_listening:
-            yield from self._of_a_listener(conn)
+            yield from self._while_listening(conn)
 
-    def _of_a_listener(self, conn: Waiting) -> Iterator[tuple[float, CloseReason]]:
+    def _while_listening(self, conn: Waiting) -> Iterator[tuple[float, CloseReason]]:
         if self.first_byte_s and not conn.has_spoken and conn.stalled_since is None:
             yield _after(conn.active_at, self.first_byte_s), CloseReason.FIRST_BYTE_TIMEOUT
             return

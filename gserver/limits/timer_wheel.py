@@ -1,4 +1,4 @@
-"""The timer wheel: connections by the tick at which their next deadline may come. Pure."""
+"""The timer wheel: connections, by the tick of their next deadline. Pure."""
 
 from __future__ import annotations
 
@@ -6,30 +6,34 @@ import math
 from heapq import heappop, heappush
 from typing import Generic, Protocol, TypeVar
 
-__all__ = ["NEVER", "Standing", "Wheel"]
+__all__ = ["NEVER", "Schedulable", "Wheel"]
 
 NEVER = math.inf
 
 
-class Standing(Protocol):
-    """What the wheel keeps with each thing that stands on it."""
+class Schedulable(Protocol):
+    """A thing that can be placed on the wheel. Only the wheel sets the attribute."""
 
-    due_tick: int  # 0: it does not stand on it
+    due_tick: int  # 0: not on the wheel
 
 
-Thing = TypeVar("Thing", bound=Standing)
+Thing = TypeVar("Thing", bound=Schedulable)
 
 
 class Wheel(Generic[Thing]):
-    """Things by the tick at which they are to be looked at; placing and removing cost the same for any number."""
+    """A timer wheel: the cost of place() and remove() does not depend on the number of things.
+
+    Args:
+        tick_s: the resolution, in seconds.
+    """
 
     def __init__(self, tick_s: float) -> None:
         self._tick_s = tick_s
         self._buckets: dict[int, set[Thing]] = {}
-        self._ticks: list[int] = []  # a heap of the buckets that there are
+        self._ticks: list[int] = []  # a heap of the keys of _buckets
 
     def place(self, thing: Thing, due: float) -> None:
-        """Let `thing` come up at `due`, or within a tick after it, if it does not come up sooner anyway."""
+        """Make `thing` due at the time `due`, at most one tick later; no effect if it is already due sooner."""
         if due == NEVER:
             return
         tick = math.ceil(due / self._tick_s)
@@ -44,19 +48,20 @@ class Wheel(Generic[Thing]):
         bucket.add(thing)
 
     def remove(self, thing: Thing) -> None:
+        """Take `thing` off the wheel, if it is on it."""
         if thing.due_tick:
             self._buckets[thing.due_tick].discard(thing)
             thing.due_tick = 0
 
     @property
     def next_due(self) -> float:
-        """When the next thing comes up; infinity if none does."""
+        """The time at which the next thing is due; infinity if the wheel is empty."""
         while self._ticks and not self._buckets[self._ticks[0]]:
             del self._buckets[heappop(self._ticks)]
         return self._ticks[0] * self._tick_s if self._ticks else NEVER
 
     def take_due(self, now: float) -> list[Thing]:
-        """Those that have come up by now; they stand on the wheel no more."""
+        """Return the things that are due at `now`, and take them off the wheel."""
         due: list[Thing] = []
         while self.next_due <= now:
             due += self._buckets.pop(heappop(self._ticks))

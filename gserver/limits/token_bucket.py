@@ -1,4 +1,4 @@
-"""A token bucket: a rate per second, with a burst. Pure; the clock is an argument."""
+"""The token bucket: limits a rate per second, and allows bursts. Pure: the clock is an argument."""
 
 from __future__ import annotations
 
@@ -6,30 +6,38 @@ __all__ = ["TokenBucket"]
 
 
 class TokenBucket:
-    """So many tokens a second, and at most `burst` of them saved up. It begins full."""
+    """A token bucket; full at first.
 
-    __slots__ = ("_balance", "_burst", "_counted_at", "_rate")
+    Args:
+        rate: tokens per second.
+        burst: maximum number of tokens in the bucket.
+    """
+
+    __slots__ = ("_balance", "_burst", "_rate", "_refilled_at")
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
         self._burst = self._balance = burst
-        self._counted_at: float | None = None
+        self._refilled_at: float | None = None
 
     def take(self, now: float, amount: float = 1.0) -> bool:
-        """Take `amount` tokens, or none if there are not so many. Of more than a burst, the rest is owed."""
-        self._count(now)
+        """Take `amount` tokens and return True; if there are fewer, take none and return False.
+
+        An amount above `burst` needs a full bucket; the balance is then negative.
+        """
+        self._refill(now)
         if self._balance < min(amount, self._burst):
             return False
         self._balance -= amount
         return True
 
     def spend(self, now: float, amount: float) -> float:
-        """Take `amount` tokens whether they are there or not; return in how many seconds none is owed any more."""
-        self._count(now)
+        """Take `amount` tokens in any case; return the time, in seconds, until the balance is no longer negative."""
+        self._refill(now)
         self._balance -= amount
         return max(0.0, -self._balance / self._rate)
 
-    def _count(self, now: float) -> None:
-        if self._counted_at is not None and now > self._counted_at:
-            self._balance = min(self._burst, self._balance + (now - self._counted_at) * self._rate)
-        self._counted_at = now if self._counted_at is None else max(now, self._counted_at)
+    def _refill(self, now: float) -> None:
+        if self._refilled_at is not None and now > self._refilled_at:
+            self._balance = min(self._burst, self._balance + (now - self._refilled_at) * self._rate)
+        self._refilled_at = now if self._refilled_at is None else max(now, self._refilled_at)

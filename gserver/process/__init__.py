@@ -1,1 +1,1 @@
-"""This process on its machine: its terminal, its pid file, its user, its name, and the service manager above it."""
+"""The process and the operating system: logs, terminal, pid file, user, process title, child processes, systemd."""

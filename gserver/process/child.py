@@ -1,8 +1,8 @@
-"""What a forked child does: it runs one function, flushes, and ends. It never returns into its parent's code.
+"""Forks child processes: a child runs one function, flushes its output, and exits. It never returns to the caller.
 
-All forks of the server end here: workers, molds and what stands between them, the file watcher, a new arbiter that
-cannot be executed, the processes of -D. A child that returned would run its parent's code a second time, and end its
-parent's other children.
+All forks of the server use this module: workers, preload processes and the processes between them, the file watcher, a
+new arbiter that cannot be executed, the processes of -D. A child that returned would run the code of its parent a
+second time, and end the other children of its parent.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ FAILED = 1
 
 
 def fork_child(run: Callable[[], int], fork: Callable[[], int] = os.fork) -> int:
-    """Fork a process that calls run() and ends with the status that it returns; return its pid.
+    """Fork a process that calls run() and exits with the returned status; return its pid.
 
     Args:
-        fork: os.fork, as it was before anything was patched.
+        fork: the original os.fork, if gevent has patched it.
     """
     pid = fork()
     if pid == 0:
@@ -36,10 +36,10 @@ def fork_child(run: Callable[[], int], fork: Callable[[], int] = os.fork) -> int
 
 
 def run_and_exit(run: Callable[[], int]) -> NoReturn:
-    """Call run(), flush what can be flushed, and end this process with the status that run() returns.
+    """Call run(), flush all output, and exit with the status that run() returns.
 
-    Whatever is raised, by run(), by a flush or by a signal handler in between, the process ends here: with status 1 if
-    run() did not return.
+    The process always exits here, also if run(), a flush or a signal handler raises. The status is 1 if run() did not
+    return.
     """
     status = FAILED
     try:
@@ -47,7 +47,7 @@ def run_and_exit(run: Callable[[], int]) -> NoReturn:
         for flush in (finish, _flush_stdout, _flush_stderr):
             _try(flush)
     finally:
-        os._exit(status)  # no call stands before it at which another exception could come
+        os._exit(status)  # no call before it, so that no further exception can occur
 
 
 def _status_of(run: Callable[[], int]) -> int:
@@ -59,7 +59,7 @@ def _status_of(run: Callable[[], int]) -> int:
 
 
 def _try(step: Callable[[], None]) -> None:
-    """The reader of a pipe is gone, a disk is full, a descriptor is closed: none of it keeps the next step away."""
+    """Call step(), and ignore exceptions (a pipe without a reader, a full disk), so that the next step runs."""
     with contextlib.suppress(BaseException):
         step()
 

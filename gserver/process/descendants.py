@@ -1,11 +1,12 @@
-"""The processes below one: its children, their children, and so on, as far as they are in its session.
+"""Finds and signals the descendants of a process: its children, their children, and so on, within its session.
 
-By parentage, and not by process group: workers stay in the group of their arbiter, which a terminal's Ctrl-C, a
-supervisor and job control mean as a whole. By session, because setsid(2) is how a program says that it goes its own way
-(daemon(3), subprocess's start_new_session): whoever did that, and what is below it, is left alone.
+Descendants are found by parent, not by process group: the workers stay in the process group of their arbiter, so that
+Ctrl-C in a terminal, a supervisor and job control reach all of them. The search stops at other sessions: a program that
+calls setsid(2) (daemon(3), start_new_session of subprocess) is meant to be independent, and is left alone with its
+children.
 
-Processes are held by descriptors (pidfd_open(2), Linux 5.3), so that none is taken for another with its id. What has no
-parent in between any more is not found from above: it is init's child, or that of the arbiter (PR_SET_CHILD_SUBREAPER).
+Processes are held by descriptors (pidfd_open(2), Linux 5.3), because a pid may be reused. A process whose parent has
+ended is not found: it is a child of init, or of the arbiter (PR_SET_CHILD_SUBREAPER).
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from collections.abc import Iterable, Iterator
 
 __all__ = ["children_of", "close_all", "descendants", "hold", "is_below", "send", "wait_for_end"]
 
-# As they are before an application patches them: gevent's close() is put off until its loop turns.
+# The originals, before gevent patches them: gevent's close() is delayed until its event loop runs.
 _close, _poll = os.close, select.poll
 
 
 def children_of(pid: int) -> set[int]:
-    """The kernel's own list, by thread; empty for a process that is not there."""
+    """Return the pids of the children, from the kernel's list for each thread; empty if there is no such process."""
     try:
         threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
@@ -37,7 +38,7 @@ def children_of(pid: int) -> set[int]:
 
 
 def descendants(pid: int) -> list[int]:
-    """Descriptors of all processes below `pid` that are in its session; the caller closes them."""
+    """Return descriptors of all descendants of `pid` within its session; the caller closes them."""
     try:
         session = os.getsid(pid)
     except OSError:
@@ -55,10 +56,10 @@ def _below(parent: int, session: int, seen: set[int]) -> Iterator[int]:
 
 
 def hold(pid: int, parent: int, session: int) -> int | None:
-    """A descriptor of a process that is still a child of `parent` and in that session; else None."""
+    """Return a descriptor of `pid` if it is still a child of `parent` and in `session`; else None."""
     try:
         descriptor = os.pidfd_open(pid)
-    except OSError:  # it has ended, or there is no descriptor left
+    except OSError:  # the process has ended, or no descriptor is free
         return None
     try:
         if pid in children_of(parent) and os.getsid(pid) == session:
@@ -70,14 +71,14 @@ def hold(pid: int, parent: int, session: int) -> int | None:
 
 
 def is_below(descriptor: int, ancestor: int) -> bool:
-    """Whether this is the descriptor of a process below `ancestor`, in its session."""
+    """Return whether the process of `descriptor` is a descendant of `ancestor`, in its session."""
     pid = _pid_of(descriptor)
     try:
         if pid is None or os.getsid(pid) != os.getsid(ancestor):
             return False
         while pid not in (None, 0, ancestor):
             pid = _parent_of(pid)
-    except (OSError, ValueError, IndexError):  # it ends
+    except (OSError, ValueError, IndexError):  # the process ends just now
         return False
     return pid == ancestor
 
@@ -91,19 +92,19 @@ def _pid_of(descriptor: int) -> int | None:
 
 
 def _parent_of(pid: int) -> int:
-    with open(f"/proc/{pid}/stat", "rb") as file:  # a process may be named in any bytes
+    with open(f"/proc/{pid}/stat", "rb") as file:  # the name of a process may contain any bytes
         return int(file.read().rpartition(b")")[2].split()[1])
 
 
 def send(descriptors: Iterable[int], number: int) -> None:
-    """Send a signal to all of them; those that have ended, or are another user's, get none."""
+    """Send a signal to all processes; ignore those that have ended or belong to another user."""
     for descriptor in descriptors:
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(descriptor, number)
 
 
 def wait_for_end(descriptors: Iterable[int], timeout_s: float) -> None:
-    """Wait until all have ended or the time is over. Blocks the thread."""
+    """Wait until all processes have ended, at most `timeout_s` seconds. Blocks the thread."""
     deadline = time.monotonic() + timeout_s
     poll = _poll()
     waiting = set(descriptors)

@@ -1,15 +1,16 @@
-"""A log handler that never blocks and never prints a traceback: what cannot be written is lost, counted and reported.
+"""A log handler that never blocks: lines that cannot be written are dropped, counted and reported.
 
-No thread writes. A line is written at once, in the call that logs it: a process that is killed has written all its
-lines, and a fork finds no thread and no lock. A line that a pipe or a socket does not take now waits in a queue of
-QUEUE_BYTES. It is tried again with the next line, by retry(), which the process calls once a second, and for a second
-in flush(). A line that finds the queue full is lost, and so is one whose write fails, such as on a full disk. How many
-lines were lost is reported at once, then at most once in REPORT_S seconds.
+Each line is written at once, in the call that logs it. So a process that is killed has written all its lines, and a
+fork meets no thread and no lock. If a pipe or a socket does not accept a line, the line waits in a queue of
+QUEUE_BYTES. The queue is written again with the next line, by retry(), which the process calls once per second, and for
+up to FLUSH_S seconds in flush(). A line is lost if the queue is full, or if its write fails, for example on a full
+disk. The number of lost lines is reported at once, then at most once in REPORT_S seconds.
 
-A writer thread was the alternative. It would wake up for each line, lose the last lines of a process that crashes, and
-have to be started again after each fork. Its one advantage: a network disk that hangs would block that thread alone.
+A writer thread would wake up for each line, lose the last lines of a process that crashes, and have to be restarted
+after each fork. Its only advantage: a network disk that hangs would block only that thread.
 
-Lines of one process keep their order. A signal handler may log while the interrupted code logs: its line comes next.
+The lines of a process keep their order. A signal handler may log while it interrupts a call that logs: its line is the
+next one.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ __all__ = ["FLUSH_S", "QUEUE_BYTES", "REPORT_S", "LogHandler", "finish"]
 
 QUEUE_BYTES = 256 * 1024
 REPORT_S = 10.0
-# What a process that ends waits for those that read its logs, all of them together.
+# Maximum time, in seconds, that an exiting process waits for the readers of all its logs together.
 FLUSH_S = 1.0
 
 _handlers: weakref.WeakSet[LogHandler] = weakref.WeakSet()
@@ -40,14 +41,14 @@ _NOT_READ = "it is not read"
 
 
 class LogHandler(logging.Handler):
-    """Write each record to an output, and keep the rest for later.
+    """Writes each record to an output; queues what the output does not accept.
 
     Args:
-        title: what the report of lost lines calls this log.
+        title: the name of this log in the report of lost lines.
         output: closed by retire().
-        path: of the file, if it is one that may be moved away.
-        report: called with the text when lines were lost; None: it is a line of this log itself, and while that cannot
-            be written, one of standard error.
+        path: the path, for a file that log rotation may move.
+        report: called with the report of lost lines; None: the report is a line of this log, or, if that cannot be
+            written, a line on standard error.
     """
 
     def __init__(
@@ -63,13 +64,13 @@ class LogHandler(logging.Handler):
         _handlers.add(self)
 
     def forget(self) -> None:
-        """Begin without anything that waits to be written or reported."""
-        self.lost = 0  # lines that were not reported yet
-        self._why = _NOT_READ  # the last of them were lost
-        self._has_failed = False  # the last write did
+        """Drop all lines that wait, and the count of lost lines."""
+        self.lost = 0  # lost lines that were not reported yet
+        self._why = _NOT_READ  # why the last line was lost
+        self._has_failed = False  # the last write failed
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
-        self._is_torn = False  # the first line of the queue has begun to be written
+        self._is_torn = False  # the first line of the queue is partly written
         self._is_writing = False
 
     @property
@@ -78,7 +79,7 @@ class LogHandler(logging.Handler):
 
     @property
     def is_behind(self) -> bool:
-        """Whether retry() has something to do."""
+        """Whether retry() has lines to write or to report."""
         return bool(self._queue or self.lost)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -89,9 +90,11 @@ class LogHandler(logging.Handler):
     def _line_of(self, record: logging.LogRecord) -> bytes:
         try:
             text = self.format(record)
-        except BaseException as error:  # arguments that do not fit the message are no reason to print a traceback
+        except BaseException as error:  # arguments that do not fit the message must not print a traceback
             words = record.msg if isinstance(record.msg, str) else type(record.msg)
-            text = f"{record.name} logged what cannot be formatted: {words!r} ({type(error).__name__}: {error})"
+            text = (
+                f"{record.name} logged a message that cannot be formatted: {words!r} ({type(error).__name__}: {error})"
+            )
         return (text + "\n").encode("utf-8", "backslashreplace")
 
     def _offer(self, line: bytes) -> None:
@@ -103,8 +106,8 @@ class LogHandler(logging.Handler):
         self._write()
 
     def _write(self) -> None:
-        """Write what is queued, as far as it goes now."""
-        if self._is_writing:  # a signal handler has interrupted this loop, which goes on with its line
+        """Write the queue, as much as the output accepts now."""
+        if self._is_writing:  # called from a signal handler that interrupts this loop; the loop will write the line
             return
         self._is_writing = True
         try:
@@ -127,15 +130,13 @@ class LogHandler(logging.Handler):
             self._is_writing = False
 
     def _discard(self) -> None:
-        """Lose what is queued, but the rest of a line that has begun: without it the next one would be glued to it."""
+        """Drop the queue, except the rest of a partly written line; otherwise the next line would continue it."""
         rest = self._queue[0] if self._is_torn else None
         self.lost += len(self._queue) - (rest is not None)
         self._queue.clear()
         if rest is not None:
             self._queue.append(rest)
         self._queued_bytes = len(rest or b"")
-
-    # Reporting what was lost
 
     def _report_if_due(self) -> None:
         if time.monotonic() >= self._reports_at:
@@ -149,15 +150,13 @@ class LogHandler(logging.Handler):
             self._report_elsewhere(text)
             return
         self._offer(self._line_of(logging.LogRecord("gserver", logging.ERROR, "", 0, text, (), None)))
-        if self.lost:  # this line as well, which does not count
+        if self.lost:  # the report was lost too; it is not counted
             self.lost = lost
             if not self.output.is_same_file(_STANDARD_ERROR):
                 _write_to_standard_error(text)
 
-    # What the process does with its logs
-
     def retry(self) -> None:
-        """Write what waits, and report what was lost if it is time for that."""
+        """Write the queue; report lost lines if a report is due."""
         if not self.is_behind:
             return
         self.acquire()
@@ -169,7 +168,7 @@ class LogHandler(logging.Handler):
             self.release()
 
     def use(self, output: Output) -> None:
-        """Go on in another output; the one before is closed. What waits goes to the new one."""
+        """Replace the output, and close the previous one. The queue is written to the new output."""
         self.acquire()
         try:
             self._leave_output()
@@ -179,7 +178,7 @@ class LogHandler(logging.Handler):
             self.release()
 
     def inherit(self, before: LogHandler) -> None:
-        """Take over what waits in a handler that this one replaces."""
+        """Take over the queue and the lost lines of a handler that this one replaces."""
         before.acquire()
         try:
             before._leave_output()
@@ -190,7 +189,7 @@ class LogHandler(logging.Handler):
             before.release()
 
     def _leave_output(self) -> None:
-        """Write what goes now; the rest of a line that has begun belongs nowhere else."""
+        """Write what the output accepts; drop the rest of a partly written line: it belongs to this output only."""
         self._write()
         if self._is_torn:
             self._queued_bytes -= len(self._queue.popleft())
@@ -198,10 +197,10 @@ class LogHandler(logging.Handler):
             self.lost += 1
 
     def flush(self) -> None:
-        """Write what waits, and block for that while the time for it lasts: FLUSH_S, for all logs that are flushed."""
+        """Write the queue, and block for at most FLUSH_S; all logs that are flushed together share this time."""
         self.acquire()
         try:
-            self._is_writing = False  # if a signal handler has interrupted that loop, the process ends in the handler
+            self._is_writing = False  # true inside a signal handler that interrupts _write(), and exits
             until = _flush_deadline(time.monotonic())
             self._write()
             while self._queue and not self._has_failed and (left := until - time.monotonic()) > 0:
@@ -211,10 +210,10 @@ class LogHandler(logging.Handler):
             self.release()
 
     def close(self) -> None:
-        """Write what waits as far as it goes now, lose the rest, and report what was lost.
+        """Write what the output accepts now, drop the rest, and report lost lines.
 
-        The output stays open: an application that configures logging has all handlers of the process closed, and these
-        are still in use. See retire().
+        The output stays open: when an application configures logging, logging closes all handlers of the process, and
+        these are still in use. retire() closes the output.
         """
         self.acquire()
         try:
@@ -230,7 +229,7 @@ class LogHandler(logging.Handler):
         super().close()
 
     def retire(self) -> None:
-        """Close the handler, and its output as well."""
+        """Close the handler and its output."""
         self.close()
         self.output.close()
         self.output = Output(-1, _refuse)
@@ -240,7 +239,7 @@ _flushes_until = -FLUSH_S
 
 
 def _flush_deadline(now: float) -> float:
-    """Two logs that are flushed one after the other share one deadline."""
+    """Return the deadline of a flush; logs that are flushed one after the other share it."""
     global _flushes_until
     if now > _flushes_until + FLUSH_S:
         _flushes_until = now + FLUSH_S
@@ -259,14 +258,14 @@ def _write_to_standard_error(text: str) -> None:
 
 
 def _forget_in_child() -> None:
-    """What waited at a fork is the parent's to write."""
+    """Drop the queues in a forked child: the parent writes them."""
     for handler in _handlers:
         handler.forget()
 
 
 def finish() -> None:
-    """For the end of a process: write what its logs still have, for FLUSH_S at most, and shut logging down."""
-    for handler in sorted(_handlers, key=lambda each: each.reports_itself):  # the others report to those
+    """Flush all logs, for at most FLUSH_S, and shut logging down; called when the process exits."""
+    for handler in sorted(_handlers, key=lambda each: each.reports_itself):  # the others report to these
         handler.flush()
         handler.close()
     logging.shutdown()

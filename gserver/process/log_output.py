@@ -1,16 +1,16 @@
-"""Descriptors that a log is written to without blocking, whatever is at the other end.
+"""Outputs of a log that never block: files, sockets, pipes and terminals.
 
-A pipe, a terminal or a socket blocks its writer when nobody reads it. O_NONBLOCK would change that, but it belongs to
-the open file, and standard output and error share theirs with the shell and other programs. So each kind has its way:
+A pipe, a terminal or a socket blocks its writer if no program reads it. O_NONBLOCK would prevent that, but it belongs
+to the open file, and the shell and other programs share the open files of standard output and error. So:
 
-    regular file       os.write(): the kernel takes the data into its cache
-    socket             MSG_DONTWAIT, which holds for one call
-    pipe, terminal     opened again by /proc/self/fd, which makes another open file on it, with an O_NONBLOCK of its own
-    all others         poll(), then at most PIPE_BUF bytes: a pipe that polls as writable takes so many without blocking
+    regular file       os.write(): the kernel copies the data to its cache
+    socket             MSG_DONTWAIT, which applies to one call
+    pipe, terminal     opened again through /proc/self/fd: this makes another open file, with its own O_NONBLOCK
+    all others         poll(), then at most PIPE_BUF bytes: a pipe that polls as writable accepts so many at once
 
-The last way is also that of a pipe or a terminal that may not be opened again, because another user made it. It is not
-perfect there: another process may fill the pipe after poll(), with a page full of lines between two system calls, and a
-terminal that was stopped polls as writable while it has room for one byte.
+The last way is also used for a pipe or a terminal of another user, which cannot be opened again. It may block there:
+another process may fill the pipe between poll() and write(), and a stopped terminal polls as writable while it has room
+for one byte.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import os
 import stat
 from collections.abc import Callable
 from functools import partial
-from select import PIPE_BUF, POLLOUT, poll  # kept from before gevent patches: its poll() switches to other greenlets
+from select import PIPE_BUF, POLLOUT, poll  # the original: gevent's poll() switches to other greenlets
 
 __all__ = ["Output"]
 
@@ -34,13 +34,13 @@ def _nothing_to_close() -> None:
 
 
 class Output:
-    """Where a log goes.
+    """A destination of a log.
 
     Attributes:
         descriptor: for dup2() and poll().
-        write: write(data) returns how many bytes were written; BlockingIOError if none could be now, another OSError if
-            it failed.
-        close: closes what this object has opened or was given.
+        write: write(data) returns the number of bytes written. BlockingIOError if it would block; another OSError if it
+            failed.
+        close: closes the descriptor, if this object has opened it or has taken it over.
     """
 
     def __init__(
@@ -52,20 +52,21 @@ class Output:
 
     @classmethod
     def of_path(cls, path: str) -> Output:
-        """Open a file to append to; OSError. A FIFO without a reader is refused: opening it would block."""
+        """Open a file for appending; OSError if that fails, and for a FIFO without a reader, which would block."""
         return cls.of_descriptor(os.open(path, _APPEND, 0o666))
 
     @classmethod
     def of_descriptor(cls, descriptor: int) -> Output:
-        """Take over a descriptor that of_path() opened, in this process or in another one."""
+        """Take over a descriptor from of_path(), of this process or of another one."""
         return cls(descriptor, partial(os.write, descriptor), partial(os.close, descriptor))
 
     @classmethod
     def of_standard(cls, descriptor: int, *, may_hold: bool = True) -> Output:
         """Use standard output or error.
 
-        may_hold: whether what is there now may be kept open. A process that will leave its terminal must not: the
-        reader at the other end would wait for the end of file in vain.
+        Args:
+            may_hold: whether the present file may be opened a second time. False for a process that will leave its
+                terminal: the reader at the other end would never get an end of file.
         """
         with contextlib.suppress(OSError):
             mode = os.fstat(descriptor).st_mode
@@ -83,22 +84,22 @@ class Output:
         return cls(descriptor, lambda data: sock.send(data, _socket.MSG_DONTWAIT), sock.close)
 
     def wait(self, seconds: float) -> None:
-        """Block until it may be written to, or until the time is over."""
+        """Block until the output is writable, at most `seconds`."""
         _is_writable(self.descriptor, seconds)
 
     def put_under(self, standard: int) -> None:
-        """Let a standard descriptor lead to the same file, for code that may block."""
+        """Redirect a standard descriptor to this output, for code that may block."""
         if stat.S_ISREG(os.fstat(self.descriptor).st_mode):
             os.dup2(self.descriptor, standard)
             return
-        with contextlib.suppress(OSError):  # another user's
+        with contextlib.suppress(OSError):  # it belongs to another user
             blocking = os.open(f"/proc/self/fd/{self.descriptor}", _AGAIN)
             os.set_blocking(blocking, True)
             os.dup2(blocking, standard)
             os.close(blocking)
 
     def is_same_file(self, descriptor: int) -> bool:
-        """Whether `descriptor` leads to the same file, pipe or terminal."""
+        """Return whether `descriptor` is the same file, pipe or terminal."""
         try:
             return os.path.samestat(os.fstat(self.descriptor), os.fstat(descriptor))
         except OSError:
@@ -112,7 +113,7 @@ def _write_polled(descriptor: int, data: bytes) -> int:
 
 
 def _is_writable(descriptor: int, seconds: float) -> bool:
-    """An error counts as writable: the write will raise it."""
+    """Return whether `descriptor` is writable within `seconds`. After an error, too: the write raises it."""
     waiting = poll()
     waiting.register(descriptor, POLLOUT)
     return bool(waiting.poll(max(0.0, seconds) * 1000))

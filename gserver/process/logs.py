@@ -1,10 +1,11 @@
-"""Where the logs go, how they look, and how they are opened again.
+"""Configures the error log and the access log, and reopens their files.
 
-The error log has a line for each event, with time, process and level, as gunicorn writes it; the access log one for
-each closed connection. Loggers of other packages are left alone. log_handler.py writes the lines, without blocking.
+The error log has one line per event, with time, process and level, in gunicorn's format; the access log has one line
+per closed connection. Loggers of other packages are not changed. log_handler.py writes the lines, without blocking.
 
-Files that were moved away are opened again by the arbiter alone, which sends the descriptors to its children over their
-channels. So a child needs no rights on the folder, and one that is still booting has them when it begins to serve.
+Only the arbiter reopens files that were moved (log rotation). It sends the descriptors to its children over their
+channels. So a child needs no permission for the folder, and a worker that is still booting has the new files when it
+begins to serve.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from gserver.config.working_directory import absolute
 from gserver.errors import CloseReason, ConfigError
 from gserver.process.log_handler import LogHandler, finish
 from gserver.process.log_output import Output
-from gserver.user_errors import told
+from gserver.user_errors import described
 
 if TYPE_CHECKING:
     from gserver.connection.connection import Connection
@@ -41,11 +42,12 @@ _captures_output = False
 
 
 def configure(settings: Settings) -> None:
-    """Send the logs where the settings say. ConfigError if logconfig_dict is wrong or, with nothing changed, if a file
-    cannot be opened.
+    """Configure both logs.
+
+    ConfigError if a file cannot be opened (then nothing is changed), or if logconfig_dict is invalid.
     """
     global _captures_output
-    # A daemon lets go of its terminal, and what is captured goes where the error log goes.
+    # A daemon leaves its terminal, and captured output goes to the error log.
     may_hold = not settings.daemon and not (settings.capture_output and settings.errorlog != "-")
     errors = _handlers("error log", settings.errorlog, _STANDARD_ERROR, may_hold)
     try:
@@ -62,8 +64,8 @@ def configure(settings: Settings) -> None:
     if settings.logconfig_dict is not None:
         try:
             logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, **settings.logconfig_dict})
-        except BaseException as error:  # it may name classes of the user's
-            raise ConfigError(f"setting logconfig_dict cannot be used: {told(error)}") from error
+        except BaseException as error:  # it may contain classes of the user
+            raise ConfigError(f"setting logconfig_dict cannot be used: {described(error)}") from error
     _captures_output = settings.capture_output
     _capture_output()
 
@@ -100,22 +102,19 @@ def _close(handlers: Iterable[logging.Handler]) -> None:
         handler.retire() if isinstance(handler, LogHandler) else handler.close()
 
 
-# Files that were moved away
-
-
 def reopen() -> None:
-    """Open the files again that somebody has moved away (USR1); one that cannot be opened goes on where it was."""
+    """Open log files again that were moved (USR1). If a file cannot be opened, logging continues in the old one."""
     adopt((), ())
 
 
 def descriptors() -> dict[str, int]:
-    """The files that this process logs to, by path: for adopt() in another process."""
+    """Return path -> descriptor of the log files of this process, for adopt() in another process."""
     return {handler.path: handler.output.descriptor for handler in _own() if handler.path is not None}
 
 
 def adopt(paths: Sequence[str], opened: Sequence[int]) -> None:
-    """Like reopen(), but with the files that another process has opened. Takes over the descriptors."""
-    files = dict(zip(paths, opened, strict=False))  # a process at its limit of descriptors receives fewer
+    """Reopen the logs with files that another process has opened. Takes over the descriptors."""
+    files = dict(zip(paths, opened, strict=False))  # a process at its limit of open files receives fewer
     for handler in [*_errors.handlers, *_access.handlers]:
         path = getattr(handler, "path", None) or getattr(handler, "baseFilename", None)
         try:
@@ -125,29 +124,26 @@ def adopt(paths: Sequence[str], opened: Sequence[int]) -> None:
             elif isinstance(handler, logging.FileHandler):  # of logconfig_dict
                 _reopen(handler)
         except OSError as error:
-            _errors.error("Cannot open the log %r again, it goes on in the old file: %s", path, error.strerror)
+            _errors.error("Cannot open the log %r again, logging continues in the old file: %s", path, error.strerror)
     for descriptor in opened:
         os.close(descriptor)
     _capture_output()
 
 
 def _reopen(handler: logging.FileHandler) -> None:
-    file = open(handler.baseFilename, "a", encoding=handler.encoding, errors=handler.errors)  # noqa: SIM115  as before
+    file = open(handler.baseFilename, "a", encoding=handler.encoding, errors=handler.errors)  # noqa: SIM115  kept open
     before = handler.setStream(file)
     if before is not None:
         before.close()
 
 
-# What waits to be written
-
-
 def retries_at(now: float) -> float | None:
-    """When to call retry(), for a process that sleeps otherwise; None if nothing waits."""
+    """Return when to call retry(), for a process that sleeps otherwise; None if no line waits."""
     return now + RETRY_S if any(handler.is_behind for handler in _own()) else None
 
 
 def retry() -> None:
-    """Write what could not be written before, and report what was lost; to be called every RETRY_S. Never blocks."""
+    """Write lines that wait, and report lost ones. Call it every RETRY_S seconds. Never blocks."""
     for handler in _own():
         handler.retry()
 
@@ -158,7 +154,7 @@ def _own() -> Iterator[LogHandler]:
 
 
 def _capture_output() -> None:
-    """Let standard output and error go where the error log goes, if that is a file."""
+    """Redirect standard output and error to the error log, if capture_output is set and the log is a file."""
     for handler in _errors.handlers if _captures_output else ():
         if isinstance(handler, LogHandler) and handler.path is not None:
             for stream in (sys.stdout, sys.stderr):
@@ -169,12 +165,12 @@ def _capture_output() -> None:
 
 
 def access_line(form: str, conn: Connection, reason: CloseReason) -> str:
-    """The line of the access log for a connection that has ended."""
+    """Return the line of the access log for a closed connection."""
     return form % _Atoms(conn, reason)
 
 
 class _Atoms(dict[str, Any]):
-    """What stands for %(x)s; computed when it is asked for, and "-" where there is nothing of that name."""
+    """The values for %(x)s, computed when they are used; "-" for an unknown name."""
 
     def __init__(self, conn: Connection, reason: CloseReason) -> None:
         self._conn = conn

@@ -1,8 +1,8 @@
-"""Whether the kernel's OOM killer was at work: its count for the control group, at two moments.
+"""Detects kills by the kernel's OOM killer: compares its counter for the control group at two times.
 
-The kernel logs who it kills, but only root may read that log, and a container has none. What everybody may read is how
-many processes of a control group it has killed: `oom_kill` in memory.events (cgroup v2) or memory.oom_control (v1),
-cgroups(7). Where no group can be read, the count of the whole machine stands in /proc/vmstat.
+The kernel logs the processes that it kills, but only root may read that log, and a container has none. All users may
+read the number of killed processes of a control group: `oom_kill` in memory.events (cgroup v2) or memory.oom_control
+(v1), cgroups(7). If no group can be read, /proc/vmstat has the number for the whole machine.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _MACHINE = "/proc/vmstat"
 
 @dataclass(frozen=True)
 class OomWatch:
-    """The count of one file at the moment of begin()."""
+    """The counter of one file at the time of begin()."""
 
-    path: str | None  # None: there is nothing to read
+    path: str | None  # None: no counter can be read
     before: int = 0
 
     @classmethod
     def begin(cls) -> OomWatch:
-        """Watch the control group that this process is in now."""
+        """Read the counter of the control group of this process, or of the machine."""
         for path in (*_group_files(), _MACHINE):
             count = _count(path)
             if count is not None:
@@ -32,12 +32,12 @@ class OomWatch:
         return cls(None)
 
     def kills(self) -> int | None:
-        """How many processes were killed since begin(); None if that cannot be known."""
+        """Return how many processes were killed since begin(); None if it is not known."""
         now = None if self.path is None else _count(self.path)
         return None if now is None else max(0, now - self.before)
 
     def explain(self) -> str:
-        """What is to be said of a process that got SIGKILL from nobody known."""
+        """Return, as text, the possible cause of a SIGKILL that the arbiter did not send."""
         kills = self.kills()
         if kills is None:
             return "sent by another process, or by the kernel's OOM killer"
@@ -58,7 +58,7 @@ def _count(path: str) -> int | None:
 
 
 def _group_files(proc: str = "/proc/self") -> list[str]:
-    """The files that may hold the count for the control group of a process, the more exact ones first."""
+    """Return the files that may have the counter for the control group of a process, the more precise ones first."""
     try:
         with open(f"{proc}/cgroup", "rb") as groups, open(f"{proc}/mountinfo", "rb") as mounts:
             paths = _paths(os.fsdecode(groups.read()))
@@ -77,7 +77,7 @@ def _group_files(proc: str = "/proc/self") -> list[str]:
 
 
 def _paths(text: str) -> dict[str, str]:
-    """Controller -> path; "" for version 2. A line is hierarchy:controllers:path."""
+    """Return controller -> path, with "" for version 2. A line is hierarchy:controllers:path."""
     found = {}
     for line in text.splitlines():
         _, controllers, path = line.split(":", 2)
@@ -87,6 +87,6 @@ def _paths(text: str) -> dict[str, str]:
 
 
 def _below(point: str, root: str, path: str) -> str:
-    """Where a group is seen: a container may have only its own part of the tree mounted."""
+    """Return the folder of a group: a container may have only its own part of the tree mounted."""
     inside = path.removeprefix(root) if root != "/" else path
     return os.path.join(point, inside.strip("/"))

@@ -1,7 +1,7 @@
-"""How many files this process and its children may have open: the soft limit is raised to what a worker needs.
+"""Raises the soft limit of open files to what a worker needs.
 
-Shells and systemd start programs with a soft limit of 1,024 and a hard one that is much higher, so that a program which
-can do with more raises it by itself (getrlimit(2)). Each connection is an open file.
+Shells and systemd start programs with a soft limit of 1,024 and a much higher hard limit; a program that needs more
+raises the soft limit itself (getrlimit(2)). Each connection is an open file.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ __all__ = ["raise_open_files_limit"]
 
 log = logging.getLogger("gserver")
 
-#: What a worker opens beside its connections: up to 1,024 sockets that linger after their last reply, its listeners,
-#: logs and event loop, and some for the application.
+#: Open files of a worker besides its connections: up to 1,024 sockets in the lingering close, the listeners, the logs,
+#: the event loop, and some for the application.
 BESIDE_CONNECTIONS = 1280
 
 
 def raise_open_files_limit(worker_connections: int) -> None:
-    """Raise the soft limit to what `worker_connections` need, or log a warning that names what is needed and what is
-    allowed. It is never raised above the hard limit, and never lowered.
+    """Raise the soft limit to what `worker_connections` need, but not above the hard limit; never lower it.
+
+    If the limit is still too low, log a warning with the number that is needed and the limit.
     """
     needed = worker_connections + BESIDE_CONNECTIONS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

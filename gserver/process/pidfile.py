@@ -1,4 +1,4 @@
-"""The file that holds the arbiter's process id."""
+"""The pid file: the file with the arbiter's process id."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ from gserver.errors import ConfigError
 
 __all__ = ["SECOND", "Pidfile", "read_pid"]
 
-#: Behind the path of an arbiter whose predecessor has it still, as in gunicorn.
+#: Suffix of the path while the predecessor still has the pid file, as in gunicorn.
 SECOND = ".2"
 
 
 class Pidfile:
-    """A pid file at `path`; with None, nothing. Closes: remove() takes the file away, if it is still this process's."""
+    """The pid file at `path`; with None, all methods do nothing. remove() removes it, if it has this process's id."""
 
     def __init__(self, path: str | None) -> None:
         self._given = None if path is None else absolute(path)
         self.path = None if path is None else place_of(path)
 
     def write(self, suffix: str = "") -> None:
-        """Stand there, with `suffix` behind the path; ConfigError if another process that lives has its id there, or it
-        cannot be written."""
+        """Write the pid file, with `suffix` added to the path.
+
+        ConfigError if the file has the id of another running process, or cannot be written.
+        """
         if self.path is None:
             return
         assert self._given is not None
         self._given += suffix
         self.path += suffix
         other = read_pid(self.path)
-        if other not in (None, os.getpid()) and _lives(other):
-            raise ConfigError(f"pid file {self.path!r} belongs to process {other}, which runs")
+        if other not in (None, os.getpid()) and _is_running(other):
+            raise ConfigError(f"pid file {self.path!r} belongs to process {other}, which is running")
         try:
             descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(self.path))
             try:
@@ -47,23 +49,23 @@ class Pidfile:
             raise ConfigError(f"pid file {self.path!r} cannot be written: {error.strerror}") from error
 
     def hand_over(self, pid: int) -> None:
-        """Let another process have the path, if it stands at this one's with .2 behind it.
+        """Rename the pid file of the successor, at this path with the suffix .2, to this path.
 
-        It would come for it itself, but whoever finds this process gone and reads the file must find the other's id.
+        The successor would rename it too. But a program that sees this process end must find the new id in the file.
         """
         if self.path is not None and read_pid(self.path) == os.getpid() and read_pid(self.path + SECOND) == pid:
-            with contextlib.suppress(OSError):  # it came for it itself
+            with contextlib.suppress(OSError):  # the successor has renamed it
                 os.rename(self.path + SECOND, self.path)
 
     def rename(self, path: str | None) -> None:
-        """Stand at another path from now on."""
+        """Move the pid file to another path."""
         self._given = None if path is None else absolute(path)
         old, self.path = self.path, None if path is None else place_of(path)
         if old is not None and self.path is not None and read_pid(old) == os.getpid():
             os.rename(old, self.path)
 
     def follow(self) -> None:
-        """Stand where the path leads now, if a link in it has been moved, and that place is free."""
+        """Move the pid file to where its path leads now, if a link in the path was moved and nothing is there yet."""
         if self._given is not None and self.path is not None and read_pid(self.path) == os.getpid():
             self.path = moved_after_link(self.path, self._given)
 
@@ -74,7 +76,7 @@ class Pidfile:
 
 
 def read_pid(path: str) -> int | None:
-    """The id in a pid file; None if there is no such file, or no id in it."""
+    """Return the id in a pid file; None if there is no file, or no id in it."""
     try:
         with open(path) as file:
             pid = int(file.read(32))
@@ -83,7 +85,7 @@ def read_pid(path: str) -> int | None:
     return pid if 0 < pid < 2**31 else None
 
 
-def _lives(pid: int | None) -> bool:
+def _is_running(pid: int | None) -> bool:
     try:
         os.kill(pid or 0, 0)
     except ProcessLookupError:

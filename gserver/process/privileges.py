@@ -1,4 +1,4 @@
-"""Whom a process runs as: names to numbers, and giving up root for good."""
+"""Resolves user and group names; drops root permanently."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["drop_privileges", "gid_of", "uid_of"]
 
 
 def uid_of(user: str | None) -> int | None:
-    """The number of a user given by name or number; ConfigError if there is none."""
+    """Return the number of a user, given by name or number; ConfigError if there is no such user."""
     if user is None:
         return None
     try:
@@ -22,7 +22,7 @@ def uid_of(user: str | None) -> int | None:
 
 
 def gid_of(group: str | None) -> int | None:
-    """The number of a group given by name or number; ConfigError if there is none."""
+    """Return the number of a group, given by name or number; ConfigError if there is no such group."""
     if group is None:
         return None
     try:
@@ -32,7 +32,7 @@ def gid_of(group: str | None) -> int | None:
 
 
 def _number(digits: str) -> int:
-    """ValueError for what no user or group can have; the last number means nobody at all (chown(2))."""
+    """Convert a number; ValueError if it is out of range. 2**32 - 1 means "no change" (chown(2))."""
     number = int(digits)
     if number >= 2**32 - 1:
         raise ValueError(digits)
@@ -40,9 +40,10 @@ def _number(digits: str) -> int:
 
 
 def drop_privileges(user: str | None, group: str | None, initgroups: bool) -> None:
-    """Become `user` and `group`; without a group, that of the user stays as it is. ConfigError if it is not allowed.
+    """Change to `user` and `group`, permanently; None: no change. ConfigError if it is not permitted.
 
-    Further groups are those of the user with initgroups, and else none but `group`.
+    Args:
+        initgroups: set the supplementary groups of the user; otherwise only `group`, or none.
     """
     uid, gid = uid_of(user), gid_of(group)
     if uid in (None, os.geteuid()) and gid in (None, os.getegid()):

@@ -1,4 +1,4 @@
-"""The paths of unix sockets: which of them is whose, which may be removed, and those that are long."""
+"""Paths of unix sockets: detects stale socket files, identifies files, shortens long paths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["identity", "remove_stale", "short_path"]
 
 @contextlib.contextmanager
 def short_path(path: str) -> Iterator[str]:
-    """A path of few bytes to the same place: an address holds only 107 (unix(7)). OSError without such a folder."""
+    """Yield a short path to the same file: an address holds only 107 bytes (unix(7)). OSError without the folder."""
     folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{folder}/{os.path.basename(path)}"
@@ -22,23 +22,23 @@ def short_path(path: str) -> Iterator[str]:
 
 
 def identity(path: str) -> tuple[int, int]:
-    """What tells the file at `path` from another one that came to the same name."""
+    """Return device and inode of the file at `path`: they differ if another file has replaced it."""
     found = os.stat(path)
     return found.st_dev, found.st_ino
 
 
 def remove_stale(path: str) -> None:
-    """Remove the socket that a dead server left at `path`; a live one, and anything that is no socket, stays."""
+    """Remove the socket file at `path` if no process listens on it. Any other file is kept."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # one whose queue is full is alive, and would keep us waiting
+        probe.setblocking(False)  # a live server with a full accept queue would block connect()
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
         except OSError:
-            pass  # bind() will say what is wrong
+            pass  # bind() will report what is wrong

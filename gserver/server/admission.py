@@ -1,7 +1,7 @@
-"""The door: whether a connection may come in, and by which limit it may not.
+"""Admission: decides whether a new connection may stay, and names the limit if not.
 
-A connection is counted first and judged then, so that two workers which accept at the same moment can refuse one too
-many, and never let one too many in.
+A connection is counted first and checked afterwards. So two workers that accept at the same moment may refuse one
+connection too many, but never accept one too many.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ __all__ = ["Door", "Occupancy", "OwnOccupancy"]
 
 
 class Occupancy(Protocol):
-    """How many connections there are, here and elsewhere."""
+    """How many connections there are, in this worker and in all workers."""
 
     own: AddressTable
 
     def open_here(self) -> int: ...
     def open_everywhere(self) -> int: ...
-    def tables(self) -> Iterable[AddressTable]: ...  # of all who hold connections, `own` among them
-    def sharers(self) -> int: ...  # how many share what may come in a second
+    def tables(self) -> Iterable[AddressTable]: ...  # of all workers, with `own`
+    def sharers(self) -> int: ...  # how many workers share max_accept_rate
 
 
 class OwnOccupancy:
-    """Of a server that shares its limits with nobody."""
+    """The occupancy of a server that shares its limits with no other."""
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
@@ -52,7 +52,12 @@ class OwnOccupancy:
 
 
 class Door:
-    """Judges connections by `limits`: those of one server, or of all the listeners of a worker."""
+    """Checks new connections against `limits`: for one server, or for all listeners of a worker.
+
+    Args:
+        limits: the limits.
+        occupancy: how many connections there are.
+    """
 
     def __init__(self, limits: Limits, occupancy: Occupancy) -> None:
         self._limits = limits
@@ -60,12 +65,15 @@ class Door:
         self._access = AccessList(limits.allow, limits.deny) if limits.allow or limits.deny else None
         self._accepts = TokenBucket(limits.max_accept_rate, limits.max_accept_rate) if limits.max_accept_rate else None
         self._counts_addresses = bool(limits.max_connections_per_ip or limits.max_connections_per_network)
-        self._keys: dict[Hashable, list[bytes]] = {}  # under which each is counted
+        self._entries: dict[Hashable, list[bytes]] = {}  # the table entries under which each connection is counted
 
-    def at_accept(self) -> LimitExceeded | None:
-        """Why the connection that was just accepted and counted must not stay, whoever it is; None if it may."""
+    def check_accept(self) -> LimitExceeded | None:
+        """Check a connection that was just accepted and counted, without its address.
+
+        Return the limit that it exceeds; None if it may stay.
+        """
         limits, occupancy = self._limits, self._occupancy
-        # Before the others, for those may be shed for, and then it would be no limit.
+        # Checked first: for the other limits an idle connection may be shed, which would bypass the accept rate.
         if self._accepts is not None and not self._accepts.take(time.monotonic(), occupancy.sharers()):
             text = f"more than {limits.max_accept_rate:g} connections a second"
             return LimitExceeded(text, CloseReason.ACCEPT_RATE, "max_accept_rate")
@@ -75,39 +83,47 @@ class Door:
             return _full(limits.max_connections, "max_connections")
         return None
 
-    def at_name(self, who: Hashable, peer: Address) -> LimitExceeded | None:
-        """Why `who` must not stay because of its address; None if it may. left(who) must follow when it is closed."""
+    def check_address(self, key: Hashable, peer: Address) -> LimitExceeded | None:
+        """Check the address of a connection, and count it by address.
+
+        Args:
+            key: identifies the connection; the caller calls left(key) when it is closed, also if it is refused.
+            peer: its address.
+
+        Return the limit that it exceeds; None if it may stay.
+        """
         if self._access is not None and not self._access.permits(peer):
             return LimitExceeded(f"no access for {format_address(peer)}", CloseReason.DENIED, "allow, deny")
-        return self._count(who, peer) if self._counts_addresses else None
+        return self._count(key, peer) if self._counts_addresses else None
 
-    def _count(self, who: Hashable, peer: Address) -> LimitExceeded | None:
+    def _count(self, key: Hashable, peer: Address) -> LimitExceeded | None:
         limits = self._limits
         own, tables = self._occupancy.own, list(self._occupancy.tables())
         network_bits = limits.ipv4_network_bits, limits.ipv6_network_bits
         for most, (bits4, bits6), what, setting in (
-            # Of IPv6, a subscriber has at least 64 bits.
+            # A subscriber has at least 64 bits of IPv6 addresses.
             (limits.max_connections_per_ip, (32, 64), "address", "max_connections_per_ip"),
             (limits.max_connections_per_network, network_bits, "network", "max_connections_per_network"),
         ):
             network = network_key(peer, bits4, bits6) if most else None
             if network is None:
                 continue
-            key = network + what.encode()  # both may have the same bits, and are two counts even so
-            if not own.add(key):
+            entry = network + what.encode()  # address and network may have the same bits, but are counted separately
+            if not own.add(entry):
                 continue
-            self._keys.setdefault(who, []).append(key)
-            if sum(table.count(key) for table in tables) > most:
+            self._entries.setdefault(key, []).append(entry)
+            if sum(table.count(entry) for table in tables) > most:
                 text = f"more than {most} connections from one {what}"
                 return LimitExceeded(text, CloseReason.ADDRESS_LIMIT, setting)
         return None
 
-    def left(self, who: Hashable) -> None:
-        """It is closed, and counts no more."""
-        for key in self._keys.pop(who, ()):
-            self._occupancy.own.remove(key)
+    def left(self, key: Hashable) -> None:
+        """Remove a connection that is closed from the counts by address."""
+        for entry in self._entries.pop(key, ()):
+            self._occupancy.own.remove(entry)
 
     def action_for(self, refusal: LimitExceeded) -> FullAction:
+        """Return what the settings demand for a connection that is refused: "close", "refuse" or "shed"."""
         if refusal.close_reason is CloseReason.FULL:
             return self._limits.full_action
         if refusal.close_reason is CloseReason.ADDRESS_LIMIT:

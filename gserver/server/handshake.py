@@ -1,21 +1,18 @@
-"""What comes before a connection is open: the PROXY header, then the TLS handshake.
+"""The handshake of a new connection: first the PROXY header, then TLS.
 
-Both go on in the hub, step by step as bytes come, and hold no greenlet. The header is peeked at and taken to its last
-byte and no further, so that TLS, or the service, finds its own first byte in the socket.
+Both run in the hub, step by step as bytes arrive, and hold no greenlet. The header is peeked at, and taken to its last
+byte and no further, so that the first byte after it stays in the socket for TLS or the service.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from _socket import MSG_PEEK
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gevent import get_hub
-
-from gserver.connection.connection import READ, Connection
+from gserver.connection.connection import Connection
 from gserver.connection.log_throttling import HANDSHAKE, TURNED_AWAY, Notices
 from gserver.errors import CloseReason, LimitExceeded, ProxyError, TlsError
 from gserver.fault_isolation import shielded
@@ -25,51 +22,55 @@ from gserver.tls.contexts import Tls
 from gserver.tls.session import TlsStream
 from gserver.tls.tls_connection import TlsConnection, TlsStreamConnection
 
-__all__ = ["Entrance", "EntranceRules"]
+__all__ = ["EntranceRules", "Handshake"]
 
 log = logging.getLogger("gserver.entrance")
 
 HANDSHAKE_BYTES = 16 * 1024
 
-ANYBODY = AccessList((), ())
+EVERY_PEER = AccessList((), ())
 
 
 @dataclass(frozen=True)
 class EntranceRules:
-    """What a connection goes through.
+    """Which handshakes a connection begins with.
 
-    proxy: which version of the PROXY header it begins with; None: none. Whoever is not in `proxies` is refused then.
+    Attributes:
+        proxy: the version of the PROXY header that comes first; None: there is no header.
+        proxies: with `proxy`, connections from other addresses than these are refused; default: every address.
+        tls: the certificates for the TLS handshake; None: no TLS.
     """
 
     proxy: Literal["v1", "v2", "auto"] | None = None
-    proxies: AccessList = ANYBODY
+    proxies: AccessList = EVERY_PEER
     tls: Tls | None = None
 
 
-class Entrance:
-    """One connection on its way in.
+class Handshake:
+    """Runs the handshakes of the connections of one server.
 
     Args:
-        rules: what it has to go through.
-        identified: called in the hub as identified(conn) when its proxy has said who its peer is, before TLS; False
-            turns it away, and has closed it.
-        entered: called in the hub as entered(conn) when it is through.
-        notices: where failures are counted.
+        rules: which handshakes there are.
+        on_identified: called in the hub as on_identified(conn) when the PROXY header has given the address of the peer,
+            before TLS. It returns whether the connection is accepted; if not, it has closed it.
+        on_completed: called in the hub as on_completed(conn) when all handshakes are complete.
+        notices: logs the handshakes that fail.
     """
 
     def __init__(
         self,
         rules: EntranceRules,
-        identified: Callable[[Connection], bool],
-        entered: Callable[[Connection], None],
+        on_identified: Callable[[Connection], bool],
+        on_completed: Callable[[Connection], None],
         notices: Notices,
     ) -> None:
         self._rules = rules
-        self._identified = identified
-        self._entered = entered
+        self._on_identified = on_identified
+        self._on_completed = on_completed
         self._notices = notices
 
     def begin(self, conn: Connection) -> None:
+        """Begin the handshake of `conn`; a connection that does not come from a trusted proxy is closed."""
         if self._rules.proxy is not None:
             if self._rules.proxies.permits(conn.peer):
                 self._watch(conn, self._read_header, ProxyReader(self._rules.proxy))
@@ -83,19 +84,15 @@ class Entrance:
             self._begin_tls(conn)
 
     def _watch(self, conn: Connection, step: Callable[..., None], *arguments: Any) -> None:
-        if conn.watcher is None:
-            conn.watcher = get_hub().loop.io(conn.sock.fileno(), READ)
-        conn.watcher.start(self._take, step, conn, *arguments)
+        conn.watch(self._run_step, step, conn, *arguments)
 
-    def _take(self, step: Callable[..., None], conn: Connection, *arguments: Any) -> None:
+    def _run_step(self, step: Callable[..., None], conn: Connection, *arguments: Any) -> None:
         if not shielded("the handshake", step, conn, *arguments, conn=conn):
             conn.abort(CloseReason.HANDSHAKE_FAILED)
 
-    def _through(self, conn: Connection) -> None:
-        conn.stop_watching()
-        conn.active_at = conn.received_at = time.monotonic()
-        conn.received_bytes = conn.sent_bytes = 0  # from here on it has a say
-        self._entered(conn)
+    def _completed(self, conn: Connection) -> None:
+        conn.handshake_completed()
+        self._on_completed(conn)
 
     def _failed(self, conn: Connection, error: ProxyError | TlsError) -> None:
         log.debug("%s: %s", conn, error)
@@ -103,7 +100,7 @@ class Entrance:
             self._notices.note(logging.INFO, HANDSHAKE, conn.peer, str(error))
         conn.close(error.close_reason)
 
-    def _peer_ended(self, conn: Connection, within: str) -> None:
+    def _peer_closed(self, conn: Connection, within: str) -> None:
         if conn.received_bytes:
             self._failed(conn, TlsError(f"the peer ended within {within}"))
         else:
@@ -115,7 +112,7 @@ class Entrance:
         try:
             peeked = conn.sock.recv(reader.max_bytes, MSG_PEEK)
             if not peeked:
-                self._peer_ended(conn, "its PROXY header")
+                self._peer_closed(conn, "its PROXY header")
                 return
             taken = conn.sock.recv(reader.feed(peeked))
         except BlockingIOError:
@@ -126,18 +123,17 @@ class Entrance:
         except OSError:
             conn.abort(CloseReason.PEER_RESET)
             return
-        conn.received_bytes += len(taken)
+        conn.handshake_received(len(taken))
         if reader.header is not None:
-            conn.proxy = reader.header
-            conn.peer = peer_of(reader.header, conn.peer)
-            if self._identified(conn):
+            conn.identified(reader.header, peer_of(reader.header, conn.peer))
+            if self._on_identified(conn):
                 self._begin_tls(conn)
 
     # The TLS handshake
 
     def _begin_tls(self, conn: Connection) -> None:
         if self._rules.tls is None:
-            self._through(conn)
+            self._completed(conn)
             return
         assert isinstance(conn, TlsConnection | TlsStreamConnection)
         conn.begin_tls(TlsStream(self._rules.tls.context))
@@ -149,9 +145,9 @@ class Entrance:
             if data is None:
                 return
             if not data:
-                self._peer_ended(conn, "the TLS handshake")
+                self._peer_closed(conn, "the TLS handshake")
                 return
-            conn.received_bytes += len(data)
+            conn.handshake_received(len(data))
             is_over = conn.shake_hands(data)
         except TlsError as error:
             self._failed(conn, error)
@@ -160,4 +156,4 @@ class Entrance:
             conn.abort(CloseReason.PEER_RESET)
             return
         if is_over and conn.close_reason is None:
-            self._through(conn)
+            self._completed(conn)

@@ -1,7 +1,7 @@
-"""Which connection has been idle longest: the one that makes room when a server is full and sheds.
+"""Finds the connection that has been idle longest, to evict it when the server is full and sheds.
 
-A server that sheds is under pressure, so not every connection is looked at each time: they are sorted once, and taken
-in that order for as long as they have stayed idle.
+A server that sheds is under load, so it does not scan all connections each time. It sorts them once, and takes them in
+that order as long as they have stayed idle.
 """
 
 from __future__ import annotations
@@ -11,25 +11,29 @@ from collections.abc import Callable, Iterable
 
 from gserver.connection.connection import Connection
 
-__all__ = ["LongestIdle"]
+__all__ = ["IdleEviction"]
 
-# With nobody idle, the next look at all of them comes no sooner than this.
-LOOK_AGAIN_S = 0.05
+# If no connection is idle, the next scan of all comes no sooner than this.
+SCAN_AGAIN_S = 0.05
 
 
-class LongestIdle:
-    """Args: connections: called for those that there are."""
+class IdleEviction:
+    """Finds the connection that has been idle longest.
+
+    Args:
+        connections: returns all connections of the server.
+    """
 
     def __init__(self, connections: Callable[[], Iterable[Connection]]) -> None:
         self._connections = connections
         self._sorted: list[tuple[float, Connection]] = []  # the longest idle last
-        self._looked_at = -LOOK_AGAIN_S
+        self._scanned_at = -SCAN_AGAIN_S
 
     def take(self) -> Connection | None:
-        """The connection that waits for its peer's next message and has done so longest; None if none does."""
+        """Return the connection that has waited longest for the next message of its peer; None if none waits."""
         conn = self._next()
-        if conn is None and time.monotonic() - self._looked_at >= LOOK_AGAIN_S:
-            self._looked_at = time.monotonic()
+        if conn is None and time.monotonic() - self._scanned_at >= SCAN_AGAIN_S:
+            self._scanned_at = time.monotonic()
             idle = ((conn.active_at, conn) for conn in self._connections() if _is_idle(conn))
             self._sorted = sorted(idle, key=lambda entry: -entry[0])
             conn = self._next()
@@ -44,5 +48,5 @@ class LongestIdle:
 
 
 def _is_idle(conn: Connection) -> bool:
-    """Nothing is owed to it either: it goes, and its place is free, as soon as it is closed."""
+    """Return whether `conn` waits for its peer with nothing left to send: closing it frees its place at once."""
     return conn.is_listening and conn.outbox is None

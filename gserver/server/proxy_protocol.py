@@ -1,8 +1,8 @@
-"""The PROXY protocol, versions 1 and 2: who a proxy connects for. Bytes in, a header out, and no I/O.
+"""The PROXY protocol, versions 1 and 2: reads the header with the address of a proxy's client. No I/O.
 
 After HAProxy's specification (doc/proxy-protocol.txt, 2026-04). The header comes first on a connection, before TLS. The
-reader is shown what the socket holds and says how much of it is the header's, so that not a byte beyond it is taken.
-What cannot become a header is refused at the first byte that shows it.
+reader gets the bytes that are in the socket, and returns how many of them belong to the header, so that not a byte
+beyond it is taken. Bytes that cannot become a header are refused at the first byte that shows it.
 """
 
 from __future__ import annotations
@@ -35,10 +35,13 @@ Endpoint = tuple[str, int] | bytes
 
 @dataclass(frozen=True)
 class ProxyHeader:
-    """What a proxy says of a connection.
+    """The PROXY header of a connection.
 
-    command: LOCAL is the proxy's own, such as a health check. source, destination: of the connection to the proxy; None
-    where it does not say. tlvs: type and value of each extension of version 2, in order.
+    Attributes:
+        version: 1 or 2.
+        command: "PROXY"; "LOCAL" for a connection of the proxy itself, such as a health check.
+        source, destination: the addresses of the client's connection to the proxy; None if the header has none.
+        tlvs: type and value of each extension of version 2, in order.
     """
 
     version: int
@@ -48,7 +51,7 @@ class ProxyHeader:
     tlvs: tuple[tuple[int, bytes], ...] = ()
 
     def tlv(self, type_: int) -> bytes | None:
-        """The value of the first extension of this type."""
+        """Return the value of the first extension of this type, or None."""
         return next((value for each, value in self.tlvs if each == type_), None)
 
     @property
@@ -57,7 +60,7 @@ class ProxyHeader:
 
     @property
     def authority(self) -> bytes | None:
-        """The host that the client asked for, as in SNI."""
+        """The host name that the client requested, as in SNI."""
         return self.tlv(_TLV_AUTHORITY)
 
     @property
@@ -66,7 +69,7 @@ class ProxyHeader:
 
 
 def peer_of(header: ProxyHeader, real_peer: Any) -> Any:
-    """Who a connection is from: the proxy's client, or the real peer where the header names none."""
+    """Return the address of the proxy's client, or `real_peer` if the header has none."""
     if header.command == "LOCAL" or header.source is None:
         return real_peer
     return header.source
@@ -76,22 +79,26 @@ class ProxyReader:
     """Reads the header of one connection.
 
     Args:
-        mode: which version it must be; auto: either.
-        max_bytes: longest header accepted.
+        mode: the version that the header must have; "auto": either.
+        max_bytes: the longest header that is accepted; default 4096.
 
-    Attributes: header: None until it is complete.
+    Attributes:
+        header: the header; None until it is complete.
     """
 
     def __init__(self, mode: Literal["v1", "v2", "auto"], max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self.max_bytes = max_bytes
         self.header: ProxyHeader | None = None
         self._begins = [begin for begin in (_V1_BEGIN, _V2_SIGNATURE) if mode == "auto" or _is_of(begin, mode)]
-        self._seen = b""  # what has been taken
+        self._seen = b""  # bytes taken so far
 
     def feed(self, peeked: bytes) -> int:
-        """Return how many of these bytes, which follow those taken before, are the header's and are to be taken.
+        """Return how many of `peeked` belong to the header; the caller takes so many from the socket.
 
-        ProxyError if they cannot be. All are the header's as long as it is not complete.
+        Args:
+            peeked: the bytes in the socket, which follow those taken before. All belong to an incomplete header.
+
+        Raises ProxyError if they cannot belong to a header.
         """
         data = self._seen + peeked
         if not any(data[: len(begin)] == begin[: len(data)] for begin in self._begins):
@@ -103,7 +110,7 @@ class ProxyReader:
         return taken
 
     def _read_v1(self, data: bytes) -> int | None:
-        """The length of the header, which is in `data`; None: there must be more."""
+        """Return the length of the header at the start of `data`; None if it is not complete."""
         end = data.find(b"\n", 0, _V1_MAX_BYTES)
         if end < 0:
             if len(data) >= _V1_MAX_BYTES:
@@ -137,7 +144,7 @@ def _parse_v1(line: bytes) -> ProxyHeader:
     if not line.endswith(b"\r\n"):
         raise ProxyError(f"PROXY v1 header {line!r} does not end with CRLF")
     words = line[:-2].split(b" ")
-    if words[1] == b"UNKNOWN":  # section 2.1: whatever follows is ignored
+    if words[1] == b"UNKNOWN":  # section 2.1: the rest is ignored
         return ProxyHeader(1, "PROXY")
     family = _V1_FAMILIES.get(words[1])
     if family is None:
@@ -155,11 +162,11 @@ def _parse_v1(line: bytes) -> ProxyHeader:
 
 def _address(line: bytes, family: type[IPv4Address] | type[IPv6Address], text: bytes) -> str:
     try:
-        if b"%" in text:  # a zone is nothing that means something elsewhere
+        if b"%" in text:  # a zone has a meaning only on its own host
             raise AddressValueError
         return str(family(text.decode("ascii")))
     except (AddressValueError, UnicodeDecodeError):
-        raise ProxyError(f"PROXY v1 header {line!r} has the address {text!r}, which is none of its family") from None
+        raise ProxyError(f"PROXY v1 header {line!r} has the address {text!r}, which is not of its family") from None
 
 
 def _port(line: bytes, text: bytes) -> int:
@@ -181,12 +188,12 @@ def _check_v2_command(octet: int) -> None:
 def _parse_v2(data: bytes) -> ProxyHeader:
     command = _V2_COMMANDS[data[12] & 0x0F]
     family, transport = data[13] >> 4, data[13] & 0x0F
-    if family > 3 or transport > 2:  # section 2.2: unassigned, and to be refused
+    if family > 3 or transport > 2:  # section 2.2: unassigned, must be refused
         raise ProxyError(f"PROXY v2 header with family {family} and transport {transport}, must be 0 to 3 and 0 to 2")
-    if command == "LOCAL":  # section 2.2: what follows is to be ignored, whatever it is
+    if command == "LOCAL":  # section 2.2: the rest must be ignored
         return ProxyHeader(2, command)
     rest = data[_V2_FIXED_BYTES:]
-    if not family or not transport:  # section 2.2: unspecified; the real endpoints may be used, and they are
+    if not family or not transport:  # section 2.2: unspecified; the real endpoints are used
         return ProxyHeader(2, command, tlvs=_tlvs_or_none(rest))
     source, destination, used = _addresses(family, rest)
     tlvs = _tlvs(rest[used:])
@@ -195,11 +202,11 @@ def _parse_v2(data: bytes) -> ProxyHeader:
 
 
 def _addresses(family: int, rest: bytes) -> tuple[Endpoint, Endpoint, int]:
-    """Source, destination, and how many bytes they take."""
+    """Return source, destination, and how many bytes they take."""
     address_bytes = {1: 4, 2: 16, 3: _UNIX_PATH_BYTES}[family]
     size = 2 * address_bytes + (0 if family == 3 else 4)
     if len(rest) < size:
-        raise ProxyError(f"PROXY v2 header with {len(rest)} bytes for addresses, of this family they take {size}")
+        raise ProxyError(f"PROXY v2 header with {len(rest)} bytes for addresses, its family needs {size}")
     first, second = rest[:address_bytes], rest[address_bytes : 2 * address_bytes]
     if family == 3:
         return first.rstrip(b"\0"), second.rstrip(b"\0"), size
@@ -220,7 +227,7 @@ def _tlvs(data: bytes) -> list[tuple[int, bytes]]:
 
 
 def _tlvs_or_none(data: bytes) -> tuple[tuple[int, bytes], ...]:
-    """Behind an unspecified family may stand extensions, or an address that means nothing."""
+    """Return the extensions behind an unspecified family; () if these bytes are an address without a meaning."""
     try:
         return tuple(_tlvs(data))
     except ProxyError:
@@ -228,7 +235,7 @@ def _tlvs_or_none(data: bytes) -> tuple[tuple[int, bytes], ...]:
 
 
 def _check_crc(header: bytes, tlvs: list[tuple[int, bytes]]) -> None:
-    """Section 2.2.3: over the whole header, with zeros where the checksum stands."""
+    """Check the CRC-32C, if there is one (section 2.2.3): of the whole header, with zeros in place of the checksum."""
     sums = [value for type_, value in tlvs if type_ == _TLV_CRC32C]
     if not sums:
         return
@@ -238,7 +245,7 @@ def _check_crc(header: bytes, tlvs: list[tuple[int, bytes]]) -> None:
     before = sum(len(value) + 3 for _, value in tlvs[: [type_ for type_, _ in tlvs].index(_TLV_CRC32C)])
     at = len(header) - tail + before + 3
     if crc32c(header[:at] + bytes(4) + header[at + 4 :]) != int.from_bytes(sums[0], "big"):
-        raise ProxyError(f"PROXY v2 header with the checksum {sums[0].hex()}, which is not its own")
+        raise ProxyError(f"PROXY v2 header with the checksum {sums[0].hex()}, which is wrong")
 
 
 def _crc_table() -> list[int]:
@@ -254,7 +261,7 @@ _CRC_TABLE = _crc_table()
 
 
 def crc32c(data: bytes) -> int:
-    """The checksum of RFC 3720, appendix B.4."""
+    """Return the CRC-32C of RFC 3720, appendix B.4."""
     value = 0xFFFFFFFF
     for octet in data:
         value = value >> 8 ^ _CRC_TABLE[(value ^ octet) & 0xFF]

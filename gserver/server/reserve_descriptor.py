@@ -1,13 +1,14 @@
-"""A spare descriptor: how a server without descriptors still answers who connects.
+"""A spare file descriptor, with which a server that has run out of descriptors still closes or serves new clients.
 
-Without one, accept() fails for as long as the process is at its limit, and the clients it fails for wait in the
-kernel's queue, connected and unanswered, while the listener stays readable and the loop spins. So one descriptor is
-kept back, and given up for as long as it takes to accept a client and close it, or another: it knows at once.
+Without it, accept() fails while the process is at its limit. The clients then wait in the kernel's accept queue,
+connected and unanswered, while the listener stays readable and the loop spins. So one descriptor is kept in reserve. It
+is released to accept a client, until that client or another connection is closed. The refused client gets the close at
+once.
 
-Linux looks for a descriptor before it looks for a client, so at the limit accept() fails even when nobody waits. Only
-with the spare one given up does it tell the two apart.
+Linux allocates the descriptor before it looks for a client. So at the limit, accept() fails even when no client waits.
+Only with the spare descriptor released does it distinguish the two cases.
 
-Where the interpreter is patched, gevent's os.close() returns first and closes later, when its loop turns. Here a
+In a patched interpreter, gevent's os.close() returns first and closes later, in the next loop iteration. Here a
 descriptor must be free at once, so everything is closed by the system's own close(): close_now().
 """
 
@@ -20,9 +21,9 @@ from typing import Any, TypeVar
 
 from gevent.monkey import get_original
 
-__all__ = ["EXHAUSTED", "SpareDescriptor", "close_now"]
+__all__ = ["EXHAUSTED", "ReserveDescriptor", "close_now"]
 
-#: What accept() says when the process or the machine has no descriptor or no memory left for another socket.
+#: The errors of accept() when the process or the machine has no descriptor or no memory left for another socket.
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -32,12 +33,12 @@ _close = get_original("os", "close")
 
 
 def close_now(sock: Any) -> None:
-    """Close a socket that nothing watches, of gevent's or of the system's; its descriptor is free on return."""
+    """Close a socket that has no watcher, gevent's or the system's; its descriptor is free on return."""
     _close(sock.detach())
 
 
-class SpareDescriptor:
-    """One descriptor kept back. Closes: close()."""
+class ReserveDescriptor:
+    """One descriptor in reserve; close() closes it."""
 
     def __init__(self) -> None:
         self._fd: int | None = None
@@ -48,9 +49,9 @@ class SpareDescriptor:
         return self._fd is not None
 
     def lend(self, accept: Callable[[], Accepted | None]) -> Accepted | None:
-        """Call `accept` with the spare descriptor free, and return what it does: a client, or None if nobody waits.
+        """Call `accept` with the spare descriptor released; return its result: a client, or None if none waits.
 
-        With a client the descriptor is gone; take() gets it back once another is free.
+        With a client, the client has the descriptor; take() opens another one once one is free.
         """
         self.close()
         try:
@@ -63,12 +64,12 @@ class SpareDescriptor:
         return client
 
     def take(self) -> None:
-        """Keep a descriptor back, if none is kept and one is free."""
+        """Open the spare descriptor, if it is not open and one is free."""
         if self._fd is not None:
             return
         try:
             self._fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:  # somebody was quicker
+        except OSError:  # another thread or process was quicker
             pass
 
     def close(self) -> None:

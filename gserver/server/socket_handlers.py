@@ -1,6 +1,6 @@
-"""Bare handlers: gevent's handle(socket, address) runs as gevent runs it, and is counted.
+"""Bare handlers: runs gevent's handle(socket, address) as gevent does, and counts it.
 
-What one raises goes where gevent sends it, or, in a worker, to the error log with the peer's address.
+An exception of a handler is passed on to gevent, or, in a worker, logged to the error log with the peer's address.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _RETURNED = (
 
 
 class BareHandlers:
-    """The sockets that bare handlers have, and their greenlets once they run.
+    """The sockets of bare handlers, and the greenlets of those that run.
 
     Args:
-        ended: called as ended(sock, reason) once for each socket that began().
-        logs_failures: whether what they raise is logged, and goes no further.
+        ended: called as ended(sock, reason) once for each socket that was passed to began().
+        logs_failures: True: log their exceptions, and do not pass them on to gevent.
     """
 
     def __init__(self, ended: Callable[[Any, CloseReason], None], logs_failures: bool) -> None:
@@ -51,7 +51,7 @@ class BareHandlers:
         self._greenlets[sock] = None
 
     def run(self, handle: Callable[[Any, Any], Any], sock: Any, address: Any) -> None:
-        """Call `handle`."""
+        """Call `handle` in the current greenlet, and end(sock) when it returns or raises."""
         if sock in self._greenlets:
             self._greenlets[sock] = getcurrent()
         reason = CloseReason.HANDLER_ERROR
@@ -77,7 +77,7 @@ class BareHandlers:
             self._ended(sock, reason)
 
     def interrupt_all(self) -> int:
-        """Kill them; return how many there were."""
+        """Kill the handlers; return how many there were."""
         running = list(self._greenlets.values())
         for greenlet in running:
             if greenlet is not None:
@@ -85,7 +85,7 @@ class BareHandlers:
         return len(running)
 
     def close_all(self) -> None:
-        """Close the sockets of those that would not be killed."""
+        """Close the sockets of handlers that did not end when they were killed."""
         for sock in list(self._greenlets):
             sock.close()
             self.end(sock, CloseReason.KILLED)

@@ -1,9 +1,9 @@
-"""TcpServer: gevent's StreamServer, with services, an orderly end and a counters.
+"""TcpServer: gevent's StreamServer with services, deadlines, limits, counters and a graceful drain.
 
-    accept -> door -> entrance (PROXY, TLS) -> engine (a service), or a greenlet of gevent's own (a bare handle)
+    accept -> admission -> handshakes (PROXY, TLS) -> engine (a service), or a greenlet of gevent's own (a bare handler)
 
-It is a StreamServer in every respect, and in the bare shape it is nothing more but counted and limited. What a service
-adds: raw non-blocking sockets instead of gevent's wrapped ones, which cost a page each, deadlines, and drain().
+With a bare handler it is gevent's StreamServer that also counts and limits connections. With a service it also has raw
+non-blocking sockets (gevent's wrapped ones take a memory page each), deadlines, and drain().
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from gevent.server import StreamServer
 
 from gserver.codecs import Codec, Raw
 from gserver.connection.connection import Address, Connection, State, swap_context
-from gserver.connection.lingering_close import Linger
+from gserver.connection.lingering_close import LingeringClose
 from gserver.connection.log_throttling import CLOSED, NO_DESCRIPTOR, NO_SPARE, SHED, TURNED_AWAY, Notices
 from gserver.connection.stream_connection import StreamConnection
 from gserver.connection.time_slice import Fairness
 from gserver.counters import Counters
-from gserver.engine.deadline_timer import Timekeeper
+from gserver.engine.deadline_timer import DeadlineTimer
 from gserver.engine.factory import make_engine
 from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded
 from gserver.fault_isolation import Killed, interrupt_program, shielded
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
 from gserver.server.admission import Door, OwnOccupancy
-from gserver.server.handshake import Entrance, EntranceRules
-from gserver.server.idle_eviction import LongestIdle
-from gserver.server.reserve_descriptor import EXHAUSTED, SpareDescriptor, close_now
+from gserver.server.handshake import EntranceRules, Handshake
+from gserver.server.idle_eviction import IdleEviction
+from gserver.server.reserve_descriptor import EXHAUSTED, ReserveDescriptor, close_now
 from gserver.server.socket_handlers import BareHandlers
 from gserver.service import Service, StreamService
 from gserver.tls.contexts import Tls
@@ -51,24 +51,24 @@ __all__ = ["Handle", "Keepalive", "TcpServer"]
 
 log = logging.getLogger("gserver.server")
 
-#: What a server serves: a service, or gevent's classic handler.
+#: What a server serves: a service, or a bare handler as gevent's StreamServer takes it.
 Handle = Service | StreamService | Callable[[Any, Any], Any]
 
 LINGER_S = 2.0
 SEND_LIMIT = 1024 * 1024
-# How long a handler that was killed may take to notice.
+# How long a handler that was killed may take to end.
 KILL_GRACE_S = 0.5
-# A drain that is spread out sleeps at least so long, and closes what is due meanwhile.
+# The shortest sleep of a drain that is spread out; it drains the connections that are due meanwhile without a sleep.
 SPREAD_STEP_S = 0.005
-# How long after it was accepted a connection that has had no answer yet is served on by a server that drains: what its
-# peer needs for a handshake and a first message on a long line. Others do so too: nginx answers the first request.
+# How long after it was accepted a draining server still serves a connection that has had no reply yet: the time that a
+# distant peer needs for a handshake and a first message. nginx also answers the first request.
 FIRST_ANSWER_S = 5.0
 FIRST_ANSWER_STEP_S = 0.02
-# A server without descriptors tries again after a while.
+# How long a server without descriptors waits before it accepts again.
 EXHAUSTED_PAUSE_S = 0.05
-# Hosts whose texts are shared among their connections; with one more it begins anew.
+# Hosts of which one string is shared by all their connections; with one more the table is cleared.
 KNOWN_HOSTS = 1024
-# Ends after which the peer may still be sending, so that its last reply is only safe with a lingering close.
+# Close reasons after which the peer may still be sending. Without a lingering close it could lose its last reply.
 _LINGERING = {
     CloseReason.PROTOCOL_ERROR,
     CloseReason.HANDLER_ERROR,
@@ -80,9 +80,9 @@ _LINGERING = {
     CloseReason.AGED,
     CloseReason.RATE_LIMIT,
 }
-# The same, but only where something was said: a flood of refused clients is to cost as little as it can.
-_LINGERING_IF_SAID = {CloseReason.FULL, CloseReason.ADDRESS_LIMIT, CloseReason.ACCEPT_RATE}
-_KINDS: dict[tuple[bool, bool], type[Connection]] = {  # by: it is a stream, it is over TLS
+# The same, but only if something was sent: a flood of refused clients must cost as little as possible.
+_LINGERING_IF_ANSWERED = {CloseReason.FULL, CloseReason.ADDRESS_LIMIT, CloseReason.ACCEPT_RATE}
+_KINDS: dict[tuple[bool, bool], type[Connection]] = {  # by: has a stream handler, uses TLS
     (False, False): Connection,
     (True, False): StreamConnection,
     (False, True): TlsConnection,
@@ -92,14 +92,14 @@ _KINDS: dict[tuple[bool, bool], type[Connection]] = {  # by: it is a stream, it 
 
 @dataclass(frozen=True)
 class Keepalive:
-    """When the kernel probes a silent TCP peer, and gives it up (tcp(7)); 0: as the kernel has it."""
+    """TCP keepalive: when the kernel probes a silent peer, and when it gives up (tcp(7)). 0: the kernel's default."""
 
     idle_s: int = 0  # silence before the first probe
     interval_s: int = 0
     count: int = 0  # unanswered probes that end the connection
 
     def set_on(self, listener: Any) -> None:
-        """Accepted sockets inherit it, where it would cost a system call each."""
+        """Set it on a listener. Accepted sockets inherit it, so it costs no system call for each of them."""
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in (
             (socket.TCP_KEEPIDLE, self.idle_s),
@@ -114,24 +114,27 @@ class TcpServer(StreamServer):
     """Serve `handle` on `listener`.
 
     Args:
-        listener: an address, as gevent takes it, or a socket that listens; the server closes it.
+        listener: an address, as gevent takes it, or a listening socket; the server closes it.
         handle: a Service, a @stream function, or a bare handle(socket, address).
-        backlog, spawn, ssl arguments: gevent's; spawn and ssl apply to a bare handle only.
+        backlog: length of the kernel's accept queue; default 2048.
+        spawn: gevent's; for a bare handler only.
+        ssl arguments: gevent's; with a service, its connections use TLS by gserver.tls.
         greenlets: "pooled" (default) or "dedicated": how connections are served; see gserver.engine.schedulers.
-        linger_s: how long a socket may stay, in seconds, after the last reply was sent; default 2.
-        counters: where to count; default: one of its own.
-        deadlines, limits: see there; deadlines hold for services only.
-        door: who lets connections in, for several servers perhaps; default: one of its own, by `limits`.
+        linger_s: how long a socket may linger, in seconds, after the last reply was sent; default 2.
+        counters: where to count; default: counters of its own.
+        deadlines: timeouts of a service's connections; default: Deadlines().
+        limits: limits on connections and rates; default: Limits().
+        door: admits connections, perhaps for several servers; default: one of its own, with `limits`.
         entrance: the PROXY header and the TLS that a service's connections begin with; default: neither.
-        send_limit: what may wait for a peer to take it before send_nowait() gives it up, in bytes; default 1 MiB.
-        keepalive: when the kernel gives up a silent TCP peer; default: as the kernel has it.
-        notices: the log lines about limits that were reached; default: its own, which end with its drain.
+        send_limit: send_nowait() closes a connection with more bytes unsent than this; default 1 MiB.
+        keepalive: when the kernel gives up a silent TCP peer; default: the kernel's settings.
+        notices: logs the limits that clients reach; default: its own, logged to the end by drain().
 
-    start(), serve_forever(), stop() and `with` are gevent's; stop(timeout) drains, for a second by default.
+    start(), serve_forever(), stop() and `with` are gevent's; stop(timeout) drains, for one second by default.
     """
 
     backlog = 2048
-    #: Whether what a bare handler raises is logged here, and does not go where gevent sends it.
+    #: Whether exceptions of a bare handler are logged here, and not passed on to gevent.
     logs_bare_failures = False
 
     def __init__(
@@ -159,26 +162,28 @@ class TcpServer(StreamServer):
         self._deadlines = deadlines or Deadlines()
         self._limits = limits or Limits()
         self._door = door or Door(self._limits, OwnOccupancy(self.counters))
-        self._spare: SpareDescriptor | None = None
+        self._spare: ReserveDescriptor | None = None
         self._notices = notices or Notices()
         self._hosts: dict[str, str] = {}
         self._connections: set[Connection] = set()
-        self._outside: set[Connection] = set()  # those of them that the service has not been told of
+        self._outside: set[Connection] = set()  # connections that the service does not have yet: on_open was not called
         self._bare = BareHandlers(self._bare_ended, self.logs_bare_failures)
-        self._longest_idle = LongestIdle(lambda: self._connections)
-        self._callbacks = Group()  # on_open and on_close while they run
+        self._idle_eviction = IdleEviction(lambda: self._connections)
+        self._callbacks = Group()  # greenlets of on_open and on_close
         self._quiet = Event()
-        self._drained: Event | None = None  # there once a drain has begun, set when it is over
-        self._handle: Any = None  # gevent's: what it calls for an accepted socket
-        self._linger = Linger(linger_s, self._check_quiet)
+        self._drained: Event | None = None  # exists once a drain has begun; set when it is over
+        self._handle: Any = None  # gevent's: called for each accepted socket
+        self._linger = LingeringClose(linger_s, self._check_quiet)
         self._service = handle if isinstance(handle, Service | StreamService) else None
         if self._service is None and handle is not None:
             check_bare("handle", handle)
-        tells = handle if isinstance(handle, Service) else None
-        self._on_open, self._on_close = (tells.on_open, tells.on_close) if tells else (None, None)
+        service = handle if isinstance(handle, Service) else None
+        self._on_open, self._on_close = (service.on_open, service.on_close) if service else (None, None)
         if self._service is not None and ssl_args:
             entrance, ssl_args = EntranceRules(tls=Tls.of_arguments(ssl_args)), {}
-        self._entrance = None if entrance is None else Entrance(entrance, self._is_welcome, self._let_in, self._notices)
+        self._handshake: Handshake | None = None
+        if entrance is not None:
+            self._handshake = Handshake(entrance, self._admit_peer, self._let_in, self._notices)
         self._rules = entrance or EntranceRules()
         self._kind = _KINDS[isinstance(handle, StreamService), self._rules.tls is not None]
         self._fairness = Fairness()
@@ -187,24 +192,25 @@ class TcpServer(StreamServer):
             if self._service is None
             else make_engine(self._service, greenlets, self.counters, self._fairness, self._limits, self._notices)
         )
-        self._keeper = Timekeeper(self._deadlines, self._engine)
-        super().__init__(listener, cast(Any, handle), backlog, spawn, **ssl_args)  # a service is only kept by gevent
+        self._keeper = DeadlineTimer(self._deadlines, self._engine)
+        # The cast: gevent keeps a service, but does not call it.
+        super().__init__(listener, cast(Any, handle), backlog, spawn, **ssl_args)
 
     # Accepting
 
     def init_socket(self) -> None:
         super().init_socket()
-        self.socket.setblocking(False)  # one from the standard library may block, and the whole hub with it
+        self.socket.setblocking(False)  # one from the standard library may be blocking, and would block the whole hub
         if self.socket.family in (socket.AF_INET, socket.AF_INET6):
-            # Inherited by every accepted socket, where it would cost a system call each.
+            # Inherited by every accepted socket, where it would cost a system call each time.
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._keepalive.set_on(self.socket)
         if self._spare is None:
-            self._spare = SpareDescriptor()
+            self._spare = ReserveDescriptor()
         if self._service is None:
             self._handle = functools.partial(self._bare.run, self._handle)
 
-    def do_read(self) -> tuple[Any, Any] | None:  # type: ignore[override]  # None: nobody there, as in gevent's own
+    def do_read(self) -> tuple[Any, Any] | None:  # type: ignore[override]  # None: no client waits, as in gevent's own
         try:
             return self._accept()
         except OSError as error:
@@ -223,18 +229,19 @@ class TcpServer(StreamServer):
         sock = _socket.socket(listener.family, listener.type, listener.proto, fd)
         sock.setblocking(False)
         if listener.family != socket.AF_UNIX:
-            # The same few hosts come again and again (proxies, gateways): one text for all of theirs, 60 bytes each.
-            # Not by sys.intern(), which CPython 3.12 keeps for ever.
+            # The same few hosts connect again and again (proxies, gateways): one string for all connections of a host
+            # saves 60 bytes each. Not by sys.intern(): CPython 3.12 keeps such strings for ever.
             if len(self._hosts) >= KNOWN_HOSTS:
                 self._hosts.clear()
             address = (self._hosts.setdefault(address[0], address[0]), *address[1:])
         return sock, address
 
     def pause_accepting(self, seconds: float) -> None:
-        """Leave new connections to the kernel's queue for a while."""
+        """Stop accepting for `seconds`; new connections wait in the accept queue meanwhile."""
         self.stop_accepting()
-        self._timer: Any = self.loop.timer(seconds)  # gevent's own, for after an error: it stops with the server
-        self._timer.start(self._pause_is_over, update=True)  # from now, not from when a long turn of the loop began
+        # gevent's own attribute, for pauses after errors: gevent stops it with the server.
+        self._timer: Any = self.loop.timer(seconds)
+        self._timer.start(self._pause_is_over, update=True)  # from now, not from the start of a long loop iteration
 
     def _pause_is_over(self) -> None:
         if not shielded("accepting again", self._come_back):
@@ -242,12 +249,12 @@ class TcpServer(StreamServer):
 
     def _come_back(self) -> None:
         if self._spare is not None:
-            self._spare.take()  # first: the next client may take the only descriptor that is free now
+            self._spare.take()  # first: the next client may use the only descriptor that is free now
         if self.started:
             self.start_accepting()
 
     def _accept_without_descriptors(self, error: OSError) -> tuple[Any, Any] | None:
-        """Close the client that waits at once, or the longest idle connection, to make room for it."""
+        """No descriptor is free: close the client that waits, or evict the longest idle connection for it."""
         assert self._spare is not None
         try:
             if not self._spare.is_there:
@@ -272,7 +279,7 @@ class TcpServer(StreamServer):
             self.adopt(sock, address)
             return
         self.counters.opened()
-        refusal = self._door.at_name(sock, address) or self._door.at_accept()
+        refusal = self._door.check_address(sock, address) or self._door.check_accept()
         if refusal is not None:
             self._door.left(sock)
             self._notices.limit(TURNED_AWAY, address, refusal)
@@ -283,12 +290,15 @@ class TcpServer(StreamServer):
         super().do_handle(sock, address)
 
     def do_close(self, sock: Any, *args: Any) -> None:
-        """gevent's end of a bare handler, whether it ran or could not be started."""
+        """Called by gevent at the end of a bare handler, and if it could not be started."""
         super().do_close(sock, *args)
         self._bare.end(sock, CloseReason.HANDLER_ERROR)
 
     def adopt(self, sock: _socket.socket, address: Address) -> Connection:
-        """Serve a connected, non-blocking socket as one that was accepted from `address`. Takes over the socket."""
+        """Serve a connected, non-blocking socket like one that was accepted from `address`.
+
+        The server closes the socket, also if this raises.
+        """
         assert self._service is not None
         codec, failure = self._make_codec()
         try:
@@ -300,36 +310,38 @@ class TcpServer(StreamServer):
         self._connections.add(conn)
         self._outside.add(conn)
         if self._deadlines.max_age_s:
-            conn.retires_at = self._deadlines.retirement(conn.opened_at, random.random())
+            conn.accepted(self._deadlines.retirement(conn.opened_at, random.random()))
+        else:
+            conn.accepted()
         log.debug("accepted %s", conn)
-        conn.state = State.HANDSHAKING
-        if failure is not None:  # nothing can be said without one
+        if failure is not None:  # without a codec there is no answer
             self.counters.failed()
             log.error("codec failed for %s", conn, exc_info=failure)
             conn.close(CloseReason.HANDLER_ERROR)
             return conn
-        # First by its name, if that is known: for who may not come in, nobody has to go.
-        refusal = (self._door.at_name(conn, address) if self._rules.proxy is None else None) or self._door.at_accept()
+        # The address first, if it is known: no connection is evicted for a client that is refused anyway.
+        refusal = self._door.check_address(conn, address) if self._rules.proxy is None else None
+        refusal = refusal or self._door.check_accept()
         if refusal is not None and not self._make_room(refusal):
             self._refuse(conn, refusal)
-        elif self._entrance is not None:
+        elif self._handshake is not None:
             self._keeper.watch(conn)
-            self._entrance.begin(conn)
+            self._handshake.begin(conn)
         else:
             self._let_in(conn)
         return conn
 
     def _make_codec(self) -> tuple[Codec, BaseException | None]:
-        """The codec of a new connection, or what the user's class raised and one to close the connection with."""
+        """Make a codec; if the user's class raises, return Raw(), with which to close, and the exception."""
         assert self._service is not None
         try:
             return self._service.codec(), None
         except BaseException as error:
             return Raw(), error
 
-    def _is_welcome(self, conn: Connection) -> bool:
-        """Whether it may stay, now that its proxy has said who it is; otherwise it is closed."""
-        refusal = self._door.at_name(conn, conn.peer)
+    def _admit_peer(self, conn: Connection) -> bool:
+        """The PROXY header has given the peer's address: return whether it is admitted; if not, close `conn`."""
+        refusal = self._door.check_address(conn, conn.peer)
         if refusal is not None:
             self._refuse(conn, refusal)
         return refusal is None
@@ -337,53 +349,50 @@ class TcpServer(StreamServer):
     def _refuse(self, conn: Connection, refusal: LimitExceeded) -> None:
         log.debug("refused %s: %s", conn, refusal)
         self._notices.limit(TURNED_AWAY, conn.peer, refusal)
-        conn.stop_watching()  # what comes behind its header may come before the greenlet that says why
+        conn.stop_watching()  # input behind the PROXY header may arrive before the greenlet that sends the refusal runs
         if self._door.action_for(refusal) != "close" and self._rules.tls is None:
             assert self._engine is not None
             self._engine.dismiss(conn, refusal)
-        else:  # nothing can be said before a handshake
+        else:  # no answer can be sent before a TLS handshake
             conn.close(refusal.close_reason)
 
     def _make_room(self, refusal: LimitExceeded) -> bool:
-        """Close the longest idle connection instead, if that is asked for and there is one."""
-        longest = self._longest_idle.take() if self._door.action_for(refusal) == "shed" else None
+        """Evict the longest idle connection, if the action for `refusal` is "shed"; return whether one was evicted."""
+        longest = self._idle_eviction.take() if self._door.action_for(refusal) == "shed" else None
         if longest is not None:
             self._notices.limit(SHED, longest.peer, refusal)
             longest.close(CloseReason.SHED)
         return longest is not None
 
     def _let_in(self, conn: Connection) -> None:
-        """It is through the door and the entrance: the service's from now on."""
+        """The connection is admitted and its handshakes are complete: pass it to the service."""
         assert self._service is not None
-        conn.state = State.OPEN
+        conn.opened()
         self._keeper.begin(conn)
         self._outside.discard(conn)
         self.connection_opened(conn)
         if self._on_open is None:
             self._begin(conn)
         else:
-            conn.runner = self._callbacks.spawn(self._open, conn, self._on_open)
+            conn.occupied_by(self._callbacks.spawn(self._open, conn, self._on_open))
 
     def connection_opened(self, conn: Connection) -> None:
-        """For who wants to know of each connection that its service gets; connection_closed() tells of all."""
+        """For subclasses: called for each connection that the service gets. connection_closed() is called for all."""
 
     def _open(self, conn: Connection, on_open: Callable[[Connection], None]) -> None:
-        conn.turn_replies = []  # what close() does meanwhile waits for the end of on_open
+        conn.begin_turn()  # a close() meanwhile takes effect at the end of on_open
         conn.handler_blocks(time.monotonic())
-        swap_context(conn)
         try:
             self._call_on_open(conn, on_open)
             conn.flush_replies()
         except Killed:
             conn.abort(CloseReason.KILLED)
         finally:
-            swap_context(conn)
-            conn.runner = conn.turn_replies = conn.handler_since = None
-            conn.active_at = conn.received_at = time.monotonic()
+            conn.released()
+            conn.restart_idle_clocks()
+            conn.end_turn()
         if conn.close_reason is None:
             self._begin(conn)
-        else:
-            conn.turn_over()
 
     def _call_on_open(self, conn: Connection, on_open: Callable[[Connection], None]) -> None:
         assert self._engine is not None
@@ -404,13 +413,13 @@ class TcpServer(StreamServer):
             self._engine.wake(conn)
 
     def connection_waits(self, conn: Connection) -> None:
-        """A deadline of its own begins for it."""
+        """See Owner: a deadline of `conn` begins."""
         self._keeper.watch(conn)
 
     # Ending
 
     def connection_closed(self, conn: Connection) -> None:
-        """The connection says that nothing more goes over it: close its socket, keep the books."""
+        """See Owner: nothing more is sent or received. Close the socket, and count the end of the connection."""
         reason = conn.close_reason
         assert reason is not None
         assert self._engine is not None
@@ -420,23 +429,23 @@ class TcpServer(StreamServer):
         if reason is CloseReason.BUFFER_LIMIT:
             text = f"more than {self.send_limit} bytes wait to be sent"
             self._notices.limit(CLOSED, conn.peer, LimitExceeded(text, reason, "send_buffer_limit"))
-        if reason in _LINGERING or (reason in _LINGERING_IF_SAID and conn.sent_bytes):
+        if reason in _LINGERING or (reason in _LINGERING_IF_ANSWERED and conn.sent_bytes):
             self._linger.take(conn.sock)
         else:
             conn.sock.close()
         self.counters.ended(reason, conn.received_bytes, conn.sent_bytes)
 
     def connection_left(self, conn: Connection) -> None:
-        """Nor does any handler hold on to it: tell the service."""
+        """See Owner: no handler uses `conn` any more. Call on_close, unless the service never had it."""
         self._connections.discard(conn)
         if conn in self._outside:
             self._outside.discard(conn)
         elif self._on_close is not None:
             assert conn.close_reason is not None
-            self._callbacks.spawn(self._tell_closed, conn, conn.close_reason, self._on_close)
+            self._callbacks.spawn(self._call_on_close, conn, conn.close_reason, self._on_close)
         self._check_quiet()
 
-    def _tell_closed(
+    def _call_on_close(
         self, conn: Connection, reason: CloseReason, on_close: Callable[[Connection, CloseReason], None]
     ) -> None:
         swap_context(conn)
@@ -462,7 +471,7 @@ class TcpServer(StreamServer):
 
     @property
     def connections(self) -> frozenset[Connection]:
-        """Those of its service that are open, or that a handler still holds on to."""
+        """The connections of the service that are open, or that a handler still uses."""
         return frozenset(self._connections)
 
     def drain(
@@ -473,14 +482,21 @@ class TcpServer(StreamServer):
         accept_queued: bool = True,
         first_answer_s: float = FIRST_ANSWER_S,
     ) -> int:
-        """Stop accepting, answer what was received by now, close everything; return how many had to be killed.
+        """Stop accepting, answer what was received by now, and close everything. Blocks the calling greenlet.
 
-        Connections that the kernel has queued are accepted first, so that none is reset; not so without accept_queued,
-        for somebody else will. Each connection is served until its moment, at random within `spread_s` seconds, so that
-        not all peers come back at once. One that has had no answer yet, such as in its handshake, is served until its
-        first message is answered, but no longer than `first_answer_s` seconds after it was accepted, nor than half of
-        the timeout. A handler in the middle of a message finishes it. What is not done `timeout` seconds after
-        `spread_s` (default: wait for ever) is killed.
+        Each connection is served until a random moment within `spread_s`, so that not all peers connect again at once.
+        A connection that has had no reply yet, such as one in its handshake, is served until its first message is
+        answered. A handler in the middle of a message finishes it.
+
+        Args:
+            timeout: seconds after `spread_s` at which everything that is left is killed; default: None, never.
+            spread_s: seconds over which the connections are closed; default 0.
+            accept_queued: accept the connections in the accept queue first, so that none is reset (the default).
+                False if another process accepts them.
+            first_answer_s: how long, in seconds after it was accepted, a connection may wait for its first answer;
+                default 5; never longer than until half of `timeout` has passed after `spread_s`.
+
+        Return how many connections and bare handlers had to be killed.
         """
         deadline = None if timeout is None else time.monotonic() + spread_s + timeout
         self._drained = Event()
@@ -512,9 +528,9 @@ class TcpServer(StreamServer):
             self._spare = None
 
     def stop(self, timeout: float | None = None) -> None:
-        """Stop accepting, then drain() for `timeout` seconds (default: stop_timeout, 1); a drain that runs is awaited.
+        """Stop accepting, then drain() for `timeout` seconds (default: stop_timeout, 1), or wait for a drain that runs.
 
-        A bare handler without a pool goes on until it is done, as gevent has it.
+        A bare handler without a pool runs until it ends, as in gevent.
         """
         if self._drained is not None:
             self._drained.wait()
@@ -541,7 +557,10 @@ class TcpServer(StreamServer):
                 log.exception("cannot serve a connection that was queued")
 
     def _drain_answered(self, spread_s: float, first_answer_s: float) -> list[Connection]:
-        """Each of n connections at a random moment of its n-th part of the time; those that are left have more time."""
+        """Drain the connections, each at a random moment of its share of `spread_s`.
+
+        Return those that are left out because they await their first answer.
+        """
         began = time.monotonic()
         connections = list(self._connections)
         random.shuffle(connections)
@@ -557,7 +576,7 @@ class TcpServer(StreamServer):
         return unanswered
 
     def _drain_unanswered(self, unanswered: list[Connection], first_answer_s: float, until: float) -> None:
-        """Each as soon as its first message is answered, or its time for that is over."""
+        """Drain each connection as soon as its first message is answered, or its time for that is over."""
         while unanswered := [conn for conn in unanswered if conn in self._connections]:
             now = time.monotonic()
             waiting = [
@@ -575,7 +594,7 @@ class TcpServer(StreamServer):
         assert self._engine is not None
         if conn in self._outside:
             conn.close(CloseReason.DRAINED)
-        elif conn.watcher is None:  # on_open still runs: it drains the connection when it is done
+        elif conn.watcher is None:  # on_open still runs: _begin() drains the connection afterwards
             conn.start_draining()
         else:
             self._engine.drain(conn)
@@ -593,7 +612,7 @@ class TcpServer(StreamServer):
         bare = self._bare.interrupt_all()
         if rest or bare:
             self._wait_quiet(time.monotonic() + KILL_GRACE_S)
-        for conn in list(self._connections):  # their handlers swallowed the exception
+        for conn in list(self._connections):  # their handlers caught Killed
             conn.abort(CloseReason.KILLED)
         self._bare.close_all()
         self._linger.close()

@@ -1,1 +1,1 @@
-"""TLS of the server: certificates, contexts, the handshake and the encrypted connection."""
+"""TLS of the server: certificates, contexts, handshake, encrypted connections."""

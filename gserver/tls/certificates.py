@@ -1,7 +1,7 @@
-"""Certificates, keys and authorities, from PEM files into an SSLContext; every refusal names the setting and the file.
+"""Loads certificates, keys and authorities from PEM files; every error names the setting and the file.
 
-OpenSSL's own words for most mistakes are "PEM lib", and for a key that is locked it asks on the terminal. So the files
-are looked at first, and a password is always answered for. Nothing here keeps a file open.
+OpenSSL reports most errors as "PEM lib", and prompts on the terminal for the password of an encrypted key. So the files
+are checked first, and a password callback is always set. No file is kept open.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class KeyPair:
 
     certfile: str
     keyfile: str | None = None
-    where: str = ""  # put behind the setting in what is told of it, as " of 'www.example.org'"
+    where: str = ""  # follows the setting in error messages, as " of 'www.example.org'"
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -34,68 +34,71 @@ class KeyPair:
 
 @dataclass(frozen=True)
 class Validity:
-    """From when to when a certificate is valid."""
+    """The period in which a certificate is valid."""
 
     since: datetime
     until: datetime
 
     def complaint(self, now: datetime) -> str | None:
-        """What is wrong with it at `now`, in words; None: nothing."""
+        """Return why the certificate is not valid at `now`, as text; None: it is valid."""
         if now > self.until:
             return f"expired on {self.until:%Y-%m-%d}"
         return f"is not valid before {self.since:%Y-%m-%d}" if now < self.since else None
 
 
 def load_key_pair(context: ssl.SSLContext, pair: KeyPair, password: str | None) -> Validity:
-    """Load the pair into `context` and return how long the certificate is valid.
+    """Load a certificate and its key into `context`; return the validity of the certificate.
 
-    `context` must be new: after a failure OpenSSL leaves it with half of the pair. password: of the key, if it is
-    locked. ConfigError: a file is missing, unreadable or no PEM, the key is locked or not the certificate's.
+    ConfigError if a file is missing, unreadable or not PEM, or if the key is encrypted or does not match.
+
+    Args:
+        context: a new one, because OpenSSL leaves half of the pair in it after a failure.
+        password: of the key, if it is encrypted.
     """
     chain = _read(f"certfile{pair.where}", pair.certfile)
     if _CERTIFICATE not in chain:
-        raise ConfigError(f"setting certfile{pair.where}: {pair.certfile!r} holds no PEM certificate")
+        raise ConfigError(f"setting certfile{pair.where}: {pair.certfile!r} contains no PEM certificate")
     if pair.keyfile is None and _KEY not in chain:
         raise ConfigError(
-            f"setting certfile{pair.where}: {pair.certfile!r} holds no private key, and keyfile is not set"
+            f"setting certfile{pair.where}: {pair.certfile!r} contains no private key, and keyfile is not set"
         )
     if pair.keyfile is not None and _KEY not in _read(f"keyfile{pair.where}", pair.keyfile):
-        raise ConfigError(f"setting keyfile{pair.where}: {pair.keyfile!r} holds no PEM private key")
-    asked: list[str] = []
+        raise ConfigError(f"setting keyfile{pair.where}: {pair.keyfile!r} contains no PEM private key")
+    requests: list[str] = []
 
-    def answer() -> str:
-        asked.append(pair.keyfile or pair.certfile)
+    def give_password() -> str:
+        requests.append(pair.keyfile or pair.certfile)
         return password or ""
 
     try:
-        context.load_cert_chain(pair.certfile, pair.keyfile, answer)
+        context.load_cert_chain(pair.certfile, pair.keyfile, give_password)
         return read_validity(chain)
     except (ssl.SSLError, OSError, ValueError) as error:
-        raise ConfigError(_refusal(pair, error, bool(asked), password)) from error
+        raise ConfigError(_explain(pair, error, bool(requests), password)) from error
 
 
-def _refusal(pair: KeyPair, error: Exception, is_locked: bool, password: str | None) -> str:
+def _explain(pair: KeyPair, error: Exception, is_encrypted: bool, password: str | None) -> str:
     setting = f"{'certfile' if pair.keyfile is None else 'keyfile'}{pair.where}"
     key = pair.keyfile or pair.certfile
     reason = getattr(error, "reason", None)
     if reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
-        return f"setting {setting}: the key in {key!r} is not the one of the certificate in {pair.certfile!r}"
-    if is_locked and password is None:
-        return f"setting {setting}: the key in {key!r} is locked, and keyfile_password is not set"
-    if is_locked:
-        return f"setting keyfile_password does not open the key in {key!r}"
-    what = reason.replace("_", " ").lower() if reason else "it is damaged, or cut off"
+        return f"setting {setting}: the key in {key!r} does not match the certificate in {pair.certfile!r}"
+    if is_encrypted and password is None:
+        return f"setting {setting}: the key in {key!r} is encrypted, and keyfile_password is not set"
+    if is_encrypted:
+        return f"setting keyfile_password does not decrypt the key in {key!r}"
+    what = reason.replace("_", " ").lower() if reason else "the file is damaged or incomplete"
     return f"setting certfile{pair.where}: {' and '.join(map(repr, pair.files))} cannot be loaded: {what}"
 
 
 def load_authorities(context: ssl.SSLContext, path: str) -> None:
-    """Trust the authorities in `path`, PEM, to sign certificates of clients. ConfigError: there are none."""
+    """Load the authorities that may sign client certificates from the PEM file `path`; ConfigError if that fails."""
     if _CERTIFICATE not in _read("ca_certs", path):
-        raise ConfigError(f"setting ca_certs: {path!r} holds no PEM certificate")
+        raise ConfigError(f"setting ca_certs: {path!r} contains no PEM certificate")
     try:
         context.load_verify_locations(path)
     except (ssl.SSLError, OSError) as error:
-        raise ConfigError(f"setting ca_certs: {path!r} holds a certificate that is damaged, or cut off") from error
+        raise ConfigError(f"setting ca_certs: {path!r} contains a certificate that is damaged or incomplete") from error
 
 
 def _read(setting: str, path: str) -> bytes:
@@ -110,10 +113,10 @@ def _read(setting: str, path: str) -> bytes:
 
 
 def read_validity(chain: bytes) -> Validity:
-    """The validity of the first certificate in PEM `chain`. ValueError: it is not one.
+    """Return the validity of the first certificate in PEM `chain`; ValueError if it cannot be parsed.
 
-    Certificate > TBSCertificate > [version], serial, algorithm, issuer, validity (RFC 5280, 4.1); `ssl` can read no
-    certificate that no peer has shown.
+    Certificate > TBSCertificate > [version], serial, algorithm, issuer, validity (RFC 5280, 4.1). `ssl` can parse only
+    certificates that a peer has presented.
     """
     start = chain.index(_CERTIFICATE)
     text = chain[start:].partition(b"-----END CERTIFICATE-----")
@@ -129,7 +132,7 @@ def _is_validity(content: bytes) -> bool:
 
 
 def _elements(der: bytes) -> list[tuple[int, bytes]]:
-    """The tags and contents of the DER elements in a row."""
+    """Return the tags and contents of a sequence of DER elements."""
     elements, at = [], 0
     while at < len(der):
         tag, length, at = der[at], der[at + 1], at + 2
@@ -143,6 +146,6 @@ def _elements(der: bytes) -> list[tuple[int, bytes]]:
 
 def _time(tag: int, content: bytes) -> datetime:
     text = content.decode("ascii")
-    if tag == _UTC_TIME:  # two digits of the year, and 50 is 1950 (RFC 5280, 4.1.2.5.1)
+    if tag == _UTC_TIME:  # a year of two digits: 50 is 1950 (RFC 5280, 4.1.2.5.1)
         text = ("19" if text >= "50" else "20") + text
     return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)

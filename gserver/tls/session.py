@@ -1,14 +1,14 @@
-"""TLS of one connection, the server's side, without I/O: ciphertext goes in and comes out as bytes.
+"""The TLS session of one connection, server side, without I/O: converts ciphertext and plaintext.
 
-`handshake()` until it returns True, then `decrypt()` and `encrypt()` in any order, `close_notify()` at the end. After
-every call of the first two, and after every error, `take_outgoing()` has what must be sent to the peer: its part of the
-handshake, answers of the protocol, alerts. An end of the bytes without `at_end` is a truncation (RFC 8446, 6.1), which
-only the owner of the socket sees. Not for use by two threads at once.
+Call `handshake()` until it returns True, then `decrypt()` and `encrypt()` in any order, and `close_notify()` at the
+end. After each `handshake()` and `decrypt()`, and after each error, `take_outgoing()` returns the bytes to send to the
+peer: handshake messages, replies of the protocol, alerts. If the connection ends without `at_end`, the data is
+truncated (RFC 8446, 6.1); only the owner of the socket can detect that. Not thread-safe.
 
-What it costs was measured with Python 3.11 and OpenSSL 3.0 (TLS 1.3, AES-256-GCM). Idle after its handshake, a stream
-takes 16 KB, nearly all of it OpenSSL's; `ssl` has SSL_MODE_RELEASE_BUFFERS set. But each of the two MemoryBIOs keeps
-a buffer as large as the most that ever waited in it: 102 KB for a stream that was once fed 64 KiB in one piece, 54 KB
-if fed a record's size at a time, as here.
+Memory, measured with Python 3.11 and OpenSSL 3.0 (TLS 1.3, AES-256-GCM): an idle session after its handshake takes 16
+KB, nearly all of it in OpenSSL; `ssl` sets SSL_MODE_RELEASE_BUFFERS. But each of the two MemoryBIOs keeps a buffer for
+the most bytes that ever waited in it: 102 KB for a session that once received 64 KiB in one piece, 54 KB if it receives
+one record at a time, as here.
 """
 
 from __future__ import annotations
@@ -22,35 +22,38 @@ from gserver.tls.client_hello import HelloReader, alert_words, explain, words
 
 __all__ = ["TlsInfo", "TlsStream"]
 
-_PLAINTEXT = 16 * 1024  # of a record, at most (RFC 8446, 5.1)
-_RECORD = _PLAINTEXT + 256 + 5  # its ciphertext, with its header (RFC 8446, 5.2)
+_PLAINTEXT = 16 * 1024  # maximum of a record (RFC 8446, 5.1)
+_RECORD = _PLAINTEXT + 256 + 5  # maximum of a record's ciphertext and header (RFC 8446, 5.2)
 _ILLEGAL_PARAMETER = b"\x15\x03\x03\x00\x02\x02\x2f"  # the fatal alert of that name, in a record
 
 
 @dataclass(frozen=True)
 class TlsInfo:
-    """What a handshake has agreed on."""
+    """The results of a handshake."""
 
     version: str  # as "TLSv1.3"
     cipher: str  # OpenSSL's name
-    alpn: str | None  # the protocol chosen; None: the client offered none, or none that is served
-    server_name: str | None  # what the client asked for, in lower case
-    peer_certificate: dict[str, Any] | None  # as SSLSocket.getpeercert() has it; None: none was shown
+    alpn: str | None  # the chosen protocol; None: the client offered none that the server has
+    server_name: str | None  # the name that the client requested, in lower case
+    peer_certificate: dict[str, Any] | None  # as SSLSocket.getpeercert() returns it; None: no certificate
     peer_certificate_der: bytes | None
-    resumed: bool  # a session of an earlier connection goes on
+    resumed: bool  # whether a session of an earlier connection was resumed
 
 
 class TlsStream:
-    """One connection.
+    """The TLS session of one connection.
 
-    at_end: close_notify was received; nothing comes after it.
-    outgoing: what must be sent to the peer; see take_outgoing().
+    Args:
+        context: the context of the server, as Tls.context.
+
+    Attributes:
+        at_end: close_notify was received; no data follows.
+        outgoing: bytes to send to the peer; see take_outgoing().
     """
 
     __slots__ = ("_failure", "_incoming", "_info", "_object", "_reader", "_server_name", "at_end", "outgoing")
 
     def __init__(self, context: ssl.SSLContext) -> None:
-        """context: the server's, as Tls.context is."""
         self.at_end = False
         self._incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self.outgoing, server_side=True)
@@ -60,9 +63,9 @@ class TlsStream:
         self._failure: tuple[str, CloseReason] | None = None
 
     def handshake(self, data: bytes) -> bool:
-        """Take ciphertext, and return whether the handshake is complete; what came behind it waits in `decrypt`.
+        """Take ciphertext, and return whether the handshake is complete; `decrypt` returns data that follows it.
 
-        TlsError (HANDSHAKE_FAILED): it never will be; the stream stays in error.
+        TlsError (HANDSHAKE_FAILED): the handshake has failed; the session stays in error.
         """
         self._raise_failure()
         self._incoming.write(data)
@@ -79,27 +82,27 @@ class TlsStream:
         return True
 
     def _read_hello(self, reader: HelloReader, data: bytes) -> None:
-        """`ssl` fails with a traceback on stderr if a name is not ASCII, so that it must not see one."""
+        """Check the ClientHello before `ssl` does: `ssl` prints a traceback on stderr for a name that is not ASCII."""
         reader.feed(data)
-        if not reader.could_be_tls:  # OpenSSL would wait for five bytes of what may be a short line
+        if not reader.could_be_tls:  # OpenSSL would wait for 5 bytes, and the peer may have sent a shorter line
             raise self._fail(f"no TLS: the first bytes are {reader.first!r}")
         name = reader.hello.server_name if reader.hello else None
         if name is None:
             return
-        if not (name.isascii() and name.decode("ascii").isprintable()):  # nor must a line break get into a log
+        if not (name.isascii() and name.decode("ascii").isprintable()):  # a line break must not get into the log either
             self.outgoing.write(_ILLEGAL_PARAMETER)
-            raise self._fail(f"the client asks for {name[:80]!r}, which is no server name")
+            raise self._fail(f"the client requests {name[:80]!r}, which is not a server name")
         self._server_name = name.decode("ascii").removesuffix(".").lower()
 
     @property
     def has_buffered(self) -> bool:
-        """Whether ciphertext that was taken by `handshake` has not been decrypted yet: `decrypt(b"")` does it."""
+        """Whether `handshake` has taken ciphertext that is not decrypted yet; `decrypt(b"")` decrypts it."""
         return self._incoming.pending > 0
 
     def decrypt(self, data: bytes) -> bytes:
-        """Take ciphertext, and return all plaintext that is complete with it; b"": none.
+        """Take ciphertext, and return the plaintext of all complete records; b"": none.
 
-        TlsError (PROTOCOL_ERROR): a record is broken, or the peer has sent an alert; the stream stays in error.
+        TlsError (PROTOCOL_ERROR): a record is invalid, or the peer has sent an alert; the session stays in error.
         """
         if self._failure is not None:
             self._raise_failure()
@@ -112,10 +115,11 @@ class TlsStream:
             raise self._fail(_explain_record(error), CloseReason.PROTOCOL_ERROR) from error
 
     def _read(self, data: bytes | memoryview) -> bytes:
-        """Of six sequences of calls, the cheapest for small messages: 1.8 us for a record of 64 bytes.
+        """Decrypt at most one record's size of ciphertext.
 
-        Reading until SSLWantReadError takes 10.1 us, for it costs 7 us to make that error; so it is only raised where
-        a record is incomplete. Asking for 16 KiB where 86 bytes have come takes 2.9 us, for the allocation.
+        This is the fastest of six sequences of calls for small messages: 1.8 us for a record of 64 bytes. Reading until
+        SSLWantReadError takes 10.1 us, because raising it costs 7 us; here it is raised only for an incomplete record.
+        Reading 16 KiB when 86 bytes have arrived takes 2.9 us, because of the allocation.
         """
         incoming, read, parts = self._incoming, self._object.read, []
         incoming.write(data)
@@ -126,11 +130,11 @@ class TlsStream:
                     self._end()
                     break
                 parts.append(plaintext)
-                if len(plaintext) == waiting:  # only the end of the record had been waiting
+                if len(plaintext) == waiting:  # only the end of a record had waited
                     parts.append(self._rest())
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLZeroReturnError:  # what an empty read becomes once close_notify was sent as well
+        except ssl.SSLZeroReturnError:  # at the end, if close_notify was also sent
             self._end()
         return b"".join(parts)
 
@@ -143,9 +147,9 @@ class TlsStream:
         return self._object.read(waiting) if waiting else b""
 
     def encrypt(self, data: bytes) -> bytes:
-        """Return the ciphertext for `data`, and whatever else must be sent before it.
+        """Return the ciphertext of `data`, after other bytes that must be sent first.
 
-        TlsError (PROTOCOL_ERROR): the stream is in error; the handshake is not complete, or close_notify was called.
+        TlsError (PROTOCOL_ERROR): the session is in error, the handshake is incomplete, or close_notify was called.
         """
         if self._failure is not None:
             self._raise_failure()
@@ -155,7 +159,7 @@ class TlsStream:
             view = memoryview(data)
             return b"".join([self._write(view[at : at + _PLAINTEXT]) for at in range(0, len(data), _PLAINTEXT)])
         except ssl.SSLError as error:
-            raise TlsError(f"nothing can be sent: {words(error)}", CloseReason.PROTOCOL_ERROR) from error
+            raise TlsError(f"cannot send: {words(error)}", CloseReason.PROTOCOL_ERROR) from error
 
     def _write(self, data: bytes | memoryview) -> bytes:
         if data:
@@ -163,23 +167,23 @@ class TlsStream:
         return self.outgoing.read()
 
     def take_outgoing(self) -> bytes:
-        """What must be sent to the peer; b"": nothing. It is given once."""
+        """Return the bytes to send to the peer, once; b"": none."""
         return self.outgoing.read()
 
     def close_notify(self) -> bytes:
-        """Return the bytes that tell the peer that nothing more comes, b"" if it has been told or there is no TLS.
+        """Return the close_notify alert; b"" if it was already returned, or if the handshake is incomplete.
 
-        It may still send, and `decrypt` still decrypts.
+        The peer may still send, and `decrypt` still works.
         """
         try:
             self._object.unwrap()
-        except ssl.SSLError:  # it waits for the peer's close_notify, or there is no connection to close
+        except ssl.SSLError:  # it would wait for the peer's close_notify, or the handshake is incomplete
             pass
         return self.outgoing.read()
 
     @property
     def info(self) -> TlsInfo:
-        """What the handshake, which must be complete, has agreed on."""
+        """The results of the handshake, which must be complete."""
         if self._info is None:
             tls = self._object
             cipher = tls.cipher()
@@ -205,5 +209,5 @@ class TlsStream:
 
 def _explain_record(error: ssl.SSLError) -> str:
     if "_ALERT_" in (error.reason or ""):
-        return f"the peer gave up: {alert_words(error.reason)}"
-    return f"the peer broke TLS: {words(error)}"
+        return f"the peer sent an alert: {alert_words(error.reason)}"
+    return f"the peer violated TLS: {words(error)}"

@@ -1,7 +1,7 @@
-"""TLS connections: what push() is given is encrypted, what receive() brings is decrypted.
+"""TLS connections: push() encrypts, receive() decrypts.
 
-Below these two there is ciphertext only: the outbox, the kernel and the lingering close know nothing of TLS. So a TLS
-connection parks as any other does, and holds no greenlet.
+Below these two methods there is only ciphertext: the outbox, the kernel and the lingering close are the same as without
+TLS. So a TLS connection waits without a greenlet, as any other does.
 """
 
 from __future__ import annotations
@@ -9,56 +9,55 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gserver.connection.connection import Connection, State
+from gserver.connection.native_fields import RECEIVE_BYTES
 from gserver.connection.stream_connection import StreamConnection
 from gserver.errors import TlsError
 from gserver.tls.session import TlsInfo, TlsStream
 
 __all__ = ["TlsConnection", "TlsStreamConnection"]
 
-# As much as a record can hold, and a little more: nothing of one record stays behind in the kernel.
-RECEIVE_BYTES = 64 * 1024
-_SLOTS = ("_has_said_goodbye", "_rest", "_stream", "tls")
+_SLOTS = ("_has_sent_close_notify", "_rest", "_stream", "tls")
 _CLOSED = State.CLOSED
 
 
 class _Tls(Connection):
-    """What TLS adds to a connection of either kind. It is one from begin_tls() on, which comes after a PROXY header."""
+    """Adds TLS to a connection of either kind, from begin_tls() on, which is called after the PROXY header."""
 
-    if not TYPE_CHECKING:  # only one of the bases of a class may have slots, so they are the subclasses'
+    if not TYPE_CHECKING:  # only one base of a class may have slots, so the subclasses have them
         __slots__ = ()
 
     tls: TlsInfo | None
     _stream: TlsStream
-    _rest: bytes  # decrypted, and more than was asked for
-    _has_said_goodbye: bool
+    _rest: bytes  # plaintext that the last receive() did not return
+    _has_sent_close_notify: bool
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.tls = None
         self._rest = b""
-        self._has_said_goodbye = False
+        self._has_sent_close_notify = False
 
     def begin_tls(self, stream: TlsStream) -> None:
         self._stream = stream
-        self.is_sealed = True
+        self.seal()
 
     def receive_sealed(self, max_bytes: int) -> bytes | None:
-        """What the peer sends, as it is; None if there is nothing now."""
+        """Receive ciphertext; None if nothing has arrived."""
         return super().receive(max_bytes)
 
     def shake_hands(self, data: bytes) -> bool:
-        """Go on with the handshake, and answer; return whether it is over. TlsError if it fails, which was answered."""
+        """Continue the handshake, and reply; return whether it is complete. TlsError, after an alert, if it fails."""
         stream = self._stream
         try:
             is_over = stream.handshake(data)
         finally:
-            self._answer(stream)
+            self._send_reply(stream)
         if is_over:
             self.tls = stream.info
         return is_over
 
     def receive(self, max_bytes: int) -> bytes | None:
-        """As for a plain one: b"" at the peer's end, be it a close_notify or not; None while there is nothing."""
+        """Receive plaintext; b"" at the end, with or without a close_notify; None if nothing has arrived."""
         data = self._rest
         if not data:
             decrypted = self._decrypted()
@@ -74,6 +73,7 @@ class _Tls(Connection):
     def _decrypted(self) -> bytes | None:
         stream, received = self._stream, b""
         if not stream.has_buffered:
+            # More than the longest record: nothing of one record stays behind in the kernel.
             arrived = super().receive(RECEIVE_BYTES)
             if not arrived:
                 return arrived
@@ -83,11 +83,11 @@ class _Tls(Connection):
         except TlsError as error:
             raise ConnectionResetError(str(error)) from error
         finally:
-            self._answer(stream)
+            self._send_reply(stream)
         return data if data or stream.at_end else None
 
-    def _answer(self, stream: TlsStream) -> None:
-        """Send what the protocol itself has to say: its part of a handshake, an alert."""
+    def _send_reply(self, stream: TlsStream) -> None:
+        """Send the bytes of the protocol itself: handshake messages, alerts."""
         if stream.outgoing.pending:
             super().push(stream.take_outgoing())
 
@@ -95,7 +95,7 @@ class _Tls(Connection):
         if self.state is not _CLOSED:
             try:
                 data = self._stream.encrypt(data)
-            except TlsError:  # its TLS has failed already
+            except TlsError:  # the session is already in error
                 self.broken()
                 return
         super().push(data)
@@ -109,15 +109,15 @@ class _Tls(Connection):
 
     def _finish_if_sent(self) -> None:
         if self.tls is not None and self.outbox is None and self.state is not _CLOSED:
-            self._say_goodbye()
+            self._send_close_notify()
         super()._finish_if_sent()
 
-    def _say_goodbye(self) -> None:
-        if not self._has_said_goodbye:
-            self._has_said_goodbye = True
-            goodbye = self._stream.close_notify()
-            if goodbye:
-                super().push(goodbye)
+    def _send_close_notify(self) -> None:
+        if not self._has_sent_close_notify:
+            self._has_sent_close_notify = True
+            alert = self._stream.close_notify()
+            if alert:
+                super().push(alert)
 
 
 class TlsConnection(_Tls, Connection):

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from gserver.errors import ConfigError
-from gserver.user_errors import told
+from gserver.user_errors import described as told
 
 __all__ = ["ReadyFailed", "be_ready", "try_start"]
 

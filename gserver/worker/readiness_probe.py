@@ -20,16 +20,16 @@ from greenlet import GreenletExit
 
 from gserver.codecs import Codec, Malformed
 from gserver.connection.connection import PROBE_PEER
+from gserver.connection.native_fields import RECEIVE_BYTES
 from gserver.counters import Counters
 from gserver.errors import ConfigError, ConnectionClosed, LimitExceeded, ProtocolError
 from gserver.server.tcp_server import TcpServer
 from gserver.service import Service, StreamService
-from gserver.user_errors import told
+from gserver.user_errors import described as told
 
 __all__ = ["PEER", "probe"]
 
 PEER = PROBE_PEER
-RECEIVE_BYTES = 64 * 1024
 # What a handler gets to return after its answer.
 FINISH_S = 1.0
 

@@ -1,1 +1,1 @@
-"""The client side of a connection, light enough for thousands of them in one process."""
+"""Client connections that are light enough for thousands of them in one process."""

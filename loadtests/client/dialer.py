@@ -1,8 +1,8 @@
-"""Opening connections by the thousand: names are looked up once, and source addresses are taken in turns.
+"""Opens thousands of connections: looks names up once, and takes source addresses in turns.
 
-A source address has some 28,000 ports for each server address; on a loopback address of the server's, all of 127/8 can
-be a source. The kernel chooses the port when it connects and not when it binds (IP_BIND_ADDRESS_NO_PORT), so that
-one port can serve several servers.
+A source address has some 28,000 ports for each server address. If the server is on a loopback address, every address of
+127/8 can be a source. The kernel chooses the source port at connect() instead of bind() (IP_BIND_ADDRESS_NO_PORT), so
+that one port can be used for several servers.
 """
 
 from __future__ import annotations
@@ -10,65 +10,37 @@ from __future__ import annotations
 import _socket
 import errno
 import functools
-import ipaddress
 import itertools
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from gevent import socket as cooperative
 
-__all__ = ["Dialer", "loopback_sources", "parse_sources"]
+__all__ = ["Dialer"]
 
 IP_BIND_ADDRESS_NO_PORT = 24
-#: Sockets for which one source address suffices: connect() goes through the even ports first, and once those 14,000 are
-#: taken each connect looks at every one of them, for milliseconds.
-PORTS_OF_A_SOURCE = 10_000
-
-
-def parse_sources(text: str) -> list[str]:
-    """The addresses of FIRST-LAST or ADDRESS, separated by commas; ValueError names what is none."""
-    return [source for part in text.split(",") if part.strip() for source in _range(part.strip())]
-
-
-def _range(text: str) -> Iterator[str]:
-    first_text, dash, last_text = text.partition("-")
-    try:
-        first = ipaddress.ip_address(first_text)
-        last = ipaddress.ip_address(last_text) if dash else first
-    except ValueError:
-        raise ValueError(f"source address {text!r}, expected ADDRESS or FIRST-LAST") from None
-    if first.version != last.version or not 0 <= int(last) - int(first) < 65536:
-        raise ValueError(f"source addresses {text!r}, expected at most 65,536 of one kind, the first one first")
-    return (str(ipaddress.ip_address(number)) for number in range(int(first), int(last) + 1))
-
-
-def loopback_sources(host: str, sockets: int) -> list[str]:
-    """Sources for `sockets` connections to `host`, where one does not suffice and `host` is on 127/8; else none."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return []
-    if sockets <= PORTS_OF_A_SOURCE or address.version != 4 or not address.is_loopback:
-        return []
-    count = -(-sockets // PORTS_OF_A_SOURCE)
-    first = int(ipaddress.ip_address("127.0.1.1"))
-    return [str(ipaddress.ip_address(first + number)) for number in range(count)]
 
 
 class Dialer:
-    """Opens connections to one server."""
+    """Opens connections to one server.
+
+    Args:
+        address: name or IP address, and port.
+        sources: addresses to connect from, in turns; default: the kernel chooses.
+    """
 
     def __init__(self, address: tuple[str, int], sources: Sequence[str] = ()) -> None:
         self._address = address
-        start = os.getpid() % max(1, len(sources))  # processes do not all begin with the same one
+        start = os.getpid() % max(1, len(sources))  # so that processes start with different ones
         self._sources = itertools.cycle([*sources[start:], *sources[:start]] or [""])
 
     def dial(self, timeout_s: float) -> _socket.socket:
-        """A connected socket that does not block; OSError, as TimeoutError or ConnectionRefusedError, if there is none.
+        """Connect, and return the non-blocking socket; the caller closes it.
 
-        What a name stands for is tried in order; the last failure is the one that is raised.
+        The addresses of a name are tried in order. If all fail, the last failure is raised: an OSError, for example
+        TimeoutError or ConnectionRefusedError.
         """
         error: OSError = OSError(f"{self._address[0]!r} stands for no address")
         for family, sockaddr in _lookup(*self._address):

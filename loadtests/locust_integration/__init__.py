@@ -1,1 +1,1 @@
-"""What is tied to Locust: its events, its load shape, its statistics and its web page."""
+"""The connection to Locust: its events, load shape, statistics, workers and web UI."""

@@ -1,6 +1,6 @@
-"""The newest samples of a server, as rows for a page: from `loadtests sample`, ten minutes of them.
+"""Live samples of a server as rows for a web page: the last ten minutes from `loadtests sample`.
 
-The sampler is a process of its own, as in a run: a busy Locust cannot blind it, and it ends with Locust.
+The sampler is a process of its own, as in a run, so that a busy Locust does not delay it. It ends with Locust.
 """
 
 from __future__ import annotations
@@ -28,13 +28,17 @@ Row = dict[str, float]
 
 
 def sampler_options(pid: str, sampler: str, stats: str, host: str) -> list[str]:
-    """What `loadtests sample` is asked for; nothing if nobody wants that. ValueError if it cannot be.
+    """The options of `loadtests sample` for the server; empty if no server is named. ValueError names a wrong option.
 
-    pid, sampler, stats: as --server-pid, --server-sampler and --server-stats say, or ""; host: under test, or "".
+    Args:
+        pid, sampler, stats: values of --server-pid, --server-sampler and --server-stats, or "".
+        host: tcp://HOST:PORT that is tested, or "".
     """
     if sampler:
         if pid or stats:
-            raise ValueError("--server-sampler goes without --server-pid and --server-stats, which are its own affair")
+            raise ValueError(
+                "--server-sampler goes without --server-pid and --server-stats: the sampler there has its own"
+            )
         return ["--connect", sampler]
     if not pid:
         if stats:
@@ -47,20 +51,20 @@ def sampler_options(pid: str, sampler: str, stats: str, host: str) -> list[str]:
 
 
 class Live:
-    """The newest samples of a server, from a sampler of its own; close() ends that.
+    """The newest samples of a server, from a sampler process that it starts. close() ends that process.
 
     Args:
-        sampler_options: of `loadtests sample`: which server. Where they are wrong, `ended` says how.
+        sampler_options: of `loadtests sample`; if the sampler does not accept them, `ended` has its message.
 
     Attributes:
         rows: see row_of().
-        ended: why there are no more; empty while they come.
+        ended: why no more rows come; "" while they do.
     """
 
     def __init__(self, sampler_options: Sequence[str]) -> None:
         self.rows: deque[Row] = deque(maxlen=ROWS)
         self.ended = ""
-        # By a pipe, and not by a file: a sampler whose reader is gone ends, even if that was killed.
+        # A pipe instead of a file, so that the sampler ends even if this process is killed.
         command = python_module("loadtests", "sample", "--output", "/dev/stdout", "--interval", str(INTERVAL_S))
         self._process: Any = subprocess.Popen(
             [*command, *sampler_options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
@@ -74,15 +78,15 @@ class Live:
             if before is not None and first is not None:
                 self.rows.append(row_of(before, sample, first["time_s"]))
             first, before = first or sample, sample
-        said = self._process.stderr.read().decode(errors="replace").splitlines()
-        self.ended = said[-1].removeprefix("loadtests sample: ") if said else "the sampler ended"
+        messages = self._process.stderr.read().decode(errors="replace").splitlines()
+        self.ended = messages[-1].removeprefix("loadtests sample: ") if messages else "the sampler ended"
 
-    def told(self, since: float = -1.0) -> dict[str, Any]:
-        """What the page asks for every second: the rows after the time `since`, and whether more will come."""
+    def newer(self, since: float = -1.0) -> dict[str, Any]:
+        """The rows after the time `since`, and `ended`; the page requests this every second."""
         return {"rows": [row for row in self.rows if row["t"] > since], "ended": self.ended}
 
     def close(self) -> None:
-        """End the sampler, and wait for that."""
+        """End the sampler, and wait until it has ended."""
         if self._process.poll() is None:
             self._process.terminate()
         self._process.wait()
@@ -92,11 +96,11 @@ class Live:
 
 
 def row_of(before: Sample, after: Sample, start_s: float) -> Row:
-    """What is shown of the time between two samples; pure. What the sampler could not have is left out.
+    """The figures of the time between two samples; pure. Figures that the sampler does not have are left out.
 
-    "t" in seconds since `start_s`, "cpu" in percent of a core over all processes of the tree, "rss" in MiB, "sockets":
-    connections by gserver's own count, or else open descriptors as "descriptors"; "messages" a second, "lag" in ms,
-    "queue": connections that wait to be accepted.
+    "t": seconds since `start_s`; "cpu": percent of a core, all processes of the tree together; "rss": MiB; "sockets":
+    connections by gserver's own count, or without it "descriptors": open files; "messages": a second; "lag": of the
+    event loop, in ms; "queue": connections in the accept queue.
     """
     row = {
         "t": after["time_s"] - start_s,
@@ -112,7 +116,7 @@ def row_of(before: Sample, after: Sample, start_s: float) -> Row:
 
 
 def _counted(before: Mapping[str, Any], after: Mapping[str, Any]) -> Row:
-    """By gserver itself."""
+    """The figures that gserver itself counts."""
     if "server" not in before or "server" not in after:
         return {}
     counted = after["server"]

@@ -1,11 +1,11 @@
-"""How a Locust worker joins its master, is refused, and is missed.
+"""Lets workers join a Locust master, refuses those that do not fit, and notices those that are lost.
 
-Locust takes any worker at any time, compares only its own version, and moves the users of a worker that comes or goes.
-listeners.py imports this module, so that a swarm with a TcpUser checks each worker that joins. load_shape.py waits here
-for the workers, and then admits no more.
+Locust alone accepts any worker at any time, compares only its own version, and moves users between workers when one
+joins or leaves. listeners.py imports this module, so a swarm with a TcpUser checks each worker that joins. The load
+shape calls await_workers(), after which no worker can join.
 
-    worker -> master   gserver_worker, its introduction, then Locust's client_ready
-    master -> worker   gserver_welcome, then Locust's ack; or gserver_refused, why
+    worker -> master   gserver_worker with its identity, then Locust's client_ready
+    master -> worker   gserver_welcome, then Locust's ack; or gserver_refused with the reason
 """
 
 from __future__ import annotations
@@ -13,55 +13,48 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import math
 import sys
 import time
 from pathlib import Path
 from typing import Any, NoReturn
 
 import gevent
-from locust import __version__ as locust_version
-from locust import events, runners
-from locust.argument_parser import LocustArgumentParser
-from locust.dispatch import UsersDispatcher
+from locust import events
 from locust.env import Environment
-from locust.rpc import Message
-from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
 
 import gserver
 from loadtests.exit_status import EXIT_FAILURE, EXIT_USAGE
+from loadtests.locust_integration import compat
+from loadtests.locust_integration.compat import LocustArgumentParser, MasterRunner, Message, WorkerRunner
 from loadtests.locust_integration.recorder import RECORDER
 from loadtests.recording.swarm_membership import Identity, Roster, title
 from loadtests.results.store import write_whole
 
-__all__ = ["ROSTER", "await_workers", "is_anyone_lost", "keep_still", "miss"]
+__all__ = ["ROSTER", "await_workers", "is_worker_missing", "mark_lost"]
 
 INTRODUCTION, WELCOME, REFUSED = "gserver_worker", "gserver_welcome", "gserver_refused"
 PACKAGE = Path(__file__).parents[1]
 LOAD_SHAPE = Path(__file__).with_name("load_shape.py")
-# A message to a master that was just ending is lost: the worker sends it again.
+# A worker sends its introduction again after this time: a master that was just ending loses messages.
 JOIN_AGAIN_S = 5.0
-# A connection that is lost for a few seconds does no harm; a master that is silent for longer is gone.
+# Longer than a short loss of the connection, which does no harm.
 MASTER_SILENCE_S = 20
-# Workers that come while the last expected one does take part: several processes of one command come one by one.
+# Workers that join within this time of the last expected one take part: processes of one command join one by one.
 SETTLED_S = 1.0
 POLL_S = 0.1
-# A Locust without loadtests must have begun to listen before it is sent away, or it waits for ever.
-DISMISSED_AFTER_S = 1.0
-LINGER_MS = 200
-SWARMING = (STATE_SPAWNING, STATE_RUNNING)
+# A Locust without loadtests reads no messages before this time, and would miss the one that ends it.
+DISMISS_AFTER_S = 1.0
 
 ROSTER = Roster()
-_has_heard_master = False
+_has_heartbeat = False  # of the master, since _watch_master() last looked
 
-# Locust compares times of day, which may be set while a run lasts; _watch_master() does not.
-runners.MASTER_HEARTBEAT_TIMEOUT = math.inf  # type: ignore[assignment]
+compat.never_miss_the_master()  # _watch_master() does, by the monotonic clock
 
 
 @events.init_command_line_parser.add_listener
 def _add_arguments(parser: LocustArgumentParser) -> None:
     add = parser.add_argument
-    add("--roster", default="", help="Write here which workers have come", include_in_web_ui=False)
+    add("--roster", default="", help="Write the workers that have joined to this file", include_in_web_ui=False)
     add(
         "--master-timeout", type=float, default=300.0, help="Seconds in which a worker's master must answer",
         include_in_web_ui=False,
@@ -77,19 +70,19 @@ def _identity(environment: Environment) -> Identity:
 
 @functools.cache
 def _identity_of(files: tuple[str, ...]) -> Identity:
-    """loadtests has the version of gserver: what tells two states of its source apart is a digest."""
+    """The identity of this process, with a digest of loadtests' source, which changes between releases."""
     own = _digest(sorted(PACKAGE.rglob("*.py")))
     versions = {
         "gserver": gserver.__version__,
         "loadtests": f"{gserver.__version__} ({own[:8]})",
-        "locust": locust_version,
+        "locust": compat.locust_version,
     }
     paths = [Path(file) for file in files if Path(file).is_file() and Path(file).resolve() != LOAD_SHAPE]
     return Identity(versions, " and ".join(sorted(path.name for path in paths)), _digest(paths))
 
 
 def _digest(paths: list[Path]) -> str:
-    """Of what is in files, whatever their names are."""
+    """Digest of the contents of files, independent of their names and order."""
     each = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
     return hashlib.sha256("".join(each).encode()).hexdigest()
 
@@ -98,62 +91,62 @@ def _digest(paths: list[Path]) -> str:
 
 
 def _join(runner: WorkerRunner) -> None:
-    """Be welcomed by the master, or end this process with a line that says why not. In the place of Locust's own."""
-    at = f"{runner.master_host}:{runner.master_port}"
-    patience_s = getattr(runner.environment.parsed_options, "master_timeout", 300.0)
-    answers: list[str] = []
-    runner.register_message(WELCOME, lambda **_: answers.append(""))
-    runner.register_message(REFUSED, functools.partial(_take_refusal, runner, answers))
+    """Join the master, or end this process with one line that gives the reason. Replaces Locust's own function."""
+    address = compat.master_address(runner)
+    timeout_s = getattr(runner.environment.parsed_options, "master_timeout", 300.0)
+    replies: list[str] = []  # "" for a welcome, the reason for a refusal
+    runner.register_message(WELCOME, lambda **_: replies.append(""))
+    runner.register_message(REFUSED, functools.partial(_receive_refusal, runner, replies))
     identity = _identity(runner.environment)
-    deadline = time.monotonic() + patience_s
-    while not runner.connection_event.is_set():
+    deadline = time.monotonic() + timeout_s
+    while not compat.is_answered(runner):
         left_s = deadline - time.monotonic()
         if left_s <= 0:
-            _give_up(runner, EXIT_FAILURE, f"no master of Locust answered at {at} within {patience_s:g} s")
+            _give_up(runner, EXIT_FAILURE, f"no master of Locust answered at {address} within {timeout_s:g} s")
         runner.send_message(INTRODUCTION, {"process": RECORDER.process, **identity.to_json()})
-        runner.send_message("client_ready", locust_version)  # type: ignore[arg-type]
-        runner.connection_event.wait(min(JOIN_AGAIN_S, left_s))
-    if not answers:
-        runner.send_message("quit")
-        why = f"the master at {at} has no loadtests, or another version; this worker has {identity.shown}"
+        compat.announce_ready(runner)
+        compat.wait_for_answer(runner, min(JOIN_AGAIN_S, left_s))
+    if not replies:
+        runner.send_message(compat.QUIT)
+        why = f"the master at {address} has no loadtests, or another version; this worker has {identity.shown}"
         _give_up(runner, EXIT_USAGE, why)
-    if answers[0]:
-        _give_up(runner, EXIT_USAGE, f"refused by the master at {at}: {answers[0]}")
-    runner.connected = True
-    gevent.spawn(_watch_master, runner, at)
+    if replies[0]:
+        _give_up(runner, EXIT_USAGE, f"refused by the master at {address}: {replies[0]}")
+    compat.mark_accepted(runner)
+    gevent.spawn(_watch_master, runner, address)
 
 
-def _take_refusal(runner: WorkerRunner, answers: list[str], msg: Message, **_: Any) -> None:
-    if runner.connected:
+def _receive_refusal(runner: WorkerRunner, replies: list[str], msg: Message, **_: Any) -> None:
+    """A worker that has joined receives one as well, if its master ends before the test."""
+    if compat.is_accepted(runner):
         print(f"loadtests: {msg.data}", file=sys.stderr, flush=True)
         runner.environment.process_exit_code = EXIT_FAILURE
         return
-    answers.append(str(msg.data))
-    runner.connection_event.set()
+    replies.append(str(msg.data))
+    compat.mark_answered(runner)
 
 
 def _give_up(runner: WorkerRunner, status: int, why: str) -> NoReturn:
     print(f"loadtests: {why}", file=sys.stderr, flush=True)
-    runner.greenlet.kill()  # one of them reads from the socket, and would go on to try
-    runner.client.close(linger=LINGER_MS)  # type: ignore[no-untyped-call]
+    compat.close_worker(runner)
     sys.exit(status)
 
 
 @events.heartbeat_received.add_listener
-def _hear_master(**_: Any) -> None:
-    global _has_heard_master
-    _has_heard_master = True
+def _note_heartbeat(**_: Any) -> None:
+    global _has_heartbeat
+    _has_heartbeat = True
 
 
-def _watch_master(runner: WorkerRunner, at: str) -> None:
-    """End this process if its master is silent for long. Seconds in which this process did not run are not counted."""
-    global _has_heard_master
+def _watch_master(runner: WorkerRunner, address: str) -> None:
+    """End this process if its master is silent for 20 s. Seconds in which this process did not run do not count."""
+    global _has_heartbeat
     silent_s = 0
     while silent_s < MASTER_SILENCE_S:
         gevent.sleep(1)
-        silent_s = 0 if _has_heard_master else silent_s + 1
-        _has_heard_master = False
-    print(f"loadtests: the master at {at} has been silent for {MASTER_SILENCE_S:g} s", file=sys.stderr, flush=True)
+        silent_s = 0 if _has_heartbeat else silent_s + 1
+        _has_heartbeat = False
+    print(f"loadtests: the master at {address} has been silent for {MASTER_SILENCE_S:g} s", file=sys.stderr, flush=True)
     runner.environment.process_exit_code = EXIT_FAILURE
     runner.quit()
 
@@ -161,53 +154,45 @@ def _watch_master(runner: WorkerRunner, at: str) -> None:
 # The master
 
 
-def _handle(runner: MasterRunner, client_id: str, msg: Message) -> None:
-    """Before Locust's own handling of a worker's message."""
+def _is_for_locust(runner: MasterRunner, client_id: str, msg: Message) -> bool:
+    """Whether Locust handles a message of a worker after this function."""
     if msg.type == INTRODUCTION:
         ROSTER.introduce(client_id, msg.data)
-        return
-    if msg.type == "client_ready" and not _admitted(runner, client_id, str(msg.data)):
-        return
-    if msg.type == "quit" and not _leaves(runner, client_id):
-        return
-    _locusts_own_handling(runner, client_id, msg)
+        return False
+    if msg.type == compat.CLIENT_READY:
+        return _is_new_member(runner, client_id, str(msg.data))
+    return msg.type != compat.QUIT or _leaves(runner, client_id)
 
 
-def _admitted(runner: MasterRunner, client_id: str, locust: str) -> bool:
-    """Whether Locust is to take a worker that is ready; one that it has already is only answered again."""
-    if client_id in runner.clients:
-        _acknowledge(runner, client_id)
+def _is_new_member(runner: MasterRunner, client_id: str, locust: str) -> bool:
+    """Admit or refuse a worker that is ready; one that has joined already is only acknowledged again."""
+    if compat.has_worker(runner, client_id):
+        compat.acknowledge(runner, client_id)
         return False
     before = len(ROSTER.notices)
-    why = ROSTER.admit(client_id, locust, _identity(runner.environment))
+    why_not = ROSTER.admit(client_id, locust, _identity(runner.environment))
     for sentence in ROSTER.notices[before:]:
         print(f"loadtests: {sentence}", file=sys.stderr, flush=True)
-    if not why:
+    if not why_not:
         runner.send_message(WELCOME, None, client_id)
         return True
     if ROSTER.has_introduction(client_id):
-        runner.send_message(REFUSED, why, client_id)  # type: ignore[arg-type]
+        runner.send_message(REFUSED, why_not, client_id)  # type: ignore[arg-type]
     else:
-        # A worker without loadtests shows the type of a message that it does not know.
-        _acknowledge(runner, client_id)
-        runner.send_message(f"refused by the master: {why}", None, client_id)
-        gevent.spawn_later(DISMISSED_AFTER_S, runner.send_message, "quit", None, client_id)
+        # A worker without loadtests logs the type of a message that it does not know.
+        compat.acknowledge(runner, client_id)
+        runner.send_message(f"refused by the master: {why_not}", None, client_id)
+        gevent.spawn_later(DISMISS_AFTER_S, runner.send_message, compat.QUIT, None, client_id)
     return False
 
 
-def _acknowledge(runner: MasterRunner, client_id: str) -> None:
-    index = runner.get_worker_index(client_id)  # type: ignore[no-untyped-call]
-    runner.send_message("ack", {"index": index}, client_id)
-
-
-_locusts_own_handling = MasterRunner.handle_message
-MasterRunner.handle_message = _handle  # type: ignore[method-assign, assignment]
-WorkerRunner.connect_to_master = _join  # type: ignore[method-assign]
+compat.filter_master_messages(_is_for_locust)
+compat.replace_join(_join)
 
 
 @events.heartbeat_sent.add_listener
-def _hear_worker(client_id: str, **_: Any) -> None:
-    ROSTER.heard[client_id] = RECORDER.now_s()
+def _note_message(client_id: str, **_: Any) -> None:
+    ROSTER.last_message_s[client_id] = RECORDER.now_s()
 
 
 @events.init.add_listener
@@ -221,56 +206,57 @@ def _begin(environment: Environment, **_: Any) -> None:
 
 
 def _watch_workers(runner: MasterRunner) -> None:
-    """Miss workers that are silent, until they are heard of again: well before Locust takes them for dead."""
+    """Mark silent workers as left until they send again, in half the time after which Locust counts them as missing."""
     while True:
         gevent.sleep(1)
-        for client in runner.clients.all if runner.state in SWARMING else ():
-            process = ROSTER.processes.get(client.id)
+        for client_id in compat.worker_ids(runner) if compat.is_swarming(runner) else ():
+            process = ROSTER.processes.get(client_id)
             if process is None:
                 continue
-            heard_s = ROSTER.heard.setdefault(client.id, RECORDER.now_s())
-            silent_s, is_missed = RECORDER.now_s() - heard_s, RECORDER.merged.has_left(process)
-            if silent_s > runners.HEARTBEAT_LIVENESS / 2 and not is_missed:
-                RECORDER.merged.left(process, heard_s)
+            last_s = ROSTER.last_message_s.setdefault(client_id, RECORDER.now_s())
+            silent_s, has_left = RECORDER.now_s() - last_s, RECORDER.merged.has_left(process)
+            if silent_s > compat.worker_silence_s() / 2 and not has_left:
+                RECORDER.merged.left(process, last_s)
                 ROSTER.notice(f"{title(process)} is silent: its last message came {silent_s} s ago")
-            elif silent_s <= runners.HEARTBEAT_LIVENESS / 2 and is_missed:
+            elif silent_s <= compat.worker_silence_s() / 2 and has_left:
                 RECORDER.merged.returned(process)
                 ROSTER.notice(f"{title(process)} is back")
 
 
-def is_anyone_lost(runner: MasterRunner) -> bool:
-    """Whether a worker that has joined is not there, at the moment at least."""
+def is_worker_missing(runner: MasterRunner) -> bool:
+    """Whether a worker that has joined is missing, even if only for the moment."""
     return runner.worker_count < len(ROSTER.processes)
 
 
-def miss(client_id: str) -> None:
-    """A worker is no more, as far as is known: its sockets no longer count after its last message."""
+def mark_lost(client_id: str) -> None:
+    """Record that a worker was lost: its sockets count until its last message only."""
     process = ROSTER.processes[client_id]
-    RECORDER.merged.left(process, ROSTER.heard.get(client_id, RECORDER.now_s()))
+    RECORDER.merged.left(process, ROSTER.last_message_s.get(client_id, RECORDER.now_s()))
     ROSTER.notice(f"{title(process)} was lost")
 
 
 def _leaves(runner: MasterRunner, client_id: str) -> bool:
-    """A worker was ended by somebody else than its master; whether Locust is to handle that.
+    """Handle a worker that something other than its master ended; return whether Locust handles that too.
 
-    Before the swarm has started another worker may take its place, and Locust would end a master that has none left.
+    Before the swarm has started it does not: another worker may take the place, and Locust would end a master without
+    workers.
     """
     if ROSTER.is_ending:
         return True
-    is_early = runner.state not in SWARMING and not ROSTER.is_closed
+    is_early = not compat.is_swarming(runner) and not ROSTER.is_closed
     if process := ROSTER.processes.get(client_id):
         ROSTER.notice(f"{title(process)} has ended")
         if is_early:
             del ROSTER.processes[client_id]
         else:
             RECORDER.merged.left(process, RECORDER.now_s())
-    if is_early and client_id in runner.clients:
-        del runner.clients[client_id]
+    if is_early and compat.has_worker(runner, client_id):
+        compat.forget_worker(runner, client_id)
     return not is_early
 
 
 def _publish(runner: MasterRunner, path: Path) -> None:
-    """Keep a file that says which workers have come, for the process that started this one."""
+    """Keep a file with the workers that have joined up to date, for the process that started this one."""
     written = ""
     while True:
         text = json.dumps(
@@ -291,43 +277,33 @@ def _publish(runner: MasterRunner, path: Path) -> None:
 # The swarm of a run
 
 
-class _Still(UsersDispatcher):
-    """Locust asks whether it is dispatching before it hands the users of a worker that left to the others, at once."""
+def await_workers(runner: MasterRunner, expected: int, timeout_s: float) -> None:
+    """Wait until `expected` workers have joined, and admit no more after that.
 
-    dispatch_in_progress = True
-
-
-def keep_still(environment: Environment) -> None:
-    """Have Locust start users where the shape of a run says so, and not because a worker came, left or was silent."""
-    environment.dispatcher_class = _Still
-    # A minute after a worker was lost, Locust would start the whole swarm again on the others.
-    runners.HEARTBEAT_DEAD_INTERNAL = -math.inf  # type: ignore[assignment]
-
-
-def await_workers(runner: MasterRunner, expected: int, patience_s: float) -> None:
-    """Wait for the workers, and close the swarm; end this process if they do not come. patience_s: 0 is for ever."""
+    Ends this process if they have not joined within `timeout_s`; 0 is without a limit.
+    """
     ROSTER.expected = expected
-    began_s = came_s = time.monotonic()
-    came = 0
+    began_s = joined_s = time.monotonic()
+    joined = 0
     try:
-        while runner.worker_count < expected or time.monotonic() - came_s < SETTLED_S:
-            if runner.worker_count != came:
-                came, came_s = runner.worker_count, time.monotonic()
-            if came < expected and patience_s and time.monotonic() - began_s > patience_s:
-                _dismiss(runner, f"{came} of {expected} workers came within {patience_s:g} s")
+        while runner.worker_count < expected or time.monotonic() - joined_s < SETTLED_S:
+            if runner.worker_count != joined:
+                joined, joined_s = runner.worker_count, time.monotonic()
+            if joined < expected and timeout_s and time.monotonic() - began_s > timeout_s:
+                _dismiss(runner, f"{joined} of {expected} workers came within {timeout_s:g} s")
             gevent.sleep(POLL_S)
     except KeyboardInterrupt:
         _dismiss(runner, "the run was interrupted before it began")
-    for client in runner.clients.missing:  # it is no part of the swarm, even if it is heard of again
-        del runner.clients[client.id]
-        ROSTER.processes.pop(client.id, None)
+    for client_id in compat.missing_workers(runner):  # such a worker is not in the swarm, even if it sends again
+        compat.forget_worker(runner, client_id)
+        ROSTER.processes.pop(client_id, None)
     ROSTER.is_closed = True
 
 
 def _dismiss(runner: MasterRunner, why: str) -> NoReturn:
-    """Send the workers away; the second that quit() takes is enough for _publish()."""
+    """Send the workers away and end this process. quit() takes a second, which is enough for _publish()."""
     ROSTER.ended, ROSTER.is_ending = why, True
-    for client in runner.clients.all:
-        runner.send_message(REFUSED, f"the master ended: {why}", client.id)  # type: ignore[arg-type]
+    for client_id in compat.worker_ids(runner):
+        runner.send_message(REFUSED, f"the master ended: {why}", client_id)  # type: ignore[arg-type]
     runner.quit()
     sys.exit(EXIT_FAILURE)

@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from loadtests.client.source_addresses import loopback_sources
 from loadtests.host.bounded_log import last_line
 from loadtests.host.cpu_affinity import Cores
 from loadtests.host.environment import RESERVED_DESCRIPTORS
@@ -51,9 +52,6 @@ NEWEST_BYTES = 32 * 1024
 # Maximum load for one process, in exchanges per second; more is distributed over several.
 PROCESS_RATE = 20_000
 FULL = 0.95
-# connect() tries the even ones of an address's 28,000 ports first. Once those are in use, each further connect checks
-# all of them again, which blocks the process for milliseconds.
-PORTS_OF_A_SOURCE = 10_000
 #: GEVENT_TRACK_GREENLET_TREE=0: gevent does not record the parent of each greenlet, which would cost time and memory
 #: for each user. PYTHONUTF8: Locust prints names that the locale may be unable to encode.
 LOCUST_ENVIRONMENT = {"GEVENT_TRACK_GREENLET_TREE": "0", "PYTHONUTF8": "1"}
@@ -179,8 +177,8 @@ class Swarm:
         options |= locust_options(self.profile, self.server.target.url, self.work)
         options |= {**self._spread_options(), "--roster": self.work / "roster.json"}
         options |= {"--recording-otherwise": self.folder / RECORDING}
-        if sources := _sources(self.server.target.address[0], self.profile.sockets):
-            options["--source-addresses"] = sources
+        if sources := loopback_sources(self.server.target.address[0], self.profile.sockets):
+            options["--source-addresses"] = f"{sources[0]}-{sources[-1]}"
         words = [str(word) for option in options.items() for word in option]
         master = ["--master"] if self.spread.master else []
         return python_module("locust", "--headless", "--only-summary", *master, *words, self.profile.user)
@@ -332,10 +330,3 @@ class Swarm:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _sources(host: str, sockets: int) -> str:
-    """Source addresses in 127/8, if the ports of one do not suffice; "" if one does, or if the server is elsewhere."""
-    if sockets <= PORTS_OF_A_SOURCE or not host.startswith("127."):
-        return ""
-    return f"127.0.1.1-127.0.1.{math.ceil(sockets / PORTS_OF_A_SOURCE)}"

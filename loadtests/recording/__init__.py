@@ -1,1 +1,1 @@
-"""What a swarm records: latency histograms and outcomes by second. Pure."""
+"""The data that a swarm records: latency histograms and outcomes by second. Pure."""

@@ -1,17 +1,16 @@
-"""What a swarm saw: for each series and second, latencies of successes and outcomes by class. Pure; merges exactly.
+"""The recording of a swarm: latencies and outcomes for each series and second. Pure; recordings merge without loss.
 
-A series is a phase of a connection, or a type of exchange. Each has two latencies: service time, from the send, and
-response time, from the moment the send was due; what has no schedule has no response time. A failure never enters a
-latency.
+A series is a phase of a connection, or a type of exchange. It has two latencies: the service time, from the send, and
+the response time, from when the send was due. An exchange without a schedule has no response time. Failures are not
+counted in latencies.
 
-Everything belongs to the second in which it was due, or began where it has no schedule. Filed by the second of its end,
-a request that was due in the measured phase and answered after it would be in no percentile, and a server that stalls
-until the end would look fast. For the same reason the requests that are outstanding when the test ends count: an
-exchange in flight is `cut_off`, one that was due and never sent is `unsent`. How long they had waited by then is kept
-beside the latencies as censored: the true latency is at least that.
+An exchange belongs to the second in which it was due, or in which it began if it has no schedule. If it belonged to the
+second of its end, a request that was due in the measured phase and answered after it would be in no percentile, and a
+server that stalls until the end would seem fast. For the same reason, requests that are outstanding at the end of the
+test are counted: an exchange in flight is `cut_off`, an exchange that was due and not sent is `unsent`. The time that
+they have waited by then is kept as a censored latency: the true latency is at least that.
 
-Seconds are whole seconds of the run's clock, which is the monotonic clock of the host of the master; the sampler uses
-the same.
+Seconds are whole seconds of the run's clock, the monotonic clock of the master's host, which the sampler also uses.
 """
 
 from __future__ import annotations
@@ -22,29 +21,34 @@ from typing import Any
 
 from loadtests.recording.histogram import Histogram
 from loadtests.recording.swarm_membership import title
+from loadtests.units import NS_IN_S
 
 __all__ = ["CUT_OFF", "NEVER_SENT", "OK", "PHASES", "TASK", "UNSENT", "Cell", "Latency", "Recording", "failures"]
 
 OK = "ok"
-#: In flight when the test ended; due, and not sent by then. Neither succeeded or failed.
+#: In flight, or due and not sent, when the test ended. These are neither successes nor failures.
 CUT_OFF, UNSENT = "cut_off", "unsent"
 _OUTSTANDING = (CUT_OFF, UNSENT)
-#: Series of a connection's own life.
+#: The series of the phases of a connection.
 PHASES = ("connect", "tls", "first_byte", "close")
-#: The series of what a user's code raises. Every series but this one and PHASES is a type of exchange.
+#: The series of exceptions in a user's code. Every series except this one and PHASES is a type of exchange.
 TASK = "task"
-#: The type of exchange of a tick that came to no send: which one it would have been is not known.
+#: The type of exchange for a tick without a send, because the type that it would have had is not known.
 NEVER_SENT = "(never sent)"
-NS_IN_S = 10**9
 
 
 def failures(outcomes: Mapping[str, int]) -> int:
-    """How many neither succeeded nor were outstanding at the end."""
+    """How many outcomes are failures: neither successes nor outstanding at the end."""
     return sum(count for outcome, count in outcomes.items() if outcome != OK and outcome not in _OUTSTANDING)
 
 
 class Latency:
-    """Service or response times: `measured` of successes, `censored` waits of what was outstanding at the end."""
+    """Service or response times.
+
+    Attributes:
+        measured: of successes.
+        censored: how long requests had waited that were outstanding at the end.
+    """
 
     __slots__ = ("censored", "measured")
 
@@ -58,7 +62,7 @@ class Latency:
 
     @property
     def all(self) -> Histogram:
-        """Both. A quantile of it is at most the true one."""
+        """Both histograms as one. A quantile of it is a lower bound of the true quantile."""
         if not self.censored.counts:
             return self.measured
         both = Histogram()
@@ -67,7 +71,7 @@ class Latency:
         return both
 
     def is_lower_bound(self, latency_ns: float) -> bool:
-        """Whether a quantile with this value may in truth be larger: something is censored at this value or below."""
+        """Whether the true quantile may exceed this one, because a censored latency is not longer."""
         return bool(self.censored.counts) and min(self.censored.counts) <= latency_ns
 
 
@@ -75,8 +79,8 @@ class Cell:
     """One second of one series.
 
     Attributes:
-        service, response: latencies of what was due in this second, or began in it.
-        outcomes: how that ended, by class.
+        service, response: latencies of the exchanges that were due in this second, or began in it.
+        outcomes: outcome -> how many of these exchanges ended with it.
         done: successes that ended in this second, whenever they were due.
     """
 
@@ -96,12 +100,12 @@ class Cell:
 
     @property
     def is_scheduled(self) -> bool:
-        """Whether any of it was due at a time of its own."""
+        """Whether any exchange had a schedule."""
         return bool(self.response.measured.counts or self.response.censored.counts)
 
     @property
     def latency(self) -> Latency:
-        """The response time where there is a schedule, or else the service time."""
+        """The response time if there is a schedule, else the service time."""
         return self.response if self.is_scheduled else self.service
 
 
@@ -110,17 +114,18 @@ class Recording:
 
     Attributes:
         cells: series -> second -> Cell.
-        health: process -> second -> {"sockets": open at its end, "users": that run then, "cpu_s": used so far,
-            "waited_s": for a processor so far, "lag_ns": worst of the loop, "ticks": tasks begun at
-            a time of their own, "asked_per_s": by the schedules of its users, "late_sends": of
-            these, sent late although their user was free, "late_ns": how late all of them were together,
-            "latest_ns": the latest}; on a worker with a clock of its own also {"clock_offset_ns": what its clock lacks
-            to the run's, "clock_uncertainty_ns": give or take}; where the kernel has them also {"namespace": of the
-            network, "retransmits": TCP segments sent again in it so far}. What cannot be had is left out.
-        examples: "series: class" -> the text of the first failure of that class.
-        reports: worker process -> {"recorded": outcomes it says it has recorded, "merged": those that have arrived,
-            "final": whether it has said its last}; empty where one process did it all. A worker that left before the
-            end, or was lost, also has {"left_s": the second in which its last message came}.
+        health: process -> second -> figures of the process in or at the end of that second:
+            "sockets": open; "users": that run; "cpu_s": CPU time so far; "waited_s": time so far in which it waited for
+            a CPU; "lag_ns": worst delay of its event loop; "asked_per_s": tasks a second by the schedules of its users;
+            "ticks": scheduled tasks that began; "late_sends": how many of these were sent late although their user was
+            free; "late_ns", "latest_ns": the sum and the maximum of their delays. On a worker also "clock_offset_ns":
+            add it to the worker's clock to get the run's, and "clock_uncertainty_ns". If the kernel has them also
+            "namespace": its network namespace, and "retransmits": TCP segments sent again in it so far. Figures that
+            are not available are left out.
+        examples: "series: outcome" -> the text of the first such failure.
+        reports: worker process -> {"recorded": outcomes that it has recorded, by its own count, "merged": outcomes that
+            have arrived, "final": whether its last report has come}; empty in a run of one process. A worker that left
+            before the end, or was lost, also has {"left_s": the second in which its last message came}.
     """
 
     def __init__(self) -> None:
@@ -132,7 +137,7 @@ class Recording:
     # Recording
 
     def succeeded(self, series: str, end_ns: int, service_ns: int, response_ns: int | None = None) -> None:
-        """A success, with its response time if it was due at a time of its own."""
+        """Record a success; response_ns: None without a schedule."""
         cell = self.cell(series, (end_ns - (service_ns if response_ns is None else response_ns)) // NS_IN_S)
         cell.service.measured.record(service_ns)
         if response_ns is not None:
@@ -141,14 +146,17 @@ class Recording:
         self.cell(series, end_ns // NS_IN_S).done += 1
 
     def failed(self, series: str, due_ns: int, outcome: str, text: str = "") -> None:
-        """A failure of a class, of what was due or began at `due_ns`."""
+        """Record a failure of an exchange that was due, or began, at `due_ns`; `text`: an example for people."""
         self.cell(series, due_ns // NS_IN_S).outcomes[outcome] += 1
         self.examples.setdefault(f"{series}: {outcome}", text)
 
     def outstanding(
         self, series: str, end_ns: int, outcome: str, service_ns: int | None = None, response_ns: int | None = None
     ) -> None:
-        """CUT_OFF or UNSENT at the end of the test; how long it has waited since its send, and since it was due."""
+        """Record an exchange that is outstanding at the end of the test.
+
+        outcome: CUT_OFF or UNSENT. service_ns, response_ns: how long it has waited since its send and its due time.
+        """
         waited_ns = max(service_ns or 0, response_ns or 0)
         cell = self.cell(series, (end_ns - waited_ns) // NS_IN_S)
         cell.outcomes[outcome] += 1
@@ -158,6 +166,7 @@ class Recording:
             cell.response.censored.record(response_ns)
 
     def cell(self, series: str, second: int) -> Cell:
+        """The cell of a series and second; an empty one is added if there is none."""
         seconds = self.cells.setdefault(series, {})
         cell = seconds.get(second)
         if cell is None:
@@ -167,11 +176,11 @@ class Recording:
     # Reading
 
     def exchange_series(self) -> list[str]:
-        """The types of exchange that were recorded, in order."""
+        """The types of exchange that were recorded, sorted."""
         return sorted(series for series in self.cells if series not in PHASES and series != TASK)
 
     def attempts(self, start: int | None = None, end: int | None = None) -> dict[str, Counter[str]]:
-        """Series -> outcomes, of everything that a server may fail at."""
+        """Series -> outcomes, of every series in which a server may fail: all but TASK."""
         return {
             series: outcomes
             for series in self.cells
@@ -183,7 +192,7 @@ class Recording:
         total = Cell()
         for name in self.cells if series is None else series:
             seconds = self.cells.get(name, {})
-            if start is not None and end is not None and end - start < len(seconds):  # a second of a run of an hour
+            if start is not None and end is not None and end - start < len(seconds):  # short intervals of long runs
                 inside = [seconds[second] for second in range(start, end) if second in seconds]
             else:
                 inside = [
@@ -196,7 +205,7 @@ class Recording:
         return total
 
     def outcomes(self) -> Counter[str]:
-        """Everything counted so far, without touching a latency: cheap enough to ask for while the swarm runs."""
+        """All outcomes so far. It does not read latencies, and is cheap enough to call while the swarm runs."""
         outcomes: Counter[str] = Counter()
         for seconds in self.cells.values():
             for cell in seconds.values():
@@ -205,7 +214,7 @@ class Recording:
         return outcomes
 
     def ticks(self, start: int, end: int) -> float:
-        """Tasks that were begun because it was their time, in start <= second < end."""
+        """How many scheduled tasks began, in start <= second < end."""
         return sum(
             values.get("ticks", 0)
             for health in self.health.values()
@@ -214,7 +223,7 @@ class Recording:
         )
 
     def asked_per_s(self, start: int, end: int) -> float | None:
-        """Tasks a second that the schedules of the users asked for, on average; None if no user has one."""
+        """Tasks a second that the schedules of the users demand, on average; None if no user has a schedule."""
         by_second = Counter[int]()
         for health in self.health.values():
             for second, values in health.items():
@@ -223,7 +232,7 @@ class Recording:
         return sum(by_second.values()) / len(by_second) if any(by_second.values()) else None
 
     def missing(self) -> list[str]:
-        """A sentence for each worker that has sent its last report, but not all that it recorded."""
+        """A sentence for each worker whose last report came, but not everything that it has recorded."""
         return [
             f"{title(process)} recorded {report['recorded']:,} outcomes, and {report['merged']:,} arrived"
             for process, report in sorted(self.reports.items())
@@ -231,7 +240,7 @@ class Recording:
         ]
 
     def lost(self, start: int | None = None, end: int | None = None) -> list[str]:
-        """A sentence for each worker without a last report, or that left before `end` of the measured phase."""
+        """A sentence for each worker without a last report, or that left before the measured phase ended at `end`."""
         sentences = []
         for process, report in sorted(self.reports.items()):
             left_s = report.get("left_s")
@@ -243,9 +252,9 @@ class Recording:
         return sentences
 
     def sockets(self) -> dict[int, int]:
-        """Open sockets by second, over all processes.
+        """Second -> open sockets of all processes.
 
-        A process that reports nothing in a second counts as before, but not after the second in which it left.
+        A process without figures for a second counts with its last ones, until the second in which it left.
         """
         seconds = {second for process in self.health.values() for second in process}
         if not seconds:
@@ -264,23 +273,24 @@ class Recording:
     # Workers that leave
 
     def left(self, process: str, second: int) -> None:
-        """A worker left, or was lost, before the end: after this second its sockets are closed."""
-        self._book(process)["left_s"] = second
+        """Record that a worker left, or was lost: after this second its sockets count as closed."""
+        self._report_of(process)["left_s"] = second
 
     def returned(self, process: str) -> None:
-        """A worker that seemed to be lost is there."""
-        self._book(process).pop("left_s", None)
+        """Record that a worker that seemed lost sends again."""
+        self._report_of(process).pop("left_s", None)
 
     def has_left(self, process: str) -> bool:
+        """Whether left() was called for a worker, without returned() after it."""
         return "left_s" in self.reports.get(process, {})
 
-    def _book(self, process: str) -> dict[str, int | bool]:
+    def _report_of(self, process: str) -> dict[str, int | bool]:
         return self.reports.setdefault(process, {"recorded": 0, "merged": 0, "final": False})
 
     # Moving
 
     def take(self) -> dict[str, Any]:
-        """Hand over everything as plain values, and start anew: what a process reports to the one that merges."""
+        """Return everything as plain values for merge() in another process, and become empty."""
         data = {
             "cells": {
                 series: {
@@ -296,26 +306,26 @@ class Recording:
         return data
 
     def report(self, process: str, recorded: int, is_final: bool) -> dict[str, Any]:
-        """take(), with what lets the one that merges know whether everything arrived.
+        """Like take(), with counts by which merge_report() can check that everything has arrived.
 
-        recorded: outcomes so far, those included that are handed over now; is_final: there will be no more.
+        recorded: outcomes so far, including those of this report; is_final: no other report follows.
         """
         return {"process": process, "recorded": recorded, "final": is_final, "recording": self.take()}
 
     def merge_report(self, report: Mapping[str, Any], process: str | None = None) -> None:
-        """Add what report() handed over elsewhere; `process`: its name here, where two have the same one."""
+        """Add what report() returned in another process; `process`: a unique name, if it is not the report's own."""
         process = process or report["process"]
-        book = self._book(process)
+        counts = self._report_of(process)
         cells = report["recording"]["cells"].values()
-        book["merged"] += sum(sum(outcomes.values()) for seconds in cells for _, outcomes, _ in seconds.values())
-        book["recorded"] = max(book["recorded"], report["recorded"])
-        book["final"] = report["final"]
+        counts["merged"] += sum(sum(outcomes.values()) for seconds in cells for _, outcomes, _ in seconds.values())
+        counts["recorded"] = max(counts["recorded"], report["recorded"])
+        counts["final"] = report["final"]
         recording = report["recording"]
         health = recording["health"].get(report["process"])
         self.merge({**recording, "health": {process: health} if health else {}})
 
     def merge(self, data: Mapping[str, Any]) -> None:
-        """Add what take() handed over elsewhere."""
+        """Add what take() returned in another process."""
         for series, seconds in data["cells"].items():
             for second, (histograms, outcomes, done) in seconds.items():
                 cell = self.cell(series, int(second))
@@ -329,7 +339,7 @@ class Recording:
             self.examples.setdefault(failure, text)
 
     def to_json(self) -> dict[str, Any]:
-        """As it is kept in a run: histograms encoded, keys as text."""
+        """The recording as it is written to client.json: with encoded histograms, and keys as text."""
         return {
             "cells": {
                 series: {str(second): _kept(cell) for second, cell in sorted(seconds.items())}
@@ -345,13 +355,14 @@ class Recording:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Recording:
-        """The recording that to_json() made; KeyError, TypeError or ValueError if it did not."""
+        """The recording that to_json() returned as `data`; KeyError, TypeError or ValueError if it is not one."""
         recording = cls()
         for series, seconds in data["cells"].items():
             for second, kept in seconds.items():
                 cell = recording.cell(series, int(second))
                 cell.outcomes.update(kept["outcomes"])
-                cell.done = kept.get("done", cell.outcomes[OK])  # what schema 2 kept was filed by its end
+                # The cells of schema 2 have no "done": exchanges belonged to the second of their end.
+                cell.done = kept.get("done", cell.outcomes[OK])
                 for name, histogram in _histograms(cell).items():
                     if name in kept:
                         histogram.add(Histogram.decode(kept[name]).counts)
@@ -363,7 +374,7 @@ class Recording:
 
 
 def _histograms(cell: Cell) -> dict[str, Histogram]:
-    """The histograms of a cell, by the names under which they are kept."""
+    """The histograms of a cell, by their names in client.json."""
     return {
         "service_hdr": cell.service.measured,
         "response_hdr": cell.response.measured,
@@ -373,7 +384,7 @@ def _histograms(cell: Cell) -> dict[str, Histogram]:
 
 
 def _kept(cell: Cell) -> dict[str, Any]:
-    """A cell as it is kept; a histogram that counted nothing is left out."""
+    """A cell as it is written; empty histograms are left out."""
     return {
         "outcomes": dict(cell.outcomes),
         "done": cell.done,
@@ -382,7 +393,7 @@ def _kept(cell: Cell) -> dict[str, Any]:
 
 
 def _when(second: float | None, start: int | None, end: int | None) -> str:
-    """Where in a run that was, from the second in which it is measured first."""
+    """The place of a second in a run, relative to its measured phase, from `start` to `end`."""
     if second is None or start is None or end is None or start == end:
         return ""
     if second < start:

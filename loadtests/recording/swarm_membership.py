@@ -1,8 +1,8 @@
-"""Which workers belong to a swarm, as its master knows them. Pure.
+"""Decides which workers belong to a swarm. Pure; the master uses it.
 
-A worker introduces itself before it joins: with its process, its versions and its Locust file. It is refused if these
-differ from the master's, and it is refused once the swarm has started: Locust would move users of the other workers to
-it, and so open and close connections in the middle of what is measured.
+Before a worker joins, it sends an introduction: its process, its versions and a digest of its Locust file. It is
+refused if these differ from the master's. It is also refused after the swarm has started: Locust would move users from
+other workers to it, and so open and close connections during the measurement.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ from typing import Any
 
 __all__ = ["Identity", "Roster", "title"]
 
-# A worker that something starts again and again is refused as often; one line for each is of use for a while only.
+# A supervisor may restart a refused worker without end; only the first notices are of use.
 MOST_NOTICES = 50
 SHOWN_DIGITS = 8
 
 
 def title(process: str) -> str:
-    """A worker by the name that the recording has for it, HOST-PROCESS, for a person."""
+    """The name of a worker for people; `process`: its name in a recording, HOST-PID."""
     host, _, number = process.rpartition("-")
     return f"worker process {number} on host {host}" if host else f"worker {process}"
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What all processes of a swarm must have in common.
+    """The versions and the Locust file, which must be the same in all processes of a swarm.
 
     Attributes:
         versions: package -> version.
-        file: names of the Locust files; digest: of what is in them.
+        file: names of the Locust files, which may differ.
+        digest: of the contents of these files.
     """
 
     versions: Mapping[str, str]
@@ -39,7 +40,7 @@ class Identity:
 
     @classmethod
     def read(cls, data: Any) -> Identity | None:
-        """What another process has sent; None if it is no identity."""
+        """The identity that another process has sent; None if `data` is not one."""
         try:
             versions = {str(name): str(version) for name, version in data["versions"].items()}
             return cls(versions, str(data["file"]), str(data["digest"]))
@@ -51,11 +52,11 @@ class Identity:
 
     @property
     def shown(self) -> str:
-        """All versions, for a person."""
+        """All versions, for people."""
         return ", ".join(f"{name} {version}" for name, version in sorted(self.versions.items()))
 
     def differences(self, worker: Identity) -> list[str]:
-        """Each with both sides; this one is the master's."""
+        """A text for each difference between this identity, the master's, and a worker's."""
         found = [
             f"{name} {worker.versions.get(name, 'missing')} at the worker, {version} at the master"
             for name, version in sorted(self.versions.items())
@@ -69,16 +70,16 @@ class Identity:
 
 @dataclass
 class Roster:
-    """One for each master.
+    """The workers of a master.
 
     Attributes:
-        expected: workers that are waited for.
-        is_closed: whether the swarm has started, after which no worker joins.
-        is_ending: whether the workers were asked for their last reports, after which they may leave.
-        ended: why the swarm never started; "" otherwise.
-        notices: sentences about workers, for a person, the oldest first.
-        processes: id of a worker that has joined -> its process, by a name that no other worker has.
-        heard: id -> the second of the run's clock in which its last message came.
+        expected: how many workers the master waits for.
+        is_closed: whether the swarm has started, after which no worker can join.
+        is_ending: whether the last reports were requested, after which workers may leave.
+        ended: why the swarm did not start; "" otherwise.
+        notices: sentences about workers for people, the oldest first.
+        processes: id of a worker that has joined -> unique name of its process.
+        last_message_s: id -> the second of the run's clock in which its last message came.
     """
 
     expected: int = 0
@@ -87,21 +88,25 @@ class Roster:
     ended: str = ""
     notices: list[str] = field(default_factory=list)
     processes: dict[str, str] = field(default_factory=dict)
-    heard: dict[str, int] = field(default_factory=dict)
+    last_message_s: dict[str, int] = field(default_factory=dict)
     _introductions: dict[str, tuple[str, Identity]] = field(default_factory=dict)
     _refused: set[str] = field(default_factory=set)
 
     def introduce(self, worker: str, data: Any) -> None:
-        """Take a worker's introduction: {"process": its name, ...its identity}."""
+        """Store a worker's introduction: {"process": its name, ...its identity}. Other data is ignored."""
         identity = Identity.read(data)
         if identity is not None:
             self._introductions[worker] = (str(data.get("process", "")), identity)
 
     def has_introduction(self, worker: str) -> bool:
+        """Whether the worker has sent a valid introduction."""
         return worker in self._introductions
 
     def admit(self, worker: str, locust: str, own: Identity) -> str:
-        """Let a worker join; return why not, or "" if it has. `locust`: the version that Locust itself sends."""
+        """Let a worker join, or refuse it; return the reason of the refusal, or "".
+
+        locust: the worker's version of Locust, as Locust itself sends it. own: the master's identity.
+        """
         why = self._why_not(worker, locust, own)
         if not why:
             self.processes[worker] = self._unique(worker)
@@ -111,7 +116,7 @@ class Roster:
         return why
 
     def _shown(self, worker: str) -> str:
-        """For a person; Locust's id of a worker is HOST_ID."""
+        """The name of a worker for people; Locust's id of a worker is HOST_ID."""
         name = self._introductions[worker][0] if worker in self._introductions else ""
         return title(name) if name else f"a worker on host {worker.rpartition('_')[0]}"
 
@@ -126,12 +131,13 @@ class Roster:
         return ""
 
     def _unique(self, worker: str) -> str:
-        """Its process's name. Containers may share a host's name, and have processes of the same number."""
+        """The name of a worker's process, made unique: containers may have the same host name and the same pid."""
         name = self._introductions[worker][0]
         taken = {each for other, each in self.processes.items() if other != worker}
         names = (name, *(f"{name}#{number}" for number in range(2, len(taken) + 3)))
         return next(each for each in names if each not in taken)
 
     def notice(self, sentence: str) -> None:
+        """Add to `notices`, up to 50."""
         if len(self.notices) < MOST_NOTICES:
             self.notices.append(sentence)

@@ -1,1 +1,1 @@
-"""Samples what a server costs: its processes, its kernel counters, and its own statistics."""
+"""Samples the cost of a server: its processes, its kernel counters, and its own statistics."""

@@ -1,14 +1,14 @@
-"""What the processes of a tree cost, read so that reading costs little, whatever they hold.
+"""Reads CPU time, memory and descriptors of a process tree, at a low cost even for large processes.
 
-psutil reads the processes. Four things are read beside it, because it does not have them:
+psutil reads the processes. Four figures are read without it, because it does not have them:
 
-    the CPU clock of a process   all its threads, ended ones too, in nanoseconds; psutil has ticks of 10 ms
-    the list of children         the kernel's own; psutil reads every process of the host to find them
-    smaps_rollup                 anonymous and shared memory apart from mapped files (see _memory_bytes)
-    SigIgn of status             whether the kernel keeps an account of children that ended (see cpu_time.py)
+    the CPU clock of a process   all its threads, including ended ones, in nanoseconds; psutil has ticks of 10 ms
+    the list of children         from the kernel; psutil reads every process of the host to find them
+    smaps_rollup                 anonymous and shared memory without mapped files (see _memory_bytes)
+    SigIgn of status             whether the kernel counts the CPU time of ended children (see cpu_time.py)
 
-Two readings are expensive, and made seldom: which descriptors are sockets (a readlink for each), and smaps_rollup, for
-which the kernel walks the page tables of the process (0.05 ms for 5 MiB, more for more).
+Two figures are expensive and read seldom: how many descriptors are sockets (a readlink for each), and smaps_rollup, for
+which the kernel walks the page tables of the process (0.05 ms for 5 MiB, more for larger ones).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ import psutil
 __all__ = ["Budget", "Plateau", "Tree"]
 
 PROC = Path("/proc")
-# How much of the time may go into what is dear.
-DEAR_SHARE = 0.005
-# How long the descriptors must have stayed the same, within a hundredth, for a plateau.
+# The share of a core that expensive readings may use.
+EXPENSIVE_SHARE = 0.005
+# On a plateau the number of descriptors has stayed within 1% for this long.
 PLATEAU_S = 2.0
 PLATEAU_SPREAD = 0.01
-# How often a sample is begun again in which a process ended between two readings.
+# How often a sample is read if processes end during it.
 ATTEMPTS = 3
 _LIBC = ctypes.CDLL(None)
 _SIGCHLD_BIT = 1 << (signal.SIGCHLD - 1)
@@ -42,29 +42,32 @@ _SIGCHLD_BIT = 1 << (signal.SIGCHLD - 1)
 
 @dataclass
 class Budget:
-    """Allows something so seldom that it takes no more than a share of a core.
+    """Limits how often an expensive reading is made, so that it uses no more than a share of a core.
 
-    Costs are CPU time: by the time on the clock a busy host makes everything expensive, and nothing is read on it.
+    Costs are CPU time. By elapsed time everything would be expensive on a busy host, and nothing would be read there.
     """
 
-    share: float = DEAR_SHARE
+    share: float = EXPENSIVE_SHARE
     not_before_s: float = 0.0
 
     def allows(self, now_s: float) -> bool:
+        """Whether a reading may be made now."""
         return now_s >= self.not_before_s
 
     def spent(self, now_s: float, cost_s: float) -> None:
+        """Count a reading that began at `now_s` and used `cost_s` of CPU time."""
         self.not_before_s = now_s + cost_s / self.share
 
 
 @dataclass
 class Plateau:
-    """Whether a tree holds the same descriptors for a while, within a hundredth."""
+    """Detects that the number of descriptors of a tree has stayed within 1% for two seconds."""
 
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
     _began_s: float | None = None
 
     def add(self, now_s: float, descriptors: int) -> None:
+        """Add the number of descriptors in a sample."""
         self._began_s = now_s if self._began_s is None else self._began_s
         self._recent.append((now_s, descriptors))
         while self._recent[0][0] < now_s - PLATEAU_S:
@@ -72,10 +75,12 @@ class Plateau:
 
     @property
     def descriptors(self) -> int:
+        """The number in the last sample; 0 before the first."""
         return self._recent[-1][1] if self._recent else 0
 
     @property
     def is_level(self) -> bool:
+        """Whether the tree is on a plateau."""
         if self._began_s is None or self._recent[-1][0] - self._began_s < PLATEAU_S:
             return False
         counts = [count for _, count in self._recent]
@@ -84,10 +89,10 @@ class Plateau:
 
 @dataclass
 class Tree:
-    """The processes under a root, the root included; psutil.NoSuchProcess where there is no such root.
+    """A root process and its descendants; psutil.NoSuchProcess if there is no such process.
 
-    A process whose parent ended is given to another parent by the kernel, outside the tree. It stays in the tree here,
-    if it was seen in it before, or if the root leads a session and the process is in it.
+    If the parent of a process ends, the kernel gives the process another parent, outside the tree. The process stays in
+    this tree if it was in it before, or if it is in the session that the root leads.
     """
 
     root_pid: int
@@ -98,23 +103,24 @@ class Tree:
         self._root = psutil.Process(self.root_pid)
 
     def sample(self, sockets: bool = False, memory: bool = False) -> list[dict[str, Any]]:
-        """What each process has cost so far; nothing once the root has ended, or its number is another's.
+        """The figures of each process so far, the root first; [] if the root has ended, or another process has its pid.
 
-        A process that ended between two readings is in none of them, or in two: in its own and in its parent's account
-        of ended children. Then all is read again, a few times at most.
+        A process that ends during the sample is missing, or is counted twice: by itself and in its parent's CPU time of
+        ended children. The sample is then read again, up to three times.
 
-        psutil.AccessDenied where a process may not be read: figures without it would be wrong, and nobody would see.
+        sockets, memory: also read these expensive figures. psutil.AccessDenied: a process may not be read; without it
+        the figures would be wrong, and nothing would show that.
         """
         for _ in range(ATTEMPTS):
             samples, has_missed = self._read(sockets, memory)
             if not has_missed:
                 break
-        # What is left of a tree without its root belongs to another parent now.
+        # Without the root, the other processes have a parent outside the tree.
         is_there = samples and samples[0]["pid"] == self.root_pid and not samples[0].get("has_ended")
         return samples if is_there else []
 
     def _read(self, sockets: bool, memory: bool) -> tuple[list[dict[str, Any]], bool]:
-        """What each process has cost, parents before their children, and whether one of them was gone by then."""
+        """The figures of each process, parents before children, and whether one of them ended meanwhile."""
         samples, has_missed = [], False
         for process in self._processes():
             try:
@@ -143,9 +149,9 @@ class Tree:
                 found[pid] = known if known is not None and known.is_running() else psutil.Process(pid)
 
     def _session(self) -> list[int]:
-        """The processes of the session that the root leads, for those that are not its descendants any more.
+        """The pids in the session that the root leads; they need not be its descendants any more.
 
-        Looks at every process of the host, and so keeps to a budget.
+        It looks at every process of the host, and therefore has a budget.
         """
         now_s, began_s = time.monotonic(), time.process_time()
         if not self._scans.allows(now_s) or _session_of(self.root_pid) != self.root_pid:
@@ -163,7 +169,7 @@ def _session_of(pid: int) -> int:
 
 
 def _descendants(root: int) -> Iterator[int]:
-    """The kernel's own list of each thread's children: psutil asks every process of the host who its parent is."""
+    """Pids of all descendants, by the kernel's list of each thread's children: psutil reads every process instead."""
     waiting = [root]
     while waiting:
         for child in _children(waiting.pop()):
@@ -175,7 +181,7 @@ def _children(pid: int) -> list[int]:
     try:
         lists = [thread / "children" for thread in (PROC / str(pid) / "task").iterdir()]
         return [int(child) for each in lists for child in each.read_text().split()]
-    except FileNotFoundError:  # it has ended, or its kernel has no such list
+    except FileNotFoundError:  # the process has ended, or the kernel has no such list
         try:
             return [child.pid for child in psutil.Process(pid).children()]
         except psutil.Error:
@@ -189,22 +195,22 @@ def _sample(process: psutil.Process, sockets: bool, memory: bool) -> dict[str, A
         has_ended = process.status() == psutil.STATUS_ZOMBIE
         try:
             return _account(process) | (_remains() if has_ended else _holdings(process, sockets, memory))
-        except psutil.ZombieProcess:  # it ended after its status was read
+        except psutil.ZombieProcess:  # the process ended after its status was read
             return _account(process) | _remains()
 
 
 def _account(process: psutil.Process) -> dict[str, Any]:
-    """Which process it is, and the CPU time that it used; also of one that ended and waits for its parent."""
+    """The identity and the CPU time of a process; a zombie has them too."""
     cpu = process.cpu_times()
     own_s = _cpu_clock_s(process.pid)
     return {
         "pid": process.pid,
         "parent_pid": process.ppid(),
-        "started_s": process.create_time(),  # with the number, what tells a process from its namesake
+        "started_s": process.create_time(),  # with the pid, identifies the process
         "cpu_s": cpu.user + cpu.system if own_s is None else own_s,
         "cpu_user_s": cpu.user,
         "cpu_system_s": cpu.system,
-        "children_cpu_s": cpu.children_user + cpu.children_system,  # of those that ended and were waited for
+        "children_cpu_s": cpu.children_user + cpu.children_system,  # of children that ended and were waited for
     }
 
 
@@ -232,7 +238,7 @@ def _holdings(process: psutil.Process, sockets: bool, memory: bool) -> dict[str,
 
 
 def _cpu_clock_s(pid: int) -> float | None:
-    """The process's CPU clock; None where the kernel does not give it, as some sandboxes do not."""
+    """The CPU clock of a process in seconds; None if the kernel does not provide it, as in some sandboxes."""
     clock = ctypes.c_int()
     if _LIBC.clock_getcpuclockid(pid, ctypes.byref(clock)):
         return None
@@ -243,7 +249,7 @@ def _cpu_clock_s(pid: int) -> float | None:
 
 
 def _ignores_children(pid: int) -> bool:
-    """Whether SIGCHLD is ignored: the kernel then keeps no account of children that ended (wait(2))."""
+    """Whether a process ignores SIGCHLD: the kernel then does not add the CPU time of ended children (wait(2))."""
     for line in (PROC / str(pid) / "status").read_bytes().splitlines():
         if line.startswith(b"SigIgn:"):
             return bool(int(line.split()[1], 16) & _SIGCHLD_BIT)
@@ -251,7 +257,7 @@ def _ignores_children(pid: int) -> bool:
 
 
 def _memory(pid: int) -> dict[str, Any]:
-    """ "memory_bytes", or with "memory_error" why there is none."""
+    """{"memory_bytes"}, or {"memory_error": the reason} if it cannot be read."""
     try:
         return {"memory_bytes": _memory_bytes((PROC / str(pid) / "smaps_rollup").read_text())}
     except ProcessLookupError:
@@ -261,12 +267,12 @@ def _memory(pid: int) -> dict[str, Any]:
 
 
 def _memory_bytes(rollup: str) -> int:
-    """Anonymous and shared memory, in RAM and in swap, a page of n processes as an n-th for each (PSS).
+    """Anonymous and shared memory, in RAM and in swap, in bytes; a page of n processes counts as an n-th (PSS).
 
-    Of a tree of forked processes the sum counts each page once. RSS counts a page that workers share once for each of
-    them, and does not change when one of them writes to it and gets a copy. USS leaves out memory that stays shared,
-    such as a segment in which all workers keep their connections. Mapped files, most of them programs and libraries,
-    are left out: their share changes when a process that is no part of the server starts or ends.
+    The sum over a tree of forked processes counts each page once. RSS counts a page that workers share once for each
+    worker, and does not change when a worker writes to it and gets a copy. USS leaves out memory that stays shared,
+    such as a segment in which all workers keep their connections. Mapped files, which are mostly programs and
+    libraries, are left out: their share changes when a process outside the server starts or ends.
     """
     sizes = {name: int(size.split()[0]) for name, _, size in (line.partition(":") for line in rollup.splitlines()[1:])}
     in_ram = sizes["Pss_Anon"] + sizes["Pss_Shmem"] if "Pss_Anon" in sizes else sizes["Pss"]  # Linux before 5.9
@@ -274,7 +280,7 @@ def _memory_bytes(rollup: str) -> int:
 
 
 def _count_descriptors(process: psutil.Process) -> int:
-    """The size of the folder is their number (Linux 6.2); before that each has to be listed."""
+    """The number of open descriptors: the size of /proc/PID/fd (Linux 6.2), or by listing them on older kernels."""
     try:
         return (PROC / str(process.pid) / "fd").stat().st_size or int(process.num_fds())
     except PermissionError:
@@ -282,7 +288,7 @@ def _count_descriptors(process: psutil.Process) -> int:
 
 
 def _count_sockets(pid: int) -> int | None:
-    """None of another user's process."""
+    """The number of descriptors that are sockets; None if the process belongs to another user."""
     try:
         entries = os.scandir(PROC / str(pid) / "fd")
     except PermissionError:

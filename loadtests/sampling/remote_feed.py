@@ -1,11 +1,9 @@
-"""Samples from a server's own machine: given to the runs that connect, and taken on the clock of the run.
+"""Sends samples from a server's machine to the runs that connect, which convert them to their own clock.
 
     sampler -> run   {"samples": 1}, then {"sample": {...}} each; {"pong": n, "time_s": its clock}; {"end": why}
     run -> sampler   {"ping": n}
 
-Two machines have two monotonic clocks, which began at different times and do not run quite alike. A run asks the
-sampler for the time once a second, and believes the quickest answer of the last minute: it is wrong by no more than
-half of what the answer took to come.
+A run pings the sampler once a second for its time, and uses the quickest reply of the last minute: see clock_offset.py.
 """
 
 from __future__ import annotations
@@ -21,75 +19,44 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+from loadtests.recording.clock_offset import ClockOffset, Reading
 from loadtests.sampling.wakeup import Wakeup
+from loadtests.units import NS_IN_S
 
-__all__ = ["Broadcast", "ClockOffset", "Feed", "FeedLost"]
+__all__ = ["Broadcast", "Feed", "FeedLost"]
 
 VERSION = 1
 MAX_READERS = 16
-# What may wait for one reader: minutes of samples. Who takes nothing for so long is given up.
+# How much may wait to be sent to one reader, which is minutes of samples; beyond that the reader is disconnected.
 MAX_WAITING_BYTES = 1 << 20
 MAX_PING_BYTES = 1024
 MAX_LINE_BYTES = 1 << 22
 FIRST_PINGS = 16
 PING_INTERVAL_S = 1.0
-OFFSET_WINDOW_S = 60.0
-CONNECT_PATIENCE_S = 5.0
-# Pings are answered once a second: a machine that says nothing for so long is gone.
+OFFSET_WINDOW_S = 60
+CONNECT_TIMEOUT_S = 5.0
+# Pings are answered once a second, so after this time without a message the sampler is lost.
 SILENCE_S = 10.0
 
 
 class FeedLost(Exception):
-    """The samples of another machine cannot be had, or no longer; the text is one line for a person."""
-
-
-@dataclass(frozen=True)
-class _Asked:
-    at_s: float
-    took_s: float
-    offset_s: float
-
-
-@dataclass
-class ClockOffset:
-    """How far another clock is ahead of this one. Pure."""
-
-    window_s: float = OFFSET_WINDOW_S
-    _asked: deque[_Asked] = field(default_factory=deque)
-
-    def add(self, sent_s: float, theirs_s: float, received_s: float) -> None:
-        """An answer: when it was asked for and received on this clock, and what the other one said."""
-        self._asked.append(_Asked(received_s, received_s - sent_s, theirs_s - (sent_s + received_s) / 2))
-        while self._asked[0].at_s < received_s - self.window_s:
-            self._asked.popleft()
-
-    @property
-    def is_known(self) -> bool:
-        return bool(self._asked)
-
-    @property
-    def offset_s(self) -> float:
-        return self._best.offset_s
-
-    @property
-    def uncertainty_s(self) -> float:
-        """The offset is wrong by no more than this."""
-        return self._best.took_s / 2
-
-    @property
-    def _best(self) -> _Asked:
-        return min(self._asked, key=lambda each: each.took_s)
+    """The samples of another machine are not, or no longer, available; the text is one line for a person."""
 
 
 @dataclass
 class _Reader:
     sock: socket.socket
-    asked: bytearray = field(default_factory=bytearray)
+    received: bytearray = field(default_factory=bytearray)
     waiting: bytearray = field(default_factory=bytearray)
 
 
 class Broadcast:
-    """Gives samples to whoever connects. Never blocks. Closes: on leaving its `with`."""
+    """Sends samples to up to 16 readers that connect. Never blocks. Its `with` closes the listener and the readers.
+
+    Args:
+        address: IP address and port to listen on; OSError if that is not possible.
+        wakeup: calls it when a socket is ready.
+    """
 
     def __init__(self, address: tuple[str, int], wakeup: Wakeup) -> None:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
@@ -105,14 +72,15 @@ class Broadcast:
         return host, port
 
     def send(self, sample: Mapping[str, Any]) -> None:
+        """Send a sample to all readers."""
         line = _line({"sample": sample})
         for reader in list(self._readers.values()):
-            self._say(reader, line)
+            self._send(reader, line)
 
     def end(self, why: str) -> None:
-        """Tell everybody that no sample will follow, and why."""
+        """Send to all readers that no sample will follow, and why."""
         for reader in list(self._readers.values()):
-            self._say(reader, _line({"end": why}))
+            self._send(reader, _line({"end": why}))
 
     def __enter__(self) -> Broadcast:
         return self
@@ -128,7 +96,7 @@ class Broadcast:
     def _accept(self, events: int) -> None:
         try:
             sock, _ = self._listener.accept()
-        except OSError:  # it is gone already
+        except OSError:  # the client has disconnected already
             return
         if len(self._readers) >= MAX_READERS:
             sock.close()
@@ -137,7 +105,7 @@ class Broadcast:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         reader = self._readers[sock] = _Reader(sock)
         self._wakeup.watch(sock, lambda events: self._serve(reader, events))
-        self._say(reader, _line({"samples": VERSION}))
+        self._send(reader, _line({"samples": VERSION}))
 
     def _serve(self, reader: _Reader, events: int) -> None:
         if events & selectors.EVENT_WRITE:
@@ -152,9 +120,9 @@ class Broadcast:
             return
         except OSError:
             data = b""
-        reader.asked += data
-        *lines, rest = reader.asked.split(b"\n")
-        reader.asked = rest
+        reader.received += data
+        *lines, rest = reader.received.split(b"\n")
+        reader.received = rest
         if not data or len(rest) > MAX_PING_BYTES:
             self._drop(reader)
             return
@@ -167,9 +135,9 @@ class Broadcast:
         except (ValueError, TypeError, KeyError):
             self._drop(reader)
             return
-        self._say(reader, _line({"pong": number, "time_s": time.monotonic()}))
+        self._send(reader, _line({"pong": number, "time_s": time.monotonic()}))
 
-    def _say(self, reader: _Reader, line: bytes) -> None:
+    def _send(self, reader: _Reader, line: bytes) -> None:
         if reader.sock not in self._readers:
             return
         reader.waiting += line
@@ -195,10 +163,14 @@ class Broadcast:
 
 
 class Feed:
-    """The samples that a Broadcast gives, as they come, on this machine's clock; FeedLost if they stop for no reason.
+    """Iterates over the samples of a Broadcast as they arrive, with times of this machine's clock.
 
-    Each has a "clock": how far the other one was ahead, and by how much that may be wrong. Iterating ends when the
-    sampler says that it ends (why_ended), or a signal comes. Closes: on leaving its `with`.
+    Each sample has a "clock": the offset of the other clock, and its uncertainty. The iteration ends when the sampler
+    sends its end, or at a signal. FeedLost: there is no sampler at the address, or the connection is lost. Its `with`
+    closes the connection.
+
+    Attributes:
+        why_ended: the reason that the sampler sent at its end; None before that.
     """
 
     def __init__(self, address: tuple[str, int], wakeup: Wakeup) -> None:
@@ -206,20 +178,20 @@ class Feed:
         self._wakeup = wakeup
         self._received = bytearray()
         self._samples: deque[dict[str, Any]] = deque()
-        self._pings: dict[int, float] = {}
-        self._pinged = 0
+        self._pings: dict[int, int] = {}  # number -> when it was sent, in ns
+        self._pings_sent = 0
         self._is_over = False
-        self.clock = ClockOffset()
+        self._clock = ClockOffset(OFFSET_WINDOW_S * NS_IN_S, may_be_same_clock=False)
         self.why_ended: str | None = None
         try:
-            self._sock = socket.create_connection(address, CONNECT_PATIENCE_S)
+            self._sock = socket.create_connection(address, CONNECT_TIMEOUT_S)
         except OSError as error:
             raise FeedLost(f"no sampler at {self._shown}: {error.strerror or error}") from None
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._heard_s = time.monotonic()
+        self._received_s = time.monotonic()
 
     def __enter__(self) -> Feed:
-        self._wakeup.watch(self._sock, self._hear)
+        self._wakeup.watch(self._sock, self._receive)
         return self
 
     def __exit__(
@@ -232,60 +204,63 @@ class Feed:
         pings_at_s = 0.0
         while not self._is_over:
             now_s = time.monotonic()
-            if now_s - self._heard_s > SILENCE_S:
-                raise FeedLost(f"the sampler at {self._shown} has said nothing for {SILENCE_S:g} s")
+            if now_s - self._received_s > SILENCE_S:
+                raise FeedLost(f"the sampler at {self._shown} has sent nothing for {SILENCE_S:g} s")
             if now_s >= pings_at_s and not self._pings:
                 self._ping()
-                # One after the other, the first ones without a pause: two on their way at once would delay each other.
-                pings_at_s = now_s + (0.0 if self._pinged < FIRST_PINGS else PING_INTERVAL_S)
-            signals = self._wakeup.turn(now_s + PING_INTERVAL_S if self._pings else pings_at_s)
+                # One at a time, because two would delay each other; the first ones without a pause.
+                pings_at_s = now_s + (0.0 if self._pings_sent < FIRST_PINGS else PING_INTERVAL_S)
+            signals = self._wakeup.wait_once(now_s + PING_INTERVAL_S if self._pings else pings_at_s)
             if any(number != signal.SIGUSR1 for number in signals):
                 return
-            while self._samples and self.clock.is_known and (self._pinged >= FIRST_PINGS or self._is_over):
+            while self._samples and self._clock.readings and (self._pings_sent >= FIRST_PINGS or self._is_over):
                 yield self._on_this_clock(self._samples.popleft())
 
     def _on_this_clock(self, sample: dict[str, Any]) -> dict[str, Any]:
-        sample["time_s"] -= self.clock.offset_s
-        sample["clock"] = {"offset_s": self.clock.offset_s, "uncertainty_s": self.clock.uncertainty_s}
+        offset_s, uncertainty_s = self._clock.offset_ns / NS_IN_S, self._clock.uncertainty_ns / NS_IN_S
+        sample["time_s"] -= offset_s
+        sample["clock"] = {"offset_s": offset_s, "uncertainty_s": uncertainty_s}
         return sample
 
     def _ping(self) -> None:
-        self._pinged += 1
-        self._pings[self._pinged] = time.monotonic()
+        self._pings_sent += 1
+        self._pings[self._pings_sent] = time.monotonic_ns()
         try:
-            self._sock.sendall(_line({"ping": self._pinged}))
+            self._sock.sendall(_line({"ping": self._pings_sent}))
         except OSError as error:
             raise FeedLost(f"the sampler at {self._shown} is gone: {error.strerror or error}") from None
 
-    def _hear(self, events: int) -> None:
+    def _receive(self, events: int) -> None:
         try:
             data = self._sock.recv(1 << 16)
         except OSError:
             data = b""
-        received_s = self._heard_s = time.monotonic()
+        received_ns = time.monotonic_ns()
+        self._received_s = received_ns / NS_IN_S
         if not data:
             raise FeedLost(f"the sampler at {self._shown} is gone")
         self._received += data
         *lines, self._received = self._received.split(b"\n")
         if len(self._received) > MAX_LINE_BYTES:
-            raise FeedLost(f"what is at {self._shown} is no sampler")
+            raise FeedLost(f"the program at {self._shown} is no sampler")
         for line in lines:
-            self._take(bytes(line), received_s)
+            self._handle(bytes(line), received_ns)
 
-    def _take(self, line: bytes, received_s: float) -> None:
+    def _handle(self, line: bytes, received_ns: int) -> None:
         try:
-            said = json.loads(line)
-            if "sample" in said:
-                said["sample"]["time_s"] += 0.0
-                self._samples.append(said["sample"])
-            elif "pong" in said:
-                self.clock.add(self._pings.pop(said["pong"]), float(said["time_s"]), received_s)
-            elif "end" in said:
-                self._is_over, self.why_ended = True, str(said["end"])
-            elif said["samples"] != VERSION:
-                raise FeedLost(f"the sampler at {self._shown} speaks version {said['samples']}, this one {VERSION}")
-        except (ValueError, TypeError, KeyError):
-            raise FeedLost(f"what is at {self._shown} is no sampler") from None
+            message = json.loads(line)
+            if "sample" in message:
+                message["sample"]["time_s"] += 0.0  # TypeError if it is no number
+                self._samples.append(message["sample"])
+            elif "pong" in message:
+                other_ns = int(float(message["time_s"]) * NS_IN_S)
+                self._clock.add(Reading(self._pings.pop(message["pong"]), other_ns, received_ns))
+            elif "end" in message:
+                self._is_over, self.why_ended = True, str(message["end"])
+            elif message["samples"] != VERSION:
+                raise FeedLost(f"the sampler at {self._shown} has version {message['samples']}, this one has {VERSION}")
+        except (ValueError, TypeError, KeyError, OverflowError):
+            raise FeedLost(f"the program at {self._shown} is no sampler") from None
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

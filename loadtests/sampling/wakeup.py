@@ -1,4 +1,4 @@
-"""Sleeping until a moment, a signal or word on a socket, whichever comes first."""
+"""Sleeps until a time, a signal, or until a socket is ready, whichever comes first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ __all__ = ["Wakeup"]
 
 
 class Wakeup:
-    """Takes over these signals, and calls who waits for a socket. Closes: on leaving its `with`."""
+    """Waits for signals, and calls functions when their socket is ready.
+
+    In its `with` it handles the signals `numbers` in place of their handlers, which it restores at the end.
+    """
 
     def __init__(self, *numbers: signal.Signals) -> None:
         self._numbers = numbers
@@ -43,25 +46,29 @@ class Wakeup:
         self._sender.close()
 
     def watch(self, sock: socket.socket, call: Callable[[int], None], events: int = selectors.EVENT_READ) -> None:
-        """Have `call` called with what a socket is ready for, whenever somebody waits; again: for other events."""
+        """Call `call(events)` during wait() and wait_once() when the socket is ready for `events`.
+
+        A second call for the same socket replaces the first.
+        """
         try:
             self._selector.modify(sock, events, call)
         except KeyError:
             self._selector.register(sock, events, call)
 
     def forget(self, sock: socket.socket) -> None:
+        """Stop watching a socket, if it is watched."""
         with contextlib.suppress(KeyError):
             self._selector.unregister(sock)
 
     def wait(self, until_s: float) -> list[int]:
-        """Until that moment of the monotonic clock, or a signal: those that came. Sockets are served meanwhile."""
+        """Wait until this time of the monotonic clock or a signal, and serve sockets; return the signals that came."""
         while True:
-            signals = self.turn(until_s)
+            signals = self.wait_once(until_s)
             if signals or time.monotonic() >= until_s:
                 return signals
 
-    def turn(self, until_s: float) -> list[int]:
-        """The same, but no longer than until a socket was served."""
+    def wait_once(self, until_s: float) -> list[int]:
+        """Like wait(), but also return, with [], after sockets were served."""
         signals: list[int] = []
         for key, events in self._selector.select(max(0.0, until_s - time.monotonic())):
             if key.fileobj is self._receiver:

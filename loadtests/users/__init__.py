@@ -1,6 +1,6 @@
-"""Users of a swarm. TcpUser is the class that users derive from; here are also the classes that need no code.
+"""The users of a swarm: TcpUser to derive from, and users that need no code.
 
-The public names are imported when first used, so that the wait times, which are pure, do not load Locust.
+The public names are imported when they are first used, so that importing the wait times does not load Locust.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Whether a Locust file of one's own can be used: found out before a run starts anything, in a process of its own.
+"""Checks a user's Locust file before a run starts anything, in a process of its own.
 
-To import such a file patches the standard library, and may do anything else: print, end Python, never return. The
-process writes into a file what is wrong, or that nothing is.
+Importing such a file patches the standard library. It may also print, end Python or never return. The process writes
+the problem that it finds, or "fine", into the file RESULT.
 
-    python -m loadtests.users.locustfile_check LOCUSTFILE ANSWER [CLASS]
+    python -m loadtests.users.locustfile_check LOCUSTFILE RESULT [CLASS]
 """
 
 from __future__ import annotations
@@ -24,30 +24,33 @@ from loadtests.text_encoding import SHOWABLE
 
 __all__ = ["check_users"]
 
-#: For the import of the file, and of Locust, which takes a second.
-PATIENCE_S = 60.0
+#: For the import of the file, and for that of Locust, which takes a second.
+TIMEOUT_S = 60.0
 FINE = "fine"
 
 
 def check_users(file: Path, name: str | None) -> None:
-    """ValueError says in one line why a Locust file, or the class `name` in it, cannot be used. None: any TcpUser."""
+    """Raise ValueError, with one line that gives the reason, if a run cannot use a Locust file.
+
+    name: the user class that is needed; None: any TcpUser will do.
+    """
     if file.suffix != ".py":
         raise ValueError(f"--file is {str(file)!r}, must be a Python file, FILE.py: Locust loads no other")
     if "," in str(file.resolve()):
         raise ValueError(f"--file is {str(file.resolve())!r}, must be a path without a comma: Locust splits it there")
     with tempfile.TemporaryDirectory(prefix="loadtests-") as folder:
-        answer = Path(folder) / "answer"
-        words = [str(file.resolve()), str(answer), *([] if name is None else [name])]
+        result = Path(folder) / "result"
+        arguments = [str(file.resolve()), str(result), *([] if name is None else [name])]
         try:
             ended = subprocess.run(
-                python_module("loadtests.users.locustfile_check", *words),
-                stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S, check=False,
+                python_module("loadtests.users.locustfile_check", *arguments),
+                stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise ValueError(f"{file}: its import has not ended after {PATIENCE_S:g} s") from None
-        said = answer.read_text("utf-8") if answer.exists() else _early_end(ended)
-    if said != FINE:
-        raise ValueError(f"{file}: {said}")
+            raise ValueError(f"{file}: its import has not ended after {TIMEOUT_S:g} s") from None
+        problem = result.read_text("utf-8") if result.exists() else _early_end(ended)
+    if problem != FINE:
+        raise ValueError(f"{file}: {problem}")
 
 
 def _early_end(ended: subprocess.CompletedProcess[bytes]) -> str:
@@ -56,24 +59,24 @@ def _early_end(ended: subprocess.CompletedProcess[bytes]) -> str:
     return f"its import ended Python with status {ended.returncode}{last}"
 
 
-# In the process of its own
+# In the other process
 
 
 def main(argv: Sequence[str]) -> None:
-    file, answer, *names = argv
-    said = " ".join(_complaint(file, *names).split())
-    Path(answer).write_text(said or FINE, "utf-8", SHOWABLE)
-    os._exit(0)  # threads and greenlets of the file may go on for ever
+    file, result, *names = argv
+    problem = " ".join(_problem_of(file, *names).split())
+    Path(result).write_text(problem or FINE, "utf-8", SHOWABLE)
+    os._exit(0)  # threads and greenlets that the file has started may not end
 
 
-def _complaint(file: str, name: str | None = None) -> str:
-    """What is wrong; "" if nothing is."""
-    from locust.util.load_locustfile import load_locustfile
+def _problem_of(file: str, name: str | None = None) -> str:
+    """The problem of a file in one sentence; "" if there is none."""
+    from loadtests.locust_integration import compat
 
     before = dict(sys.modules)
     try:
-        users, shapes = load_locustfile(file)
-    except BaseException as error:  # SystemExit, too: whatever a file does, it is to be said
+        users, shapes = compat.load_locustfile(file)
+    except BaseException as error:  # SystemExit as well
         return f"it cannot be imported: {_place(error, file)}{type(error).__name__}: {_text(error)}"
     module = next(each for key, each in sys.modules.items() if before.get(key) is not each and _file_of(each) == file)
     if shapes:
@@ -83,11 +86,11 @@ def _complaint(file: str, name: str | None = None) -> str:
     names = [each for each, user in users.items() if issubclass(user, TcpUser)]
     if not names:
         return "it has no subclass of loadtests.users.tcp_user.TcpUser"
-    return (_wrong_with(module, name, names) if name is not None else "") or _wrong_arguments()
+    return (_problem_of_class(module, name, names) if name is not None else "") or _problem_of_options()
 
 
-def _wrong_with(module: ModuleType, name: str, names: Sequence[str]) -> str:
-    """What is wrong with a class of the file; `names` are those that can be used."""
+def _problem_of_class(module: ModuleType, name: str, names: Sequence[str]) -> str:
+    """The problem of the class `name`; `names`: the classes of the file that can be used."""
     from locust import User
 
     from loadtests.users.tcp_user import TcpUser
@@ -99,15 +102,15 @@ def _wrong_with(module: ModuleType, name: str, names: Sequence[str]) -> str:
     if not isinstance(found, type) or not issubclass(found, User):
         return f"{name} in it (--user) is no subclass of TcpUser: {there}"
     if not issubclass(found, TcpUser):
-        return f"{name} in it (--user) is no TcpUser, and only what those exchange is recorded: {there}"
+        return f"{name} in it (--user) is no TcpUser, and exchanges of others are not recorded: {there}"
     if name not in names:
         return f"{name} in it (--user) is abstract: {there}"
     if not found.tasks:
         return f"{name} in it (--user) has no method with @task"
-    return _wrong_codec(found) if found.make_codec is TcpUser.make_codec else ""
+    return _problem_of_codec(found) if found.make_codec is TcpUser.make_codec else ""
 
 
-def _wrong_codec(user: Any) -> str:
+def _problem_of_codec(user: Any) -> str:
     methods = ("receive", "messages", "encode", "eof")
     try:
         made = user.codec()
@@ -115,20 +118,20 @@ def _wrong_codec(user: Any) -> str:
         problem = f"its codecs have no {missing[0]}()" if missing else ""
     except Exception as error:
         problem = f"{type(error).__name__}: {_text(error)}"
-    return f"the codec of {user.__name__} is {user.codec!r}, must make codecs: {problem}" if problem else ""
+    return f"the codec of {user.__name__} is {user.codec!r}, which makes no codec: {problem}" if problem else ""
 
 
-def _wrong_arguments() -> str:
-    """Of the arguments that a file adds to Locust's command line none may be required: nobody would give it."""
-    from locust.argument_parser import get_parser
+def _problem_of_options() -> str:
+    """A file must not add a required option to Locust's command line, because a run does not pass it."""
+    from loadtests.locust_integration import compat
 
-    importlib.import_module("loadtests.locust_integration.load_shape")  # it adds some, too
-    required = [action.option_strings[0] for action in get_parser(default_config_files=[])._actions if action.required]
-    return f"it adds {required[0]} to Locust's command line as required, and a run does not give it" if required else ""
+    importlib.import_module("loadtests.locust_integration.load_shape")  # which adds options, too
+    required = compat.required_options()
+    return f"it adds {required[0]} to Locust's command line as required, and a run does not pass it" if required else ""
 
 
 def _place(error: BaseException, file: str) -> str:
-    """Where: the last line of the file itself that the error passed, or the line that is no Python."""
+    """The place of an error: the last line of the file in its traceback, or the line with the syntax error."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: "
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]

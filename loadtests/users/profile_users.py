@@ -1,11 +1,11 @@
-"""The users of the profiles: the stock ones, one that comes and goes, and one that reads slowly."""
+"""The users of the profiles: the standard users, one that reconnects for each exchange, and one that reads slowly."""
 
 from __future__ import annotations
 
 import socket
 from typing import Any
 
-from loadtests.client.connection import Wire
+from loadtests.client.connection import ClientConnection
 from loadtests.users.standard_users import EchoUser, JsonUser, MessageUser
 
 __all__ = ["ChurnUser", "EchoUser", "JsonUser", "MessageUser", "SlowReader"]
@@ -15,13 +15,13 @@ SLOW_PAUSE_S = 2.0 / 32
 
 
 class ChurnUser(JsonUser):
-    """A connection for each exchange."""
+    """Opens a connection for each exchange."""
 
     exchanges_per_connection = 1
 
 
-class SlowWire(Wire):
-    """Takes 8 KiB at a time, 16 times a second, and has the kernel keep no more than it must."""
+class SlowConnection(ClientConnection):
+    """Receives 8 KiB at a time, 16 times a second, with a receive buffer of the same size in the kernel."""
 
     def __init__(self, sock: Any, *arguments: Any) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_BYTES)
@@ -46,6 +46,6 @@ class SlowWire(Wire):
 
 
 class SlowReader(EchoUser):
-    """Sends --payload bytes, and reads what comes back slowly: 256 KiB in two seconds."""
+    """Sends --payload bytes, and reads the echo slowly: 256 KiB in two seconds."""
 
-    wire_class = SlowWire
+    connection_class = SlowConnection

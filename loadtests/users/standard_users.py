@@ -1,6 +1,6 @@
-"""The users that come along: an echo, JSON, and any message on any codec.
+"""Users that need no code: for an echo server, for a JSON server, and for any message on any codec.
 
-They say nothing of their pace: --rate and --depth do.
+They have no wait_time of their own; --rate and --depth set their pace.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["EchoUser", "JsonUser", "MessageUser"]
 
 
 class EchoUser(TcpUser):
-    """Bytes that no other message has, which must come back as they are."""
+    """Sends --payload bytes, different each time, and expects them back unchanged."""
 
     codec = Echoed
     _numbers = itertools.count()
@@ -41,7 +41,7 @@ class EchoUser(TcpUser):
 
 
 class JsonUser(TcpUser):
-    """GREETING and SUM in newline-framed JSON, with arguments of its own."""
+    """Sends GREETING and SUM in newline-framed JSON, with random arguments."""
 
     codec = JsonLines
 
@@ -57,16 +57,16 @@ class JsonUser(TcpUser):
 
 
 class MessageUser(TcpUser):
-    """The same message again and again: --message in --codec; any complete message is a reply, or only --expect."""
+    """Sends the same --message in --codec each time; any complete message is a correct reply, or only --expect."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         options: Any = environment.parsed_options
-        self._message = parse_message(options.message, options.codec, options.expect)
+        self._custom = parse_message(options.message, options.codec, options.expect)
 
     def make_codec(self) -> Codec:
-        return self._message.codec()
+        return self._custom.codec()
 
     @task
     def message(self) -> None:
-        self.exchange("message", self._message.message, self._message.expected)
+        self.exchange("message", self._custom.message, self._custom.expected)

@@ -8,15 +8,15 @@
         def report(self) -> None:
             self.exchange("report", b"42", expected=b"OK")
 
-A TcpUser holds one connection. Opening it, in TCP and in TLS, is a series of its own, with retries; so are the first
-byte on it, and closing it in good order. An exchange sends a message, waits for its reply and holds it against what was
-expected. Of a task that makes several, each is timed from when it would have been sent had the task begun in time.
-Locust's own `events.request.measure()` is not used: it hides exceptions, and counts a request that is cut off by the
-end of the test as a success.
+A TcpUser holds one connection. Its phases are recorded as series of their own: connect and TLS handshake, which are
+retried, first byte, and close in good order. An exchange sends a message, waits for the reply and compares it with the
+expected one. If a task makes several exchanges, each response time starts when the exchange would have been sent if the
+task had begun in time. Locust's own `events.request.measure()` is not used: it hides exceptions, and counts a request
+that the end of the test cuts off as a success.
 
-Tasks run in a loop of this class's own, for Locust's takes a turn of the event loop between any two of them, and sleeps
-to the millisecond. Locust's loop runs the tasks of a user with TaskSets, or with a wait time that is not from
-wait_times.py.
+Tasks run in a loop of this class, because Locust's loop needs an iteration of the event loop between two tasks, and
+sleeps in whole milliseconds. Locust's loop still runs the tasks of a user with TaskSets, or with a wait time that is
+not from wait_times.py.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ from gevent import GreenletExit
 
 from gserver.codecs import Codec, JsonLines, Malformed
 from gserver.errors import IncompleteMessage, ProtocolError
-from loadtests.client.connection import PeerFinished, TlsWire, Wire, WireClosed
-from loadtests.client.dialer import Dialer, parse_sources
+from loadtests.client.connection import ClientConnection, ClosedByPeer, ClosedLocally
+from loadtests.client.dialer import Dialer
 from loadtests.client.precise_timer import Alarm
+from loadtests.client.source_addresses import parse_sources
+from loadtests.client.tls_connection import TlsClientConnection
 from loadtests.optional_packages import needs
 from loadtests.url import is_tls, parse_host
 from loadtests.users.wait_times import Burst, Closed, Paced, Schedule
@@ -45,9 +47,9 @@ from loadtests.users.wait_times import Burst, Closed, Paced, Schedule
 with needs():
     from locust import User
     from locust.env import Environment
-    from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_WAITING
 
     import loadtests.locust_integration.web_page  # noqa: F401  # registers its options with Locust
+    from loadtests.locust_integration.compat import USER_RUNNING, USER_WAITING
     from loadtests.locust_integration.listeners import wait_for_clock
     from loadtests.locust_integration.recorder import LATE_NS, RECORDER, REQUEST_TYPE, UNSEEN_BY_LOCUST
     from loadtests.recording.recording import CUT_OFF, NEVER_SENT, PHASES, TASK, UNSENT
@@ -56,20 +58,20 @@ __all__ = ["TcpUser", "WrongReply"]
 
 
 class WrongReply(Exception):
-    """The server answered, and not what was asked for."""
+    """The reply is not the expected one."""
 
 
-#: What keeps a connection from being opened is the limit of this host, and not the server.
+#: Errors of a connect that come from a limit of this host, and not from the server.
 OWN_LIMITS = {errno.EMFILE: "own_descriptors", errno.ENFILE: "own_descriptors", errno.EADDRNOTAVAIL: "own_ports"}
 
 
 def outcome_of(error: BaseException) -> str:
-    """The class under which a failure is counted."""
+    """The outcome as which a failure is counted."""
     if isinstance(error, OSError) and error.errno in OWN_LIMITS:
         return OWN_LIMITS[error.errno]
     kinds: list[tuple[type[BaseException] | tuple[type[BaseException], ...], str]] = [
         (WrongReply, "mismatch"),
-        ((PeerFinished, IncompleteMessage), "eof"),
+        ((ClosedByPeer, IncompleteMessage), "eof"),
         (ProtocolError, "protocol"),
         (ConnectionRefusedError, "refused"),
         (TimeoutError, "timeout"),
@@ -81,17 +83,22 @@ def outcome_of(error: BaseException) -> str:
 
 
 class TcpUser(User):
-    """One connection, and exchanges on it. Subclass it, set `codec`, and call exchange() in @task methods.
+    """Makes exchanges on one connection. Subclass it, set `codec`, and call exchange() in @task methods.
 
     Attributes:
-        codec: makes a codec for each connection; default JsonLines.
-        wait_time: paced(rate) or closed(depth) of wait_times.py, or one of Locust's; default: --rate and --depth.
-        tls: whether to speak TLS whatever the host says; default: if it is tls://HOST:PORT.
-        ssl_context: for TLS; default: one that takes any certificate, or with --tls-ca only what that file vouches for.
-        connect_timeout_s, reply_timeout_s, close_timeout_s: seconds; 5, 10 and 1.
-        connect_attempts: tries before a task gives up until its next turn; 5, with a jittered pause that doubles.
-        due_ns: when the task is due on the monotonic clock; 0 once it made an exchange, and without a schedule.
-        exchanges_per_connection: after so many it is closed, and the next exchange opens another; default 0: never.
+        codec: called without arguments for the codec of each connection; default JsonLines.
+        wait_time: paced(rate) or closed(depth) of wait_times.py, or a wait time of Locust's; default: by --rate and
+            --depth.
+        tls: True: use TLS for every host; default False: only for tls://HOST:PORT.
+        ssl_context: for TLS; default: accepts any certificate, or with --tls-ca only those that this file verifies.
+        connect_timeout_s: for the connect, and again for the TLS handshake; default 5 s.
+        reply_timeout_s: for each reply; default 10 s.
+        close_timeout_s: for closing in good order; default 1 s.
+        connect_attempts: how often a connect is tried before the task is given up until it is due again; default 5,
+            with a jittered pause between them that doubles.
+        due_ns: when the task is due on the monotonic clock; 0 after its first exchange, and without a schedule.
+        exchanges_per_connection: after this many exchanges the connection is closed, and the next exchange opens
+            another; default 0: never.
     """
 
     abstract = True
@@ -103,19 +110,19 @@ class TcpUser(User):
     close_timeout_s = 1.0
     connect_attempts = 5
     exchanges_per_connection = 0
-    wire_class: type[Wire] = Wire
+    connection_class: type[ClientConnection] = ClientConnection
 
     _burst: ClassVar[Burst] = Burst()
-    _names: ClassVar[set[str]] = set()  # of exchanges, that were found to be no phase's
+    _names: ClassVar[set[str]] = set()  # names of exchanges that were checked
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self.schedule: Schedule | None = None
-        self._wire: Wire | None = None
+        self._connection: ClientConnection | None = None
         self.due_ns = 0
-        self._late_ns = 0  # how late the task made its first exchange
+        self._late_ns = 0  # by how much the task's first exchange was late
         self._stopped_ns = 0
-        self._left = 0  # exchanges before the connection is closed
+        self._left = 0  # exchanges until the connection is closed
         self._pacing = self._chosen_pacing()
         self._is_paced = isinstance(self._pacing, Paced)
         if isinstance(self._pacing, Paced):
@@ -124,7 +131,7 @@ class TcpUser(User):
         self._is_stopping = False
         if self._pacing is not None and not any(isinstance(each, type) for each in self.tasks):
             self._tasks, self.tasks = self.tasks, [TcpUser._run_tasks]
-            self.wait_time = _at_once  # type: ignore[method-assign]  # between two tasks of Locust's, of which there is one
+            self.wait_time = _at_once  # type: ignore[method-assign]  # Locust sees a single task that does not end
         if TcpUser._burst.is_over:
             TcpUser._burst = Burst()
         self._started_in = TcpUser._burst
@@ -137,15 +144,15 @@ class TcpUser(User):
         return given if isinstance(given, (Paced, Closed)) else None
 
     def wait_time(self) -> float:
-        """What --rate says; only asked for where Locust's own loop runs the tasks."""
+        """Seconds until the next task, by --rate; used only if Locust's own loop runs the tasks."""
         return self._pacing(self) if self._pacing else 0.0
 
     def make_codec(self) -> Codec:
-        """One for a new connection."""
+        """The codec of a new connection."""
         return type(self).codec()
 
     def on_start(self) -> None:
-        """Locust starts the users of a second in one burst: spread their connects over that second."""
+        """Spread the connects over a second: Locust starts all users of a second at once."""
         self._started_in.is_over = True
         gevent.sleep(self._started_in.wait_s(self._place, random.random))
         wait_for_clock()
@@ -155,7 +162,7 @@ class TcpUser(User):
         self.disconnect()
 
     def stop(self, force: bool = False) -> bool:
-        """Locust is about to kill a user that waits; one whose tick comes before that must not send any more."""
+        """Stop sending: Locust is about to kill a user that waits, and its next tick may come before that."""
         self._is_stopping = True
         self._stopped_ns = self._stopped_ns or time.monotonic_ns()
         stopped: bool = super().stop(force)
@@ -164,72 +171,73 @@ class TcpUser(User):
     # Exchanges
 
     def exchange(self, name: str, message: Any, expected: Any = None) -> Any:
-        """Send `message`, wait for its reply, record it under `name`; return the reply, or None if it failed.
+        """Send `message`, wait for its reply, and record the exchange under `name`.
 
-        A reply other than `expected` (unless that is None) is a failure. A failure closes the connection; the next
-        exchange opens another. ValueError: a name that is that of a phase of the connection.
+        Returns the reply, or None if the exchange failed. Any other reply than `expected` is a failure, unless that is
+        None. A failure closes the connection; the next exchange opens another. ValueError: `name` is the name of a
+        phase of the connection, or of another series of the report.
         """
         if name not in self._names:
-            self._learn(name)
-        wire = self._wire or self._connected()
+            self._check_name(name)
+        connection = self._connection or self._connected()
         start_ns = time.monotonic_ns()
         if self.due_ns:
             self._late_ns, self.due_ns = start_ns - self.due_ns, 0
             RECORDER.ticks += 1
-        if wire is None:
+        if connection is None:
             return None
         late_ns = self._late_ns
         try:
-            data = wire.codec.encode(message)
+            data = connection.codec.encode(message)
             start_ns = time.monotonic_ns()
-            reply = wire.request(data, start_ns)
-            end_ns = wire.received_ns
+            reply = connection.request(data, start_ns)
+            end_ns = connection.received_ns
             if end_ns < start_ns:
-                raise WrongReply(f"it was there before it was asked for: {_short(reply)}")
+                raise WrongReply(f"it came before its request was sent: {_short(reply)}")
             if reply != expected and (expected is not None or isinstance(reply, Malformed)):
-                raise _wrong(reply, expected)
+                raise _wrong_reply(reply, expected)
         except Exception as error:
-            self._failed(name, start_ns, late_ns, error, wire)
+            self._failed(name, start_ns, late_ns, error, connection)
             return None
         except GreenletExit:  # the end of the test
             self._cut_off(name, start_ns, late_ns)
-            self._drop(wire)
+            self._drop(connection)
             raise
         except BaseException as error:  # a gevent.Timeout of the task's own
             RECORDER.failed(name, start_ns - late_ns, "timeout", _text(error))
-            self._drop(wire)
+            self._drop(connection)
             raise
         response_ns = end_ns - start_ns + late_ns if self._is_paced else None
-        size = wire.take_size()
+        size = connection.take_size()
         RECORDER.succeeded(name, end_ns, end_ns - start_ns, response_ns, size)
-        if wire.is_new:
-            self._first_byte(wire)
+        if connection.is_new:
+            self._first_byte(connection)
         if not RECORDER.is_batched:
-            self._tell_locust(name, end_ns - start_ns, None, reply, size)
+            self._fire_request(name, end_ns - start_ns, None, reply, size)
         if self._left:
-            self._one_less()
+            self._count_down()
         return reply
 
-    def _learn(self, name: str) -> None:
+    def _check_name(self, name: str) -> None:
         if name in (*PHASES, TASK, NEVER_SENT):
-            raise ValueError(f"an exchange is named {name!r}, which is what something else is called in a report")
+            raise ValueError(f"an exchange is named {name!r}, which is the name of another series in a report")
         self._names.add(name)
 
-    def _failed(self, name: str, start_ns: int, late_ns: int, error: Exception, wire: Wire) -> None:
-        self._drop(wire)
-        if isinstance(error, WireClosed):  # another exchange has failed, and this one was on its connection
+    def _failed(self, name: str, start_ns: int, late_ns: int, error: Exception, connection: ClientConnection) -> None:
+        self._drop(connection)
+        if isinstance(error, ClosedLocally):  # another exchange on this connection has failed
             self._cut_off(name, start_ns, late_ns)
             return
         RECORDER.failed(name, start_ns - late_ns, outcome_of(error), _text(error))
-        self._tell_locust(name, time.monotonic_ns() - start_ns, error)
+        self._fire_request(name, time.monotonic_ns() - start_ns, error)
 
     def _cut_off(self, name: str, start_ns: int, late_ns: int) -> None:
-        """Of an exchange that is in flight all that is known is that it takes longer."""
+        """Record an exchange that is in flight at its end: its true latency is longer than what has passed."""
         end_ns = time.monotonic_ns()
         response_ns = end_ns - start_ns + late_ns if self._is_paced else None
         RECORDER.outstanding(name, end_ns, CUT_OFF, end_ns - start_ns, response_ns)
 
-    def _tell_locust(
+    def _fire_request(
         self, name: str, service_ns: int, error: Exception | None, reply: Any = None, size: int = 0
     ) -> None:
         self.environment.events.request.fire(
@@ -246,12 +254,12 @@ class TcpUser(User):
     # Tasks
 
     def _run_tasks(self) -> None:
-        """All tasks, as Locust sees it: until it stops the user."""
+        """Run tasks until Locust stops the user. This is the user's only task as Locust sees it."""
         depth = self._pacing.depth if isinstance(self._pacing, Closed) else 1
         if depth == 1:
             self._run_until_stopped()
             return
-        others = [gevent.spawn(self._run_beside) for _ in range(depth - 1)]
+        others = [gevent.spawn(self._run_concurrently) for _ in range(depth - 1)]
         try:
             self._run_until_stopped()
             gevent.joinall(others)
@@ -262,7 +270,7 @@ class TcpUser(User):
         tasks, is_paced = self._tasks, self._is_paced
         only = tasks[0] if len(tasks) == 1 else None
         try:
-            while self._state == LOCUST_STATE_RUNNING:
+            while self._state == USER_RUNNING:
                 if is_paced:
                     self._await_tick()
                 if self._is_stopping:
@@ -273,16 +281,16 @@ class TcpUser(User):
                 self._count_unsent(self.schedule)
 
     def _count_unsent(self, schedule: Schedule) -> None:
-        """At the end of the test: the ticks before it that the server kept from being sent."""
+        """At the end of the test: count the ticks that came before it and were not sent because the server was slow."""
         now_ns, due_ns = time.monotonic_ns(), self.due_ns or schedule.next_ns()
         while due_ns <= self._stopped_ns:
             RECORDER.outstanding(NEVER_SENT, now_ns, UNSENT, None, now_ns - due_ns)
             due_ns = schedule.next_ns()
         self.due_ns = 0
 
-    def _run_beside(self) -> None:
-        """In a greenlet of its own, on the same connection; of a task that raises Locust is told, and the next runs."""
-        while self._state == LOCUST_STATE_RUNNING:
+    def _run_concurrently(self) -> None:
+        """Run tasks in another greenlet, on the same connection; report a task that raises, then run the next."""
+        while self._state == USER_RUNNING:
             try:
                 self._run_until_stopped()
             except Exception as error:
@@ -290,38 +298,38 @@ class TcpUser(User):
                 gevent.sleep(0)
 
     def _await_tick(self) -> None:
-        """Until the next tick is due; one that was missed is due at once."""
+        """Wait until the next tick is due; a missed tick is due at once."""
         assert isinstance(self._pacing, Paced)
         if self.schedule is None:
             self.schedule = self._pacing.schedule(time.monotonic_ns())
         self.due_ns = due_ns = self.schedule.next_ns()
         if due_ns > time.monotonic_ns():
-            self._state = LOCUST_STATE_WAITING  # for Locust, which then need not wait for it
+            self._state = USER_WAITING  # so that Locust may kill the user here
             _alarm().sleep_until(due_ns)
-            self._state = LOCUST_STATE_RUNNING
+            self._state = USER_RUNNING
             if (late_ns := time.monotonic_ns() - due_ns) > LATE_NS:
                 RECORDER.late(late_ns)
 
     # The connection
 
-    def _connected(self) -> Wire | None:
-        """The connection, opened if there is none; None if that failed every time."""
-        while self._is_connecting:  # another task that runs beside this one
+    def _connected(self) -> ClientConnection | None:
+        """Return the connection, and open it if there is none; None if all attempts failed."""
+        while self._is_connecting:  # in another greenlet of this user
             gevent.sleep(0.01)
         self._is_connecting = True
         try:
             for attempt in range(self.connect_attempts):
-                if self._wire is not None:
+                if self._connection is not None:
                     break
                 if attempt:
                     gevent.sleep(random.uniform(0.5, 1.5) * 0.1 * 2**attempt)
-                self._wire = self._connect()
+                self._connection = self._connect()
         finally:
             self._is_connecting = False
         self._left = self.exchanges_per_connection
-        return self._wire
+        return self._connection
 
-    def _connect(self) -> Wire | None:
+    def _connect(self) -> ClientConnection | None:
         options = self.environment.parsed_options
         host = self.environment.host or self.host
 
@@ -334,21 +342,22 @@ class TcpUser(User):
         if not self._phase("connect", dial):
             return None
         if not (self.tls or is_tls(host)):
-            return self.wire_class(sockets[0], self.make_codec(), self.reply_timeout_s)
+            return self.connection_class(sockets[0], self.make_codec(), self.reply_timeout_s)
         context = self.ssl_context or _context(getattr(options, "tls_ca", ""))
-        wire = TlsWire(sockets[0], self.make_codec(), self.reply_timeout_s, context, parse_host(host)[0])
+        codec, server_name = self.make_codec(), parse_host(host)[0]
+        connection = TlsClientConnection(sockets[0], codec, self.reply_timeout_s, context, server_name)
         try:
-            is_up = self._phase("tls", lambda: wire.handshake(self.connect_timeout_s))
-        except BaseException:  # the swarm stops
-            wire.close()
+            is_up = self._phase("tls", lambda: connection.handshake(self.connect_timeout_s))
+        except BaseException:  # the test ends
+            connection.close()
             raise
         if not is_up:
-            wire.close()
+            connection.close()
             return None
-        return wire
+        return connection
 
     def _phase(self, name: str, work: Callable[[], object]) -> bool:
-        """Do `work`, record how long it took or why it failed, and return whether it did not."""
+        """Do `work`; record how long it took or why it failed; return whether it succeeded."""
         start_ns = time.monotonic_ns()
         try:
             work()
@@ -356,42 +365,44 @@ class TcpUser(User):
             end_ns = time.monotonic_ns()
             RECORDER.outstanding(name, end_ns, CUT_OFF, end_ns - start_ns)
             raise
-        except (OSError, ValueError, PeerFinished) as error:  # ValueError: a host that cannot be one
+        except (OSError, ValueError, ClosedByPeer) as error:  # ValueError: a wrong --host
             RECORDER.failed(name, start_ns, outcome_of(error), _text(error))
             if name not in UNSEEN_BY_LOCUST:
-                self._tell_locust(name, time.monotonic_ns() - start_ns, error)
+                self._fire_request(name, time.monotonic_ns() - start_ns, error)
             return False
         end_ns = time.monotonic_ns()
         RECORDER.succeeded(name, end_ns, end_ns - start_ns)
         if not (RECORDER.is_batched or name in UNSEEN_BY_LOCUST):
-            self._tell_locust(name, end_ns - start_ns, None)
+            self._fire_request(name, end_ns - start_ns, None)
         return True
 
-    def _first_byte(self, wire: Wire) -> None:
-        wire.is_new = False
-        RECORDER.succeeded("first_byte", wire.first_byte_ns, max(0, wire.first_byte_ns - wire.first_sent_ns))
+    def _first_byte(self, connection: ClientConnection) -> None:
+        connection.is_new = False
+        RECORDER.succeeded(
+            "first_byte", connection.first_byte_ns, max(0, connection.first_byte_ns - connection.first_sent_ns)
+        )
 
-    def _one_less(self) -> None:
+    def _count_down(self) -> None:
         self._left -= 1
         if not self._left:
             self.disconnect()
 
     def disconnect(self) -> None:
-        """Close the connection in good order, if there is one: a series of its own, as long as nothing is in flight."""
-        wire, self._wire = self._wire, None
-        if wire is None:
+        """Close the connection, if there is one: in good order, which is recorded, if nothing is in flight."""
+        connection, self._connection = self._connection, None
+        if connection is None:
             return
         try:
-            if wire.is_quiet:
-                self._phase("close", lambda: wire.finish(self.close_timeout_s))
+            if connection.is_idle:
+                self._phase("close", lambda: connection.finish(self.close_timeout_s))
         finally:
-            wire.close()
+            connection.close()
 
-    def _drop(self, wire: Wire) -> None:
-        """Close at once a connection on which something went wrong."""
-        if self._wire is wire:
-            self._wire = None
-        wire.close()
+    def _drop(self, connection: ClientConnection) -> None:
+        """Close a connection at once, after a failure on it."""
+        if self._connection is connection:
+            self._connection = None
+        connection.close()
 
 
 def _at_once() -> float:
@@ -404,7 +415,7 @@ def _alarm() -> Alarm:
 
 
 def _pacing_of(environment: Environment) -> Paced | Closed:
-    """What the command line asks of users that say nothing themselves."""
+    """The pacing of users without a wait_time of their own, by --rate and --depth."""
     options = environment.parsed_options
     return _pacing(getattr(options, "rate", 1.0), getattr(options, "depth", 1))
 
@@ -430,7 +441,7 @@ def _context(ca: str) -> ssl.SSLContext:
     return context
 
 
-def _wrong(reply: Any, expected: Any) -> WrongReply:
+def _wrong_reply(reply: Any, expected: Any) -> WrongReply:
     if isinstance(reply, Malformed):
         return WrongReply(f"{reply.message}: {reply.detail}")
     return WrongReply(f"expected {_short(expected)}, got {_short(reply)}")

@@ -1,11 +1,11 @@
-"""When the next exchange of a user is due. Pure arithmetic on a clock of the caller's.
+"""Wait times: when the next exchange of a user is due. Pure.
 
     class Sensor(TcpUser):
-        wait_time = paced(10)       # ten a second, come what may
-        wait_time = closed()        # the next one as soon as the one before is answered
-        wait_time = closed(depth=8) # and eight of them in flight on each connection
+        wait_time = paced(10)        # ten a second, however slow the server is
+        wait_time = closed()         # the next one as soon as the reply to the last one is there
+        wait_time = closed(depth=8)  # the same with eight in flight on each connection
 
-Both are wait times of Locust's, and a TcpUser also reads off them when a send was due.
+Any user of Locust can have them. A TcpUser also takes from them when an exchange was due.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
-__all__ = ["Burst", "Closed", "Paced", "Schedule", "closed", "paced"]
+from loadtests.units import NS_IN_S
 
-NS_IN_S = 10**9
+__all__ = ["Burst", "Closed", "Paced", "Schedule", "closed", "paced"]
 
 
 class Schedule:
-    """A tick every `period_ns`, the first one `phase` of a period after `start_ns`.
+    """The times at which a user's tasks are due: ticks at a fixed period.
 
-    A tick that was missed is not forgotten: it is due at once. So the rate holds over time, and a server that stalls is
-    asked afterwards for what it kept waiting. A phase of its own for each user keeps users that start together apart.
+    A missed tick is not dropped, it is due at once. So the rate holds on average, and after a stall the server receives
+    the exchanges that it delayed. A random phase for each user separates users that start together.
 
     Args:
-        period_ns: nanoseconds between two ticks, with their fractions; more than 0.
-        phase: 0 up to 1.
+        period_ns: nanoseconds between two ticks, fractions included; more than 0.
+        phase: where in the first period the first tick is; 0 to 1.
+        start_ns: when the first period begins, on the caller's clock.
     """
 
     __slots__ = ("_first_ns", "_period_ns", "_taken")
@@ -43,14 +44,14 @@ class Schedule:
         self._taken = 0
 
     def next_ns(self) -> int:
-        """When the next tick is due; each call takes one."""
+        """The time of the next tick; each call returns a later one."""
         due_ns = self._first_ns + self._taken * self._period_ns
         self._taken += 1
         return int(due_ns)
 
 
 class Paced:
-    """`rate` ticks a second for each user, each user with a random phase of its own."""
+    """The wait time that paced() returns: `rate` ticks a second for each user, each user with a random phase."""
 
     def __init__(self, rate: float) -> None:
         if not 0 < rate < math.inf:
@@ -61,9 +62,9 @@ class Paced:
         return self if user is None else MethodType(self, user)
 
     def __call__(self, user: Any) -> float:
-        """Seconds until the user's next tick, 0 if it is due already; Locust calls it after each task.
+        """Seconds until the user's next tick; 0 if it is due already. Locust calls this after each task.
 
-        Sets `due_ns` of the user, from which a TcpUser times the task's exchanges.
+        Sets the user's `due_ns`, from which a TcpUser measures the response times of the task's exchanges.
         """
         now_ns = time.monotonic_ns()
         schedule = getattr(user, "schedule", None)
@@ -78,7 +79,7 @@ class Paced:
 
 
 class Closed:
-    """As fast as the answers come, with `depth` messages in flight on each connection."""
+    """The wait time that closed() returns: a closed loop with `depth` messages in flight on each connection."""
 
     def __init__(self, depth: int = 1) -> None:
         if depth < 1:
@@ -93,17 +94,23 @@ class Closed:
 
 
 def paced(rate: float) -> Paced:
-    """A wait time: `rate` exchanges a second of each user, on a schedule that forgets no tick it missed."""
+    """A wait time: each user runs `rate` tasks a second on a schedule, and catches up on missed ticks.
+
+    ValueError: `rate` is not more than 0 and finite.
+    """
     return Paced(rate)
 
 
 def closed(depth: int = 1) -> Closed:
-    """A wait time: the next exchange as soon as one is answered, with `depth` in flight on each connection."""
+    """A wait time: each user makes the next exchange as soon as it has a reply, with `depth` in flight.
+
+    ValueError: `depth` is less than 1.
+    """
     return Closed(depth)
 
 
 class Burst:
-    """Users that are started in one turn of the loop, as Locust starts those of a second; each gets its share of it."""
+    """Spreads the users that Locust starts at once, for a second, evenly over that second."""
 
     __slots__ = ("is_over", "size")
 
@@ -112,10 +119,10 @@ class Burst:
         self.is_over = False
 
     def join(self) -> int:
-        """The place of one more."""
+        """Add a user; return its place, from 0."""
         self.size += 1
         return self.size - 1
 
     def wait_s(self, place: int, random: Callable[[], float]) -> float:
-        """How long to wait at `place`: somewhere in the share of the second that is this place's."""
+        """Seconds to wait at `place`: a random moment in its share of the second."""
         return (place + random()) / self.size

@@ -81,7 +81,7 @@ def test_a_wrong_argument_is_one_line(
         ("fd://0", "descriptor 0 is no"),
     ],
 )
-def test_an_address_that_cannot_be_had_is_one_line(tmp_path: Path, address: str, says: str) -> None:
+def test_an_address_that_cannot_be_bound_is_one_line(tmp_path: Path, address: str, says: str) -> None:
     ended = run_gserver("echo", "-b", address, "--log-file", "log", cwd=tmp_path)
 
     assert ended.returncode == 1
@@ -91,7 +91,7 @@ def test_an_address_that_cannot_be_had_is_one_line(tmp_path: Path, address: str,
 
 
 def test_a_log_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
-    """In a process of its own, for this one's loggers are not the server's to change."""
+    """In a process of its own, because the server changes the loggers."""
     ended = run_gserver("echo", "--log-file", "nowhere/log", cwd=tmp_path)
 
     says = "gserver: cannot log to 'nowhere/log': No such file or directory\n"
@@ -172,7 +172,7 @@ def test_a_check_does_not_need_the_address(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--wrokers", "2", "echo"], ["-w"], ["echo", "json"], ["--check-config"]])
-def test_wrong_usage_is_told_without_a_traceback(arguments: list[str], tmp_path: Path) -> None:
+def test_wrong_usage_is_reported_without_a_traceback(arguments: list[str], tmp_path: Path) -> None:
     ended = run_gserver(*arguments, cwd=tmp_path)
 
     assert ended.returncode == 2
@@ -239,7 +239,7 @@ def test_an_application_that_cannot_be_served_is_one_line(tmp_path: Path, text: 
 
 
 def test_a_check_ends_whatever_the_application_has_started(tmp_path: Path) -> None:
-    """Threads that never end, processes, what it does at its end; nothing is left, and nothing is waited for."""
+    """The application has endless threads, child processes and atexit functions: all end, without a wait."""
     (tmp_path / "app.py").write_text(
         "import atexit, subprocess, sys, threading, time\n"
         "from gserver import Lines, Service\n"
@@ -261,7 +261,7 @@ def test_a_check_ends_whatever_the_application_has_started(tmp_path: Path) -> No
 
 
 def test_an_application_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    """In a process of its own, as all checks of applications: they patch."""
+    """In a process of its own, because the check applies gevent's monkey-patching."""
     ended = run_gserver("--check-config", "nowhere:app", cwd=tmp_path)
 
     assert (ended.returncode, ended.stderr) == (1, "gserver: no module named 'nowhere', in 'nowhere:app'\n")
@@ -289,7 +289,7 @@ def test_passwords_are_not_printed(tmp_path: Path) -> None:
     assert "secret" not in ended.stdout
 
 
-def test_what_is_not_set_is_printed_as_such(tmp_path: Path) -> None:
+def test_settings_without_a_value_are_printed(tmp_path: Path) -> None:
     ended = run_gserver("--print-config", cwd=tmp_path)
 
     for line in ("keyfile_password = None\n", "raw_env = \n", "logconfig_dict = None\n"):

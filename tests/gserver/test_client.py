@@ -30,7 +30,7 @@ def json(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GserverProcess]:
 
 
 def serve_once(behave: Callable[[socket.socket], None]) -> tuple[str, int]:
-    """An address where the first client meets `behave`, and is then closed on."""
+    """The address of a server that runs `behave` for its first client, then closes the connection."""
     listener = socket.create_server(("127.0.0.1", 0))
     address: tuple[str, int] = listener.getsockname()
 
@@ -103,7 +103,7 @@ def run_client(address: tuple[str, int] | str, codec: str, text: bytes) -> subpr
     return subprocess.run(command, input=text, capture_output=True, timeout=60, check=False)
 
 
-def test_the_command_says_a_line_and_gets_its_echo(echo: GserverProcess) -> None:
+def test_the_command_sends_a_line_and_prints_the_reply(echo: GserverProcess) -> None:
     ended = run_client(echo.address, "lines", b"Hello, server!\n")
 
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"Hello, server!\n", b"")

@@ -1,4 +1,4 @@
-"""The counters: accepted == open + sum(closed by reason), and what else is counted."""
+"""The counters: accepted == open + sum(closed by reason), messages, errors and bytes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_every_connection_is_open_or_closed_for_a_reason() -> None:
 
 
 @pytest.mark.parametrize("between", ["accepted and open", "open and closed"])
-def test_a_snapshot_balances_and_takes_who_is_between_two_cells_for_open(between: str) -> None:
+def test_a_snapshot_balances_and_counts_a_connection_between_two_cells_as_open(between: str) -> None:
     cells = memoryview(bytearray(8 * CELLS)).cast("Q")
     counters = Counters(cells)
     for _ in range(3):
@@ -71,19 +71,19 @@ def test_a_snapshot_balances_and_takes_who_is_between_two_cells_for_open(between
     assert copied.closed == {CloseReason.PEER_EOF: 1}
 
 
-def test_a_connection_that_was_never_accepted_is_noticed() -> None:
+def test_check_finds_a_connection_that_was_never_accepted() -> None:
     with pytest.raises(AssertionError):
         make_counters(1, CloseReason.PEER_EOF, CloseReason.PEER_EOF).check()
 
 
-def test_a_connection_that_was_lost_is_noticed() -> None:
+def test_check_finds_a_connection_that_was_lost() -> None:
     counters = make_counters(2, CloseReason.PEER_EOF)
     counters.cells[OPEN] -= 1
     with pytest.raises(AssertionError):
         counters.check()
 
 
-def test_the_ledger_reads_as_a_line() -> None:
+def test_counters_are_formatted_as_a_line() -> None:
     assert str(Counters()) == "accepted 0, open 0, closed: none"
     assert str(make_counters(4, CloseReason.KILLED, CloseReason.PEER_EOF, CloseReason.PEER_EOF)) == (
         "accepted 4, open 1, closed: peer_eof 2, killed 1"
@@ -91,7 +91,7 @@ def test_the_ledger_reads_as_a_line() -> None:
 
 
 @pytest.mark.parametrize("make", [lambda: [0] * CELLS, lambda: array("Q", [0] * CELLS), make_cells])
-def test_any_cells_will_do(make: Callable[[], Cells]) -> None:
+def test_cells_may_be_of_any_kind(make: Callable[[], Cells]) -> None:
     cells = make()
     counters = Counters(cells)
     counters.opened()
@@ -112,7 +112,7 @@ def test_every_cell_has_one_meaning() -> None:
     assert sorted(cells) == list(range(CELLS))
 
 
-def test_two_ledgers_on_the_same_cells_read_the_same() -> None:
+def test_two_counters_on_the_same_cells_read_the_same() -> None:
     cells = make_cells()
     writer, reader = Counters(cells), Counters(cells)
     writer.opened()
@@ -123,7 +123,7 @@ def test_two_ledgers_on_the_same_cells_read_the_same() -> None:
     assert str(reader) == str(writer)
 
 
-def test_ledgers_share_nothing_unless_told_to() -> None:
+def test_counters_share_nothing_by_default() -> None:
     make_counters(3, CloseReason.KILLED)
 
     assert Counters().accepted == 0
@@ -138,13 +138,13 @@ def test_reasons_that_did_not_occur_are_not_listed() -> None:
     assert list(make_counters(1, CloseReason.FINISHED).closed) == [CloseReason.FINISHED]
 
 
-def test_a_connection_that_never_came_cannot_end_where_numbers_have_no_sign() -> None:
+def test_unsigned_cells_refuse_the_end_of_a_connection_that_never_came() -> None:
     with pytest.raises((ValueError, OverflowError)):
         Counters(make_cells()).ended(CloseReason.KILLED)
 
 
 @pytest.mark.parametrize("reason", ["peer_eof", None, 0])
-def test_what_is_no_reason_is_not_counted(reason: object) -> None:
+def test_only_close_reasons_are_counted(reason: object) -> None:
     counters = make_counters(1)
 
     with pytest.raises(KeyError):
@@ -161,7 +161,7 @@ def test_errors_are_counted_apart_from_connections() -> None:
     counters.check()
 
 
-def test_messages_are_those_that_were_entered() -> None:
+def test_messages_are_read_from_their_cell() -> None:
     counters = Counters()
     counters.cells[MESSAGES] += 3
 
@@ -202,18 +202,18 @@ def test_a_connection_that_closes_keeps_its_bytes() -> None:
     assert (counters.cells[RECEIVED], counters.cells[SENT]) == (7, 8)
 
 
-def test_bytes_may_come_from_anything_that_can_be_gone_through_once() -> None:
+def test_bytes_may_come_from_any_iterable() -> None:
     counters = make_counters(2)
     counters.enter_bytes(Carrier(number, 0) for number in range(4))
 
     assert counters.cells[RECEIVED] == 6
 
 
-# The law
+# accepted == open + closed
 
 
 @given(st.lists(st.none() | st.sampled_from(CloseReason), max_size=80))
-def test_the_books_balance_after_every_entry(entries: list[CloseReason | None]) -> None:
+def test_the_counters_balance_after_every_entry(entries: list[CloseReason | None]) -> None:
     counters, expected = Counters(make_cells()), 0
     for reason in entries:
         if reason is None:
@@ -228,8 +228,8 @@ def test_the_books_balance_after_every_entry(entries: list[CloseReason | None]) 
     assert counters.accepted == entries.count(None)
 
 
-def test_the_law_holds_at_every_moment(serving: Serving, greenlets: str) -> None:
-    """Connections come, talk and go in a mixture; the books balance after each step."""
+def test_the_counters_balance_at_every_moment(serving: Serving, greenlets: str) -> None:
+    """Connections are opened, used and closed in a mixture; the counters balance after each step."""
     server = serving.start(make_echo_lines(), greenlets=greenlets)
     peers = []
     for number in range(30):

@@ -1,4 +1,4 @@
-"""The pages that are made from the code are as the code makes them."""
+"""The generated pages of docs/ are up to date."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from tests.helpers.codec_kit import feed
 
 
 def raised_by_codecs() -> dict[str, GServerError]:
-    """Each text that a codec has for the peer, as the peer gets it."""
+    """Each text of a codec for the peer, as the peer receives it."""
     causes: dict[str, tuple[Codec, bytes]] = {
         "a long line": (Lines(5), b"abcdef\n"),
         "a long line without an end": (Lines(5), b"abcdefg"),
@@ -64,7 +64,7 @@ def test_the_texts_that_peers_read_stay_as_they_are() -> None:
         (MessageTimeout, CloseReason.MESSAGE_TIMEOUT),
     ],
 )
-def test_a_protocol_error_knows_its_close_reason(kind: type[ProtocolError], reason: CloseReason) -> None:
+def test_a_protocol_error_has_its_close_reason(kind: type[ProtocolError], reason: CloseReason) -> None:
     assert kind("text").close_reason is reason
     assert str(kind("text")) == "text"
 
@@ -91,7 +91,7 @@ def test_connection_closed_survives_pickling() -> None:
 
 
 def test_close_reasons_are_the_words_of_logs_and_metrics() -> None:
-    """Renaming one breaks somebody's dashboard; adding one is fine, and is added here."""
+    """Renaming a reason breaks dashboards of users. A new reason is added here."""
     assert [reason.value for reason in CloseReason] == [
         "peer_eof",
         "peer_reset",
@@ -128,5 +128,5 @@ def test_an_unknown_codec_is_answered_with_those_there_are() -> None:
     assert str(caught.value) == f"unknown codec 'xml': expected one of {', '.join(CODECS)}"
 
 
-def test_a_malformed_shows_what_it_says() -> None:
+def test_the_repr_of_a_malformed_has_its_texts() -> None:
     assert repr(Malformed("Invalid JSON", "byte 0")) == "Malformed('Invalid JSON', 'byte 0')"

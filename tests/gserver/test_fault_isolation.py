@@ -1,4 +1,4 @@
-"""Whatever user code raises, at any of the places where it is called, ends at most its own connection."""
+"""An exception of user code, wherever it is called, ends at most its own connection."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ERRORS = [
     gevent.Timeout(),
     HandlerTimeout("from somewhere else"),
 ]
-#: Where it raises, what the log calls it, and whether the peer is answered.
+#: Where it raises, its name in the log, and whether the peer is answered.
 PLACES = [
     ("on_open", "on_open", True),
     ("on_message", "handler", True),
@@ -56,7 +56,7 @@ def _ctrl_c_is_ignored() -> Iterator[None]:
 
 
 class Trap:
-    """A service of lines whose code raises at one place, for the connection that it is armed for."""
+    """A service of lines that raises at one place, for one connection."""
 
     def __init__(self, place: str, error: BaseException) -> None:
         self.place = place
@@ -169,7 +169,7 @@ def test_an_on_error_that_fails_as_well_ends_the_connection(
     assert logged(caplog) == [f"handler failed for {name_of(peer)}", f"on_error failed for {name_of(peer)}"]
 
 
-def test_what_a_codec_raises_does_not_take_the_replies_before_it_along(serving: Serving, greenlets: str) -> None:
+def test_replies_before_an_exception_of_the_codec_are_sent(serving: Serving, greenlets: str) -> None:
     class Codec(Lines):
         def messages(self) -> Iterator[bytes]:
             for line in super().messages():
@@ -187,7 +187,7 @@ def test_what_a_codec_raises_does_not_take_the_replies_before_it_along(serving: 
 
 
 @pytest.mark.parametrize("encoded", ["text", None, bytearray(b"bytes")])
-def test_a_codec_that_encodes_to_something_else_than_bytes_is_told_so(
+def test_a_codec_that_does_not_encode_to_bytes_is_reported(
     serving: Serving, greenlets: str, caplog: pytest.LogCaptureFixture, encoded: Any
 ) -> None:
     class Codec(Lines):
@@ -226,7 +226,7 @@ def test_a_stream_handler_that_raises_anything_ends_its_connection(
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_deadlines_go_on_after_a_handler_answered_its_interruption_with_something_else(
+def test_deadlines_work_after_a_handler_raised_something_else_when_interrupted(
     serving: Serving, greenlets: str, error: BaseException
 ) -> None:
     def hang(line: bytes, conn: Connection) -> bytes:
@@ -246,8 +246,8 @@ def test_deadlines_go_on_after_a_handler_answered_its_interruption_with_somethin
     assert closed_reasons(server) == {CloseReason.HANDLER_TIMEOUT: 1, CloseReason.FIRST_BYTE_TIMEOUT: 1}
 
 
-def test_deadlines_go_on_after_a_codec_failed_under_one(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
-    """`partial` is user code too, and read when a deadline is judged."""
+def test_deadlines_work_after_a_codec_failed_during_a_check(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+    """`partial` is user code too, and is read when a deadline is checked."""
     fails = False
 
     class Codec:
@@ -278,7 +278,7 @@ def test_deadlines_go_on_after_a_codec_failed_under_one(serving: Serving, caplog
 # Callbacks of the hub
 
 
-def test_what_a_shielded_callback_raises_is_logged_and_goes_no_further(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exception_of_a_shielded_callback_is_logged_and_not_propagated(caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> None:
         raise SystemExit
 
@@ -287,7 +287,7 @@ def test_what_a_shielded_callback_raises_is_logged_and_goes_no_further(caplog: p
     assert logged(caplog) == ["the heartbeat failed"]
 
 
-def test_in_a_worker_what_a_greenlet_raises_is_logged_and_ends_nothing(
+def test_in_a_worker_an_exception_of_a_greenlet_is_logged_and_ends_nothing(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gevent.get_hub(), "handle_error", None, raising=False)
@@ -305,7 +305,7 @@ def test_in_a_worker_what_a_greenlet_raises_is_logged_and_ends_nothing(
     assert "leave" in logged(caplog)[0]
 
 
-def test_ctrl_c_that_lands_in_a_handler_still_ends_the_program(serving: Serving, greenlets: str) -> None:
+def test_ctrl_c_during_a_handler_still_ends_the_program(serving: Serving, greenlets: str) -> None:
     def interrupted(line: bytes, conn: Connection) -> bytes:
         signal.raise_signal(signal.SIGINT)
         return line
@@ -320,7 +320,7 @@ def test_ctrl_c_that_lands_in_a_handler_still_ends_the_program(serving: Serving,
     assert closed_reasons(server) == {CloseReason.HANDLER_ERROR: 1}
 
 
-# What is set while one connection is served
+# Context variables
 
 USER: contextvars.ContextVar[bytes] = contextvars.ContextVar("USER", default=b"nobody")
 
@@ -345,7 +345,7 @@ def test_a_context_variable_is_seen_by_its_connection_alone(serving: Serving, gr
     assert [alice.ask(b"who"), bob.ask(b"who")] == [b"alice 5", b"bob 5"]
 
 
-def test_a_handler_that_blocks_finds_its_context_again(serving: Serving, greenlets: str) -> None:
+def test_a_handler_that_blocks_keeps_its_context(serving: Serving, greenlets: str) -> None:
     server = serving.start(Service(remember, Lines), greenlets=greenlets)
     peers = {b"user%d" % number: serving.meet(server) for number in range(20)}
     for name, peer in peers.items():
@@ -400,7 +400,7 @@ def test_streams_have_a_context_each(serving: Serving) -> None:
     assert alice.ask(b"who") == b"alice 5"
 
 
-def test_a_killed_handler_leaves_its_context_to_nobody(serving: Serving, greenlets: str) -> None:
+def test_the_context_of_a_killed_handler_is_not_passed_on(serving: Serving, greenlets: str) -> None:
     def hang(line: bytes, conn: Connection) -> bytes:
         if line == b"who":
             return USER.get()

@@ -1,4 +1,4 @@
-"""What a user declares wrongly is refused where it is declared, in one line that names the mistake and the line."""
+"""A wrong declaration is an error where it is made, in one line with the fault and the line of code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gserver.errors import CloseReason, ConfigError
 from gserver.json_service import JsonService
 from gserver.server.tcp_server import TcpServer
 from gserver.service import Service, StreamService, stream
-from gserver.user_errors import check_made_codec, told
+from gserver.user_errors import check_made_codec, described
 from tests.helpers.processes import run_gserver
 from tests.helpers.serving import Serving
 
@@ -62,7 +62,7 @@ def on(handler: Any, *arguments: Any) -> JsonService:
 
 
 ASYNC = "an async function: gserver does not await it"
-MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
+ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "async on_message": (lambda: Service(async_of_two, Lines), f"on_message is async_of_two, {ASYNC}"),
     "async on_open": (lambda: Service(answer, Lines, on_open=async_of_one), f"on_open is async_of_one, {ASYNC}"),
     "async on_close": (lambda: Service(answer, Lines, on_close=async_of_two), f"on_close is async_of_two, {ASYNC}"),
@@ -81,12 +81,15 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "async object": (lambda: Service(AsyncCall(), Lines), ASYNC),
     "async mock": (lambda: Service(mock.AsyncMock(), Lines), ASYNC),
     "async codec": (lambda: Service(answer, async_of_none), f"codec is async_of_none, {ASYNC}"),
-    "generator": (lambda: Service(generator, Lines), "on_message is generator, a generator function (it has a yield)"),
+    "generator": (
+        lambda: Service(generator, Lines),
+        "on_message is generator, a generator function (it contains",
+    ),
     "generator as handler": (lambda: on(generator), "the handler of 'X' is generator, a generator function"),
     "codec object": (lambda: Service(answer, Lines()), "codec is an instance of Lines: each connection needs"),
     "codec object of JSON": (lambda: JsonService(JsonLines()), "codec is an instance of JsonLines"),
-    "codec object of a stream": (lambda: stream(codec=Lines())(of_one), "give the class, codec=Lines, or"),
-    "codec by name": (lambda: Service(answer, ANY or "lines"), "codec is 'lines': must be a codec class, as"),
+    "codec object of a stream": (lambda: stream(codec=Lines())(of_one), "pass the class, codec=Lines, or"),
+    "codec by name": (lambda: Service(answer, ANY or "lines"), "codec is 'lines': must be a codec class, such as"),
     "no codec": (lambda: Service(answer, codec=ANY), "codec is None: must be a codec class"),
     "codec with arguments": (lambda: Service(answer, ANY or of_one), "codec is of_one(one: 'Any') -> 'None': must"),
     "arguments in the wrong order": (
@@ -104,17 +107,17 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "an object": (lambda: Service(ANY or object(), Lines), "on_message is <object object at "),
     "nothing": (lambda: Service(ANY, Lines), "on_message is None: must be a function on_message(message, conn)"),
     "a call instead of a function": (lambda: Service(answer, Lines, ready=ANY or answer(1, 2)), "ready is 1: must be"),
-    "stream of a codec": (lambda: stream(ANY or Lines), "@stream is given the class Lines: write @stream(codec=Lines)"),
-    "on without brackets": (lambda: JsonService().on(ANY or answer), "answer for a type: write @api.on('TYPE')"),
+    "stream of a codec": (lambda: stream(ANY or Lines), "@stream got the class Lines: write @stream(codec=Lines)"),
+    "on without brackets": (lambda: JsonService().on(ANY or answer), "answer instead of a type: write @api.on('TYPE')"),
     "on with a handler": (lambda: on(answer, "X", answer), "the shape of 'X' is the function answer: write "),
     "on with an object": (lambda: on(answer, "X", Point(1)), "the shape of 'X' is Point(x=1): must be a type"),
     "async bare": (lambda: TcpServer(("", 0), async_of_two), f"handle is async_of_two, {ASYNC}"),
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_with_the_place(mistake: str) -> None:
-    make, says = MISTAKES[mistake]
+@pytest.mark.parametrize("fault_name", ERRORS)
+def test_a_mistake_is_one_line_with_the_place(fault_name: str) -> None:
+    make, says = ERRORS[fault_name]
     with pytest.raises(ConfigError) as caught:
         make()
     text = str(caught.value)
@@ -124,8 +127,8 @@ def test_a_mistake_is_one_line_with_the_place(mistake: str) -> None:
     assert re.search(rf" \({re.escape(__file__)}:\d+\)$", text)
 
 
-def test_what_may_be_right_is_let_through() -> None:
-    """Whatever cannot be known is none of these checks' business."""
+def test_functions_that_may_be_right_are_accepted() -> None:
+    """The checks accept everything that they cannot judge."""
 
     class Handler:
         def __call__(self, message: Any, conn: Any) -> Any:
@@ -166,7 +169,7 @@ def test_what_may_be_right_is_let_through() -> None:
 
 
 class Whole:
-    """A codec of somebody's own."""
+    """A user's own codec."""
 
     def __init__(self) -> None:
         self.partial = b""
@@ -219,7 +222,7 @@ class Raises(Whole):
         raise KeyError("a setting")
 
 
-CODEC_MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
+CODEC_ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "without eof": (WithoutEof, "the codec WithoutEof makes a WithoutEof that has no eof: a codec has receive(data), "),
     "without two": (WithoutTwo, "that has no encode and no eof: "),
     "without partial": (WithoutPartial, "that has no partial: "),
@@ -233,9 +236,9 @@ CODEC_MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("mistake", CODEC_MISTAKES)
-def test_a_codec_that_is_none_is_one_line(mistake: str) -> None:
-    codec, says = CODEC_MISTAKES[mistake]
+@pytest.mark.parametrize("fault_name", CODEC_ERRORS)
+def test_an_invalid_codec_is_one_line(fault_name: str) -> None:
+    codec, says = CODEC_ERRORS[fault_name]
     with pytest.raises(ConfigError) as caught:
         check_made_codec(codec)
     assert says in str(caught.value)
@@ -261,7 +264,7 @@ def test_a_codec_that_keeps_the_contract_passes(codec: Callable[[], Any]) -> Non
     ],
     ids=["async", "codec object", "bare", "codec", "probe"],
 )
-def test_a_worker_says_it_in_one_line_and_does_not_start(tmp_path: Path, source: str, says: str) -> None:
+def test_a_worker_logs_the_error_in_one_line_and_does_not_start(tmp_path: Path, source: str, says: str) -> None:
     (tmp_path / "app.py").write_text(f"from gserver import Lines, Service\n{source}\n")
     ended = run_gserver("app:app", "-b", "127.0.0.1:0", cwd=tmp_path)
 
@@ -271,7 +274,7 @@ def test_a_worker_says_it_in_one_line_and_does_not_start(tmp_path: Path, source:
     assert says in first
 
 
-def test_what_ready_raises_is_not_said_to_be_an_import(tmp_path: Path) -> None:
+def test_an_exception_of_ready_is_not_reported_as_an_import_error(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
         "from gserver import Lines, Service\ndef ready():\n    raise OSError('no database')\n"
         "app = Service(lambda line, conn: line, Lines, ready=ready)\n"
@@ -282,10 +285,10 @@ def test_what_ready_raises_is_not_said_to_be_an_import(tmp_path: Path) -> None:
     assert "imported" not in ended.stderr
 
 
-def test_a_reply_of_the_wrong_type_is_the_handlers_failure_alone(
+def test_a_reply_of_the_wrong_type_fails_only_its_own_connection(
     serving: Serving, greenlets: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Raw hands on what it is given, and must not hand on what no socket takes."""
+    """Raw sends bytes as they are, and must reject values that are not bytes."""
 
     def shout(data: bytes, conn: Connection) -> Any:
         return data.decode() if data == b"text" else data
@@ -303,7 +306,7 @@ def test_a_reply_of_the_wrong_type_is_the_handlers_failure_alone(
     assert server.counters.errors == 1
 
 
-def test_what_a_bare_handler_returns_is_said_once_to_go_nowhere(
+def test_the_return_value_of_a_bare_handler_is_warned_of_once(
     serving: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = serving.start(lambda a, b: b"for whom?")
@@ -318,10 +321,10 @@ def test_what_a_bare_handler_returns_is_said_once_to_go_nowhere(
 def fault(make: Callable[[], Any]) -> str:
     with pytest.raises((TypeError, SyntaxError)) as caught:
         make()
-    return told(caught.value)
+    return described(caught.value)
 
 
-def test_an_exception_is_told_with_the_line_that_raised_it() -> None:
+def test_an_exception_is_described_with_the_line_that_raised_it() -> None:
     encoding = fault(lambda: JsonLines().encode(object()))
     line = sys._getframe().f_lineno - 1
 

@@ -131,7 +131,7 @@ def test_workers_of_another_user_go_on_in_the_new_file(folder: Path, options: tu
             exchange(address)
         wait_for(lambda: access(folder).count("peer_eof") == 10, "ten lines in the new file")
         assert access(folder, "access.1").count("peer_eof") == 1
-    assert "it goes on in the old file" not in everything(folder, "errors")
+    assert "logging continues in the old file" not in everything(folder, "errors")
 
 
 WAITING_APP = """

@@ -23,7 +23,7 @@ app = Service(lambda line, conn: b"%d" % os.getpid(), Lines)
 """
 HANGS = "import time\nprint('importing', flush=True)\ntime.sleep(3600)\n"
 #: What a mold gets to answer is made short.
-IMPATIENT = "from gserver.arbiter import children\nchildren.BIRTH_S = 0.5\n"
+IMPATIENT = "from gserver.arbiter import supervision\nsupervision.BIRTH_S = 0.5\n"
 
 
 def start(folder: Path, *arguments: str, workers: int = 1) -> GserverProcess:
@@ -124,7 +124,7 @@ def test_an_order_ends_with_the_mold_that_has_not_carried_it_out(tmp_path: Path)
 
 def test_a_worker_that_is_forked_too_late_does_not_stay(tmp_path: Path) -> None:
     """The mold goes on after the order was given up, and before it is killed."""
-    (tmp_path / "gserver.conf.py").write_text("from gserver.arbiter import children\nchildren.BIRTH_S = 3600\n")
+    (tmp_path / "gserver.conf.py").write_text("from gserver.arbiter import supervision\nsupervision.BIRTH_S = 3600\n")
     with start(tmp_path) as server:
         (mold,) = molds_of(server)
         os.kill(mold, signal.SIGSTOP)

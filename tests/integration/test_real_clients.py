@@ -87,7 +87,7 @@ def log_with_logger(collector: Collector, *options: str) -> None:
 
 
 @need("logger")
-@pytest.mark.parametrize("collector", ["framing.Lines"], indirect=True)
+@pytest.mark.parametrize("collector", ["codecs.Lines"], indirect=True)
 @pytest.mark.parametrize(("form", "head"), [("--rfc3164", RFC3164), ("--rfc5424", RFC5424)])
 def test_logger_sends_lines(collector: Collector, form: str, head: bytes) -> None:
     log_with_logger(collector, form)
@@ -97,7 +97,7 @@ def test_logger_sends_lines(collector: Collector, form: str, head: bytes) -> Non
 
 @need("logger")
 @pytest.mark.skipif(not hasattr(codecs, "OctetCounted"), reason="there is no codec OctetCounted")
-@pytest.mark.parametrize("collector", ["framing.OctetCounted"], indirect=True)
+@pytest.mark.parametrize("collector", ["codecs.OctetCounted"], indirect=True)
 @pytest.mark.parametrize(("form", "head"), [("--rfc3164", RFC3164), ("--rfc5424", RFC5424)])
 def test_logger_counts_octets(collector: Collector, form: str, head: bytes) -> None:
     """RFC 6587, 3.4.1."""
@@ -122,7 +122,7 @@ class PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name}")
 
 
-@pytest.mark.parametrize("collector", ["framing.LengthPrefixed"], indirect=True)
+@pytest.mark.parametrize("collector", ["codecs.LengthPrefixed"], indirect=True)
 def test_python_sends_log_records_behind_their_length(collector: Collector) -> None:
     """From several threads; each thread's come in order."""
     logger = logging.Logger("of.several")
@@ -147,7 +147,7 @@ def test_python_sends_log_records_behind_their_length(collector: Collector) -> N
         assert [text for text in said if f"of {name}" in text] == [f"number {n} of {name} \u2603" for n in range(50)]
 
 
-@pytest.mark.parametrize("collector", ["partial(framing.LengthPrefixed, max_bytes=2**24)"], indirect=True)
+@pytest.mark.parametrize("collector", ["partial(codecs.LengthPrefixed, max_bytes=2**24)"], indirect=True)
 def test_python_sends_an_exception_and_a_long_record(collector: Collector) -> None:
     logger = logging.Logger("one")
     handler = logging.handlers.SocketHandler(collector.host, collector.port)

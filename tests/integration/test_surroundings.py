@@ -70,7 +70,7 @@ def test_a_pid_file_of_a_server_that_runs_is_respected(tmp_path: Path) -> None:
         ended = run_gserver("json", "-b", "127.0.0.1:0", "--pid", "gserver.pid", cwd=tmp_path)
 
         assert ended.returncode == 1
-        assert f"belongs to process {server.process.pid}, which runs\n" in ended.stderr
+        assert f"belongs to process {server.process.pid}, which is running\n" in ended.stderr
         assert (tmp_path / "gserver.pid").read_text() == f"{server.process.pid}\n"
     assert not (tmp_path / "gserver.pid").exists()
 

@@ -298,7 +298,7 @@ def test_a_connection_for_each_exchange_is_opened_and_closed(swarms: Swarms) -> 
 
 
 def test_an_exchange_named_as_a_phase_is_refused(swarms: Swarms) -> None:
-    refusal = "an exchange is named 'connect', which is what something else is called in a report"
+    refusal = "an exchange is named 'connect', which is the name of another series in a report"
 
     assert refusal in swarms["misnamed"].log
     assert swarms["misnamed"].outcomes[TASK]["ValueError"] >= 1
@@ -375,7 +375,7 @@ def test_of_a_worker_that_was_killed_the_run_knows_that_not_all_has_arrived(swar
     [
         (["--message", "x", "--codec", "morse"], "--codec: unknown codec 'morse': expected one of raw, lines"),
         (["--source-addresses", "127.0.0.300"], "source address '127.0.0.300', expected ADDRESS or FIRST-LAST"),
-        (["--server-pid", "1"], "--server-pid and --server-sampler are for the web UI, and there is none"),
+        (["--server-pid", "1"], "--server-pid and --server-sampler are for the web UI, and this run has none"),
     ],
 )
 def test_a_wrong_argument_ends_locust_with_a_line_that_names_it(

@@ -41,8 +41,7 @@ ALLOWED = {
     "gserver/process/logs.py: strftime": "the time in a line of the access log",
     "gserver/tls/contexts.py: now": "whether a certificate has expired is a matter of the calendar",
     "loadtests/users/tcp_user.py: time": "Locust's event request carries the wall clock",
-    "loadtests/locust_integration/recorder.py: time": "Locust's statistics are by seconds of the wall clock",
-    "loadtests/locust_integration/locust_csv.py: time": "the rows of Locust's CSV carry the wall clock",
+    "loadtests/locust_integration/compat.py: time": "Locust's statistics and CSV rows are by the wall clock",
     "loadtests/orchestration/runner.py: now": "the name of a run's folder, and when it took place",
     "loadtests/commands/ab.py: now": "the name of a folder",
 }

@@ -152,14 +152,18 @@ class TestSample:
 
 
 @pytest.mark.parametrize("package", ["locust", "hdrh", "psutil"])
-@pytest.mark.parametrize("module", ["users.tcp_user", "stock", "locustfile"])
-def test_an_import_in_a_locust_file_ends_with_that_line(module: str, package: str, installation: Installation) -> None:
-    (installation.folder / "mine.py").write_text(f"import loadtests.{module}\n")
+@pytest.mark.parametrize(
+    "statement", ["from loadtests.users import TcpUser", "import loadtests.stock", "import loadtests.locustfile"]
+)
+def test_an_import_into_a_locust_file_ends_with_that_line(
+    statement: str, package: str, installation: Installation
+) -> None:
+    (installation.folder / "mine.py").write_text(f"{statement}\n")
     ended = installation.python("mine.py", without=[package])
 
     assert ended.returncode != 0
-    error = f"{package} is not installed: pip install 'gserver-tcp[loadtests]'"
-    assert f"\nloadtests.optional_packages.MissingPackage: {error}\n" in ended.stderr
+    error = f"MissingPackage: {package} is not installed: pip install 'gserver-tcp[loadtests]'"
+    assert f"\nloadtests.optional_packages.{error}\n" in ended.stderr
     assert "During handling" not in ended.stderr
 
 

@@ -24,7 +24,7 @@ def frame(body: bytes) -> bytes:
 
 
 def padded(block_bytes: int) -> bytes:
-    """Headers of so many bytes, with their blank line, that announce one byte."""
+    """Headers of so many bytes, with the blank line, and Content-Length 1."""
     headers = b"Content-Length: 1\r\nX:"
     return headers + b"x" * (block_bytes - len(headers) - 4) + b"\r\n\r\n"
 
@@ -90,7 +90,7 @@ def test_headers_that_come_byte_by_byte_behind_a_message_are_read_once_more_from
 
 
 def test_large_headers_cost_in_proportion_to_their_message() -> None:
-    """They are not read again for each piece of the message."""
+    """The headers are parsed once, not for each piece of the message."""
     check_linear_cost(ContentLength, lambda size: padded(8000).replace(b"1", b"%d" % size, 1) + b"a" * size)
 
 

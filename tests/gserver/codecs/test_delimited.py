@@ -42,13 +42,13 @@ def test_messages_with_several_delimiters_pass_the_battery() -> None:
 @pytest.mark.parametrize(
     ("delimiters", "wire", "messages"),
     [
-        ((b"\n", b"\r\n"), b"a\r\nb\n\r\n", [b"a", b"b", b""]),  # they end together: the longest
-        ((b"\r\n", b"\n"), b"a\r\nb\n\r\n", [b"a", b"b", b""]),  # in whatever order
+        ((b"\n", b"\r\n"), b"a\r\nb\n\r\n", [b"a", b"b", b""]),  # both end at the same byte: the longest
+        ((b"\r\n", b"\n"), b"a\r\nb\n\r\n", [b"a", b"b", b""]),  # in any order
         ((b"abc", b"bcd"), b"abcdbcdbc abc", [b"", b"d", b"bc "]),  # they overlap: the one that ends first
         ((b"bcd", b"abc"), b"-abcd", [b"-"]),
         ((b"aab", b"abab"), b"aabab-abab", [b"", b"ab-"]),
         ((b"aa",), b"aaab aaaa", [b"", b"ab ", b""]),
-        ((b".", b"*", b"[", b"\\"), b"a.b*c[d\\", [b"a", b"b", b"c", b"d"]),  # none of them is a pattern
+        ((b".", b"*", b"[", b"\\"), b"a.b*c[d\\", [b"a", b"b", b"c", b"d"]),  # characters with a meaning in patterns
     ],
 )
 def test_the_delimiter_that_ends_first_counts_and_of_those_the_longest(
@@ -86,7 +86,7 @@ def test_encode_ends_with_the_first_delimiter() -> None:
 
 
 @pytest.mark.parametrize("message", [b"a\nb", b"a\r\nb", b"a\r", b"\n"])
-def test_encode_refuses_what_would_decode_to_something_else(message: bytes) -> None:
+def test_encode_rejects_messages_that_would_decode_differently(message: bytes) -> None:
     with pytest.raises(ValueError, match=r"^a message cannot contain the delimiter b'"):
         CRLF_OR_LF().encode(message)
 
@@ -117,7 +117,7 @@ DELIMITERS = st.lists(st.text("abc", min_size=1, max_size=3).map(str.encode), mi
 
 
 @given(DELIMITERS, st.lists(st.text("abcd", max_size=12).map(str.encode), max_size=6), st.data())
-def test_what_encode_takes_comes_back_however_it_is_cut(
+def test_encoded_messages_are_decoded_again_in_pieces_of_any_size(
     delimiters: list[bytes], messages: list[bytes], data: st.DataObject
 ) -> None:
     try:
@@ -139,7 +139,7 @@ def test_messages_are_those_of_a_search_byte_by_byte(delimiters: list[bytes], wi
 
 
 def split_slowly(delimiters: list[bytes], wire: bytes) -> list[bytes]:
-    """The rule in other words: as soon as the bytes end with a delimiter, take the longest one away."""
+    """The same rule, written differently: when the bytes end with a delimiter, remove the longest one."""
     messages, message = [], b""
     for byte in wire:
         message += bytes([byte])

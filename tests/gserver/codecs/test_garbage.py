@@ -1,4 +1,4 @@
-"""Any bytes, cut anywhere, are the same messages and the same error: every codec, in every shape."""
+"""Random bytes give the same messages and the same error, in pieces of any size: every codec, every variant."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_every_codec_has_variants() -> None:
 
 
 def spell(dice: bytes, alphabet: list[bytes]) -> bytes:
-    """Up to sixteen times a piece of the alphabet or any byte, as the dice fall."""
+    """Up to 16 pieces of the alphabet or random bytes."""
     pairs = [*zip(dice[1::2], dice[2::2], strict=True)][: dice[0] % 17]
     return b"".join(alphabet[value % len(alphabet)] if kind < 128 else bytes([value]) for kind, value in pairs)
 

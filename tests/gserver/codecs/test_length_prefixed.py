@@ -59,7 +59,7 @@ def test_the_maximum_holds_in_every_shape(header_bytes: int, byteorder: Order, i
     check_limit(make_limit(header_bytes, byteorder, includes_header))
 
 
-def test_a_message_that_comes_byte_by_byte_costs_no_more_per_byte() -> None:
+def test_the_cost_per_byte_is_the_same_byte_by_byte() -> None:
     limit = make_limit(4, "big", False)
     check_linear_cost(lambda: limit.codec(1 << 20), limit.wire)
 
@@ -152,7 +152,7 @@ def test_the_examples_of_netty_give_their_messages(options: Shape, wire: bytes, 
 
 @pytest.mark.parametrize("options", SYMMETRICAL)
 def test_every_frame_decodes_to_a_message_that_encodes_to_it(options: Shape) -> None:
-    """Where `strip` takes bytes away, the frame has the lead that replaces them."""
+    """The frame has the lead in place of the bytes that `strip` removes."""
     make = functools.partial(LengthPrefixed, **options)
     codec = make()
     header = options.get("lead", bytes(options.get("offset", 0))) + bytes(options["header_bytes"])
@@ -187,7 +187,7 @@ def test_a_length_that_the_adjustment_makes_negative_is_invalid() -> None:
     codec = LengthPrefixed(1, adjustment=-3)
 
     assert feed(codec, [b"\x03"]) == [b""]
-    with pytest.raises(InvalidHeader, match=r"^length 2 is less than 3, which the adjustment takes away$"):
+    with pytest.raises(InvalidHeader, match=r"^length 2 is less than 3, which the adjustment subtracts$"):
         feed(codec, [b"\x02"])
     assert_fails(codec, InvalidHeader)
 
@@ -204,7 +204,7 @@ def test_the_maximum_is_that_of_the_message_as_it_is_handed_over() -> None:
         ({"offset": -1}, "offset is -1, must not be negative"),
         ({"strip": 5}, "strip is 5, must be from 0 to 4, the size of the header"),
         ({"strip": -1}, "strip is -1, must be from 0 to 4, the size of the header"),
-        ({"offset": 2, "lead": b"abc"}, "lead has 3 bytes, must have 2, as many as offset says"),
+        ({"offset": 2, "lead": b"abc"}, "lead has 3 bytes, must have 2, the value of offset"),
     ],
 )
 def test_a_header_that_cannot_be_is_refused(options: Shape, text: str) -> None:
@@ -230,8 +230,8 @@ def test_a_negative_maximum_is_refused() -> None:
         LengthPrefixed(max_bytes=-1)
 
 
-def test_messages_are_bytes_that_nobody_changes_later() -> None:
-    """A message is not a view of the buffer, whichever way it came."""
+def test_messages_are_bytes_and_not_views() -> None:
+    """A message is never a view of the buffer."""
     codec = LengthPrefixed(1)
     messages = feed(codec, [b"\x03a", b"bc\x03", b"def\x03ghi"])
 

@@ -38,7 +38,7 @@ def test_only_one_carriage_return_belongs_to_the_terminator() -> None:
 
 
 @pytest.mark.parametrize(("crlf", "wire"), [(False, b"hello\n"), (True, b"hello\r\n")])
-def test_encode_ends_the_line_as_asked(crlf: bool, wire: bytes) -> None:
+def test_encode_ends_the_line_with_lf_or_crlf(crlf: bool, wire: bytes) -> None:
     assert Lines(crlf=crlf).encode(b"hello") == wire
 
 
@@ -47,8 +47,8 @@ def test_encode_refuses_a_newline() -> None:
         Lines().encode(b"a\nb")
 
 
-def test_encode_refuses_what_would_decode_to_something_else() -> None:
-    """A final CR would be taken for half of the terminator."""
+def test_encode_rejects_messages_that_would_decode_differently() -> None:
+    """A final CR would be decoded as part of the terminator."""
     with pytest.raises(ValueError):
         Lines().encode(b"a\r")
 
@@ -106,7 +106,7 @@ def test_any_lines_cut_anywhere_are_the_same_lines(lines: list[bytes], crlf: boo
 
 
 @given(st.binary(max_size=40), st.booleans())
-def test_what_encode_takes_comes_back(message: bytes, crlf: bool) -> None:
+def test_encoded_lines_are_decoded_again(message: bytes, crlf: bool) -> None:
     make = functools.partial(Lines, crlf=crlf)
     try:
         make().encode(message)

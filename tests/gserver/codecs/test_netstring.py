@@ -47,7 +47,7 @@ def test_the_example_of_the_specification_decodes() -> None:
         b"1" * 21,
     ],
 )
-def test_what_is_no_length_is_refused_at_once(wire: bytes) -> None:
+def test_an_invalid_length_is_rejected_at_once(wire: bytes) -> None:
     for pieces in ([wire], [bytes([byte]) for byte in wire]):
         codec = Netstring()
         with pytest.raises(InvalidHeader):

@@ -30,7 +30,7 @@ def test_octet_counted_messages_pass_the_battery() -> None:
     check_codec(OctetCounted, pairs, limit=LIMIT)
 
 
-# Frames, with the messages that they carry.
+# Frames and their messages.
 FRAMES = [(b"5 hello", b"hello"), (b"3 \n<\n", b"\n<\n"), (b"1 x", b"x")]
 LINES = [(b"<34>one\n", b"<34>one"), (b"<1>\n", b"<1>")]
 
@@ -64,7 +64,7 @@ def test_a_flood_of_line_feeds_is_no_message_and_keeps_nothing(newline: bool) ->
 
 
 def test_the_cost_of_line_feeds_is_linear() -> None:
-    """However many frames have some before them, none is looked at twice."""
+    """No line feed between frames is searched twice."""
     codec = OctetCounted()
     began = time.process_time()
     assert len(feed(codec, [(b"\n" * 50 + b"1 a") * 20_000])) == 20_000
@@ -96,7 +96,7 @@ def test_both_framings_on_one_stream_pass_the_battery() -> None:
 
 
 class SearchedBuffer(bytearray):
-    """Counts the bytes that are searched."""
+    """Counts the searched bytes."""
 
     searched = 0
 
@@ -105,7 +105,7 @@ class SearchedBuffer(bytearray):
         return super().find(sought, start)
 
 
-def test_a_line_that_comes_byte_by_byte_is_searched_once() -> None:
+def test_a_line_that_arrives_byte_by_byte_is_searched_once() -> None:
     codec = BOTH()
     codec.partial = buffer = SearchedBuffer(b"<")
     feed(codec, [b"a"] * 1000)
@@ -117,7 +117,7 @@ def test_a_line_that_comes_byte_by_byte_is_searched_once() -> None:
 @pytest.mark.parametrize(
     "wire", [b"0 ", b"01 a", b"+1 a", b" 1 a", b"a", b"1\ta", b"<34>a\n", b"\r\n", b"\na", b"1" * 21]
 )
-def test_what_is_no_length_is_refused(wire: bytes) -> None:
+def test_an_invalid_length_is_rejected(wire: bytes) -> None:
     with pytest.raises(InvalidHeader):
         feed(OctetCounted(), [wire])
 

@@ -11,7 +11,7 @@ def test_raw_passes_the_battery() -> None:
     check_codec(Raw, [(b"x", [b"x"]), (b"hello\n\x00\xff", [b"hello\n\x00\xff"])], frames=False)
 
 
-def test_what_arrives_together_is_one_message() -> None:
+def test_bytes_that_arrive_together_are_one_message() -> None:
     assert decode(Raw, b"a\nb\nc") == [b"a\nb\nc"]
 
 

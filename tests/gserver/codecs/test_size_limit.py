@@ -1,4 +1,4 @@
-"""Messages over the maximum that are discarded and reported, and those that end the connection nevertheless."""
+"""Messages above the maximum: discarded and reported, or the end of the connection."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_codecs_that_discard_pass_the_battery(name: str) -> None:
 
 
 @every_codec
-def test_beyond_what_may_be_discarded_the_connection_ends(name: str) -> None:
+def test_a_message_above_max_discard_ends_the_connection(name: str) -> None:
     make, good, wire = CODECS[name]
     for pieces in ([good + wire(31)], [good, *(bytes([byte]) for byte in wire(31))]):
         assert_refuses(make(max_bytes=10, overflow="discard", max_discard=30), pieces, 1)
@@ -119,7 +119,7 @@ def test_beyond_what_may_be_discarded_the_connection_ends(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["lines", "json lines", "delimited", "octet counted, with newline"])
-def test_what_does_not_end_is_not_discarded_for_ever(name: str) -> None:
+def test_a_message_without_an_end_is_not_discarded_without_limit(name: str) -> None:
     make, good, wire = CODECS[name]
     endless = wire(31)[:-1]
     for pieces in ([good + endless], [good + endless[:20], endless[20:]], [good, *(bytes([byte]) for byte in endless)]):
@@ -195,7 +195,7 @@ def test_the_comma_of_a_discarded_netstring_is_checked() -> None:
     for cut in range(len(b"12:aaaaaaaaaaaa")):
         wire = b"12:aaaaaaaaaaaa;1:a,"
         codec = Netstring(10, overflow="discard")
-        with pytest.raises(InvalidHeader, match=r"^b';' behind a message of 12 bytes, must be b','$"):
+        with pytest.raises(InvalidHeader, match=r"^b';' after a message of 12 bytes, must be b','$"):
             feed(codec, [wire[:cut], wire[cut:], b""])
         assert_fails(codec, InvalidHeader)
 
@@ -210,7 +210,7 @@ def test_a_report_that_was_not_taken_is_not_lost() -> None:
 
 
 @every_codec
-def test_what_cannot_be_meant_is_refused(name: str) -> None:
+def test_contradictory_arguments_are_rejected(name: str) -> None:
     make = CODECS[name][0]
     with pytest.raises(ValueError, match=r"^overflow is 'drop', must be 'close' or 'discard'$"):
         make(overflow="drop")
@@ -221,7 +221,7 @@ def test_what_cannot_be_meant_is_refused(name: str) -> None:
 
 
 def test_a_report_is_carried_by_the_codec_of_the_service() -> None:
-    """What JsonService answers to a report is a line of JSON."""
+    """JsonService answers a Malformed with a line of JSON."""
     (report,) = list(_reports(JsonLines(10, overflow="discard"), b'"' + b"a" * 20 + b'"\n'))
 
     assert json.loads(JsonLines().encode({"message": report.message}))["message"] == report.detail

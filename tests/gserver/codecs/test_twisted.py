@@ -1,4 +1,4 @@
-"""Twisted's own test vectors for netstrings and integer-prefixed strings, on the codecs here; and Twisted as a peer."""
+"""Twisted's test vectors for netstrings and integer-prefixed strings, on these codecs; and Twisted as a peer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def bytewise(wire: bytes) -> list[bytes]:
 
 
 def connect(protocol: Any, max_bytes: int) -> tuple[Any, Any]:
-    """A Twisted protocol and what it writes to."""
+    """A Twisted protocol and its transport."""
     protocol.MAX_LENGTH = max_bytes
     transport = testing.StringTransport()
     protocol.makeConnection(transport)
@@ -79,7 +79,7 @@ def test_strings_behind_an_integer_go_both_ways(vectors: Any) -> None:
 
 @each_integer
 def test_partial_strings_are_no_message(vectors: Any) -> None:
-    """With Twisted's maximum an announcement of more is an error there too, only not in its test of partial strings."""
+    """In Twisted, too, a length above the maximum is an error, except in its test of partial strings."""
     for wire in vectors.partialStrings:
         codec = make_codec(vectors, 2**32)
         assert feed(codec, bytewise(wire)) == []
@@ -88,7 +88,7 @@ def test_partial_strings_are_no_message(vectors: Any) -> None:
 
 @each_integer
 def test_illegal_strings_are_no_message(vectors: Any) -> None:
-    """Those of Int8 are two empty strings, and bytes of a third, which nothing is wrong with."""
+    """The bytes for Int8 are two empty strings and the valid beginning of a third."""
     for wire in vectors.illegalStrings:
         codec = make_codec(vectors)
         if vectors is basic.Int8Tests:

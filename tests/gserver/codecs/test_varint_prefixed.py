@@ -40,7 +40,7 @@ def test_messages_behind_a_varint_pass_the_battery(bits: Literal[32, 64]) -> Non
     ],
 )
 def test_lengths_are_written_as_protobuf_writes_them(length: int, header: str) -> None:
-    """150 is the example of protobuf's documentation, 300 was that of its older one."""
+    """150 is the example in protobuf's documentation, 300 in its older version."""
     assert VarintPrefixed().encode(bytes(length)) == bytes.fromhex(header) + bytes(length)
 
 

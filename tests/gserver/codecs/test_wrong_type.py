@@ -1,4 +1,4 @@
-"""A message of the wrong type: every codec names what was given, what is needed, and what to write instead."""
+"""Messages of the wrong type: the error of every codec has the type, the required type and a hint."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def later() -> bytes:
     ],
     ids=lambda value: "" if isinstance(value, str) and " " in value else repr(value)[:12],
 )
-def test_what_is_not_bytes_is_named(codec: Callable[[], Codec], message: Any, says: str) -> None:
+def test_the_error_names_the_type_and_a_hint(codec: Callable[[], Codec], message: Any, says: str) -> None:
     made = codec()
     with pytest.raises(TypeError) as caught:
         made.encode(message)
@@ -59,14 +59,14 @@ def test_what_is_not_bytes_is_named(codec: Callable[[], Codec], message: Any, sa
 @pytest.mark.parametrize("codec", [*OF_BYTES.values(), JsonLines, JsonContentLength])
 def test_a_coroutine_has_words_of_its_own_and_is_closed(codec: Callable[[], Codec]) -> None:
     coroutine = later()
-    with pytest.raises(TypeError, match="does not await what an async function returns"):
+    with pytest.raises(TypeError, match="does not await async functions"):
         codec().encode(coroutine)
     assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
 
 
 @pytest.mark.parametrize("codec", [JsonLines, JsonContentLength])
-def test_what_json_cannot_carry_is_named(codec: Callable[[], Codec]) -> None:
-    with pytest.raises(TypeError, match=r"^a message of Json\w+ must be JSON's: .*object"):
+def test_the_error_names_the_value_that_json_does_not_have(codec: Callable[[], Codec]) -> None:
+    with pytest.raises(TypeError, match=r"^a message of Json\w+ must be a JSON value: .*object"):
         codec().encode({"a": object()})
 
 

@@ -1,4 +1,4 @@
-"""Addresses as text."""
+"""Addresses: parsed from text and converted to text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hooks: called, named when they fail, and fatal only at a start."""
+"""Hooks: their arguments, and what happens when one raises."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_whatever_one_raises_at_the_start_is_one_line(error: BaseException, capl
     assert caplog.records == []
 
 
-def test_what_comes_from_outside_passes() -> None:
+def test_an_exception_that_is_not_the_hooks_is_raised_again() -> None:
     def passes(error: BaseException) -> bool:
         return isinstance(error, KeyError)
 
@@ -104,7 +104,7 @@ def test_what_comes_from_outside_passes() -> None:
 
 
 def test_every_hook_is_a_setting_with_the_same_arguments() -> None:
-    hooks = {setting.name: setting for setting in declared() if setting.metadata["group"] == "Hooks"}
+    hooks = {setting.name: setting for setting in declared() if setting.metadata["group"] == "Server Hooks"}
 
     assert hooks.keys() == HOOKS.keys()
     for name, (parameters, _) in HOOKS.items():

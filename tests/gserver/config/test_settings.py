@@ -1,4 +1,4 @@
-"""Settings: what they are by default, and what is refused how."""
+"""Settings: defaults, and errors for wrong values."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_no_flag_is_used_twice() -> None:
         *("on_reload", "pre_exec"),
     ],
 )
-def test_what_gunicorn_has_is_called_as_in_gunicorn(name: str) -> None:
+def test_settings_of_gunicorn_keep_their_names(name: str) -> None:
     assert name in {setting.name for setting in declared()}
 
 
@@ -69,7 +69,7 @@ def test_what_gunicorn_has_is_called_as_in_gunicorn(name: str) -> None:
         (
             "worker_max_rss",
             "1T",
-            "setting worker_max_rss is '1T', must be a number of bytes, with K, M or G behind it if you like",
+            "setting worker_max_rss is '1T', must be a number of bytes, such as 65536, 64K, 512M or 1G",
         ),
         ("pre_fork", lambda server: None, None),
         ("on_exit", 3, "setting on_exit is 3, must be a function of (server)"),
@@ -77,7 +77,7 @@ def test_what_gunicorn_has_is_called_as_in_gunicorn(name: str) -> None:
         ("xyzzy", 1, "unknown setting 'xyzzy': see gserver --help"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_is_allowed(name: str, value: Any, says: str | None) -> None:
+def test_the_error_names_the_value_and_what_is_allowed(name: str, value: Any, says: str | None) -> None:
     with pytest.raises(ConfigError) as caught:
         Settings.checked({name: value})
     if says is None:
@@ -97,7 +97,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(name: str, value: Any, says
         ("logconfig_dict", [("password", "hunter2")], "a value of type list"),
     ],
 )
-def test_a_refusal_does_not_show_what_may_be_a_password(name: str, value: Any, shown: str) -> None:
+def test_the_error_does_not_show_possible_passwords(name: str, value: Any, shown: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Settings.checked({name: value})
 
@@ -113,7 +113,7 @@ def test_text_is_as_good_as_values() -> None:
     assert Settings.checked(text).bind == (UnixBind("x", 0o600),)
 
 
-def test_a_reload_takes_over_all_but_what_is_fixed() -> None:
+def test_a_reload_applies_all_but_the_fixed_settings() -> None:
     running = Settings.checked({"backlog": 5, "workers": 1})
     wanted = Settings.checked({"backlog": 6, "workers": 2, "daemon": True})
 
@@ -149,19 +149,19 @@ def test_a_reload_without_changes_names_nothing() -> None:
 
 
 @pytest.mark.parametrize("setting", declared(), ids=lambda setting: setting.name)
-def test_every_setting_refuses_what_it_cannot_be_and_says_its_name(setting: dataclasses.Field[Any]) -> None:
+def test_every_setting_rejects_an_object_with_its_name_in_the_error(setting: dataclasses.Field[Any]) -> None:
     with pytest.raises(ConfigError, match=f"^setting {setting.name} is <object .*must be ") as caught:
         Settings.checked({setting.name: object()})
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["", "_checks", "checked", "Workers", "__file__", "x" * 10_000])
-def test_what_is_no_setting_is_refused(name: str) -> None:
+def test_an_unknown_setting_is_an_error(name: str) -> None:
     with pytest.raises(ConfigError, match=r"^unknown setting "):
         Settings.checked({name: 1})
 
 
-def test_nothing_wrong_is_taken_along_with_what_is_right() -> None:
+def test_one_wrong_value_rejects_all_values() -> None:
     with pytest.raises(ConfigError, match="setting timeout is"):
         Settings.checked({"workers": 2, "timeout": "soon"})
 
@@ -171,3 +171,15 @@ def test_the_hooks_of_the_settings_are_those_that_can_be_called() -> None:
     Settings.checked({name: lambda *arguments: heard.append(len(arguments)) for name in HOOKS}).hooks.call("on_exit", 1)
 
     assert heard == [1]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [setting for setting in declared() if setting.metadata["argument"].get("action") == "store_false"],
+    ids=lambda setting: setting.name,
+)
+def test_a_flag_that_turns_a_setting_off_has_a_help_of_its_own(setting: dataclasses.Field[Any]) -> None:
+    """The setting's text describes the value True; the flag sets False."""
+    assert setting.default is True
+    assert all(flag.startswith("--no-") for flag in setting.metadata["flags"])
+    assert setting.metadata["flag_help"] == f"do not {setting.metadata['help']}"

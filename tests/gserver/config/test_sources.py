@@ -1,4 +1,4 @@
-"""Where settings come from, and how they are shown."""
+"""The sources of settings, their precedence, and how settings are printed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write(folder: Path, text: str) -> str:
     return str(path)
 
 
-def test_flags_set_what_they_name() -> None:
+def test_flags_set_their_settings() -> None:
     flags = ("-b", "127.0.0.1:1", "--bind", "unix:x", "-w", "3", "--graceful-timeout", "1.5", "--no-patch", "-e", "A=1")
     settings = Settings.checked(parse(*flags))
 
@@ -56,7 +56,7 @@ def test_every_setting_has_a_flag_and_help_unless_it_is_code_or_a_secret() -> No
     text = " ".join(parser.format_help().split())
 
     for setting in declared():
-        if setting.metadata["group"] == "Hooks" or setting.name in (
+        if setting.metadata["group"] == "Server Hooks" or setting.name in (
             "logconfig_dict",
             "ssl_context",
             "keyfile_password",
@@ -64,7 +64,7 @@ def test_every_setting_has_a_flag_and_help_unless_it_is_code_or_a_secret() -> No
             assert not setting.metadata["flags"]
         else:
             assert setting.metadata["flags"][-1] in text
-            assert setting.metadata["help"].replace("%%", "%") in text
+            assert setting.metadata["flag_help"].replace("%%", "%") in text
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_the_file_is_read_anew_each_time(tmp_path: Path) -> None:
         ("--workers 'x", "GSERVER_CMD_ARGS: No closing quotation"),
     ],
 )
-def test_a_wrong_variable_is_one_line_that_names_it(text: str, says: str) -> None:
+def test_an_error_in_the_variable_is_one_line_with_its_name(text: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_environment({"GSERVER_CMD_ARGS": text})
     assert str(caught.value) == says
@@ -220,7 +220,7 @@ def test_a_hook_that_is_no_function_is_refused(tmp_path: Path) -> None:
         Configuration(write(tmp_path, "on_exit = 3")).read()
 
 
-def test_a_config_file_knows_where_it_is(tmp_path: Path) -> None:
+def test_a_config_file_has_its_path_in_file(tmp_path: Path) -> None:
     assert read_config_file(write(tmp_path, "pidfile = __file__ + '.pid'")) == {"pidfile": f"{tmp_path}/conf.py.pid"}
 
 

@@ -1,4 +1,4 @@
-"""Names of folders with links in them."""
+"""The working directory and paths with symbolic links in them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_any_other_name_is_not_believed(link: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_parent_is_that_of_the_folder_and_not_of_the_link(link: Path, tmp_path: Path) -> None:
-    """As for every program that opens such a path."""
+    """The kernel resolves `..` after a link in the same way."""
     (tmp_path / "releases" / "shared").write_text("here")
 
     assert Path(absolute("../shared")).read_text() == "here"
@@ -74,7 +74,7 @@ def test_a_folder_that_was_removed_has_its_last_name(link: Path, tmp_path: Path)
     os.chdir(tmp_path)
 
 
-def test_what_python_has_resolved_is_named_again(link: Path, tmp_path: Path) -> None:
+def test_resolved_entries_get_the_users_name_again(link: Path, tmp_path: Path) -> None:
     entries = [f"{tmp_path}/releases/r1", f"{tmp_path}/releases/r1/lib", f"{tmp_path}/releases/r1/venv", "/usr/lib"]
     name_entries(entries, f"lib{os.pathsep}/usr/lib")
 

@@ -1,4 +1,4 @@
-"""One connection's life: sending from anywhere, the outbox, and the ways to end."""
+"""Connections: sending from any greenlet, the outbox, and every way to close."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BIG = 1_000_000
 
 
 def keep(serving: Serving, greenlets: str, narrow: bool = False) -> tuple[Keeper, Peer]:
-    """A service that keeps its connections, and one peer whose connection it has."""
+    """A service that keeps its connections, and one connected peer."""
     keeper = Keeper()
     server = serving.start(keeper.service(), greenlets=greenlets, narrow=narrow)
     peer = serving.connect(server, narrow)
@@ -32,7 +32,7 @@ def keep(serving: Serving, greenlets: str, narrow: bool = False) -> tuple[Keeper
 
 
 def test_frames_of_several_senders_never_mix(serving: Serving, greenlets: str) -> None:
-    """Big frames, five senders, a slow reader: every frame arrives whole, and each sender's in its order."""
+    """Large frames, five senders, a slow reader: every frame arrives whole, and those of each sender in order."""
     conns: list[Connection] = []
     service = Service(lambda message, conn: b"R" + message, LengthPrefixed, on_open=conns.append)
     peer = serving.connect(serving.start(service, greenlets=greenlets, narrow=True), narrow=True)
@@ -61,7 +61,7 @@ def read_frame(peer: Peer) -> bytes:
     return peer.read_exactly(length)
 
 
-def test_what_a_handler_sends_keeps_its_place_among_the_replies(serving: Serving, greenlets: str) -> None:
+def test_messages_that_a_handler_sends_are_in_order_with_the_replies(serving: Serving, greenlets: str) -> None:
     def announce(line: bytes, conn: Connection) -> bytes:
         conn.send(b"first " + line)
         if line == b"2":
@@ -77,7 +77,7 @@ def test_what_a_handler_sends_keeps_its_place_among_the_replies(serving: Serving
     ]
 
 
-def test_what_is_pushed_while_a_handler_blocks_comes_after_the_replies_before_it(
+def test_messages_sent_while_a_handler_blocks_come_after_the_replies_before_it(
     serving: Serving, greenlets: str
 ) -> None:
     gate, conns = Gate(), list[Connection]()
@@ -91,7 +91,7 @@ def test_what_is_pushed_while_a_handler_blocks_comes_after_the_replies_before_it
     assert [peer.read_line() for _ in range(4)] == [b"did 1", b"pushed", b"did wait", b"did 2"]
 
 
-def test_send_waits_while_much_is_unsent(serving: Serving, greenlets: str) -> None:
+def test_send_waits_above_the_high_water_mark(serving: Serving, greenlets: str) -> None:
     keeper, peer = keep(serving, greenlets, narrow=True)
     sent: list[int] = []
 
@@ -122,8 +122,8 @@ def settle(growing: list[int]) -> None:
         gevent.sleep(0.05)
 
 
-def test_send_does_not_wait_for_little(serving: Serving, greenlets: str) -> None:
-    """Below the high-water mark send() returns at once, though the peer does not read."""
+def test_send_does_not_wait_below_the_high_water_mark(serving: Serving, greenlets: str) -> None:
+    """send() returns at once although the peer does not read."""
     keeper, peer = keep(serving, greenlets, narrow=True)
     sent = 0
     while keeper.conn.outbox is None or keeper.conn.outbox.size < HIGH_WATER // 2:
@@ -137,7 +137,7 @@ def test_send_does_not_wait_for_little(serving: Serving, greenlets: str) -> None
 
 
 class CountingSocket:
-    """A socket that counts how often something is sent."""
+    """A socket that counts its sends."""
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock
@@ -152,7 +152,7 @@ class CountingSocket:
 
 
 def test_small_frames_that_wait_are_sent_together(serving: Serving, greenlets: str) -> None:
-    """A broadcast of small messages to a slow reader costs no system call, and no turn of the loop, for each."""
+    """A broadcast of small messages to a slow reader needs no system call and no loop iteration for each."""
     keeper, peer = keep(serving, greenlets, narrow=True)
     conn: Any = keeper.conn
     conn.push(b"x" * BIG)
@@ -166,7 +166,7 @@ def test_small_frames_that_wait_are_sent_together(serving: Serving, greenlets: s
     assert counting.sends < before_the_small + 2_000
 
 
-def test_bytes_are_counted_as_they_pass(serving: Serving, greenlets: str) -> None:
+def test_bytes_are_counted_at_once(serving: Serving, greenlets: str) -> None:
     keeper, peer = keep(serving, greenlets)
     peer.send(b"hello\nhel")
     wait_until(lambda: keeper.conn.received_bytes == 9)
@@ -178,7 +178,7 @@ def test_bytes_are_counted_as_they_pass(serving: Serving, greenlets: str) -> Non
     wait_until(lambda: keeper.conn.sent_bytes == BIG + 6)
 
 
-def test_what_the_codec_cannot_carry_is_the_callers_error(serving: Serving, greenlets: str) -> None:
+def test_the_caller_gets_the_error_for_a_message_that_the_codec_cannot_encode(serving: Serving, greenlets: str) -> None:
     keeper, peer = keep(serving, greenlets)
     with pytest.raises(ValueError, match="newline"):
         keeper.conn.send(b"two\nlines")
@@ -200,7 +200,7 @@ def test_the_session_belongs_to_the_service(serving: Serving, greenlets: str) ->
 # Ending
 
 
-def test_close_sends_what_is_owed_first(serving: Serving, greenlets: str) -> None:
+def test_close_sends_unsent_bytes_first(serving: Serving, greenlets: str) -> None:
     keeper, peer = keep(serving, greenlets, narrow=True)
     keeper.conn.push(b"x" * BIG)
     keeper.conn.close()
@@ -243,8 +243,8 @@ def test_close_from_another_greenlet_lets_the_handler_answer(serving: Serving, g
     assert_closed(server, CloseReason.FINISHED)
 
 
-def test_close_lets_the_handler_answer_though_all_before_is_sent_meanwhile(serving: Serving, greenlets: str) -> None:
-    """An outbox that empties while a handler runs is not the end of a connection that is to close after it."""
+def test_close_lets_the_handler_answer_although_the_outbox_empties_meanwhile(serving: Serving, greenlets: str) -> None:
+    """A connection that closes after its handler is not closed by an outbox that empties before."""
     gate, conns = Gate(), list[Connection]()
 
     def on_message(line: bytes, conn: Connection) -> bytes:
@@ -265,7 +265,7 @@ def test_close_lets_the_handler_answer_though_all_before_is_sent_meanwhile(servi
     assert_closed(server, CloseReason.FINISHED)
 
 
-def test_send_after_close_says_that_it_is_closed(serving: Serving, greenlets: str) -> None:
+def test_send_after_close_raises_connection_closed(serving: Serving, greenlets: str) -> None:
     keeper, peer = keep(serving, greenlets)
     keeper.conn.close()
     with pytest.raises(ConnectionClosed) as caught:
@@ -275,7 +275,7 @@ def test_send_after_close_says_that_it_is_closed(serving: Serving, greenlets: st
     assert peer.read_to_end() == b""
 
 
-def test_send_after_close_in_a_handler_says_that_it_is_closed(serving: Serving, greenlets: str) -> None:
+def test_send_after_close_in_a_handler_raises_connection_closed(serving: Serving, greenlets: str) -> None:
     caught: list[ConnectionClosed] = []
 
     def leave(line: bytes, conn: Connection) -> None:
@@ -293,7 +293,7 @@ def test_send_after_close_in_a_handler_says_that_it_is_closed(serving: Serving, 
     assert [error.reason for error in caught] == [CloseReason.FINISHED]
 
 
-def test_the_first_reason_stays(serving: Serving, greenlets: str) -> None:
+def test_the_first_reason_is_kept(serving: Serving, greenlets: str) -> None:
     keeper, peer = keep(serving, greenlets)
     keeper.conn.close(CloseReason.FINISHED)
     keeper.conn.close(CloseReason.HANDLER_ERROR)
@@ -305,7 +305,7 @@ def test_the_first_reason_stays(serving: Serving, greenlets: str) -> None:
     assert_never(lambda: len(keeper.gone) > 1, 0.02)
 
 
-def test_abort_wakes_whoever_waits_to_send(serving: Serving, greenlets: str) -> None:
+def test_abort_wakes_a_greenlet_that_waits_to_send(serving: Serving, greenlets: str) -> None:
     keeper, peer = keep(serving, greenlets, narrow=True)
     senders = [gevent.spawn(keeper.conn.send, b"x" * BIG * 5) for _ in range(3)]
     wait_until(lambda: keeper.conn.outbox is not None)
@@ -316,7 +316,7 @@ def test_abort_wakes_whoever_waits_to_send(serving: Serving, greenlets: str) -> 
     peer.close()
 
 
-def test_a_peer_that_breaks_wakes_whoever_waits_to_send(serving: Serving, greenlets: str) -> None:
+def test_a_reset_wakes_a_greenlet_that_waits_to_send(serving: Serving, greenlets: str) -> None:
     keeper, peer = keep(serving, greenlets, narrow=True)
     sender = gevent.spawn(keeper.conn.send, b"x" * BIG * 5)
     wait_until(lambda: keeper.conn.outbox is not None)
@@ -362,7 +362,7 @@ def test_a_reset_of_an_idle_connection_is_noticed(serving: Serving, greenlets: s
     assert keeper.gone == [CloseReason.PEER_RESET]
 
 
-def test_an_orderly_end_is_peer_eof(serving: Serving, greenlets: str) -> None:
+def test_a_graceful_end_of_the_peer_is_peer_eof(serving: Serving, greenlets: str) -> None:
     keeper, peer = keep(serving, greenlets)
     assert peer.ask(b"hello") == b"hello"
     peer.close()
@@ -372,7 +372,7 @@ def test_an_orderly_end_is_peer_eof(serving: Serving, greenlets: str) -> None:
     assert keeper.conn.is_draining
 
 
-# What is shown
+# Formatting
 
 
 def test_a_connection_shows_its_peer_and_state(serving: Serving, greenlets: str) -> None:
@@ -399,12 +399,12 @@ def test_a_connection_shows_its_peer_and_state(serving: Serving, greenlets: str)
         ("", "unix:"),
     ],
 )
-def test_addresses_are_written_for_people(address: Any, text: str) -> None:
+def test_addresses_are_formatted(address: Any, text: str) -> None:
     assert format_address(address) == text
 
 
 def test_an_idle_connection_holds_no_buffer(serving: Serving) -> None:
-    """After its work, a connection keeps nothing of it: no reply, no outbox, no bytes in the codec."""
+    """A connection that has become idle keeps no reply, no outbox and no bytes in the codec."""
     keeper, peer = keep(serving, "pooled")
     assert peer.ask(b"x" * 60_000) == b"x" * 60_000
     wait_until(lambda: keeper.conn.outbox is None)

@@ -1,4 +1,4 @@
-"""Lingering close: the last reply is readable to its end, and nobody lingers for ever."""
+"""Lingering close: the peer can read the whole last reply, and no socket lingers for ever."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import gevent
 import pytest
 
 from gserver.connection import lingering_close as linger
-from gserver.connection.lingering_close import Linger
+from gserver.connection.lingering_close import LingeringClose
 from gserver.errors import CloseReason
 from gserver.handlers import json
 from tests.helpers.serving import Serving, assert_closed
@@ -24,7 +24,7 @@ REPLY = b'"message":"line of at least '
 
 
 class PushyClient(threading.Thread):
-    """A client in a thread of its own, which sends on while it is told that its line is too long."""
+    """A client in a thread of its own, which keeps sending while the server answers that its line is too long."""
 
     def __init__(self, address: Any) -> None:
         super().__init__(daemon=True)
@@ -38,7 +38,7 @@ class PushyClient(threading.Thread):
             sender.start()
             try:
                 while data := sock.recv(65536):
-                    time.sleep(0.005)  # slow to read, so that a reset would overtake the reply
+                    time.sleep(0.005)  # reads slowly, so that a reset would overtake the reply
                     self.reply += data
             except OSError as error:
                 self.error = error
@@ -50,8 +50,8 @@ class PushyClient(threading.Thread):
                 sock.sendall(b"x" * 32768)
 
 
-def test_the_last_reply_is_readable_though_the_client_sends_on(serving: Serving, greenlets: str) -> None:
-    """Twenty of twenty clients read the error to its end, and none sees a reset before."""
+def test_the_last_reply_is_readable_although_the_client_still_sends(serving: Serving, greenlets: str) -> None:
+    """Twenty of twenty clients read the whole error, and none gets a reset before."""
     server = serving.start(json(), greenlets=greenlets)
     clients = [PushyClient(server.address) for _ in range(20)]
     for client in clients:
@@ -65,7 +65,7 @@ def test_the_last_reply_is_readable_though_the_client_sends_on(serving: Serving,
 
 @contextlib.contextmanager
 def make_linger(timeout_s: float, emptied: list[bool]) -> Any:
-    lingering = Linger(timeout_s, lambda: emptied.append(True))
+    lingering = LingeringClose(timeout_s, lambda: emptied.append(True))
     try:
         yield lingering
     finally:
@@ -73,7 +73,7 @@ def make_linger(timeout_s: float, emptied: list[bool]) -> Any:
 
 
 def make_pair() -> tuple[Any, plain.socket]:
-    """The two ends of a connection: a C socket as the server has it, and a non-blocking one for the test."""
+    """Both ends of a connection: a C socket like the server's, and a non-blocking one for the test."""
     ours, theirs = plain.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
@@ -84,7 +84,7 @@ def is_closed(sock: Any) -> bool:
     return bool(sock.fileno() == -1)
 
 
-def test_the_peer_sees_the_end_at_once_and_the_socket_stays_until_it_ends_too() -> None:
+def test_the_peer_sees_the_end_at_once_and_the_socket_lingers_until_the_peer_closes() -> None:
     emptied: list[bool] = []
     ours, theirs = make_pair()
     with make_linger(5, emptied) as lingering, theirs:
@@ -100,8 +100,8 @@ def test_the_peer_sees_the_end_at_once_and_the_socket_stays_until_it_ends_too() 
     assert len(lingering) == 0
 
 
-def test_a_peer_that_stays_is_cut_off_in_time() -> None:
-    """The time counts from the close, not from when the loop last looked at its clock before a busy handler."""
+def test_a_peer_that_does_not_close_is_closed_after_the_timeout() -> None:
+    """The time counts from the close, not from the loop's last reading of the clock before a busy handler."""
     emptied: list[bool] = []
     ours, theirs = make_pair()
     with make_linger(0.05, emptied) as lingering, theirs:
@@ -134,8 +134,8 @@ def test_each_socket_has_its_own_deadline() -> None:
     assert emptied == [True]
 
 
-def test_a_long_turn_of_the_loop_takes_nothing_of_the_time() -> None:
-    """The loop's own clock stands where that turn began."""
+def test_a_long_iteration_of_the_loop_does_not_shorten_the_timeout() -> None:
+    """The loop's own clock is that of the start of the iteration."""
     ours, theirs = make_pair()
     trigger, triggering = plain.socketpair()
     times: list[float] = []
@@ -159,7 +159,7 @@ def test_a_long_turn_of_the_loop_takes_nothing_of_the_time() -> None:
     assert times[1] - times[0] >= 0.29
 
 
-def test_a_peer_that_sends_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_that_sends_without_end_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linger, "MAX_DISCARDED_BYTES", 200_000)
     ours, theirs = make_pair()
     sent = 0
@@ -173,7 +173,7 @@ def test_a_peer_that_sends_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatc
     assert 200_000 < sent < 1_000_000
 
 
-def test_a_peer_that_breaks_is_let_go() -> None:
+def test_a_socket_that_is_reset_is_closed() -> None:
     emptied: list[bool] = []
     with make_linger(5, emptied) as lingering, plain.create_server(("127.0.0.1", 0)) as listener:
         theirs = plain.create_connection(listener.getsockname())
@@ -196,7 +196,7 @@ def test_a_socket_that_is_broken_already_is_closed_at_once() -> None:
         assert len(lingering) == 0
 
 
-def test_close_lets_go_of_everything() -> None:
+def test_close_closes_everything() -> None:
     pairs = [make_pair() for _ in range(3)]
     with make_linger(60, []) as lingering:
         for ours, _ in pairs:
@@ -219,7 +219,7 @@ def test_lingering_holds_no_greenlet(serving: Serving) -> None:
     assert all(REPLY in peer.read_to_end() for peer in peers)
 
 
-def test_the_time_to_linger_is_the_servers_to_choose(serving: Serving) -> None:
+def test_the_server_chooses_the_linger_timeout(serving: Serving) -> None:
     server = serving.start(json(), linger_s=0.03)
     peer = serving.connect(server)
     peer.send(b"x" * 70_000)

@@ -1,4 +1,4 @@
-"""Lines about what clients cause: one at once, then one in a period with the count, and none without end."""
+"""Throttled log lines: the first event is logged at once, later ones once in a period with their count."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def full(count: int, port: int = 5) -> str:
     )
 
 
-def test_the_first_is_told_at_once(notices: Notices, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_first_event_is_logged_at_once(notices: Notices, caplog: pytest.LogCaptureFixture) -> None:
     notices.limit(TURNED_AWAY, PEER, FULL)
 
     assert lines_of(caplog) == [full(1)]
 
 
-def test_the_others_are_counted_until_the_period_is_over(
+def test_later_events_are_counted_until_the_period_is_over(
     notices: Notices, caplog: pytest.LogCaptureFixture, clock: Clock
 ) -> None:
     for port in range(1000):
@@ -79,7 +79,7 @@ def test_the_others_are_counted_until_the_period_is_over(
     assert lines_of(caplog) == [full(1, 0), full(1000, 7)]
 
 
-def test_a_count_is_told_when_nothing_more_happens(
+def test_a_count_is_logged_when_no_more_event_comes(
     notices: Notices, caplog: pytest.LogCaptureFixture, clock: Clock
 ) -> None:
     for _ in range(5):
@@ -96,7 +96,7 @@ def test_a_count_is_told_when_nothing_more_happens(
     assert len(caplog.records) == 2
 
 
-def test_at_the_end_every_count_is_told(notices: Notices, caplog: pytest.LogCaptureFixture) -> None:
+def test_at_the_end_every_count_is_logged(notices: Notices, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(5):
         notices.limit(TURNED_AWAY, PEER, FULL)
     notices.log_all()
@@ -118,8 +118,8 @@ def test_each_kind_has_its_own_count(notices: Notices, caplog: pytest.LogCapture
     ]
 
 
-def test_those_of_different_reasons_are_one_kind(notices: Notices, caplog: pytest.LogCaptureFixture) -> None:
-    """Or a client that fails in a new way each time would fill the log."""
+def test_events_with_different_reasons_are_of_one_kind(notices: Notices, caplog: pytest.LogCaptureFixture) -> None:
+    """Otherwise a client that fails in a new way each time would fill the log."""
     for number in range(100):
         notices.note(logging.INFO, HANDSHAKE, PEER, f"no TLS: the first bytes are {number}")
     notices.log_all()
@@ -165,7 +165,7 @@ def test_a_limit_that_is_reached_is_a_warning_now_and_then(
     assert len(lines) == (1 if served is bare_echo else 2)  # a bare server does not drain when it stops
 
 
-def test_those_who_are_denied_are_a_warning(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+def test_denied_clients_are_logged_as_a_warning(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
     server = serving.start(telling_echo(), limits=Limits(deny=parse_networks(["127.0.0.1"])))
     refusals(serving, server)
     server.stop()
@@ -176,7 +176,7 @@ def test_those_who_are_denied_are_a_warning(serving: Serving, caplog: pytest.Log
     assert "(allow, deny): 2 turned away, the last 127.0.0.1:" in rest
 
 
-def test_those_who_are_shed_are_a_warning(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+def test_shed_connections_are_logged_as_a_warning(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
     server = serving.start(make_echo_lines(), limits=Limits(worker_connections=2, full_action="shed"))
     peers = [serving.meet(server) for _ in range(4)]
 
@@ -187,7 +187,7 @@ def test_those_who_are_shed_are_a_warning(serving: Serving, caplog: pytest.LogCa
 @pytest.mark.parametrize("served", [telling_echo(), echo_stream], ids=["service", "stream"])
 @pytest.mark.parametrize(("action", "what"), [("throttle", "throttled"), ("refuse", "closed"), ("close", "closed")])
 @pytest.mark.parametrize("limit", ["max_message_rate", "max_byte_rate"])
-def test_connections_that_send_too_fast_are_a_warning(
+def test_connections_that_send_too_fast_are_logged_as_a_warning(
     serving: Serving, caplog: pytest.LogCaptureFixture, served: Any, action: Any, what: str, limit: str
 ) -> None:
     server = serving.start(served, limits=Limits(rate_action=action, **{limit: 20.0}))  # type: ignore[arg-type]
@@ -202,7 +202,9 @@ def test_connections_that_send_too_fast_are_a_warning(
     assert f" a second ({limit}): 1 {what}, the last 127.0.0.1:" in lines_of(caplog)[0]
 
 
-def test_a_peer_that_does_not_read_a_broadcast_is_a_warning(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_peer_that_does_not_read_a_broadcast_is_logged_as_a_warning(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
     conns: list[Connection] = []
     service = Service(lambda line, conn: None, Lines, on_open=conns.append)
     server = serving.start(service, send_limit=1000)
@@ -215,7 +217,9 @@ def test_a_peer_that_does_not_read_a_broadcast_is_a_warning(serving: Serving, ca
     assert "more than 1000 bytes wait to be sent (send_buffer_limit): 1 closed, the last " in lines_of(caplog)[0]
 
 
-def test_who_is_no_trusted_proxy_is_a_warning(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_client_that_is_no_trusted_proxy_is_logged_as_a_warning(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
     server = serving.start(telling_echo(), entrance=proxied(proxies="127.0.0.2"))
     refusals(serving, server, 1)
 
@@ -231,7 +235,7 @@ def test_who_is_no_trusted_proxy_is_a_warning(serving: Serving, caplog: pytest.L
         (V1 + b"\x16\x03\x01", "the peer ended within the TLS handshake"),
     ],
 )
-def test_a_handshake_that_fails_is_told_with_its_reason(
+def test_a_handshake_that_fails_is_logged_with_its_reason(
     serving: Serving, caplog: pytest.LogCaptureFixture, certificate: tuple[Path, Path], data: bytes, why: str
 ) -> None:
     caplog.set_level(logging.INFO, "gserver.server")
@@ -251,10 +255,10 @@ def test_a_handshake_that_fails_is_told_with_its_reason(
     assert why in rest
 
 
-def test_a_peer_that_only_connects_to_tls_is_no_line(
+def test_a_peer_that_only_connects_to_tls_is_not_logged(
     serving: Serving, caplog: pytest.LogCaptureFixture, certificate: tuple[Path, Path]
 ) -> None:
-    """As the health check of a load balancer does."""
+    """The health checks of load balancers do that."""
     caplog.set_level(logging.INFO, "gserver.server")
     server = serving.start(telling_echo(), entrance=EntranceRules(tls=Tls(TlsConfig(*map(str, certificate)))))
     serving.connect(server).close()

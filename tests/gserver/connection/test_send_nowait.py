@@ -1,4 +1,4 @@
-"""What may wait to be sent: send_nowait() waits for nobody, and gives up who takes nothing."""
+"""send_nowait(): it never blocks, and closes connections with too many unsent bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Room:
         return peer, self.members[-1]
 
 
-def test_send_nowait_gives_up_who_does_not_take_what_it_is_sent(serving: Serving, greenlets: str) -> None:
+def test_send_nowait_closes_a_peer_that_does_not_read(serving: Serving, greenlets: str) -> None:
     room = Room()
     server = serving.start(room.service, greenlets=greenlets, send_limit=100_000, narrow=True)
     peer, conn = room.enter(serving, server, narrow=True)
@@ -46,7 +46,7 @@ def test_send_nowait_gives_up_who_does_not_take_what_it_is_sent(serving: Serving
         conn.send_nowait(b"more")
 
 
-def test_send_nowait_of_who_reads_never_fails_and_keeps_the_order(serving: Serving, greenlets: str) -> None:
+def test_send_nowait_to_a_peer_that_reads_never_fails_and_keeps_the_order(serving: Serving, greenlets: str) -> None:
     room = Room()
     server = serving.start(room.service, greenlets=greenlets, send_limit=1_000_000, narrow=True)
     peer, conn = room.enter(serving, server, narrow=True)
@@ -58,7 +58,7 @@ def test_send_nowait_of_who_reads_never_fails_and_keeps_the_order(serving: Servi
     assert closed_reasons(server) == {}
 
 
-def test_a_limit_of_nothing_still_allows_one_message_to_wait(serving: Serving, greenlets: str) -> None:
+def test_a_limit_of_zero_still_allows_one_message_to_wait(serving: Serving, greenlets: str) -> None:
     room = Room()
     server = serving.start(room.service, greenlets=greenlets, send_limit=0, narrow=True)
     peer, conn = room.enter(serving, server, narrow=True)
@@ -67,7 +67,7 @@ def test_a_limit_of_nothing_still_allows_one_message_to_wait(serving: Serving, g
     assert len(peer.read_exactly(1_000_001)) == 1_000_001
 
 
-def test_a_broadcast_waits_for_nobody_and_gives_up_the_slow(serving: Serving, greenlets: str) -> None:
+def test_a_broadcast_never_blocks_and_closes_slow_readers(serving: Serving, greenlets: str) -> None:
     room = Room()
     server = serving.start(room.service, greenlets=greenlets, send_limit=200_000, narrow=True)
     slow, slow_conn = room.enter(serving, server, narrow=True)
@@ -87,8 +87,8 @@ def test_a_broadcast_waits_for_nobody_and_gives_up_the_slow(serving: Serving, gr
     assert closed_reasons(server) == {CloseReason.BUFFER_LIMIT: 1}
 
 
-def test_a_handler_that_goes_on_after_a_broadcast_gave_it_up_finds_out(serving: Serving, greenlets: str) -> None:
-    """It blocks in send() when somebody else's broadcast finds that its peer takes nothing."""
+def test_a_handler_whose_connection_a_broadcast_closed_gets_connection_closed(serving: Serving, greenlets: str) -> None:
+    """The handler blocks in send() when the broadcast of another one finds that the peer reads nothing."""
     outcomes: list[Any] = []
 
     def on_message(line: bytes, conn: Connection) -> None:

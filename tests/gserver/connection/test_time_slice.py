@@ -1,4 +1,4 @@
-"""Fairness: a connection that floods leaves the others their turns."""
+"""Fairness: a connection that floods does not delay the others."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ def burn(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("cost_s", [0.0, 0.0005, 0.005])
-def test_others_are_served_while_one_turn_is_far_from_its_end(serving: Serving, greenlets: str, cost_s: float) -> None:
-    """Told by the order in which messages are handled, and not by the clock."""
+def test_other_connections_are_served_in_the_middle_of_a_long_turn(
+    serving: Serving, greenlets: str, cost_s: float
+) -> None:
+    """Checked by the order in which messages are handled, not by the clock."""
     order: list[bytes] = []
 
     def on_message(line: bytes, conn: Connection) -> bytes:
@@ -44,8 +46,8 @@ def test_others_are_served_while_one_turn_is_far_from_its_end(serving: Serving, 
     assert order.count(b"f") == flood
 
 
-def test_a_turn_of_few_messages_never_gives_way(serving: Serving, greenlets: str) -> None:
-    """Sixteen in flight are an ordinary client's, and a switch for each batch would cost it."""
+def test_a_turn_of_few_messages_never_yields(serving: Serving, greenlets: str) -> None:
+    """Sixteen messages in flight are ordinary; a greenlet switch for each batch would make them slower."""
     switches: list[int] = []
 
     def on_message(line: bytes, conn: Connection) -> bytes:

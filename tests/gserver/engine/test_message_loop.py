@@ -1,4 +1,4 @@
-"""What a turn does with messages, with faults in them, and with handlers that fail."""
+"""The message loop: messages, malformed messages, and handlers that fail."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.helpers.waiting import wait_until
 
 
 def make_faulty(**hooks: Any) -> Service:
-    """Answers lines; `fail` raises, `late` runs into a Timeout, `object` answers what no codec can carry."""
+    """Answers lines; `fail` raises, `late` runs into a Timeout, `object` returns a value that no codec can encode."""
 
     def on_message(line: bytes, conn: Connection) -> Any:
         if line == b"fail":
@@ -63,7 +63,7 @@ def errors_in(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 
 @pytest.mark.parametrize("type_", [b"FAIL", b"LATE", b"SURPRISE"])
-def test_a_failure_is_logged_once_and_answered_and_the_connection_goes_on(
+def test_a_failure_is_logged_once_and_answered_and_the_connection_stays_open(
     serving: Serving, greenlets: str, caplog: pytest.LogCaptureFixture, type_: bytes
 ) -> None:
     server = serving.start(make_faulty_json(), greenlets=greenlets)
@@ -121,7 +121,7 @@ def test_an_on_error_that_fails_closes_and_is_logged(
     assert len(errors_in(caplog)) == 2
 
 
-def test_a_malformed_message_is_answered_in_its_place(serving: Serving, greenlets: str) -> None:
+def test_a_malformed_message_is_answered_in_order(serving: Serving, greenlets: str) -> None:
     server = serving.start(make_faulty_json(), greenlets=greenlets)
     peer = serving.connect(server)
     peer.send(b'{"type":"PING"}\nnonsense\n{"type":"PING"}\n')
@@ -164,7 +164,7 @@ def test_broken_framing_is_answered_after_the_good_messages_and_closes(serving: 
     assert_closed(server, CloseReason.PROTOCOL_ERROR)
 
 
-def test_eof_inside_a_message_is_answered_where_the_protocol_can(serving: Serving, greenlets: str) -> None:
+def test_eof_inside_a_message_is_answered_if_the_protocol_has_an_answer(serving: Serving, greenlets: str) -> None:
     server = serving.start(make_faulty_json(), greenlets=greenlets)
     peer = serving.connect(server)
     peer.send(b'{"type":"PING"}\n{"type":')
@@ -176,7 +176,7 @@ def test_eof_inside_a_message_is_answered_where_the_protocol_can(serving: Servin
     assert_closed(server, CloseReason.EOF_IN_MESSAGE)
 
 
-def test_eof_inside_a_message_says_nothing_where_the_protocol_cannot(serving: Serving, greenlets: str) -> None:
+def test_eof_inside_a_message_is_not_answered_if_the_protocol_has_no_answer(serving: Serving, greenlets: str) -> None:
     server = serving.start(Service(lambda message, conn: message, LengthPrefixed), greenlets=greenlets)
     peer = serving.connect(server)
     peer.send(b"\0\0\0\3abc\0\0")
@@ -186,7 +186,7 @@ def test_eof_inside_a_message_says_nothing_where_the_protocol_cannot(serving: Se
     assert_closed(server, CloseReason.EOF_IN_MESSAGE)
 
 
-def test_on_error_hears_of_each_kind_of_fault(serving: Serving, greenlets: str) -> None:
+def test_on_error_is_called_for_each_kind_of_fault(serving: Serving, greenlets: str) -> None:
     faults: list[Fault] = []
 
     def note(fault: Fault, conn: Connection) -> int:
@@ -216,7 +216,7 @@ def test_a_protocol_error_that_a_handler_raises_is_a_failure_of_the_handler(serv
     assert_closed(server, CloseReason.HANDLER_ERROR)
 
 
-def test_half_close_gets_its_replies_then_the_end(serving: Serving, greenlets: str) -> None:
+def test_after_a_half_close_the_replies_are_sent_and_then_the_end(serving: Serving, greenlets: str) -> None:
     def slow(line: bytes, conn: Connection) -> bytes:
         gevent.sleep(0.005)
         return line
@@ -230,7 +230,7 @@ def test_half_close_gets_its_replies_then_the_end(serving: Serving, greenlets: s
     assert_closed(server, CloseReason.PEER_EOF)
 
 
-def test_half_close_gets_replies_that_the_kernel_had_no_room_for(serving: Serving, greenlets: str) -> None:
+def test_after_a_half_close_replies_in_the_outbox_are_sent(serving: Serving, greenlets: str) -> None:
     server = serving.start(make_lines(lambda line, conn: b"x" * 9_999), greenlets=greenlets, narrow=True)
     peer = serving.connect(server, narrow=True)
     peer.send(b"\n" * 5)
@@ -241,7 +241,7 @@ def test_half_close_gets_replies_that_the_kernel_had_no_room_for(serving: Servin
     assert_closed(server, CloseReason.PEER_EOF)
 
 
-def test_no_reply_is_no_bytes(serving: Serving, greenlets: str) -> None:
+def test_without_a_reply_no_bytes_are_sent(serving: Serving, greenlets: str) -> None:
     server = serving.start(make_lines(lambda line, conn: line if line == b"speak" else None), greenlets=greenlets)
     peer = serving.connect(server)
     peer.send(b"quiet\nquiet\nspeak\nquiet\n")
@@ -256,10 +256,10 @@ def test_an_empty_reply_is_a_message(serving: Serving, greenlets: str) -> None:
     assert serving.connect(server).ask(b"hello") == b""
 
 
-def test_all_replies_of_a_batch_leave_in_one_segment(
+def test_all_replies_of_a_batch_are_sent_in_one_segment(
     serving: Serving, greenlets: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One send a turn: what is ready together arrives together, as long as the turn need not give way."""
+    """There is one send for each turn, unless the turn yields."""
     monkeypatch.setattr(message_loop, "SLICE_S", 3600.0)
     server = serving.start(make_lines(lambda line, conn: line), greenlets=greenlets)
     peer = serving.connect(server)
@@ -270,7 +270,7 @@ def test_all_replies_of_a_batch_leave_in_one_segment(
 
 
 def data_segments_received(peer: Peer) -> int:
-    """tcpi_data_segs_in: those that carried data, as the peer's kernel counted them."""
+    """tcpi_data_segs_in: segments with data, as the peer's kernel counted them."""
     (count,) = struct.unpack_from("I", peer.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160), 152)
     return int(count)
 

@@ -1,4 +1,4 @@
-"""The compiled turn: that it is there, that it does what the one in Python does, and that it loses nothing."""
+"""The compiled message loop: it exists, does the same as the one in Python, and leaks nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gserver.service import Service
 from tests.helpers.serving import Serving
 
 ROOT = Path(__file__).parents[3]
-#: What serves a turn, its sending, and its greenlets.
+#: The tests of turns, of sending and of greenlets.
 SHARED = [
     "gserver/engine/test_message_loop",
     "gserver/engine/test_schedulers",
@@ -44,7 +44,7 @@ def answer(message: Any, conn: Connection) -> Any:
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no compiler")
 @pytest.mark.skipif("GSERVER_PURE" in os.environ, reason="asked not to")
-def test_where_there_is_a_compiler_it_is_compiled() -> None:
+def test_it_is_compiled_if_there_is_a_compiler() -> None:
     assert IS_NATIVE
     assert type(make_message_loop(Service(answer), Counters(), Fairness())) is not MessageLoop
 
@@ -65,7 +65,7 @@ def test_python_alone_passes_the_same_tests() -> None:
 
 
 def test_messages_of_every_size_come_back(serving: Serving, greenlets: str) -> None:
-    """A small receive and a large one take different ways, and each decides about the next."""
+    """A small receive and a large one take different paths, and each selects the path of the next one."""
     server = serving.start(Service(answer), greenlets=greenlets)
     peer = serving.meet(server)
 
@@ -76,8 +76,8 @@ def test_messages_of_every_size_come_back(serving: Serving, greenlets: str) -> N
         assert peer.read_exactly(size) == data
 
 
-def test_what_another_codec_left_in_a_raw_one_is_delivered(serving: Serving, greenlets: str) -> None:
-    """A protocol that begins with a line, and goes on without framing."""
+def test_data_that_another_codec_left_in_a_raw_one_is_delivered(serving: Serving, greenlets: str) -> None:
+    """A protocol that begins with a line, and continues without framing."""
 
     def begin(message: bytes, conn: Connection) -> bytes:
         if isinstance(conn.codec, Lines):
@@ -96,7 +96,7 @@ def test_what_another_codec_left_in_a_raw_one_is_delivered(serving: Serving, gre
     assert (first, peer.read_exactly(8)) == (b"raw from here", b"leftover")
 
 
-def test_a_reply_that_is_no_bytes_ends_its_connection_only(serving: Serving, greenlets: str) -> None:
+def test_a_reply_that_is_not_bytes_ends_its_connection_only(serving: Serving, greenlets: str) -> None:
     server = serving.start(Service(lambda message, conn: "text"), greenlets=greenlets)
     other, peer = serving.meet(server), serving.meet(server)
     peer.send(b"hello")
@@ -106,9 +106,7 @@ def test_a_reply_that_is_no_bytes_ends_its_connection_only(serving: Serving, gre
     other.finish()
 
 
-def test_a_thousand_turns_leave_nothing_behind(
-    serving: Serving, greenlets: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_thousand_turns_leak_nothing(serving: Serving, greenlets: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger("gserver.turn"), "disabled", True)  # pytest keeps what is logged
 
     def fail_now_and_then(line: bytes, conn: Connection) -> bytes | None:
@@ -136,19 +134,19 @@ def test_a_thousand_turns_leave_nothing_behind(
 
 
 @needs_compiled
-def test_it_refuses_what_it_was_not_made_for() -> None:
+def test_wrong_arguments_are_refused() -> None:
     from gserver._native import CompiledLoop
 
-    turn = make_message_loop(Service(answer), Counters(), Fairness())
+    message_loop = make_message_loop(Service(answer), Counters(), Fairness())
 
-    with pytest.raises(TypeError, match=r"object at .* is no connection"):
-        turn.serve(object())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"object at .* is not a connection"):
+        message_loop.serve(object())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"dispatch\(\) takes ready, a list of idle runners"):
-        turn.dispatch(deque(), (), object, answer)  # type: ignore[arg-type]
+        message_loop.dispatch(deque(), (), object, answer)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"serve_parking\(\) takes ready, a list of idle runners"):
-        turn.serve_parking(deque(), None, None, print)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="is no connection"):
-        turn.serve_parking(deque([object()]), [], None, print)  # type: ignore[list-item]
+        message_loop.serve_parking(deque(), None, None, print)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="is not a connection"):
+        message_loop.serve_parking(deque([object()]), [], None, print)  # type: ignore[list-item]
     with pytest.raises(RuntimeError, match="bind"):
         CompiledLoop().serve(object())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="there is no cell 2 of 8 bytes in 16 bytes"):

@@ -1,4 +1,4 @@
-"""Rates of a connection: who sends faster is read no faster, refused or closed; the others notice nothing."""
+"""Rate limits: a connection that sends faster is throttled, answered or closed; others are not affected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gserver.connection.connection import Connection
 from gserver.connection.log_throttling import Notices
 from gserver.connection.stream_connection import StreamConnection
 from gserver.engine import rate_limiter as meter
-from gserver.engine.rate_limiter import Meter
+from gserver.engine.rate_limiter import RateLimiter
 from gserver.errors import CloseReason, LimitExceeded
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
@@ -39,21 +39,21 @@ def kinds() -> Any:
 
 
 @kinds()
-def test_who_sends_too_many_messages_is_slowed_down(
+def test_a_client_that_sends_too_many_messages_is_throttled(
     serving: Serving, greenlets: str, service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses_s: list[float] = []
 
-    def sit_out(conn: Connection, seconds: float) -> None:
+    def wait_unread(conn: Connection, seconds: float) -> None:
         if seconds > 0:
             pauses_s.append(seconds)
             gevent.sleep(seconds)
 
-    monkeypatch.setattr(meter, "sit_out", sit_out)
+    monkeypatch.setattr(meter, "wait_unread", wait_unread)
     server = serving.start(service, greenlets=greenlets, limits=Limits(max_message_rate=100))
     fast, other = serving.meet(server), serving.meet(server)
     began = time.monotonic()
-    for _ in range(100):  # a second's worth, which may come at once
+    for _ in range(100):  # the messages of one second, which may come at once
         fast.ask(b"x")
     assert pauses_s == []
     for _ in range(30):
@@ -63,7 +63,7 @@ def test_who_sends_too_many_messages_is_slowed_down(
 
 
 @kinds()
-def test_who_sends_too_many_bytes_is_slowed_down(serving: Serving, greenlets: str, service: Any) -> None:
+def test_a_client_that_sends_too_many_bytes_is_throttled(serving: Serving, greenlets: str, service: Any) -> None:
     server = serving.start(service, greenlets=greenlets, limits=Limits(max_byte_rate=10_000))
     peer = serving.meet(server)
     began = time.monotonic()
@@ -74,7 +74,7 @@ def test_who_sends_too_many_bytes_is_slowed_down(serving: Serving, greenlets: st
 
 
 @kinds()
-def test_who_sends_too_fast_is_told_and_closed(serving: Serving, greenlets: str, service: Any) -> None:
+def test_a_client_that_sends_too_fast_is_answered_and_closed(serving: Serving, greenlets: str, service: Any) -> None:
     server = serving.start(service, greenlets=greenlets, limits=Limits(max_message_rate=5, rate_action="refuse"))
     peer = serving.meet(server)
     for number in range(10):
@@ -86,7 +86,7 @@ def test_who_sends_too_fast_is_told_and_closed(serving: Serving, greenlets: str,
     assert_closed(server, CloseReason.RATE_LIMIT)
 
 
-def test_who_sends_too_fast_is_closed_without_a_word(serving: Serving, greenlets: str) -> None:
+def test_a_client_that_sends_too_fast_is_closed_without_an_answer(serving: Serving, greenlets: str) -> None:
     limits = Limits(max_message_rate=5, max_byte_rate=1000, rate_action="close")
     server = serving.start(make_echo_lines(**TELLING), greenlets=greenlets, limits=limits)
     peer = serving.meet(server)
@@ -109,7 +109,7 @@ def test_a_throttled_connection_drains_like_any_other(serving: Serving, greenlet
     assert_closed(server, CloseReason.DRAINED)
 
 
-def test_a_throttled_connection_is_no_handler_that_takes_too_long(serving: Serving, greenlets: str) -> None:
+def test_the_handler_timeout_does_not_run_while_a_connection_is_throttled(serving: Serving, greenlets: str) -> None:
     deadlines = Deadlines(handler_s=0.1, first_byte_s=0, idle_s=0)
     service = Service(lambda line, conn: line, Lines)
     server = serving.start(service, greenlets=greenlets, limits=Limits(max_message_rate=10), deadlines=deadlines)
@@ -120,12 +120,12 @@ def test_a_throttled_connection_is_no_handler_that_takes_too_long(serving: Servi
     assert peer.ask(b"y") == b"y"
 
 
-def test_both_rates_are_told_of() -> None:
-    meter = Meter(5, 1000, "refuse")
+def test_the_error_names_both_rates() -> None:
+    meter = RateLimiter(5, 1000, "refuse")
 
     assert str(meter.exceeded()) == "more than 5 messages or 1000 bytes a second"
     assert meter.exceeded().close_reason is CloseReason.RATE_LIMIT
 
 
 def test_without_a_rate_there_is_no_meter() -> None:
-    assert Meter.of(Limits(), Notices()) is None
+    assert RateLimiter.of(Limits(), Notices()) is None

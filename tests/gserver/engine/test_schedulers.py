@@ -1,4 +1,4 @@
-"""How connections share the engine: order, cuts, blocking, back-pressure, fairness, and what an idle one holds."""
+"""The schedulers: order of replies, cut messages, blocking, back-pressure, fairness, idle connections."""
 
 from __future__ import annotations
 
@@ -110,8 +110,10 @@ def test_a_handler_that_blocks_delays_no_other_connection(serving: Serving, gree
     assert [peer.read_line() for peer in blocked] == [b"did wait"] * 20
 
 
-def test_connections_of_one_loop_turn_are_served_though_the_first_blocks(serving: Serving, greenlets: str) -> None:
-    """All become readable before the loop looks: the runner that blocks must not keep the queue."""
+def test_connections_of_one_loop_iteration_are_served_although_the_first_blocks(
+    serving: Serving, greenlets: str
+) -> None:
+    """All become readable before the loop checks: the runner that blocks must not keep the queue."""
     gate = Gate()
     server = serving.start(gate.service(), greenlets=greenlets)
     peers = [serving.meet(server) for _ in range(10)]
@@ -136,7 +138,7 @@ def test_replies_that_are_ready_do_not_wait_for_a_message_that_blocks(serving: S
 
 
 def test_replies_between_two_messages_that_block_do_not_wait(serving: Serving, greenlets: str) -> None:
-    """Once a turn has blocked, what it answers next is sent before it blocks again."""
+    """Once a turn has blocked, its next replies are sent before it blocks again."""
     gates = [Gate(), Gate()]
 
     def on_message(line: bytes, conn: Connection) -> bytes:
@@ -171,7 +173,7 @@ def test_a_connection_whose_handler_is_busy_is_not_read_from(serving: Serving, g
 
 
 def test_a_peer_that_does_not_read_is_not_read_from(serving: Serving, greenlets: str) -> None:
-    """The replies that wait are bounded by what one turn receives, however much the peer sends."""
+    """Unsent replies are bounded by the input of one turn, however much the peer sends."""
     server = serving.start(echo(), greenlets=greenlets, narrow=True)
     peer = serving.meet(server, narrow=True)
     flood = gevent.spawn(send_until_stuck, peer.sock, b"x" * 65536)
@@ -187,7 +189,7 @@ def test_a_peer_that_does_not_read_is_not_read_from(serving: Serving, greenlets:
 
 
 def send_until_stuck(sock: Any, data: bytes) -> int:
-    """Send until nothing is taken for a while; return the bytes that were."""
+    """Send until the kernel accepts nothing for a while; return how many bytes it accepted."""
     sent = 0
     raw = sock._sock
     for _ in range(40):
@@ -218,7 +220,7 @@ def test_one_batch_of_messages_cannot_fill_the_memory_with_replies(serving: Serv
 
 
 def test_a_peer_that_floods_does_not_starve_another(serving: Serving, greenlets: str) -> None:
-    """A turn receives a bounded number of bytes; then others are served, before the rest of the flood."""
+    """A turn receives a bounded number of bytes; then other connections are served before the rest of the flood."""
     chunks: list[bytes] = []
     server = serving.start(Service(lambda data, conn: chunks.append(data), Raw), greenlets=greenlets)
     server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
@@ -253,7 +255,7 @@ def test_every_connection_has_a_greenlet_when_dedicated(serving: Serving) -> Non
     assert len(live_greenlets()) - before >= 20
 
 
-def test_a_burst_of_blocked_handlers_does_not_leave_its_runners_behind(serving: Serving) -> None:
+def test_runners_of_a_burst_of_blocked_handlers_end(serving: Serving) -> None:
     gate = Gate()
     server = serving.start(gate.service())
     peers = [serving.connect(server) for _ in range(IDLE_RUNNERS + 40)]
@@ -270,7 +272,7 @@ def test_a_burst_of_blocked_handlers_does_not_leave_its_runners_behind(serving: 
 
 def test_a_parked_runner_keeps_no_connection(serving: Serving) -> None:
     class Session:
-        """What only the connection knows."""
+        """An object to which only the connection refers."""
 
     def block(line: bytes, conn: Connection) -> bytes:
         conn.session = Session()
@@ -289,7 +291,7 @@ def test_a_parked_runner_keeps_no_connection(serving: Serving) -> None:
     assert [session() for session in sessions] == [None] * 5
 
 
-def test_runners_are_let_go_when_the_server_stops(serving: Serving, greenlets: str) -> None:
+def test_runners_end_when_the_server_stops(serving: Serving, greenlets: str) -> None:
     server = serving.start(make_echo_lines(), greenlets=greenlets)
     assert serving.connect(server).ask(b"hello") == b"hello"
     server.drain(0.1)
@@ -297,10 +299,10 @@ def test_runners_are_let_go_when_the_server_stops(serving: Serving, greenlets: s
     wait_until(lambda: not any(isinstance(each, Runner) for each in live_greenlets()))
 
 
-def test_a_stray_exception_in_a_parked_runner_harms_nobody(
+def test_a_stray_exception_in_a_parked_runner_harms_no_connection(
     serving: Serving, greenlets: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A Timeout that a handler started and forgot strikes whoever has its greenlet by then; no connection hangs."""
+    """A Timeout that a handler has left behind is raised in its runner later; no connection hangs."""
 
     def forgetful(line: bytes, conn: Connection) -> bytes:
         if line == b"forget":
@@ -334,7 +336,7 @@ def test_many_connections_that_come_and_go_are_all_answered(serving: Serving, gr
     assert_closed(server, CloseReason.PEER_EOF, 100)
 
 
-def test_both_shapes_answer_alike(serving: Serving) -> None:
+def test_both_engines_give_the_same_answers(serving: Serving) -> None:
     wire = b"1\n22\n\r\n333\r\nx" + b"y" * 200 + b"\n"
     answers = []
     for shape in ("pooled", "dedicated"):

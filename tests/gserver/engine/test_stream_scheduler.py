@@ -1,4 +1,4 @@
-"""@stream handlers: reading by themselves, ending for each reason, and being drained, closed and killed."""
+"""@stream handlers: reading, each close reason, drain, close and kill."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Handler = Callable[[StreamConnection], None]
 
 
 class Visits:
-    """Runs a handler, and keeps its connections and what it raised."""
+    """Runs a handler, and keeps its connections and exceptions."""
 
     def __init__(self, handler: Handler, codec: Any = Lines) -> None:
         self.conns: list[StreamConnection] = []
@@ -75,7 +75,7 @@ def test_messages_are_iterated(serving: Serving) -> None:
 
 @pytest.mark.parametrize("codec", [Lines, LengthPrefixed, JsonLines])
 def test_no_message_is_lost_or_repeated_when_a_loop_is_left(serving: Serving, codec: Any) -> None:
-    """A greeting first, the rest in a loop, and another loop after a break: what arrived together stays in order."""
+    """A greeting first, then a loop, and another loop after a break: messages that arrived together stay in order."""
     seen: list[Any] = []
 
     def greet_then_read(conn: StreamConnection) -> None:
@@ -113,7 +113,7 @@ def test_bytes_are_read_as_they_come(serving: Serving) -> None:
     assert seen == [b"one", b"two"]
 
 
-def test_recv_returns_no_more_than_asked_and_loses_nothing(serving: Serving) -> None:
+def test_recv_returns_at_most_max_bytes_and_loses_nothing(serving: Serving) -> None:
     seen: list[bytes] = []
 
     def read(conn: StreamConnection) -> None:
@@ -129,7 +129,7 @@ def test_recv_returns_no_more_than_asked_and_loses_nothing(serving: Serving) -> 
     assert b"".join(seen) == b"0123456789"
 
 
-def test_no_bytes_asked_for_is_not_the_end(serving: Serving) -> None:
+def test_recv_of_no_bytes_is_not_the_end(serving: Serving) -> None:
     seen: list[bytes] = []
     _, _, peer = visit(serving, lambda conn: seen.extend([conn.recv(0), conn.recv()]))
     peer.send(b"hello")
@@ -138,7 +138,7 @@ def test_no_bytes_asked_for_is_not_the_end(serving: Serving) -> None:
     assert seen == [b"", b"hello"]
 
 
-def test_after_the_end_recv_goes_on_saying_so(serving: Serving) -> None:
+def test_after_the_end_recv_returns_no_bytes_each_time(serving: Serving) -> None:
     seen: list[bytes] = []
     _, _, peer = visit(serving, lambda conn: seen.extend(conn.recv() for _ in range(3)))
     peer.finish()
@@ -147,7 +147,7 @@ def test_after_the_end_recv_goes_on_saying_so(serving: Serving) -> None:
     assert seen == [b"", b"", b""]
 
 
-def test_exactly_the_bytes_asked_for_are_read(serving: Serving) -> None:
+def test_read_exactly_returns_exactly_so_many_bytes(serving: Serving) -> None:
     def read(conn: StreamConnection) -> None:
         assert conn.read_exactly(0) == b""
         while size := conn.read_exactly(1)[0]:
@@ -161,7 +161,7 @@ def test_exactly_the_bytes_asked_for_are_read(serving: Serving) -> None:
     assert_closed(server, CloseReason.FINISHED)
 
 
-def test_more_than_one_receive_is_read_exactly(serving: Serving) -> None:
+def test_read_exactly_returns_more_than_one_receive(serving: Serving) -> None:
     sizes: list[int] = []
     _, _, peer = visit(serving, lambda conn: sizes.append(len(conn.read_exactly(1_000_000))))
     peer.send(b"x" * 1_000_000)
@@ -170,7 +170,7 @@ def test_more_than_one_receive_is_read_exactly(serving: Serving) -> None:
     assert sizes == [1_000_000]
 
 
-def test_the_end_inside_the_bytes_asked_for_is_an_incomplete_message(serving: Serving) -> None:
+def test_the_end_inside_read_exactly_is_an_incomplete_message(serving: Serving) -> None:
     visits, server, peer = visit(serving, read_exactly_forever)
     peer.send(b"ab")
     peer.finish()
@@ -181,7 +181,7 @@ def test_the_end_inside_the_bytes_asked_for_is_an_incomplete_message(serving: Se
     assert_closed(server, CloseReason.EOF_IN_MESSAGE)
 
 
-def test_the_end_between_what_is_read_exactly_is_an_orderly_one(serving: Serving) -> None:
+def test_the_end_between_two_read_exactly_is_a_graceful_one(serving: Serving) -> None:
     _, server, peer = visit(serving, read_exactly_forever)
     peer.send(b"abcd")
     peer.finish()
@@ -190,7 +190,7 @@ def test_the_end_between_what_is_read_exactly_is_an_orderly_one(serving: Serving
     assert_closed(server, CloseReason.PEER_EOF)
 
 
-def test_a_malformed_message_is_handed_over(serving: Serving) -> None:
+def test_a_malformed_message_is_passed_to_the_handler(serving: Serving) -> None:
     def read(conn: StreamConnection) -> None:
         for message in conn:
             conn.send(isinstance(message, Malformed))
@@ -205,7 +205,7 @@ def test_a_malformed_message_is_handed_over(serving: Serving) -> None:
 # Ending
 
 
-def test_a_handler_that_returns_has_finished(serving: Serving) -> None:
+def test_the_connection_is_closed_as_finished_when_the_handler_returns(serving: Serving) -> None:
     _, server, peer = visit(serving, lambda conn: conn.send(b"bye"))
     peer.send(b"unread")
 
@@ -257,7 +257,7 @@ def test_a_reset_ends_the_reader(serving: Serving, caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize("end", [StreamConnection.close, lambda conn: conn.abort(CloseReason.KILLED)])
-def test_an_end_on_this_side_wakes_the_reader(serving: Serving, end: Handler) -> None:
+def test_a_close_on_this_side_wakes_the_reader(serving: Serving, end: Handler) -> None:
     """A connection that another greenlet closes does not leave its reader waiting for ever."""
     visits, _, _ = visit(serving, echo_lines)
     gevent.sleep(0)
@@ -266,7 +266,7 @@ def test_an_end_on_this_side_wakes_the_reader(serving: Serving, end: Handler) ->
 
 
 def test_a_failed_send_wakes_the_reader(serving: Serving) -> None:
-    """A sender that finds the connection broken ends it for the reader too, whoever hears of it first."""
+    """A greenlet that fails to send ends the connection for the reader too."""
     visits, server, peer = visit(serving, echo_lines)
     peer.reset()
     visits.conns[0].push(b"x")
@@ -276,7 +276,7 @@ def test_a_failed_send_wakes_the_reader(serving: Serving) -> None:
     assert_closed(server, CloseReason.PEER_RESET)
 
 
-def test_a_closed_connection_does_not_take_what_the_peer_sends_on(serving: Serving) -> None:
+def test_a_closed_connection_does_not_receive_what_the_peer_still_sends(serving: Serving) -> None:
     raised: list[str] = []
 
     def close_then_read(conn: StreamConnection) -> None:
@@ -349,7 +349,7 @@ def test_a_handler_that_does_not_end_is_killed(serving: Serving) -> None:
     assert peer.is_reset() or peer.read() == b""
 
 
-def test_a_drain_is_over_though_a_handler_will_not_die(serving: Serving) -> None:
+def test_a_drain_ends_although_a_handler_does_not_end_when_killed(serving: Serving) -> None:
     done = Event()
 
     def stubborn(conn: StreamConnection) -> None:
@@ -389,7 +389,7 @@ def test_a_peer_that_never_stops_sending_does_not_hold_up_a_drain(serving: Servi
     flooding.kill()
 
 
-def test_what_is_unsent_when_the_drain_begins_is_sent(serving: Serving) -> None:
+def test_bytes_that_are_unsent_when_the_drain_begins_are_sent(serving: Serving) -> None:
     visits = Visits(lambda conn: conn.send(b"x" * 3_000_000) if conn.recv() else None)
     server = serving.start(visits.service, narrow=True)
     peer = serving.connect(server, narrow=True)

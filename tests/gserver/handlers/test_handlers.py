@@ -1,4 +1,4 @@
-"""The built-in services, to the byte."""
+"""The built-in services: their exact replies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONN: Any = object()
 
 
 def answer(service: Service, wire: bytes) -> bytes:
-    """What the service sends for the bytes, without a socket."""
+    """Return the bytes that the service sends in reply, without a socket."""
     codec = service.codec()
     codec.receive(wire)
     replies = []
@@ -94,7 +94,7 @@ def test_json_understands_crlf() -> None:
 
 
 @pytest.mark.parametrize("data", [b"x", b"hello\n", bytes(range(256)), b"\r\n\r\n"])
-def test_echo_sends_back_what_came(data: bytes) -> None:
+def test_echo_sends_back_the_received_bytes(data: bytes) -> None:
     assert answer(echo(), data) == data
 
 

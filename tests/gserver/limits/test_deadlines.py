@@ -1,17 +1,14 @@
-"""Deadlines: which of them holds when, and the wheel that they stand on."""
+"""Deadlines: which deadlines apply to a connection, and which one is the first."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gserver.errors import CloseReason
 from gserver.limits.deadlines import Deadlines
-from gserver.limits.timer_wheel import NEVER, Wheel
+from gserver.limits.timer_wheel import NEVER
 
 EACH = Deadlines(handshake_s=1, first_byte_s=2, idle_s=3, message_s=4, handler_s=5, write_s=6, max_age_s=100)
 NO_SPANS = ("handshake_s", "first_byte_s", "idle_s", "message_s", "handler_s", "write_s")
@@ -20,7 +17,7 @@ NONE = Deadlines(**dict.fromkeys(NO_SPANS, 0))
 
 @dataclass
 class Waiting:
-    """A connection that was accepted at 0 and for which nothing has happened since."""
+    """A connection that was accepted at time 0; nothing has happened since."""
 
     handshake_since: float | None = None
     has_spoken: bool = False
@@ -48,7 +45,7 @@ class Waiting:
         (Waiting(handler_since=10, is_listening=False, retires_at=14), 14, CloseReason.AGED),
     ],
 )
-def test_the_first_deadline_is_that_of_what_is_waited_for(conn: Waiting, due: float, reason: CloseReason) -> None:
+def test_the_first_deadline_depends_on_the_state(conn: Waiting, due: float, reason: CloseReason) -> None:
     assert EACH.first(conn) == (due, reason)
 
 
@@ -57,8 +54,8 @@ def test_a_handshake_has_no_other_deadline_but_the_age() -> None:
     assert EACH.first(Waiting(handshake_since=10, retires_at=1)) == (1, CloseReason.AGED)
 
 
-def test_each_closes_at_its_own_time_whichever_runs_beside_it() -> None:
-    """Of all that run for a connection the first one counts: alone, and in every pair that can run together."""
+def test_the_earliest_of_several_deadlines_applies() -> None:
+    """Checked for each deadline alone, and for each pair that can run together."""
     stalled = {"write_s": CloseReason.WRITE_TIMEOUT}
     silent = {"read_idle_s": CloseReason.READ_IDLE_TIMEOUT}
     together = [
@@ -84,20 +81,20 @@ def test_before_the_first_byte_only_that_deadline_runs() -> None:
     assert deadlines.first(Waiting(active_at=10)) == (30, CloseReason.FIRST_BYTE_TIMEOUT)
 
 
-def test_what_is_sent_keeps_a_connection_from_being_idle_but_not_from_being_silent() -> None:
+def test_sent_bytes_extend_idle_but_not_read_idle() -> None:
     deadlines = Deadlines(idle_s=5, read_idle_s=7)
 
     conn = Waiting(has_spoken=True, active_at=100, received_at=90)
     assert deadlines.first(conn) == (97, CloseReason.READ_IDLE_TIMEOUT)
 
 
-def test_nobody_is_idle_while_a_reply_waits_to_be_taken() -> None:
+def test_idle_does_not_run_while_a_reply_waits_to_be_sent() -> None:
     deadlines = Deadlines(idle_s=1, write_s=30)
 
     assert deadlines.first(Waiting(has_spoken=True, stalled_since=0)) == (30, CloseReason.WRITE_TIMEOUT)
 
 
-def test_who_waits_for_nothing_has_no_deadline() -> None:
+def test_a_connection_that_does_not_listen_has_no_deadline() -> None:
     assert EACH.first(Waiting(is_listening=False))[0] == NEVER
 
 
@@ -112,7 +109,7 @@ def test_who_waits_for_nothing_has_no_deadline() -> None:
         Waiting(stalled_since=1),
     ],
 )
-def test_nought_is_for_ever(conn: Waiting) -> None:
+def test_zero_is_no_limit(conn: Waiting) -> None:
     assert NONE.first(conn)[0] == NEVER
 
 
@@ -131,7 +128,7 @@ def test_each_connection_draws_its_age(chance: float, at: float) -> None:
     assert Deadlines(max_age_s=100, max_age_jitter_s=20).retirement(10, chance) == at
 
 
-def test_without_an_age_nobody_retires() -> None:
+def test_without_a_maximum_age_there_is_no_retirement() -> None:
     assert Deadlines(max_age_jitter_s=20).retirement(10, 0.5) == NEVER
 
 
@@ -157,67 +154,3 @@ def test_a_connection_may_stand_for_as_long_as_the_shortest_that_begins_without_
     deadlines: Deadlines, span: float
 ) -> None:
     assert deadlines.fresh_s == span
-
-
-# The wheel
-
-
-class Thing:
-    due_tick = 0
-
-
-def test_a_thing_comes_up_within_a_tick_after_it_is_due() -> None:
-    wheel, thing = Wheel[Thing](0.25), Thing()
-    wheel.place(thing, 1.1)
-
-    assert wheel.take_due(1.1) == []
-    assert wheel.take_due(1.25) == [thing]
-    assert wheel.take_due(9.0) == []
-
-
-def test_a_thing_can_come_up_sooner_than_was_said_and_not_later() -> None:
-    wheel, thing = Wheel[Thing](1.0), Thing()
-    wheel.place(thing, 5)
-    wheel.place(thing, 3)
-    wheel.place(thing, 8)
-
-    assert wheel.next_due == 3
-    assert wheel.take_due(3) == [thing]
-    assert wheel.next_due == math.inf
-
-
-def test_what_never_comes_up_does_not_stand_on_it() -> None:
-    wheel, thing = Wheel[Thing](1.0), Thing()
-    wheel.place(thing, NEVER)
-
-    assert (thing.due_tick, wheel.next_due) == (0, NEVER)
-
-
-def test_a_thing_that_is_removed_does_not_come_up() -> None:
-    wheel, things = Wheel[Thing](1.0), [Thing(), Thing()]
-    for thing in things:
-        wheel.place(thing, 5)
-    wheel.remove(things[0])
-    wheel.remove(things[0])
-
-    assert wheel.take_due(5) == [things[1]]
-
-
-@given(st.lists(st.tuples(st.integers(0, 9), st.floats(1, 100), st.booleans())), st.lists(st.floats(1, 110)))
-def test_the_wheel_agrees_with_a_list(steps: list[tuple[int, float, bool]], looks: list[float]) -> None:
-    wheel, things = Wheel[Thing](0.5), [Thing() for _ in range(10)]
-    expected: dict[Thing, int] = {}
-    for index, due, is_placed in steps:
-        thing = things[index]
-        if is_placed:
-            wheel.place(thing, due)
-            expected[thing] = min(math.ceil(due / 0.5), expected.get(thing, 10**9))
-        else:
-            wheel.remove(thing)
-            expected.pop(thing, None)
-
-    for now in sorted(looks):
-        due_now = {thing for thing, tick in expected.items() if tick * 0.5 <= now}
-        assert set(wheel.take_due(now)) == due_now
-        expected = {thing: tick for thing, tick in expected.items() if thing not in due_now}
-    assert wheel.next_due == min((tick * 0.5 for tick in expected.values()), default=NEVER)

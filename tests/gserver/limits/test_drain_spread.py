@@ -1,4 +1,4 @@
-"""Over how long connections are closed: by their number, within bounds, or as it is set."""
+"""The time over which connections are closed: by their number, with a maximum, or as set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gserver.errors import ConfigError
 from gserver.limits.drain_spread import AUTO, LONGEST_S, PER_SECOND, longest_spread_s, spread_s
 from tests.helpers.processes import GserverProcess
 
-# What Docker leaves a container between TERM and KILL.
+# The time that Docker waits between TERM and KILL.
 DOCKER_S = 10.0
 
 
@@ -30,7 +30,7 @@ def test_it_is_never_longer_than_the_arbiter_expects(connections: int) -> None:
 
 
 @given(st.integers(0, 10**6), st.floats(0, 1000))
-def test_what_is_set_is_what_is_done(connections: int, seconds: float) -> None:
+def test_a_number_of_seconds_is_used_as_it_is(connections: int, seconds: float) -> None:
     assert spread_s(seconds, connections) == longest_spread_s(seconds) == seconds
 
 

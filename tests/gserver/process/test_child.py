@@ -1,4 +1,4 @@
-"""A forked child ends where it began, whatever is raised in it and on its way out."""
+"""A forked child never returns to its parent's code, for any exception."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def run():
 
 
 def outcome(folder: Path, setup: str, redirections: str = "") -> tuple[str, str]:
-    """Who came out of the fork, and the child's exit status."""
+    """Return the processes that returned from the fork, and the exit status of the child."""
     (folder / "parent.py").write_text(PARENT.format(setup=setup))
     done = subprocess.run(
         ["/bin/sh", "-c", f'"$@" {redirections}', "sh", sys.executable, "parent.py"],
@@ -109,7 +109,7 @@ def outcome(folder: Path, setup: str, redirections: str = "") -> tuple[str, str]
         "signals in every flush",
     ],
 )
-def test_only_the_parent_comes_out_of_a_fork(tmp_path: Path, setup: str, status: str) -> None:
+def test_only_the_parent_returns_from_a_fork(tmp_path: Path, setup: str, status: str) -> None:
     assert outcome(tmp_path, setup) == ("True\n", status)
 
 
@@ -124,7 +124,7 @@ def test_a_pipe_without_a_reader_changes_nothing(tmp_path: Path) -> None:
     assert outcome(tmp_path, setup) == ("True\n", "7")
 
 
-def test_a_child_is_forked_as_it_is_told() -> None:
+def test_a_child_is_forked_with_the_given_function() -> None:
     forks: list[int] = []
 
     def fork() -> int:

@@ -1,4 +1,4 @@
-"""Standard input, output and error of a server, whatever they were at its start; commands whose output goes nowhere."""
+"""The standard streams of a server, open or closed at its start; commands that cannot write their output."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Running:
             return bool(client.call(SUM)["result"] == 30)
 
     def assert_streams_are_harmless(self) -> None:
-        """Open, in every process, and none of the server's own sockets, pipes or files."""
+        """The standard streams are open in every process, and are no sockets, pipes or files of the server."""
         for process in self.tree():
             for number in STREAMS:
                 assert os.readlink(f"/proc/{process.pid}/fd/{number}") == os.devnull
@@ -81,7 +81,7 @@ class Running:
 
 @pytest.fixture
 def ended(tmp_path: Path) -> Iterator[None]:
-    """What a test that failed has left."""
+    """End the processes that a failed test has left."""
     yield
     for name in ("pid", "pid.2"):
         if (tmp_path / name).exists():
@@ -151,7 +151,7 @@ def test_a_daemon_that_cannot_be_forked_is_one_line(
 
 
 @pytest.mark.usefixtures("ended")
-def test_so_does_the_arbiter_after_it_and_what_the_application_prints_is_lost(tmp_path: Path) -> None:
+def test_the_arbiter_leaves_the_terminal_and_printed_output_is_lost(tmp_path: Path) -> None:
     (tmp_path / "gserver.conf.py").write_text(
         "import sys\n"
         "def post_fork(server, worker):\n"
@@ -174,7 +174,7 @@ def test_so_does_the_arbiter_after_it_and_what_the_application_prints_is_lost(tm
 def test_a_listener_in_place_of_a_standard_stream_is_served_and_nothing_is_written_to_it(
     tmp_path: Path, number: int
 ) -> None:
-    """As inetd passes one."""
+    """inetd passes such a socket."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         passed = f"{number}<&{listener.fileno()}"
         words = gserver("json", "-b", f"fd://{number}", "--log-file", "log", "--access-logfile", "-")
@@ -199,7 +199,7 @@ PRINTING = ["--help", "--version", "--print-config", "--check-config", "--stats"
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("output", [">&-", ">/dev/full"])
 @pytest.mark.parametrize("command", PRINTING)
-def test_a_command_whose_output_cannot_be_written_fails_with_one_line(
+def test_a_command_that_cannot_write_its_output_fails_with_one_line(
     stats_path: str, command: str, output: str, unbuffered: str
 ) -> None:
     words = [command, *([stats_path] if command == "--stats" else ["json"])]
@@ -216,7 +216,7 @@ def test_a_command_whose_output_cannot_be_written_fails_with_one_line(
     assert (ended.returncode, ended.stderr) == (1, f"gserver: cannot write to standard output: {why}\n")
 
 
-def test_a_command_whose_reader_is_gone_fails_with_one_line() -> None:
+def test_a_command_without_a_reader_fails_with_one_line() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     ended = subprocess.run(
@@ -245,7 +245,7 @@ def test_a_status_does_not_depend_on_whether_errors_can_be_written(
     assert ended.returncode == status
 
 
-def test_what_the_terminal_has_no_letters_for_is_printed_escaped(tmp_path: Path) -> None:
+def test_characters_that_the_terminal_lacks_are_escaped(tmp_path: Path) -> None:
     ended = subprocess.run(
         gserver("--print-config", "-b", "unix:\udcff\N{SNOWMAN}"),
         capture_output=True,

@@ -1,4 +1,4 @@
-"""The processes below one: found by parentage, in its session, and held by descriptors."""
+"""Descendants: found by parent, within a session, and held by descriptors."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ def test_they_can_be_ended_and_waited_for(tree: tuple[int, set[int], int]) -> No
     wait_for_end(found, 20)
 
     assert not any(is_running(pid) for pid in below)
-    send(found, signal.SIGKILL)  # to those that have ended: nothing
+    send(found, signal.SIGKILL)  # ignored for those that have ended
     close_all(found)
     assert is_running(own)
 
 
-def test_a_process_that_has_ended_has_nobody_below() -> None:
+def test_a_process_that_has_ended_has_no_descendants() -> None:
     process = subprocess.Popen(["true"])
     process.wait()
 
@@ -98,7 +98,7 @@ def test_only_a_child_is_held(tree: tuple[int, set[int], int]) -> None:
     close_all([descriptor])
 
 
-def test_what_is_no_process_below_is_told_apart() -> None:
+def test_other_processes_are_not_descendants() -> None:
     init = os.pidfd_open(1)
     reading, writing = os.pipe()
 
@@ -108,7 +108,7 @@ def test_what_is_no_process_below_is_told_apart() -> None:
     assert not is_below(reading, os.getpid())
 
 
-def test_a_process_that_ends_meanwhile_is_nobody() -> None:
+def test_a_process_that_ends_during_the_search_is_skipped() -> None:
     process = subprocess.Popen(["sleep", "1000"])
     descriptor = os.pidfd_open(process.pid)
     assert is_below(descriptor, os.getpid())
@@ -119,7 +119,7 @@ def test_a_process_that_ends_meanwhile_is_nobody() -> None:
 
 
 def test_a_process_may_be_named_in_any_bytes(tree: tuple[int, set[int], int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child of one that is named so is found below its parent: the name stands in the kernel's file before that."""
+    """The descendants of a process with such a name are found: the name precedes the parent in the kernel's file."""
     named = 'import ctypes, subprocess; ctypes.CDLL(None).prctl(15, b"\\xff\\xe9) 1", 0, 0, 0); '
     child = 'below = subprocess.Popen(["sleep", "1000"]); print(below.pid, flush=True); below.wait()'
     parent = subprocess.Popen([sys.executable, "-c", named + child], stdout=subprocess.PIPE)

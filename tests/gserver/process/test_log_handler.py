@@ -1,4 +1,4 @@
-"""The handler that never blocks: queue, loss, order, forks, signals, and what comes out at the end."""
+"""The log handler that never blocks: queue, lost lines, order, forks, signals, and exit."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from gserver.process.log_output import Output
 
 
 class Sink:
-    """An output whose capacity, or fault, the test sets."""
+    """An output with a capacity, or an error, that the test sets."""
 
     def __init__(self) -> None:
         self.text = ""
-        self.room: int | None = None  # bytes that it still takes; None: any number
+        self.room: int | None = None  # bytes that it still accepts; None: no limit
         self.error: OSError | None = None
         self.when_written: Callable[[], None] | None = None
         self.closed = 0
@@ -80,7 +80,7 @@ def reports() -> list[str]:
 
 @pytest.fixture
 def handler(sink: Sink, reports: list[str]) -> Iterator[LogHandler]:
-    """One whose losses are reported in another log."""
+    """A handler that reports lost lines in another log."""
     handler = LogHandler("access log", sink.output, report=reports.append)
     yield handler
     sink.error, sink.room = None, None
@@ -99,7 +99,7 @@ def test_a_line_is_written_at_once(handler: LogHandler, sink: Sink) -> None:
     assert not handler.is_behind
 
 
-def test_what_is_not_taken_comes_with_the_next_line_in_order(
+def test_lines_that_wait_are_written_with_the_next_line_in_order(
     handler: LogHandler, sink: Sink, reports: list[str]
 ) -> None:
     sink.room = 6
@@ -112,7 +112,7 @@ def test_what_is_not_taken_comes_with_the_next_line_in_order(
     assert reports == []
 
 
-def test_retrying_writes_what_waits(handler: LogHandler, sink: Sink) -> None:
+def test_retry_writes_the_queue(handler: LogHandler, sink: Sink) -> None:
     sink.room = 0
     log(handler, "one", "two")
     assert handler.is_behind
@@ -123,7 +123,7 @@ def test_retrying_writes_what_waits(handler: LogHandler, sink: Sink) -> None:
     assert not handler.is_behind
 
 
-def test_the_queue_is_bounded_and_what_it_does_not_take_is_counted(
+def test_the_queue_is_limited_and_lost_lines_are_counted(
     handler: LogHandler, sink: Sink, reports: list[str], clock: Clock
 ) -> None:
     sink.room = 0
@@ -142,7 +142,7 @@ def test_the_queue_is_bounded_and_what_it_does_not_take_is_counted(
 
 
 def test_a_line_longer_than_the_queue_is_kept_whole(handler: LogHandler, sink: Sink) -> None:
-    """The stacks of a thousand greenlets are one record."""
+    """For example, the stacks of 1,000 greenlets in one record."""
     sink.room = 100
     log(handler, "x" * 2 * QUEUE_BYTES)
     sink.room = None
@@ -218,7 +218,7 @@ def test_a_record_that_cannot_be_formatted_is_a_line_and_no_traceback(
     handler.handle(logging.makeLogRecord({"name": "theirs", "msg": "%d of %s", "args": ("x",)}))
 
     (line,) = sink.lines
-    assert line.startswith("theirs logged what cannot be formatted: '%d of %s' (TypeError: ")
+    assert line.startswith("theirs logged a message that cannot be formatted: '%d of %s' (TypeError: ")
     assert capfd.readouterr() == ("", "")
 
 
@@ -242,7 +242,7 @@ def test_a_signal_handler_may_log_while_a_line_is_written(handler: LogHandler, s
     assert sink.lines == ["interrupted", "from the handler"]
 
 
-def test_a_process_that_ends_in_a_signal_handler_writes_what_waits(handler: LogHandler, sink: Sink) -> None:
+def test_a_process_that_exits_in_a_signal_handler_writes_the_queue(handler: LogHandler, sink: Sink) -> None:
     def abort() -> None:
         log(handler, "the last words")
         handler.flush()
@@ -267,7 +267,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def fill(descriptor: int) -> int:
-    """Write until nothing more goes in; how much did."""
+    """Write until the pipe is full; return the number of bytes."""
     own = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK)
     written = 0
     try:
@@ -296,7 +296,7 @@ def test_a_flush_waits_for_a_reader_that_is_late(pipe: tuple[int, int]) -> None:
     handler.retire()
 
 
-def test_flushing_several_logs_that_nobody_reads_takes_a_second_together(
+def test_flushing_several_logs_without_readers_takes_one_second_in_all(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_handler, "_flushes_until", -math.inf)
@@ -324,7 +324,7 @@ def test_a_flush_does_not_wait_for_a_full_disk(handler: LogHandler, sink: Sink) 
     assert time.monotonic() - began < FLUSH_S / 2
 
 
-def test_what_waits_at_a_fork_is_written_by_the_parent_alone(pipe: tuple[int, int]) -> None:
+def test_the_queue_at_a_fork_is_written_by_the_parent_only(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     filling = fill(writer)
     handler = LogHandler("error log", Output.of_standard(writer))
@@ -385,7 +385,7 @@ def test_an_application_that_configures_logging_does_not_end_the_log(handler: Lo
     assert not sink.closed
 
 
-def test_another_output_gets_what_waits(handler: LogHandler, sink: Sink) -> None:
+def test_a_new_output_gets_the_queue(handler: LogHandler, sink: Sink) -> None:
     sink.room = 0
     log(handler, "one", "two")
     other = Sink()
@@ -396,7 +396,7 @@ def test_another_output_gets_what_waits(handler: LogHandler, sink: Sink) -> None
     assert (sink.closed, other.closed) == (1, 0)
 
 
-def test_a_handler_that_replaces_another_one_writes_what_that_had_left(handler: LogHandler, sink: Sink) -> None:
+def test_a_handler_writes_the_queue_of_the_one_that_it_replaces(handler: LogHandler, sink: Sink) -> None:
     sink.room = 0
     log(handler, "one", "two")
     other = Sink()

@@ -42,7 +42,7 @@ KINDS = [make_pipe, make_stream, make_datagrams, make_terminal]
 
 @pytest.fixture(params=KINDS, ids=lambda make: make.__name__[5:])
 def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
-    """Where to read and where to write."""
+    """A reading end and a writing end."""
     both = request.param()
     yield both
     for end in both:
@@ -73,7 +73,7 @@ def write_until_full(output: Output) -> int:
 
 
 @pytest.mark.parametrize("may_hold", [True, False])
-def test_a_reader_that_does_not_read_blocks_nobody(ends: Ends, may_hold: bool) -> None:
+def test_a_reader_that_does_not_read_does_not_block_the_writer(ends: Ends, may_hold: bool) -> None:
     reader, writer = ends
     if os.isatty(writer) and not may_hold:
         pytest.skip("a terminal polls as writable when it has room for one byte")
@@ -87,7 +87,7 @@ def test_a_reader_that_does_not_read_blocks_nobody(ends: Ends, may_hold: bool) -
     output.close()
 
 
-def test_those_who_share_the_descriptor_find_it_as_it_was(ends: Ends) -> None:
+def test_processes_that_share_the_descriptor_find_it_unchanged(ends: Ends) -> None:
     _, writer = ends
     output = Output.of_standard(writer)
     write_until_full(output)
@@ -98,7 +98,7 @@ def test_those_who_share_the_descriptor_find_it_as_it_was(ends: Ends) -> None:
 
 
 def test_several_processes_fill_a_pipe_and_none_blocks() -> None:
-    """Each by a description of its own, as workers have that were forked from an arbiter."""
+    """Each has its own open file, as workers that were forked from an arbiter."""
     reader, writer = os.pipe()
     output = Output.of_standard(writer)
     children = []
@@ -139,7 +139,7 @@ def test_a_reader_that_is_gone_is_an_error(may_hold: bool) -> None:
 
 
 def test_nothing_is_held_open_where_nothing_may_be() -> None:
-    """Whoever reads the output of the command that started a daemon sees its end."""
+    """The reader of the output of the command that started a daemon gets an end of file."""
     reader, writer = os.pipe()
     output = Output.of_standard(writer, may_hold=False)
     output.write(LINE)
@@ -164,7 +164,7 @@ def test_a_file_that_the_shell_has_opened_goes_on_where_it_stands(tmp_path: Path
     assert (tmp_path / "file").read_text() == "before\nlog\nafter\n"
 
 
-def test_what_is_put_under_a_standard_descriptor_gets_the_lines(tmp_path: Path) -> None:
+def test_a_redirected_standard_stream_goes_to_the_log(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     output = Output.of_standard(writer, may_hold=False)
     nothing = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT)
@@ -198,7 +198,7 @@ def test_a_path_is_appended_to_and_made(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_cut_to_nothing_goes_on_at_its_beginning(tmp_path: Path) -> None:
-    """What logrotate's copytruncate does."""
+    """As with copytruncate of logrotate."""
     path = tmp_path / "log"
     output = Output.of_path(str(path))
     output.write(LINE)
@@ -216,7 +216,7 @@ def test_a_fifo_without_a_reader_is_refused_at_once(tmp_path: Path) -> None:
         Output.of_path(str(tmp_path / "fifo"))
 
 
-def test_a_fifo_whose_reader_does_not_read_blocks_nobody(tmp_path: Path) -> None:
+def test_a_fifo_that_is_not_read_does_not_block_the_writer(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
     output = Output.of_path(str(tmp_path / "fifo"))

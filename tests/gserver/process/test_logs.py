@@ -1,4 +1,4 @@
-"""Where the logs go, and how they are opened again."""
+"""The configuration of the logs, and how they are reopened."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gserver.process.log_handler import LogHandler
 
 @pytest.fixture(autouse=True)
 def _own_loggers() -> Iterator[None]:
-    """The loggers as they were, afterwards."""
+    """Restore the loggers after the test."""
     loggers = [logging.getLogger(name) for name in ("gserver", "gserver.access", "gserver.worker")]
     before = [(logger, logger.handlers, logger.level, logger.propagate) for logger in loggers]
     for logger in loggers:
@@ -61,7 +61,7 @@ def test_the_error_log_is_a_line_for_each_event(tmp_path: Path) -> None:
     assert re.fullmatch(rf"\[\d{{4}}-\d\d-\d\d .+\] \[{os.getpid()}\] \[WARNING\] heard 1\n", line)
 
 
-def test_the_access_log_is_silent_unless_it_is_asked_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_access_log_is_off_by_default(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     configure(errorlog=str(tmp_path / "errors"))
     logging.getLogger("gserver.access").info("a line")
 
@@ -87,9 +87,9 @@ def test_files_that_were_moved_away_are_opened_again(tmp_path: Path) -> None:
     assert "new" not in (tmp_path / "errors.1").read_text()
 
 
-def test_standard_output_can_go_where_the_errors_go(tmp_path: Path) -> None:
+def test_standard_output_can_be_redirected_to_the_error_log(tmp_path: Path) -> None:
     program = (
-        "import sys; from gserver import logs; from gserver.config.settings import Settings\n"
+        "import sys; from gserver.process import logs; from gserver.config.settings import Settings\n"
         "logs.configure(Settings.checked({'errorlog': sys.argv[1], 'capture_output': True}))\n"
         "print('printed'); print('complained', file=sys.stderr)\n"
     )
@@ -140,7 +140,7 @@ def test_a_wrong_dictionary_is_a_clear_error(dictionary: dict[str, object]) -> N
         configure(logconfig_dict=dictionary)
 
 
-def test_a_line_of_the_access_log_has_what_the_format_asks_for() -> None:
+def test_a_line_of_the_access_log_has_the_values_of_the_format() -> None:
     line = logs.access_line(ACCESS_LOG_FORMAT, make_connection(), CloseReason.PEER_EOF)
 
     assert re.fullmatch(r'127\.0\.0\.1:5 \[\d\d/\w{3}/\d{4}:[\d:]+ [+-]\d{4}\] "peer_eof" 2 30 40 \d+\.\d{6}', line)
@@ -178,7 +178,7 @@ def test_every_reason_has_its_name_in_the_access_log(reason: CloseReason) -> Non
 
 
 @pytest.mark.parametrize("form", ["%(M)5d|%(O)-4s|%(p)d", "%(I)03d %(r).4s %(h)r %(nothing)5s"])
-def test_what_the_check_of_the_format_lets_through_can_be_filled_in(form: str) -> None:
+def test_every_format_that_is_accepted_can_be_formatted(form: str) -> None:
     assert "%" not in logs.access_line(access_format(form), make_connection(), CloseReason.DRAINED)
 
 
@@ -247,12 +247,12 @@ def test_a_log_that_cannot_be_opened_again_goes_on_where_it_was(tmp_path: Path) 
 
     first, second = (tmp_path / "moved" / "errors").read_text().splitlines()
     assert first.endswith(
-        f"Cannot open the log '{folder}/errors' again, it goes on in the old file: No such file or directory"
+        f"Cannot open the log '{folder}/errors' again, logging continues in the old file: No such file or directory"
     )
     assert second.endswith("still heard")
 
 
-def test_opening_again_what_nobody_moved_goes_on_at_its_end(tmp_path: Path) -> None:
+def test_reopening_a_file_that_was_not_moved_appends_to_it(tmp_path: Path) -> None:
     configure(accesslog=str(tmp_path / "access"))
     for number in range(3):
         logging.getLogger("gserver.access").info("%d", number)
@@ -274,7 +274,7 @@ def test_opening_again_without_files_is_no_trouble(capfd: pytest.CaptureFixture[
 
 def test_captured_output_follows_a_file_that_was_moved(tmp_path: Path) -> None:
     program = (
-        "import os, sys; from gserver import logs; from gserver.config.settings import Settings\n"
+        "import os, sys; from gserver.process import logs; from gserver.config.settings import Settings\n"
         "settings = Settings.checked({'errorlog': sys.argv[1], 'capture_output': True})\n"
         "logs.configure(settings); print('old', flush=True)\n"
         "os.rename(sys.argv[1], sys.argv[1] + '.1'); logs.reopen(); print('new')\n"

@@ -1,4 +1,4 @@
-"""Whether the OOM killer was at work, from the files of control groups, which are made up here; and once for real."""
+"""Kills by the OOM killer, from files of control groups that the tests write; and one real kill."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_kills_are_counted_from_the_beginning(tmp_path: Path, text: str, monkeyp
     assert watch.explain() == "sent by another process, or by the kernel's OOM killer"
 
 
-def test_where_no_group_can_be_read_the_whole_machine_is_looked_at(
+def test_without_a_readable_group_the_counter_of_the_machine_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "vmstat"
@@ -95,7 +95,9 @@ def test_where_no_group_can_be_read_the_whole_machine_is_looked_at(
 
 
 @pytest.mark.parametrize("text", ["", "oom_kill\n", "oom_kill x\n", "low 0\n"])
-def test_what_cannot_be_read_is_not_known(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_counter_the_number_of_kills_is_unknown(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "memory.events"
     file.write_text(text)
     monkeypatch.setattr(oom, "_group_files", lambda: [str(file)])
@@ -119,7 +121,7 @@ app = Service(answer, Lines)
 
 @pytest.fixture
 def group() -> Iterator[Path]:
-    """A control group with little memory; only root may make one, and only where memory is controlled."""
+    """A control group with little memory. Needs root, and a kernel that controls memory."""
     for parent, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
         made = Path(parent) / f"gserver-test-{os.getpid()}"
         try:
@@ -138,11 +140,11 @@ def group() -> Iterator[Path]:
     pytest.skip("no control group can be made here: not root, or memory is not controlled")
 
 
-def test_a_worker_that_the_kernel_kills_is_told_apart(tmp_path: Path, group: Path) -> None:
+def test_a_worker_killed_by_the_kernel_is_reported_as_such(tmp_path: Path, group: Path) -> None:
     (tmp_path / "app.py").write_text(GREEDY_APP)
     with GserverProcess(tmp_path, "app:app") as server:
         (group / "cgroup.procs").write_text(str(server.process.pid))
-        server.signal(1)  # the workers of the next generation are born in the group
+        server.signal(1)  # the next generation of workers is forked in the group
         server.wait_for_log("Reloaded")
         with server.connect() as client:
             client.sendall(b"?\n")

@@ -1,4 +1,4 @@
-"""The limit of open files: raised where it can be, warned of where it cannot, and survived where it is reached."""
+"""The limit of open files: raised if possible, else a warning; and a worker that has reached it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def bare(sock, address):
 
 
 class Limits:
-    """In place of the kernel's: what is set, and within which hard limit."""
+    """Replaces the kernel's limits: records the values that are set, and checks them against the hard limit."""
 
     def __init__(self, soft: int, hard: int, refuses: bool = False) -> None:
         self.now = soft, hard
@@ -66,7 +66,7 @@ class Limits:
         ((1024, 1024), (1024, 1024), True),
     ],
 )
-def test_the_soft_limit_becomes_what_is_needed(
+def test_the_soft_limit_is_raised_to_what_is_needed(
     before: tuple[int, int],
     after: tuple[int, int],
     is_warned: bool,
@@ -100,7 +100,7 @@ def test_there_is_room_for_those_that_linger() -> None:
 
 
 def limited(app: str, *options: str, soft: int, hard: int) -> list[str]:
-    """The command of a server that is started with these limits, as a shell would."""
+    """The command that starts a server with these limits, as a shell does."""
     ulimit = f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$@"'
     return ["/bin/sh", "-c", ulimit, "sh", sys.executable, "-m", "gserver", "-b", "127.0.0.1:0", *options, app]
 
@@ -126,10 +126,10 @@ def soft_limit_of(pid: int) -> int:
 
 
 @pytest.mark.parametrize("kind", ["service", "lines", "bare", "proxy", "tls", "dedicated"])
-def test_who_comes_when_a_worker_has_no_descriptor_left_is_closed_and_counted(
+def test_a_connection_is_closed_and_counted_if_no_descriptor_is_free(
     kind: str, tmp_path: Path, certificate: tuple[Path, Path]
 ) -> None:
-    """In a real worker, which is patched. Nobody is left hanging in the kernel's queue."""
+    """In a real, patched worker. No connection stays in the accept queue."""
     (tmp_path / "app.py").write_text(APP)
     options = {
         "proxy": ["--proxy-protocol", "v1", "--proxy-allow-from", "127.0.0.1"],
@@ -171,7 +171,7 @@ def sealed(sock: socket.socket, certificate: tuple[Path, Path]) -> ssl.SSLSocket
 
 
 def number_of_closed(clients: list[socket.socket]) -> int:
-    """How many of them have read the end, or a reset, by now."""
+    """Return how many clients have read the end, or a reset."""
     closed = 0
     for client in clients:
         client.setblocking(False)
@@ -185,7 +185,7 @@ def number_of_closed(clients: list[socket.socket]) -> int:
 
 
 def test_a_worker_without_a_spare_descriptor_goes_on_when_one_is_free(tmp_path: Path) -> None:
-    """The application has taken the last descriptors: clients wait, and are served once it lets go of them."""
+    """The application has opened the last descriptors: clients wait, and are served after it closes them."""
     (tmp_path / "app.py").write_text(
         "import os, gevent\n"
         "from gserver import Lines, Service\n"

@@ -55,7 +55,7 @@ def test_that_of_a_process_that_runs_is_respected(tmp_path: Path) -> None:
     path = tmp_path / "pid"
     path.write_text(f"{os.getppid()}\n")
 
-    with pytest.raises(ConfigError, match=f"belongs to process {os.getppid()}, which runs"):
+    with pytest.raises(ConfigError, match=f"belongs to process {os.getppid()}, which is running"):
         Pidfile(str(path)).write()
 
     Pidfile(str(path)).remove()
@@ -68,7 +68,7 @@ def test_a_folder_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
         Pidfile(str(tmp_path / "nowhere" / "pid")).write()
 
 
-def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "pid").mkdir()
 
     with pytest.raises(ConfigError, match="cannot be written: "):
@@ -88,7 +88,7 @@ def test_space_around_an_id_is_no_trouble(tmp_path: Path) -> None:
     assert read_pid(str(tmp_path / "pid")) == 12
 
 
-def test_everybody_may_read_it_whatever_the_umask(tmp_path: Path) -> None:
+def test_all_users_may_read_it_with_any_umask(tmp_path: Path) -> None:
     before = os.umask(0o077)
     Pidfile(str(tmp_path / "pid")).write()
     os.umask(before)
@@ -96,7 +96,7 @@ def test_everybody_may_read_it_whatever_the_umask(tmp_path: Path) -> None:
     assert (tmp_path / "pid").stat().st_mode & 0o777 == 0o644
 
 
-def test_it_is_where_it_was_said_to_be_after_a_change_of_the_folder(
+def test_a_relative_path_stays_valid_after_a_change_of_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -108,7 +108,7 @@ def test_it_is_where_it_was_said_to_be_after_a_change_of_the_folder(
     assert read_pid(str(tmp_path / "pid")) == os.getpid()
 
 
-def test_removing_what_is_gone_is_no_trouble(tmp_path: Path) -> None:
+def test_removing_a_missing_file_is_no_error(tmp_path: Path) -> None:
     pidfile = Pidfile(str(tmp_path / "pid"))
     pidfile.write()
     (tmp_path / "pid").unlink()

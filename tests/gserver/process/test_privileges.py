@@ -1,4 +1,4 @@
-"""Who a process runs as; what only root can do is done in a child."""
+"""User and group of a process. Tests that need root run in a child process."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def test_names_that_do_not_exist_are_clear_errors() -> None:
 
 @pytest.mark.parametrize("number", ["\N{SUPERSCRIPT TWO}", "", "-1", "99999999999", str(2**32 - 1), "1.0"])
 @pytest.mark.parametrize("find", [uid_of, gid_of])
-def test_what_cannot_be_a_number_of_anybody_is_a_clear_error(find: Callable[[str], int | None], number: str) -> None:
+def test_a_number_out_of_range_is_a_clear_error(find: Callable[[str], int | None], number: str) -> None:
     with pytest.raises(ConfigError):
         find(number)
 
 
-def test_staying_who_one_is_needs_no_rights() -> None:
+def test_keeping_user_and_group_needs_no_permission() -> None:
     drop_privileges(None, None, False)
     drop_privileges(str(os.geteuid()), str(os.getegid()), False)
 
@@ -63,16 +63,16 @@ def test_root_is_given_up_for_good_with_all_groups() -> None:
 
 
 @needs_root
-def test_the_further_groups_are_those_of_the_user_if_asked_for() -> None:
+def test_initgroups_sets_the_supplementary_groups_of_the_user() -> None:
     def become() -> bool:
         drop_privileges("nobody", None, True)
-        return os.getuid() == uid_of("nobody") and 0 in os.getgroups()  # initgroups() adds the group it is given
+        return os.getuid() == uid_of("nobody") and 0 in os.getgroups()  # initgroups() adds its second argument
 
     assert in_child(become)
 
 
 @needs_root
-def test_what_is_not_allowed_is_a_clear_error() -> None:
+def test_a_missing_permission_is_a_clear_error() -> None:
     def become() -> bool:
         drop_privileges("nobody", "nogroup", False)
         try:

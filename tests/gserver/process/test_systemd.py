@@ -1,4 +1,4 @@
-"""What systemd passes and hears, with a datagram socket in its place."""
+"""Sockets from systemd and messages to it, with a datagram socket in place of systemd."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_sockets_are_taken_once_and_in_order() -> None:
         {"LISTEN_PID": "7"},
     ],
 )
-def test_sockets_of_others_are_not_taken_and_nobody_else_sees_them(environ: dict[str, str]) -> None:
+def test_sockets_for_another_process_are_not_taken_and_the_variables_are_removed(environ: dict[str, str]) -> None:
     assert take_sockets(environ, 7) == ()
     assert environ == {}
 
 
-def test_the_manager_hears_what_it_wants(manager: socket.socket) -> None:
+def test_the_service_manager_gets_all_messages(manager: socket.socket) -> None:
     notifier = Notifier(environment(manager), 7)
 
     notifier.ready("2 workers")
@@ -79,7 +79,7 @@ def test_a_stop_may_take_as_long_as_the_drain(manager: socket.socket) -> None:
     assert manager.recv(100).splitlines()[-1] == b"EXTEND_TIMEOUT_USEC=25000000"
 
 
-def test_who_has_handed_over_reports_nothing_more(manager: socket.socket) -> None:
+def test_after_a_hand_over_nothing_more_is_reported(manager: socket.socket) -> None:
     notifier = Notifier({**environment(manager), "WATCHDOG_USEC": "4000000"}, 7)
     notifier.hand_over(8)
     assert manager.recv(100) == b"MAINPID=8\n"

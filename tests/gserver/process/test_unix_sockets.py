@@ -1,4 +1,4 @@
-"""The paths of unix sockets; who removes which is in test_arbiter_listeners.py."""
+"""Paths of unix sockets. When a socket file is removed is tested in arbiter/test_listeners.py."""
 
 from __future__ import annotations
 

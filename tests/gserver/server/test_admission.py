@@ -1,4 +1,4 @@
-"""The door: each limit at its boundary, what counts as one address, and what happens to those who may not come in."""
+"""Admission: each limit at its boundary, what counts as one address, and the action for refused clients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STRANGER: tuple[Any, ...] = ("10.9.9.9", 1000)
 
 
 class FakeOccupancy:
-    """As many connections as the test says, and the tables of this worker and of another."""
+    """As many connections as the test sets, and the tables of this worker and of another."""
 
     def __init__(self) -> None:
         self.own, self.other = (AddressTable(memoryview(bytearray(8 * TABLE_WORDS)).cast("Q")) for _ in range(2))
@@ -68,23 +68,23 @@ def reason(refusal: LimitExceeded | None) -> CloseReason | None:
     return None if refusal is None else refusal.close_reason
 
 
-def test_a_door_without_limits_lets_everybody_in(occupancy: FakeOccupancy) -> None:
+def test_without_limits_every_connection_is_admitted(occupancy: FakeOccupancy) -> None:
     door = Door(Limits(), occupancy)
     occupancy.here = occupancy.everywhere = 10**6
 
-    assert door.at_accept() is None
-    assert [door.at_name(who, V4) for who in range(100)] == [None] * 100
+    assert door.check_accept() is None
+    assert [door.check_address(who, V4) for who in range(100)] == [None] * 100
 
 
 @pytest.mark.parametrize(("limit", "count"), [("worker_connections", "here"), ("max_connections", "everywhere")])
-def test_a_full_server_lets_in_as_many_as_it_holds_and_says_how_many(
+def test_a_full_server_admits_as_many_as_the_limit_and_names_it(
     occupancy: FakeOccupancy, limit: str, count: str
 ) -> None:
     door = Door(Limits(**{limit: 3}), occupancy)  # type: ignore[arg-type]
-    setattr(occupancy, count, 3)  # the one that asks is among them
-    assert door.at_accept() is None
+    setattr(occupancy, count, 3)  # the new connection is counted already
+    assert door.check_accept() is None
     setattr(occupancy, count, 4)
-    refusal = door.at_accept()
+    refusal = door.check_accept()
 
     assert reason(refusal) is CloseReason.FULL
     assert str(refusal) == "the server is full: it holds 3 connections"
@@ -94,32 +94,32 @@ def test_of_two_limits_both_hold(occupancy: FakeOccupancy) -> None:
     door = Door(Limits(worker_connections=2, max_connections=5), occupancy)
     answers = {}
     for occupancy.here, occupancy.everywhere in ((2, 5), (3, 5), (2, 6), (3, 6)):
-        answers[occupancy.here, occupancy.everywhere] = door.at_accept() is None
+        answers[occupancy.here, occupancy.everywhere] = door.check_accept() is None
 
     assert answers == {(2, 5): True, (3, 5): False, (2, 6): False, (3, 6): False}
 
 
-# So many a second
+# The accept rate
 
 
 def accepted(door: Door, tries: int) -> int:
-    return sum(door.at_accept() is None for _ in range(tries))
+    return sum(door.check_accept() is None for _ in range(tries))
 
 
-def test_so_many_come_in_a_second(occupancy: FakeOccupancy, clock: Clock) -> None:
+def test_the_accept_rate_admits_so_many_in_a_second(occupancy: FakeOccupancy, clock: Clock) -> None:
     door = Door(Limits(max_accept_rate=5), occupancy)
     assert accepted(door, 20) == 5
     clock.now += 1.0
     assert accepted(door, 20) == 5
     clock.now += 0.4
     assert accepted(door, 20) == 2
-    refusal = door.at_accept()
+    refusal = door.check_accept()
 
     assert reason(refusal) is CloseReason.ACCEPT_RATE
     assert str(refusal) == "more than 5 connections a second"
 
 
-def test_workers_share_what_comes_in_a_second(occupancy: FakeOccupancy, clock: Clock) -> None:
+def test_workers_share_the_accept_rate(occupancy: FakeOccupancy, clock: Clock) -> None:
     occupancy.workers = 3
     door = Door(Limits(max_accept_rate=30), occupancy)
     assert accepted(door, 100) == 10
@@ -129,58 +129,58 @@ def test_workers_share_what_comes_in_a_second(occupancy: FakeOccupancy, clock: C
 
 
 @pytest.mark.parametrize(("rate", "workers"), [(1, 1), (0.5, 1), (2, 3), (0.1, 4)])
-def test_a_rate_below_one_a_worker_lets_somebody_in(
+def test_an_accept_rate_below_one_for_each_worker_still_admits_connections(
     occupancy: FakeOccupancy, clock: Clock, rate: float, workers: int
 ) -> None:
     occupancy.workers = workers
     door = Door(Limits(max_accept_rate=rate), occupancy)
     times = 0
     for _ in range(5000):
-        times += door.at_accept() is None
+        times += door.check_accept() is None
         clock.now += 0.1
 
     assert times == pytest.approx(500 * rate / workers, rel=0.05, abs=2)
 
 
-def test_who_comes_too_fast_does_not_get_the_place_of_another(occupancy: FakeOccupancy, clock: Clock) -> None:
-    """A server that sheds lets in whoever meets a full one: the rate must hold before that."""
+def test_the_accept_rate_holds_before_a_connection_is_shed(occupancy: FakeOccupancy, clock: Clock) -> None:
+    """A full server that sheds admits every client: the accept rate must be checked before that."""
     door = Door(Limits(max_connections=1, full_action="shed", max_accept_rate=2), occupancy)
     occupancy.everywhere = 2
 
-    assert [reason(door.at_accept()) for _ in range(3)] == [CloseReason.FULL] * 2 + [CloseReason.ACCEPT_RATE]
+    assert [reason(door.check_accept()) for _ in range(3)] == [CloseReason.FULL] * 2 + [CloseReason.ACCEPT_RATE]
 
 
 # By address
 
 
-def test_an_address_has_so_many_connections_and_no_more(occupancy: FakeOccupancy) -> None:
+def test_an_address_has_at_most_so_many_connections(occupancy: FakeOccupancy) -> None:
     door = Door(Limits(max_connections_per_ip=2), occupancy)
 
-    assert [reason(door.at_name(who, V4)) for who in range(3)] == [None, None, CloseReason.ADDRESS_LIMIT]
-    assert door.at_name(10, NEIGHBOUR) is None
+    assert [reason(door.check_address(who, V4)) for who in range(3)] == [None, None, CloseReason.ADDRESS_LIMIT]
+    assert door.check_address(10, NEIGHBOUR) is None
 
 
-def test_what_was_refused_counts_until_it_has_left(occupancy: FakeOccupancy) -> None:
+def test_a_refused_connection_counts_until_it_has_left(occupancy: FakeOccupancy) -> None:
     door = Door(Limits(max_connections_per_ip=1), occupancy)
-    door.at_name("first", V4)
-    refusal = door.at_name("second", V4)
+    door.check_address("first", V4)
+    refusal = door.check_address("second", V4)
     assert str(refusal) == "more than 1 connections from one address"
     door.left("first")
-    assert door.at_name("third", V4) is not None
+    assert door.check_address("third", V4) is not None
     door.left("second")
     door.left("third")
 
-    assert door.at_name("fourth", V4) is None
+    assert door.check_address("fourth", V4) is None
 
 
-def test_what_left_leaves_nothing_behind(occupancy: FakeOccupancy) -> None:
+def test_a_connection_that_left_leaves_no_entry(occupancy: FakeOccupancy) -> None:
     door = Door(Limits(max_connections_per_ip=1, max_connections_per_network=1), occupancy)
     for who in range(20):
-        assert door.at_name(who, V4) is None
+        assert door.check_address(who, V4) is None
         door.left(who)
-        door.left(who)  # a second time is one time too many
+        door.left(who)  # the second call must do nothing
 
-    assert door.at_name("last", V4) is None
+    assert door.check_address("last", V4) is None
 
 
 def test_connections_of_other_workers_count(occupancy: FakeOccupancy) -> None:
@@ -188,15 +188,15 @@ def test_connections_of_other_workers_count(occupancy: FakeOccupancy) -> None:
     elsewhere.own, elsewhere.other = occupancy.other, occupancy.own
     limits = Limits(max_connections_per_ip=2)
     here, there = Door(limits, occupancy), Door(limits, elsewhere)
-    assert there.at_name("a", V4) is None
-    assert here.at_name("b", V4) is None
-    assert here.at_name("c", V4) is not None
+    assert there.check_address("a", V4) is None
+    assert here.check_address("b", V4) is None
+    assert here.check_address("c", V4) is not None
     here.left("c")
-    assert there.at_name("d", V4) is not None
+    assert there.check_address("d", V4) is not None
     there.left("d")
     there.left("a")
 
-    assert here.at_name("e", V4) is None
+    assert here.check_address("e", V4) is None
 
 
 @pytest.mark.parametrize(
@@ -210,9 +210,9 @@ def test_connections_of_other_workers_count(occupancy: FakeOccupancy) -> None:
 )
 def test_an_address_of_ipv6_is_a_64(occupancy: FakeOccupancy, first: str, second: str, is_one: bool) -> None:
     door = Door(Limits(max_connections_per_ip=1), occupancy)
-    assert door.at_name("a", (first, 1)) is None
+    assert door.check_address("a", (first, 1)) is None
 
-    assert (door.at_name("b", (second, 1)) is not None) is is_one
+    assert (door.check_address("b", (second, 1)) is not None) is is_one
 
 
 @pytest.mark.parametrize(
@@ -229,50 +229,50 @@ def test_a_network_is_as_wide_as_its_setting(
     occupancy: FakeOccupancy, bits: dict[str, Any], others: str, is_one: bool
 ) -> None:
     door = Door(Limits(max_connections_per_network=1, **bits), occupancy)
-    assert door.at_name("a", V4) is None
-    refusal = door.at_name("b", (others, 1))
+    assert door.check_address("a", V4) is None
+    refusal = door.check_address("b", (others, 1))
 
     assert (str(refusal) if is_one else refusal) == ("more than 1 connections from one network" if is_one else None)
 
 
 def test_a_network_of_ipv6_is_as_wide_as_its_setting(occupancy: FakeOccupancy) -> None:
     door = Door(Limits(max_connections_per_network=1, ipv6_network_bits=32), occupancy)
-    assert door.at_name("a", ("fd00:1:2::1", 1, 0, 0)) is None
-    assert door.at_name("b", ("fd00:1:3::1", 1, 0, 0)) is not None
-    assert door.at_name("c", ("fd00:2::1", 1, 0, 0)) is None
+    assert door.check_address("a", ("fd00:1:2::1", 1, 0, 0)) is None
+    assert door.check_address("b", ("fd00:1:3::1", 1, 0, 0)) is not None
+    assert door.check_address("c", ("fd00:2::1", 1, 0, 0)) is None
 
 
 def test_an_address_and_its_network_are_two_limits_even_of_the_same_bits(occupancy: FakeOccupancy) -> None:
     limits = Limits(max_connections_per_ip=2, max_connections_per_network=2, ipv4_network_bits=32)
     door = Door(limits, occupancy)
 
-    assert [door.at_name(who, V4) is None for who in range(3)] == [True, True, False]
+    assert [door.check_address(who, V4) is None for who in range(3)] == [True, True, False]
     for who in range(3):
         door.left(who)
-    assert [door.at_name(who, V4) is None for who in range(3)] == [True, True, False]
+    assert [door.check_address(who, V4) is None for who in range(3)] == [True, True, False]
 
 
 def test_peers_without_an_address_are_not_counted(occupancy: FakeOccupancy) -> None:
     door = Door(Limits(max_connections_per_ip=1, max_connections_per_network=1), occupancy)
 
-    assert [door.at_name(who, "") for who in range(5)] == [None] * 5
+    assert [door.check_address(who, "") for who in range(5)] == [None] * 5
 
 
-def test_addresses_that_a_full_table_has_no_room_for_may_come_in(occupancy: FakeOccupancy) -> None:
+def test_addresses_that_do_not_fit_into_a_full_table_are_admitted(occupancy: FakeOccupancy) -> None:
     occupancy.own = AddressTable(memoryview(bytearray(64)).cast("Q"))
     door = Door(Limits(max_connections_per_ip=1), occupancy)
     for number in range(8):
-        assert door.at_name(number, (f"10.0.0.{number}", 1)) is None
+        assert door.check_address(number, (f"10.0.0.{number}", 1)) is None
 
-    assert door.at_name("ninth", STRANGER) is None
-    assert door.at_name("tenth", STRANGER) is None
+    assert door.check_address("ninth", STRANGER) is None
+    assert door.check_address("tenth", STRANGER) is None
     door.left("ninth")
-    assert door.at_name("again", ("10.0.0.1", 1)) is not None
+    assert door.check_address("again", ("10.0.0.1", 1)) is not None
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=80))
-def test_no_address_ever_has_more_than_it_may(steps: list[tuple[int, int]]) -> None:
-    """Whoever is refused leaves, as in a server; the model is who is there."""
+def test_no_address_ever_has_more_than_its_limit(steps: list[tuple[int, int]]) -> None:
+    """A refused connection leaves, as in a server. The model is the set of the others."""
     door, there = Door(Limits(max_connections_per_ip=2), FakeOccupancy()), dict[int, int]()
     for who, number in steps:
         if who in there:
@@ -280,7 +280,7 @@ def test_no_address_ever_has_more_than_it_may(steps: list[tuple[int, int]]) -> N
             door.left(who)
             continue
         has_room = list(there.values()).count(number) < 2
-        assert (door.at_name(who, (f"10.0.0.{number}", 1)) is None) is has_room
+        assert (door.check_address(who, (f"10.0.0.{number}", 1)) is None) is has_room
         if has_room:
             there[who] = number
         else:
@@ -290,23 +290,23 @@ def test_no_address_ever_has_more_than_it_may(steps: list[tuple[int, int]]) -> N
 # Access
 
 
-def test_who_is_denied_is_told_by_its_name_and_not_counted(occupancy: FakeOccupancy) -> None:
+def test_a_denied_address_is_named_and_not_counted(occupancy: FakeOccupancy) -> None:
     door = Door(Limits(deny=parse_networks(["10.0.0.1"]), max_connections_per_ip=1), occupancy)
-    refusal = door.at_name("a", V4)
+    refusal = door.check_address("a", V4)
 
     assert reason(refusal) is CloseReason.DENIED
     assert str(refusal) == "no access for 10.0.0.1:1000"
     door = Door(Limits(max_connections_per_ip=1), occupancy)
-    assert door.at_name("b", V4) is None
+    assert door.check_address("b", V4) is None
 
 
-def test_who_is_not_allowed_is_denied(occupancy: FakeOccupancy) -> None:
+def test_an_address_that_is_not_allowed_is_denied(occupancy: FakeOccupancy) -> None:
     door = Door(Limits(allow=parse_networks(["10.0.0.0/24"])), occupancy)
 
-    assert door.at_name("a", V4) is None
-    assert reason(door.at_name("b", STRANGER)) is CloseReason.DENIED
-    assert reason(door.at_name("c", ("::1", 1, 0, 0))) is CloseReason.DENIED
-    assert door.at_name("d", "") is None  # a unix socket's permissions are its own
+    assert door.check_address("a", V4) is None
+    assert reason(door.check_address("b", STRANGER)) is CloseReason.DENIED
+    assert reason(door.check_address("c", ("::1", 1, 0, 0))) is CloseReason.DENIED
+    assert door.check_address("d", "") is None  # a unix socket's permissions are its own
 
 
 # Actions
@@ -327,14 +327,14 @@ def test_each_limit_has_its_own_action(occupancy: FakeOccupancy, why: CloseReaso
     assert door.action_for(LimitExceeded("", why)) == action
 
 
-def test_the_rates_action_is_asked_for_by_its_own_setting(occupancy: FakeOccupancy) -> None:
+def test_the_accept_rate_has_an_action_of_its_own(occupancy: FakeOccupancy) -> None:
     door = Door(Limits(accept_rate_action="close"), occupancy)
 
     assert door.action_for(LimitExceeded("", CloseReason.ACCEPT_RATE)) == "close"
     assert door.action_for(LimitExceeded("", CloseReason.ADDRESS_LIMIT)) == "refuse"
 
 
-def test_a_server_of_its_own_counts_its_ledgers_connections() -> None:
+def test_a_server_of_its_own_counts_the_connections_of_its_counters() -> None:
     counters = Counters()
     occupancy = OwnOccupancy(counters)
     counters.opened()

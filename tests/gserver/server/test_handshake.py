@@ -1,4 +1,4 @@
-"""The PROXY header on real sockets: who a connection is from, in whatever pieces it comes, and who is turned away."""
+"""The PROXY header on real sockets: the client's address, headers in pieces, and refused connections."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def who_stream(conn: StreamConnection) -> None:
 SERVED = pytest.mark.parametrize("served", [make_lines(who), who_stream], ids=["service", "stream"])
 
 
-# Who it is
+# The address of the client
 
 
 @SERVED
 @pytest.mark.parametrize(
     ("mode", "header"), [("v1", V1), ("v2", V2), ("auto", V1), ("auto", V2)], ids=["v1", "v2", "auto-v1", "auto-v2"]
 )
-def test_every_message_is_from_whom_the_proxy_names(
+def test_the_peer_is_the_client_that_the_header_names(
     serving: Serving, greenlets: str, served: Any, mode: str, header: bytes
 ) -> None:
     server = serving.start(served, greenlets=greenlets, entrance=proxied(mode))
@@ -60,10 +60,10 @@ def test_every_message_is_from_whom_the_proxy_names(
 
 @SERVED
 @BOTH
-def test_messages_that_come_with_the_header_are_served(
+def test_messages_that_arrive_with_the_header_are_served(
     serving: Serving, greenlets: str, served: Any, header: bytes
 ) -> None:
-    """No further byte comes that would make the socket readable."""
+    """No further byte arrives that would make the socket readable."""
     server = serving.start(served, greenlets=greenlets, entrance=proxied())
     peer = serving.connect(server)
     peer.send(header + b"who\nwho\nw")
@@ -82,7 +82,7 @@ def test_a_header_may_come_byte_by_byte(serving: Serving, greenlets: str, served
     peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for byte in header + b"who\n":
         peer.send(bytes([byte]))
-        gevent.sleep(0.0005)  # time for the server to see it by itself
+        gevent.sleep(0.0005)  # time for the server to receive it by itself
 
     assert peer.read_line().startswith(b"192.0.2.7 5678")
 
@@ -99,7 +99,7 @@ def test_a_header_may_be_cut_anywhere(serving: Serving, header: bytes) -> None:
         peer.close()
 
 
-def test_the_second_header_is_the_services(serving: Serving, greenlets: str) -> None:
+def test_a_second_header_is_passed_to_the_service(serving: Serving, greenlets: str) -> None:
     server = serving.start(make_echo_lines(), greenlets=greenlets, entrance=proxied())
     peer = serving.connect(server)
     peer.send(V1 + V1)
@@ -107,7 +107,7 @@ def test_the_second_header_is_the_services(serving: Serving, greenlets: str) -> 
     assert peer.read_line() == V1[:-2]
 
 
-def test_the_services_books_begin_behind_the_header(serving: Serving, greenlets: str) -> None:
+def test_bytes_of_the_header_do_not_count_as_traffic(serving: Serving, greenlets: str) -> None:
     seen: list[tuple[int, int, int]] = []
     service = make_echo_lines(
         on_close=lambda conn, _: seen.append((conn.received_bytes, conn.sent_bytes, conn.messages))
@@ -122,7 +122,7 @@ def test_the_services_books_begin_behind_the_header(serving: Serving, greenlets:
     assert seen == [(6, 6, 1)]
 
 
-def test_on_open_and_on_close_know_the_client(serving: Serving, greenlets: str) -> None:
+def test_on_open_and_on_close_get_the_address_of_the_client(serving: Serving, greenlets: str) -> None:
     told = Told()
     server = serving.start(told.service(), greenlets=greenlets, entrance=proxied())
     peer = serving.connect(server)
@@ -135,7 +135,7 @@ def test_on_open_and_on_close_know_the_client(serving: Serving, greenlets: str) 
     assert told.closed == [(CLIENT, CloseReason.PEER_EOF)]
 
 
-def test_the_service_sees_what_the_proxy_says_beside(serving: Serving, greenlets: str) -> None:
+def test_the_service_sees_the_rest_of_the_header(serving: Serving, greenlets: str) -> None:
     seen: list[Any] = []
     service = make_echo_lines(on_open=lambda conn: seen.append(conn.proxy))
     server = serving.start(service, greenlets=greenlets, entrance=proxied())
@@ -151,7 +151,9 @@ def test_the_service_sees_what_the_proxy_says_beside(serving: Serving, greenlets
 @pytest.mark.parametrize(
     "header", [v2(command=0), V2_SIGNATURE + b"\x21\0\0\0", b"PROXY UNKNOWN\r\n"], ids=["local", "unspec", "unknown"]
 )
-def test_a_header_that_names_nobody_leaves_the_real_peer(serving: Serving, greenlets: str, header: bytes) -> None:
+def test_with_a_header_without_an_address_the_peer_is_the_real_one(
+    serving: Serving, greenlets: str, header: bytes
+) -> None:
     server = serving.start(make_lines(who), greenlets=greenlets, entrance=proxied())
     peer = serving.connect(server)
     peer.send(header + b"who\n")
@@ -160,7 +162,7 @@ def test_a_header_that_names_nobody_leaves_the_real_peer(serving: Serving, green
     assert peer.read_line() == b"%s %d %d" % (host.encode(), port, 1 if header[:1] == b"P" else 2)
 
 
-def test_without_the_protocol_a_header_is_a_message_like_any_other(serving: Serving, greenlets: str) -> None:
+def test_without_the_proxy_protocol_a_header_is_a_message(serving: Serving, greenlets: str) -> None:
     seen: list[Any] = []
     server = serving.start(
         make_echo_lines(on_open=lambda conn: seen.append((conn.peer, conn.proxy))), greenlets=greenlets
@@ -172,11 +174,11 @@ def test_without_the_protocol_a_header_is_a_message_like_any_other(serving: Serv
     assert seen == [(peer.sock.getsockname(), None)]
 
 
-# Who is turned away
+# Refused connections
 
 
 @BOTH
-def test_who_is_no_trusted_proxy_is_denied(serving: Serving, greenlets: str, header: bytes) -> None:
+def test_a_client_that_is_no_trusted_proxy_is_denied(serving: Serving, greenlets: str, header: bytes) -> None:
     told = Told()
     server = serving.start(told.service(), greenlets=greenlets, entrance=proxied(proxies="127.0.0.2"))
     peer = serving.connect(server)
@@ -204,7 +206,7 @@ def test_who_is_no_trusted_proxy_is_denied(serving: Serving, greenlets: str, hea
         ("v2", V1),
     ],
 )
-def test_what_is_no_header_costs_one_counted_quiet_close(
+def test_an_invalid_header_is_one_counted_close_without_an_answer(
     serving: Serving, greenlets: str, caplog: pytest.LogCaptureFixture, mode: str, data: bytes
 ) -> None:
     told = Told()
@@ -219,7 +221,9 @@ def test_what_is_no_header_costs_one_counted_quiet_close(
 
 
 @pytest.mark.parametrize("data", [b"", b"PROXY TCP4", V2[:5], V2[:-1]], ids=["silent", "v1", "v2 begins", "v2 ends"])
-def test_who_does_not_finish_the_header_in_time_is_closed(serving: Serving, greenlets: str, data: bytes) -> None:
+def test_a_peer_that_does_not_finish_the_header_in_time_is_closed(
+    serving: Serving, greenlets: str, data: bytes
+) -> None:
     told = Told()
     deadlines = Deadlines(handshake_s=0.1, first_byte_s=0)
     server = serving.start(told.service(), greenlets=greenlets, entrance=proxied(), deadlines=deadlines)
@@ -234,7 +238,7 @@ def test_who_does_not_finish_the_header_in_time_is_closed(serving: Serving, gree
     assert told.opened == told.closed == []
 
 
-def test_a_header_that_drips_is_not_given_more_time(serving: Serving) -> None:
+def test_a_header_that_arrives_byte_by_byte_has_no_more_time(serving: Serving) -> None:
     server = serving.start(make_echo_lines(), entrance=proxied(), deadlines=Deadlines(handshake_s=0.1))
     peer = serving.connect(server)
     try:
@@ -252,7 +256,7 @@ def test_a_header_that_drips_is_not_given_more_time(serving: Serving) -> None:
     ("data", "reason"),
     [(b"", CloseReason.PEER_EOF), (b"PROXY", CloseReason.HANDSHAKE_FAILED), (V2[:-1], CloseReason.HANDSHAKE_FAILED)],
 )
-def test_who_ends_inside_the_header_has_failed(
+def test_the_end_inside_the_header_is_a_failed_handshake(
     serving: Serving, greenlets: str, data: bytes, reason: CloseReason
 ) -> None:
     told = Told()
@@ -278,7 +282,7 @@ def test_a_reset_inside_the_header_is_a_reset(serving: Serving) -> None:
 
 
 @BOTH
-def test_a_header_and_nothing_else_is_a_connection_that_ended(serving: Serving, greenlets: str, header: bytes) -> None:
+def test_the_end_after_the_header_is_peer_eof(serving: Serving, greenlets: str, header: bytes) -> None:
     told = Told()
     server = serving.start(told.service(), greenlets=greenlets, entrance=proxied())
     peer = serving.connect(server)
@@ -302,7 +306,7 @@ def test_a_drain_does_not_wait_for_headers(serving: Serving, greenlets: str) -> 
     assert_closed(server, CloseReason.DRAINED)
 
 
-# Deadlines behind it
+# Deadlines after the header
 
 
 @pytest.mark.parametrize("handshake_s", [0.0, 5.0])
@@ -322,11 +326,11 @@ def test_the_first_deadline_begins_with_the_end_of_the_header(
     assert closed_reasons(server) == {CloseReason.FIRST_BYTE_TIMEOUT: 1, CloseReason.IDLE_TIMEOUT: 1}
 
 
-# And TLS
+# With TLS
 
 
 def shake_hands(peer: Peer, context: ssl.SSLContext, first: bytes = b"") -> tuple[ssl.SSLObject, Any, Any]:
-    """The client's side, whose first flight comes behind `first`, in one segment."""
+    """The client's side; it sends `first` and its first flight in one segment."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
     while True:
@@ -371,7 +375,7 @@ def test_the_header_comes_before_tls(
     assert said == b"192.0.2.7 5678 %d\n" % (1 if header is V1 else 2)
 
 
-def test_who_is_denied_by_its_header_gets_no_handshake(serving: Serving, files: CertificateFiles) -> None:
+def test_a_client_that_is_denied_by_its_header_gets_no_tls_handshake(serving: Serving, files: CertificateFiles) -> None:
     tls = Tls(TlsConfig(files.combined))
     limits = Limits(deny=parse_networks(["192.0.2.7"]))
     server = serving.start(make_echo_lines(), entrance=proxied(tls=tls), limits=limits)

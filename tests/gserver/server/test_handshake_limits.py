@@ -1,4 +1,4 @@
-"""Limits behind a proxy: they are of whom it names, and not of the proxy."""
+"""Limits behind a proxy: they apply to the client that the header names, and not to the proxy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def through_proxy(serving: Serving, server: TcpServer, source: str) -> Peer:
     return peer
 
 
-def test_an_address_is_the_clients_and_not_the_proxys(serving: Serving, greenlets: str) -> None:
+def test_address_limits_are_of_the_client_and_not_of_the_proxy(serving: Serving, greenlets: str) -> None:
     told = Told()
     server = serving.start(
         told.service(), greenlets=greenlets, entrance=proxied(), limits=Limits(max_connections_per_ip=2)
@@ -41,7 +41,7 @@ def test_an_address_is_the_clients_and_not_the_proxys(serving: Serving, greenlet
     assert len(told.opened) == 4
 
 
-def test_access_is_the_clients_and_not_the_proxys(serving: Serving, greenlets: str) -> None:
+def test_access_lists_are_for_the_client_and_not_for_the_proxy(serving: Serving, greenlets: str) -> None:
     told = Told()
     limits = Limits(allow=parse_networks(["192.0.2.0/24"]), deny=parse_networks(["192.0.2.66"]))
     server = serving.start(told.service(), greenlets=greenlets, entrance=proxied(), limits=limits)
@@ -53,7 +53,7 @@ def test_access_is_the_clients_and_not_the_proxys(serving: Serving, greenlets: s
     assert told.opened == [CLIENT]
 
 
-def test_headers_that_never_come_count_as_connections(serving: Serving, greenlets: str) -> None:
+def test_connections_without_a_header_yet_are_counted(serving: Serving, greenlets: str) -> None:
     service = make_echo_lines(on_error=lambda fault, conn: fault.close_reason.value.encode())
     server = serving.start(service, greenlets=greenlets, entrance=proxied(), limits=Limits(max_connections=2))
     silent = [serving.meet(server) for _ in range(2)]
@@ -65,7 +65,7 @@ def test_headers_that_never_come_count_as_connections(serving: Serving, greenlet
 
 
 @BOTH
-def test_who_is_refused_is_told_although_it_has_sent_a_header_and_more(
+def test_a_refused_client_is_answered_although_it_has_sent_a_header_and_more(
     serving: Serving, greenlets: str, header: bytes
 ) -> None:
     told = Told()
@@ -84,8 +84,8 @@ def test_who_is_refused_is_told_although_it_has_sent_a_header_and_more(
     assert closed_reasons(server) == {CloseReason.ADDRESS_LIMIT: 3}
 
 
-def test_what_comes_behind_the_header_of_who_is_refused_is_nobodys(serving: Serving, greenlets: str) -> None:
-    """Also while on_error takes its time to say why."""
+def test_input_behind_the_header_of_a_refused_client_is_not_served(serving: Serving, greenlets: str) -> None:
+    """Also while on_error blocks before it answers."""
     faults: list[Any] = []
 
     def on_error(fault: Any, conn: Connection) -> bytes:
@@ -113,7 +113,7 @@ def test_what_comes_behind_the_header_of_who_is_refused_is_nobodys(serving: Serv
     assert third.is_served
 
 
-def test_who_is_still_at_its_header_is_never_shed(serving: Serving, greenlets: str) -> None:
+def test_a_connection_without_its_header_yet_is_never_shed(serving: Serving, greenlets: str) -> None:
     limits = Limits(max_connections=2, full_action="shed")
     server = serving.start(make_echo_lines(), greenlets=greenlets, entrance=proxied(), limits=limits)
     at_its_header = serving.meet(server)

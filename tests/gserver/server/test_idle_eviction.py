@@ -1,4 +1,4 @@
-"""A full server that sheds: who has to go, who never does, and for whom nobody has to."""
+"""A full server that sheds: which connections are shed, which never are, and for which clients none is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gserver.connection.stream_connection import StreamConnection
 from gserver.errors import CloseReason
 from gserver.limits.access_list import parse_networks
 from gserver.limits.connection_limits import Limits
-from gserver.server.reserve_descriptor import SpareDescriptor
+from gserver.server.reserve_descriptor import ReserveDescriptor
 from gserver.server.tcp_server import TcpServer
 from tests.helpers.limited import admitted, assert_turned_away, bare_echo, echo_stream, telling_echo
 from tests.helpers.services import Gate, make_echo_lines, make_lines
@@ -30,7 +30,7 @@ def shedding(served: Any, serving: Serving, count: int, **options: Any) -> TcpSe
 
 
 @pytest.mark.parametrize("served", [telling_echo(), echo_stream], ids=["service", "stream"])
-def test_the_longest_idle_one_makes_room(serving: Serving, greenlets: str, served: Any) -> None:
+def test_the_longest_idle_connection_is_shed(serving: Serving, greenlets: str, served: Any) -> None:
     server = shedding(served, serving, 3, greenlets=greenlets)
     first, second, third = admitted(serving, server, 3)
     first.ask(b"again")
@@ -43,24 +43,24 @@ def test_the_longest_idle_one_makes_room(serving: Serving, greenlets: str, serve
     assert [peer.ask(b"still") for peer in (first, *newcomers)] == [b"still"] * 3
 
 
-def test_on_close_is_told_who_was_shed(serving: Serving, greenlets: str) -> None:
-    told: list[CloseReason] = []
-    service = make_echo_lines(on_close=lambda conn, reason: told.append(reason))
+def test_on_close_is_called_for_the_connection_that_was_shed(serving: Serving, greenlets: str) -> None:
+    calls: list[CloseReason] = []
+    service = make_echo_lines(on_close=lambda conn, reason: calls.append(reason))
     server = shedding(service, serving, 1, greenlets=greenlets)
     admitted(serving, server, 1)
     admitted(serving, server, 1)
 
-    assert told == [SHED]
+    assert calls == [SHED]
 
 
-def test_a_handler_at_work_is_never_shed(serving: Serving, greenlets: str) -> None:
+def test_a_connection_with_a_running_handler_is_never_shed(serving: Serving, greenlets: str) -> None:
     gate = Gate()
     service = gate.service(on_error=lambda fault, conn: str(fault).encode())
     server = shedding(service, serving, 2, greenlets=greenlets)
     busy, idle = serving.meet(server), serving.meet(server)
     busy.send(b"wait\n")
     wait_until(lambda: gate.waiting == 1)
-    idle.ask(b"x")  # the busy one was heard of longer ago
+    idle.ask(b"x")  # the busy one has been silent for longer
     newcomer = serving.connect(server)
     assert_turned_away(idle)
     newcomer.send(b"wait\n")
@@ -72,7 +72,7 @@ def test_a_handler_at_work_is_never_shed(serving: Serving, greenlets: str) -> No
     assert closed_reasons(server) == {SHED: 1, FULL: 1}
 
 
-def test_a_stream_that_works_is_never_shed(serving: Serving) -> None:
+def test_a_stream_that_does_not_wait_for_input_is_never_shed(serving: Serving) -> None:
     opened, working = Event(), Event()
 
     @stream(codec=Lines)
@@ -91,12 +91,12 @@ def test_a_stream_that_works_is_never_shed(serving: Serving) -> None:
     opened.set()
     assert busy.read_line() == b"work"
     wait_until(lambda: next(iter(server.connections)).is_listening)
-    gevent.sleep(0.06)  # with nobody idle, it is not looked again at once
+    gevent.sleep(0.06)  # after a scan without an idle connection, the next scan comes later
     admitted(serving, server, 1)
     assert closed_reasons(server) == {FULL: 1, SHED: 1}
 
 
-def test_who_is_owed_a_reply_is_not_idle(serving: Serving, greenlets: str) -> None:
+def test_a_connection_with_unsent_replies_is_not_idle(serving: Serving, greenlets: str) -> None:
     service = make_lines(lambda line, conn: line * 60_000, on_error=lambda fault, conn: str(fault).encode())
     server = shedding(service, serving, 1, greenlets=greenlets, narrow=True)
     slow = serving.connect(server, narrow=True)
@@ -107,7 +107,7 @@ def test_who_is_owed_a_reply_is_not_idle(serving: Serving, greenlets: str) -> No
     assert len(slow.read_exactly(60_001)) == 60_001
 
 
-def test_on_open_that_is_not_over_is_not_idle(serving: Serving, greenlets: str) -> None:
+def test_a_connection_whose_on_open_runs_is_not_idle(serving: Serving, greenlets: str) -> None:
     gate = Gate()
     service = telling_echo(on_open=lambda conn: gate.block())
     server = shedding(service, serving, 1, greenlets=greenlets)
@@ -128,7 +128,7 @@ def test_on_open_that_is_not_over_is_not_idle(serving: Serving, greenlets: str) 
     ],
     ids=["denied", "too many", "too fast"],
 )
-def test_nobody_makes_room_for_who_may_not_come_in_anyway(
+def test_no_connection_is_shed_for_a_client_that_is_denied_anyway(
     serving: Serving, greenlets: str, limits: dict[str, Any], host: str
 ) -> None:
     limited = Limits(max_connections=2, full_action="shed", **limits)
@@ -150,9 +150,9 @@ def test_a_bare_handler_is_never_shed(serving: Serving) -> None:
     assert peer.ask(b"still") == b"still"
 
 
-def test_everybody_of_a_storm_that_sheds_is_accounted_for(serving: Serving, greenlets: str) -> None:
-    told: list[CloseReason] = []
-    service = telling_echo(on_close=lambda conn, reason: told.append(reason))
+def test_every_connection_of_a_burst_that_sheds_is_counted(serving: Serving, greenlets: str) -> None:
+    calls: list[CloseReason] = []
+    service = telling_echo(on_close=lambda conn, reason: calls.append(reason))
     server = shedding(service, serving, 10, greenlets=greenlets)
     peers = [serving.connect(server) for _ in range(200)]
     wait_until(lambda: server.counters.accepted == 200 and server.counters.open <= 10)
@@ -161,10 +161,10 @@ def test_everybody_of_a_storm_that_sheds_is_accounted_for(serving: Serving, gree
     reasons = closed_reasons(server)
     assert sum(reasons.values()) == 190
     assert set(reasons) <= {SHED, FULL}
-    assert told == [SHED] * reasons.get(SHED, 0)
+    assert calls == [SHED] * reasons.get(SHED, 0)
 
 
-def test_without_a_descriptor_the_longest_idle_one_makes_room(
+def test_without_a_descriptor_the_longest_idle_connection_is_shed(
     serving: Serving, greenlets: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serving.start(telling_echo(), greenlets=greenlets, limits=Limits(full_action="shed"))
@@ -177,7 +177,7 @@ def test_without_a_descriptor_the_longest_idle_one_makes_room(
         return accept()
 
     monkeypatch.setattr(server, "_accept", failing_once)
-    assert isinstance(server._spare, SpareDescriptor)
+    assert isinstance(server._spare, ReserveDescriptor)
     admitted(serving, server, 1)
 
     assert_turned_away(first)

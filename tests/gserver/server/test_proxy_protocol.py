@@ -1,4 +1,4 @@
-"""The PROXY protocol: Twisted's own tests on our reader, aiosmtpd's parser beside it, and what both leave open."""
+"""The PROXY protocol: Twisted's tests with our reader, comparison with aiosmtpd's parser, and cases beyond both."""
 
 from __future__ import annotations
 
@@ -88,21 +88,21 @@ def test_headers_are_read(data: bytes, header: ProxyHeader) -> None:
         (v2(command=0x22), "the command 2"),
         (v2(family=0x41), "family 4 and transport 1"),
         (v2(family=0x13), "family 1 and transport 3"),
-        (v2(IPV4[:11]), "with 11 bytes for addresses, of this family they take 12"),
+        (v2(IPV4[:11]), "with 11 bytes for addresses, its family needs 12"),
         (v2(b"", size=5000), "of 5016 bytes, the limit is 4096"),
         (v2(IPV4 + b"\x01"), "an extension that is cut off"),
         (v2(IPV4 + b"\x01\x00\x05abc"), "an extension that is cut off"),
-        (v2(IPV4 + tlv(3, b"\0\0\0\0")), "the checksum 00000000, which is not its own"),
+        (v2(IPV4 + tlv(3, b"\0\0\0\0")), "the checksum 00000000, which is wrong"),
         (v2(IPV4 + tlv(3, b"\0\0\0")), "the checksums"),
     ],
 )
-def test_what_is_no_header_is_refused(data: bytes, says: str) -> None:
+def test_invalid_headers_are_refused(data: bytes, says: str) -> None:
     with pytest.raises(ProxyError, match=says) as caught:
         read(data)
     assert caught.value.close_reason is CloseReason.HANDSHAKE_FAILED
 
 
-def test_only_the_version_that_is_asked_for_is_read() -> None:
+def test_only_the_configured_version_is_read() -> None:
     assert read(V1, "v1") is not None
     assert read(v2(), "v2") is not None
     with pytest.raises(ProxyError, match="no PROXY header of v2"):
@@ -175,13 +175,13 @@ def test_extensions_have_names() -> None:
         (v2(bytes(216), family=0x31), b""),
     ],
 )
-def test_who_a_connection_is_from(data: bytes, peer: Any) -> None:
+def test_peer_of_returns_the_client_or_the_real_peer(data: bytes, peer: Any) -> None:
     header = read(data)
     assert header is not None
     assert peer_of(header, REAL) == peer
 
 
-# Whatever comes
+# Random input
 
 HEADERS = st.sampled_from([V1, b"PROXY UNKNOWN\r\n", v2(), v2(b"", command=0x20), v2(IPV4 + tlv(5, b"id"))])
 
@@ -200,14 +200,14 @@ def test_nothing_but_a_proxy_error_is_ever_raised(data: bytes, changes: list[tup
     assert reader.header is not None or taken == len(changed)
 
 
-# Others
+# Other implementations
 
-# Imported with the module: what it opens stays open, which is no leak of a test.
+# Imported with the module: files that it opens stay open, which is not a leak of a test.
 pytest.importorskip("twisted.internet.reactor")
 
 
 def twisted_parser(mode: Literal["v1", "v2"], end: bytes) -> Callable[[bytes], Any]:
-    """What Twisted's tests call for its own parser: our reader, speaking Twisted's exceptions and addresses."""
+    """Our reader behind the interface of Twisted's parser, with Twisted's exceptions and addresses."""
     from twisted.internet import address
     from twisted.protocols.haproxy import _exceptions as known
     from twisted.protocols.haproxy._info import ProxyInfo
@@ -244,7 +244,7 @@ def test_twisteds_tests_of_version_1_pass(monkeypatch: pytest.MonkeyPatch) -> No
     from twisted.protocols.haproxy.test.test_v1parser import V1ParserTests
 
     monkeypatch.setattr(_v1parser.V1Parser, "parse", staticmethod(twisted_parser("v1", b"\r\n")))
-    # Not of a parser: how Twisted's feeds it. The last one has a line of TCP4 with addresses of IPv6 in it.
+    # Not tests of a parser, but of how Twisted feeds it. The last one has a TCP4 line with IPv6 addresses.
     names = [name for name in unittest.TestLoader().getTestCaseNames(V1ParserTests) if "feed" not in name.lower()]
     names = [name for name in names if "overflow" not in name.lower()]
     result = run_twisted(V1ParserTests, names)
@@ -321,7 +321,7 @@ def test_aiosmtpds_parser_agrees_on_version_1(
     st.booleans(),
 )
 def test_aiosmtpds_parser_agrees_on_version_2(command: int, family: int, noise: bytes, is_cut: bool) -> None:
-    """But for LOCAL, whose addresses it reads, and for extensions, which it does not check."""
+    """Except for LOCAL, of which it reads the addresses, and for extensions, which it does not check."""
     sizes = {1: 12, 2: 36, 3: 216}
     payload = (noise * 300)[: sizes.get(family >> 4, 12)].ljust(sizes.get(family >> 4, 12), b"\x01")
     data = v2(payload[:-1] if is_cut else payload, command=command, family=family)
@@ -330,7 +330,7 @@ def test_aiosmtpds_parser_agrees_on_version_2(command: int, family: int, noise: 
 
 
 def test_of_the_headers_that_aiosmtpd_ships_we_refuse_those_with_wrong_checksums() -> None:
-    """Section 2.2.3 of the specification: a receiver that can check must abort if the sum is not right."""
+    """Section 2.2.3 of the specification: a receiver that can check must abort if the checksum is wrong."""
     header = v2(IPV4 + tlv(3, b"T\xfd\xc6\xff") + tlv(2, b"AUTHORITY"))
 
     assert aiosmtpd_says(header) is not None

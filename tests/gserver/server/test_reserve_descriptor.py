@@ -1,4 +1,4 @@
-"""The spare descriptor, and a server that has no other."""
+"""The spare descriptor, and a server without any other free descriptor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from gserver.errors import CloseReason
 from gserver.limits.connection_limits import Limits
-from gserver.server.reserve_descriptor import SpareDescriptor
+from gserver.server.reserve_descriptor import ReserveDescriptor
 from tests.helpers.services import make_echo_lines
 from tests.helpers.serving import Serving
 from tests.helpers.waiting import wait_until
@@ -22,7 +22,7 @@ from tests.helpers.waiting import wait_until
 
 @contextlib.contextmanager
 def no_more_descriptors() -> Iterator[None]:
-    """Whatever is open stays; nothing more can be opened."""
+    """Nothing more can be opened; what is open stays open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(map(int, os.listdir("/proc/self/fd")))
     fillers = [os.open(os.devnull, os.O_RDONLY)]
@@ -44,8 +44,8 @@ def accept_from(server: socket.socket) -> socket.socket | None:
         return None
 
 
-def test_who_comes_when_there_is_no_descriptor_left_can_be_accepted_once() -> None:
-    spare = SpareDescriptor()
+def test_without_a_free_descriptor_one_client_can_be_accepted() -> None:
+    spare = ReserveDescriptor()
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
         server.setblocking(False)
         client.connect(server.getsockname())
@@ -63,8 +63,8 @@ def test_who_comes_when_there_is_no_descriptor_left_can_be_accepted_once() -> No
     spare.close()
 
 
-def test_nobody_there_is_told_apart_from_no_descriptor() -> None:
-    spare = SpareDescriptor()
+def test_no_waiting_client_is_distinguished_from_no_descriptor() -> None:
+    spare = ReserveDescriptor()
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         with no_more_descriptors():
@@ -77,7 +77,7 @@ def test_nobody_there_is_told_apart_from_no_descriptor() -> None:
 
 
 @pytest.mark.parametrize("kind", ["service", "bare"])
-def test_a_server_without_descriptors_turns_away_and_serves_those_it_has(
+def test_a_server_without_descriptors_refuses_clients_and_serves_its_connections(
     serving: Serving, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     def handle(sock: socket.socket, address: object) -> None:
@@ -116,7 +116,7 @@ def test_a_server_that_sheds_makes_room_for_a_descriptor(serving: Serving) -> No
 
 
 def test_a_server_without_descriptors_does_not_spin(serving: Serving) -> None:
-    """Not even if the spare one is of no use: the queue's client waits, the loop rests."""
+    """Not even if the spare one does not help: the client waits in the accept queue, and the loop does not spin."""
     server = serving.start(make_echo_lines())
     assert server._spare is not None
     server._spare.close()

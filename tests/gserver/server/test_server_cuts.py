@@ -1,4 +1,4 @@
-"""A client that breaks off at every byte of a message, by its end or by a reset, costs one counted close."""
+"""A client that closes or resets at any byte of a message is one counted close."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MESSAGES: list[tuple[Callable[[], Codec], Any]] = [
 @pytest.mark.parametrize(("codec", "message"), MESSAGES, ids=[each[0].__name__ for each in MESSAGES])
 @pytest.mark.parametrize("before", [0, 2])
 @pytest.mark.parametrize("how", ["end", "reset"])
-def test_breaking_off_anywhere(
+def test_a_client_that_breaks_off_at_any_byte_is_one_counted_close(
     serving: Serving, greenlets: str, codec: Callable[[], Codec], message: Any, before: int, how: str
 ) -> None:
     server = serving.start(Service(lambda message, conn: message, codec), greenlets=greenlets)
@@ -60,11 +60,11 @@ def test_breaking_off_anywhere(
     assert server.counters.messages == len(cuts) * before
 
 
-def test_whoever_half_closes_gets_every_reply_and_then_an_end(serving: Serving, greenlets: str) -> None:
+def test_after_a_half_close_every_reply_is_sent_and_then_the_end(serving: Serving, greenlets: str) -> None:
     server = serving.start(Service(lambda message, conn: message, Lines), greenlets=greenlets)
     peer = serving.meet(server)
     lines = b"".join(b"%d\n" % number for number in range(50_000))
-    sent = peer.sock._sock.send(lines)  # only what fits now: to wait here would be to wait for oneself
+    sent = peer.sock._sock.send(lines)  # only as much as fits now: waiting here would be a deadlock
     peer.finish()
 
     whole = lines[:sent].rpartition(b"\n")[0] + b"\n"

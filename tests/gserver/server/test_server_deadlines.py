@@ -1,4 +1,4 @@
-"""Each deadline of a connection, on real sockets: who is closed, why, and who is not."""
+"""Each deadline of a connection on real sockets: which connections are closed, for which reason, and which are not."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def echo_lines() -> Service:
 
 
 def ended_after(peer: Peer, began: float) -> float:
-    """How long after `began` the server ended the connection, without a word."""
+    """How long after `began` the server closed the connection, without sending anything."""
     assert peer.read_to_end() == b""
     return time.monotonic() - began
 
 
-def test_who_never_says_anything_is_closed(serving: Serving, greenlets: str) -> None:
+def test_a_peer_that_never_sends_anything_is_closed(serving: Serving, greenlets: str) -> None:
     server = serving.start(echo_lines(), greenlets=greenlets, deadlines=only(first_byte_s=SOON_S))
     began = time.monotonic()
     peer = serving.meet(server)
@@ -58,7 +58,7 @@ def test_who_never_says_anything_is_closed(serving: Serving, greenlets: str) -> 
     assert closed_reasons(server) == {CloseReason.FIRST_BYTE_TIMEOUT: 1}
 
 
-def test_who_has_said_something_is_closed_when_it_is_idle(serving: Serving, greenlets: str) -> None:
+def test_a_peer_that_has_sent_something_is_closed_when_it_is_idle(serving: Serving, greenlets: str) -> None:
     deadlines = only(first_byte_s=SOON_S / 2, idle_s=SOON_S)
     server = serving.start(echo_lines(), greenlets=greenlets, deadlines=deadlines)
     peer = serving.meet(server)
@@ -69,7 +69,7 @@ def test_who_has_said_something_is_closed_when_it_is_idle(serving: Serving, gree
     assert closed_reasons(server) == {CloseReason.IDLE_TIMEOUT: 1}
 
 
-def test_who_goes_on_talking_is_not_idle(serving: Serving, greenlets: str) -> None:
+def test_a_peer_that_keeps_sending_is_not_idle(serving: Serving, greenlets: str) -> None:
     server = serving.start(echo_lines(), greenlets=greenlets, deadlines=only(idle_s=SOON_S))
     peer = serving.meet(server)
     for _ in range(15):
@@ -79,7 +79,7 @@ def test_who_goes_on_talking_is_not_idle(serving: Serving, greenlets: str) -> No
     assert server.counters.open == 1
 
 
-def test_who_is_sent_something_now_and_then_is_not_idle(serving: Serving, greenlets: str) -> None:
+def test_a_peer_that_is_sent_something_now_and_then_is_not_idle(serving: Serving, greenlets: str) -> None:
     opened: list[Connection] = []
     service = Service(lambda line, conn: line, Lines, on_open=opened.append)
     server = serving.start(service, greenlets=greenlets, deadlines=only(first_byte_s=SOON_S, idle_s=SOON_S))
@@ -95,7 +95,7 @@ def test_who_is_sent_something_now_and_then_is_not_idle(serving: Serving, greenl
     assert closed_reasons(server) == {CloseReason.IDLE_TIMEOUT: 1}
 
 
-def test_a_handler_that_is_at_work_is_not_idle(serving: Serving, greenlets: str) -> None:
+def test_a_connection_with_a_running_handler_is_not_idle(serving: Serving, greenlets: str) -> None:
     def on_message(line: bytes, conn: Connection) -> bytes:
         gevent.sleep(SOON_S * 3)
         return line
@@ -111,7 +111,7 @@ def test_a_handler_that_is_at_work_is_not_idle(serving: Serving, greenlets: str)
 
 
 @pytest.mark.parametrize("before", [b"", b"whole\n"])
-def test_who_drips_a_message_is_told_and_closed(serving: Serving, greenlets: str, before: bytes) -> None:
+def test_a_peer_that_drips_a_message_is_answered_and_closed(serving: Serving, greenlets: str, before: bytes) -> None:
     server = serving.start(echo_lines(), greenlets=greenlets, deadlines=only(message_s=SOON_S, idle_s=9))
     peer = serving.meet(server)
     peer.send(before + b"h")
@@ -125,7 +125,7 @@ def test_who_drips_a_message_is_told_and_closed(serving: Serving, greenlets: str
     assert closed_reasons(server) == {CloseReason.MESSAGE_TIMEOUT: 1}
 
 
-def test_who_stops_inside_a_message_after_a_whole_one_is_closed_for_that(serving: Serving, greenlets: str) -> None:
+def test_a_peer_that_stops_inside_its_second_message_is_closed_for_that(serving: Serving, greenlets: str) -> None:
     server = serving.start(echo_lines(), greenlets=greenlets, deadlines=only(message_s=SOON_S, idle_s=9))
     peer = serving.meet(server)
     peer.send(b"whole\nhal")
@@ -146,13 +146,15 @@ def test_each_message_has_its_own_time(serving: Serving, greenlets: str) -> None
     assert server.counters.open == 1
 
 
-def test_a_handler_that_takes_too_long_is_interrupted_and_answered_for(serving: Serving, greenlets: str) -> None:
+def test_a_handler_that_takes_too_long_is_interrupted_and_the_peer_is_answered(
+    serving: Serving, greenlets: str
+) -> None:
     seen: list[BaseException] = []
 
     def on_message(line: bytes, conn: Connection) -> bytes:
         try:
             gevent.sleep(9)
-        except Exception as error:  # as handlers have it; must not catch it
+        except Exception as error:  # as handlers often do; must not catch it
             seen.append(error)
         except BaseException as error:
             seen.append(error)
@@ -182,7 +184,7 @@ def test_messages_of_one_turn_each_have_the_handler_time(serving: Serving, green
     assert peer.read_line() == b"last"
 
 
-def test_a_handler_that_swallows_its_end_cannot_keep_the_connection(serving: Serving, greenlets: str) -> None:
+def test_a_handler_that_catches_its_timeout_loses_the_connection(serving: Serving, greenlets: str) -> None:
     let_go = Event()
 
     def on_message(line: bytes, conn: Connection) -> None:
@@ -210,7 +212,7 @@ def test_an_on_open_that_takes_too_long_is_interrupted(serving: Serving, greenle
     assert closed_reasons(server) == {CloseReason.HANDLER_TIMEOUT: 1}
 
 
-def test_json_is_told_that_its_handler_took_too_long(serving: Serving) -> None:
+def test_a_json_client_is_answered_when_its_handler_took_too_long(serving: Serving) -> None:
     api = JsonService()
 
     @api.on("SLOW")
@@ -223,7 +225,7 @@ def test_json_is_told_that_its_handler_took_too_long(serving: Serving) -> None:
     assert peer.ask(b'{"type":"SLOW"}') == b'{"status":"ERROR","message":"no answer within 0.1 s"}'
 
 
-def test_who_does_not_take_its_reply_is_reset(serving: Serving, greenlets: str) -> None:
+def test_a_peer_that_does_not_read_its_reply_is_reset(serving: Serving, greenlets: str) -> None:
     service = Service(lambda line, conn: b"x" * 1_000_000, Lines)
     server = serving.start(service, narrow=True, greenlets=greenlets, deadlines=only(write_s=SOON_S))
     peer = serving.meet(server, narrow=True)
@@ -234,7 +236,7 @@ def test_who_does_not_take_its_reply_is_reset(serving: Serving, greenlets: str) 
     assert peer.is_reset()
 
 
-def test_who_takes_its_reply_slowly_is_served(serving: Serving, greenlets: str) -> None:
+def test_a_peer_that_reads_its_reply_slowly_is_served(serving: Serving, greenlets: str) -> None:
     size = 400_000
     service = Service(lambda line, conn: b"x" * size, Lines)
     server = serving.start(service, narrow=True, greenlets=greenlets, deadlines=only(write_s=SOON_S, idle_s=SOON_S))
@@ -248,8 +250,8 @@ def test_who_takes_its_reply_slowly_is_served(serving: Serving, greenlets: str) 
     assert received == size + 1 or peer.read() == b"\n"
 
 
-def test_who_sends_without_reading_is_closed_all_the_same(serving: Serving, greenlets: str) -> None:
-    """That something comes is no sign that something is taken."""
+def test_a_peer_that_sends_without_reading_is_closed_too(serving: Serving, greenlets: str) -> None:
+    """Receiving input does not show that the peer reads."""
     server = serving.start(
         Service(lambda line, conn: b"x" * 1000, Lines), narrow=True, greenlets=greenlets, deadlines=only(write_s=SOON_S)
     )
@@ -266,7 +268,7 @@ def test_who_sends_without_reading_is_closed_all_the_same(serving: Serving, gree
     assert closed_reasons(server) == {CloseReason.WRITE_TIMEOUT: 1}
 
 
-def test_a_connection_that_closes_and_whose_peer_takes_nothing_is_reset(serving: Serving) -> None:
+def test_a_closing_connection_is_reset_if_its_peer_reads_nothing(serving: Serving) -> None:
     def on_message(line: bytes, conn: Connection) -> bytes:
         conn.close()
         return b"x" * 1_000_000
@@ -279,7 +281,7 @@ def test_a_connection_that_closes_and_whose_peer_takes_nothing_is_reset(serving:
     assert closed_reasons(server) == {CloseReason.WRITE_TIMEOUT: 1}
 
 
-def test_a_connection_of_age_answers_what_it_has_and_closes(serving: Serving, greenlets: str) -> None:
+def test_a_connection_at_its_maximum_age_answers_what_was_received_and_closes(serving: Serving, greenlets: str) -> None:
     server = serving.start(echo_lines(), greenlets=greenlets, deadlines=only(max_age_s=SOON_S * 2))
     began = time.monotonic()
     peer = serving.meet(server)
@@ -297,7 +299,7 @@ def test_a_connection_of_age_answers_what_it_has_and_closes(serving: Serving, gr
     assert closed_reasons(server) == {CloseReason.AGED: 1}
 
 
-def test_a_handler_that_is_at_work_finishes_before_its_connection_is_too_old(serving: Serving, greenlets: str) -> None:
+def test_a_running_handler_finishes_before_its_connection_is_closed_for_age(serving: Serving, greenlets: str) -> None:
     def on_message(line: bytes, conn: Connection) -> bytes:
         gevent.sleep(SOON_S * 3)
         return line
@@ -362,7 +364,7 @@ def test_a_stream_that_listens_again_has_its_deadline_again(serving: Serving) ->
 
 
 @pytest.mark.parametrize("shape", ["messages", "bytes"])
-def test_a_stream_whose_peer_drips_is_told(serving: Serving, shape: str) -> None:
+def test_a_stream_with_a_peer_that_drips_gets_a_message_timeout(serving: Serving, shape: str) -> None:
     @stream(codec=Lines)
     def handle(conn: StreamConnection) -> None:
         try:
@@ -391,7 +393,7 @@ def test_many_silent_connections_leave_no_timer_behind(serving: Serving) -> None
     assert closed_reasons(server) == {CloseReason.FIRST_BYTE_TIMEOUT: 200}
 
 
-# Every deadline beside every other one
+# Every pair of deadlines
 
 
 def pushing(conn: Connection) -> None:
@@ -416,7 +418,7 @@ def serve_situations(line: bytes, conn: Connection) -> bytes | None:
     return b"x" * 4_000_000 if line == b"much" else line
 
 
-#: By deadline: what the peer sends to be in its situation, and what the connection is closed for.
+#: By deadline: what the peer sends so that it runs, and the close reason.
 SITUATIONS = {
     "first_byte_s": (b"", CloseReason.FIRST_BYTE_TIMEOUT),
     "idle_s": (b"hello\n", CloseReason.IDLE_TIMEOUT),
@@ -433,7 +435,7 @@ def test_each_deadline_closes_at_its_own_time_beside_every_other_one(serving: Se
     service = Service(serve_situations, Lines)
     servers = {}
     for own, other in itertools.permutations(SITUATIONS, 2):
-        if own == "max_age_s":  # a handler that blocks outlives its connection's age: it is in its own test
+        if own == "max_age_s":  # a blocked handler outlasts the maximum age: it has a test of its own
             continue
         entrance = EntranceRules(proxy="v1", proxies=AccessList((), ())) if own == "handshake_s" else None
         deadlines = only(**{other: SOON_S * 40, own: SOON_S})
@@ -446,7 +448,7 @@ def test_each_deadline_closes_at_its_own_time_beside_every_other_one(serving: Se
         assert closed_reasons(server) == {SITUATIONS[own][1]: 1}, (own, other)
 
 
-def test_an_age_that_comes_while_a_handler_blocks_leaves_its_deadline_alone(serving: Serving, greenlets: str) -> None:
+def test_the_maximum_age_does_not_change_the_deadline_of_a_blocked_handler(serving: Serving, greenlets: str) -> None:
     """Also in the last turn, which begins when the age has come."""
     service = Service(serve_situations, Lines)
     deadlines = only(max_age_s=SOON_S, handler_s=SOON_S * 2)
@@ -461,7 +463,7 @@ def test_an_age_that_comes_while_a_handler_blocks_leaves_its_deadline_alone(serv
     assert closed_reasons(server) == {CloseReason.HANDLER_TIMEOUT: 2}
 
 
-def test_a_handshake_is_no_older_than_its_connection(serving: Serving) -> None:
+def test_the_maximum_age_holds_in_the_handshake(serving: Serving) -> None:
     entrance = EntranceRules(proxy="v1", proxies=AccessList((), ()))
     server = serving.start(echo_lines(), deadlines=only(max_age_s=SOON_S), entrance=entrance)
 
@@ -481,7 +483,7 @@ def test_idle_holds_from_the_first_message_on_however_long_the_first_byte_may_ta
     assert closed_reasons(server) == {CloseReason.IDLE_TIMEOUT: 1}
 
 
-def test_who_speaks_now_and_then_is_not_silent_whatever_is_pushed_to_it(serving: Serving, greenlets: str) -> None:
+def test_a_peer_that_sends_now_and_then_is_not_read_idle(serving: Serving, greenlets: str) -> None:
     server = serving.start(
         Service(serve_situations, Lines), greenlets=greenlets, deadlines=only(read_idle_s=SOON_S * 3)
     )
@@ -496,7 +498,7 @@ def test_who_speaks_now_and_then_is_not_silent_whatever_is_pushed_to_it(serving:
     assert closed_reasons(server) == {CloseReason.READ_IDLE_TIMEOUT: 1}
 
 
-def test_only_while_a_stream_reads_is_its_peer_silent(serving: Serving) -> None:
+def test_the_read_idle_deadline_runs_only_while_a_stream_reads(serving: Serving) -> None:
     @stream
     def handle(conn: StreamConnection) -> None:
         conn.recv()
@@ -514,18 +516,18 @@ def test_only_while_a_stream_reads_is_its_peer_silent(serving: Serving) -> None:
     assert closed_reasons(server) == {CloseReason.READ_IDLE_TIMEOUT: 1}
 
 
-# What has arrived although the worker came late
+# Input that arrived in time while the worker was busy
 
 
 def compute(seconds: float) -> None:
-    """Keep the hub, as a handler does that computes."""
+    """Block the hub, like a handler that computes."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         pass
 
 
 @pytest.mark.parametrize("deadline", ["first_byte_s", "idle_s", "read_idle_s", "message_s"])
-def test_who_has_spoken_in_time_is_served_although_the_worker_was_busy(
+def test_a_peer_that_has_sent_in_time_is_served_although_the_worker_was_busy(
     serving: Serving, greenlets: str, deadline: str
 ) -> None:
     server = serving.start(echo_lines(), greenlets=greenlets, deadlines=only(**{deadline: SOON_S}))
@@ -541,7 +543,7 @@ def test_who_has_spoken_in_time_is_served_although_the_worker_was_busy(
     assert peer.read_line() == (b"hello" if deadline == "message_s" else b"lo")
 
 
-def test_who_has_shaken_hands_in_time_is_served_although_the_worker_was_busy(serving: Serving) -> None:
+def test_a_handshake_completed_in_time_is_served_although_the_worker_was_busy(serving: Serving) -> None:
     entrance = EntranceRules(proxy="v1", proxies=AccessList((), ()))
     server = serving.start(echo_lines(), deadlines=only(handshake_s=SOON_S), entrance=entrance)
     peer = serving.connect(server)
@@ -571,8 +573,8 @@ def test_a_handler_that_was_woken_in_time_answers_although_the_worker_was_busy(
     assert peer.read_line() == b"hello"
 
 
-def test_a_dripping_peer_is_excused_once_and_no_more(serving: Serving, greenlets: str) -> None:
-    """There is always something unread when its deadline comes."""
+def test_a_dripping_peer_gets_more_time_only_once(serving: Serving, greenlets: str) -> None:
+    """There is always unread input when the deadline comes."""
     server = serving.start(echo_lines(), greenlets=greenlets, deadlines=only(message_s=SOON_S))
     peer = serving.meet(server)
     for _ in range(200):
@@ -586,8 +588,10 @@ def test_a_dripping_peer_is_excused_once_and_no_more(serving: Serving, greenlets
     assert closed_reasons(server) == {CloseReason.MESSAGE_TIMEOUT: 1}
 
 
-def test_who_reads_all_the_time_is_served_however_late_the_kernel_offers_room(serving: Serving, greenlets: str) -> None:
-    """With a send buffer that is large, room is offered when a third of it is free, and that may take long."""
+def test_a_peer_that_reads_all_the_time_is_served_however_late_the_socket_is_writable(
+    serving: Serving, greenlets: str
+) -> None:
+    """A large send buffer becomes writable only when a third of it is free, which may take long."""
     size = 3_000_000
     server = serving.start(
         Service(lambda line, conn: b"x" * size, Lines), greenlets=greenlets, deadlines=only(write_s=SOON_S * 2)
@@ -606,8 +610,8 @@ def test_who_reads_all_the_time_is_served_however_late_the_kernel_offers_room(se
     assert received < size
 
 
-def test_nobody_is_interrupted_who_only_waits_for_a_turn(serving: Serving, greenlets: str) -> None:
-    """A handler that computes for long gives way after each message, and is at work on none meanwhile."""
+def test_a_handler_is_not_interrupted_while_its_connection_waits_for_its_turn(serving: Serving, greenlets: str) -> None:
+    """A handler that computes for long yields after each message, and no handler runs meanwhile."""
 
     def on_message(line: bytes, conn: Connection) -> bytes:
         compute(0.004)

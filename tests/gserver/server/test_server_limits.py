@@ -1,4 +1,4 @@
-"""Limits on real sockets: who comes in, what who does not is told, who has to go, and that the books balance."""
+"""Limits on real sockets: admission, the answers to refused clients, and that the counters balance."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ FULL, SHED = CloseReason.FULL, CloseReason.SHED
 SERVED = pytest.mark.parametrize("served", [telling_echo(), echo_stream, bare_echo], ids=["service", "stream", "bare"])
 
 
-# How many
+# Numbers of connections
 
 
 @SERVED
 @pytest.mark.parametrize("limit", ["worker_connections", "max_connections"])
-def test_a_full_server_takes_nobody_until_somebody_leaves(serving: Serving, served: Any, limit: str) -> None:
+def test_a_full_server_admits_no_connection_until_another_closes(serving: Serving, served: Any, limit: str) -> None:
     server = serving.start(served, limits=Limits(**{limit: 3, "full_action": "close"}))  # type: ignore[arg-type]
     peers = admitted(serving, server, 3)
     for _ in range(4):
@@ -47,7 +47,7 @@ def test_a_full_server_takes_nobody_until_somebody_leaves(serving: Serving, serv
 
 
 @SERVED
-def test_of_a_burst_exactly_as_many_are_served_as_fit(serving: Serving, served: Any) -> None:
+def test_of_a_burst_exactly_as_many_are_served_as_the_limit_allows(serving: Serving, served: Any) -> None:
     server = serving.start(served, limits=Limits(max_connections=10, full_action="close"))
     peers = [serving.connect(server) for _ in range(30)]
     wait_until(lambda: server.counters.accepted == 30)
@@ -63,7 +63,7 @@ def test_of_a_burst_exactly_as_many_are_served_as_fit(serving: Serving, served: 
 
 
 @SERVED
-def test_an_address_has_so_many_connections(serving: Serving, served: Any) -> None:
+def test_an_address_has_at_most_so_many_connections(serving: Serving, served: Any) -> None:
     server = serving.start(served, limits=Limits(max_connections_per_ip=2, ip_action="close"))
     peers = admitted(serving, server, 2)
     assert_turned_away(serving.connect(server))
@@ -76,7 +76,7 @@ def test_an_address_has_so_many_connections(serving: Serving, served: Any) -> No
     assert server.counters.closed[CloseReason.ADDRESS_LIMIT] == 2
 
 
-def test_a_network_has_so_many_connections(serving: Serving) -> None:
+def test_a_network_has_at_most_so_many_connections(serving: Serving) -> None:
     server = serving.start(telling_echo(), limits=Limits(max_connections_per_network=2))
     admitted(serving, server, 1, host="127.0.0.1")
     admitted(serving, server, 1, host="127.0.0.2")
@@ -88,7 +88,7 @@ def test_a_network_has_so_many_connections(serving: Serving) -> None:
 
 
 @SERVED
-def test_so_many_come_in_a_second(serving: Serving, served: Any) -> None:
+def test_the_accept_rate_admits_so_many_in_a_second(serving: Serving, served: Any) -> None:
     server = serving.start(served, limits=Limits(max_accept_rate=4, accept_rate_action="close"))
     peers = [serving.connect(server) for _ in range(12)]
     wait_until(lambda: server.counters.accepted == 12)
@@ -99,11 +99,11 @@ def test_so_many_come_in_a_second(serving: Serving, served: Any) -> None:
     wait_until(lambda: serving.connect(server).is_served)
 
 
-# Who
+# Access lists
 
 
 @SERVED
-def test_only_the_allowed_and_never_the_denied_come_in(serving: Serving, served: Any) -> None:
+def test_only_allowed_clients_are_admitted_and_never_denied_ones(serving: Serving, served: Any) -> None:
     limits = Limits(allow=parse_networks(["127.0.0.0/30"]), deny=parse_networks(["127.0.0.2"]))
     server = serving.start(served, limits=limits)
     admitted(serving, server, 1, host="127.0.0.1")
@@ -114,7 +114,7 @@ def test_only_the_allowed_and_never_the_denied_come_in(serving: Serving, served:
     assert closed_reasons(server) == {CloseReason.DENIED: 2}
 
 
-def test_ipv4_on_a_socket_of_ipv6_is_judged_as_ipv4(serving: Serving) -> None:
+def test_an_ipv4_client_on_an_ipv6_socket_is_checked_as_ipv4(serving: Serving) -> None:
     listener = socket.socket(socket.AF_INET6)
     listener.setsockopt(plain.IPPROTO_IPV6, plain.IPV6_V6ONLY, 0)
     listener.bind(("::", 0))
@@ -133,7 +133,7 @@ def test_ipv4_on_a_socket_of_ipv6_is_judged_as_ipv4(serving: Serving) -> None:
     wait_until(lambda: server.counters.open == 0)
 
 
-def test_peers_of_a_unix_socket_have_no_address_that_could_be_too_many(serving: Serving, tmp_path: Path) -> None:
+def test_peers_of_a_unix_socket_have_no_address_limit(serving: Serving, tmp_path: Path) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "socket"))
     listener.listen()
@@ -147,10 +147,10 @@ def test_peers_of_a_unix_socket_have_no_address_that_could_be_too_many(serving: 
         peer.close()
 
 
-# What is said
+# Answers
 
 
-def test_a_refused_client_is_told_in_the_services_own_words(serving: Serving, greenlets: str) -> None:
+def test_a_refused_client_gets_the_answer_of_on_error(serving: Serving, greenlets: str) -> None:
     server = serving.start(JsonService(), greenlets=greenlets, limits=Limits(max_connections=1))
     serving.meet(server)
     said = serving.connect(server).read_to_end()
@@ -170,7 +170,7 @@ def test_a_refused_client_is_told_in_the_services_own_words(serving: Serving, gr
         ({"max_accept_rate": 1.0, "accept_rate_action": "close"}, b""),
     ],
 )
-def test_each_limit_says_what_its_action_allows(
+def test_each_limit_is_answered_as_its_action_demands(
     serving: Serving, greenlets: str, limits: dict[str, Any], said: bytes
 ) -> None:
     server = serving.start(telling_echo(), greenlets=greenlets, limits=Limits(**limits))
@@ -179,7 +179,7 @@ def test_each_limit_says_what_its_action_allows(
     assert serving.connect(server).read_to_end() == said
 
 
-def test_what_is_said_arrives_although_the_client_is_sending(serving: Serving, greenlets: str) -> None:
+def test_the_answer_arrives_although_the_client_is_sending(serving: Serving, greenlets: str) -> None:
     """A socket that is closed with unread input makes the kernel send a reset, which would lose the reply."""
     server = serving.start(telling_echo(), greenlets=greenlets, limits=Limits(max_connections=1), linger_s=1.0)
     serving.meet(server)
@@ -190,7 +190,9 @@ def test_what_is_said_arrives_although_the_client_is_sending(serving: Serving, g
 
 
 @pytest.mark.parametrize("on_error", [None, lambda fault, conn: None])
-def test_who_has_nothing_to_say_closes(serving: Serving, greenlets: str, on_error: Any) -> None:
+def test_without_an_answer_of_on_error_the_connection_is_closed(
+    serving: Serving, greenlets: str, on_error: Any
+) -> None:
     hooks = {} if on_error is None else {"on_error": on_error}
     server = serving.start(make_echo_lines(**hooks), greenlets=greenlets, limits=Limits(max_connections=1))
     serving.meet(server)
@@ -199,7 +201,7 @@ def test_who_has_nothing_to_say_closes(serving: Serving, greenlets: str, on_erro
     assert closed_reasons(server) == {FULL: 1}
 
 
-def test_an_on_error_that_fails_refuses_all_the_same(serving: Serving, greenlets: str) -> None:
+def test_an_on_error_that_fails_does_not_prevent_the_refusal(serving: Serving, greenlets: str) -> None:
     def on_error(fault: Any, conn: Connection) -> bytes:
         raise RuntimeError("on purpose")
 
@@ -212,30 +214,30 @@ def test_an_on_error_that_fails_refuses_all_the_same(serving: Serving, greenlets
 
 
 def test_on_error_is_given_the_limit_and_the_connection(serving: Serving, greenlets: str) -> None:
-    told: list[Any] = []
-    service = make_echo_lines(on_error=lambda fault, conn: told.append((type(fault), fault.close_reason, conn.peer)))
+    calls: list[Any] = []
+    service = make_echo_lines(on_error=lambda fault, conn: calls.append((type(fault), fault.close_reason, conn.peer)))
     server = serving.start(service, greenlets=greenlets, limits=Limits(max_connections=1))
     serving.meet(server)
     refused = serving.connect(server)
     address = refused.sock.getsockname()
     refused.read_to_end()
 
-    assert told == [(LimitExceeded, FULL, address)]
+    assert calls == [(LimitExceeded, FULL, address)]
 
 
 @pytest.mark.parametrize("full_action", ["refuse", "close"])
 def test_a_refused_connection_never_reaches_the_service(serving: Serving, greenlets: str, full_action: Any) -> None:
-    told: list[Any] = []
-    service = telling_echo(on_open=told.append, on_close=lambda conn, reason: told.append(reason))
+    calls: list[Any] = []
+    service = telling_echo(on_open=calls.append, on_close=lambda conn, reason: calls.append(reason))
     server = serving.start(service, greenlets=greenlets, limits=Limits(max_connections=1, full_action=full_action))
     serving.meet(server)
-    wait_until(lambda: len(told) == 1)
+    wait_until(lambda: len(calls) == 1)
     for _ in range(3):
         refused = serving.connect(server)
         refused.send(b"hello\n")
         refused.is_reset()
 
-    assert len(told) == 1
+    assert len(calls) == 1
     assert closed_reasons(server) == {FULL: 3}
     assert len(server.connections) == 1
 
@@ -251,11 +253,11 @@ def test_a_flood_of_clients_that_never_read_leaves_nothing_behind(serving: Servi
     assert first.ask(b"hello") == b"hello"
 
 
-# And who is not concerned
+# Connections that are not affected
 
 
 def test_a_refused_client_does_not_come_under_the_deadlines(serving: Serving, greenlets: str) -> None:
-    """Its socket is gone from the books at once; that it lingers is nobody's affair."""
+    """It is counted as closed at once, although its socket lingers."""
     deadlines = Deadlines(first_byte_s=0.05, idle_s=0.05)
     server = serving.start(
         telling_echo(), greenlets=greenlets, limits=Limits(max_connections=1), deadlines=deadlines, linger_s=0.3
@@ -268,7 +270,7 @@ def test_a_refused_client_does_not_come_under_the_deadlines(serving: Serving, gr
     assert closed_reasons(server) == {FULL: 1, CloseReason.FIRST_BYTE_TIMEOUT: 1}
 
 
-def test_a_limit_that_was_not_reached_is_not_noticed(serving: Serving, greenlets: str) -> None:
+def test_a_limit_that_was_not_reached_has_no_effect(serving: Serving, greenlets: str) -> None:
     limits = Limits(
         worker_connections=10,
         max_connections=10,

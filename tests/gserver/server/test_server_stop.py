@@ -33,7 +33,7 @@ def test_stop_closes_idle_connections_and_does_not_wait_long(serving: Serving, g
     assert_closed(server, CloseReason.DRAINED)
 
 
-def test_stop_lets_handlers_finish_for_as_long_as_it_is_told(serving: Serving, greenlets: str) -> None:
+def test_stop_lets_handlers_finish_within_its_timeout(serving: Serving, greenlets: str) -> None:
     gate = Gate()
     server = serving.start(gate.service(), greenlets=greenlets, linger_s=0.05)
     quick, slow = serving.connect(server), serving.connect(server)
@@ -105,7 +105,7 @@ def test_a_server_that_never_started_can_be_stopped() -> None:
 
 
 def test_a_connection_that_cannot_be_made_does_not_stop_a_drain(serving: Serving, greenlets: str) -> None:
-    """The codec of the connection that waits in the queue cannot be made; the others are drained all the same."""
+    """The codec of a connection in the accept queue cannot be made; the others are drained even so."""
     made: list[Lines] = []
 
     def make_codec() -> Lines:
@@ -131,15 +131,15 @@ def test_on_close_comes_after_the_last_message_though_the_connection_broke_befor
     serving: Serving, greenlets: str
 ) -> None:
     """A failed send of another greenlet ends the connection while a handler runs; on_close waits for the handler."""
-    told: list[str] = []
+    calls: list[str] = []
     conns: list[Connection] = []
     gate = Gate()
 
     def on_message(line: bytes, conn: Connection) -> None:
         gate.block()
-        told.append("handled")
+        calls.append("handled")
 
-    service = make_lines(on_message, on_open=conns.append, on_close=lambda conn, reason: told.append("closed"))
+    service = make_lines(on_message, on_open=conns.append, on_close=lambda conn, reason: calls.append("closed"))
     server = serving.start(service, greenlets=greenlets)
     peer = serving.connect(server)
     peer.send(b"hello\n")
@@ -148,15 +148,15 @@ def test_on_close_comes_after_the_last_message_though_the_connection_broke_befor
     conns[0].push(b"x")
     conns[0].push(b"x")
     assert_closed(server, CloseReason.PEER_RESET)
-    is_soon(lambda: told, 0.02)  # on_close would come now, if it did not wait
+    is_soon(lambda: calls, 0.02)  # without waiting, on_close would be called now
     gate.opened.set()
-    wait_until(lambda: len(told) == 2)
+    wait_until(lambda: len(calls) == 2)
 
-    assert told == ["handled", "closed"]
+    assert calls == ["handled", "closed"]
 
 
 def test_a_drain_waits_for_a_handler_whose_connection_has_ended(serving: Serving, greenlets: str) -> None:
-    """The peer is gone, and what the handler does is not done yet: a server that stops lets it finish."""
+    """The peer is gone while the handler still runs: a server that stops lets it finish."""
     gate = Gate()
     done: list[bytes] = []
     conns: list[Connection] = []
@@ -212,7 +212,7 @@ def test_every_ordinary_close_reason_is_reached_and_counted(serving: Serving, gr
     server.counters.check()
 
 
-# Connections that have had no answer yet
+# Connections without a first answer
 
 
 def drain_later(server: TcpServer, **options: float) -> gevent.Greenlet[..., int]:
@@ -229,9 +229,7 @@ def echo_stream(conn: StreamConnection) -> None:
 
 
 @pytest.mark.parametrize("service", [make_echo_lines(), echo_stream], ids=["service", "stream"])
-def test_a_drain_answers_the_first_message_of_who_has_just_connected(
-    serving: Serving, greenlets: str, service: Any
-) -> None:
+def test_a_drain_answers_the_first_message_of_a_new_connection(serving: Serving, greenlets: str, service: Any) -> None:
     server = serving.start(service, greenlets=greenlets, linger_s=0.05)
     answered, fresh = serving.meet(server), serving.meet(server)
     assert answered.ask(b"hello") == b"hello"
@@ -244,7 +242,7 @@ def test_a_drain_answers_the_first_message_of_who_has_just_connected(
     assert_closed(server, CloseReason.DRAINED, 2)
 
 
-def test_a_drain_lets_a_handshake_and_a_first_message_come_to_their_end(serving: Serving, greenlets: str) -> None:
+def test_a_drain_lets_a_handshake_and_a_first_message_complete(serving: Serving, greenlets: str) -> None:
     entrance = EntranceRules(proxy="v1", proxies=AccessList((), ()))
     server = serving.start(make_echo_lines(), greenlets=greenlets, entrance=entrance, linger_s=0.05)
     peer = serving.connect(server)
@@ -257,7 +255,7 @@ def test_a_drain_lets_a_handshake_and_a_first_message_come_to_their_end(serving:
     assert peer.read_to_end() == b""
 
 
-def test_a_drain_lets_the_first_message_come_to_its_end(serving: Serving, greenlets: str) -> None:
+def test_a_drain_lets_the_first_message_complete(serving: Serving, greenlets: str) -> None:
     server = serving.start(make_echo_lines(), greenlets=greenlets, linger_s=0.05)
     peer = serving.meet(server)
     peer.send(b"hel")
@@ -268,7 +266,7 @@ def test_a_drain_lets_the_first_message_come_to_its_end(serving: Serving, greenl
     assert peer.read_to_end() == b"hello\n"
 
 
-def test_a_drain_waits_for_a_first_message_no_longer_than_it_is_told(serving: Serving, greenlets: str) -> None:
+def test_a_drain_waits_for_a_first_message_no_longer_than_its_timeout(serving: Serving, greenlets: str) -> None:
     server = serving.start(make_echo_lines(), greenlets=greenlets, linger_s=0.05)
     peer = serving.meet(server)
     began = time.monotonic()
@@ -279,7 +277,7 @@ def test_a_drain_waits_for_a_first_message_no_longer_than_it_is_told(serving: Se
     assert_closed(server, CloseReason.DRAINED)
 
 
-def test_a_drain_does_not_wait_for_who_has_been_silent_for_long(serving: Serving, greenlets: str) -> None:
+def test_a_drain_does_not_wait_for_a_connection_that_has_been_silent_for_long(serving: Serving, greenlets: str) -> None:
     server = serving.start(make_echo_lines(), greenlets=greenlets, linger_s=0.05)
     peer = serving.meet(server)
     for conn in server.connections:
@@ -291,7 +289,7 @@ def test_a_drain_does_not_wait_for_who_has_been_silent_for_long(serving: Serving
     assert peer.read_to_end() == b""
 
 
-def test_a_first_message_that_takes_long_has_the_time_of_every_handler(serving: Serving, greenlets: str) -> None:
+def test_the_handler_of_a_first_message_has_the_time_of_every_handler(serving: Serving, greenlets: str) -> None:
     gate = Gate()
     server = serving.start(gate.service(), greenlets=greenlets, linger_s=0.05)
     peer = serving.meet(server)

@@ -1,4 +1,4 @@
-"""TLS on real sockets, under the same engine: both kinds of service, both shapes, and clients that mean no TLS."""
+"""TLS on real sockets: both kinds of service, both engines, and clients without TLS."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class TlsPeer:
         return data
 
     def read_end(self) -> bytes:
-        """b"" if the server said that it sends no more."""
+        """b"" if the server announced its end with a close_notify."""
         return bytes(self._do(self.ssl.read, 1))
 
     def ask(self, line: bytes) -> bytes:
@@ -110,7 +110,7 @@ def test_messages_go_both_ways(
 
 
 @SERVICES
-def test_more_than_fits_into_a_read_is_not_forgotten(
+def test_a_record_that_is_larger_than_a_read_is_not_lost(
     serving: Serving, files: CertificateFiles, entrance: EntranceRules, greenlets: str, service: Any
 ) -> None:
     server = serving.start(service, greenlets=greenlets, entrance=entrance)
@@ -127,10 +127,10 @@ def _encrypted(peer: TlsPeer, data: bytes) -> bytes:
 
 
 @SERVICES
-def test_what_comes_with_the_end_of_the_handshake_is_served(
+def test_data_that_arrives_with_the_end_of_the_handshake_is_served(
     serving: Serving, files: CertificateFiles, entrance: EntranceRules, greenlets: str, service: Any
 ) -> None:
-    """No further byte comes that would make the socket readable."""
+    """No further byte arrives that would make the socket readable."""
     server = serving.start(service, greenlets=greenlets, entrance=entrance)
     peer = serving.connect(server)
     context = files.client_context()
@@ -158,7 +158,7 @@ def test_what_comes_with_the_end_of_the_handshake_is_served(
     assert received == b"hello\n"
 
 
-def test_a_handler_sees_what_the_handshake_came_to(serving: Serving, files: CertificateFiles, greenlets: str) -> None:
+def test_a_handler_sees_the_result_of_the_handshake(serving: Serving, files: CertificateFiles, greenlets: str) -> None:
     seen: list[Any] = []
     config = TlsConfig(files.combined, ca_certs=files.ca, cert_reqs="required", alpn=("chat",))
     service = Service(lambda line, conn: line, Lines, on_open=lambda conn: seen.append(conn.tls))
@@ -173,7 +173,7 @@ def test_a_handler_sees_what_the_handshake_came_to(serving: Serving, files: Cert
 
 
 @SERVICES
-def test_the_end_of_either_side_is_said(
+def test_each_side_announces_its_end(
     serving: Serving, files: CertificateFiles, entrance: EntranceRules, greenlets: str, service: Any
 ) -> None:
     server = serving.start(service, greenlets=greenlets, entrance=entrance, linger_s=0.1)
@@ -186,7 +186,7 @@ def test_the_end_of_either_side_is_said(
 
 
 @pytest.mark.parametrize("says_so", [True, False])
-def test_a_client_that_ends_has_ended(
+def test_the_end_of_the_client_is_peer_eof(
     serving: Serving, files: CertificateFiles, entrance: EntranceRules, greenlets: str, says_so: bool
 ) -> None:
     server = serving.start(Service(lambda line, conn: line, Lines), greenlets=greenlets, entrance=entrance)
@@ -215,11 +215,11 @@ def test_a_reply_that_the_peer_reads_late_arrives_whole(
 
 
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.0\r\n\r\n", b"\x00" * 100, b"\x80\x2e\x01\x03\x01", b"hello\n"])
-def test_a_client_that_means_no_tls_costs_one_counted_quiet_close(
+def test_a_client_without_tls_is_one_counted_close_without_an_answer(
     serving: Serving, entrance: EntranceRules, caplog: pytest.LogCaptureFixture, data: bytes
 ) -> None:
-    told: list[Any] = []
-    service = Service(lambda line, conn: line, Lines, on_close=lambda conn, reason: told.append(reason))
+    calls: list[Any] = []
+    service = Service(lambda line, conn: line, Lines, on_close=lambda conn, reason: calls.append(reason))
     server = serving.start(service, entrance=entrance)
     peer = serving.connect(server)
     peer.send(data)
@@ -227,10 +227,10 @@ def test_a_client_that_means_no_tls_costs_one_counted_quiet_close(
     assert len(peer.read_to_end()) < 20  # an alert at most
     assert_closed(server, CloseReason.HANDSHAKE_FAILED)
     assert caplog.records == []
-    assert told == []
+    assert calls == []
 
 
-def test_a_client_that_says_nothing_or_stops_in_the_handshake_is_closed(
+def test_a_client_that_sends_nothing_or_stops_in_the_handshake_is_closed(
     serving: Serving, files: CertificateFiles, entrance: EntranceRules
 ) -> None:
     server = serving.start(
@@ -252,7 +252,7 @@ def test_a_client_that_says_nothing_or_stops_in_the_handshake_is_closed(
     assert closed_reasons(server) == {CloseReason.HANDSHAKE_TIMEOUT: 2, CloseReason.HANDSHAKE_FAILED: 1}
 
 
-def test_a_port_scan_is_an_end_like_any_other(serving: Serving, entrance: EntranceRules) -> None:
+def test_a_port_scan_is_peer_eof(serving: Serving, entrance: EntranceRules) -> None:
     server = serving.start(Service(lambda line, conn: line, Lines), entrance=entrance)
     serving.meet(server).close()
 
@@ -282,7 +282,7 @@ def test_a_message_cut_at_every_byte_of_its_record_is_served(
     assert peer.read_exactly(6) == b"hello\n"
 
 
-def test_who_is_refused_before_the_handshake_is_closed_at_once(
+def test_a_client_that_is_refused_before_the_handshake_is_closed_at_once(
     serving: Serving, files: CertificateFiles, entrance: EntranceRules
 ) -> None:
     service = Service(lambda line, conn: line, Lines, on_error=lambda fault, conn: b"full")
@@ -313,6 +313,6 @@ def test_gevents_arguments_make_tls_for_services_too(serving: Serving, files: Ce
 
 
 @pytest.mark.parametrize("arguments", [{"keyfile": "x"}, {"certfile": "x", "nonsense": 1}])
-def test_tls_arguments_that_make_no_sense_are_named(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="TLS needs certfile or ssl_context, and takes "):
+def test_invalid_tls_arguments_are_named(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="TLS needs certfile or ssl_context, and accepts "):
         TcpServer(("127.0.0.1", 0), Service(lambda line, conn: line, Lines), **arguments)

@@ -82,7 +82,7 @@ def test_a_handler_that_cannot_be_spawned_is_counted(serving: Serving, capfd: py
     def refuse(*_: Any) -> None:
         raise RuntimeError("no greenlet")
 
-    setattr(server, "_spawn", refuse)  # noqa: B010  # gevent's own, which its stubs do not know
+    setattr(server, "_spawn", refuse)  # noqa: B010  # gevent's own, which is not in its stubs
     peer = serving.connect(server)
 
     assert peer.is_reset() or peer.read() == b""
@@ -105,7 +105,7 @@ def test_a_drain_waits_for_bare_handlers(serving: Serving) -> None:
 
 
 def test_a_drain_waits_for_bare_handlers_that_have_not_begun(serving: Serving) -> None:
-    """Connections that the drain itself takes out of the queue have greenlets that never ran yet."""
+    """Connections that the drain itself accepts have greenlets that have not run yet."""
     gate = Gate()
     server = serving.start(make_waiting(gate))
     server.stop_accepting()
@@ -159,8 +159,8 @@ def test_a_pool_that_is_killed_before_its_greenlets_run_is_counted(serving: Serv
     assert peer.is_reset() or peer.read() == b""
 
 
-def test_stop_is_gevents_own(serving: Serving) -> None:
-    """Without a pool, handlers go on until they are done."""
+def test_stop_is_that_of_gevent(serving: Serving) -> None:
+    """Without a pool, handlers run until they end."""
     gate = Gate()
     server = serving.start(make_waiting(gate))
     peer = serving.connect(server)

@@ -47,7 +47,7 @@ def test_a_unix_socket_is_served(serving: Serving, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [plain.socket, socket.socket])
 def test_a_listening_socket_is_served_wherever_it_comes_from(serving: Serving, kind: Any) -> None:
-    """One of the standard library blocks, and must not block the hub."""
+    """A socket of the standard library is blocking, and must not block the hub."""
     listener = kind()
     listener.bind(("127.0.0.1", 0))
     listener.listen()
@@ -68,13 +68,13 @@ def test_accepted_sockets_send_at_once(serving: Serving) -> None:
     assert delays[0] != 0
 
 
-def test_an_unknown_shape_is_a_config_error() -> None:
+def test_an_unknown_engine_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match=r"^greenlets is 'threads', must be 'pooled' or 'dedicated'$"):
         TcpServer(("127.0.0.1", 0), make_echo_lines(), greenlets="threads")  # type: ignore[arg-type]
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_codec_that_cannot_be_made_leaves_the_books_in_order(serving: Serving) -> None:
+def test_the_counters_balance_after_a_codec_could_not_be_made(serving: Serving) -> None:
     def no_codec() -> Lines:
         raise ValueError("no codec")
 
@@ -171,7 +171,7 @@ def test_an_on_open_that_fails_closes_and_is_logged(
     assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
 
 
-def test_an_on_close_that_fails_is_logged_and_harms_nobody(
+def test_an_on_close_that_fails_is_logged_and_harms_no_connection(
     serving: Serving, greenlets: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(conn: Connection, reason: CloseReason) -> None:
@@ -243,7 +243,7 @@ def test_everything_received_before_a_drain_is_answered(serving: Serving, greenl
     assert_closed(server, CloseReason.DRAINED, 2)
 
 
-def test_more_than_a_turn_receives_is_answered_in_a_drain(serving: Serving, greenlets: str) -> None:
+def test_a_drain_answers_more_than_one_turn_receives(serving: Serving, greenlets: str) -> None:
     gate = Gate()
     server = serving.start(gate.service(), greenlets=greenlets)
     server.socket.setsockopt(plain.SOL_SOCKET, plain.SO_RCVBUF, 1 << 20)
@@ -365,7 +365,7 @@ def test_handlers_that_take_too_long_are_killed_and_counted(serving: Serving, gr
     assert server.counters.closed[CloseReason.KILLED] == 3
 
 
-def test_a_handler_that_will_not_die_loses_its_connection(serving: Serving, greenlets: str) -> None:
+def test_a_handler_that_does_not_end_when_killed_loses_its_connection(serving: Serving, greenlets: str) -> None:
     done = Event()
 
     def stubborn(line: bytes, conn: Connection) -> None:
@@ -401,7 +401,7 @@ def test_a_peer_that_does_not_read_is_killed_in_time(serving: Serving, greenlets
 def test_a_connection_that_breaks_while_it_drains_is_no_error(
     serving: Serving, greenlets: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The last turn has been asked for and has not begun."""
+    """The last turn is requested and has not begun."""
     server = serving.start(make_echo_lines(), greenlets=greenlets)
     serving.meet(server)
     conn = next(iter(server._connections))
@@ -435,13 +435,13 @@ def test_a_second_drain_finds_nothing_to_do(serving: Serving, greenlets: str) ->
     server.stop()
 
 
-# The texts of addresses
+# Strings of addresses
 
 
-def test_connections_of_a_host_share_its_text_and_no_text_is_kept_for_ever(
+def test_connections_of_a_host_share_one_string_that_is_freed(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On CPython 3.12 a text that was interned has no count of references, and is never freed."""
+    """On CPython 3.12 an interned string has no reference count, and is never freed."""
     monkeypatch.setattr(server_module, "KNOWN_HOSTS", 3)
     keeper = Keeper()
     server = serving.start(keeper.service())

@@ -1,4 +1,4 @@
-"""The first message of a client, as it is read for people."""
+"""The ClientHello: parsed, and used to explain failed handshakes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_version_and_name_are_read(version: ssl.TLSVersion, number: int, name: s
     assert read_client_hello(hello(version, name)) == ClientHello(number, sent)
 
 
-def test_a_message_that_is_cut_is_none() -> None:
+def test_an_incomplete_message_is_no_hello() -> None:
     data = hello()
 
     assert {read_client_hello(data[:end]) for end in range(len(data))} == {None}
@@ -52,7 +52,7 @@ def test_a_message_may_come_in_any_pieces() -> None:
         assert read_client_hello(*(data[at : at + size] for at in range(0, len(data), size))) == read_client_hello(data)
 
 
-def test_nothing_is_kept_of_what_is_no_hello() -> None:
+def test_bytes_that_are_no_hello_are_not_kept() -> None:
     reader = HelloReader()
     for _ in range(20):
         reader.feed(b"\x16\x03\x01\xff\xff\x01\xff\xff\xff" + bytes(0xFFFF - 4))
@@ -69,20 +69,20 @@ def test_a_message_in_several_records_is_read() -> None:
     assert read_client_hello(data) == read_client_hello(hello())
 
 
-def test_versions_that_nobody_knows_do_not_count() -> None:
+def test_unknown_versions_are_ignored() -> None:
     data = hello().replace(b"\x00\x2b\x00\x05\x04\x03\x04\x03\x03", b"\x00\x2b\x00\x05\x04\x7a\x7a\x03\x03")
 
     assert read_client_hello(data) == ClientHello(0x0303, b"www.example.org")
 
 
-def test_a_name_of_an_unknown_type_is_none() -> None:
+def test_a_name_of_an_unknown_type_is_ignored() -> None:
     data = hello().replace(b"\x00\x00\x0fwww.example.org", b"\x01\x00\x0fwww.example.org")
 
     assert read_client_hello(data) == ClientHello(0x0304, None)
 
 
 @pytest.mark.parametrize(("at", "byte"), [(0, 0x15), (5, 2)])
-def test_what_is_no_hello_is_none(at: int, byte: int) -> None:
+def test_other_messages_are_no_hello(at: int, byte: int) -> None:
     data = bytearray(hello())
     data[at] = byte
 
@@ -115,7 +115,7 @@ def test_other_beginnings_could_not(data: bytes) -> None:
         (None, "unknown error", "unknown error"),
     ],
 )
-def test_errors_are_told_without_lines_of_code(reason: str | None, text: str, said: str) -> None:
+def test_errors_are_shown_without_source_positions(reason: str | None, text: str, said: str) -> None:
     error = ssl.SSLError(1, text)
     error.reason = reason  # type: ignore[assignment]
 
@@ -123,7 +123,7 @@ def test_errors_are_told_without_lines_of_code(reason: str | None, text: str, sa
 
 
 @given(st.binary(max_size=200), st.integers(0, 600), st.integers(0, 255))
-def test_nothing_that_comes_raises(data: bytes, at: int, byte: int) -> None:
+def test_feed_never_raises(data: bytes, at: int, byte: int) -> None:
     broken = bytearray(hello())
     broken[at % len(broken)] = byte
 

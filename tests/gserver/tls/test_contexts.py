@@ -1,4 +1,4 @@
-"""What is configured for TLS: checked, loaded, chosen by name, and loaded again when files change."""
+"""SSL contexts: settings validated, files loaded and reloaded, certificates chosen by name."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def refusal(files: CertificateFiles, **config: Any) -> str:
 
 
 def shown_to(tls: Tls, server_name: str | None = "localhost", context: ssl.SSLContext | None = None) -> bytes:
-    """The certificate, DER, that a client is shown."""
+    """Return the certificate, in DER, that the server presents to a client."""
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
     client = TlsClient(context or trusting, server_name)
@@ -96,11 +96,11 @@ class TestDefaults:
 
 
 class TestWhatCannotBeUsed:
-    """One line that names the setting, the file, and what is wrong."""
+    """The error is one line with the setting, the file and the fault."""
 
     @pytest.fixture
     def contents(self, tmp_path: Path, files: CertificateFiles) -> Contents:
-        """Files that are wrong, by a name."""
+        """Invalid files, by a name for each fault."""
         certificate = Path(files.certfile).read_text()
         texts = {
             "empty": "",
@@ -118,16 +118,16 @@ class TestWhatCannotBeUsed:
         [
             ("certfile", "missing", "does not exist"),
             ("certfile", "folder", "cannot be read: Is a directory"),
-            ("certfile", "empty", "holds no PEM certificate"),
-            ("certfile", "rubbish", "holds no PEM certificate"),
-            ("certfile", "half", "cannot be loaded: it is damaged, or cut off"),
+            ("certfile", "empty", "contains no PEM certificate"),
+            ("certfile", "rubbish", "contains no PEM certificate"),
+            ("certfile", "half", "cannot be loaded: the file is damaged or incomplete"),
             ("certfile", "broken", "cannot be loaded: "),
             ("keyfile", "missing", "does not exist"),
-            ("keyfile", "rubbish", "holds no PEM private key"),
-            ("keyfile", "locked", "is locked, and keyfile_password is not set"),
+            ("keyfile", "rubbish", "contains no PEM private key"),
+            ("keyfile", "locked", "is encrypted, and keyfile_password is not set"),
             ("ca_certs", "missing", "does not exist"),
-            ("ca_certs", "rubbish", "holds no PEM certificate"),
-            ("ca_certs", "half", "holds a certificate that is damaged, or cut off"),
+            ("ca_certs", "rubbish", "contains no PEM certificate"),
+            ("ca_certs", "half", "contains a certificate that is damaged or incomplete"),
         ],
     )
     def test_is_a_file(self, files: CertificateFiles, contents: Contents, setting: str, file: str, says: str) -> None:
@@ -141,31 +141,31 @@ class TestWhatCannotBeUsed:
         assert refusal(files, certfile="a\0b") == r"setting certfile: 'a\x00b' cannot be read: embedded null byte"
 
     def test_is_a_certificate_without_its_key(self, files: CertificateFiles) -> None:
-        says = f"setting certfile: {files.certfile!r} holds no private key, and keyfile is not set"
+        says = f"setting certfile: {files.certfile!r} contains no private key, and keyfile is not set"
 
         assert refusal(files, keyfile=None) == says
 
     def test_is_the_key_of_another(self, files: CertificateFiles, others: CertificateFiles) -> None:
         assert refusal(files, keyfile=others.keyfile) == (
-            f"setting keyfile: the key in {others.keyfile!r} is not the one of the certificate in {files.certfile!r}"
+            f"setting keyfile: the key in {others.keyfile!r} does not match the certificate in {files.certfile!r}"
         )
 
     @pytest.mark.parametrize("password", ["wrong", "", "x" * 5000])
     def test_is_a_wrong_password(self, files: CertificateFiles, contents: Contents, password: str) -> None:
         text = refusal(files, keyfile=contents["locked"], keyfile_password=password)
 
-        assert text == f"setting keyfile_password does not open the key in {contents['locked']!r}"
+        assert text == f"setting keyfile_password does not decrypt the key in {contents['locked']!r}"
 
-    def test_is_told_of_the_names_it_was_for(self, files: CertificateFiles, others: CertificateFiles) -> None:
+    def test_is_named_with_its_server_name(self, files: CertificateFiles, others: CertificateFiles) -> None:
         text = refusal(files, sni=(("www.example.org", others.certfile, files.keyfile),))
 
-        assert text.startswith(f"setting keyfile of 'www.example.org' in sni: the key in {files.keyfile!r} is not")
+        assert text.startswith(f"setting keyfile of 'www.example.org' in sni: the key in {files.keyfile!r} does not")
 
     @pytest.mark.parametrize(
         ("config", "says"),
         [
-            ({"cert_reqs": "required"}, "setting cert_reqs is 'required', and ca_certs does not say who may sign"),
-            ({"cert_reqs": "optional"}, "setting cert_reqs is 'optional', and ca_certs does not say who may sign"),
+            ({"cert_reqs": "required"}, "setting cert_reqs is 'required', and ca_certs is not set"),
+            ({"cert_reqs": "optional"}, "setting cert_reqs is 'optional', and ca_certs is not set"),
             ({"cert_reqs": "maybe"}, "setting cert_reqs is 'maybe': expected none, optional, required"),
             ({"min_version": "1.1"}, "setting min_version is '1.1': expected 1.2 or 1.3"),
             ({"ciphers": "NOPE"}, "setting ciphers: 'NOPE' selects no cipher"),
@@ -173,9 +173,9 @@ class TestWhatCannotBeUsed:
             ({"ciphers": "TLS_AES_128_GCM_SHA256"}, "setting ciphers: 'TLS_AES_128_GCM_SHA256' selects no cipher"),
             ({"ciphers": "ECDHE:!ECDHE"}, "setting ciphers: 'ECDHE:!ECDHE' selects no cipher"),
             ({"ciphers": "@STRENGTH"}, "setting ciphers: '@STRENGTH' selects no cipher"),
-            ({"alpn": ("",)}, "setting alpn: '' is no protocol name"),
-            ({"alpn": ("one", "x" * 256)}, f"setting alpn: '{'x' * 40}' is no protocol name"),
-            ({"alpn": ("naïve",)}, "setting alpn: 'naïve' is no protocol name"),
+            ({"alpn": ("",)}, "setting alpn: '' is not a protocol name"),
+            ({"alpn": ("one", "x" * 256)}, f"setting alpn: '{'x' * 40}' is not a protocol name"),
+            ({"alpn": ("naïve",)}, "setting alpn: 'naïve' is not a protocol name"),
         ],
     )
     def test_is_a_value(self, files: CertificateFiles, config: dict[str, Any], says: str) -> None:
@@ -191,12 +191,12 @@ class TestWhatCannotBeUsed:
     def test_is_a_server_name(self, files: CertificateFiles, name: str) -> None:
         says = refusal(files, sni=((name, files.combined, None),))
 
-        assert says.startswith(f"setting sni: {name[:80]!r} is no server name")
+        assert says.startswith(f"setting sni: {name[:80]!r} is not a server name")
 
     def test_is_a_server_name_given_twice(self, files: CertificateFiles) -> None:
         sni = (("example.org", files.combined, None), ("EXAMPLE.org.", files.combined, None))
 
-        assert refusal(files, sni=sni) == "setting sni names 'EXAMPLE.org.' twice"
+        assert refusal(files, sni=sni) == "setting sni has 'EXAMPLE.org.' twice"
 
 
 class TestCertificates:
@@ -222,12 +222,12 @@ class TestCertificates:
     def test_say_how_long_they_are_valid(self, files: CertificateFiles) -> None:
         validity = read_validity(Path(files.certfile).read_bytes())
 
-        assert validity == Validity(moment(2000), moment(3000))  # one of each way to write a time
+        assert validity == Validity(moment(2000), moment(3000))  # both formats of a time
         assert validity.complaint(moment(2026)) is None
         assert validity.complaint(moment(1999)) == "is not valid before 2000-01-01"
         assert validity.complaint(moment(3001)) == "expired on 3000-01-01"
 
-    def test_of_clients_are_asked_for_only_if_that_was_said(
+    def test_of_clients_are_requested_only_if_set(
         self, files: CertificateFiles, caplog: pytest.LogCaptureFixture
     ) -> None:
         assert configure(files, ca_certs=files.ca).context.verify_mode == ssl.CERT_NONE
@@ -331,7 +331,7 @@ class TestServerNames:
         client = ssl.create_default_context(cafile=others.ca)
         client.check_hostname = False
         client.set_alpn_protocols(["one"])
-        with pytest.raises(TlsError, match="showed no certificate"):
+        with pytest.raises(TlsError, match="presented no certificate"):
             connect(TlsStream(tls.context), TlsClient(client, "example.org"))
         client.load_cert_chain(files.client_certfile, files.client_keyfile)
         stream = TlsStream(tls.context)

@@ -1,4 +1,4 @@
-"""Certificates that were loaded before a fork, in a worker that gevent has patched since."""
+"""Certificates loaded before a fork, used in a worker that gevent has patched after it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if pid == 0:
     os.utime(sys.argv[1])
     assert [tls.reload_if_changed() for _ in range(2)] == [False, True]
     assert ask()[0].version == "TLSv1.2"
-    assert ask(session)[0].resumed  # the keys of tickets outlive certificates
+    assert ask(session)[0].resumed  # the ticket keys are kept when certificates change
     os._exit(7)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """

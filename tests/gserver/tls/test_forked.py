@@ -1,4 +1,4 @@
-"""Contexts that were made before the fork, in workers that gevent has patched after it."""
+"""Contexts made before the fork, used in workers that gevent has patched after it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one client that can do what `ssl` cannot: renegotiate, change keys, ask for what is refused."""
+"""Tests with `openssl s_client`, which can renegotiate, change keys and request old versions; `ssl` cannot."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
 
 
 class Session:
-    """One connection of `openssl s_client`, whose standard input are its commands."""
+    """One connection of `openssl s_client`, controlled by its standard input."""
 
     def __init__(self, files: CertificateFiles, folder: Path, *arguments: str) -> None:
         listener = socket.create_server(("127.0.0.1", 0))
@@ -57,7 +57,7 @@ class Session:
         self.process.stdin.flush()
 
     def receive(self) -> tuple[bytes, bytes]:
-        """What came next, and what is owed for it."""
+        """Return the next plaintext, and the bytes to send in reply."""
         plaintext = self.stream.decrypt(self._socket.recv(65536))
         return plaintext, self.stream.take_outgoing()
 
@@ -125,8 +125,8 @@ def test_keys_are_changed_when_the_client_asks(client: Session) -> None:
 
 
 @versions(("-tls1_2", "-cipher", "AES128-SHA"), ("-tls1_1", "-cipher", "ALL:@SECLEVEL=0"))
-def test_what_is_old_is_refused_with_an_alert(client: Session) -> None:
-    with pytest.raises(TlsError, match=r"no cipher in common|wants TLSv1\.1, at least TLSv1\.2"):
+def test_old_versions_and_ciphers_are_refused_with_an_alert(client: Session) -> None:
+    with pytest.raises(TlsError, match=r"no cipher in common|offers at most TLSv1\.1, the server needs"):
         client.connect()
     client.send(client.stream.take_outgoing())
 

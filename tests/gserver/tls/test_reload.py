@@ -1,4 +1,4 @@
-"""Certificates and authorities that change under a running server."""
+"""Certificates and authorities that change while the server runs."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def new(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
 
 @pytest.fixture
 def live(old: CertificateFiles, tmp_path: Path) -> CertificateFiles:
-    """Where the server reads; the old ones to begin with."""
+    """The files that the server reads; at first, the old ones."""
     files = CertificateFiles(**{name: str(tmp_path / f"{name}.pem") for name in vars(old)})
     put(old, files)
     return files
 
 
 def put(source: CertificateFiles, live: CertificateFiles, *fields: str) -> None:
-    """Replace files, as an ACME client does: all of them, or those named."""
+    """Replace files, as an ACME client does: all, or the given ones."""
     for name in fields or vars(source):
         shutil.copyfile(getattr(source, name), getattr(live, name) + ".new")
         os.replace(getattr(live, name) + ".new", getattr(live, name))
@@ -58,7 +58,7 @@ def look_twice(tls: Tls) -> bool:
 
 
 def accepts(tls: Tls, client: ssl.SSLContext, server_name: str = "localhost") -> bool:
-    """Whether a client and the server get on."""
+    """Return whether the handshake of a client succeeds."""
     try:
         connect(TlsStream(tls.context), TlsClient(client, server_name))
     except (TlsError, ssl.SSLError):
@@ -67,7 +67,7 @@ def accepts(tls: Tls, client: ssl.SSLContext, server_name: str = "localhost") ->
 
 
 def shows(tls: Tls, files: CertificateFiles, server_name: str = "localhost") -> bool:
-    """Whether the server shows what the authority of `files` has signed."""
+    """Return whether the server presents a certificate of the authority of `files`."""
     return accepts(tls, files.client_context(), server_name)
 
 
@@ -95,7 +95,9 @@ def test_a_new_certificate_is_shown_and_its_expiry_logged(
     ]
 
 
-def test_what_still_changes_is_not_taken(live: CertificateFiles, old: CertificateFiles, new: CertificateFiles) -> None:
+def test_files_that_still_change_are_not_loaded(
+    live: CertificateFiles, old: CertificateFiles, new: CertificateFiles
+) -> None:
     tls = make(live)
     for size in range(3):
         Path(live.certfile).write_bytes(Path(new.certfile).read_bytes()[: 100 + size])
@@ -108,7 +110,7 @@ def test_what_still_changes_is_not_taken(live: CertificateFiles, old: Certificat
 
 
 @pytest.mark.parametrize("broken", ["mismatch", "half", "missing"])
-def test_what_cannot_be_used_is_logged_once_and_the_old_stays(
+def test_invalid_files_are_logged_once_and_the_old_certificates_stay(
     live: CertificateFiles,
     old: CertificateFiles,
     new: CertificateFiles,
@@ -133,7 +135,7 @@ def test_what_cannot_be_used_is_logged_once_and_the_old_stays(
     assert shows(tls, new)
 
 
-def test_a_change_back_to_what_is_in_use_is_quiet_after_an_error(
+def test_a_change_back_to_the_old_files_is_not_logged_after_an_error(
     live: CertificateFiles, old: CertificateFiles, new: CertificateFiles, caplog: pytest.LogCaptureFixture
 ) -> None:
     tls = make(live)
@@ -150,7 +152,7 @@ def test_a_change_back_to_what_is_in_use_is_quiet_after_an_error(
 def test_a_certificate_with_another_type_of_key_leaves_the_old_one_nowhere(
     live: CertificateFiles, old: CertificateFiles
 ) -> None:
-    """In one context OpenSSL would keep both, and choose by what the client likes."""
+    """In one context, OpenSSL would keep both, and choose by the preference of the client."""
     tls = make(live)
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost", key_type=trustme.KeyType.RSA)
@@ -234,7 +236,7 @@ class TestSessions:
     def test_end_with_a_change_of_authorities(
         self, live: CertificateFiles, old: CertificateFiles, new: CertificateFiles, client: ssl.SSLContext
     ) -> None:
-        """The authority that vouched for the client of a session may be the one that was removed."""
+        """The client of the session may have a certificate of the removed authority."""
         tls = make(live, cert_reqs="optional", ca_certs=live.ca)
         session = self.session(tls, client)
         put(new, live, "ca")

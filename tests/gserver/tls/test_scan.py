@@ -1,4 +1,4 @@
-"""What scanners that others wrote find on a server with default settings: nothing."""
+"""Public TLS scanners find no fault in a server with default settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TLS of one connection: the handshake, what goes through it, and what breaks it."""
+"""The TLS session of one connection: handshake, data, errors."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def fail(call: Callable[[bytes], object], data: bytes, reason: CloseReason = Clo
 
 
 def refuse(server: ssl.SSLContext, client: ssl.SSLContext) -> str:
-    """What a server says of a client that it does not get on with."""
+    """Return the text of the error of a failed handshake."""
     with pytest.raises(TlsError) as caught:
         connected(server, client)
     assert caught.value.close_reason is CloseReason.HANDSHAKE_FAILED
@@ -75,7 +75,7 @@ def server_context(files: CertificateFiles, **config: Any) -> ssl.SSLContext:
 
 
 class TestTheHandshake:
-    def test_says_what_was_agreed_on(self, pair: Pair, client: ssl.SSLContext) -> None:
+    def test_reports_its_results(self, pair: Pair, client: ssl.SSLContext) -> None:
         info = pair[0].info
 
         assert info.version == client.maximum_version.name.replace("_", ".")
@@ -94,7 +94,7 @@ class TestTheHandshake:
         assert stream.info.server_name == "localhost"
         assert stream.decrypt(peer.encrypt(b"x")) == b"x"
 
-    def test_leaves_what_came_behind_it_to_be_decrypted(self, server: ssl.SSLContext, files: CertificateFiles) -> None:
+    def test_leaves_data_after_it_for_decrypt(self, server: ssl.SSLContext, files: CertificateFiles) -> None:
         stream, peer = TlsStream(server), TlsClient(files.client_context())
         stream.handshake(peer.handshake())
         last = peer.handshake(stream.take_outgoing())
@@ -104,7 +104,7 @@ class TestTheHandshake:
         assert stream.decrypt(b"") == b"onetwo"
         assert not stream.has_buffered
 
-    def test_knows_no_name_where_the_client_asks_for_none(self, server: ssl.SSLContext, client: ssl.SSLContext) -> None:
+    def test_has_no_name_if_the_client_requests_none(self, server: ssl.SSLContext, client: ssl.SSLContext) -> None:
         assert connected(server, client, "127.0.0.1")[0].info.server_name is None
 
     @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ class TestClientCertificates:
     def test_that_are_required_may_not_be_missing(self, files: CertificateFiles, client: ssl.SSLContext) -> None:
         text = refuse(server_context(files, cert_reqs="required", ca_certs=files.ca), client)
 
-        assert text == "the client showed no certificate, and one is required"
+        assert text == "the client presented no certificate, and one is required"
 
     @pytest.mark.parametrize("reqs", ["optional", "required"])
     def test_of_a_stranger_are_refused(
@@ -172,9 +172,9 @@ class TestARefusal:
         client.set_ciphers("ALL:@SECLEVEL=0")
 
         text = refuse(server_context(files, min_version=needed), client)
-        assert text == f"the client wants {wanted.replace('_', '.')}, at least TLSv{needed} is needed"
+        assert text == f"the client offers at most {wanted.replace('_', '.')}, the server needs at least TLSv{needed}"
 
-    def test_for_want_of_a_common_cipher_says_so(self, files: CertificateFiles, server: ssl.SSLContext) -> None:
+    def test_without_a_common_cipher_is_explained(self, files: CertificateFiles, server: ssl.SSLContext) -> None:
         client = files.client_context()
         client.maximum_version = V1_2
         client.set_ciphers("AES128-SHA")
@@ -189,10 +189,12 @@ class TestARefusal:
             (b"\x80\x2e\x01\x03\x01", "no TLS: the first bytes are b'\\x80.\\x01\\x03\\x01'"),
             (b"\x16\x16" * 20, "no TLS: the first bytes are b'\\x16\\x16\\x16\\x16\\x16\\x16\\x16\\x16'"),
             (b"\x16\x03\x01\x00\x05hello", "the handshake failed: unexpected message"),
-            (b"\x15\x03\x01\x00\x02\x02\x30", "the client began with an alert"),
+            (b"\x15\x03\x01\x00\x02\x02\x30", "the first message of the client is an alert"),
         ],
     )
-    def test_of_what_is_no_tls_shows_it(self, server: ssl.SSLContext, data: bytes, text: str) -> None:
+    def test_with_a_peer_without_tls_shows_the_first_bytes(
+        self, server: ssl.SSLContext, data: bytes, text: str
+    ) -> None:
         assert fail(TlsStream(server).handshake, data) == text
 
     def test_lasts(self, server: ssl.SSLContext, client: ssl.SSLContext) -> None:
@@ -213,30 +215,32 @@ class TestARefusal:
             peer.handshake(stream.take_outgoing())
         assert stream.take_outgoing() == b""
 
-    def test_of_a_version_that_is_none_blames_no_version(self, server: ssl.SSLContext, client: ssl.SSLContext) -> None:
+    def test_with_an_invalid_version_does_not_mention_versions(
+        self, server: ssl.SSLContext, client: ssl.SSLContext
+    ) -> None:
         hello = bytearray(TlsClient(client).handshake())
         hello[9:11] = b"\x02\x00"
 
         words = "version too low" if client.maximum_version is V1_2 else "bad legacy version"
         assert fail(TlsStream(server).handshake, bytes(hello)) == f"the handshake failed: {words}"
 
-    def test_by_the_client_says_why(self, server: ssl.SSLContext, stranger: CertificateFiles) -> None:
+    def test_by_the_client_has_the_reason(self, server: ssl.SSLContext, stranger: CertificateFiles) -> None:
         stream, peer = TlsStream(server), TlsClient(stranger.client_context())
         stream.handshake(peer.handshake())
         with pytest.raises(ssl.SSLCertVerificationError):
             peer.handshake(stream.take_outgoing())
 
         text = fail(stream.handshake, peer.outgoing.read())
-        assert text == "the client gave up: unknown certificate authority"
+        assert text == "the client sent an alert: unknown certificate authority"
 
     @pytest.mark.parametrize("name", [b"local\xffost", b"local\nost", b"local\x1bost"])
-    def test_of_what_is_no_server_name_prints_nothing(
+    def test_with_an_invalid_server_name_prints_nothing(
         self, server: ssl.SSLContext, client: ssl.SSLContext, name: bytes, capfd: pytest.CaptureFixture[str]
     ) -> None:
         stream = TlsStream(server)
         hello = TlsClient(client, "localhost").handshake().replace(b"localhost", name)
 
-        assert fail(stream.handshake, hello) == f"the client asks for {name!r}, which is no server name"
+        assert fail(stream.handshake, hello) == f"the client requests {name!r}, which is not a server name"
         assert stream.take_outgoing() == b"\x15\x03\x03\x00\x02\x02\x2f"
         assert capfd.readouterr() == ("", "")
 
@@ -280,9 +284,9 @@ class TestData:
         data[at] ^= 1
         text = fail(stream.decrypt, bytes(data), CloseReason.PROTOCOL_ERROR)
 
-        # The second: OpenSSL 3.6, of which ssl gives the last of two errors.
+        # The second text is that of OpenSSL 3.6: ssl reports the last of its two errors.
         assert text in [
-            f"the peer broke TLS: {why}" for why in ("decryption failed or bad record mac", "record layer failure")
+            f"the peer violated TLS: {why}" for why in ("decryption failed or bad record mac", "record layer failure")
         ]
         assert fail(stream.decrypt, b"", CloseReason.PROTOCOL_ERROR) == text
         with pytest.raises(ssl.SSLError, match=r"(?i)bad record mac"):
@@ -290,7 +294,7 @@ class TestData:
 
     @pytest.mark.parametrize("data", [b"hello, world\r\n", b"\x17\x03\x03\xff\xff" + bytes(20000)])
     def test_that_is_no_record_is_refused(self, pair: Pair, data: bytes) -> None:
-        assert fail(pair[0].decrypt, data, CloseReason.PROTOCOL_ERROR).startswith("the peer broke TLS: ")
+        assert fail(pair[0].decrypt, data, CloseReason.PROTOCOL_ERROR).startswith("the peer violated TLS: ")
 
     def test_that_the_client_could_not_read_ends_with_its_words(self, pair: Pair) -> None:
         stream, peer = pair
@@ -300,10 +304,10 @@ class TestData:
             peer.decrypt(bytes(data))
 
         text = fail(stream.decrypt, peer.outgoing.read(), CloseReason.PROTOCOL_ERROR)
-        assert text == "the peer gave up: bad record mac"
+        assert text == "the peer sent an alert: bad record mac"
 
     def test_cannot_be_sent_before_the_handshake(self, server: ssl.SSLContext) -> None:
-        assert "nothing can be sent" in fail(TlsStream(server).encrypt, b"x", CloseReason.PROTOCOL_ERROR)
+        assert "cannot send" in fail(TlsStream(server).encrypt, b"x", CloseReason.PROTOCOL_ERROR)
 
 
 class TestTheEnd:
@@ -322,7 +326,7 @@ class TestTheEnd:
         assert stream.decrypt(peer.encrypt(b"last") + peer.encrypt(b"cut")[:-1]) == b"last"
         assert not stream.at_end
 
-    def test_is_told_once(self, pair: Pair) -> None:
+    def test_is_returned_once(self, pair: Pair) -> None:
         stream, peer = pair
         peer.incoming.write(stream.close_notify())
 
@@ -335,7 +339,7 @@ class TestTheEnd:
         assert stream.close_notify() != b""
         assert stream.decrypt(late + peer.encrypt(b"later")) == b"latelater"
         assert not stream.at_end
-        assert "nothing can be sent" in fail(stream.encrypt, b"x", CloseReason.PROTOCOL_ERROR)
+        assert "cannot send" in fail(stream.encrypt, b"x", CloseReason.PROTOCOL_ERROR)
 
         assert stream.decrypt(peer.close_notify()) == b""
         assert stream.at_end
@@ -347,5 +351,5 @@ class TestTheEnd:
         assert peer.decrypt(stream.encrypt(b"goodbye")) == b"goodbye"
         assert stream.close_notify() != b""
 
-    def test_before_the_handshake_tells_nothing(self, server: ssl.SSLContext) -> None:
+    def test_before_the_handshake_is_empty(self, server: ssl.SSLContext) -> None:
         assert TlsStream(server).close_notify() == b""

@@ -112,7 +112,7 @@ def test_a_text_that_names_nothing_is_refused_before_any_import(text: str) -> No
         ("factory(1, 2)", "cannot be called: too many positional arguments"),
         ("needs()", "cannot be called: missing a required argument: 'size'"),
         ("needs", "expected a Service"),
-        ("of_lines", "is of_lines(line, conn), which takes messages by the names of its arguments:"),
+        ("of_lines", "is of_lines(line, conn), which seems to take messages, by the names of its arguments:"),
         ("of_lines", "expected Service(of_lines, codec=...), or a bare handle(socket, address) ({file}:"),
         ("of_data", "expected Service(of_data, codec=...)"),
         ("later", "is later, an async function: gserver does not await it"),

@@ -152,7 +152,7 @@ def raises(message: Any, conn: Any) -> Any:
         ),
         (
             Service(raises, Lines, probe=b"?"),
-            r"^the probe was not answered: the handler raised RuntimeError: it cannot \(.*test_worker_probe.py:\d+\)$",
+            r"^the probe was not answered: the handler raised RuntimeError: it cannot \(.*_readiness_probe.py:\d+\)$",
         ),
         (
             Service(raises, Lines, probe=b"?", on_error=lambda *_: b"sorry"),

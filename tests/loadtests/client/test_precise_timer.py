@@ -1,4 +1,4 @@
-"""Sleeping until a moment."""
+"""Sleeping until a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def alarm() -> Iterator[Alarm]:
     alarm.close()
 
 
-def test_nobody_is_woken_early_and_all_in_order(alarm: Alarm) -> None:
+def test_no_sleeper_is_woken_early_and_all_are_woken_in_order(alarm: Alarm) -> None:
     begin_ns = time.monotonic_ns()
     woken: list[int] = []
 
@@ -38,7 +38,7 @@ def test_nobody_is_woken_early_and_all_in_order(alarm: Alarm) -> None:
     assert woken == sorted(times)
 
 
-def test_sleep_ends_more_exactly_than_the_loop_can(alarm: Alarm) -> None:
+def test_sleep_is_more_precise_than_that_of_the_loop(alarm: Alarm) -> None:
     """gevent.sleep() rounds up to the next millisecond. A busy machine makes some of the sleeps late, but not all."""
     late_ns: list[int] = []
     while len(late_ns) < 1000 and sum(each < 400_000 for each in late_ns) < 5:
@@ -50,7 +50,7 @@ def test_sleep_ends_more_exactly_than_the_loop_can(alarm: Alarm) -> None:
     assert sum(each < 400_000 for each in late_ns) == 5
 
 
-def test_a_sleeper_that_is_killed_is_not_woken_and_keeps_nobody_asleep(alarm: Alarm) -> None:
+def test_a_killed_sleeper_is_not_woken_and_does_not_delay_others(alarm: Alarm) -> None:
     due_ns = time.monotonic_ns() + 20 * MS
     first, second = gevent.spawn(alarm.sleep_until, due_ns - MS), gevent.spawn(alarm.sleep_until, due_ns)
     gevent.sleep(0)
@@ -62,7 +62,7 @@ def test_a_sleeper_that_is_killed_is_not_woken_and_keeps_nobody_asleep(alarm: Al
 
 
 def test_a_sleeper_may_sleep_again_at_once(alarm: Alarm) -> None:
-    """And sets the alarm for a moment before everybody else's."""
+    """Even for a time before that of all others."""
     begin_ns = time.monotonic_ns()
     ticks: list[int] = []
 
@@ -77,8 +77,8 @@ def test_a_sleeper_may_sleep_again_at_once(alarm: Alarm) -> None:
     assert time.monotonic_ns() - begin_ns >= 70 * MS
 
 
-def test_after_the_loop_was_busy_all_that_are_due_are_woken_in_one_turn(alarm: Alarm) -> None:
-    """One a turn, and a swarm that was held up for ten milliseconds takes as long again to catch up."""
+def test_after_the_loop_was_busy_all_due_sleepers_are_woken_in_one_iteration(alarm: Alarm) -> None:
+    """With one for each iteration, a swarm that was blocked for ten milliseconds needs as long again to catch up."""
     turns = [0]
     woken_in: list[int] = []
 
@@ -94,7 +94,7 @@ def test_after_the_loop_was_busy_all_that_are_due_are_woken_in_one_turn(alarm: A
     gevent.sleep(0)
     watcher = gevent.get_hub().loop.prepare()
     watcher.start(count)
-    time.sleep(0.01)  # the loop is kept from its work
+    time.sleep(0.01)  # blocks the loop
     gevent.joinall(sleepers, timeout=60, raise_error=True)
     watcher.stop()
     watcher.close()
@@ -102,7 +102,7 @@ def test_after_the_loop_was_busy_all_that_are_due_are_woken_in_one_turn(alarm: A
     assert len(set(woken_in)) == 1
 
 
-def test_an_expiration_that_something_else_has_read_is_no_lost_wake_up(alarm: Alarm) -> None:
+def test_an_expiration_that_was_read_elsewhere_still_wakes(alarm: Alarm) -> None:
     due_ns = time.monotonic_ns() + MS
     sleepers = [gevent.spawn(alarm.sleep_until, due_ns + each * MS) for each in range(3)]
     gevent.sleep(0)
@@ -114,8 +114,8 @@ def test_an_expiration_that_something_else_has_read_is_no_lost_wake_up(alarm: Al
     assert all(sleeper.successful() for sleeper in sleepers)
 
 
-def test_a_timer_that_cannot_be_set_is_an_error_of_every_sleeper(alarm: Alarm) -> None:
-    """As where its descriptor's number has become that of another file."""
+def test_a_timer_that_cannot_be_set_raises_in_every_sleeper(alarm: Alarm) -> None:
+    """For example because its descriptor now belongs to another file."""
     due_ns = time.monotonic_ns() + 20 * MS
     sleepers = [gevent.spawn(alarm.sleep_until, due_ns + each) for each in range(3)]
     gevent.sleep(0)
@@ -131,26 +131,26 @@ def test_a_timer_that_cannot_be_set_is_an_error_of_every_sleeper(alarm: Alarm) -
         alarm.sleep_until(due_ns)
 
 
-def test_a_greenlet_that_ends_with_an_exception_stops_nobody_elses_clock(
+def test_a_greenlet_that_ends_with_an_exception_does_not_delay_others(
     alarm: Alarm, capsys: pytest.CaptureFixture[str]
 ) -> None:
     due_ns = time.monotonic_ns() + 2 * MS
 
     def fail() -> None:
         alarm.sleep_until(due_ns)
-        raise ValueError("as asked")
+        raise ValueError("as expected")
 
     hub = gevent.get_hub()
-    plain = greenlet(fail, hub)  # what it raises comes out in the hub
+    plain = greenlet(fail, hub)  # its exception reaches the hub
     hub.loop.run_callback(plain.switch)
     sleepers = [gevent.spawn(alarm.sleep_until, due_ns + each) for each in (1, 10 * MS)]
     gevent.joinall(sleepers, timeout=60, raise_error=True)
 
     assert all(sleeper.successful() for sleeper in sleepers)
-    assert "ValueError: as asked" in capsys.readouterr().err
+    assert "ValueError: as expected" in capsys.readouterr().err
 
 
-def test_who_sleeps_until_moments_that_have_passed_keeps_nobody_from_the_loop(alarm: Alarm) -> None:
+def test_sleeping_until_a_time_that_has_passed_lets_the_loop_run(alarm: Alarm) -> None:
     done: list[bool] = []
 
     def rush() -> None:
@@ -165,7 +165,7 @@ def test_who_sleeps_until_moments_that_have_passed_keeps_nobody_from_the_loop(al
     assert rushing.successful()
 
 
-def test_closing_it_ends_those_who_sleep() -> None:
+def test_closing_it_ends_all_sleepers() -> None:
     alarm = Alarm()
     sleeper = gevent.spawn(alarm.sleep_until, time.monotonic_ns() + 600_000 * MS)
     gevent.sleep(0)

@@ -1,4 +1,4 @@
-"""What Locust's web UI shows of a server while it is tested; the page itself is in test_web_ui.py."""
+"""Live samples of a server for Locust's web UI; test_web_ui.py tests the page itself."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def counted(messages: int, sockets: int) -> dict[str, Any]:
     return {"server": {"messages": messages, "open": sockets, "lag_s": 0.004}}
 
 
-def test_a_row_is_what_happened_between_two_samples() -> None:
+def test_a_row_has_the_figures_between_two_samples() -> None:
     assert row_of(sample(10), sample(12, cpu_s=0.5), start_s=8) == {"t": 4, "cpu": 25, "rss": 3, "descriptors": 12}
 
 
-def test_what_gserver_counts_itself_takes_the_place_of_descriptors() -> None:
+def test_gservers_own_counters_replace_descriptors() -> None:
     before, after = sample(10, **counted(100, 5)), sample(12, **counted(300, 6), kernel={"accept_queue": 3})
 
     row = row_of(before, after, start_s=10)
@@ -36,7 +36,7 @@ def test_what_gserver_counts_itself_takes_the_place_of_descriptors() -> None:
     assert row == {"t": 2, "cpu": 0, "rss": 3, "sockets": 6, "messages": 100, "lag": 4, "queue": 3}
 
 
-def test_a_server_that_did_not_tell_once_is_shown_by_what_is_known() -> None:
+def test_a_sample_without_gservers_counters_has_descriptors() -> None:
     assert "descriptors" in row_of(sample(10), sample(11, **counted(5, 5)), 10)
 
 
@@ -49,12 +49,12 @@ def test_a_server_that_did_not_tell_once_is_shown_by_what_is_known() -> None:
         ({"pid": "1", "sampler": "a:1"}, "--server-sampler goes without"),
     ],
 )
-def test_what_cannot_be_sampled_is_refused(given: dict[str, str], words: str) -> None:
+def test_wrong_options_are_named(given: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         sampler_options(**{"pid": "", "sampler": "", "stats": "", "host": "", **given})
 
 
-def test_what_is_sampled_is_the_port_under_test_too() -> None:
+def test_the_sampler_gets_the_tested_port() -> None:
     pid = str(os.getpid())
     host = "tcp://127.0.0.1:3001"
 
@@ -80,23 +80,23 @@ def server() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_rows_come_while_the_server_lives_and_then_it_is_said_why_not(
+def test_rows_come_until_the_server_ends_and_then_the_reason(
     server: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "INTERVAL_S", 0.05)
     shown = Live(["--pid", str(server.pid)])
 
     wait_until(lambda: len(shown.rows) >= 3, 20)
-    assert shown.told()["ended"] == ""
+    assert shown.newer()["ended"] == ""
     assert [row["t"] for row in shown.rows] == sorted({row["t"] for row in shown.rows})
 
     middle = shown.rows[1]["t"]
-    assert all(row["t"] > middle for row in shown.told(since=middle)["rows"])
+    assert all(row["t"] > middle for row in shown.newer(since=middle)["rows"])
 
     server.kill()
     server.wait()
     wait_until(lambda: bool(shown.ended), 20)
-    assert shown.told() == {"rows": list(shown.rows), "ended": f"process {server.pid} has ended"}
+    assert shown.newer() == {"rows": list(shown.rows), "ended": f"process {server.pid} has ended"}
     shown.close()
 
 
@@ -109,7 +109,7 @@ def test_closing_ends_the_sampler(server: subprocess.Popen[bytes]) -> None:
     assert not sampler.is_running()
 
 
-def test_a_sampler_that_cannot_begin_says_why() -> None:
+def test_a_sampler_that_cannot_start_gives_the_reason() -> None:
     shown = Live(["--pid", str(2**31 - 2)])
 
     wait_until(lambda: bool(shown.ended), 20)

@@ -52,7 +52,7 @@ def test_mean_and_minimum_are_those_of_the_library(latencies: list[int]) -> None
     assert histogram.least == library.get_min_value()
 
 
-def test_nothing_recorded_has_a_mean_of_nothing() -> None:
+def test_an_empty_histogram_has_a_mean_of_0() -> None:
     assert (Histogram().mean, Histogram().least) == (0, 0)
 
 
@@ -75,13 +75,13 @@ def test_more_than_an_hour_counts_as_an_hour() -> None:
     assert make_histogram([HIGHEST_NS * 5]).counts.keys() == make_histogram([HIGHEST_NS]).counts.keys()
 
 
-def test_nothing_recorded_has_no_percentiles() -> None:
+def test_an_empty_histogram_has_no_percentiles() -> None:
     assert Histogram().percentiles([50.0]) == {}
     assert Histogram().total == 0
 
 
 @pytest.mark.parametrize("text", ["", "garbage", "HISTFAAAAC", "é"])
-def test_what_is_no_histogram_is_refused(text: str) -> None:
+def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="histogram"):
         Histogram.decode(text)
 

@@ -1,4 +1,4 @@
-"""What a swarm saw: counting, merging, keeping."""
+"""Recordings: counting, merging, and their JSON."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_everything_belongs_to_the_second_in_which_it_was_due_or_began() -> None
     assert recording.total(["SUM"], 15, 16).done == recording.total(["SUM"]).done == 1
 
 
-def test_what_had_to_wait_at_the_end_is_in_the_latencies_with_what_it_had_waited() -> None:
+def test_outstanding_exchanges_are_in_the_latencies_with_the_time_that_they_waited() -> None:
     recording = Recording()
     recording.succeeded("SUM", S + 2000, 1000, 2000)
     recording.outstanding("SUM", 5 * S, CUT_OFF, 2 * S, 3 * S)
@@ -66,8 +66,8 @@ def test_the_first_text_of_each_class_of_failure_is_kept() -> None:
     assert Recording.from_json(master.to_json()).examples == {"SUM: mismatch": "first"}
 
 
-def test_a_recording_that_was_filed_by_its_ends_is_read() -> None:
-    """As schema 2 kept it."""
+def test_a_recording_by_the_end_of_exchanges_is_read() -> None:
+    """That is schema 2."""
     kept = make_recording().to_json()
     for cell in kept["cells"]["SUM"].values():
         del cell["done"]
@@ -76,7 +76,7 @@ def test_a_recording_that_was_filed_by_its_ends_is_read() -> None:
     assert Recording.from_json(kept).total(["SUM"]).done == 3
 
 
-def test_what_was_due_has_a_response_time_and_a_phase_has_none() -> None:
+def test_scheduled_exchanges_have_a_response_time_and_phases_have_none() -> None:
     recording = make_recording()
 
     assert recording.total(["SUM"]).response.measured.percentiles([100]) == pytest.approx({100: 300_011}, rel=0.001)
@@ -101,8 +101,8 @@ def test_a_total_holds_its_seconds_and_no_others() -> None:
     assert recording.total(["nothing"]).outcomes == {}
 
 
-def test_what_processes_hand_over_merges_exactly() -> None:
-    """Through msgpack, as Locust carries it."""
+def test_reports_of_processes_merge_exactly() -> None:
+    """Through msgpack, as Locust sends it."""
     master = Recording()
     for process in ("a", "b"):
         worker = make_recording()
@@ -119,7 +119,7 @@ def test_what_processes_hand_over_merges_exactly() -> None:
     assert master.sockets() == {10: 6}
 
 
-def test_a_process_that_says_nothing_in_a_second_counts_as_before() -> None:
+def test_a_process_without_figures_for_a_second_counts_as_before() -> None:
     recording = Recording()
     recording.health = {
         "a": {1: {"sockets": 5}, 2: {"sockets": 6}, 4: {"sockets": 7}},
@@ -130,7 +130,7 @@ def test_a_process_that_says_nothing_in_a_second_counts_as_before() -> None:
     assert Recording().sockets() == {}
 
 
-def test_a_worker_that_left_has_no_sockets_from_then_on_until_it_is_back() -> None:
+def test_a_worker_that_left_has_no_sockets_until_it_is_back() -> None:
     recording = Recording()
     recording.health = {"a": {1: {"sockets": 5}, 4: {"sockets": 7}}, "b": {1: {"sockets": 10}}}
     recording.left("b", 2)
@@ -156,7 +156,7 @@ def test_a_worker_that_left_has_no_sockets_from_then_on_until_it_is_back() -> No
     ],
 )
 def test_a_worker_that_was_lost_is_named_with_the_time(final: bool, left_s: int | None, says: list[str]) -> None:
-    """Of seconds 10 to 19, which were measured; a worker that reported everything may leave after them."""
+    """Seconds 10 to 19 were measured; a worker that has reported everything may leave after them."""
     recording = Recording()
     recording.reports = {"web-1-7": {"recorded": 5, "merged": 5, "final": final}}
     if left_s is not None:
@@ -168,8 +168,8 @@ def test_a_worker_that_was_lost_is_named_with_the_time(final: bool, left_s: int 
     assert recording.missing() == []
 
 
-def test_two_workers_of_one_name_stay_two() -> None:
-    """Hosts may have the same name, and processes of the same number."""
+def test_two_workers_with_one_name_are_kept_apart() -> None:
+    """Hosts may have the same name, and processes the same pid."""
     master = Recording()
     for name in ("web-7", "web-7#2"):
         worker = Recording()
@@ -182,7 +182,7 @@ def test_two_workers_of_one_name_stay_two() -> None:
     assert set(master.reports) == {"web-7", "web-7#2"}
 
 
-def test_what_is_kept_is_what_was_recorded() -> None:
+def test_the_json_has_everything_that_was_recorded() -> None:
     recording = make_recording()
     kept = Recording.from_json(json.loads(json.dumps(recording.to_json())))
 
@@ -202,7 +202,7 @@ def test_the_outcomes_so_far_are_those_of_the_total() -> None:
     assert recording.outcomes() == recording.total().outcomes == {"ok": 3, "refused": 3}
 
 
-def test_what_is_asked_for_is_the_sum_of_the_schedules_of_all_processes() -> None:
+def test_the_demanded_rate_is_the_sum_over_all_processes() -> None:
     recording = Recording()
     recording.health = {
         "a": {second: {"asked_per_s": 20.0} for second in range(10)},

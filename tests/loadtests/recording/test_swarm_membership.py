@@ -63,7 +63,7 @@ def test_a_worker_without_an_introduction_is_refused(data: Any) -> None:
     assert roster.notices == [f"a worker on host web was refused: {why}"]
 
 
-def test_a_worker_that_comes_after_the_start_is_refused() -> None:
+def test_a_worker_after_the_start_is_refused() -> None:
     roster = introduced("web_1", "web_2")
     roster.admit("web_1", "2.5", OWN)
     roster.is_closed = True
@@ -72,7 +72,7 @@ def test_a_worker_that_comes_after_the_start_is_refused() -> None:
     assert roster.processes == {"web_1": "web-7"}
 
 
-def test_processes_of_one_name_get_names_of_their_own() -> None:
+def test_processes_with_one_name_get_unique_names() -> None:
     workers = ("web_1", "web_2", "web_3")
     roster = introduced(*workers)
     for worker in (*workers, "web_1"):  # one of them joins again
@@ -81,7 +81,7 @@ def test_processes_of_one_name_get_names_of_their_own() -> None:
     assert roster.processes == {"web_1": "web-7", "web_2": "web-7#2", "web_3": "web-7#3"}
 
 
-def test_a_worker_that_is_started_again_and_again_fills_no_memory_with_notices() -> None:
+def test_a_worker_that_restarts_without_end_adds_a_limited_number_of_notices() -> None:
     roster = Roster(is_closed=True)
     for number in range(3 * MOST_NOTICES):
         roster.introduce(f"web_{number}", introduction())

@@ -1,4 +1,4 @@
-"""What the processes of a tree cost."""
+"""CPU time, memory and descriptors of a process tree."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from loadtests.sampling.process_tree import PLATEAU_S, Budget, Plateau, Tree, _cpu_clock_s, _memory, _memory_bytes
 from tests.helpers.processes import wait_for
 
-# A process with three sockets and a thread that has a child of its own; each level says when it is there.
+# A process with three sockets, and with a thread that has a child; each level prints when it is ready.
 FAMILY = """
 import os, socket, sys, threading, time
 sockets = [socket.socket() for _ in range(3)]
@@ -47,7 +47,7 @@ def family() -> Iterator[subprocess.Popen[str]]:
                     each.kill()
 
 
-def test_every_process_is_there_also_the_child_of_a_thread() -> None:
+def test_the_tree_has_every_process_even_the_child_of_a_thread() -> None:
     with family() as process:
         known = {each.pid for each in psutil.Process(process.pid).children(recursive=True)}
         sample = Tree(process.pid).sample()
@@ -58,7 +58,7 @@ def test_every_process_is_there_also_the_child_of_a_thread() -> None:
     assert sorted(each["threads"] for each in sample) == [1, 1, 2]
 
 
-def test_each_process_has_what_it_costs_as_psutil_says() -> None:
+def test_each_process_has_the_figures_of_psutil() -> None:
     with family() as process:
         (root, *_), known = Tree(process.pid).sample(sockets=True, memory=True), psutil.Process(process.pid)
 
@@ -71,13 +71,13 @@ def test_each_process_has_what_it_costs_as_psutil_says() -> None:
         assert root["started_s"] == known.create_time()
 
 
-def test_what_is_dear_is_left_out_unless_asked_for() -> None:
+def test_expensive_figures_are_read_only_on_request() -> None:
     (own, *_) = Tree(os.getpid()).sample()
 
     assert not {"sockets", "memory_bytes"} & set(own)
 
 
-def test_descriptors_are_counted_one_by_one_as_they_come_and_go() -> None:
+def test_each_opened_and_closed_descriptor_changes_the_count() -> None:
     tree = Tree(os.getpid())
     before = tree.sample(sockets=True)[0]
     with socket.socket(), socket.socket(), open(os.devnull):
@@ -96,7 +96,7 @@ def test_a_tree_whose_root_has_ended_is_empty() -> None:
     assert tree.sample() == []
 
 
-def test_a_root_that_waits_to_be_buried_has_ended() -> None:
+def test_a_zombie_root_has_ended() -> None:
     process = subprocess.Popen(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     sample = Tree(process.pid).sample()
@@ -105,7 +105,7 @@ def test_a_root_that_waits_to_be_buried_has_ended() -> None:
     assert sample == []
 
 
-# A child that ends at once, and its own child, which stays in the session that the root leads; the root waits for none.
+# A child that ends at once, and its child, which stays in the session that the root leads; the root calls no wait().
 ORPHAN = """
 import os, sys, time
 if os.fork() == 0:
@@ -117,7 +117,7 @@ time.sleep(60)
 """
 
 
-def test_a_child_that_has_ended_keeps_its_account_and_holds_nothing_and_its_own_child_is_followed() -> None:
+def test_a_zombie_child_keeps_its_cpu_time_and_its_child_stays_in_the_tree() -> None:
     command = [sys.executable, "-c", ORPHAN]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None
@@ -138,32 +138,32 @@ def test_a_child_that_has_ended_keeps_its_account_and_holds_nothing_and_its_own_
     assert orphan["memory_bytes"] > 0
 
 
-def test_where_the_cpu_clock_cannot_be_read_ticks_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cpu_clock_the_ticks_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loadtests.sampling.process_tree._cpu_clock_s", lambda pid: None)
     (own, *_) = Tree(os.getpid()).sample()
 
     assert own["cpu_s"] == own["cpu_user_s"] + own["cpu_system_s"] > 0
 
 
-def test_a_process_that_is_gone_has_no_cpu_clock() -> None:
+def test_a_process_that_has_ended_has_no_cpu_clock() -> None:
     assert _cpu_clock_s(2**22 + 1) is None
 
 
-def test_memory_of_a_kernel_that_does_not_split_it_is_all_of_it() -> None:
+def test_memory_on_a_kernel_that_does_not_split_it_is_the_whole_pss() -> None:
     head, own = "55cd-7fff ---p 00000000 00:00 0 [rollup]\nRss: 900 kB\nPss: 500 kB\n", "SwapPss: 7 kB\n"
 
     assert _memory_bytes(head + own) == 507 * 1024
     assert _memory_bytes(f"{head}Pss_Anon: 300 kB\nPss_File: 160 kB\nPss_Shmem: 40 kB\n{own}") == 347 * 1024
 
 
-def test_a_kernel_without_a_rollup_is_said_to_have_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_kernel_without_a_rollup_is_an_error_in_the_sample(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("loadtests.sampling.process_tree.PROC", tmp_path)
 
     assert _memory(1) == {"memory_error": "No such file or directory"}
 
 
-def test_a_number_that_is_another_processes_by_now_is_not_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the kernel would have it if the number were given again: the process that has it began at another time."""
+def test_another_process_with_the_pid_of_the_root_is_not_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pid that the kernel has reused belongs to a process with another start time."""
     with family() as process:
         tree = Tree(process.pid)
         monkeypatch.setattr(tree._root, "_ident", (process.pid, 1.0))
@@ -171,7 +171,7 @@ def test_a_number_that_is_another_processes_by_now_is_not_the_root(monkeypatch: 
         assert tree.sample() == []
 
 
-def test_a_number_that_is_another_childs_by_now_is_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_process_with_the_pid_of_a_child_is_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     with family() as process:
         tree = Tree(process.pid)
         child = tree.sample()[1]
@@ -183,13 +183,13 @@ def test_a_number_that_is_another_childs_by_now_is_a_process_of_its_own(monkeypa
         assert again[child["pid"]]["started_s"] == child["started_s"]
 
 
-def test_a_root_that_is_not_there_is_an_error() -> None:
+def test_a_missing_root_is_an_error() -> None:
     with pytest.raises(psutil.NoSuchProcess):
         Tree(2**22 + 1)
 
 
 @pytest.mark.parametrize("cost_s", [0.05, 0.15, 2.0])
-def test_what_is_dear_takes_no_more_than_its_share_of_the_time(cost_s: float) -> None:
+def test_expensive_figures_use_no_more_than_their_share_of_the_time(cost_s: float) -> None:
     budget, now_s, spent_s = Budget(share=0.01), 0.0, 0.0
     while now_s < 3600:
         if budget.allows(now_s):
@@ -200,7 +200,7 @@ def test_what_is_dear_takes_no_more_than_its_share_of_the_time(cost_s: float) ->
     assert 0.005 * 3600 < spent_s <= 0.01 * 3600 + cost_s
 
 
-def test_a_plateau_is_where_descriptors_stay_the_same_for_a_while() -> None:
+def test_a_plateau_is_a_time_of_equal_descriptors() -> None:
     plateau = Plateau()
     assert not plateau.is_level
     levels = []
@@ -213,7 +213,7 @@ def test_a_plateau_is_where_descriptors_stay_the_same_for_a_while() -> None:
     assert all(is_level for now_s, is_level in levels if now_s > 5.5 + PLATEAU_S)
 
 
-def test_a_little_coming_and_going_is_still_a_plateau_and_more_is_none() -> None:
+def test_a_change_of_one_percent_is_still_a_plateau() -> None:
     calm, lively = Plateau(), Plateau()
     for step in range(20):
         calm.add(step * 0.25, 1000 + step % 2 * 5)

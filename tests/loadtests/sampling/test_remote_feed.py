@@ -1,4 +1,4 @@
-"""Samples of a server on its own machine: over TCP, on another clock."""
+"""Samples sent by another machine over TCP, and converted to this machine's clock."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from loadtests.sampling import remote_feed as remote
-from loadtests.sampling.remote_feed import Broadcast, ClockOffset, Feed, FeedLost
+from loadtests.sampling.remote_feed import Broadcast, Feed, FeedLost
 from loadtests.sampling.wakeup import Wakeup
 from tests.helpers.processes import wait_for
 
@@ -30,38 +28,11 @@ can_shift_clocks = bool(os.getuid() == 0 and shutil.which("unshare") and Path("/
 in_another_time = pytest.mark.skipif(not can_shift_clocks, reason="needs root, unshare and time namespaces")
 
 
-# Clocks
-
-
-@given(
-    st.floats(-1e6, 1e6),
-    st.lists(st.tuples(st.floats(0.00001, 0.5), st.floats(0, 1)), min_size=1, max_size=20),
-)
-def test_an_offset_is_never_wrong_by_more_than_it_says(offset_s: float, asked: list[tuple[float, float]]) -> None:
-    """However unevenly a question and its answer share the time that both take."""
-    clock, now_s = ClockOffset(), 1000.0
-    for took_s, share in asked:
-        clock.add(now_s, now_s + took_s * share + offset_s, now_s + took_s)
-        now_s += took_s
-
-    assert abs(clock.offset_s - offset_s) <= clock.uncertainty_s + 1e-6
-    assert clock.uncertainty_s == pytest.approx(min(took for took, _ in asked) / 2, rel=1e-3, abs=1e-6)
-
-
-def test_answers_of_long_ago_are_forgotten_for_clocks_drift() -> None:
-    clock = ClockOffset(window_s=60.0)
-    clock.add(0.0, 5.0, 0.0001)
-    clock.add(100.0, 105.1, 100.2)
-
-    assert clock.offset_s == pytest.approx(5.0)
-    assert clock.uncertainty_s == pytest.approx(0.1)
-
-
-# A sampler that gives, as the program that it is
+# A sampler that sends, as a process
 
 
 class Sampling:
-    """`sample --pid PID --listen`, in another time if asked."""
+    """`sample --pid PID --listen`, with a monotonic clock that is `ahead_s` ahead."""
 
     def __init__(self, pid: int, *options: str, ahead_s: int = 0) -> None:
         wrapper = ["unshare", "-T", "--monotonic", str(ahead_s), "--fork", "--kill-child"] if ahead_s else []
@@ -82,9 +53,9 @@ class Sampling:
 
     def __enter__(self) -> Sampling:
         assert self.process.stderr is not None
-        said = self.process.stderr.readline()
-        found = re.fullmatch(r"loadtests sample: listening at 127\.0\.0\.1:(\d+)\n", said)
-        assert found, said
+        printed = self.process.stderr.readline()
+        found = re.fullmatch(r"loadtests sample: listening at 127\.0\.0\.1:(\d+)\n", printed)
+        assert found, printed
         self.address = ("127.0.0.1", int(found[1]))
         return self
 
@@ -146,7 +117,7 @@ def test_samples_of_another_clock_are_written_on_this_one(tmp_path: Path) -> Non
         assert 0 <= sample["generator_host"]["time_s"] - sample["time_s"] < 1
 
 
-def test_several_runs_may_read_and_all_are_told_the_end(tmp_path: Path) -> None:
+def test_several_runs_may_read_and_all_receive_the_end(tmp_path: Path) -> None:
     outputs = [tmp_path / "one", tmp_path / "other"]
     with something_to_sample() as server, Sampling(server.pid) as sampling, contextlib.ExitStack() as stack:
         relays = [stack.enter_context(relaying(sampling.address, output)) for output in outputs]
@@ -158,7 +129,7 @@ def test_several_runs_may_read_and_all_are_told_the_end(tmp_path: Path) -> None:
     assert ended == [(f"loadtests sample: process {server.pid} has ended\n", 0)] * 2
 
 
-def test_a_sampler_that_is_killed_is_one_line_and_what_it_had_given_is_kept(tmp_path: Path) -> None:
+def test_a_killed_sampler_is_one_line_and_its_samples_are_kept(tmp_path: Path) -> None:
     output = tmp_path / "samples"
     with (
         something_to_sample() as server,
@@ -167,14 +138,14 @@ def test_a_sampler_that_is_killed_is_one_line_and_what_it_had_given_is_kept(tmp_
     ):
         wait_for_samples(output, 3)
         sampling.process.kill()
-        _, said = relay.communicate(timeout=60)
+        _, printed = relay.communicate(timeout=60)
 
     shown = f"127.0.0.1:{sampling.address[1]}"
-    assert (said, relay.returncode) == (f"loadtests sample: the sampler at {shown} is gone\n", 1)
+    assert (printed, relay.returncode) == (f"loadtests sample: the sampler at {shown} is gone\n", 1)
     assert len(samples_of(output)) >= 3
 
 
-def test_a_sampler_that_is_told_to_stop_tells_its_readers(tmp_path: Path) -> None:
+def test_a_sampler_that_is_stopped_sends_its_end_to_its_readers(tmp_path: Path) -> None:
     output = tmp_path / "samples"
     with (
         something_to_sample() as server,
@@ -188,21 +159,21 @@ def test_a_sampler_that_is_told_to_stop_tells_its_readers(tmp_path: Path) -> Non
         assert (relay.returncode, sampling.process.wait(60)) == (0, 0)
 
 
-def test_nobody_at_the_address_is_one_line(tmp_path: Path) -> None:
+def test_no_sampler_at_the_address_is_one_line(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         with relaying(unused.getsockname(), tmp_path / "samples") as relay:
-            _, said = relay.communicate(timeout=60)
+            _, printed = relay.communicate(timeout=60)
 
-    assert said == f"loadtests sample: no sampler at 127.0.0.1:{unused_port(said)}: Connection refused\n"
+    assert printed == f"loadtests sample: no sampler at 127.0.0.1:{unused_port(printed)}: Connection refused\n"
     assert relay.returncode == 1
 
 
-def unused_port(said: str) -> str:
-    return said.rpartition(": ")[0].rpartition(":")[2]
+def unused_port(printed: str) -> str:
+    return printed.rpartition(": ")[0].rpartition(":")[2]
 
 
-def test_an_address_that_is_taken_is_one_line() -> None:
+def test_an_address_in_use_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         command = [sys.executable, "-m", "loadtests", "sample", "--pid", str(os.getpid()), "--listen", address]
@@ -211,7 +182,7 @@ def test_an_address_that_is_taken_is_one_line() -> None:
     assert (ended.returncode, ended.stderr) == (1, f"loadtests sample: {address}: Address already in use\n")
 
 
-# The giving side, in this process
+# The sending side, in this process
 
 
 class Giving:
@@ -231,7 +202,7 @@ class Giving:
         deadline = time.monotonic() + 5
         while not fact():
             assert time.monotonic() < deadline
-            self.wakeup.turn(time.monotonic() + 0.01)
+            self.wakeup.wait_once(time.monotonic() + 0.01)
 
     def close(self) -> None:
         self._stack.close()
@@ -244,7 +215,7 @@ def giving() -> Iterator[Giving]:
     made.close()
 
 
-def test_a_reader_that_takes_nothing_is_given_up_and_others_lose_nothing(giving: Giving) -> None:
+def test_a_reader_that_does_not_receive_is_disconnected_and_others_lose_nothing(giving: Giving) -> None:
     sample = {"time_s": 1.0, "padding": "x" * 50_000}
     with giving.connect() as deaf, socket.create_connection(giving.broadcast.address, 5) as reader:
         giving.turn_until(lambda: len(giving.broadcast._readers) == 2)
@@ -253,7 +224,7 @@ def test_a_reader_that_takes_nothing_is_given_up_and_others_lose_nothing(giving:
             giving.broadcast.send(sample)
             sent += 1
             assert sent < 2000
-            giving.wakeup.turn(0.0)
+            giving.wakeup.wait_once(0.0)
             received += len(reader.recv(1 << 20))
         giving.turn_until(lambda: not any(each.waiting for each in giving.broadcast._readers.values()))
         giving.broadcast.end("enough")
@@ -266,36 +237,36 @@ def test_a_reader_that_takes_nothing_is_given_up_and_others_lose_nothing(giving:
     assert received == expected
 
 
-@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"pong": 1}\n', b"x" * 2000, b"\xff\n"])
-def test_who_speaks_otherwise_is_dropped(giving: Giving, said: bytes) -> None:
+@pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"pong": 1}\n', b"x" * 2000, b"\xff\n"])
+def test_a_reader_that_sends_anything_but_pings_is_disconnected(giving: Giving, sent: bytes) -> None:
     with giving.connect() as stranger:
-        stranger.sendall(said)
+        stranger.sendall(sent)
         giving.turn_until(lambda: not giving.broadcast._readers)
 
 
-def test_no_more_readers_than_it_can_serve_are_let_in(giving: Giving) -> None:
+def test_a_reader_above_the_limit_is_disconnected(giving: Giving) -> None:
     with contextlib.ExitStack() as stack:
         readers = [
             stack.enter_context(socket.create_connection(giving.broadcast.address, 5))
             for _ in range(remote.MAX_READERS + 1)
         ]
         giving.turn_until(lambda: len(giving.broadcast._readers) == remote.MAX_READERS)
-        giving.wakeup.turn(time.monotonic() + 0.05)
+        giving.wakeup.wait_once(time.monotonic() + 0.05)
 
         assert readers[-1].recv(100) == b""
 
 
-# The taking side, in this process
+# The receiving side, in this process
 
 
 @contextlib.contextmanager
-def heard(said: bytes) -> Iterator[Feed]:
-    """The feed of somebody who says this to whoever connects, and nothing more."""
+def feed_of(sent: bytes) -> Iterator[Feed]:
+    """The feed of a server that sends these bytes to its first client, and nothing more."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         pid = os.fork()
         if pid == 0:
             peer, _ = server.accept()
-            peer.sendall(said)
+            peer.sendall(sent)
             time.sleep(60)
             os._exit(0)
         try:
@@ -307,20 +278,20 @@ def heard(said: bytes) -> Iterator[Feed]:
 
 
 @pytest.mark.parametrize(
-    "said", [b"SSH-2.0-x\r\n", b"[]\n", b"{}\n", b'{"pong": 99, "time_s": 1}\n', b'{"sample": {"x": 1}}\n']
+    "sent", [b"SSH-2.0-x\r\n", b"[]\n", b"{}\n", b'{"pong": 99, "time_s": 1}\n', b'{"sample": {"x": 1}}\n']
 )
-def test_what_is_no_sampler_is_one_line(said: bytes) -> None:
-    with heard(said) as feed, pytest.raises(FeedLost, match=r"^what is at 127\.0\.0\.1:\d+ is no sampler$"):
+def test_another_program_is_one_line(sent: bytes) -> None:
+    with feed_of(sent) as feed, pytest.raises(FeedLost, match=r"^the program at 127\.0\.0\.1:\d+ is no sampler$"):
         list(feed)
 
 
 def test_another_version_is_one_line() -> None:
-    with heard(b'{"samples": 2}\n') as feed, pytest.raises(FeedLost, match=r"speaks version 2, this one 1$"):
+    with feed_of(b'{"samples": 2}\n') as feed, pytest.raises(FeedLost, match=r"has version 2, this one has 1$"):
         list(feed)
 
 
-def test_a_machine_that_says_nothing_any_more_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sampler_that_falls_silent_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "SILENCE_S", 0.1)
     monkeypatch.setattr(remote, "PING_INTERVAL_S", 0.05)
-    with heard(b'{"samples": 1}\n') as feed, pytest.raises(FeedLost, match=r"has said nothing for 0\.1 s$"):
+    with feed_of(b'{"samples": 1}\n') as feed, pytest.raises(FeedLost, match=r"has sent nothing for 0\.1 s$"):
         list(feed)

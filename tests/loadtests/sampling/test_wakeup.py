@@ -1,4 +1,4 @@
-"""Sleeping until a moment, a signal or word on a socket."""
+"""Sleeping until a time, a signal, or until a socket is ready."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from loadtests.sampling.wakeup import Wakeup
 
 
-def test_a_moment_that_comes_brings_no_signal() -> None:
+def test_the_end_of_the_time_returns_no_signal() -> None:
     with Wakeup(signal.SIGUSR1) as wakeup:
         began_s = time.monotonic()
 
@@ -36,13 +36,13 @@ def test_sockets_are_served_without_ending_the_sleep() -> None:
         assert wakeup.wait(began_s + 0.02) == []
         wakeup.forget(here)
         there.send(b"two")
-        wakeup.turn(time.monotonic())
+        wakeup.wait_once(time.monotonic())
 
     assert time.monotonic() >= began_s + 0.02
     assert heard == [b"one"]
 
 
-def test_the_handlers_from_before_are_back_afterwards() -> None:
+def test_the_previous_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with Wakeup(signal.SIGTERM):
         assert signal.getsignal(signal.SIGTERM) is not before

@@ -1,4 +1,4 @@
-"""A Locust file of one's own is found to be unusable before anything is started."""
+"""A user's Locust file is checked before anything is started."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from loadtests.cli import main
-from loadtests.users import locustfile_check as own_users
+from loadtests.users import locustfile_check
 from loadtests.users.locustfile_check import check_users
 
 USERS = """
 from locust import User, task
 from gserver import Lines
 from loadtests.users import TcpUser
-print("said while it is imported")
+print("printed while it is imported")
 class Mine(TcpUser):
     codec = Lines
     @task
@@ -40,7 +40,7 @@ def add(parser): parser.add_argument("--tenant", required=True)
 """
 
 
-def complaint(file: Path, text: str, name: str | None) -> str:
+def problem_of(file: Path, text: str, name: str | None) -> str:
     file.write_text(text)
     with pytest.raises(ValueError, match=r"mine\.py|mine\.txt|a,b\.py") as caught:
         check_users(file, name)
@@ -49,7 +49,7 @@ def complaint(file: Path, text: str, name: str | None) -> str:
 
 
 @pytest.mark.parametrize("name", ["Mine", "Own", None])
-def test_a_file_that_can_be_used_is_left_alone(tmp_path: Path, name: str | None) -> None:
+def test_a_file_without_problems_is_accepted(tmp_path: Path, name: str | None) -> None:
     file = tmp_path / "mine.py"
     file.write_text(USERS)
 
@@ -61,10 +61,10 @@ def test_a_file_that_can_be_used_is_left_alone(tmp_path: Path, name: str | None)
     [
         ("Nope", USERS, "there is no class 'Nope' in it (--user): it has Mine, Idle, Named, Own"),
         ("helper", USERS, "helper in it (--user) is no subclass of TcpUser: it has Mine"),
-        ("Plain", USERS, "Plain in it (--user) is no TcpUser, and only what those exchange is recorded: it has Mine"),
+        ("Plain", USERS, "Plain in it (--user) is no TcpUser, and exchanges of others are not recorded: it has Mine"),
         ("Abstract", USERS, "Abstract in it (--user) is abstract: it has Mine"),
         ("Idle", USERS, "Idle in it (--user) has no method with @task"),
-        ("Named", USERS, "the codec of Named is 'lines', must make codecs: TypeError"),
+        ("Named", USERS, "the codec of Named is 'lines', which makes no codec: TypeError"),
         ("Mine", USERS + SHAPE, "Waves is a load shape, and a run has the shape of its profile"),
         ("Mine", USERS + ARGUMENT, "it adds --tenant to Locust's command line as required"),
         (None, "", "it has no subclass of loadtests.users.tcp_user.TcpUser"),
@@ -75,25 +75,23 @@ def test_a_file_that_can_be_used_is_left_alone(tmp_path: Path, name: str | None)
         ("Mine", "import os, sys\nsys.stderr.write('bye')\nsys.stderr.flush()\nos._exit(7)", "with status 7: bye"),
     ],
 )
-def test_what_is_wrong_with_it_is_one_line_with_the_place(
-    tmp_path: Path, name: str | None, text: str, says: str
-) -> None:
+def test_a_problem_is_one_line_with_its_place(tmp_path: Path, name: str | None, text: str, says: str) -> None:
     file = tmp_path / "mine.py"
 
-    said = complaint(file, text, name)
-    assert said.startswith(f"{file}: ")
-    assert says.format(file=file) in said
+    problem = problem_of(file, text, name)
+    assert problem.startswith(f"{file}: ")
+    assert says.format(file=file) in problem
 
 
-def test_an_import_that_does_not_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own_users, "PATIENCE_S", 0.2)
+def test_an_import_that_does_not_end_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locustfile_check, "TIMEOUT_S", 0.2)
 
-    assert "has not ended after 0.2 s" in complaint(tmp_path / "mine.py", "import time; time.sleep(60)", "Mine")
+    assert "has not ended after 0.2 s" in problem_of(tmp_path / "mine.py", "import time; time.sleep(60)", "Mine")
 
 
 @pytest.mark.parametrize(("name", "says"), [("mine.txt", "must be a Python file"), ("a,b.py", "without a comma")])
 def test_a_name_that_locust_does_not_load_is_refused(tmp_path: Path, name: str, says: str) -> None:
-    assert says in complaint(tmp_path / name, USERS, "Mine")
+    assert says in problem_of(tmp_path / name, USERS, "Mine")
 
 
 @pytest.mark.parametrize(

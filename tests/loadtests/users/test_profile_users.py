@@ -1,4 +1,4 @@
-"""The profiles, each with its load cut down: what it does is what it says."""
+"""Each profile, with a reduced load, does what its description says."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_climb_is_measured_on_its_way(tmp_path: Path) -> None:
 
 
 def test_a_search_finds_the_most_that_holds_and_measures_there(tmp_path: Path) -> None:
-    """Whatever this host holds: what is measured in the end is the best step."""
+    """The best step is measured at the end, whatever this host can serve."""
     search = run(tmp_path, "find-limit", "--users", "64", "--duration", "3")
 
     assert_all_accounted_for(search)
@@ -83,7 +83,7 @@ def test_a_search_finds_the_most_that_holds_and_measures_there(tmp_path: Path) -
     assert value(search, "throughput") == pytest.approx(20 * value(search, "limit_sockets"), rel=0.05)
 
 
-def test_users_of_ones_own_are_used(tmp_path: Path) -> None:
+def test_users_of_a_file_are_used(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     own = run(
         tmp_path / "runs",
@@ -103,22 +103,22 @@ def test_users_of_ones_own_are_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kib", [2, 16])
-def test_memory_of_a_connection_is_what_a_server_holds_for_each(tmp_path: Path, kib: int) -> None:
-    """Beside what asyncio takes for a connection, which is measured by a server that holds nothing."""
+def test_memory_of_a_connection_is_what_the_server_allocates_for_it(tmp_path: Path, kib: int) -> None:
+    """In addition to the memory of asyncio, which is measured with a server that allocates nothing."""
     bare, holding = (held_by(tmp_path / str(each), each * 1024) for each in (0, kib))
 
     assert holding - bare == pytest.approx(kib, rel=0.1)
 
 
 def held_by(results: Path, size: int) -> float:
-    """KiB of a connection, by the profile."""
+    """KiB per connection, by the profile."""
     command = [sys.executable, "-m", "tests.helpers.holding", str(size)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         address = f"tcp://127.0.0.1:{server.stdout.readline().strip()}"
         try:
-            asked = ("--message", "ping", "--expect", "ping")
-            measured = run(results, "memory", "--host", address, "--server-pid", str(server.pid), *asked)
+            message = ("--message", "ping", "--expect", "ping")
+            measured = run(results, "memory", "--host", address, "--server-pid", str(server.pid), *message)
         finally:
             server.kill()
     assert measured.withheld == {}

@@ -1,6 +1,6 @@
-"""The Locust users, on good servers and on bad ones; each swarm is a Locust of its own, and they all run at once.
+"""The Locust users with good and hostile servers; each swarm is a Locust process, and all of them run at once.
 
-Any of them may have exchanges that are cut off: Locust kills a user that waits, which may wake up before it dies.
+Each of them may have exchanges that are cut off: a user that Locust kills while it waits may wake up before it dies.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Impatient(JsonUser):
     connect_attempts = 1
 """
 
-# Longer to import than the test takes, and without a turn of the event loop.
+# The import takes longer than the test, and blocks the event loop.
 SLOW_IMPORT = """
 from gevent.monkey import get_original
 from loadtests.users.standard_users import JsonUser
@@ -41,7 +41,7 @@ WRONG_HOSTS = ["127.0.0.1:3000", "http://127.0.0.1:3000", "tcp://127.0.0.1"]
 
 
 def after_a_request(answer: Callable[[socket.socket], object]) -> Callable[[socket.socket], None]:
-    """Answer each request by something else than it asks for."""
+    """Answer each request with something else than its reply."""
 
     def behave(connection: socket.socket) -> None:
         while connection.recv(65536):
@@ -64,7 +64,7 @@ def close_after(data: bytes) -> Callable[[socket.socket], None]:
 
 @dataclass
 class Hostility:
-    """What a server does to a swarm, and how every exchange with it is to be counted."""
+    """The behaviour of a server, and the outcome of every exchange with it."""
 
     behave: Callable[[socket.socket], None]
     outcome: str
@@ -80,13 +80,13 @@ HOSTILE = {
     "answers-no-json": Hostility(send(b"not JSON\n"), "mismatch"),
     "echoes-other-bytes": Hostility(send(b"x" * 64), "mismatch", "EchoUser"),
     "answers-without-end": Hostility(send(b"x" * 100_000), "protocol"),
-    "says-nothing": Hostility(after_a_request(lambda connection: None), "timeout", "Impatient"),
+    "is-silent": Hostility(after_a_request(lambda connection: None), "timeout", "Impatient"),
 }
 
 
 @dataclass
 class Swarms:
-    """What came of all the swarms of this module."""
+    """The results of all swarms of this module."""
 
     by_name: dict[str, Swarm]
     counting: JsonServer
@@ -134,18 +134,18 @@ def swarms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarms]:
             "JsonUser",
         )
         begin("unasked", peer(JsonServer(times=3)), "JsonUser")
-        begin("patient", peer(HOSTILE["says-nothing"].behave), "--stop-timeout", "1", "JsonUser")
-        begin("nobody-listens", stack.enter_context(bound_socket()).getsockname(), "Impatient", file=impatient)
-        begin("nobody-accepts", stack.enter_context(full_listener()).getsockname(), "Impatient", file=impatient)
+        begin("patient", peer(HOSTILE["is-silent"].behave), "--stop-timeout", "1", "JsonUser")
+        begin("no-listener", stack.enter_context(bound_socket()).getsockname(), "Impatient", file=impatient)
+        begin("accept-queue-full", stack.enter_context(full_listener()).getsockname(), "Impatient", file=impatient)
         for host in WRONG_HOSTS:
             begin(host, host)
         for name, hostility in HOSTILE.items():
             options = {"file": impatient} if hostility.user == "Impatient" else {}
             begin(name, peer(hostility.behave), hostility.user, **options)
 
-        wait_for(lambda: said(begun["recovers"], "failures"), "refused connects", 60)
+        wait_for(lambda: has_counted(begun["recovers"], "failures"), "refused connects", 60)
         stack.enter_context(Peer(recovery, absent))
-        wait_for(lambda: said(begun["recovers"], "exchanges"), "exchanges at last", 60)
+        wait_for(lambda: has_counted(begun["recovers"], "exchanges"), "exchanges at last", 60)
         begun["recovers"].process.terminate()
         for swarm in begun.values():
             swarm.finish()
@@ -154,7 +154,7 @@ def swarms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarms]:
 
 @contextlib.contextmanager
 def full_listener() -> Iterator[socket.socket]:
-    """A listener whose queue is full: the kernel drops who connects."""
+    """A listener with a full accept queue: the kernel drops new connections."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         waiting = [socket.create_connection(listener.getsockname())]
         yield listener
@@ -162,14 +162,14 @@ def full_listener() -> Iterator[socket.socket]:
             each.close()
 
 
-def said(swarm: Swarm, key: str) -> bool:
-    """Whether a progress line of the swarm has counted any of `key`."""
+def has_counted(swarm: Swarm, key: str) -> bool:
+    """Whether a progress line of the swarm has a `key` above 0."""
     assert swarm.process.poll() is None, swarm.log
     return any(json.loads(line)[key] for line in swarm.progress.splitlines(keepends=True) if line.endswith("\n"))
 
 
 def kinds(outcomes: Counter[str]) -> set[str]:
-    """What became of the exchanges that were not cut off."""
+    """The outcomes of the exchanges that were not cut off."""
     return {outcome for outcome, count in outcomes.items() if count and outcome != CUT_OFF}
 
 
@@ -186,14 +186,14 @@ ALL = [
     "processes",
     "recovers",
     "unasked",
-    "nobody-listens",
-    "nobody-accepts",
+    "no-listener",
+    "accept-queue-full",
     *HOSTILE,
 ]
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_recording_and_locust_count_alike(swarms: Swarms, name: str) -> None:
+def test_the_recording_and_locust_have_the_same_counts(swarms: Swarms, name: str) -> None:
     swarm = swarms[name]
     recorded = {}
     for series, outcomes in swarm.outcomes.items():
@@ -230,7 +230,7 @@ def test_only_successes_have_latencies(swarms: Swarms, name: str) -> None:
 def test_a_good_server_answers_every_exchange_on_one_connection_each(
     swarms: Swarms, name: str, series: set[str]
 ) -> None:
-    """Without a class name it is JsonUser alone, for no server speaks both protocols."""
+    """Without a class name only JsonUser runs, because no server has both protocols."""
     outcomes = swarms[name].outcomes
 
     assert outcomes.keys() == {"connect", "first_byte", "close", *series}
@@ -240,17 +240,17 @@ def test_a_good_server_answers_every_exchange_on_one_connection_each(
     assert swarms[name].process.returncode == 0
 
 
-def test_the_run_time_is_that_of_the_test_and_not_of_its_imports(swarms: Swarms) -> None:
+def test_the_run_time_does_not_include_the_imports(swarms: Swarms) -> None:
     assert swarms["slow-import"].exchanges[OK] > USERS
 
 
 def test_a_rate_of_0_is_as_fast_as_the_server_answers(swarms: Swarms) -> None:
-    """At a rate of 10, four users make 120 exchanges in 3 seconds."""
+    """At a rate of 10, four users make only 120 exchanges in 3 seconds."""
     assert swarms["as-fast-as-it-can"].exchanges[OK] > 500
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_server_is_counted_by_what_it_does(swarms: Swarms, name: str) -> None:
+def test_exchanges_with_a_hostile_server_have_the_outcome_of_its_behaviour(swarms: Swarms, name: str) -> None:
     outcomes = swarms[name].outcomes
 
     assert kinds(outcomes["connect"]) == {OK}
@@ -258,16 +258,16 @@ def test_a_hostile_server_is_counted_by_what_it_does(swarms: Swarms, name: str) 
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_failure_costs_the_connection_and_the_next_exchange_opens_another(swarms: Swarms, name: str) -> None:
-    """All users end without one, or with one that was not used yet."""
+def test_a_failure_closes_the_connection_and_the_next_exchange_opens_another(swarms: Swarms, name: str) -> None:
+    """Each user ends without a connection, or with an unused one."""
     failures = swarms[name].exchanges[HOSTILE[name].outcome]
 
     assert failures > USERS
     assert failures <= swarms[name].outcomes["connect"][OK] <= failures + USERS
 
 
-@pytest.mark.parametrize(("name", "outcome"), [("nobody-listens", "refused"), ("nobody-accepts", "timeout")])
-def test_a_connect_that_fails_is_a_request_of_its_own_and_no_exchange(swarms: Swarms, name: str, outcome: str) -> None:
+@pytest.mark.parametrize(("name", "outcome"), [("no-listener", "refused"), ("accept-queue-full", "timeout")])
+def test_a_failed_connect_is_a_request_and_no_exchange(swarms: Swarms, name: str, outcome: str) -> None:
     outcomes = swarms[name].outcomes
 
     assert outcomes.keys() == {"connect"}
@@ -275,8 +275,8 @@ def test_a_connect_that_fails_is_a_request_of_its_own_and_no_exchange(swarms: Sw
     assert outcomes["connect"][outcome] > USERS
 
 
-def test_replies_that_nobody_asked_for_fail_one_exchange_and_die_with_their_connection(swarms: Swarms) -> None:
-    """On each connection one exchange is answered, and the second finds what is left of the first."""
+def test_extra_replies_fail_one_exchange_and_are_dropped_with_the_connection(swarms: Swarms) -> None:
+    """On each connection the first exchange succeeds, and the second receives an extra reply of the first."""
     exchanges = swarms["unasked"].exchanges
 
     assert kinds(exchanges) == {OK, "mismatch"}

@@ -1,0 +1,24 @@
+"""The fields in C: a compiled module that was built from other sources is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from gserver.connection import native_fields
+from gserver.connection.native_fields import HIGH_WATER, IS_NATIVE, RECEIVE_BYTES
+
+pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="gserver is not compiled")
+
+
+def test_the_compiled_module_has_the_same_sizes() -> None:
+    from gserver import _native
+
+    assert (_native.RECEIVE_BYTES, _native.HIGH_WATER) == (RECEIVE_BYTES, HIGH_WATER)
+
+
+@pytest.mark.parametrize("name", ["RECEIVE_BYTES", "HIGH_WATER"])
+def test_a_compiled_module_with_other_sizes_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(native_fields, name, 1)
+
+    with pytest.raises(RuntimeError, match="built from other sources"):
+        native_fields._fastest()
