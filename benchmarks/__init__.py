@@ -1,4 +1,6 @@
-"""Every performance figure of the server, taken again beside its peers in one run: python -m benchmarks --help.
+"""Measure the performance of gserver beside other servers: python -m benchmarks --help.
 
-Part of the source tree, not of the distribution. docs/performance.md says how the figures are taken, and why so.
+This package is part of the source tree and not of the distribution. It has the client in C, the list of jobs and the
+order of the measurements; it reads processes, pins them to cores and builds the peers with modules of loadtests.
+docs/performance.md explains how each figure is taken and why.
 """

@@ -1,5 +1,13 @@
-"""python -m benchmarks."""
+"""The command python -m benchmarks."""
 
-from benchmarks.cli import entry_point
+import sys
+
+from loadtests.optional_packages import MissingPackage, needs
+
+try:
+    with needs("sampler"):
+        from benchmarks.cli import entry_point
+except MissingPackage as error:
+    sys.exit(f"benchmarks: {error}")
 
 entry_point()

@@ -1,4 +1,4 @@
-"""python -m benchmarks JOB...: from argv to measurements to tables."""
+"""The command python -m benchmarks JOB...: parse the arguments, measure, print tables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXIT_FAILURES = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 ROUNDS = 5
-#: Axis -> what it is, and its largest value.
+#: Axis -> its help text, and its largest value.
 AMOUNTS = {
     "connections": ("connections", 1_000_000),
     "payload": ("bytes of a message", 64 * 1024 * 1024),
@@ -38,7 +38,7 @@ Value = TypeVar("Value")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure what `argv` asks for; return 0, 1 if something failed, 2 for a wrong argument, 130 for Ctrl-C."""
+    """Run the command; return 0, 1 if a server failed, 2 for a wrong argument, 130 after Ctrl-C or SIGTERM."""
     arguments = _parser().parse_args(argv)
     try:
         jobs = [with_axes(job, _axes(arguments)) for job in jobs_named(arguments.jobs)]
@@ -56,9 +56,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def entry_point() -> NoReturn:
-    """python -m benchmarks."""
+    """Run the command with the arguments of this process, and exit."""
     raise_nofile_limit()
-    os.environ.pop("GSERVER_CMD_ARGS", None)  # settings of some other server
+    os.environ.pop("GSERVER_CMD_ARGS", None)  # it would change the settings of the servers that are started
     sys.exit(main(sys.argv[1:]))
 
 
@@ -68,18 +68,18 @@ def _parser() -> argparse.ArgumentParser:
     about |= {name: f"all of {', '.join(names)}" for name, names in GROUPS.items()}
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure gserver beside its peers, in turns, and print the ratios.",
+        description="Measure gserver and other servers in turn, and print their figures and the ratios.",
         epilog="jobs:\n" + "\n".join(f"  {name:{width}}  {text}" for name, text in about.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("jobs", metavar="JOB", nargs="+", help="what to measure; see below")
+    parser.add_argument("jobs", metavar="JOB", nargs="+", help="what to measure; the list is below")
     parser.add_argument(
         "--ours",
         metavar="COMMAND",
         type=_checked(parse_command),
         default=GSERVER,
-        help="the server to measure; {port}, {app} (the service), {workers} and {tls} (--certfile and --keyfile) are "
-        "replaced (default: gserver of this interpreter)",
+        help="command of the server to measure; {port}, {app} (the service), {workers} and {tls} (--certfile and "
+        "--keyfile) are replaced (default: gserver of this interpreter)",
     )
     parser.add_argument(
         "--against",
@@ -87,19 +87,20 @@ def _parser() -> argparse.ArgumentParser:
         type=_checked(_named_command),
         action="append",
         default=[],
-        help="one more server to compare with; may be repeated",
+        help="command of a further server to compare with; may be repeated",
     )
     parser.add_argument(
         "--peers",
         metavar="LIST",
         type=_checked(parse_peers),
-        help=f"of {','.join(RECIPES)}; the last five are gserver in other ways (default: the job's)",
+        help=f"the peers, from {','.join(RECIPES)}; the last five are gserver in other configurations "
+        "(default: those of the job)",
     )
     _add_amounts(parser)
     parser.add_argument("--markdown", action="store_true", help="print tables in Markdown")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write everything that was measured to FILE")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write all measurements and ratios to FILE")
     parser.add_argument(
-        "--cache", metavar="DIR", type=Path, default=default_cache(), help="where compiled programs are kept"
+        "--cache", metavar="DIR", type=Path, default=default_cache(), help="folder for compiled programs"
     )
     return parser
 
@@ -110,23 +111,23 @@ def _add_amounts(parser: argparse.ArgumentParser) -> None:
             f"--{axis}",
             metavar="N[,N...]",
             type=_checked(functools.partial(_whole_numbers, largest=largest)),
-            help=f"{text}; several are measured one by one (default: the job's)",
+            help=f"{text}; each value is measured by itself (default: those of the job)",
         )
     parser.add_argument(
-        "--seconds", type=_checked(_seconds), default=SECONDS, help=f"of each measurement (default {SECONDS:g})"
+        "--seconds", type=_checked(_seconds), default=SECONDS, help=f"length of each measurement (default {SECONDS:g})"
     )
     parser.add_argument(
         "--rounds",
         metavar="N",
         type=_checked(functools.partial(_whole_number, largest=1000)),
         default=ROUNDS,
-        help=f"(default {ROUNDS})",
+        help=f"how often each server is measured (default {ROUNDS})",
     )
-    parser.add_argument("--seed", metavar="N", type=int, help="of the order of measurements (default: by chance)")
+    parser.add_argument("--seed", metavar="N", type=int, help="seed of the order of measurements (default: random)")
 
 
 def _checked(parse: Callable[[str], Value]) -> Callable[[str], Value]:
-    """`parse` for argparse: the text of its ValueError is what the user reads."""
+    """Return `parse` for argparse, so that the user reads the text of its ValueError."""
 
     def convert(text: str) -> Value:
         try:
@@ -160,7 +161,7 @@ def _seconds(text: str) -> float:
 def _named_command(text: str) -> tuple[str, Command]:
     name, _, command = text.partition("=")
     if not name.isidentifier() or name in RECIPES or name == OURS:
-        raise ValueError(f"{text!r} is not NAME=COMMAND with a name of its own")
+        raise ValueError(f"{text!r} is not NAME=COMMAND with a NAME that no other server has")
     return name, parse_command(command)
 
 

@@ -1,7 +1,7 @@
-"""Who is measured: the peers, the services that each has, and the commands of their servers.
+"""The servers that are measured: gserver, its variants and the peers, with the command for each service.
 
-A command is a list of words in which {port}, {workers}, {certfile} and {keyfile} will be replaced, and for gserver also
-{app}, the service; a word {tls} becomes --certfile and --keyfile where the service has TLS, and nothing elsewhere.
+A command is a list of words. {port}, {workers}, {certfile}, {keyfile} and {app} (what gserver serves) are replaced. The
+word {tls} becomes --certfile and --keyfile if the service uses TLS, and is dropped otherwise.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ __all__ = ["GSERVER", "OURS", "RECIPES", "Command", "contestants", "fill", "pars
 
 Command = list[str]
 
-#: What the server under test is called in tables.
+#: The name of the server under test in tables.
 OURS = "ours"
-#: Service -> what gserver serves for it.
+#: Service -> the app of gserver for it.
 APPS = {
     "echo": "echo",
     "json": "json",
@@ -28,31 +28,32 @@ APPS = {
     "cluster": "echo",
     "broadcast": "benchmarks.services:broadcast('send_nowait')",
 }
-#: gserver as this interpreter has it.
+#: The gserver that is installed for this interpreter.
 GSERVER: Command = [sys.executable, *["-m", "gserver", "{app}", "-b", "127.0.0.1:{port}", "-w", "{workers}", "{tls}"]]
 
 
 @dataclass(frozen=True)
 class Variant(PeerCommand):
-    """gserver itself, served in another way.
+    """gserver itself in another configuration.
 
-    program: what it is to serve. words: further flags. before: words in front of the command.
+    program: the app to serve. words: further flags. before: words in front of the command.
     """
 
     words: str = ""
     before: str = ""
 
     def command(self, toolchain: Toolchain) -> Command:
-        named = [self.program if word == "{app}" else word for word in GSERVER]
-        return [*self.before.split(), *named, *self.words.split()]
+        """Return the command; a variant needs no tools."""
+        served = [self.program if word == "{app}" else word for word in GSERVER]
+        return [*self.before.split(), *served, *self.words.split()]
 
 
-#: What gserver serves in several ways.
-SHAPED = ("echo", "json", "tls", "cluster")
+#: The services that are measured with other settings of gserver too.
+CONFIGURABLE = ("echo", "json", "tls", "cluster")
 RECIPES: dict[str, dict[str, PeerCommand]] = {
     **PEER_COMMANDS,
-    "pure": {service: Variant(APPS[service], before="env GSERVER_PURE=1") for service in SHAPED},
-    "dedicated": {service: Variant(APPS[service], "--greenlets dedicated") for service in SHAPED},
+    "pure": {service: Variant(APPS[service], before="env GSERVER_PURE=1") for service in CONFIGURABLE},
+    "dedicated": {service: Variant(APPS[service], "--greenlets dedicated") for service in CONFIGURABLE},
     "stream": {service: Variant("benchmarks.services:stream_echo") for service in ("echo", "tls", "cluster")},
     "bare": {"echo": Variant("benchmarks.services:bare_echo")},
     "send": {"broadcast": Variant("benchmarks.services:broadcast('send')")},
@@ -60,7 +61,7 @@ RECIPES: dict[str, dict[str, PeerCommand]] = {
 
 
 def parse_peers(text: str) -> tuple[str, ...]:
-    """The peers of a list with commas; ValueError for one that there is not."""
+    """Parse a list of peers, separated by commas; raise ValueError for an unknown one."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names:
         if name not in RECIPES:
@@ -69,7 +70,7 @@ def parse_peers(text: str) -> tuple[str, ...]:
 
 
 def fill(command: Sequence[str], service: str, values: Mapping[str, str]) -> list[str]:
-    """The command with all that is in braces replaced."""
+    """Return the command with all placeholders replaced."""
     tls = ["--certfile", "{certfile}", "--keyfile", "{keyfile}"] if service == "tls" else []
     words = [part for word in command for part in (tls if word == "{tls}" else [word])]
     for name, value in {"app": APPS[service], **values}.items():
@@ -84,9 +85,9 @@ def contestants(
     others: Mapping[str, Command],
     toolchain: Toolchain,
 ) -> tuple[dict[str, Command], list[str]]:
-    """Who is measured in a job, ours first, and a line about each peer that cannot be.
+    """Return the servers of a job (name -> command, ours first), and a line about each peer that is skipped.
 
-    peers: names of RECIPES; None: those of the job. others: further commands, by name.
+    peers: names of RECIPES; None for the job's own. others: further commands, by name.
     """
     found = {OURS: ours, **others}
     skipped = []
@@ -96,6 +97,6 @@ def contestants(
             if recipe is None:
                 raise Missing(f"it has no server for the job {job.name}")
             found[peer] = recipe.command(toolchain)
-        except Missing as lack:
-            skipped.append(f"{peer}: {lack}")
+        except Missing as reason:
+            skipped.append(f"{peer}: {reason}")
     return found, skipped

@@ -1,4 +1,4 @@
-"""Results as data: everything that was measured, and the ratios, for programs and for documents made later. Pure."""
+"""The JSON document of --json: all measurements and the ratios. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 
 
 def document_of(about: Mapping[str, Any], results: Sequence[Results], skipped: Sequence[str]) -> dict[str, Any]:
-    """What json.dump() takes. about: where and how it was measured."""
+    """Return the document for json.dump(). about: fields about the machine and the options."""
     return {
         "schema_version": SCHEMA_VERSION,
         **about,

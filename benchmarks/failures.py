@@ -1,4 +1,4 @@
-"""The end of a measurement that came to nothing."""
+"""The error that ends a measurement without figures."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ __all__ = ["Failed"]
 
 
 class Failed(Exception):
-    """The server or the client gave up; the text is one line for a person."""
+    """The server or the client failed; the text is one line for the user."""

@@ -1,4 +1,4 @@
-"""The figures of a measurement: what each is, and how it comes from what was seen. Pure."""
+"""The figures of a measurement: names, meanings, and how each is calculated. Pure."""
 
 from __future__ import annotations
 
@@ -6,23 +6,15 @@ from dataclasses import dataclass
 
 from benchmarks.jobs import FEWEST_FOR_MEMORY, Scenario
 
-__all__ = ["FIGURES", "Figure", "Measurement", "Outcome", "Usage", "figures_of"]
+__all__ = ["FIGURES", "Figure", "Measurement", "Outcome", "figures_of"]
 
-#: Figure -> value; None where there is none.
+#: Figure -> value; None if it could not be measured.
 Measurement = dict[str, float | None]
 
 
 @dataclass(frozen=True)
-class Usage:
-    """Of all processes of a server: processor time since it began, memory now."""
-
-    cpu_s: float
-    rss_bytes: int
-
-
-@dataclass(frozen=True)
 class Outcome:
-    """What the client says of the time in which it was measured."""
+    """What the client reports about the measured time."""
 
     messages: int
     elapsed_s: float
@@ -34,6 +26,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Figure:
+    """One figure: title of its column, meaning, decimals, and whether a ratio of it is shown."""
+
     title: str
     about: str
     decimals: int
@@ -41,26 +35,28 @@ class Figure:
 
 
 FIGURES: dict[str, Figure] = {
-    "cpu_us": Figure("cpu us", "processor time of all processes of the server for a message, in microseconds", 2),
-    "cpu_ns_byte": Figure("cpu ns/byte", "the same for a byte of the message, in nanoseconds", 3),
-    "msg_s": Figure("messages/s", "messages answered in a second", 0),
-    "p50_us": Figure("p50 us", "time of an exchange in microseconds, the median", 0),
-    "p99_us": Figure("p99 us", "what 99 of 100 exchanges do not exceed", 0),
-    "p999_us": Figure("p99.9 us", "what 999 of 1,000 exchanges do not exceed", 0),
+    "cpu_us": Figure("cpu us", "CPU time of all processes of the server for a message, in microseconds", 2),
+    "cpu_ns_byte": Figure("cpu ns/byte", "CPU time of the server for a byte of a message, in nanoseconds", 3),
+    "msg_s": Figure("messages/s", "throughput: messages answered in a second", 0),
+    "p50_us": Figure("p50 us", "p50 latency of an exchange, in microseconds", 0),
+    "p99_us": Figure("p99 us", "p99 latency of an exchange, in microseconds", 0),
+    "p999_us": Figure("p99.9 us", "p99.9 latency of an exchange, in microseconds", 0),
     "bytes_conn": Figure("bytes/conn", "memory of the server for a connection, in bytes", 0),
-    "idle_cpu": Figure("idle cpu %", "share of a processor that the server uses while nobody asks", 2),
+    "idle_cpu": Figure("idle cpu %", "CPU time of the server while no requests are sent, in percent of a core", 2),
     "client_cpu": Figure(
-        "client cpu %", "share of a processor that the load used; near 100 it bounds messages/s", 0, False
+        "client cpu %", "CPU time of the client, in percent of a core; near 100 the client limits messages/s", 0, False
     ),
 }
 
 
-def figures_of(scenario: Scenario, before: Usage, ready: Usage, after: Usage, outcome: Outcome) -> Measurement:
-    """From what the server had used before the first connection, when all were open and warm, and after the load."""
-    cpu_s = after.cpu_s - ready.cpu_s
-    held = (ready.rss_bytes - before.rss_bytes) / scenario.connections
+def figures_of(scenario: Scenario, cpu_s: float, held_bytes: int, outcome: Outcome) -> Measurement:
+    """Calculate the figures of the scenario's job.
+
+    cpu_s: CPU time of the server during the load. held_bytes: growth of its memory from before the first connection to
+    when all were open. outcome: the client's report.
+    """
     found: Measurement = {
-        "bytes_conn": held if scenario.connections >= FEWEST_FOR_MEMORY else None,
+        "bytes_conn": held_bytes / scenario.connections if scenario.connections >= FEWEST_FOR_MEMORY else None,
         "idle_cpu": cpu_s / outcome.elapsed_s * 100,
         "client_cpu": outcome.client_cpu_s / outcome.elapsed_s * 100,
     }

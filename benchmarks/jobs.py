@@ -1,7 +1,7 @@
-"""What is measured: the jobs, and the scenarios that each stands for. Pure.
+"""The jobs that can be measured, and their scenarios. Pure.
 
-A job has axes (connections, payload, depth); each combination of their values is a scenario, in which all servers are
-measured in turn. Where an axis has several values, what grows along it is reported too.
+A job has three axes: connections, payload and depth. Each combination of their values is a scenario. If an axis has
+several values, the output also shows how the headline figure grows along it.
 """
 
 from __future__ import annotations
@@ -17,25 +17,28 @@ __all__ = ["AXES", "FEWEST_FOR_MEMORY", "GROUPS", "JOBS", "Job", "Scenario", "jo
 ALL = ("c", "go", "node", "uvloop", "asyncio", "gevent")
 AXES = ("connections", "payload", "depth")
 RATES = ("cpu_us", "msg_s", "p50_us", "p99_us", "p999_us")
-#: From how many connections on the memory of one is told from the noise of the process.
+#: Memory per connection is reported from so many connections on; below, the warm-up of the process exceeds it.
 FEWEST_FOR_MEMORY = 1000
 
 
 @dataclass(frozen=True)
 class Job:
+    """What is measured: a service, a mode of the client, the peers, the figures, and the values of each axis."""
+
     name: str
     about: str
-    service: str  # what the servers do: a column of contestants.RECIPES
+    service: str  # a service of contestants.RECIPES
     mode: str  # of the client
     peers: tuple[str, ...]
     figures: tuple[str, ...] = RATES  # the first is the headline
     connections: tuple[int, ...] = (50,)
     payload: tuple[int, ...] = (64,)
     depth: tuple[int, ...] = (1,)
-    fixed: frozenset[str] = frozenset()  # axes that options do not change
-    cores: int = 1  # of the server, and as many workers
+    fixed: frozenset[str] = frozenset()  # axes that no option changes
+    cores: int = 1  # of the server; also its number of workers
 
     def scenarios(self) -> list[Scenario]:
+        """Return a scenario for each combination of the values of the axes."""
         return [Scenario(self, *values) for values in itertools.product(self.connections, self.payload, self.depth)]
 
     @property
@@ -46,6 +49,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Scenario:
+    """A job with one value on each axis."""
+
     job: Job
     connections: int
     payload: int  # bytes of a message
@@ -58,7 +63,7 @@ class Scenario:
         return f"{self.job.name}: {', '.join(shown)}"
 
     def of(self, axis: str) -> str:
-        """Its place on one axis, in words."""
+        """Return its value on one axis as text, with the unit."""
         value: int = getattr(self, axis)
         if axis == "payload":
             return in_bytes(value)
@@ -66,7 +71,7 @@ class Scenario:
 
     @property
     def label(self) -> str:
-        """What tells it from the other scenarios of its job."""
+        """Its values on the axes that have several."""
         return ", ".join(self.of(axis) for axis in self.job.varied)
 
     @property
@@ -87,7 +92,7 @@ JOBS: dict[str, Job] = {
         Job("echo", "echo of raw bytes", "echo", "exchange", ALL),
         Job(
             "json",
-            'JSON objects on lines: {"type":"SUM",...} is added up',
+            'JSON on lines: the sum of two numbers, {"type":"SUM",...}',
             "json",
             "exchange",
             ("node", "gevent"),
@@ -98,7 +103,7 @@ JOBS: dict[str, Job] = {
         Job("churn", "connect, one echo, close", "echo", "churn", ALL),
         Job(
             "idle",
-            "what an open connection costs that has echoed once and is silent",
+            "memory and CPU time of open connections that have echoed once and are silent",
             "echo",
             "idle",
             ALL,
@@ -116,7 +121,7 @@ JOBS: dict[str, Job] = {
         ),
         Job(
             "cluster",
-            "echo by two workers on two processors, which the load shares",
+            "echo by two workers on two cores, which the load shares",
             "cluster",
             "exchange",
             ("go", "node"),
@@ -125,7 +130,7 @@ JOBS: dict[str, Job] = {
         ),
         Job(
             "sockets",
-            "echo on more and more connections",
+            "echo with a growing number of connections",
             "echo",
             "exchange",
             ("c", "node", "uvloop"),
@@ -134,7 +139,7 @@ JOBS: dict[str, Job] = {
         ),
         Job(
             "sizes",
-            "echo of larger and larger messages",
+            "echo with growing messages",
             "echo",
             "exchange",
             ("c", "node", "uvloop"),
@@ -144,7 +149,7 @@ JOBS: dict[str, Job] = {
         ),
         Job(
             "broadcast",
-            "one line to all connections, by conn.send_nowait; each delivery counts as a message",
+            "one line sent to all connections by conn.send_nowait; each delivery counts as a message",
             "broadcast",
             "broadcast",
             ("send",),
@@ -154,12 +159,12 @@ JOBS: dict[str, Job] = {
         ),
     )
 }
-#: Names that stand for several jobs.
+#: Names for several jobs at once.
 GROUPS: dict[str, tuple[str, ...]] = {"scaling": ("sockets", "sizes", "broadcast")}
 
 
 def jobs_named(names: Sequence[str]) -> list[Job]:
-    """The jobs that `names` stand for, each once; ValueError for a name that is none."""
+    """Return the jobs of these names and groups, each once; raise ValueError for an unknown name."""
     known = [*JOBS, *GROUPS]
     found: dict[str, Job] = {}
     for name in names:
@@ -170,7 +175,7 @@ def jobs_named(names: Sequence[str]) -> list[Job]:
 
 
 def with_axes(job: Job, values: Mapping[str, tuple[int, ...]]) -> Job:
-    """The job with other values on some axes; ValueError where it has none to choose."""
+    """Return the job with other values on some axes; raise ValueError for an axis that is fixed."""
     for axis in values:
         if axis in job.fixed:
             raise ValueError(f"--{axis} does not apply to the job {job.name}")

@@ -1,10 +1,10 @@
-"""The client as a process: it opens connections, is told to go, and says what came of it (client/load.c)."""
+"""Run the client (client/load.c): it opens connections, waits for the line "go", loads the server, prints a report."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
 
@@ -12,7 +12,7 @@ from benchmarks.failures import Failed
 from benchmarks.figures import Outcome
 from benchmarks.jobs import Scenario
 from benchmarks.messages import CALL, HELLO, SUM
-from benchmarks.processors import pinned
+from loadtests.host.cpu_affinity import on_cores
 
 __all__ = ["Load", "arguments_of", "loading"]
 
@@ -20,15 +20,15 @@ WARM_UP_S = 0.5
 
 
 def arguments_of(scenario: Scenario, port: int, reply: str, seconds: float) -> list[str]:
-    """The client's arguments; `reply` is what the server answers to a SUM."""
+    """Return the client's arguments; `reply` is the server's reply to SUM, as the server formats it."""
     service = scenario.job.service
     if service == "json":
-        what = ["--message", SUM, "--reply", reply]
+        content = ["--message", SUM, "--reply", reply]
     elif service == "broadcast":
-        what = ["--message", CALL.ljust(scenario.payload - 1, "x"), "--opening", HELLO]
+        content = ["--message", CALL.ljust(scenario.payload - 1, "x"), "--opening", HELLO]
     else:
-        what = ["--size", str(scenario.payload)]
-    how = {
+        content = ["--size", str(scenario.payload)]
+    options = {
         "port": port,
         "mode": scenario.job.mode,
         "connections": scenario.connections,
@@ -36,12 +36,12 @@ def arguments_of(scenario: Scenario, port: int, reply: str, seconds: float) -> l
         "seconds": seconds,
         "warm-up": 0 if scenario.job.mode == "idle" else min(WARM_UP_S, seconds),
     }
-    flags = [word for name, value in how.items() for word in (f"--{name}", str(value))]
-    return [*flags, *what, *(["--tls"] if scenario.tls else [])]
+    flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return [*flags, *content, *(["--tls"] if scenario.tls else [])]
 
 
 class Load:
-    """The conversation with the client."""
+    """A running client: its commands on standard input, its reports on standard output."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         assert process.stdin is not None
@@ -51,11 +51,11 @@ class Load:
         self._stdout: IO[str] = process.stdout
 
     def wait_until_ready(self) -> None:
-        """All connections are open, and warm; Failed if they cannot be."""
+        """Wait until all connections are open and warmed up; raise Failed if the client fails."""
         self._line()
 
     def go(self) -> Outcome:
-        """Let it load the server, and return when the last answer is there; the connections stay open."""
+        """Start the load, and return the report after the last reply; the connections stay open."""
         self._stdin.write("go\n")
         self._stdin.flush()
         return Outcome(**json.loads(self._line()))
@@ -64,16 +64,16 @@ class Load:
         line = self._stdout.readline()
         if not line:
             assert self._process.stderr is not None
-            said = self._process.stderr.read().strip()
-            raise Failed(said or f"load: ended with status {self._process.wait()}")
+            problem = self._process.stderr.read().strip()
+            raise Failed(problem or f"load: ended with status {self._process.wait()}")
         return line
 
 
 @contextmanager
-def loading(command: Sequence[str], processors: Set[int]) -> Iterator[Load]:
-    """Run the client on these processors; at the end it closes its connections and is gone."""
+def loading(command: Sequence[str], cores: Sequence[int]) -> Iterator[Load]:
+    """Run the client on these cores; at the end its connections are closed and it has ended."""
     pipe = subprocess.PIPE
-    with pinned(processors):
+    with on_cores(cores):
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
     with process:
         try:

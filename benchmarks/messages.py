@@ -1,4 +1,4 @@
-"""What is said to servers: as the client, the probe and gserver's broadcasting service all know it. Pure."""
+"""The messages that the client, the readiness check and gserver's broadcasting service share. Pure."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import json
 
 __all__ = ["CALL", "HELLO", "SUM", "is_right"]
 
-#: A line for services that echo.
+#: A line for echo services.
 HELLO = "hello"
-#: A line for services of JSON.
+#: A line for JSON services.
 SUM = '{"type":"SUM","a":10,"b":20}'
 SUM_REPLY = {"status": "OK", "result": 30}
-#: What a line begins with that is to be broadcast.
+#: A line with this prefix is broadcast.
 CALL = "to all "
 
 
-def is_right(question: str, reply: str) -> bool:
-    """Whether a server that says `reply` to HELLO or SUM is what it should be; JSON may be spaced as it likes."""
-    if question != SUM:
-        return reply == question
+def is_right(request: str, reply: str) -> bool:
+    """Return whether `reply` is a correct reply to HELLO or SUM; white space in JSON does not matter."""
+    if request != SUM:
+        return reply == request
     try:
         return bool(json.loads(reply) == SUM_REPLY)
     except ValueError:

@@ -1,55 +1,30 @@
-"""Which processors the server and the load run on.
+"""Choose the cores for the server and for the load.
 
-A server that serves on one processor has the first to itself and the load the last, so that neither takes time from the
-other. A server of several processes shares its processors with the load, as it would on a machine that is full.
+A server with one worker gets the first core and the client the last one, so that neither takes CPU time from the other.
+A server with several workers shares its cores with the client, as on a machine that is fully loaded.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Set
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-__all__ = ["Placement", "available", "pinned", "place"]
+from loadtests.host.cpu_affinity import Cores
 
-
-@dataclass(frozen=True)
-class Placement:
-    server: frozenset[int]
-    client: frozenset[int]
-
-    def __str__(self) -> str:
-        if len(self.server) == 1 and self.server == self.client:
-            return f"server and load share processor {min(self.server)}, the only one"
-        return f"server on processor {_listed(self.server)}, load on {_listed(self.client)}"
+__all__ = ["describe", "place"]
 
 
-def _listed(processors: Set[int]) -> str:
-    return " and ".join(map(str, sorted(processors)))
-
-
-def available() -> set[int]:
-    """The processors that this process may use."""
-    return os.sched_getaffinity(0)
-
-
-def place(processors: Set[int], cores: int) -> Placement | None:
-    """Where a server that is to have `cores` of the `processors` runs, and its load; None if there are not so many."""
-    if len(processors) < cores:
+def place(available: Sequence[int], workers: int) -> Cores | None:
+    """Return the cores for a server with so many workers and for the client; None if there are too few."""
+    if len(available) < workers:
         return None
-    if cores == 1:
-        return Placement(frozenset({min(processors)}), frozenset({max(processors)}))
-    shared = frozenset(sorted(processors)[:cores])
-    return Placement(shared, shared)
+    if workers == 1:
+        return Cores((min(available),), (max(available),))
+    shared = tuple(sorted(available)[:workers])
+    return Cores(shared, shared)
 
 
-@contextmanager
-def pinned(processors: Set[int]) -> Iterator[None]:
-    """Processes that are started within it run on `processors` only, and so do all that they start."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, processors)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
+def describe(cores: Cores) -> str:
+    """The placement of the default jobs, for the heading of the output."""
+    if len(cores.server) == 1 and cores.server == cores.generator:
+        return f"server and load share core {cores.server[0]}, the only one"
+    return f"cores: {cores.shown()}"

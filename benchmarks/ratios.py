@@ -1,7 +1,7 @@
-"""Ratios of what was measured side by side: one for each round, then their middle and how far they spread. Pure.
+"""Ratios of two servers within each round, their median and quartiles. Pure.
 
-Machines drift from minute to minute, and two servers of one round drift together: the ratio of a round holds where the
-figures of two rounds do not.
+The speed of a machine drifts from minute to minute, for both servers of a round alike. So figures are compared within a
+round and not between rounds. The ratios only describe; tests of whether two sides differ are in loadtests.inference.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Value = float | None
 
 @dataclass(frozen=True)
 class Spread:
-    """The median, and the quartiles around it."""
+    """The median and the quartiles (low, high)."""
 
     median: float
     low: float
@@ -25,7 +25,7 @@ class Spread:
 
 
 def spread(values: Sequence[Value]) -> Spread | None:
-    """The middle of the values that there are, and the quartiles; None without any."""
+    """Return the median and the quartiles of the values that are not None; None if there are none."""
     present = [value for value in values if value is not None]
     if not present:
         return None
@@ -36,12 +36,13 @@ def spread(values: Sequence[Value]) -> Spread | None:
 
 
 def median(values: Sequence[Value]) -> Value:
+    """Return the median of the values that are not None; None if there are none."""
     found = spread(values)
     return None if found is None else found.median
 
 
 def ratios(of: Sequence[Value], to: Sequence[Value]) -> list[Value]:
-    """`of` divided by `to`, pair by pair; None where one is missing, or where there is nothing to divide by."""
+    """Divide `of` by `to`, round by round; None if a value is missing, or if the divisor is 0 or negative."""
     return [
         None if one is None or other is None or other <= 0 else one / other for one, other in zip(of, to, strict=True)
     ]

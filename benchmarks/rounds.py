@@ -1,7 +1,7 @@
-"""In which order servers are measured, and what came of it.
+"""The order in which servers are measured, and the results.
 
-In each round every contestant is measured once in every scenario, one after the other, in an order drawn anew: whoever
-comes first, or after whom, is chance, and the same again with the same seed.
+In each round every server is measured once in every scenario. The servers of a scenario follow each other directly, in
+a random order that is drawn for each round; the same seed gives the same order. Pure.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ __all__ = ["Results", "Turn", "carry_out", "order"]
 
 @dataclass(frozen=True)
 class Turn:
+    """One measurement: which server in which scenario."""
+
     round: int  # from 1
     scenario: Scenario
     contestant: str
@@ -28,7 +30,11 @@ class Turn:
 
 @dataclass
 class Results:
-    """Of a job. A contestant that failed in a scenario is in `failed`, and no more in that scenario's measurements."""
+    """The results of a job.
+
+    A server that failed in a scenario is in that scenario's `failed` (server -> reason), and its measurements there are
+    dropped.
+    """
 
     job: Job
     scenarios: list[Scenario]
@@ -36,14 +42,14 @@ class Results:
     failed: dict[Scenario, dict[str, str]] = field(default_factory=dict)
 
     def values(self, scenario: Scenario, contestant: str, figure: str) -> list[Value]:
-        """A figure, round by round."""
+        """Return a figure of a server, one value for each round."""
         return [each.get(figure) for each in self.measurements[scenario][contestant]]
 
 
 def order(
     scenarios: Sequence[Scenario], contestants: Sequence[str], rounds: int, chance: random.Random
 ) -> Iterator[Turn]:
-    """Every scenario with every contestant, `rounds` times."""
+    """Yield every scenario with every contestant, `rounds` times."""
     for number in range(1, rounds + 1):
         for scenario in chance.sample(scenarios, len(scenarios)):
             for contestant in chance.sample(contestants, len(contestants)):
@@ -55,9 +61,9 @@ def carry_out(
     contestants: Mapping[str, Command],
     turns: Iterator[Turn],
     measure: Callable[[Scenario, Command], Measurement],
-    say: Callable[[Turn, Measurement | str], None],
+    report: Callable[[Turn, Measurement | str], None],
 ) -> None:
-    """Measure turn by turn, and add to the results; `say` hears of each turn what it gave, or why it failed."""
+    """Measure turn by turn, and add to the results; `report` gets the figures of each turn, or why it failed."""
     for scenario in results.scenarios:
         results.measurements[scenario] = {name: [] for name in contestants}
         results.failed[scenario] = {}
@@ -70,7 +76,7 @@ def carry_out(
         except Failed as failure:
             failed[turn.contestant] = str(failure)
             del measured[turn.contestant]
-            say(turn, str(failure))
+            report(turn, str(failure))
         else:
             measured[turn.contestant].append(figures)
-            say(turn, figures)
+            report(turn, figures)

@@ -1,4 +1,4 @@
-"""What gserver serves in the benchmarks beside its built-in services: other shapes of an echo, and a broadcast."""
+"""Services that gserver runs in the benchmarks beside its built-in ones: two other kinds of echo, and a broadcast."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ __all__ = ["bare_echo", "broadcast", "stream_echo"]
 
 @stream
 def stream_echo(conn: StreamConnection) -> None:
-    """Echo, in a greenlet that owns its connection."""
+    """Echo as a stream function: a greenlet for each connection."""
     while data := conn.recv():
         conn.write(data)
 
 
 def bare_echo(sock: Any, address: Any) -> None:
-    """Echo, as a handler for gevent's StreamServer."""
+    """Echo as a handler with the signature of gevent's StreamServer."""
     while data := sock.recv(64 * 1024):
         sock.sendall(data)
 
 
-def broadcast(how: str) -> Service:
-    """Return a service that sends a line that begins with CALL to every connection, and echoes others.
+def broadcast(method: str) -> Service:
+    """Return a service that sends each line with the prefix CALL to all connections, and echoes other lines.
 
-    how: send or send_nowait, the method of the connection by which it does.
+    method: the method of Connection to send with, "send" or "send_nowait".
     """
     members: set[Connection] = set()
     call = CALL.encode()
@@ -40,7 +40,7 @@ def broadcast(how: str) -> Service:
         if not line.startswith(call):
             return line
         for member in list(members):
-            send: Callable[[bytes], None] = getattr(member, how)
+            send: Callable[[bytes], None] = getattr(member, method)
             send(line)
         return None
 

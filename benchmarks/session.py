@@ -1,4 +1,4 @@
-"""A session: job after job, what is skipped and why, and everything that came of it."""
+"""Run jobs one after another, and keep their results and what was skipped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from benchmarks.contestants import Command, contestants
 from benchmarks.document import document_of
 from benchmarks.figures import FIGURES, Measurement
 from benchmarks.jobs import Job, Scenario
-from benchmarks.processors import available, place
+from benchmarks.processors import describe as describe_cores
+from benchmarks.processors import place
 from benchmarks.rounds import Results, Turn, carry_out, order
 from benchmarks.tables import figure_text
 from benchmarks.toolchain import Toolchain, versions
@@ -24,15 +25,15 @@ from loadtests.servers.toolchain import Missing
 
 __all__ = ["SECONDS", "Options", "Session", "heading"]
 
-#: So long that a tick of processor time is less than half a percent of a busy server's.
+#: The default length of a measurement.
 SECONDS = 3.0
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to measure, whatever the job.
+    """The options of the command that apply to all jobs.
 
-    peers: None for those of each job. others: further commands, by name.
+    ours: command of the server under test. peers: None for those of each job. others: further commands, by name.
     """
 
     toolchain: Toolchain
@@ -46,7 +47,7 @@ class Options:
 
 @dataclass
 class Session:
-    """Measures, and remembers. progress: gets a line for each measurement."""
+    """Measures jobs and keeps the results. progress: called with a line after each measurement."""
 
     options: Options
     progress: Callable[[str], None]
@@ -54,7 +55,7 @@ class Session:
     skipped: list[str] = field(default_factory=list)
 
     def carry_out(self, job: Job) -> tuple[Results | None, list[str]]:
-        """Measure a job; return what came of it, None if it was skipped, and what was skipped and why."""
+        """Measure a job; return its results (None if it was skipped), and a line for each thing that was skipped."""
         before = len(self.skipped)
         found = self._carry_out(job)
         if found is not None:
@@ -65,25 +66,25 @@ class Session:
         options = self.options
         try:
             bench = Bench.set_up(job, options.toolchain, options.seconds)
-        except Missing as lack:
-            self._skip(f"{job.name}: {lack}")
+        except Missing as reason:
+            self._skip(f"{job.name}: {reason}")
             return None
         scenarios = list(self._within_limits(job))
         if not scenarios:
             return None
-        commands, lacking = contestants(job, options.ours, options.peers, options.others, options.toolchain)
-        for line in lacking:
+        commands, missing = contestants(job, options.ours, options.peers, options.others, options.toolchain)
+        for line in missing:
             self._skip(line)
         results = Results(job, scenarios)
         turns = order(scenarios, list(commands), options.rounds, random.Random(f"{options.seed} {job.name}"))
-        carry_out(results, commands, turns, bench.measure, self._say)
+        carry_out(results, commands, turns, bench.measure, self._report)
         return results
 
     def _within_limits(self, job: Job) -> Iterator[Scenario]:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         for scenario in job.scenarios():
             if sockets_within(limit, scenario.connections) < scenario.connections:
-                self._skip(f"{scenario}: a process may have no more than {limit:,} descriptors here (ulimit -n)")
+                self._skip(f"{scenario}: a process can open at most {limit:,} files here (ulimit -n)")
             else:
                 yield scenario
 
@@ -91,7 +92,7 @@ class Session:
         if line not in self.skipped:
             self.skipped.append(line)
 
-    def _say(self, turn: Turn, outcome: Measurement | str) -> None:
+    def _report(self, turn: Turn, outcome: Measurement | str) -> None:
         headline = turn.scenario.job.figures[0]
         shown = (
             f"failed: {outcome}"
@@ -112,7 +113,7 @@ class Session:
         ]
 
     def document(self) -> dict[str, Any]:
-        """Everything, as json.dump() takes it."""
+        """Return the JSON document of all results."""
         about = {
             "environment": {**describe(), "compiled": IS_NATIVE, "load_average": os.getloadavg()[0]},
             "tools": versions(),
@@ -124,14 +125,15 @@ class Session:
 
 
 def heading(options: Options) -> list[str]:
-    """Where and how it is measured."""
+    """Return two lines about the machine, the versions and the options."""
     where = describe()
-    ticks = "; less than 3 s: processor time is counted in ticks of 10 ms" if options.seconds < SECONDS else ""
+    cores = place(sorted(os.sched_getaffinity(0)), 1)
+    assert cores is not None  # there is at least one
     how = "compiled" if IS_NATIVE else "not compiled"
     software = (
         f"gserver {where['gserver']} ({where['source']}, {how}), Python {where['python']}, gevent {where['gevent']}"
     )
     return [
         f"{software}, {where['system']}, {where['processor']}",
-        f"{place(available(), 1)}; rounds: {options.rounds} of {options.seconds:g} s{ticks}; seed {options.seed}",
+        f"{describe_cores(cores)}; rounds: {options.rounds} of {options.seconds:g} s; seed {options.seed}",
     ]

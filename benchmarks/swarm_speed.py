@@ -1,18 +1,21 @@
-"""How many verified exchanges a second one Locust process makes: a TcpUser in a closed loop, beside a plain user.
+"""Measure how many verified exchanges a second one Locust process makes, with TcpUser and with a plain Locust user.
 
     python -m benchmarks.swarm_speed [--rounds 5] [--seconds 5] [--connections 50] [--depth N]
 
-The plain user is what one writes after Locust's documentation: gevent's cooperative socket, an exchange for each run of
-a task, events.request.fire() for each. Both echo 64 bytes that no other message has, and compare what comes back. The
-server is the epoll loop in C, on a processor of its own where there are two; the swarms take turns on the last one, in
-an order drawn anew in each round. A count is Locust's own, of the whole run; processor time is that of the process from
-its first exchange on, so that a host that does something else meanwhile changes the rate and hardly the cost.
+The plain user is written as in Locust's documentation: gevent's cooperative socket, one exchange in each run of a
+task, one events.request.fire() for each exchange. Both users work in a closed loop, send 64 bytes that differ in each
+message, and compare the reply.
+
+The server is the epoll loop in C, on the first core; the swarms run on the last one, in a random order in each round.
+The number of exchanges is Locust's own, of the whole run. CPU time is that of the Locust process from the start of the
+test on. Other load on the host changes the rate, but hardly the CPU time for an exchange.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -21,35 +24,38 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.processors import available, pinned, place
+from benchmarks.processors import place
 from benchmarks.ratios import median, ratios, spread
 from benchmarks.servers import serving
 from benchmarks.toolchain import Toolchain, default_cache
+from loadtests.host.cpu_affinity import on_cores
 from loadtests.host.subprocesses import free_port
 
 __all__ = ["main"]
 
 LOCUSTFILE = Path(__file__).with_name("swarm_speed_users.py")
-#: Name -> the class and its options.
+#: Name -> the user class and its options.
 SWARMS = {"plain Locust user": ["PlainEcho"], "TcpUser": ["EchoUser", "--rate", "0"]}
 STOP_TIMEOUT_S = 5
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one swarm: exchanges a second, and microseconds of the processor for each."""
+    """The result of one swarm: exchanges per second, and microseconds of CPU time for each."""
 
     rate: float
     cost_us: float
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure in turns, and print a line for each swarm, and their ratios."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.swarm_speed", description="Swarms beside each other.")
+    """Measure the swarms in turn, and print a line with figures and ratios for each."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.swarm_speed", description="Compare the speed of swarms."
+    )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="(default 5)")
-    parser.add_argument("--seconds", type=int, default=5, metavar="S", help="of each swarm (default 5)")
+    parser.add_argument("--seconds", type=int, default=5, metavar="S", help="length of each run (default 5)")
     parser.add_argument("--connections", type=int, default=50, metavar="N", help="(default 50)")
-    parser.add_argument("--depth", type=int, default=0, metavar="N", help="measure N messages in flight as well")
+    parser.add_argument("--depth", type=int, default=0, metavar="N", help="measure N messages in flight too")
     arguments = parser.parse_args(argv)
     swarms = dict(SWARMS)
     if arguments.depth:
@@ -64,23 +70,23 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _measure(words: Sequence[str], seconds: int, connections: int) -> Measured:
-    placement = place(available(), 1)
-    assert placement is not None
+    cores = place(sorted(os.sched_getaffinity(0)), 1)
+    assert cores is not None  # there is at least one
     port = free_port()
     command = [*Toolchain(default_cache()).command_of("echo_epoll.c"), str(port)]
-    with serving(command, port, "echo", placement.server), tempfile.TemporaryDirectory() as folder:
+    with serving(command, port, "echo", cores.server), tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "measured.json"
         options = ["--host", f"tcp://127.0.0.1:{port}", "-u", str(connections), "-r", str(connections)]
         options += ["--run-time", f"{seconds}s", "--stop-timeout", str(STOP_TIMEOUT_S), "--measured", str(output)]
         locust = [sys.executable, "-m", "locust", "--headless", "--only-summary", "-f", str(LOCUSTFILE)]
-        with pinned(placement.client):
+        with on_cores(cores.generator):
             finished = subprocess.run([*locust, *options, *words], capture_output=True, text=True, check=False)
         if finished.returncode:
             raise SystemExit(f"benchmarks: Locust ended with status {finished.returncode}: {finished.stderr[-500:]}")
-        kept = json.loads(output.read_text())
-        if not kept["exchanges"]:
-            raise SystemExit(f"benchmarks: {' '.join(words)} made no exchange in {seconds} s, expected more --seconds")
-        return Measured(kept["exchanges"] / kept["elapsed_s"], 1e6 * kept["cpu_s"] / kept["exchanges"])
+        report = json.loads(output.read_text())
+        if not report["exchanges"]:
+            raise SystemExit(f"benchmarks: {' '.join(words)} made no exchange in {seconds} s, try more --seconds")
+        return Measured(report["exchanges"] / report["elapsed_s"], 1e6 * report["cpu_s"] / report["exchanges"])
 
 
 def _show(measured: dict[str, list[Measured]]) -> None:
@@ -94,7 +100,7 @@ def _show(measured: dict[str, list[Measured]]) -> None:
         print(
             f"{name:{width}}  {median([each.rate for each in rounds]):>9,.0f} exchanges/s"
             f"  x {faster.median:.2f} ({faster.low:.2f} to {faster.high:.2f})"
-            f"  {median([each.cost_us for each in rounds]):5.1f} us of the processor each"
+            f"  {median([each.cost_us for each in rounds]):5.1f} us of CPU time each"
             f"  x {cheaper.median:.2f} ({cheaper.low:.2f} to {cheaper.high:.2f})"
         )
 

@@ -1,4 +1,4 @@
-"""The users that benchmarks.swarm_speed measures, for Locust to load."""
+"""The Locust file of benchmarks.swarm_speed: the users that it measures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _numbers = itertools.count()
 
 
 class PlainEcho(User):
-    """An echo as one writes it after Locust's documentation."""
+    """An echo user as in Locust's documentation."""
 
     wait_time = constant(0)
 
@@ -52,19 +52,19 @@ class PlainEcho(User):
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _add_argument(parser: LocustArgumentParser) -> None:
-    parser.add_argument("--measured", help="where to write what was measured", include_in_web_ui=False)
+    parser.add_argument("--measured", help="file for the result", include_in_web_ui=False)
 
 
 @events.test_start.add_listener  # type: ignore[untyped-decorator]
 def _begin(environment: Environment, **_: Any) -> None:
-    began = time.perf_counter(), time.process_time()
+    start_s, start_cpu_s = time.perf_counter(), time.process_time()
     path = Path(str(environment.parsed_options.measured))  # type: ignore[union-attr]
 
-    def keep() -> None:
-        elapsed_s, cpu_s = time.perf_counter() - began[0], time.process_time() - began[1]
+    def write_report() -> None:
+        elapsed_s, cpu_s = time.perf_counter() - start_s, time.process_time() - start_cpu_s
         entry = environment.stats.get("echo", "TCP")
         assert not entry.num_failures
-        kept = {"exchanges": entry.num_requests, "elapsed_s": elapsed_s, "cpu_s": cpu_s}
-        path.write_text(json.dumps(kept))
+        report = {"exchanges": entry.num_requests, "elapsed_s": elapsed_s, "cpu_s": cpu_s}
+        path.write_text(json.dumps(report))
 
-    events.test_stop.add_listener(lambda **_: keep())  # type: ignore[no-untyped-call]
+    events.test_stop.add_listener(lambda **_: write_report())  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Results as a person reads them: figures, ratios, and what grows along an axis; as text or as Markdown. Pure."""
+"""Tables of the results, as text or Markdown: figures, ratios, and growth along an axis. Pure."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from loadtests.formatting import render_table
 
 __all__ = ["NOTHING", "figure_text", "growth", "ratios_of", "render_results", "shown_ratio"]
 
-#: Where there is no figure.
+#: Shown where there is no figure.
 NOTHING = "-"
 Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
 
 
 def render_results(results: Results, markdown: bool = False) -> str:
-    """A heading, the figures of each scenario, the ratios of ours to each peer's, and the growth along the axes."""
+    """Return a heading, the figures of each scenario, the ratios to each peer, and the growth along the axes."""
     job = results.job
     table = render_table if markdown else text_table
     level = "### " if markdown else ""
@@ -53,17 +53,17 @@ def _figure(results: Results, scenario: Scenario, name: str, column: str) -> str
 
 
 def figure_text(value: Value, figure: str) -> str:
-    """A figure with its own number of decimals."""
+    """Format a figure with its own number of decimals."""
     return NOTHING if value is None else f"{value:,.{FIGURES[figure].decimals}f}"
 
 
 def ratios_of(results: Results, scenario: Scenario, peer: str, figure: str) -> Spread | None:
-    """Ours to a peer's, over the rounds."""
+    """Return the median and quartiles of ours divided by a peer's, over the rounds."""
     return spread(ratios(results.values(scenario, OURS, figure), results.values(scenario, peer, figure)))
 
 
 def shown_ratio(found: Spread | None) -> str:
-    """The median and, if the rounds differ, the quartiles."""
+    """Format the median and, if the rounds differ, the quartiles."""
     if found is None:
         return NOTHING
     if found.low == found.high:
@@ -74,7 +74,7 @@ def shown_ratio(found: Spread | None) -> str:
 def _growth_parts(results: Results, table: Table) -> Iterator[str]:
     figure = results.job.figures[0]
     labels = [scenario.label for scenario in results.scenarios]
-    yield f"{results.job.name}: {FIGURES[figure].title}, as a multiple of the one with {labels[0]}"
+    yield f"{results.job.name}: {FIGURES[figure].title}, as a multiple of the value with {labels[0]}"
     names = dict.fromkeys(name for measured in results.measurements.values() for name in measured)
     rows = [
         [name, *(NOTHING if value is None else f"{value:.2f}" for value in growth(results, name, figure))]
@@ -84,7 +84,7 @@ def _growth_parts(results: Results, table: Table) -> Iterator[str]:
 
 
 def growth(results: Results, name: str, figure: str) -> list[Value]:
-    """A figure in each scenario, divided by that in the first, round by round."""
+    """Return the median ratio of a figure in each scenario to the first scenario, taken round by round."""
     first, found = results.scenarios[0], []
     for scenario in results.scenarios:
         complete = all(name in results.measurements[each] for each in (first, scenario))
@@ -94,7 +94,7 @@ def growth(results: Results, name: str, figure: str) -> list[Value]:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for a terminal: the first column to the left, the others to the right."""
+    """Format a table for a terminal; the first column is aligned to the left, the others to the right."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a measurement needs beside the peers: the client, a certificate, and the versions of the tools."""
+"""Build the client, make a certificate for TLS, and read the versions of the tools."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ CERTIFICATE = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes
 
 
 def default_cache() -> Path:
-    """Where programs that were compiled are kept."""
+    """Return the folder for compiled programs."""
     return cache_folder("gserver-benchmarks")
 
 
 class Toolchain(toolchain.Toolchain):
-    """The tools of this machine, also for the client and for TLS."""
+    """The compilers of this machine, for the peers, the client and the certificate."""
 
     def client(self, tls: bool) -> str:
-        """The client, with TLS or without."""
+        """Return the path of the client, compiled with TLS or without; raise Missing if it cannot be compiled."""
         sources = [CLIENT / name for name in ("load.c", "plain.c", *(["tls.c"] if tls else []))]
         command = [*GCC, *map(str, sources)]
         if tls:
@@ -44,7 +44,7 @@ class Toolchain(toolchain.Toolchain):
         return self.compiled(command, [*sources, *CLIENT.glob("*.h")])
 
     def certificate(self) -> tuple[str, str]:
-        """The files of a certificate (ECDSA P-256) and of its key, for servers of TLS."""
+        """Return the files of a self-signed certificate (ECDSA P-256) and of its key, for TLS servers."""
         openssl = need("openssl")
         folder = self.folder() / "certificate"
         files = str(folder / "cert.pem"), str(folder / "key.pem")
@@ -66,13 +66,13 @@ class Toolchain(toolchain.Toolchain):
 
 
 def versions() -> dict[str, str]:
-    """What the tools that peers need say of themselves, as far as they are installed."""
-    found = {tool: _said(command) for tool, command in VERSIONS.items() if shutil.which(tool)}
+    """Return the versions of the installed tools that peers need, as each prints it."""
+    found = {tool: _version(command) for tool, command in VERSIONS.items() if shutil.which(tool)}
     if importlib.util.find_spec("uvloop") is not None:
         found["uvloop"] = importlib.metadata.version("uvloop")
     return found
 
 
-def _said(command: Sequence[str]) -> str:
+def _version(command: Sequence[str]) -> str:
     finished = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     return (finished.stdout.splitlines() or [""])[0]

@@ -15,8 +15,8 @@ from typing import Any
 
 import gserver
 from gserver.arbiter.arbiter import Arbiter, certificates_of
-from gserver.arbiter.binary_upgrade import Command, Succession, take_inheritance
-from gserver.arbiter.reload_requests import ask_for_reload
+from gserver.arbiter.binary_upgrade import BinaryUpgrade, Command, take_inheritance
+from gserver.arbiter.reload_requests import request_reload
 from gserver.arbiter.reloader import check_engine
 from gserver.arbiter.stats_socket import read_stats
 from gserver.config.settings import Settings, declared
@@ -35,9 +35,9 @@ from gserver.process.daemon import Daemon
 from gserver.process.proctitle import find_title, set_title
 from gserver.process.systemd import take_sockets
 from gserver.worker.app_loader import Application, parse_application
-from gserver.worker.preload_process import run_mold
+from gserver.worker.preload_process import run_preload_process
 from gserver.worker.readiness_check import try_start
-from gserver.worker.worker import fit, load, run_worker
+from gserver.worker.worker import apply_settings, load, run_worker
 
 __all__ = ["main"]
 
@@ -159,20 +159,20 @@ def _run(parser: _Parser, argv: Sequence[str]) -> int:
         _check_config(settings, application)
         parser.print_out(f"gserver: {application.text} can be served\n")
         return 0
-    succession = Succession(Command.of_this_process(), inheritance)
-    daemon = Daemon.detach() if settings.daemon and not succession.has_predecessor else None
+    upgrade = BinaryUpgrade(Command.of_this_process(), inheritance)
+    daemon = Daemon.detach() if settings.daemon and not upgrade.has_old_arbiter else None
     enter(settings.chdir)
     if settings.umask is not None:
         os.umask(settings.umask)
     logs.configure(settings)
     set_title("arbiter", settings.proc_name or application.text)
     log.info("Starting gserver %s%s", gserver.__version__, "" if IS_NATIVE else ", not compiled")
-    serve, preload = functools.partial(run_worker, application), functools.partial(run_mold, application)
-    return Arbiter(configuration, settings, serve, preload, succession, daemon).run()
+    serve, preload = functools.partial(run_worker, application), functools.partial(run_preload_process, application)
+    return Arbiter(configuration, settings, serve, preload, upgrade, daemon).run()
 
 
 def _reload(pidfile: str) -> int:
-    failure = ask_for_reload(pidfile)
+    failure = request_reload(pidfile)
     if failure is not None:
         _complain(f"the reload failed: {failure}")
     return 0 if failure is None else 1
@@ -201,7 +201,7 @@ def _check_config(settings: Settings, application: Application) -> None:
 
     def load_and_fit() -> Any:
         served = load(settings, application)
-        fit(served, settings)
+        apply_settings(served, settings)
         return served
 
     try_start(repr(application.text), load_and_fit, settings.ready_timeout or None)

@@ -1,4 +1,4 @@
-"""Every test is bounded in time and leaves no descriptor, child process or greenlet behind."""
+"""Fixtures and hooks for all tests: time limits, retries of timed tests, and the check for leaks."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.helpers.peers import path_of
 from tests.helpers.serving import Serving
 
 ROOT = Path(__file__).parent.parent
-#: What a test that serves may take, at the very most, in seconds.
+#: Time limit of a test with a server, in seconds.
 TEST_TIMEOUT_S = 150.0
-#: How many times as long a test that is paced takes over everything, as often as it fails.
+#: Factors on the times of a test that is marked as paced, for each attempt.
 PACES = (1, 4, 16)
-#: With the plugin tests.helpers.patched everything runs as in a worker that has imported its application.
+#: True with the plugin tests.helpers.patched: all tests run in a process that is patched like a worker's.
 IS_PATCHED = monkey.is_module_patched("threading")
 
 settings.register_profile("gserver", deadline=None, database=None, max_examples=60)
@@ -32,9 +32,10 @@ settings.load_profile("gserver")
 
 
 def pytest_configure() -> None:
-    """A suite that was started in the background is deaf to INT and HUP, and so would be every process under test.
+    """Restore signals, and compile the packages.
 
-    Of those there are a thousand, and with PYTHONDONTWRITEBYTECODE each would compile what it imports once more.
+    A suite that was started in the background ignores INT and HUP, and processes under test would inherit that. With
+    PYTHONDONTWRITEBYTECODE each of the thousand processes under test would compile the packages again.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -43,17 +44,16 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Swarms come last, so that a mistake is seen early."""
+    """Run tests marked as alone last, so that other failures are seen early."""
     items.sort(key=lambda item: "alone" in item.keywords)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run a test that is marked as paced again, with longer times, where it failed. If it always does, its first
-    failure is shown.
+    """Run a test that is marked as paced again with longer times if it fails; report the first failure if all fail.
 
-    Where four others want the processor, a client that is to speak every 20 ms may come later than its deadline of
-    100 ms, and is never 1.6 s late. A deadline that does not work does not work at any pace.
+    On a busy host a client that sends every 20 ms may miss a deadline of 100 ms, but it is never 1.6 s late. A deadline
+    that does not work fails with all times.
     """
     marker = pyfuncitem.get_closest_marker("paced")
     if marker is None:
@@ -77,51 +77,53 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _warm() -> None:
-    """The hub opens its descriptors once, which is no leak of the first test."""
+    """Let gevent's hub open its descriptors before the first test, so that they are no leak of it."""
     gevent.sleep(0.001)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _frozen() -> None:
-    """What there is before a file's tests is frozen, for the search for leaks, and each full collection, goes through
-    all objects that are not: with what thousands of tests leave behind, that came to 0.2 s for each that serves."""
+    """Freeze the existing objects, so that the check for leaks and full collections skip them.
+
+    Without this, the objects of thousands of earlier tests added 0.2 s to each test with a server.
+    """
     gc.collect()
     gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tests that take long bound their own time."""
+    """Switch off the time limit for longhaul tests, which have their own."""
     if "longhaul" in item.keywords:
         faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(autouse=True)
 def _no_leaks() -> Iterator[None]:
-    # A loop's clock stands still while nobody turns the loop, and gevent.joinall(timeout=60) and plain timers count
-    # from that moment: after 20 s of tests without a turn, the first of them would be over at once.
+    # The loop's clock is updated only while the loop runs, and timers count from it. After 20 s of tests that do not
+    # run the loop, a timer of 20 s would fire at once.
     gevent.get_hub().loop.update_now()
     before = take_stock()
     yield
     assert_no_leaks(before)
-    assert monkey.is_module_patched("threading") == IS_PATCHED, "this test patched the process of all that follow"
+    assert monkey.is_module_patched("threading") == IS_PATCHED, "this test patched the process, also for later tests"
 
 
 @pytest.fixture
 def serving() -> Iterator[Serving]:
-    """Start servers and clients in this process; afterwards all are closed, and each server's counters is checked."""
+    """Start servers and clients in this process; afterwards all are closed and the counters are checked."""
     with gevent.Timeout(TEST_TIMEOUT_S), Serving() as serving:
         yield serving
 
 
 @pytest.fixture(params=["pooled", "dedicated"])
 def greenlets(request: pytest.FixtureRequest) -> str:
-    """Both shapes of the engine, which serve alike."""
+    """Run the test with both settings of `greenlets`."""
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate of localhost that is its own authority, and its key; made by openssl."""
+    """Return the files of a self-signed certificate for localhost and of its key, made with openssl."""
     if path_of("openssl") is None:
         pytest.skip("openssl is not installed")
     folder = tmp_path_factory.mktemp("certificate")

@@ -1,4 +1,4 @@
-"""What a test leaves behind fails that test and no other."""
+"""The check for leaks: a leak fails the test that caused it, and no other test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from greenlet import greenlet
 
 from tests.helpers.leaks import assert_no_leaks, take_stock
 
-#: What each test here keeps, so that it does not go by itself.
+#: Keeps the leaked objects alive.
 KEPT: list[object] = []
 
 
@@ -48,7 +48,7 @@ def leave_a_watcher_on_a_closed_socket() -> None:
     watcher = gevent.get_hub().loop.io(ours.fileno(), 1)
     watcher.start(print)
     KEPT.append(watcher)
-    gevent.sleep(0.001)  # the loop ends the process when it first looks for a descriptor that is closed already
+    gevent.sleep(0.001)  # the loop must see the descriptor open first: it aborts on one that is closed at once
     ours.close()
     theirs.close()
 
@@ -64,7 +64,7 @@ def leave_a_watcher_on_a_closed_socket() -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_is_left_is_named_and_ended(leave: Callable[[], None], named: str) -> None:
+def test_a_leak_is_named_and_closed(leave: Callable[[], None], named: str) -> None:
     before = take_stock()
     leave()
 
@@ -74,7 +74,7 @@ def test_what_is_left_is_named_and_ended(leave: Callable[[], None], named: str) 
     assert_no_leaks(before, patience_s=0.02)
 
 
-def test_a_socket_that_was_left_closes_nothing_of_those_that_follow() -> None:
+def test_a_leaked_socket_does_not_close_a_later_one_with_the_same_number() -> None:
     before = take_stock()
     left = socket.socket()
     number = left.fileno()
@@ -87,7 +87,7 @@ def test_a_socket_that_was_left_closes_nothing_of_those_that_follow() -> None:
         assert os.fstat(number)
 
 
-def test_the_number_of_a_descriptor_that_was_left_stays_taken_for_its_owner() -> None:
+def test_the_number_of_a_leaked_descriptor_stays_in_use_until_its_owner_closes_it() -> None:
     before = take_stock()
     left = os.open(__file__, os.O_RDONLY)
     with pytest.raises(AssertionError, match=f"^left behind: fd {left}: {__file__}$"):
@@ -97,17 +97,17 @@ def test_the_number_of_a_descriptor_that_was_left_stays_taken_for_its_owner() ->
     os.close(left)
 
 
-def test_a_descriptor_that_was_closed_without_being_the_tests_own_is_named() -> None:
-    with open(__file__, "rb") as somebodys:
+def test_closing_a_descriptor_of_another_owner_is_named() -> None:
+    with open(__file__, "rb") as foreign:
         before = take_stock()
-        os.close(somebodys.fileno())
+        os.close(foreign.fileno())
 
-        with pytest.raises(AssertionError, match=rf"^left behind: fd {somebodys.fileno()}: .*, which the test has"):
+        with pytest.raises(AssertionError, match=rf"^left behind: fd {foreign.fileno()}: .*, which the test has"):
             assert_no_leaks(before, patience_s=0.02)
-        assert os.open(os.devnull, os.O_RDONLY) == somebodys.fileno()
+        assert os.open(os.devnull, os.O_RDONLY) == foreign.fileno()
 
 
-def test_what_goes_by_itself_is_no_leak() -> None:
+def test_a_greenlet_that_ends_soon_is_no_leak() -> None:
     before = take_stock()
     gevent.spawn(gevent.sleep, 0.02)
     gevent.sleep(0)

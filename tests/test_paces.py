@@ -1,4 +1,4 @@
-"""A test of a time is tried again with longer ones, before it has failed."""
+"""The marker `paced`: a test that fails runs again with longer times."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ pytestmark = pytest.mark.paced("SHORT_S")
 SHORT_S = 0.1
 
 
-def test_that_fails_at_a_quick_pace_passes_at_a_slower_one() -> None:
+def test_a_failure_with_short_times_is_followed_by_longer_times() -> None:
     assert SHORT_S > 0.2
 
 
-def test_after_it_the_times_are_what_they_were() -> None:
+def test_the_original_times_are_restored() -> None:
     assert SHORT_S == 0.1
 
 
 @pytest.mark.xfail(raises=ConnectionError, strict=True)
-def test_that_fails_at_every_pace_fails_as_it_did_at_first() -> None:
+def test_if_all_attempts_fail_the_first_failure_is_reported() -> None:
     if SHORT_S == 0.1:
         raise ConnectionError
     raise AssertionError
 
 
 @pytest.mark.xfail(raises=ZeroDivisionError, strict=True)
-def test_an_error_that_no_time_explains_fails_at_once() -> None:
+def test_other_errors_fail_at_once() -> None:
     assert 1 / (SHORT_S - 0.1)

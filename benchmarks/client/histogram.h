@@ -1,4 +1,4 @@
-/* Times in nanoseconds, in buckets whose width is below 1/128 of their value: percentiles within 0.8 %, at a fixed cost. */
+/* A histogram of times in nanoseconds. A bucket is narrower than 1/128 of its values: percentiles are within 0.8 %. */
 #ifndef HISTOGRAM_H
 #define HISTOGRAM_H
 
@@ -11,12 +11,12 @@ typedef struct {
 } Histogram;
 
 static inline void histogram_add(Histogram *histogram, uint64_t ns) {
-    int shift = ns < SUBS ? 0 : 63 - __builtin_clzll(ns) - SUB_BITS; /* what is left of it is below 2 * SUBS */
+    int shift = ns < SUBS ? 0 : 63 - __builtin_clzll(ns) - SUB_BITS; /* ns >> shift is below 2 * SUBS */
     histogram->counts[shift * SUBS + (ns >> shift)]++;
     histogram->total++;
 }
 
-/* The middle of the bucket below which a `share` of all times lies. */
+/* The quantile for a `share` from 0 to 1, in nanoseconds: the middle of its bucket; 0 without any time. */
 static inline double histogram_quantile(const Histogram *histogram, double share) {
     uint64_t rank = (uint64_t)(share * histogram->total), seen = 0;
     for (int index = 0; index < BUCKETS; index++) {

@@ -1,21 +1,23 @@
-/* The load of a measurement: a closed loop over many connections in one thread, fast enough not to be the bottleneck.
+/* The client of a measurement: a closed loop over many connections in one thread.
  *
  *   load --port P --mode MODE [--tls] [--connections N] [--depth D] [--warm-up S] [--seconds S]
  *        [--message TEXT | --size BYTES] [--reply TEXT] [--opening TEXT]
  *
- * exchange   each connection keeps asking: D messages at once, and again when all are answered
- * churn      connect, one exchange, close; N of them at a time
- * idle       nobody asks
- * broadcast  the first connection asks, and all must get the answer, which counts as N messages
+ * exchange   each connection sends D messages at once, and again when all of them are answered
+ * churn      connect, one exchange, close; N connections at a time
+ * idle       no messages are sent
+ * broadcast  the first connection sends; all connections must receive the reply, which counts as N messages
  *
- * Texts are sent with a newline behind them; --size sends so many bytes. An answer must be exactly --reply, or what was
- * sent. Unless it churns, every connection is opened with an exchange of its own (--opening, which is echoed; default:
- * one message), so that the server is known to have it.
+ * A newline is added to each text; --size sends so many bytes. A reply must be equal to --reply (default: the message).
+ * Except in churn, one exchange is made on each connection after it is opened, so that the server has accepted it. The
+ * message of that exchange is --opening, which must be echoed (default: the message).
  *
- * The conversation with whoever runs it: it opens and warms up, prints "ready", waits for a line on its standard input,
- * loads the server for S seconds, begins nothing more, waits until everything is answered, so that the server has
- * handled just what is counted, and prints a line of JSON. The connections stay open until its input ends, and with them
- * what they cost. What goes wrong is one line on standard error and status 1.
+ * Steps:
+ *   1. Open the connections, warm up, print "ready".
+ *   2. After a line on standard input, load the server for S seconds.
+ *   3. Send nothing new, and wait for the replies in flight: the server has then handled exactly the counted messages.
+ *   4. Print a line of JSON. Keep the connections open until standard input ends, so that their memory can be read.
+ * On an error, print one line on standard error and exit with status 1.
  */
 #define _GNU_SOURCE
 #include "histogram.h"
@@ -39,7 +41,7 @@
 enum {
     EVENTS = 512,
     RECEIVE_BYTES = 256 * 1024,
-    OPENING_AT_ONCE = 128, /* less than the backlog of any server */
+    OPENING_AT_ONCE = 128, /* less than the backlog of any measured server */
     SOURCES = 250,
     PATIENCE_S = 20,
 };
@@ -47,7 +49,7 @@ enum {
 typedef enum { EXCHANGE, CHURN, IDLE, BROADCAST } Mode;
 static const char *const mode_names[] = {"exchange", "churn", "idle", "broadcast", NULL};
 
-/* What is sent, what must come back, and as how many messages it counts. */
+/* A request, the reply that is expected, and the number of messages that they count as. */
 typedef struct {
     char *request, *reply;
     size_t request_size, reply_size;
@@ -56,7 +58,7 @@ typedef struct {
 
 typedef struct {
     Link link;
-    const Script *script; /* of the exchange that it is in; NULL between two */
+    const Script *script; /* of the current exchange; NULL between exchanges */
     size_t sent, answered;
     uint64_t since;
     bool watches_output;
@@ -67,7 +69,7 @@ static struct {
     Mode mode;
     const char *message, *reply, *opening;
     double warm_up_s, seconds;
-} asked = {.connections = 50, .depth = 1, .seconds = 3};
+} options = {.connections = 50, .depth = 1, .seconds = 3};
 
 static const Transport *transport = &plain_transport;
 static Script opening, load;
@@ -100,8 +102,9 @@ static void watch(Conn *conn, int operation, bool output) {
     if (epoll_ctl(epoll_fd, operation, conn->link.fd, &event)) die("epoll_ctl failed: %s", strerror(errno));
 }
 
-/* From 127.0.1.1, 127.0.1.2 and on in turn: closed connections keep their ports for a minute, which would run out. */
-static void bind_somewhere(int fd) {
+/* Bind to 127.0.1.1, 127.0.1.2 and so on in turn: a closed connection keeps its port for a minute (TIME_WAIT), and the
+ * ports of a single address would run out. */
+static void bind_source(int fd) {
     struct sockaddr_in from = {.sin_family = AF_INET};
     int on = 1;
     from.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 256 + dialled++ % SOURCES);
@@ -110,14 +113,14 @@ static void bind_somewhere(int fd) {
 }
 
 static void dial(Conn *conn) {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(asked.port)};
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(options.port)};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), on = 1;
-    if (fd < 0) die("no further socket: %s", strerror(errno));
-    bind_somewhere(fd);
+    if (fd < 0) die("socket failed: %s", strerror(errno));
+    bind_source(fd);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     if (connect(fd, (struct sockaddr *)&to, sizeof to) && errno != EINPROGRESS)
-        die("connecting failed: %s", strerror(errno));
+        die("connect failed: %s", strerror(errno));
     conn->link.fd = fd;
     transport->attach(&conn->link);
     watch(conn, EPOLL_CTL_ADD, false);
@@ -151,19 +154,19 @@ static void await(Conn *conn, const Script *script, uint64_t since) {
     in_flight++;
 }
 
-static void ask(Conn *conn, const Script *script, uint64_t since) {
+static void request(Conn *conn, const Script *script, uint64_t since) {
     await(conn, script, since);
     conn->sent = 0;
     push(conn);
 }
 
-static void ask_all(uint64_t since) {
+static void request_all(uint64_t since) {
     broadcast_since = since;
-    for (int i = 1; i < asked.connections; i++) {
+    for (int i = 1; i < options.connections; i++) {
         await(&conns[i], &load, since);
         conns[i].sent = load.request_size;
     }
-    ask(&conns[0], &load, since);
+    request(&conns[0], &load, since);
 }
 
 static void count(uint64_t since, uint64_t now, uint64_t of) {
@@ -171,30 +174,30 @@ static void count(uint64_t since, uint64_t now, uint64_t of) {
     messages += of;
 }
 
-/* An exchange is over: count it, and begin the next one. */
+/* End an exchange: count it, and begin the next one. */
 static void complete(Conn *conn) {
     uint64_t now = now_ns();
     last_answer = now;
     conn->script = NULL;
     in_flight--;
     if (is_opening) return;
-    if (asked.mode == BROADCAST) {
+    if (options.mode == BROADCAST) {
         if (in_flight) return;
-        count(broadcast_since, now, asked.connections);
-        if (!is_stopping) ask_all(now);
+        count(broadcast_since, now, options.connections);
+        if (!is_stopping) request_all(now);
         return;
     }
     count(conn->since, now, load.messages);
-    if (asked.mode == CHURN) hang_up(conn);
+    if (options.mode == CHURN) hang_up(conn);
     if (is_stopping) return;
-    if (asked.mode == CHURN) dial(conn);
-    ask(conn, &load, now);
+    if (options.mode == CHURN) dial(conn);
+    request(conn, &load, now);
 }
 
 static void check(const Conn *conn, size_t got) {
-    if (!conn->script) die("the server answered what nobody asked", NULL);
-    if (conn->answered + got > conn->script->reply_size) die("the server answered more than was asked", NULL);
-    if (memcmp(buffer, conn->script->reply + conn->answered, got)) die("the server gave a wrong answer", NULL);
+    if (!conn->script) die("the server sent data without a request", NULL);
+    if (conn->answered + got > conn->script->reply_size) die("the reply is longer than expected", NULL);
+    if (memcmp(buffer, conn->script->reply + conn->answered, got)) die("the reply is wrong", NULL);
 }
 
 static void pull(Conn *conn) {
@@ -208,15 +211,15 @@ static void pull(Conn *conn) {
     complete(conn);
 }
 
-static void attend(Conn *conn) {
+static void handle_event(Conn *conn) {
     if (conn->script && conn->sent < conn->script->request_size) push(conn);
     pull(conn);
 }
 
-static void turn(int timeout_ms) {
+static void run_once(int timeout_ms) {
     struct epoll_event events[EVENTS];
     int count = epoll_wait(epoll_fd, events, EVENTS, timeout_ms);
-    for (int i = 0; i < count; i++) attend(events[i].data.ptr);
+    for (int i = 0; i < count; i++) handle_event(events[i].data.ptr);
     if (in_flight && now_ns() - last_answer > PATIENCE_S * 1000000000ull) die("the server does not answer", NULL);
 }
 
@@ -225,25 +228,25 @@ static void turn(int timeout_ms) {
 static void open_all(void) {
     is_opening = true;
     last_answer = now_ns();
-    for (int i = 0; i < asked.connections || in_flight;) {
-        for (; i < asked.connections && in_flight < OPENING_AT_ONCE; i++) {
+    for (int i = 0; i < options.connections || in_flight;) {
+        for (; i < options.connections && in_flight < OPENING_AT_ONCE; i++) {
             dial(&conns[i]);
-            ask(&conns[i], &opening, now_ns());
+            request(&conns[i], &opening, now_ns());
         }
-        turn(1000);
+        run_once(1000);
     }
     is_opening = false;
 }
 
 static void begin_all(uint64_t since) {
-    if (asked.mode == IDLE) return;
-    if (asked.mode == BROADCAST) {
-        ask_all(since);
+    if (options.mode == IDLE) return;
+    if (options.mode == BROADCAST) {
+        request_all(since);
         return;
     }
-    for (int i = 0; i < asked.connections; i++) {
-        if (asked.mode == CHURN) dial(&conns[i]);
-        ask(&conns[i], &load, now_ns());
+    for (int i = 0; i < options.connections; i++) {
+        if (options.mode == CHURN) dial(&conns[i]);
+        request(&conns[i], &load, now_ns());
     }
 }
 
@@ -255,7 +258,7 @@ static void run(double seconds) {
     while (!is_stopping || in_flight) {
         uint64_t now = now_ns();
         is_stopping = now >= end;
-        turn(is_stopping ? 1000 : (int)((end - now) / 1000000 + 1));
+        run_once(is_stopping ? 1000 : (int)((end - now) / 1000000 + 1));
     }
 }
 
@@ -270,7 +273,7 @@ static void measure(void) {
     uint64_t start = now_ns();
     memset(&times, 0, sizeof times);
     messages = 0;
-    run(asked.seconds);
+    run(options.seconds);
     printf("{\"messages\": %lu, \"elapsed_s\": %.6f, \"client_cpu_s\": %.6f, ", (unsigned long)messages,
            (now_ns() - start) * 1e-9, own_cpu_s() - cpu);
     printf("\"p50_us\": %.3f, \"p99_us\": %.3f, \"p999_us\": %.3f}\n", histogram_quantile(&times, .5) / 1e3,
@@ -278,7 +281,7 @@ static void measure(void) {
     fflush(stdout);
 }
 
-/* What was asked for */
+/* Options */
 
 static char *repeated(const char *text, size_t size, unsigned copies) {
     char *all = malloc(size * copies);
@@ -293,7 +296,7 @@ static char *line_of(const char *text) {
     return line;
 }
 
-/* So many bytes that are not all alike, with a newline at the end. */
+/* Return `size` bytes of a pattern with a newline at the end. */
 static char *pattern_of(size_t size) {
     char *pattern = malloc(size + 1);
     if (!pattern) die("no memory for the messages", NULL);
@@ -318,7 +321,7 @@ static Mode mode_of(const char *name) {
 static double number_of(const char *text, double least) {
     char *end;
     double number = strtod(text, &end);
-    if (end == text || *end || !(number >= least)) die("%s is not a number, or too small", text);
+    if (end == text || *end || !(number >= least)) die("%s is not a number, or is too small", text);
     return number;
 }
 
@@ -329,34 +332,34 @@ static void use_tls(void) { die("this program was built without TLS", NULL); }
 #endif
 
 static void parse(int argc, char **argv) {
-    static const struct option options[] = {
+    static const struct option flags[] = {
         {"port", 1, 0, 'p'},    {"mode", 1, 0, 'o'},  {"tls", 0, 0, 't'},  {"connections", 1, 0, 'c'},
         {"depth", 1, 0, 'd'},   {"size", 1, 0, 's'},  {"reply", 1, 0, 'r'}, {"message", 1, 0, 'm'},
         {"opening", 1, 0, 'i'}, {"warm-up", 1, 0, 'w'}, {"seconds", 1, 0, 'n'}, {0, 0, 0, 0}};
-    for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) switch (option) {
-        case 'p': asked.port = (int)number_of(optarg, 1); break;
-        case 'o': asked.mode = mode_of(optarg); break;
+    for (int option; (option = getopt_long(argc, argv, "", flags, NULL)) != -1;) switch (option) {
+        case 'p': options.port = (int)number_of(optarg, 1); break;
+        case 'o': options.mode = mode_of(optarg); break;
         case 't': use_tls(); break;
-        case 'c': asked.connections = (int)number_of(optarg, 1); break;
-        case 'd': asked.depth = (int)number_of(optarg, 1); break;
-        case 's': asked.size = (int)number_of(optarg, 1); break;
-        case 'r': asked.reply = optarg; break;
-        case 'm': asked.message = optarg; break;
-        case 'i': asked.opening = optarg; break;
-        case 'w': asked.warm_up_s = number_of(optarg, 0); break;
-        case 'n': asked.seconds = number_of(optarg, 0); break;
+        case 'c': options.connections = (int)number_of(optarg, 1); break;
+        case 'd': options.depth = (int)number_of(optarg, 1); break;
+        case 's': options.size = (int)number_of(optarg, 1); break;
+        case 'r': options.reply = optarg; break;
+        case 'm': options.message = optarg; break;
+        case 'i': options.opening = optarg; break;
+        case 'w': options.warm_up_s = number_of(optarg, 0); break;
+        case 'n': options.seconds = number_of(optarg, 0); break;
         default: exit(2);
         }
-    if (!asked.port || !asked.message == !asked.size) die("needs --port, and --message or --size", NULL);
+    if (!options.port || !options.message == !options.size) die("needs --port, and --message or --size", NULL);
 }
 
 static void prepare(void) {
-    char *message = asked.message ? line_of(asked.message) : pattern_of(asked.size);
-    char *reply = asked.reply ? line_of(asked.reply) : message;
-    char *hello = asked.opening ? line_of(asked.opening) : message;
-    load = script_of(message, reply, asked.depth);
-    opening = script_of(hello, asked.opening ? hello : reply, 1);
-    conns = calloc(asked.connections, sizeof *conns);
+    char *message = options.message ? line_of(options.message) : pattern_of(options.size);
+    char *reply = options.reply ? line_of(options.reply) : message;
+    char *hello = options.opening ? line_of(options.opening) : message;
+    load = script_of(message, reply, options.depth);
+    opening = script_of(hello, options.opening ? hello : reply, 1);
+    conns = calloc(options.connections, sizeof *conns);
     epoll_fd = epoll_create1(0);
     if (!conns || epoll_fd < 0) die("no memory for the connections", NULL);
     transport->prepare();
@@ -365,11 +368,11 @@ static void prepare(void) {
 int main(int argc, char **argv) {
     parse(argc, argv);
     prepare();
-    if (asked.mode != CHURN) open_all();
-    if (asked.warm_up_s > 0) run(asked.warm_up_s);
+    if (options.mode != CHURN) open_all();
+    if (options.warm_up_s > 0) run(options.warm_up_s);
     puts("ready");
     fflush(stdout);
-    if (getchar() == EOF) return 0; /* nobody is there any more */
+    if (getchar() == EOF) return 0; /* the parent process has ended */
     measure();
     while (getchar() != EOF) {}
     return 0;

@@ -12,7 +12,7 @@ static void attach(Link *link) { link->session = NULL; }
 static ssize_t send_bytes(Link *link, const char *data, size_t size) {
     ssize_t sent = send(link->fd, data, size, MSG_NOSIGNAL);
     if (sent >= 0) return sent;
-    if (errno == EAGAIN || errno == ENOTCONN) return WANTS_OUTPUT; /* full, or not connected yet */
+    if (errno == EAGAIN || errno == ENOTCONN) return WANTS_OUTPUT; /* buffer full, or not connected yet */
     die("sending failed: %s", strerror(errno));
 }
 

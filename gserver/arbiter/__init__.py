@@ -1,4 +1,4 @@
-"""The processes: an arbiter that binds, forks and supervises, and workers that serve.
+"""The arbiter process: it binds the listeners, forks the workers and supervises them.
 
-The arbiter is plain Python: no gevent, no threads, no code of the user's.
+It is plain Python: no gevent, no threads, and none of the user's code except hooks.
 """

@@ -1,12 +1,13 @@
-"""A new arbiter in place of a running one, on the same sockets: USR2, as nginx and gunicorn have it.
+"""Binary upgrade (USR2): start a new arbiter on the same sockets, as nginx and gunicorn do.
 
-The old arbiter executes its own command again. The listeners are inherited, and with them one end of a pipe, the
-lifeline. A byte on it means that the old arbiter has been told to stop, and leaves the service to the new one while it
-drains; end-of-file means that it is gone. A variable names the descriptors.
+The old arbiter executes its own command again. The new one inherits the listeners and the read end of a pipe, the
+lifeline. A byte on the lifeline means that the old arbiter is stopping: the new one is in charge while the old one
+drains. End-of-file means that the old arbiter has ended. An environment variable holds the numbers of the descriptors.
 
-systemd waits at a stop only for a main process that is its own child. So the old arbiter is not the new one's parent: a
-process between them is, the midwife, which ends when the new arbiter ends, with its status, or when the old one leaves.
-Then whoever adopts orphans, systemd, is the new arbiter's parent while the old one still runs.
+At a stop, systemd waits for the main process only if that is its own child. Therefore the old arbiter is not the parent
+of the new one. Between them is a launcher process. It exits when the new arbiter exits, with the same status, or when
+the old arbiter stops. In the latter case systemd, which adopts orphans, becomes the parent of the new arbiter while the
+old one still runs.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from gserver.process.pidfile import Pidfile
 from gserver.process.proctitle import set_title
 from gserver.process.systemd import Notifier
 
-__all__ = ["Command", "Inheritance", "Succession", "take_inheritance"]
+__all__ = ["BinaryUpgrade", "Command", "Inheritance", "take_inheritance"]
 
 log = logging.getLogger("gserver.arbiter")
 
@@ -47,89 +48,92 @@ Descriptors = Mapping[Bind, Sequence[int]]
 
 @dataclass(frozen=True)
 class Inheritance:
-    """What an arbiter got from the one before it."""
+    """What a new arbiter inherits from the old one."""
 
     listeners: Descriptors = field(default_factory=dict)
     lifeline: int | None = None
-    activated: tuple[Bind, ...] = ()  # the sockets that systemd once passed
+    activated: tuple[Bind, ...] = ()  # of the listeners, those that systemd passed to the first arbiter
 
 
 @dataclass(frozen=True)
 class Command:
-    """How this process was started: what it takes to do it again. Made before it changes its directory."""
+    """The command and folder that started this process. Made before the process changes its folder."""
 
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     folder: str
 
     @classmethod
     def of_this_process(cls) -> Command:
         folder, given = working_folder(), sys.orig_argv[0]
-        # The interpreter by its path: the name it was called by may mean another one by then.
+        # The interpreter by its path: by the time of the upgrade, its name may lead to another one.
         is_relative = os.sep in given and not os.path.isabs(given)
         executable = absolute(given, folder) if is_relative else sys.executable
         return cls((executable, *sys.orig_argv[1:]), folder)
 
 
-class Succession:
-    """The arbiter before this one and the one after it, as far as there are any.
+class BinaryUpgrade:
+    """The links from this arbiter to the old one that started it, and to the new one that it has started.
 
-    Closes: close() closes the lifelines, which tells a successor that this arbiter is gone.
+    Closes: close() closes the lifeline to the new arbiter, which then reads that this one has ended.
     """
 
     def __init__(self, command: Command, inheritance: Inheritance) -> None:
         self._command = command
         self.inherited = inheritance.listeners
-        self._from_predecessor = inheritance.lifeline
-        self._to_successor: int | None = None
-        self._midwife: int | None = None  # the pid of the successor's parent
-        #: The pid of the arbiter after this one, while there is one.
-        self.successor: int | None = None
-        #: Whether the service is this arbiter's: its predecessor, if there was one, is leaving or gone.
+        self._from_old_arbiter = inheritance.lifeline
+        self._to_new_arbiter: int | None = None
+        self._launcher: int | None = None  # the pid of the launcher
+        #: The pid of the new arbiter, while there is one.
+        self.new_arbiter: int | None = None
+        #: Whether this arbiter owns the pid file: there is no old arbiter, or that is stopping or has ended.
         self.is_in_charge = inheritance.lifeline is None
 
     @property
-    def has_predecessor(self) -> bool:
-        return self._from_predecessor is not None
+    def has_old_arbiter(self) -> bool:
+        return self._from_old_arbiter is not None
 
     @property
     def is_under_way(self) -> bool:
-        """Whether another arbiter serves from the same listeners, and will when this one has ended."""
-        return not self.is_in_charge or self.successor is not None
+        """Whether another arbiter serves from the same listeners."""
+        return not self.is_in_charge or self.new_arbiter is not None
 
     def fileno(self) -> int:
-        """For select, while there is a predecessor: readable when it is leaving, and when it is gone."""
-        assert self._from_predecessor is not None
-        return self._from_predecessor
+        """The lifeline from the old arbiter, for select: readable when that is stopping, and when it has ended."""
+        assert self._from_old_arbiter is not None
+        return self._from_old_arbiter
 
-    def is_predecessor_gone(self) -> bool:
-        """After fileno() became readable: False if it is only leaving. Either way this arbiter is in charge now."""
+    def is_old_arbiter_gone(self) -> bool:
+        """Read the lifeline after it became readable: True if the old arbiter has ended, False if it is stopping.
+
+        In both cases this arbiter is in charge now.
+        """
         self.is_in_charge = True
         return not os.read(self.fileno(), len(LEAVING))
 
-    def predecessor_ended(self) -> None:
-        assert self._from_predecessor is not None
-        os.close(self._from_predecessor)
-        self._from_predecessor = None
+    def old_arbiter_ended(self) -> None:
+        assert self._from_old_arbiter is not None
+        os.close(self._from_old_arbiter)
+        self._from_old_arbiter = None
         self.is_in_charge = True
 
-    def begin(self, signals: SignalQueue, listeners: Descriptors, activated: Sequence[Bind]) -> int:
-        """Start the new arbiter; return the pid of the child that ends when it does, 0 if there can be none."""
+    def start(self, signals: SignalQueue, listeners: Descriptors, activated: Sequence[Bind]) -> int:
+        """Start the new arbiter; return the pid of the launcher, which exits with it. 0 if the fork failed."""
         try:
-            midwife = self._fork(signals, listeners, activated)
+            launcher = self._fork(signals, listeners, activated)
         except OSError as error:
             log.error("Cannot start a new arbiter: %s", error)
             return 0
-        log.info("Started a new arbiter (pid: %d); TERM to %d when it serves", self.successor, os.getpid())
-        return midwife
+        log.info("Started a new arbiter (pid: %d); send TERM to %d when it serves", self.new_arbiter, os.getpid())
+        return launcher
 
     def _fork(self, signals: SignalQueue, listeners: Descriptors, activated: Sequence[Bind]) -> int:
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            lifeline, self._to_successor = os.pipe()
+            lifeline, self._to_new_arbiter = os.pipe()
             try:
                 with signals.held():
-                    midwife = fork_child(
-                        functools.partial(self._deliver, signals, theirs, lifeline, listeners, activated)
+                    launcher = fork_child(
+                        functools.partial(self._run_launcher, signals, theirs, lifeline, listeners, activated)
                     )
             except OSError:
                 self.close()
@@ -137,47 +141,47 @@ class Succession:
             finally:
                 os.close(lifeline)
             theirs.close()
-            # One that could not fork ends at once, and stands for its child until then.
-            self._midwife, self.successor = midwife, int(ours.recv(MAX_PID_BYTES) or midwife)
-        return midwife
+            # A launcher that could not fork exits at once. Until then its pid stands for the new arbiter.
+            self._launcher, self.new_arbiter = launcher, int(ours.recv(MAX_PID_BYTES) or launcher)
+        return launcher
 
     def lost(self, pid: int) -> bool:
-        """A child has ended: whether the successor has, of which there is none then."""
-        if pid != (self._midwife or self.successor):
+        """A child has ended: return whether the new arbiter has ended with it, and if so forget it."""
+        if pid != (self._launcher or self.new_arbiter):
             return False
-        self._midwife = self.successor = None
+        self._launcher = self.new_arbiter = None
         self.close()
         return True
 
     def hand_over(self, notifier: Notifier, pidfile: Pidfile, end: Callable[[int], None]) -> None:
-        """Before this arbiter ends, leave the service to the successor, if there is one: systemd would end it, too.
+        """Leave the service to the new arbiter, if there is one, before this one stops.
 
-        `end`: kills a child and waits for it.
+        Otherwise systemd would stop the new arbiter as well. `end` kills a child and waits for it.
         """
-        if self.successor is None:
+        if self.new_arbiter is None:
             return
-        if self._midwife is not None:
-            _prctl(_PR_SET_CHILD_SUBREAPER, 0)  # with preload_app this process is one itself
-            end(self._midwife)
-            self._midwife = None
-        notifier.hand_over(self.successor)
-        pidfile.hand_over(self.successor)
-        if self._to_successor is not None:
-            with contextlib.suppress(OSError):  # it has ended
-                os.write(self._to_successor, LEAVING)
+        if self._launcher is not None:
+            _prctl(_PR_SET_CHILD_SUBREAPER, 0)  # else this process would adopt the new arbiter
+            end(self._launcher)
+            self._launcher = None
+        notifier.hand_over(self.new_arbiter)
+        pidfile.hand_over(self.new_arbiter)
+        if self._to_new_arbiter is not None:
+            with contextlib.suppress(OSError):  # the new arbiter has ended
+                os.write(self._to_new_arbiter, LEAVING)
 
     def close(self) -> None:
-        if self._to_successor is not None:
-            os.close(self._to_successor)
-            self._to_successor = None
+        if self._to_new_arbiter is not None:
+            os.close(self._to_new_arbiter)
+            self._to_new_arbiter = None
 
-    def leave_to_worker(self) -> None:
-        """In a worker: both lifelines are the arbiter's."""
+    def leave_to_child(self) -> None:
+        """In a child process: close both lifelines."""
         self.close()
-        if self._from_predecessor is not None:
-            os.close(self._from_predecessor)
+        if self._from_old_arbiter is not None:
+            os.close(self._from_old_arbiter)
 
-    def _deliver(
+    def _run_launcher(
         self,
         signals: SignalQueue,
         report: socket.socket,
@@ -185,11 +189,11 @@ class Succession:
         listeners: Descriptors,
         activated: Sequence[Bind],
     ) -> int:
-        """In the midwife, with the signals of an arbiter held: fork the successor, report its pid, end when it does."""
+        """In the launcher, with signals held: fork the new arbiter, report its pid, and exit when it exits."""
         arbiter = os.getppid()
-        pid = fork_child(functools.partial(self._become_successor, signals, lifeline, listeners, activated))
+        pid = fork_child(functools.partial(self._become_new_arbiter, signals, lifeline, listeners, activated))
         report.sendall(b"%d" % pid)
-        _close_all_but_standard()  # workers wait for the end of the arbiter's own descriptors
+        _close_all_but_standard()  # workers wait for end-of-file on the arbiter's descriptors
         set_title("upgrade", str(pid))
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != arbiter:
@@ -198,10 +202,10 @@ class Succession:
         code = os.waitstatus_to_exitcode(ended)
         return code if code >= 0 else 128 - code
 
-    def _become_successor(
+    def _become_new_arbiter(
         self, signals: SignalQueue, lifeline: int, listeners: Descriptors, activated: Sequence[Bind]
     ) -> int:
-        """In the child: become another program, or return an exit status."""
+        """In the child of the launcher: execute the command, or return an exit status."""
         signals.leave_to_child()
         try:
             _unignore_signals()
@@ -213,9 +217,9 @@ class Succession:
                 "activated": [str(bind) for bind in activated],
             }
             os.environ[VARIABLE] = json.dumps(value)
-            os.environ.pop("WATCHDOG_PID", None)  # systemd's watchdog means this service, whoever its main process is
+            os.environ.pop("WATCHDOG_PID", None)  # it names the old arbiter; the watchdog is for the service
             enter(self._command.folder)
-            os.execve(self._command.words[0], self._command.words, os.environ)
+            os.execve(self._command.arguments[0], self._command.arguments, os.environ)
         except (OSError, ConfigError) as error:
             log.error("Cannot execute a new arbiter: %s", error)
         return 1
@@ -224,7 +228,7 @@ class Succession:
 def _close_all_but_standard() -> None:
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2:
-            with contextlib.suppress(OSError):  # that of the listing itself
+            with contextlib.suppress(OSError):  # the descriptor of the listing itself
                 os.close(int(name))
 
 
@@ -233,7 +237,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _unignore_signals() -> None:
-    """What is ignored stays so in a new program (signal(7)); Python's own choice, SIGPIPE, it will make again."""
+    """Reset ignored signals: the new program would inherit that (signal(7)). Python ignores SIGPIPE again by itself."""
     for number in signal.valid_signals():
         if signal.getsignal(number) is signal.SIG_IGN:
             with contextlib.suppress(OSError):
@@ -242,7 +246,7 @@ def _unignore_signals() -> None:
 
 
 def take_inheritance(environ: MutableMapping[str, str]) -> Inheritance:
-    """What this process was left by an arbiter before it, and the variable out of the environment."""
+    """Return what the old arbiter has passed to this process, and remove the variable from the environment."""
     text = environ.pop(VARIABLE, None)
     if text is None:
         return Inheritance()

@@ -1,17 +1,18 @@
-"""The messages between the arbiter and a worker: short, over a socket pair, with descriptors among them.
+"""The messages between the arbiter and its children: short, over a socket pair, some with descriptors.
 
-    worker -> arbiter   BORN      first, with its pid, if the preload process forked it
-                        READY     it can take connections
-                        RECYCLE   it has reached a limit of its life, and is to be replaced
-                        NOT_ACCEPTING  it drains, and accepts no more
-                        LEFT      with descriptors of the processes that its application has left
-    arbiter -> worker   LISTEN    with the listeners to accept from
-                        DRAIN     over drain_spread, or DRAIN_AT_ONCE; with the addresses that end with it
-    arbiter -> any      REOPEN    with the paths of the log files, and the files themselves
-    preload process -> arbiter   PRELOADED
-    arbiter -> preload process   FORK, with a place, an age and the worker's end of its channel
+    worker -> arbiter   BORN           the first message if the preload process forked the worker; with its pid
+                        READY          the worker can accept connections
+                        RECYCLE        the worker has reached a recycling limit and is to be replaced
+                        NOT_ACCEPTING  the worker drains and accepts no more connections
+                        LEFT           with pidfds of the processes that the application has left running
+    arbiter -> worker   LISTEN         with the listeners to accept from
+                        DRAIN          drain over drain_spread; with the addresses that are closed for good
+                        DRAIN_AT_ONCE  the same, without a spread and within a second
+    arbiter -> child    REOPEN         with the paths of the log files, and descriptors of the opened files
+    preload process -> arbiter   PRELOADED   the application is imported
+    arbiter -> preload process   FORK        with a scoreboard slot, an age, and the worker's end of its channel
 
-End-of-file means that the other process has ended. SOCK_SEQPACKET keeps messages apart (unix(7)).
+End-of-file means that the other process has ended. SOCK_SEQPACKET preserves message boundaries (unix(7)).
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ __all__ = [
     "BORN",
     "DRAIN",
     "DRAIN_AT_ONCE",
+    "DRAIN_AT_ONCE_S",
     "FORK",
     "LEFT",
     "LISTEN",
     "MAX_DESCRIPTORS",
     "NOT_ACCEPTING",
     "PRELOADED",
-    "QUICK_S",
     "READY",
     "RECYCLE",
     "REOPEN",
@@ -41,7 +42,7 @@ __all__ = [
 ]
 
 BORN = "born"
-READY = "ready"  # it would accept connections
+READY = "ready"
 RECYCLE = "recycle"
 NOT_ACCEPTING = "not_accepting"
 LEFT = "left"
@@ -49,26 +50,26 @@ LISTEN = "listen"
 DRAIN = "drain"
 DRAIN_AT_ONCE = "drain at once"
 REOPEN = "reopen"
-PRELOADED = "preloaded"  # it has imported the application
+PRELOADED = "preloaded"
 FORK = "fork"
 
-#: What DRAIN_AT_ONCE leaves a worker for the replies that it owes, in seconds.
-QUICK_S = 1.0
+#: After DRAIN_AT_ONCE, how long a worker may take for the replies that are due, in seconds.
+DRAIN_AT_ONCE_S = 1.0
 
 MAX_BYTES = 64 * 1024
-# What one message may carry (SCM_MAX_FD, unix(7)).
+# The most descriptors that one message can carry (SCM_MAX_FD, unix(7)).
 MAX_DESCRIPTORS = 253
 
 
 @dataclass(frozen=True)
 class Message:
-    word: str
+    kind: str
     addresses: tuple[str, ...] = ()
-    descriptors: tuple[int, ...] = ()  # the receiver's to close
+    descriptors: tuple[int, ...] = ()  # the receiver closes them
 
 
 class Channel:
-    """One end. Never blocks. Closes: close(), and descriptors that were received are their receiver's."""
+    """One end of a channel. Never blocks. Closes: close(); the receiver of descriptors closes those."""
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
@@ -82,9 +83,9 @@ class Channel:
     def fileno(self) -> int:
         return self._end.fileno()
 
-    def send(self, word: str, addresses: Sequence[str] = (), descriptors: Sequence[int] = ()) -> bool:
-        """Whether it could be said: not to somebody who is gone, or who has not listened for hundreds of messages."""
-        text = json.dumps([word, *addresses]).encode()
+    def send(self, kind: str, addresses: Sequence[str] = (), descriptors: Sequence[int] = ()) -> bool:
+        """Send a message; return False if the other process has ended, or has hundreds of messages unread."""
+        text = json.dumps([kind, *addresses]).encode()
         if len(text) > MAX_BYTES:
             return False
         try:
@@ -94,21 +95,21 @@ class Channel:
         return True
 
     def receive(self) -> Message | None:
-        """The next message; None when the other side is gone. BlockingIOError when there is nothing yet."""
+        """The next message; None after the other process has ended. BlockingIOError if there is no message yet."""
         try:
             data, descriptors, _, _ = socket.recv_fds(self._end, MAX_BYTES, MAX_DESCRIPTORS)
         except ConnectionResetError:
-            # The other side has ended with something unread. That is said once, and before what it had sent.
+            # The other process ended with unread messages. The kernel reports that once, ahead of what it had sent.
             return self.receive()
         if not data:
             return None
-        for descriptor in descriptors:  # not for the programs that an application may start
+        for descriptor in descriptors:  # programs that the application starts must not get them
             os.set_inheritable(descriptor, False)
-        word, *addresses = json.loads(data)
-        return Message(word, tuple(addresses), tuple(descriptors))
+        kind, *addresses = json.loads(data)
+        return Message(kind, tuple(addresses), tuple(descriptors))
 
     def shut(self) -> None:
-        """From now on nothing can be sent to this end; what was sent before is still received."""
+        """Refuse further messages to this end; those sent before can still be received."""
         self._end.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:

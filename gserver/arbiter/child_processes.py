@@ -1,10 +1,10 @@
-"""The one book of the arbiter's children: workers, molds, the file watcher, a new arbiter.
+"""The table of the arbiter's child processes: workers, preload processes, the reloader, an upgrade's launcher.
 
-Whoever is forked stands here until it has been waited for, and its entry says whom to tell of its death. So a signal
-only goes to a process that has not been waited for yet, whose id is therefore nobody else's; and it goes through a
-descriptor of that very process (pidfd_open(2)) where the kernel has those.
+A child is recorded here from its fork until it has been reaped, with the function to call at its end. A signal is sent
+only to a child that has not been reaped yet: until then the kernel gives its pid to no other process. Where the kernel
+has pidfds (pidfd_open(2), Linux 5.3), signals go through the pidfd of the process.
 
-Closes: the descriptor of a process when it has ended; leave_to_child() and kill_all() close all.
+Closes: the pidfd of a process when it has been reaped; leave_to_child() and kill_all() close all.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from gserver.process.oom import OomWatch
 
 __all__ = ["Death", "Ended", "Processes", "is_child", "open_pidfd"]
 
-# What a process that got SIGKILL takes to end, at the very most.
+# How long to wait at most for the end of a process after SIGKILL.
 KILLED_S = 5.0
 
 
 @dataclass(frozen=True)
 class Death:
-    """How a child ended. As text: a line of the log."""
+    """How a child ended. str() of it is the log line."""
 
     pid: int
-    code: int  # the status, or less than 0: the signal
-    hint: str = ""  # who may have sent it
+    code: int  # the exit status; if negative, minus the number of the signal
+    hint: str = ""  # the likely sender of the signal
     what: str = "Worker exited"
 
     @property
@@ -48,17 +48,17 @@ Ended = Callable[[Death], None]
 
 @dataclass
 class _Process:
-    pidfd: int | None  # None: the kernel has none for us
+    pidfd: int | None  # None: the kernel has no pidfds, or no descriptor was left
     ended: Ended
     oom: OomWatch = field(default_factory=OomWatch.begin)
     was_killed: bool = False  # by this arbiter
 
 
 class Processes:
-    """Forks, signals and waits for children. Nobody else in the arbiter's process does.
+    """Forks, signals and reaps children. Nothing else in the arbiter's process does so.
 
     Args:
-        signals: held back during a fork.
+        signals: blocked during a fork.
     """
 
     def __init__(self, signals: SignalQueue) -> None:
@@ -69,41 +69,41 @@ class Processes:
         return pid in self._processes
 
     def fork(self, run: Callable[[], int], ended: Ended) -> int:
-        """Fork a child that runs run(), with the signals held; return its pid."""
+        """Fork a child that runs run(), with signals blocked; return its pid."""
         with self._signals.held():
             pid = fork_child(run)
         self.add(pid, ended)
         return pid
 
     def add(self, pid: int, ended: Ended) -> None:
-        """Enter a child that was forked elsewhere and has not been waited for."""
+        """Record a child that was forked elsewhere and has not been reaped."""
         self._processes[pid] = _Process(open_pidfd(pid), ended)
 
     def signal(self, pid: int, number: int) -> None:
-        """Send a signal to a child; one that has ended gets none."""
+        """Send a signal to a child; do nothing if it has ended."""
         process = self._processes.get(pid)
         if process is None:
             return
         process.was_killed |= number == signal.SIGKILL
-        with contextlib.suppress(ProcessLookupError):  # it has ended, and its death is still to be told
+        with contextlib.suppress(ProcessLookupError):  # it has ended, and is not reaped yet
             if process.pidfd is None:
                 os.kill(pid, number)
             else:
                 signal.pidfd_send_signal(process.pidfd, number)
 
     def reap(self, newborn: Callable[[], None]) -> None:
-        """Wait for every child that has ended, and tell whom its entry names. Never blocks.
+        """Reap every child that has ended, and call the function recorded for it. Never blocks.
 
         Args:
-            newborn: called when a process is not in the book, to enter those whose birth is still to be told. Who is
-                not there after that is an orphan that has come to this process, and is only waited for.
+            newborn: called for a process without a record: it records workers whose BORN message is still unread. A
+                process that has no record after that is an adopted orphan, and is only reaped.
         """
         while (pid := _ended_child()) is not None:
             if pid not in self._processes:
                 newborn()
             try:
                 _, status = os.waitpid(pid, 0)
-            except ChildProcessError:  # a hook's own, which another thread of its has waited for
+            except ChildProcessError:  # started by a hook, and reaped by a thread of that hook
                 continue
             process = self._processes.pop(pid, None)
             if process is not None:
@@ -111,13 +111,13 @@ class Processes:
                 process.ended(_death(pid, os.waitstatus_to_exitcode(status), process))
 
     def leave_to_child(self) -> None:
-        """In a child: these are not its children."""
+        """In a child process: close the pidfds, and forget the children of the arbiter."""
         for process in self._processes.values():
             _close(process)
         self._processes.clear()
 
     def end(self, *pids: int) -> None:
-        """Kill these and wait for them; nobody is told."""
+        """Kill these and wait for their end; the recorded functions are not called."""
         for pid in pids:
             self.signal(pid, signal.SIGKILL)
         for pid in pids:
@@ -127,12 +127,12 @@ class Processes:
                 _close(process)
 
     def kill_all(self) -> None:
-        """As end(), of all that are left."""
+        """end() for all children that are left."""
         self.end(*self._processes)
 
 
 def is_child(pid: int) -> bool:
-    """Whether a process is a child of this one, and has not been waited for."""
+    """Whether a process is a child of this one and has not been reaped."""
     if pid <= 0:
         return False
     try:
@@ -143,7 +143,7 @@ def is_child(pid: int) -> bool:
 
 
 def open_pidfd(pid: int) -> int | None:
-    """A descriptor of a child that has not been waited for; None where there is none to be had."""
+    """A pidfd of a child that has not been reaped; None if the kernel cannot give one."""
     try:
         return os.pidfd_open(pid)
     except OSError:  # a kernel before Linux 5.3, or no descriptor is left
@@ -151,7 +151,7 @@ def open_pidfd(pid: int) -> int | None:
 
 
 def _ended_child() -> int | None:
-    """A child that has ended; it stays to be waited for, so that its id stays its own."""
+    """The pid of a child that has ended. It is not reaped yet, so that its pid stays its own."""
     try:
         ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -165,7 +165,7 @@ def _close(process: _Process) -> None:
 
 
 def _await(pid: int, process: _Process) -> None:
-    if process.pidfd is not None:  # the parent of a mold's worker may still be the process between
+    if process.pidfd is not None:  # a preloaded worker's parent may still be the intermediate process
         poll = select.poll()
         poll.register(process.pidfd, select.POLLIN)
         poll.poll(KILLED_S * 1000)

@@ -1,10 +1,11 @@
-"""Listening sockets. They belong to the arbiter for as long as their address is served; workers get copies.
+"""The listening sockets. The arbiter keeps them open for as long as their address is served; workers get copies.
 
-So no reload, crash or recycling of a worker closes one, and what the kernel has queued waits for the next worker.
+Therefore no reload, crash or recycling of a worker closes a listener. Connections in its accept queue wait for the next
+worker.
 
-A *lane* is a set of listeners, one for each address. All workers share one lane, or (reuse_port) each has one of its
-own, and the kernel spreads new connections over the lanes. A lane whose worker has gone waits for the next one; one
-that nobody needs any more goes to a worker that is left, for a lane that is closed resets whoever is queued there
+A *lane* is a set of listeners, one for each address. All workers share one lane. With reuse_port each worker has its
+own lane, and the kernel distributes new connections over the lanes. When a worker ends, its lane waits for the next
+worker. A surplus lane goes to one of the remaining workers: closing it would reset the connections in its accept queue
 (measured: 18 of 40).
 
 Closes: close() closes everything and removes the paths of unix sockets.
@@ -30,11 +31,11 @@ __all__ = ["Lane", "Listeners"]
 
 log = logging.getLogger("gserver.arbiter")
 
-# A server that was told to stop a moment ago may still hold the address.
+# A server that is just stopping may still hold the address.
 ATTEMPTS = 5
 RETRY_S = 1.0
 _EVERY_IPV4 = ("", "0.0.0.0")
-# What can be served of the sockets that others have made.
+# The kinds of sockets that can be served when another program has made them.
 _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 _PROTOCOLS = (0, socket.IPPROTO_TCP, 262)  # the last is IPPROTO_MPTCP
 
@@ -45,9 +46,9 @@ class Listeners:
     """The listeners of one arbiter.
 
     Args:
-        backlog: of each listener.
+        backlog: the size of each listener's accept queue, as for listen(2).
         reuse_port: whether each worker has a lane of its own.
-        owner: user and group that new unix sockets get, names or numbers or None, where their bind names none.
+        owner: user and group of new unix sockets (names, numbers or None) if their bind does not name them.
     """
 
     def __init__(
@@ -57,14 +58,14 @@ class Listeners:
         self._reuse_port = reuse_port
         self._owner = owner
         self._lanes: list[Lane] = [{}]
-        self._holders: dict[int, list[int]] = {}  # with reuse_port, pid -> the lanes it accepts from
-        # Of unix sockets: where each was made, and what stat() said of it.
+        self._holders: dict[int, list[int]] = {}  # with reuse_port: pid of a worker -> its lanes
+        # For unix sockets, by path: where each was made, and its identity by stat().
         self._paths: dict[str, tuple[str, tuple[int, int]]] = {}
 
     # Addresses
 
     def adopt(self, inherited: Mapping[Bind, Sequence[int]]) -> None:
-        """Take over descriptors that another arbiter has bound, one for each lane."""
+        """Take over listeners of another arbiter: for each address one descriptor per lane."""
         for bind, descriptors in inherited.items():
             for lane, descriptor in enumerate(descriptors):
                 self._lane(lane)[bind] = _from_descriptor(descriptor)
@@ -72,9 +73,9 @@ class Listeners:
                 self._remember(bind.path)
 
     def open(self, binds: Iterable[Bind], patient: bool = True) -> None:
-        """Bind what is not bound yet; ConfigError, with nothing changed, if an address cannot be had.
+        """Bind the addresses that are not bound yet. If one cannot be bound: ConfigError, and nothing is changed.
 
-        While an address is in use it is tried again, up to 5 times, once a second, unless not `patient`.
+        With `patient`, an address in use is tried 5 times, once a second; without, once.
         """
         wanted = list(binds)
         opened: list[Bind] = []
@@ -86,7 +87,7 @@ class Listeners:
         except BaseException:
             for bind in opened:
                 if isinstance(bind, FdBind):
-                    self._lanes[0].pop(bind).detach()  # it was open before
+                    self._lanes[0].pop(bind).detach()  # leave it open: it was passed to this process
             self._close(opened)
             raise
 
@@ -98,8 +99,8 @@ class Listeners:
     def close(self) -> None:
         self._close(list(self._lanes[0]))
 
-    def leave_to_successor(self) -> None:
-        """Close everything, but leave the paths of unix sockets to somebody who listens there too."""
+    def close_without_unlink(self) -> None:
+        """Close the listeners, but keep the paths of unix sockets, where another process still listens."""
         self._paths.clear()
         self.close()
 
@@ -112,56 +113,61 @@ class Listeners:
                 self._remove_own(bind.path)
 
     def describe(self) -> str:
-        """Where the server really listens, with the ports that the kernel chose."""
+        """The actual addresses as text, with the ports that the kernel chose."""
         return ", ".join(describe_address(listener.getsockname()) for listener in self._lanes[0].values())
 
     @property
     def descriptors(self) -> dict[Bind, list[int]]:
-        """What adopt() of another arbiter takes."""
+        """The descriptors by address, as adopt() of a new arbiter takes them."""
         return {bind: [lane[bind].fileno() for lane in self._lanes if bind in lane] for bind in self._lanes[0]}
 
     # Lanes
 
-    def lanes_for(self, pid: int, binds: Sequence[Bind], wanted: int, has_heir: bool = False) -> list[Lane]:
-        """What a worker that begins shall accept from: with reuse_port the lanes that nobody has, else the one.
+    def lanes_for(self, pid: int, binds: Sequence[Bind], wanted: int, is_upgrading: bool = False) -> list[Lane]:
+        """The lanes for a new worker: with reuse_port all free lanes, or a new one; otherwise the shared lane.
 
-        `wanted`: how many lanes there may be. Where all are held, it gets those of the worker that it replaces, when
-        that is told to drain. has_heir: another arbiter has taken over the lanes there are. One more would be closed
-        with this arbiter, and reset its queue: the worker shares one.
+        Args:
+            wanted: how many lanes there may be. If all are taken, the new worker gets none yet: it gets those of the
+                worker that it replaces when that one drains.
+            is_upgrading: a new arbiter has inherited the present lanes. A further lane would be closed with this
+                arbiter, which resets the connections in its accept queue. So the worker shares a present lane.
         """
         if not self._reuse_port:
-            return [_only(self._lanes[0], binds)]
+            return [_for_addresses(self._lanes[0], binds)]
         held = {lane for lanes in self._holders.values() for lane in lanes}
         free = [lane for lane in range(len(self._lanes)) if lane not in held]
         if not free and len(self._lanes) < wanted:
-            if has_heir:
+            if is_upgrading:
                 self._holders[pid] = []
-                return [self._complete(pid % len(self._lanes), binds)]
+                return [self._with_all_addresses(pid % len(self._lanes), binds)]
             free = [len(self._lanes)]
         self._holders[pid] = free
-        return [self._complete(lane, binds) for lane in free]
+        return [self._with_all_addresses(lane, binds) for lane in free]
 
-    def gone(self, pid: int) -> None:
-        """A worker has ended: its lanes wait for the next one."""
+    def worker_ended(self, pid: int) -> None:
+        """A worker has ended: its lanes wait for the next worker."""
         self._holders.pop(pid, None)
 
-    def hand_over(self, pid: int, successors: Sequence[int], binds: Sequence[Bind]) -> tuple[int, list[Lane]] | None:
-        """A worker stops accepting: return who of the successors shall accept from its lanes too, if they need that."""
+    def hand_over(self, pid: int, candidates: Sequence[int], binds: Sequence[Bind]) -> tuple[int, list[Lane]] | None:
+        """A worker stops accepting: choose the worker that accepts from its lanes from now on, and return both.
+
+        It is the one of `candidates` with the fewest lanes. None if there are no lanes, or no worker to take them.
+        """
         lanes = self._holders.pop(pid, [])
-        heirs = [heir for heir in successors if heir in self._holders]
-        if not lanes or not heirs:
+        receivers = [receiver for receiver in candidates if receiver in self._holders]
+        if not lanes or not receivers:
             return None
-        heir = min(heirs, key=lambda each: len(self._holders[each]))
-        self._holders[heir] += lanes
-        return heir, [self._complete(lane, binds) for lane in lanes]
+        receiver = min(receivers, key=lambda each: len(self._holders[each]))
+        self._holders[receiver] += lanes
+        return receiver, [self._with_all_addresses(lane, binds) for lane in lanes]
 
     def _lane(self, index: int) -> Lane:
         while len(self._lanes) <= index:
             self._lanes.append({})
         return self._lanes[index]
 
-    def _complete(self, index: int, binds: Sequence[Bind]) -> Lane:
-        """A lane with a listener for each address, next to that of the first lane."""
+    def _with_all_addresses(self, index: int, binds: Sequence[Bind]) -> Lane:
+        """A lane with a listener for each address; missing ones are bound where the first lane has its own."""
         lane = self._lane(index)
         for bind in binds:
             if bind not in lane and isinstance(bind, TcpBind):
@@ -169,7 +175,7 @@ class Listeners:
                 is_v6 = first.family == socket.AF_INET6
                 only_v6 = bool(first.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)) if is_v6 else None
                 lane[bind] = self._listen_at(first.family, first.getsockname(), only_v6)
-        return _only(lane, binds)
+        return _for_addresses(lane, binds)
 
     # Sockets
 
@@ -177,13 +183,13 @@ class Listeners:
         for attempt in range(1, attempts + 1):
             try:
                 return self._listen_once(bind, all_binds)
-            except (UnicodeError, OverflowError) as error:  # a host that can be no name
+            except (UnicodeError, OverflowError) as error:  # the host cannot be encoded as a name
                 raise ConfigError(f"cannot listen on {bind}: {error}") from error
             except OSError as error:
                 if error.errno != errno.EADDRINUSE or attempt == attempts:
                     raise ConfigError(f"cannot listen on {bind}: {error.strerror or error}") from error
             if attempt == 1:
-                log.warning("Address %s is in use: trying again for %g s", bind, (attempts - 1) * RETRY_S)
+                log.warning("Address %s is in use: retrying for %g s", bind, (attempts - 1) * RETRY_S)
             time.sleep(RETRY_S)
         raise AssertionError("unreachable")
 
@@ -194,7 +200,7 @@ class Listeners:
             return self._listen_unix(bind)
         host = bind.host or "0.0.0.0"
         family, _, _, _, address = socket.getaddrinfo(host, bind.port, type=socket.SOCK_STREAM)[0]
-        # [::] takes IPv4 as well, unless somebody else does (RFC 3493, 5.3).
+        # [::] accepts IPv4 as well (RFC 3493, 5.3), unless a bind to every IPv4 address uses the same port.
         is_shared = any(TcpBind(host, bind.port) in all_binds for host in _EVERY_IPV4)
         return self._listen_at(family, address, is_shared if family == socket.AF_INET6 else None)
 
@@ -207,7 +213,7 @@ class Listeners:
             if only_v6 is not None:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
             listener.bind(address)
-            return self._listening(listener)
+            return self._begin_to_listen(listener)
         except BaseException:
             listener.close()
             raise
@@ -219,7 +225,7 @@ class Listeners:
         try:
             listener.bind(bind.address)
             if bind.is_abstract:
-                return self._listening(listener)
+                return self._begin_to_listen(listener)
         except OSError:
             listener.close()
             raise
@@ -230,15 +236,15 @@ class Listeners:
             uid, gid = uid_of(bind.user or self._owner[0]), gid_of(bind.group or self._owner[1])
             if uid is not None or gid is not None:
                 os.chown(bind.path, -1 if uid is None else uid, -1 if gid is None else gid)
-            return self._listening(listener)
+            return self._begin_to_listen(listener)
         except BaseException:
             listener.close()
             self._remove_own(bind.path)
             raise
 
-    def _listening(self, listener: socket.socket) -> socket.socket:
+    def _begin_to_listen(self, listener: socket.socket) -> socket.socket:
         listener.listen(self._backlog)
-        listener.setblocking(False)  # several workers are woken for one connection, and only one gets it
+        listener.setblocking(False)  # one connection wakes several workers, and only one gets it
         return listener
 
     def _remember(self, path: str) -> None:
@@ -246,49 +252,52 @@ class Listeners:
             self._paths[path] = place_of(path), identity(path)
 
     def _remove_own(self, path: str) -> None:
-        """Remove the path of a socket, if it is still the one that this arbiter has made."""
-        place, made = self._paths.pop(path, (path, None))
+        """Remove the path of a unix socket if it is still the one that this arbiter has made."""
+        slot, made = self._paths.pop(path, (path, None))
         with contextlib.suppress(FileNotFoundError):
-            if made is not None and identity(place) == made:
-                os.unlink(place)
+            if made is not None and identity(slot) == made:
+                os.unlink(slot)
 
 
-def _only(lane: Lane, binds: Sequence[Bind]) -> Lane:
+def _for_addresses(lane: Lane, binds: Sequence[Bind]) -> Lane:
     return {bind: lane[bind] for bind in binds if bind in lane}
 
 
 def _from_descriptor(descriptor: int) -> socket.socket:
-    """A listener from a descriptor; ConfigError if it is none that can be served."""
+    """The listener of a descriptor; ConfigError if no connections can be accepted from it."""
     try:
         listener = socket.socket(fileno=descriptor)
     except OSError as error:
-        raise ConfigError(f"descriptor {descriptor} is no socket: {error.strerror}") from None
-    fault = _fault(listener)
-    if fault is not None:
+        raise ConfigError(f"descriptor {descriptor} is not a socket: {error.strerror}") from None
+    reason = _why_unusable(listener)
+    if reason is not None:
         listener.detach()
-        raise ConfigError(f"descriptor {descriptor} is not a listening stream socket{fault}")
+        raise ConfigError(f"descriptor {descriptor} is not a listening stream socket{reason}")
     if descriptor <= 2:
-        listener = _moved(listener)
+        listener = _move_above_standard(listener)
     listener.setblocking(False)
     listener.set_inheritable(False)
     return listener
 
 
-def _fault(listener: socket.socket) -> str | None:
-    """What it is instead of a socket from which connections can be served; None if it is one."""
+def _why_unusable(listener: socket.socket) -> str | None:
+    """Why connections cannot be accepted from this socket, as the end of a message; None if they can."""
     family, kind = (getattr(each, "name", each) for each in (listener.family, listener.type))
     if listener.family not in _FAMILIES:
-        return f" of AF_INET, AF_INET6 or AF_UNIX: it is of {family}"
+        return f" of AF_INET, AF_INET6 or AF_UNIX: its family is {family}"
     if listener.type != socket.SOCK_STREAM or listener.proto not in _PROTOCOLS:
         return f": it is a {kind} of {family}, protocol {listener.proto}"
     return None if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) else ""
 
 
-def _moved(listener: socket.socket) -> socket.socket:
-    """As another descriptor: what is printed must not go into it, and a daemon puts /dev/null in its place."""
+def _move_above_standard(listener: socket.socket) -> socket.socket:
+    """Duplicate a listener that has descriptor 0, 1 or 2, and put /dev/null there.
+
+    Otherwise output would be written into the socket, and a daemon would replace it with /dev/null.
+    """
     moved = listener.dup()
     low = listener.detach()
-    nothing = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nothing, low)
-    os.close(nothing)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, low)
+    os.close(null)
     return moved

@@ -1,11 +1,14 @@
-"""What workers leave behind: processes that their application started, and that did not end with their worker.
+"""Ends orphan processes: those that the application started in a worker, and that did not end with that worker.
 
-They got TERM; a second later they get KILL. A worker that ends in order sends their descriptors; those of a worker that
-the arbiter kills are collected before. What is left when the server stops, such as the processes of a worker that was
-killed from outside, are children of the arbiter by then, for it adopts orphans (PR_SET_CHILD_SUBREAPER). Left alone is
-what has a session of its own (setsid(2)), what was there before the arbiter, and what its hooks have started.
+An orphan gets TERM, and SIGKILL a second later. A worker that exits in order sends TERM itself, and the pidfds of its
+orphans to the arbiter. Before the arbiter kills a worker, it collects the pidfds of the processes below that worker. It
+also adopts orphans (PR_SET_CHILD_SUBREAPER): so when the server stops, the remaining ones are its children, such as
+those of a worker that another program killed.
 
-Closes: the descriptor of a process when it has ended; close() and leave_to_child() close all.
+These are left alone: processes in a session of their own (setsid(2)), children from before the arbiter's start, and
+processes that the arbiter's hooks have started.
+
+Closes: the pidfd of a process when it has ended; close() and leave_to_child() close all.
 """
 
 from __future__ import annotations
@@ -18,102 +21,106 @@ from collections.abc import Callable, Iterable, Iterator
 
 from gserver.process.descendants import children_of, close_all, hold, is_below, send
 
-__all__ = ["Leftovers"]
+__all__ = ["OrphanProcesses"]
 
 # Between TERM and KILL.
 TERM_S = 1.0
-# After KILL: what the kernel may take to end a process, before nobody waits for it any more.
+# After KILL: how long to wait for the end of a process before it is given up.
 KILLED_S = 1.0
 
 
-class Leftovers:
-    """The processes that are waited for.
+class OrphanProcesses:
+    """The orphan processes that have been sent a signal and have not ended yet.
 
     Args:
-        selector: told of every descriptor; its data is what to call then.
+        selector: every pidfd is registered here, with the function to call when it is readable as data.
     """
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self._selector = selector
         self._kill_at: dict[int, float] = {}
-        self._killed: dict[int, float] = {}  # descriptor -> when it is given up
-        self._spared = children_of(os.getpid())
+        self._give_up_at: dict[int, float] = {}  # by descriptor, for those that got KILL
+        self._exempt = children_of(os.getpid())
 
     def __len__(self) -> int:
-        return len(self._kill_at) + len(self._killed)
+        return len(self._kill_at) + len(self._give_up_at)
 
     @property
     def wakes_at(self) -> float | None:
-        return min([*self._kill_at.values(), *self._killed.values()], default=None)
+        return min([*self._kill_at.values(), *self._give_up_at.values()], default=None)
 
-    def take(self, descriptors: Iterable[int], now: float, number: int | None = None) -> None:
-        """Wait for these processes from now on; first send them a signal, if they did not get one."""
+    def watch(self, descriptors: Iterable[int], now: float, number: int | None = None) -> None:
+        """Wait for the end of these processes, and kill them after a second. `number`: a signal to send them now."""
         for descriptor in descriptors:
             if number is not None:
                 send([descriptor], number)
             self._kill_at[descriptor] = now + TERM_S
             self._selector.register(descriptor, selectors.EVENT_READ, self._forgetter(descriptor))
 
-    def take_reported(self, descriptors: Iterable[int], now: float) -> None:
-        """Wait for what a worker has reported; nothing that it sends makes the arbiter signal a process of others."""
+    def watch_reported(self, descriptors: Iterable[int], now: float) -> None:
+        """watch() the processes that a worker has reported, but only those below the arbiter.
+
+        So a worker cannot make the arbiter signal a foreign process.
+        """
         for descriptor in descriptors:
             if is_below(descriptor, os.getpid()):
-                self.take([descriptor], now)
-            else:  # or it has ended
+                self.watch([descriptor], now)
+            else:  # a foreign process, or one that has ended
                 close_all([descriptor])
 
     def kill_overdue(self, now: float) -> None:
-        """Kill those whose time is over, and give up those that the kernel cannot end."""
-        for descriptor in [each for each, at in self._killed.items() if now >= at]:
+        """Send KILL to the orphans whose time is over; give up those that SIGKILL has not ended."""
+        for descriptor in [each for each, at in self._give_up_at.items() if now >= at]:
             self._forget(descriptor)
         for descriptor in [each for each, at in self._kill_at.items() if now >= at]:
             send([descriptor], signal.SIGKILL)
             del self._kill_at[descriptor]
-            self._killed[descriptor] = now + KILLED_S
+            self._give_up_at[descriptor] = now + KILLED_S
 
-    def sweep(self, now: float, is_own: Callable[[int], bool]) -> bool:
-        """When no worker is left: take all that has come to this process; whether anything is still waited for.
+    def sweep(self, now: float, is_child_of_arbiter: Callable[[int], bool]) -> bool:
+        """When no worker is left: watch() all adopted orphans. Return whether any process is still waited for.
 
         Args:
-            is_own: whether a child is the arbiter's own, which has been told to end in another way.
+            is_child_of_arbiter: whether the arbiter has forked this pid itself. Such a child is being stopped already,
+                and gets no TERM here.
         """
         if self:
             return True
         arbiter = os.getpid()
-        for pid in children_of(arbiter) - self._spared:
-            self._spared.add(pid)
+        for pid in children_of(arbiter) - self._exempt:
+            self._exempt.add(pid)
             descriptor = hold(pid, arbiter, os.getsid(0))
             if descriptor is not None:
-                self.take([descriptor], now, None if is_own(pid) else signal.SIGTERM)
+                self.watch([descriptor], now, None if is_child_of_arbiter(pid) else signal.SIGTERM)
         return bool(self)
 
-    def spare(self, pid: int) -> None:
-        self._spared.add(pid)
+    def exempt(self, pid: int) -> None:
+        self._exempt.add(pid)
 
     @contextlib.contextmanager
-    def sparing(self) -> Iterator[None]:
-        """Leave alone what is started meanwhile."""
+    def exempting(self) -> Iterator[None]:
+        """Exempt the processes that are started inside the with block."""
         before = children_of(os.getpid())
         try:
             yield
         finally:
-            self._spared |= children_of(os.getpid()) - before
+            self._exempt |= children_of(os.getpid()) - before
 
     def leave_to_child(self) -> None:
-        """In a child: close the descriptors. The selector is the arbiter's, and not told."""
-        close_all([*self._kill_at, *self._killed])
+        """In a child process: close the pidfds. The selector is the arbiter's and is not changed."""
+        close_all([*self._kill_at, *self._give_up_at])
         self._kill_at.clear()
-        self._killed.clear()
+        self._give_up_at.clear()
 
     def close(self) -> None:
-        for descriptor in [*self._kill_at, *self._killed]:
+        for descriptor in [*self._kill_at, *self._give_up_at]:
             self._forget(descriptor)
 
     def _forgetter(self, descriptor: int) -> Callable[[], None]:
         return lambda: self._forget(descriptor)
 
     def _forget(self, descriptor: int) -> None:
-        if self._kill_at.pop(descriptor, None) is None and self._killed.pop(descriptor, None) is None:
+        if self._kill_at.pop(descriptor, None) is None and self._give_up_at.pop(descriptor, None) is None:
             return
         self._selector.unregister(descriptor)
         close_all([descriptor])

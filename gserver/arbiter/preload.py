@@ -1,12 +1,14 @@
-"""preload_app: a process that imports the application once, and that workers are forked from.
+"""preload_app: the preload process imports the application once, and forks the workers. The arbiter's side.
 
-The arbiter stays free of the user's code. A mold is the first process of its generation: until it is ready it stands in
-the book of workers in place of the one that it will fork first, so whatever can go wrong with a worker that boots goes
-the same way. A worker forked from it is nobody's grandchild: the process between them ends at once, and the arbiter,
-which has declared itself the reaper of orphans (PR_SET_CHILD_SUBREAPER, prctl(2)), becomes its parent.
+So the arbiter itself runs no user code. The preload process is the first process of its generation. Until it is ready
+it is recorded as the first worker: a failed import is handled like a worker that fails to boot.
 
-An order to a mold is not waited for. The worker answers it by itself, over its own channel, so no answer can be taken
-for that to another order; and whatever dies on the way, the end of that channel tells that nobody will come.
+A preloaded worker becomes a direct child of the arbiter. The preload process forks an intermediate process, that forks
+the worker and exits at once. The arbiter adopts orphans (PR_SET_CHILD_SUBREAPER, prctl(2)) and so becomes the parent.
+
+The arbiter does not wait for the reply to a FORK request. The worker itself replies with BORN over its own channel, so
+a reply cannot be mistaken for that to another request. If the preload process, the intermediate process or the worker
+dies, that channel reads end-of-file, which means that this worker will not come.
 """
 
 from __future__ import annotations
@@ -18,45 +20,48 @@ from collections.abc import Callable
 from gserver.arbiter.channel import FORK, Channel
 from gserver.errors import GServerError
 
-__all__ = ["Mold", "MoldBroken", "Molds", "adopt_orphans"]
+__all__ = ["PreloadProcess", "PreloadProcesses", "PreloadUnavailable", "adopt_orphans"]
 
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-class MoldBroken(GServerError):
-    """A mold cannot be told to fork."""
+class PreloadUnavailable(GServerError):
+    """The preload process is not ready, or its channel is closed: it cannot fork a worker."""
 
 
-class Mold:
-    """The arbiter's side of one mold process."""
+class PreloadProcess:
+    """The arbiter's record of one preload process."""
 
     def __init__(self, pid: int, channel: Channel) -> None:
         self.pid = pid
         self.is_ready = False
         self._channel = channel
 
-    def order(self, slot: int, age: int, end: Channel) -> None:
-        """Have a worker forked for a place of the scoreboard, with its end of a channel. Never blocks."""
+    def request_worker(self, slot: int, age: int, end: Channel) -> None:
+        """Request the fork of a worker for this scoreboard slot, and pass its end of a channel. Never blocks.
+
+        PreloadUnavailable if the request cannot be sent.
+        """
         if not self.is_ready or not self._channel.send(FORK, [str(slot), str(age)], [end.fileno()]):
-            raise MoldBroken(f"the mold (pid: {self.pid}) takes no orders")
+            raise PreloadUnavailable(f"the preload process cannot fork (pid: {self.pid})")
 
 
-class Molds:
-    """The mold that workers come from, and during a reload the one from before it, to go back to if it fails.
+class PreloadProcesses:
+    """The current preload process, and during a reload the previous one, in case the reload fails.
 
     Args:
-        end: called with the pid of a mold that is needed no more; to close its channel, which ends it.
+        end: called with the pid of a preload process that is not needed any more, to close its channel. That ends it.
     """
 
     def __init__(self, end: Callable[[int], None]) -> None:
-        self.current: Mold | None = None
-        self._former: Mold | None = None
+        self.current: PreloadProcess | None = None
+        self._previous: PreloadProcess | None = None
         self._is_reloading = False
         self._end = end
 
     @property
     def is_ready(self) -> bool:
-        """Whether workers can be forked from a mold; else the next fork is that of a mold, which takes its time."""
+        """Whether workers can be forked now; otherwise a preload process must be forked first."""
         return self.current is not None and self.current.is_ready
 
     @property
@@ -64,43 +69,43 @@ class Molds:
         return self.current is not None and not self.current.is_ready
 
     def begin_reload(self) -> None:
-        """From now on, workers come from a mold that is still to be made."""
+        """From now on, workers need a new preload process, which the next fork makes."""
         if not self._is_reloading and self.is_ready:
-            self._former = self.current
-        else:  # it is not ready, or that of a reload that is given up for this one
+            self._previous = self.current
+        else:  # it is not ready, or belongs to a reload that is abandoned for this one
             self._dismiss(self.current)
         self.current, self._is_reloading = None, True
 
     def end_reload(self, succeeded: bool) -> None:
-        """Workers come from the new mold, or again from the one before, if it is still there."""
+        """Keep the new preload process after a success, the previous one, if it still runs, after a failure."""
         if self._is_reloading:
-            self._dismiss(self._former if succeeded else self.current)
-            self.current = self.current if succeeded else self._former
-            self._former, self._is_reloading = None, False
+            self._dismiss(self._previous if succeeded else self.current)
+            self.current = self.current if succeeded else self._previous
+            self._previous, self._is_reloading = None, False
 
     def lost(self, pid: int) -> bool:
-        """A mold has ended: whether it was still needed."""
+        """A preload process has ended: forget it, and return whether it was still needed."""
         if self.current is not None and self.current.pid == pid:
             self.current = None
-        elif self._former is not None and self._former.pid == pid:
-            self._former = None
+        elif self._previous is not None and self._previous.pid == pid:
+            self._previous = None
         else:
             return False
         return True
 
     def dismiss_all(self) -> None:
-        """No more workers are needed."""
+        """End all preload processes: no more workers are needed."""
         self._dismiss(self.current)
-        self._dismiss(self._former)
-        self.current = self._former = None
+        self._dismiss(self._previous)
+        self.current = self._previous = None
 
-    def _dismiss(self, mold: Mold | None) -> None:
-        if mold is not None:
-            self._end(mold.pid)
+    def _dismiss(self, preload_process: PreloadProcess | None) -> None:
+        if preload_process is not None:
+            self._end(preload_process.pid)
 
 
 def adopt_orphans(is_needed: bool) -> None:
-    """Become the parent of every descendant whose own parent ends; OSError if that is needed and cannot be."""
+    """Become the parent of orphaned descendants (prctl(2)); OSError if that fails and `is_needed`."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0 and is_needed:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

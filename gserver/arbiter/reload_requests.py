@@ -1,8 +1,8 @@
-"""Who asked for a reload, and is told how it went.
+"""gserver --reload-pid FILE: request a reload of a running server, and wait for its result.
 
-`gserver --reload-pid FILE` binds a datagram socket beside the pid file, sends HUP, and waits there. An arbiter that
-begins a reload looks who waits, and tells them when it is over. So an answer is never that of a reload which had begun
-before it was asked for.
+The command binds a datagram socket beside the pid file, sends HUP to the arbiter, and waits for a reply. When the
+arbiter begins a reload, it lists the sockets that are there; when the reload ends, it sends the result to each. So the
+result is never that of a reload that had begun before the request.
 """
 
 from __future__ import annotations
@@ -19,38 +19,43 @@ from gserver.errors import ConfigError
 from gserver.process.pidfile import read_pid
 from gserver.process.unix_sockets import short_path
 
-__all__ = ["Askers", "ask_for_reload"]
+__all__ = ["ReloadRequests", "request_reload"]
 
 SUFFIX = ".asks"
 DONE = "done"
-MAX_ANSWER_BYTES = 4096
+MAX_REPLY_BYTES = 4096
 
 
-class Askers:
-    """The arbiter's side; without a pid file nobody can ask."""
+class ReloadRequests:
+    """The arbiter's side: the sockets that wait for the result of a reload. There are none without a pid file."""
 
     def __init__(self) -> None:
         self._paths: list[str] = []
 
     def collect(self, pidfile: str | None) -> None:
-        """A reload begins: it answers those who wait now, and those who waited for one that was given up."""
+        """A reload begins: add the sockets that wait now to those of an abandoned reload."""
         if pidfile is not None:
             waiting = glob.glob(f"{glob.escape(pidfile)}.*{SUFFIX}")
-            self._paths = sorted({*self._paths, *(path for path in waiting if _asker(pidfile, path).isdecimal())})
+            self._paths = sorted(
+                {*self._paths, *(path for path in waiting if _requester_pid(pidfile, path).isdecimal())}
+            )
 
-    def answer(self, failure: str | None) -> None:
-        """Tell them how it went."""
+    def reply(self, failure: str | None) -> None:
+        """Send the result of the reload to all: `failure` is the reason, None means success."""
         for path in self._paths:
-            _send(path, DONE if failure is None else f"failed: {failure}")
+            _send_reply(path, DONE if failure is None else f"failed: {failure}")
         self._paths.clear()
 
 
-def _asker(pidfile: str, path: str) -> str:
-    """What stands between: the id of the process that asks; or more, if it asks the arbiter of a longer name."""
+def _requester_pid(pidfile: str, path: str) -> str:
+    """The part between the pid file's name and the suffix: the pid of the command.
+
+    It is not a number if the socket belongs to another server, whose pid file has a longer name.
+    """
     return path.removeprefix(pidfile + ".").removesuffix(SUFFIX)
 
 
-def _send(path: str, text: str) -> None:
+def _send_reply(path: str, reply: str) -> None:
     with (
         contextlib.suppress(OSError),
         short_path(path) as address,
@@ -58,16 +63,16 @@ def _send(path: str, text: str) -> None:
     ):
         sender.setblocking(False)
         try:
-            sender.sendto(text.encode(errors="backslashreplace")[:MAX_ANSWER_BYTES], address)
-        except ConnectionRefusedError:  # it was killed while it waited
+            sender.sendto(reply.encode(errors="backslashreplace")[:MAX_REPLY_BYTES], address)
+        except ConnectionRefusedError:  # the command was killed while it waited
             if stat.S_ISSOCK(os.stat(path).st_mode):
                 os.unlink(path)
 
 
-def ask_for_reload(pidfile: str) -> str | None:
-    """Make the arbiter of `pidfile` reload, and wait for the end of it; return why it failed, or None.
+def request_reload(pidfile: str) -> str | None:
+    """Reload the server of `pidfile` and wait for the result; return why the reload failed, or None after success.
 
-    ConfigError if there is no such arbiter or it may not be asked.
+    ConfigError if the file names no running process, or one that this user may not signal.
     """
     pid = read_pid(pidfile)
     if pid is None:
@@ -78,30 +83,30 @@ def ask_for_reload(pidfile: str) -> str | None:
             with short_path(path) as address:
                 receiver.bind(address)
         except OSError as error:
-            raise ConfigError(f"cannot wait for an answer beside {pidfile!r}: {error.strerror}") from error
+            raise ConfigError(f"cannot wait for a reply beside {pidfile!r}: {error.strerror}") from error
         try:
-            return _ask(receiver, pidfile, pid)
+            return _request(receiver, pidfile, pid)
         finally:
             os.unlink(path)
 
 
-def _ask(receiver: socket.socket, pidfile: str, pid: int) -> str | None:
+def _request(receiver: socket.socket, pidfile: str, pid: int) -> str | None:
     try:
         arbiter = os.pidfd_open(pid)  # readable when that process ends
     except ProcessLookupError:
         raise ConfigError(f"there is no process {pid}") from None
     try:
-        if read_pid(pidfile) != pid:  # it ended meanwhile, and its id may be another's by now
-            raise ConfigError(f"process {pid} has left {pidfile!r}")
+        if read_pid(pidfile) != pid:  # it has ended, and another process may have its pid by now
+            raise ConfigError(f"process {pid} is not that of {pidfile!r} any more")
         signal.pidfd_send_signal(arbiter, signal.SIGHUP)
         readable, _, _ = select.select([receiver.fileno(), arbiter], [], [])
     except PermissionError:
-        raise ConfigError(f"process {pid} is another user's") from None
+        raise ConfigError(f"process {pid} belongs to another user") from None
     except ProcessLookupError:
         readable = [arbiter]
     finally:
         os.close(arbiter)
     if receiver.fileno() not in readable:
         return "the server has ended"
-    answer = receiver.recv(MAX_ANSWER_BYTES).decode(errors="ignore")
-    return None if answer == DONE else answer.removeprefix("failed: ")
+    reply = receiver.recv(MAX_REPLY_BYTES).decode(errors="ignore")
+    return None if reply == DONE else reply.removeprefix("failed: ")

@@ -1,7 +1,7 @@
 """--reload: a process that watches files and sends HUP to the arbiter when one of them has changed.
 
-What is watched: Python files under a folder, but those of hidden folders, caches and virtual environments; the config
-file; and whatever the extra patterns match. The arbiter itself has no thread and no timer for it.
+It watches the Python files under a folder, except in hidden folders, caches and virtual environments; the config file;
+and the files that the extra patterns match. The arbiter itself needs no thread and no timer for this.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from gserver.arbiter.child_processes import Death, Ended, Processes
 from gserver.errors import ConfigError
 from gserver.process import logs
 
-__all__ = ["CodeWatch", "Watched", "check_engine", "watch_code"]
+__all__ = ["Reloader", "WatchedFiles", "check_engine", "watch_files"]
 
 log = logging.getLogger("gserver.arbiter")
 
 POLL_S = 0.5
-# How often the watcher looks whether its arbiter still lives, where nothing changes.
-LOOK_MS = 1000
+# How often the process checks that the arbiter still runs while no file changes, in milliseconds.
+CHECK_PARENT_MS = 1000
 _SKIPPED_FOLDERS = {"__pycache__", "site-packages", "node_modules"}
 
 Snapshot = dict[str, tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
-class Watched:
-    """Which files."""
+class WatchedFiles:
+    """The files to watch."""
 
     folder: str
     config_file: str | None = None
@@ -43,12 +43,12 @@ class Watched:
 
     @property
     def roots(self) -> list[str]:
-        """The folders in which all of them are, or will be."""
+        """The folders that hold all of these files, also those that do not exist yet."""
         config = [os.path.dirname(self.config_file)] if self.config_file else []
         return sorted({self.folder, *config, *map(_root_of, self.patterns)})
 
     def snapshot(self) -> Snapshot:
-        """When each file was last written, how large it is, and which: a folder may be a link to another one now."""
+        """By path: time of the last write, size and inode. The inode changes if a link leads to another folder."""
         found: Snapshot = {}
         for path in self._files():
             try:
@@ -69,7 +69,7 @@ class Watched:
 
 
 def _root_of(pattern: str) -> str:
-    """The deepest folder there is that holds whatever a pattern can match."""
+    """The deepest existing folder above all files that a pattern can match."""
     fixed = os.path.abspath(pattern).split(os.sep)
     wild = next((index for index, part in enumerate(fixed) if glob.has_magic(part)), len(fixed) - 1)
     folder = os.sep.join(fixed[:wild]) or os.sep
@@ -91,35 +91,36 @@ def has_watchfiles() -> bool:
 
 
 def check_engine(engine: str) -> None:
-    """ConfigError if it is asked for and not installed."""
+    """ConfigError if the engine is watchfiles and that is not installed."""
     if engine == "watchfiles" and not has_watchfiles():
         raise ConfigError("setting reload_engine is 'watchfiles', which is not installed: pip install watchfiles")
 
 
-def watch_code(watched: Watched, engine: str, arbiter: int) -> int:
-    """Watch until the arbiter is gone, and send it HUP for every change; return an exit status.
+def watch_files(watched: WatchedFiles, engine: str, arbiter: int) -> int:
+    """Watch until the arbiter has ended, and send it HUP after every change; return an exit status.
 
-    Both engines look at the same files: being told by the system only saves looking at them twice a second.
+    Both engines compare the same snapshots. With watchfiles the system reports changes, which saves a snapshot every
+    half second.
     """
     before = watched.snapshot()
     by_polling = engine == "poll" or not has_watchfiles()
-    for _ in _ticks() if by_polling else _notifications(watched):
+    for _ in _polls() if by_polling else _notifications(watched):
         if os.getppid() != arbiter:
             return 0
         now = watched.snapshot()
         if now != before:
-            _log(sorted(path for path in now.keys() | before.keys() if now.get(path) != before.get(path)))
+            _log_changes(sorted(path for path in now.keys() | before.keys() if now.get(path) != before.get(path)))
             before = now
-            with contextlib.suppress(ProcessLookupError):  # it ends just now
+            with contextlib.suppress(ProcessLookupError):  # the arbiter has just ended
                 _send_hup(arbiter)
     return 0
 
 
-class CodeWatch:
-    """The arbiter's side: the process that watches, if there is one.
+class Reloader:
+    """The arbiter's side: starts and stops the process that watches.
 
     Args:
-        fork: called with what the child runs, and with whom to tell of its death; returns its pid.
+        fork: called with the function to run in the child and the function to call at its end; returns the pid.
     """
 
     def __init__(self, fork: Callable[[Callable[[], int], Ended], int], processes: Processes) -> None:
@@ -127,8 +128,8 @@ class CodeWatch:
         self._processes = processes
         self._pid: int | None = None
 
-    def start(self, watched: Watched, engine: str) -> None:
-        self._pid = self._fork(functools.partial(watch_code, watched, engine, os.getpid()), self._ended)
+    def start(self, watched: WatchedFiles, engine: str) -> None:
+        self._pid = self._fork(functools.partial(watch_files, watched, engine, os.getpid()), self._ended)
 
     def stop(self) -> None:
         if self._pid is not None:
@@ -138,11 +139,11 @@ class CodeWatch:
     def _ended(self, death: Death) -> None:
         if self._pid is not None:
             self._pid = None
-            log.error("Files are watched no longer (%s)", death.how)
+            log.error("The reloader has ended (%s): files are not watched any more", death.how)
 
 
 def _send_hup(arbiter: int) -> None:
-    """To the parent alone, and not to a process that has its id after it."""
+    """Send HUP to the parent, but not to another process that got its pid after its end."""
     descriptor = os.pidfd_open(arbiter)
     try:
         if os.getppid() == arbiter:
@@ -151,14 +152,14 @@ def _send_hup(arbiter: int) -> None:
         os.close(descriptor)
 
 
-def _ticks() -> Iterator[None]:
+def _polls() -> Iterator[None]:
     while True:
         time.sleep(POLL_S)
         yield
 
 
-def _notifications(watched: Watched) -> Iterator[None]:
-    """Whenever something happens in the folders, and once in a while."""
+def _notifications(watched: WatchedFiles) -> Iterator[None]:
+    """Yield after each event in the folders, and at least once a second."""
     import watchfiles
 
     for _ in watchfiles.watch(
@@ -166,13 +167,13 @@ def _notifications(watched: Watched) -> Iterator[None]:
         watch_filter=None,
         debounce=200,
         step=50,
-        rust_timeout=LOOK_MS,
+        rust_timeout=CHECK_PARENT_MS,
         yield_on_timeout=True,
         raise_interrupt=False,
     ):
         yield
 
 
-def _log(paths: Sequence[str]) -> None:
-    logs.reopen()  # this process has no channel over which the arbiter could send them
+def _log_changes(paths: Sequence[str]) -> None:
+    logs.reopen()  # they may have been rotated, and this process has no channel for REOPEN
     log.info("Changed: %s", ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else ""))

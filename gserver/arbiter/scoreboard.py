@@ -1,12 +1,12 @@
-"""The scoreboard: one piece of memory that the arbiter and all its workers share, a place for each worker.
+"""The scoreboard: shared memory of the arbiter and all its workers, with one slot per worker.
 
-A place has a head (pid and age: the arbiter writes them; state, deadline, heartbeat and lags: the worker does) and the
-cells of the worker's counters. Each cell has one writer and is one aligned word, so nothing is locked. When a worker is
-gone the arbiter adds its counts to the totals: counters survive their worker, and connections that ended with it are
-counted. Lags are those of a worker that lives.
+A slot has a head and the cells of the worker's counters. The arbiter writes pid and age into the head; the worker
+writes state, deadline, heartbeat and lags. Each cell has one writer and is one aligned word, so there are no locks.
+When a worker has ended, the arbiter adds its counts to the totals. So counters survive their worker, and connections
+that ended with it are counted. Lags are not added: they are only of running workers.
 
-Beside it each place has a table of the addresses whose connections its worker holds, for limits that are of all workers
-together. It is memory only where it is used.
+Each slot also has a table of the client addresses of its worker's connections, for the limits that apply to all workers
+together. The kernel allocates memory only for the used parts of the tables.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from gserver.counters import CELLS, OPEN, closed_cell, snapshot
 from gserver.errors import CloseReason
 from gserver.limits.address_table import TABLE_WORDS, AddressTable
 
-__all__ = ["HEARTBEAT_S", "SERVING", "Place", "Scoreboard"]
+__all__ = ["HEARTBEAT_S", "SERVING", "Scoreboard", "Slot"]
 
 _PID, _AGE, _STATE, _DEADLINE, _BEAT, _LAG, _LONGEST_LAG, _FIRST_BUCKET = range(8)
-# How many seconds were as late: below 1 ms, 2 ms, 4 ms and so on to 32.768 s, and one count for all that were later.
+# The histogram of lags: seconds with a lag below 1 ms, 2 ms, 4 ms and so on to 32.768 s, and one bucket for the rest.
 _BUCKETS = 17
 _HEAD = _FIRST_BUCKET + _BUCKETS
 _WORDS = _HEAD + CELLS
 _WORD_BYTES = 8
 _TABLE_BYTES = TABLE_WORDS * _WORD_BYTES
-#: How often a worker's heart beats.
+#: The interval of a worker's heartbeats.
 HEARTBEAT_S = 1.0
 _MAP_FIXED = 0x10
 NANOSECONDS = 1_000_000_000
 MILLISECOND = 1_000_000
 
-_UNBORN = 2**32
-#: The state of a worker that accepts connections; 0 for everybody else.
+_RESERVED = 2**32
+#: The state of a worker that accepts connections; 0 otherwise.
 SERVING = 1
 
 
-class Place:
-    """One worker's part of the scoreboard."""
+class Slot:
+    """One worker's part of the scoreboard. Times are seconds; instants are on time.monotonic()'s clock."""
 
     def __init__(self, words: memoryview, index: int) -> None:
         self._words = words[index * _WORDS : (index + 1) * _WORDS]
@@ -51,12 +51,12 @@ class Place:
 
     @property
     def pid(self) -> int:
-        """0 when nobody has this place."""
+        """The worker's pid; 0 if this slot is free."""
         return self._words[_PID]
 
     @property
     def open(self) -> int:
-        """How many connections it holds."""
+        """The number of open connections of this worker."""
         return self.cells[OPEN]
 
     @property
@@ -69,7 +69,7 @@ class Place:
 
     @property
     def deadline(self) -> float | None:
-        """When the worker must have been heard of again, on time.monotonic()'s clock; None: it has not begun."""
+        """When the next heartbeat is due at the latest; None before the first heartbeat."""
         return self._words[_DEADLINE] / NANOSECONDS or None
 
     @deadline.setter
@@ -77,22 +77,22 @@ class Place:
         self._words[_DEADLINE] = int(value * NANOSECONDS)
 
     @property
-    def beat_at(self) -> float:
-        """When its heart beat last, on time.monotonic()'s clock; 0 before it did for the first time."""
+    def heartbeat_at(self) -> float:
+        """The time of the last heartbeat; 0 before the first."""
         return self._words[_BEAT] / NANOSECONDS
 
-    @beat_at.setter
-    def beat_at(self, value: float) -> None:
+    @heartbeat_at.setter
+    def heartbeat_at(self, value: float) -> None:
         self._words[_BEAT] = int(value * NANOSECONDS)
 
     @property
     def lag_s(self) -> float:
-        """How late its hub came to what was due in the last second, as far as that was noticed."""
+        """The largest observed delay of the event loop in the last second."""
         return self._words[_LAG] / NANOSECONDS
 
     @lag_s.setter
     def lag_s(self, value: float) -> None:
-        """Once for each second: it is counted."""
+        """To be set once for each second: each value is counted in the histogram."""
         lag = self._words[_LAG] = int(value * NANOSECONDS)
         if lag > self._words[_LONGEST_LAG]:
             self._words[_LONGEST_LAG] = lag
@@ -100,49 +100,53 @@ class Place:
 
     @property
     def lag_max_s(self) -> float:
-        """The longest lag that its worker has noticed."""
+        """The largest lag since the worker started."""
         return self._words[_LONGEST_LAG] / NANOSECONDS
 
     @property
     def lag_histogram(self) -> dict[float, int]:
-        """How many seconds had a lag below so many seconds, and not below the bound before it; only those that had."""
+        """By upper bound in seconds: how many seconds had a lag below it and not below the previous bound.
+
+        Empty buckets are left out.
+        """
         counts = enumerate(self._words[_FIRST_BUCKET:_HEAD])
         return {2**bucket / 1000 if bucket < _BUCKETS - 1 else math.inf: count for bucket, count in counts if count}
 
-    def take(self, age: int) -> None:
-        """Keep this place for a worker that is about to be forked."""
+    def reserve(self, age: int) -> None:
+        """Reserve this slot for a worker that is about to be forked, and clear it."""
         for word in range(_WORDS):
             self._words[word] = 0
         self._words[_AGE] = age
-        self._words[_PID] = _UNBORN
+        self._words[_PID] = _RESERVED
 
-    def belongs_to(self, pid: int) -> None:
+    def assign(self, pid: int) -> None:
         self._words[_PID] = pid
 
-    def leave(self) -> None:
+    def release(self) -> None:
         self._words[_PID] = self._words[_STATE] = 0
 
 
 class Scoreboard:
-    """Places for `size` workers, and the totals of those that are gone. Anonymous memory: it ends with its processes.
+    """Slots for `size` workers, and the totals of the workers that have ended.
 
-    Workers must be forked from the process that made it.
+    The memory is anonymous: workers must be forked from the process that made it, and the kernel frees it with the last
+    of them.
     """
 
     def __init__(self, size: int) -> None:
         self._memory = mmap.mmap(-1, ((size + 1) * _WORDS + 1) * _WORD_BYTES)
         self._words = memoryview(self._memory).cast("Q")
-        self._used_word = (size + 1) * _WORDS  # holds where the words of the places end that were ever taken
+        self._used_word = (size + 1) * _WORDS  # index of the word with the end of all slots that were ever used
         self._size = size
         self._address_memory = mmap.mmap(-1, max(1, size) * _TABLE_BYTES)
         self._address_words = memoryview(self._address_memory).cast("Q")
-        #: The last place is nobody's: what the workers that are gone had counted.
-        self.gone = Place(self._words, size)
+        #: One more slot, for the sums of the workers that have ended.
+        self.ended = Slot(self._words, size)
 
     def become_private(self) -> None:
-        """In a process that was forked from a worker: what it writes from now on is nobody's, as if it were a copy.
+        """In a process that was forked from a worker: turn the shared memory into a private copy.
 
-        In place, for whoever counts in it (compiled code too) holds on to its addresses.
+        It is mapped at the same address, because counters (also those of compiled code) hold pointers into it.
         """
         libc = ctypes.CDLL(None, use_errno=True)
         libc.mmap.restype = ctypes.c_void_p
@@ -155,46 +159,46 @@ class Scoreboard:
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
             memory[: len(counted)] = counted
 
-    def place(self, index: int) -> Place:
-        """One of the places; IndexError if there are not so many."""
+    def slot(self, index: int) -> Slot:
+        """The slot with this index; IndexError if there is none."""
         if not 0 <= index < self._size:
             raise IndexError(f"place {index} of {self._size}")
-        return Place(self._words, index)
+        return Slot(self._words, index)
 
-    def free_place(self) -> Place:
-        """The first that nobody has; IndexError if there is none."""
+    def free_slot(self) -> Slot:
+        """The first free slot; IndexError if there is none."""
         for index in range(self._size):
             if not self._words[index * _WORDS + _PID]:
                 self._address_memory.madvise(mmap.MADV_REMOVE, index * _TABLE_BYTES, _TABLE_BYTES)  # all zeros again
                 self._words[self._used_word] = max(self._words[self._used_word], (index + 1) * _WORDS)
-                return self.place(index)
-        raise IndexError("every place of the scoreboard is taken")
+                return self.slot(index)
+        raise IndexError("every slot of the scoreboard is in use")
 
-    def addresses(self, place: Place) -> AddressTable:
-        """Those whose connections its worker holds; only that worker may add and remove."""
-        return AddressTable(self._address_words[place.index * TABLE_WORDS : (place.index + 1) * TABLE_WORDS])
+    def addresses(self, slot: Slot) -> AddressTable:
+        """The client addresses of the worker's connections. Only that worker may add and remove some."""
+        return AddressTable(self._address_words[slot.index * TABLE_WORDS : (slot.index + 1) * TABLE_WORDS])
 
-    def vacate(self, place: Place) -> None:
-        """Its worker is gone: keep what it had counted."""
-        counted = snapshot(place.cells)  # it may have been killed between two cells
+    def vacate(self, slot: Slot) -> None:
+        """Free the slot of a worker that has ended, and add its counts to the totals."""
+        counted = snapshot(slot.cells)  # corrected, in case it was killed between the writes of two cells
         counted[closed_cell(CloseReason.WORKER_DIED)] += counted[OPEN]
         counted[OPEN] = 0
         for cell in range(CELLS):
-            self.gone.cells[cell] += counted[cell]
-            place.cells[cell] = 0
-        place.leave()
+            self.ended.cells[cell] += counted[cell]
+            slot.cells[cell] = 0
+        slot.release()
 
-    def taken(self) -> Iterator[Place]:
+    def used_slots(self) -> Iterator[Slot]:
         used = self._words[self._used_word] // _WORDS
-        return (place for place in map(self.place, range(used)) if place.pid)
+        return (slot for slot in map(self.slot, range(used)) if slot.pid)
 
     def totals(self) -> list[int]:
-        """The cells of a counters over all workers that there are and ever were."""
-        places = [self.gone, *self.taken()]
-        return [sum(place.cells[cell] for place in places) for cell in range(CELLS)]
+        """The counter cells, summed over all workers since the start of the arbiter."""
+        slots = [self.ended, *self.used_slots()]
+        return [sum(slot.cells[cell] for slot in slots) for cell in range(CELLS)]
 
     def open_connections(self) -> int:
-        """How many connections all workers hold. Once for every accept, where they have a limit together."""
+        """The open connections of all workers. Read for every accept if max_connections is set."""
         words = self._words
         return sum(words[at + _HEAD + OPEN] for at in range(0, words[self._used_word], _WORDS) if words[at + _PID])
 
@@ -204,7 +208,10 @@ class Scoreboard:
         return sum(words[at + _STATE] == SERVING for at in range(0, words[self._used_word], _WORDS))
 
     def fewest_open(self) -> int | None:
-        """How many connections the worker holds that serves the fewest; None if none serves. Once for every accept."""
+        """The open connections of the serving worker that has the fewest; None if no worker serves.
+
+        Read for every accept.
+        """
         words, fewest = self._words, None
         for at in range(0, words[self._used_word], _WORDS):
             if words[at + _STATE] == SERVING:

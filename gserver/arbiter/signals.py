@@ -1,7 +1,7 @@
-"""Signals: what each one asks for, in one table, and a queue of those that came.
+"""Signals: a table of their meanings, and the queue of those that the arbiter has received.
 
-Signal handlers do nothing: the interpreter writes the number of each signal into a socket pair (signal.set_wakeup_fd),
-which the arbiter selects on beside everything else.
+The signal handlers do nothing. The interpreter writes the number of each signal into a socket pair
+(signal.set_wakeup_fd), and the arbiter's loop selects on it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ __all__ = ["SIGNALS", "WORKER_SIGNALS", "Request", "SignalQueue", "markdown_tabl
 
 
 class Request(enum.Enum):
-    """What a signal asks the arbiter for."""
+    """What the arbiter does on a signal. The values are the texts of docs/signals.md."""
 
     STOP = "drain all workers, within the graceful timeout, and stop"
-    QUIT = "stop: a second for the replies that are owed, then the end; during a drain: stop now"
-    RELOAD = "read the configuration again, and replace the workers, one after the other, with ones that work"
+    QUIT = "stop, with one second for the replies that are due; during a drain: stop now"
+    RELOAD = "read the configuration again, and replace the workers one by one; if the new ones fail, the old ones stay"
     MORE = "one worker more"
     FEWER = "one worker fewer, down to one"
     REOPEN = "open the log files again"
-    UPGRADE = "start a new arbiter, with the code as it is now, on the same sockets; this one stays until told to go"
-    DISMISS = "drain all workers, and go on without any; not when it comes from a terminal that changes its size"
+    UPGRADE = (
+        "start a new arbiter, with the present code, on the same sockets; the old one runs until it gets TERM or QUIT"
+    )
+    DISMISS = "drain all workers, and go on without any; ignored in a terminal, which sends it when its size changes"
     REAP = "a child has ended"
 
 
@@ -44,18 +46,18 @@ SIGNALS = {
     signal.SIGCHLD: Request.REAP,
 }
 
-#: What a worker does with a signal of its own; the others are the arbiter's affair, and ignored.
+#: The signals of a worker. It ignores the others.
 WORKER_SIGNALS = {
-    signal.SIGTERM: "drain, and end; the arbiter replaces it",
-    signal.SIGQUIT: "end at once",
+    signal.SIGTERM: "drain, and exit; the arbiter replaces the worker",
+    signal.SIGQUIT: "exit at once",
     signal.SIGUSR1: "open the log files again",
-    signal.SIGUSR2: "log the stack of every greenlet with the connection that it serves",
-    signal.SIGABRT: "end with a core dump, where that is enabled; sent to a worker that missed its deadline",
+    signal.SIGUSR2: "log the stack of every greenlet, with its connection",
+    signal.SIGABRT: "exit with a core dump, if enabled; sent by the arbiter after a missed heartbeat deadline",
 }
 
 
 class SignalQueue:
-    """Takes over the signals of SIGNALS. Closes: close(), which gives them back, or retire()."""
+    """Queues the signals of SIGNALS. Closes: close(), which restores the previous handlers, or retire()."""
 
     def __init__(self) -> None:
         self._receiver, self._sender = socket.socketpair()
@@ -65,11 +67,11 @@ class SignalQueue:
         signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
 
     def fileno(self) -> int:
-        """For select: readable when there is something to read()."""
+        """For select: readable when read() returns something."""
         return self._receiver.fileno()
 
     def read(self) -> list[Request]:
-        """What was asked for since the last time, in order. Never blocks."""
+        """The requests since the last call, in order. Never blocks."""
         try:
             numbers = self._receiver.recv(4096)
         except BlockingIOError:
@@ -78,7 +80,7 @@ class SignalQueue:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the signals back for a while: for a fork, whose child must not feed this queue."""
+        """Block the signals inside the with block: for a fork, so that the child writes none into this queue."""
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             yield
@@ -86,10 +88,10 @@ class SignalQueue:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def leave_to_child(self) -> None:
-        """In a child, with the signals held: stop feeding the arbiter's queue.
+        """In a child process, with signals blocked: detach from the arbiter's queue.
 
-        What ends a process ends it again, and children are its own again; all else is the arbiter's, INT too, which a
-        terminal sends to everybody.
+        TERM, QUIT and CHLD get their default actions. All others are ignored, also INT, which a terminal sends to all
+        processes of the group.
         """
         signal.set_wakeup_fd(-1)
         for number in SIGNALS:
@@ -102,7 +104,7 @@ class SignalQueue:
         self._end(self._previous)
 
     def retire(self) -> None:
-        """Close, where the process is about to end: who tells it to once more does not change its exit status."""
+        """Close before the process exits, and ignore the signals: a second TERM must not change the exit status."""
         self._end({number: signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN for number in SIGNALS})
 
     def _end(self, handlers: Mapping[signal.Signals, Any]) -> None:
@@ -121,11 +123,11 @@ def _signal(number: int) -> signal.Signals | None:
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
-    """The wakeup descriptor has told the arbiter already."""
+    """Do nothing: the wakeup descriptor has delivered the signal."""
 
 
 def markdown_table() -> str:
-    """Both tables, as docs/signals.md has them."""
+    """Both tables, for docs/signals.md."""
     arbiter = [f"| `{number.name[3:]}` | {request.value} |" for number, request in SIGNALS.items()]
     worker = [f"| `{number.name[3:]}` | {meaning} |" for number, meaning in WORKER_SIGNALS.items()]
     head = "| signal | meaning |\n|---|---|\n"

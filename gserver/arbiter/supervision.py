@@ -1,12 +1,14 @@
-"""The arbiter's book of its workers. Pure: events and the time go in, decisions come out; nobody is forked here.
+"""Decides which workers to fork, drain and kill. Pure: events and the time go in, actions come out.
 
-    BOOTING ──said ready──> READY ──Go──> SERVING ──Drain──> DRAINING ──> gone
+    BOOTING ──sent READY──> READY ──Go──> SERVING ──Drain──> DRAINING ──> ended
 
-The first worker of a generation starts alone and proves that the application can be served; in a reload it must also
-stay alive for a while before it takes connections. Replacing works the same for a reload and for a worker that asks for
-it: a new one is serving before an old one drains. Whoever dies before it serves is followed after a pause that doubles,
-so that a broken application is not forked in a storm; whoever dies young while it serves, after the shortest pause.
-Times are seconds on one clock of the caller's.
+The first worker of a generation starts alone: it shows that the application can be served. In a reload it must also
+stay alive for a while before it accepts connections. A reload and the recycling of one worker work in the same way: a
+new worker serves before an old one drains.
+
+If a worker dies before it serves, the next fork waits, and the pause doubles each time, so that a broken application is
+not forked in a tight loop. If a worker dies less than a second after it began to serve, the next fork waits for the
+shortest pause. All times are seconds on one clock, which the caller chooses.
 """
 
 from __future__ import annotations
@@ -19,42 +21,43 @@ from dataclasses import dataclass, field
 __all__ = [
     "Action",
     "Child",
-    "Children",
     "Drain",
     "Go",
+    "Kill",
     "KillStage",
     "Policy",
     "ReloadDone",
     "ReloadFailed",
     "Spawn",
     "Stage",
-    "Strike",
+    "Supervision",
 ]
 
+# A worker that dies sooner than this after it began to serve delays the next fork.
 YOUNG_S = 1.0
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
-# Between the dump of a worker's stacks, its abortion and its end.
-STROKE_S = 1.0
-# What a worker that is told to drain gets to stop accepting, before a reload is called done without its word.
-DEAF_S = 1.0
-# Waking so much later than planned means that time stood still for everybody (a paused machine, a stopped group).
+# Between two kill stages: the dump of the stacks, SIGABRT and SIGKILL.
+KILL_STAGE_S = 1.0
+# How long a reload waits for NOT_ACCEPTING from a draining worker before it counts as done without it.
+STOP_ACCEPTING_S = 1.0
+# The arbiter woke up so much later than planned: all processes stood still (a paused machine, a stopped group).
 JUMP_S = 2.0
-# What workers then get to show that they are alive: two of their heartbeats.
-AMNESTY_S = 2.5
-# What a mold gets to fork a worker: it only waits for orders.
-BIRTH_S = 5.0
+# After that, how long no worker is killed for a missed heartbeat: two heartbeats and some time to spare.
+JUMP_GRACE_S = 2.5
+# How long the preload process may take to fork a worker. It has nothing else to do.
+PRELOAD_FORK_S = 5.0
 
 
 class Stage(enum.Enum):
     BOOTING = "booting"
-    READY = "ready"  # waits for the word to accept connections
+    READY = "ready"  # waits for LISTEN before it accepts connections
     SERVING = "serving"
     DRAINING = "draining"
 
 
 class KillStage(enum.Enum):
-    """What happens, in turn, to a worker that is not heard of any more."""
+    """The steps, in this order, against a worker that missed its deadline."""
 
     DUMP = "dump"
     ABORT = "abort"
@@ -68,35 +71,35 @@ _KILL_STAGES = (KillStage.DUMP, KillStage.ABORT, KillStage.KILL)
 class Child:
     """One worker process."""
 
-    pid: int  # less than 0: a mold is to fork it
+    pid: int  # below 0: the preload process has not forked it yet
     generation: int
     spawned_at: float
-    slot: int = 0  # of the scoreboard, and of the listeners where each worker has its own
-    age: int = 0  # the how-manyeth worker of this arbiter
+    slot: int = 0  # on the scoreboard
+    age: int = 0  # 1 for the first worker of this arbiter, 2 for the next
     stage: Stage = Stage.BOOTING
-    since: float = 0.0  # when it came to its stage
-    is_worn: bool = False  # it asked to be replaced
-    is_deaf: bool = False  # it accepts no more
-    strokes: int = 0
-    strikes_at: float | None = None  # when the next stroke comes, once the first has, or the end of a drain's patience
+    since: float = 0.0  # when it entered its stage
+    needs_recycling: bool = False  # it has sent RECYCLE
+    has_stopped_accepting: bool = False  # it has sent NOT_ACCEPTING, or drains by itself
+    kill_stages_done: int = 0
+    next_kill_at: float | None = None  # the next kill stage after the first one, or the end of the drain limit
 
     @property
-    def is_unborn(self) -> bool:
+    def is_pending(self) -> bool:
         return self.pid < 0
 
     @property
     def name(self) -> str:
-        return "a new worker" if self.is_unborn else f"the new worker {self.pid}"
+        return "a new worker" if self.is_pending else f"the new worker {self.pid}"
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What of the settings matters here."""
+    """The settings that supervision depends on."""
 
     surge: int = 1
     settle_s: float = 0.0
-    ready_timeout_s: float = 0.0  # 0: for ever
-    drain_patience_s: float = 30.0
+    ready_timeout_s: float = 0.0  # 0: no limit
+    drain_limit_s: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Spawn:
 
 @dataclass(frozen=True)
 class Go:
-    """It may accept connections."""
+    """Let this worker accept connections."""
 
     child: Child
 
@@ -117,9 +120,9 @@ class Drain:
 
 
 @dataclass(frozen=True)
-class Strike:
+class Kill:
     child: Child
-    stroke: KillStage
+    kill_stage: KillStage
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ class ReloadFailed:
     why: str
 
 
-Action = Spawn | Go | Drain | Strike | ReloadDone | ReloadFailed
+Action = Spawn | Go | Drain | Kill | ReloadDone | ReloadFailed
 
 
 @dataclass
@@ -141,10 +144,13 @@ class _Reload:
 
 
 @dataclass
-class Children:
-    """The workers there are, and how many there should be.
+class Supervision:
+    """The records of all workers, and the decisions about them.
 
-    Call decide() after every event and at wakes_at(), and do what it says.
+    Call decide() after every event and at wakes_at(), and carry out the actions that it returns.
+
+    Args:
+        target: how many workers should serve.
     """
 
     target: int
@@ -153,87 +159,87 @@ class Children:
     is_stopping: bool = False
 
     def __post_init__(self) -> None:
-        self._children: dict[int, Child] = {}
+        self._workers: dict[int, Child] = {}
         self._reload: _Reload | None = None
-        self._proven = -1  # the newest generation that has served
-        self._failed = -1  # the newest generation whose reload has failed
+        self._proven_generation = -1  # the newest generation that has served
+        self._failed_generation = -1  # the newest generation whose reload has failed
         self._was_ever_ready = False
         self._has_died_booting = False
         self._waits_for_reload = False
-        self.is_molding = False  # the next fork is that of a mold, and others wait until it is ready
-        self.pause_s = 0.0  # before the next fork, after the last death
+        self.is_preloading = False  # the next fork makes a preload process, and workers wait until it is ready
+        self.pause_s = 0.0  # between the last death and the next fork
         self._not_before = -math.inf
-        self._amnesty_until = -math.inf
-        self._planned = math.inf
-        self._news: list[Action] = []
+        self._grace_until = -math.inf
+        self._planned_wakeup = math.inf
+        self._queued: list[Action] = []
 
     def __len__(self) -> int:
-        return len(self._children)
+        return len(self._workers)
 
     def __iter__(self) -> Iterator[Child]:
-        return iter(list(self._children.values()))
+        return iter(list(self._workers.values()))
 
     def __getitem__(self, pid: int) -> Child:
-        return self._children[pid]
+        return self._workers[pid]
 
     def __contains__(self, pid: int) -> bool:
-        return pid in self._children
+        return pid in self._workers
 
     # Events
 
     def spawned(self, pid: int, now: float, slot: int = 0, age: int = 0) -> Child:
         child = Child(pid, self.generation, now, slot, age, since=now)
-        self._children[pid] = child
+        self._workers[pid] = child
         return child
 
     def renamed(self, pid: int, to: int, now: float) -> None:
-        """What boots goes on as another process."""
-        child = self._children.pop(pid)
+        """A booting worker goes on as another process, with another pid."""
+        child = self._workers.pop(pid)
         child.pid, child.since = to, now
-        self._children[to] = child
+        self._workers[to] = child
 
     def became_ready(self, pid: int, now: float) -> None:
-        child = self._children.get(pid)
+        child = self._workers.get(pid)
         if child is not None and child.stage is Stage.BOOTING:
             child.stage, child.since = Stage.READY, now
             self._was_ever_ready = True
 
-    def is_worn(self, pid: int) -> None:
-        """A worker asks to be replaced."""
-        if pid in self._children:
-            self._children[pid].is_worn = True
+    def request_recycling(self, pid: int) -> None:
+        """A worker has reached a limit and is to be replaced."""
+        if pid in self._workers:
+            self._workers[pid].needs_recycling = True
 
-    def is_deaf(self, pid: int, now: float) -> None:
-        """A worker accepts no more connections: as it was told, or because it got TERM itself, and drains."""
-        child = self._children.get(pid)
+    def stopped_accepting(self, pid: int, now: float) -> None:
+        """A worker has stopped accepting: it was sent DRAIN, or it got TERM itself and drains."""
+        child = self._workers.get(pid)
         if child is None:
             return
-        child.is_deaf = True
+        child.has_stopped_accepting = True
         if child.stage is Stage.SERVING:
-            self._slow_down(child, now)
-            self._begin_drain(child, now, self.policy.drain_patience_s)
-            self._news.append(Drain(child))
+            self._pause_after_death(child, now)
+            self._begin_drain(child, now, self.policy.drain_limit_s)
+            self._queued.append(Drain(child))
 
     def exited(self, pid: int, now: float) -> Child | None:
-        """Forget a worker that has ended; None for a process that is none of ours."""
-        child = self._children.pop(pid, None)
+        """Remove the record of a worker that has ended, and return it; None for any other process."""
+        child = self._workers.pop(pid, None)
         if child is None:
             return None
         self._has_died_booting |= child.stage is Stage.BOOTING
         if child.stage is not Stage.DRAINING:
-            self._slow_down(child, now)
+            self._pause_after_death(child, now)
             if self._reload and child.generation == self.generation:
                 self._fail_reload(f"{child.name} ended while it was {child.stage.value}", now)
         return child
 
     def could_not_spawn(self, now: float) -> None:
-        """A fork failed: try again later."""
+        """A fork failed: try again after a pause."""
         self._pause(now)
 
     def begin_reload(self, target: int, now: float) -> None:
-        """Replace all workers with a new generation; one that is under way already is given up for this one."""
+        """Replace all workers with a new generation. A reload that is still running is abandoned for this one."""
         previous = self._reload.previous_target if self._reload else self.target
-        self._dismiss_newcomers(now)
+        self._kill_new_workers(now)
         self.generation += 1
         self._reload = _Reload(previous)
         self.target = target
@@ -241,30 +247,30 @@ class Children:
         self._waits_for_reload = False
 
     def wait_for_reload(self) -> None:
-        """Fork nobody before the next reload."""
+        """Fork no worker before the next reload."""
         self._waits_for_reload = True
 
     def resize(self, target: int) -> None:
-        """Keep so many workers from now on, whatever becomes of a reload that is under way."""
+        """Change the number of workers; it stays so even if a running reload fails."""
         self.target = target
         if self._reload:
             self._reload.previous_target = target
 
-    def stop(self, now: float, patience_s: float) -> None:
-        """Everybody drains; whoever is there after `patience_s` is killed."""
+    def stop(self, now: float, limit_s: float) -> None:
+        """Drain all workers; a worker that has not ended after `limit_s` is killed."""
         self.is_stopping = True
         if self._reload:
             self._reload = None
-            self._news.append(ReloadFailed("the server is stopping"))
+            self._queued.append(ReloadFailed("the server is stopping"))
         for child in self:
-            self._begin_drain(child, now, patience_s)
+            self._begin_drain(child, now, limit_s)
 
-    # Questions
+    # State
 
     @property
     def cannot_start(self) -> bool:
         """The first worker ended before it was ready: the application cannot be served."""
-        return not self._was_ever_ready and not self._children and self._has_died_booting
+        return not self._was_ever_ready and not self._workers and self._has_died_booting
 
     @property
     def is_complete(self) -> bool:
@@ -275,145 +281,158 @@ class Children:
         return self._reload is not None
 
     def wakes_at(self, now: float, deadlines: Mapping[int, float]) -> float | None:
-        """When decide() will have more to say than now, if only time has to pass. `deadlines`: as for decide()."""
-        times = [self._not_before] if now < self._not_before and not self.is_stopping and self._wanted() > 0 else []
+        """When to call decide() next if no event comes before; None: not before an event.
+
+        deadlines: as for decide().
+        """
+        is_pausing = now < self._not_before and not self.is_stopping and self._missing_workers() > 0
+        times = [self._not_before] if is_pausing else []
         if self._reload:
-            times += [time for child in self._listening_still() if (time := child.since + DEAF_S) > now]
+            times += [time for child in self._still_accepting() if (time := child.since + STOP_ACCEPTING_S) > now]
         for child in self:
             times += self._times_of(child, deadlines)
         finite = [time for time in times if time < math.inf]
-        self._planned = min(finite, default=math.inf)
-        return self._planned if finite else None
+        self._planned_wakeup = min(finite, default=math.inf)
+        return self._planned_wakeup if finite else None
 
     def _times_of(self, child: Child, deadlines: Mapping[int, float]) -> Iterator[float]:
-        if child.strikes_at is not None:
-            yield child.strikes_at
-        if not child.strokes and (overdue_at := self._overdue_at(child, deadlines)) is not None:
-            yield max(overdue_at, self._amnesty_until)
-        if child.stage is Stage.READY and not child.strokes:
-            yield self._goes_at(child)
+        if child.next_kill_at is not None:
+            yield child.next_kill_at
+        if not child.kill_stages_done and (overdue_at := self._overdue_at(child, deadlines)) is not None:
+            yield max(overdue_at, self._grace_until)
+        if child.stage is Stage.READY and not child.kill_stages_done:
+            yield self._may_serve_at(child)
 
     # Decisions
 
     def decide(self, now: float, deadlines: Mapping[int, float]) -> list[Action]:
-        """Return what is to be done now. `deadlines`: by pid, when each worker must have been heard of again."""
-        if now > self._planned + JUMP_S:
-            self._amnesty_until = now + AMNESTY_S
-        actions = [action for child in self for action in self._strike(child, now, deadlines)]
-        if not self.is_stopping:
-            actions += self._promote(now)
-            actions += self._dismiss(now)
-            actions += self._hire(now)
-            actions += self._complete(now)
-        # An arbiter that stands still while it carries these out has jumped in time as well: by what is planned here.
-        self.wakes_at(now, deadlines)
-        news, self._news = self._news, []
-        return [each for each in news if not (isinstance(each, Strike) and each.child.pid not in self)] + actions
+        """Return the actions to carry out now.
 
-    def _strike(self, child: Child, now: float, deadlines: Mapping[int, float]) -> Iterator[Action]:
-        """The next stroke on a worker that is overdue, or that was struck already; none during an amnesty."""
+        deadlines: by pid, when the next heartbeat of a worker is due at the latest.
+        """
+        if now > self._planned_wakeup + JUMP_S:
+            self._grace_until = now + JUMP_GRACE_S
+        actions = [action for child in self for action in self._kill_overdue(child, now, deadlines)]
+        if not self.is_stopping:
+            actions += self._start_serving(now)
+            actions += self._drain_surplus(now)
+            actions += self._spawn(now)
+            actions += self._finish_reload(now)
+        # Plan the next wake-up here, so that a standstill while the actions are carried out is noticed as well.
+        self.wakes_at(now, deadlines)
+        queued, self._queued = self._queued, []
+        return [each for each in queued if not (isinstance(each, Kill) and each.child.pid not in self)] + actions
+
+    def _kill_overdue(self, child: Child, now: float, deadlines: Mapping[int, float]) -> Iterator[Action]:
+        """The next kill stage of a worker that is overdue, or whose kill has begun; not during the grace time."""
         overdue_at = self._overdue_at(child, deadlines)
-        is_overdue = overdue_at is not None and now >= max(overdue_at, self._amnesty_until)
-        if child.strikes_at is not None and now >= child.strikes_at:
-            if not child.strokes:
-                child.strokes = len(_KILL_STAGES) - 1  # it was heard of, and only takes too long to drain
-        elif child.strokes or not is_overdue:
+        is_overdue = overdue_at is not None and now >= max(overdue_at, self._grace_until)
+        if child.next_kill_at is not None and now >= child.next_kill_at:
+            if not child.kill_stages_done:
+                # It is alive and only drains too long: skip the dump and SIGABRT.
+                child.kill_stages_done = len(_KILL_STAGES) - 1
+        elif child.kill_stages_done or not is_overdue:
             return
         elif self._reload and child.generation == self.generation:
-            self._fail_reload(f"{child.name} was not heard of in time", now, spare=child)
-        yield Strike(child, _KILL_STAGES[child.strokes])
-        child.strokes += 1
-        child.strikes_at = now + STROKE_S if child.strokes < len(_KILL_STAGES) else math.inf
+            self._fail_reload(f"{child.name} missed its deadline", now, except_for=child)
+        yield Kill(child, _KILL_STAGES[child.kill_stages_done])
+        child.kill_stages_done += 1
+        child.next_kill_at = now + KILL_STAGE_S if child.kill_stages_done < len(_KILL_STAGES) else math.inf
 
     def _overdue_at(self, child: Child, deadlines: Mapping[int, float]) -> float | None:
         if child.stage is not Stage.BOOTING:
             return deadlines.get(child.pid)
-        if child.is_unborn:
-            return child.since + BIRTH_S
+        if child.is_pending:
+            return child.since + PRELOAD_FORK_S
         return child.spawned_at + self.policy.ready_timeout_s if self.policy.ready_timeout_s else None
 
-    def _promote(self, now: float) -> Iterator[Action]:
+    def _start_serving(self, now: float) -> Iterator[Action]:
         for child in self._in(Stage.READY):
-            if not child.strokes and now >= self._goes_at(child):
+            if not child.kill_stages_done and now >= self._may_serve_at(child):
                 child.stage, child.since = Stage.SERVING, now
                 self.pause_s = 0.0  # the application works
-                self._proven = max(self._proven, child.generation)
+                self._proven_generation = max(self._proven_generation, child.generation)
                 yield Go(child)
 
-    def _goes_at(self, child: Child) -> float:
-        is_first = self._reload is not None and child.generation > self._proven
+    def _may_serve_at(self, child: Child) -> float:
+        is_first = self._reload is not None and child.generation > self._proven_generation
         return child.since + (self.policy.settle_s if is_first else 0.0)
 
-    def _dismiss(self, now: float) -> Iterator[Action]:
-        """Drain who is too many, but nobody for a reload that has not proven itself."""
-        is_unproven = self._reload is not None and self._proven < self.generation
-        serving = [] if is_unproven else sorted(self._in(Stage.SERVING), key=self._dispensability)
+    def _drain_surplus(self, now: float) -> Iterator[Action]:
+        """Drain surplus workers, but none during a reload until its new generation has served."""
+        is_unproven = self._reload is not None and self._proven_generation < self.generation
+        serving = [] if is_unproven else sorted(self._in(Stage.SERVING), key=self._drain_priority)
         for child in serving[: max(0, len(serving) - self.target)]:
-            self._begin_drain(child, now, self.policy.drain_patience_s)
+            self._begin_drain(child, now, self.policy.drain_limit_s)
             yield Drain(child)
         starting = self._starting()
         wanted = max(0, self.target - len(self._in(Stage.SERVING))) + min(self.policy.surge, len(self._replaceable()))
         for child in starting[max(0, wanted) :]:
-            yield self._kill(child)
+            yield self._kill_now(child)
 
-    def _complete(self, now: float) -> Iterator[Action]:
-        """A reload is done when the new workers serve and no old one accepts any more, or has had time to stop."""
+    def _finish_reload(self, now: float) -> Iterator[Action]:
+        """A reload is done when the new workers serve and every old one has stopped accepting, or had 1 s to do so."""
         if self._reload is None or self._starting() or self._replaceable() or not self.is_complete:
             return
-        if all(now >= child.since + DEAF_S for child in self._listening_still()):
+        if all(now >= child.since + STOP_ACCEPTING_S for child in self._still_accepting()):
             self._reload = None
             yield ReloadDone()
 
-    def _listening_still(self) -> list[Child]:
-        """Old workers that drain, and have not said that they accept no more."""
-        return [child for child in self._in(Stage.DRAINING) if not (child.is_deaf or child.strokes)]
+    def _still_accepting(self) -> list[Child]:
+        """Workers that were sent DRAIN and have not sent NOT_ACCEPTING yet."""
+        return [
+            child for child in self._in(Stage.DRAINING) if not (child.has_stopped_accepting or child.kill_stages_done)
+        ]
 
-    def _dispensability(self, child: Child) -> tuple[bool, bool, bool, int]:
-        """Who goes first: those under strokes, to be replaced, left over from a reload that failed; the oldest."""
-        is_left_over = self._reload is None and child.generation == self._failed
-        return not child.strokes, not self._is_replaceable(child), not is_left_over, child.age
+    def _drain_priority(self, child: Child) -> tuple[bool, bool, bool, int]:
+        """Sort key: first workers that are being killed, then those to be replaced, then those of a failed reload.
 
-    def _begin_drain(self, child: Child, now: float, patience_s: float) -> None:
-        """Strokes that have begun go on as they would."""
+        Within each of these groups the oldest comes first.
+        """
+        is_left_over = self._reload is None and child.generation == self._failed_generation
+        return not child.kill_stages_done, not self._is_replaceable(child), not is_left_over, child.age
+
+    def _begin_drain(self, child: Child, now: float, limit_s: float) -> None:
+        """A kill that has begun goes on at its own times."""
         child.stage, child.since = Stage.DRAINING, now
-        if not child.strokes:
-            child.strikes_at = now + patience_s
+        if not child.kill_stages_done:
+            child.next_kill_at = now + limit_s
 
-    def _hire(self, now: float) -> list[Action]:
-        return [Spawn(self.generation)] * max(0, self._wanted() if now >= self._not_before else 0)
+    def _spawn(self, now: float) -> list[Action]:
+        return [Spawn(self.generation)] * max(0, self._missing_workers() if now >= self._not_before else 0)
 
-    def _wanted(self) -> int:
-        """How many workers to fork, as soon as it may be done."""
+    def _missing_workers(self) -> int:
+        """How many workers to fork as soon as the pause is over."""
         if self._waits_for_reload:
             return 0
         starting = len(self._starting())
         vacancies = self.target - len(self._in(Stage.SERVING)) - starting
         wanted = max(vacancies, min(self.policy.surge, len(self._replaceable())) - starting)
-        if self._proven < self.generation or self.is_molding:
-            newcomers = [child for child in self._newcomers() if child.generation == self.generation]
-            wanted = min(wanted, 1 - len(newcomers))
+        if self._proven_generation < self.generation or self.is_preloading:
+            new_workers = [child for child in self._new_workers() if child.generation == self.generation]
+            wanted = min(wanted, 1 - len(new_workers))
         return wanted
 
     def _in(self, stage: Stage) -> list[Child]:
-        return [child for child in self._children.values() if child.stage is stage]
+        return [child for child in self._workers.values() if child.stage is stage]
 
-    def _newcomers(self) -> list[Child]:
+    def _new_workers(self) -> list[Child]:
         return self._in(Stage.BOOTING) + self._in(Stage.READY)
 
     def _starting(self) -> list[Child]:
-        """Those that will serve, and have not been struck."""
-        return [child for child in self._newcomers() if not child.strokes]
+        """Workers that are going to serve: booting or ready, and not being killed."""
+        return [child for child in self._new_workers() if not child.kill_stages_done]
 
     def _replaceable(self) -> list[Child]:
         return [child for child in self._in(Stage.SERVING) if self._is_replaceable(child)]
 
     def _is_replaceable(self, child: Child) -> bool:
-        return child.is_worn or (self._reload is not None and child.generation < self.generation)
+        return child.needs_recycling or (self._reload is not None and child.generation < self.generation)
 
-    # What goes wrong
+    # Failures
 
-    def _slow_down(self, child: Child, now: float) -> None:
-        """Somebody ended without being asked to: whoever comes next waits, if that one was young or never served."""
+    def _pause_after_death(self, child: Child, now: float) -> None:
+        """A worker ended unrequested: delay the next fork if it never served, or served for less than a second."""
         if child.stage is not Stage.SERVING:
             self._pause(now)
         elif now - child.since < YOUNG_S:
@@ -426,18 +445,18 @@ class Children:
         self.pause_s = min(LONGEST_PAUSE_S, self.pause_s * 2 or FIRST_PAUSE_S)
         self._not_before = now + self.pause_s
 
-    def _fail_reload(self, why: str, now: float, spare: Child | None = None) -> None:
+    def _fail_reload(self, why: str, now: float, except_for: Child | None = None) -> None:
         assert self._reload is not None
         self.target = self._reload.previous_target
         self._reload = None
-        self._failed = self.generation
-        self._news.append(ReloadFailed(why))
-        self._dismiss_newcomers(now, spare)
+        self._failed_generation = self.generation
+        self._queued.append(ReloadFailed(why))
+        self._kill_new_workers(now, except_for)
 
-    def _dismiss_newcomers(self, now: float, spare: Child | None = None) -> None:
-        """Kill who has not served yet, but for one whose strokes have begun."""
-        self._news += [self._kill(child) for child in self._starting() if child is not spare]
+    def _kill_new_workers(self, now: float, except_for: Child | None = None) -> None:
+        """Kill the workers that do not serve yet; `except_for` goes through its kill stages instead."""
+        self._queued += [self._kill_now(child) for child in self._starting() if child is not except_for]
 
-    def _kill(self, child: Child) -> Strike:
-        child.stage, child.strokes, child.strikes_at = Stage.DRAINING, len(_KILL_STAGES), math.inf
-        return Strike(child, KillStage.KILL)
+    def _kill_now(self, child: Child) -> Kill:
+        child.stage, child.kill_stages_done, child.next_kill_at = Stage.DRAINING, len(_KILL_STAGES), math.inf
+        return Kill(child, KillStage.KILL)

@@ -1,7 +1,7 @@
-"""The worker processes themselves: forking them, talking with them, and their places on the scoreboard.
+"""The worker processes: forks them, keeps their channels and scoreboard slots, and sends them messages and signals.
 
-What should happen to whom is decided in supervision.py; this does it. A worker that a mold is to fork has no process id
-yet: until it is born it goes by a number less than 0, the negative of its age.
+supervision.py decides what to do; this module does it. A *pending* worker was requested from the preload process and
+has no pid yet. Until it is forked, the negative of its age stands for its pid.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from gserver.arbiter.channel import REOPEN, Channel, Message
 from gserver.arbiter.child_processes import Death, Ended, Processes
 from gserver.arbiter.listeners import Lane
-from gserver.arbiter.preload import Mold, MoldBroken, Molds
-from gserver.arbiter.scoreboard import Place, Scoreboard
+from gserver.arbiter.preload import PreloadProcess, PreloadProcesses, PreloadUnavailable
+from gserver.arbiter.scoreboard import Scoreboard, Slot
 from gserver.arbiter.signals import SignalQueue
 from gserver.arbiter.supervision import KillStage
 from gserver.config.settings import MAX_WORKERS, Settings
@@ -30,51 +30,52 @@ from gserver.process.descendants import close_all, descendants
 if TYPE_CHECKING:
     from gserver.tls.contexts import Tls
 
-__all__ = ["EXIT_CANNOT_START", "Crew", "Post", "RunWorker"]
+__all__ = ["EXIT_CANNOT_START", "RunWorker", "WorkerContext", "WorkerProcesses"]
 
 log = logging.getLogger("gserver.arbiter")
 
-# The status of a worker that never came to serve, and of an arbiter whose application never did.
+# The exit status of a worker that could not start to serve, and of an arbiter without a single such worker.
 EXIT_CANNOT_START = 3
 
 _KILL_SIGNALS = {KillStage.DUMP: signal.SIGUSR2, KillStage.ABORT: signal.SIGABRT, KillStage.KILL: signal.SIGKILL}
 
 
 @dataclass
-class Post:
-    """What a worker is given by its arbiter."""
+class WorkerContext:
+    """What the arbiter passes to a worker at the fork."""
 
     settings: Settings
     age: int
-    place: Place
+    slot: Slot
     scoreboard: Scoreboard
     channel: Channel
-    server: Any  # the Arbiter, for the hooks; in the worker, a copy of what it was at the fork
+    server: Any  # the Arbiter, for the hooks; in the worker, its copy from the fork
     tls: Tls | None = None
-    served: Any = None  # the application, where it was loaded before
+    served: Any = None  # the application, if the preload process has loaded it
 
 
-#: The worker's part: called in the child, returns the exit status.
-RunWorker = Callable[[Post], int]
+#: The main function of a worker: called in the child, returns the exit status.
+RunWorker = Callable[[WorkerContext], int]
 
 
-class Crew:
-    """Forks workers and keeps their channels and places.
+class WorkerProcesses:
+    """Forks workers and preload processes, and keeps their channels and slots.
 
     Args:
-        run_worker, run_mold: called in every child.
-        selector: told of every channel; data is the worker's pid.
-        processes: the book in which they are entered.
-        ended: told of each worker that has ended, and of each mold that ends while it stands in a worker's place.
-        forget: called in every child, to drop what is the arbiter's.
+        run_worker, run_preload_process: the main functions of the children.
+        selector: every channel is registered here, with the worker's pid as data.
+        signals: detached in every child.
+        processes: the table in which all children are recorded.
+        ended: called for each worker that has ended, and for each preload process that ends before it is ready.
+        forget: called in every child, to close what belongs to the arbiter only.
 
-    Closes: channels, when their worker closes its end, and close().
+    Closes: a channel when its worker has closed the other end; close() closes all.
     """
 
     def __init__(
         self,
         run_worker: RunWorker,
-        run_mold: RunWorker,
+        run_preload_process: RunWorker,
         selector: selectors.BaseSelector,
         signals: SignalQueue,
         processes: Processes,
@@ -83,169 +84,173 @@ class Crew:
     ) -> None:
         self.scoreboard = Scoreboard(2 * MAX_WORKERS)
         self._run_worker = run_worker
-        self._run_mold = run_mold
-        self.molds = Molds(self._hang_up)
+        self._run_preload_process = run_preload_process
+        self.preload = PreloadProcesses(self._close_channel)
         self._selector = selector
         self._signals = signals
         self._processes = processes
         self._ended = ended
         self._forget = forget
         self._channels: dict[int, Channel] = {}
-        self._places: dict[int, Place] = {}
-        self._left_by: dict[int, list[int]] = {}  # worker under strokes -> descriptors of what it will leave behind
-        self._ordered_from: dict[int, int] = {}  # unborn worker -> the pid of the mold that is to fork it
+        self._slots: dict[int, Slot] = {}
+        # By pid of a worker that is being killed: pidfds of the processes below it.
+        self._orphans_of: dict[int, list[int]] = {}
+        self._requested_from: dict[int, int] = {}  # pending worker -> the pid of the preload process
 
     def fork(self, server: Any, settings: Settings, age: int, tls: Tls | None) -> int:
-        """Return the pid of a new worker, or of a mold that will be one, or the number of one that a mold will fork.
+        """Fork a worker, or a preload process if one is needed first, or request a worker from the preload process.
 
-        OSError or MoldBroken if there can be none. Never blocks.
+        Return the pid, or the negative number of a pending worker. OSError or PreloadUnavailable if that fails. Never
+        blocks.
         """
         try:
-            place = self.scoreboard.free_place()
+            slot = self.scoreboard.free_slot()
         except IndexError:
-            raise OSError(errno.EAGAIN, "there are too many workers, those that drain included") from None
+            raise OSError(errno.EAGAIN, "there are too many workers, including those that drain") from None
         ours, theirs = Channel.pair()
-        place.take(age)  # its counts are the worker's from the fork on
-        post = Post(settings, age, place, self.scoreboard, theirs, server, tls)
+        slot.reserve(age)  # before the fork: from then on the worker writes its counts
+        context = WorkerContext(settings, age, slot, self.scoreboard, theirs, server, tls)
         try:
             if not settings.preload_app:
-                pid = self._fork(functools.partial(self._run_worker, post), self._ended, ours)
-            elif self.molds.current is None:
-                pid = self._fork(functools.partial(self._run_mold, post), self._mold_ended, ours)
-                self.molds.current = Mold(pid, ours)
+                pid = self._fork(functools.partial(self._run_worker, context), self._ended, ours)
+            elif self.preload.current is None:
+                pid = self._fork(
+                    functools.partial(self._run_preload_process, context), self._preload_process_ended, ours
+                )
+                self.preload.current = PreloadProcess(pid, ours)
             else:
-                self.molds.current.order(place.index, age, theirs)
+                self.preload.current.request_worker(slot.index, age, theirs)
                 pid = -age
-                self._ordered_from[pid] = self.molds.current.pid
-        except (OSError, MoldBroken):
-            place.leave()
+                self._requested_from[pid] = self.preload.current.pid
+        except (OSError, PreloadUnavailable):
+            slot.release()
             ours.close()
             raise
         finally:
             theirs.close()
         if pid > 0:
-            place.belongs_to(pid)
-        self._channels[pid], self._places[pid] = ours, place
+            slot.assign(pid)
+        self._channels[pid], self._slots[pid] = ours, slot
         self._selector.register(ours, selectors.EVENT_READ, pid)
         return pid
 
     def fork_helper(self, run: Callable[[], int], ended: Ended) -> int:
-        """Return the pid of a child that is no worker; it gets no place and no channel."""
+        """Fork a child that is not a worker, without slot and channel; return its pid."""
         return self._fork(run, ended)
 
-    def _fork(self, run: Callable[[], int], ended: Ended, *not_its: Channel) -> int:
-        return self._processes.fork(functools.partial(self._enter, run, not_its), ended)
+    def _fork(self, run: Callable[[], int], ended: Ended, *arbiters_ends: Channel) -> int:
+        return self._processes.fork(functools.partial(self._run_child, run, arbiters_ends), ended)
 
-    # Molds, and the workers that they fork
+    # The preload process, and the workers that it forks
 
-    def molded(self, pid: int) -> bool:
-        """A mold is ready, and leaves the place of the worker it stood for; whether workers are to come from it."""
-        mold = self.molds.current
-        if mold is None or mold.pid != pid:
+    def preloaded(self, pid: int) -> bool:
+        """A preload process is ready: free its slot. Return False if it is not the current one."""
+        preload_process = self.preload.current
+        if preload_process is None or preload_process.pid != pid:
             return False
-        mold.is_ready = True
-        self._places.pop(pid).leave()
+        preload_process.is_ready = True
+        self._slots.pop(pid).release()
         return True
 
-    def born(self, unborn: int, pid: int) -> None:
-        """A mold has forked this worker: from now on it goes by its pid."""
-        place, channel = self._places.pop(unborn), self._channels.pop(unborn)
-        del self._ordered_from[unborn]
+    def forked(self, pending: int, pid: int) -> None:
+        """A pending worker has been forked: record it under its pid."""
+        slot, channel = self._slots.pop(pending), self._channels.pop(pending)
+        del self._requested_from[pending]
         self._processes.add(pid, self._ended)
-        place.belongs_to(pid)
-        self._channels[pid], self._places[pid] = channel, place
+        slot.assign(pid)
+        self._channels[pid], self._slots[pid] = channel, slot
         self._selector.modify(channel, selectors.EVENT_READ, pid)
 
-    def unborn(self) -> list[int]:
-        return list(self._ordered_from)
+    def pending(self) -> list[int]:
+        return list(self._requested_from)
 
-    def will_be_born(self, unborn: int) -> bool:
-        """No more when its channel has ended: whoever could fork it, or be it, has ended too."""
-        return unborn in self._channels
+    def can_be_forked(self, pending: int) -> bool:
+        """False after the end of its channel: then every process that could fork this worker, or be it, has ended."""
+        return pending in self._channels
 
-    def shut_out(self, unborn: int) -> None:
-        """One that comes later cannot be born; one that was born in this moment is still to be heard."""
-        if unborn in self._channels:
-            self._channels[unborn].shut()
+    def refuse(self, pending: int) -> None:
+        """Refuse a BORN message of this worker from now on; one that was sent before can still be received."""
+        if pending in self._channels:
+            self._channels[pending].shut()
 
-    def kill_mold_of(self, unborn: int) -> None:
-        """It has not forked this worker in time; the next one comes from another mold."""
-        mold = self._ordered_from[unborn]
-        if self.molds.lost(mold):
-            log.error("The mold does not fork, and is killed (pid: %d)", mold)
-            self._processes.signal(mold, signal.SIGKILL)
+    def kill_preload_process_of(self, pending: int) -> None:
+        """Kill the preload process that has not forked this worker in time; the next fork makes another one."""
+        preload_process = self._requested_from[pending]
+        if self.preload.lost(preload_process):
+            log.error("The preload process does not fork workers, killing it (pid: %d)", preload_process)
+            self._processes.signal(preload_process, signal.SIGKILL)
 
-    def _mold_ended(self, death: Death) -> None:
-        death = replace(death, what="Mold ended")
-        is_needed = self.molds.lost(death.pid)
-        if death.pid in self._places:
+    def _preload_process_ended(self, death: Death) -> None:
+        death = replace(death, what="Preload process ended")
+        is_needed = self.preload.lost(death.pid)
+        if death.pid in self._slots:
             self._ended(death)
         else:
-            self._hang_up(death.pid)
+            self._close_channel(death.pid)
             log.log(logging.ERROR if is_needed else logging.INFO, "%s", death)
 
-    def _enter(self, run: Callable[[], int], not_its: Sequence[Channel]) -> int:
-        """In the child: drop what is the arbiter's, and run."""
+    def _run_child(self, run: Callable[[], int], arbiters_ends: Sequence[Channel]) -> int:
+        """In the child: close what belongs to the arbiter, and call run()."""
         self._signals.leave_to_child()
         self._processes.leave_to_child()
-        for channel in [*not_its, *self._channels.values()]:
+        for channel in [*arbiters_ends, *self._channels.values()]:
             channel.close()
-        for descriptors in self._left_by.values():
+        for descriptors in self._orphans_of.values():
             close_all(descriptors)
         self._forget()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
         return run()
 
     def deadlines(self) -> dict[int, float]:
-        """By pid, when each worker must have been heard of again."""
-        return {pid: deadline for pid, place in self._places.items() if (deadline := place.deadline) is not None}
+        """By pid: when the next heartbeat of a worker is due at the latest."""
+        return {pid: deadline for pid, slot in self._slots.items() if (deadline := slot.deadline) is not None}
 
     def reopen_logs(self) -> None:
-        """Send the log files that the arbiter has opened to all children, the booting ones too."""
+        """Send the log files that the arbiter has opened to all workers, also to booting ones."""
         files = logs.descriptors()
         for channel in self._channels.values():
             channel.send(REOPEN, list(files), list(files.values()))
 
-    def tell(self, pid: int, word: str, addresses: Sequence[str] = (), lanes: Iterable[Lane] = ()) -> None:
-        """Say something to a worker; to one that does not listen any more, nothing."""
+    def send(self, pid: int, kind: str, addresses: Sequence[str] = (), lanes: Iterable[Lane] = ()) -> None:
+        """Send a message to a worker; do nothing if its channel is closed."""
         channel = self._channels.get(pid)
         if channel is None:
             return
         listeners = [(str(bind), listener.fileno()) for lane in lanes for bind, listener in lane.items()]
-        channel.send(word, [*addresses, *(address for address, _ in listeners)], [fd for _, fd in listeners])
+        channel.send(kind, [*addresses, *(address for address, _ in listeners)], [fd for _, fd in listeners])
 
-    def hear(self, pid: int) -> list[Message]:
-        """What a worker has said. Never blocks."""
-        heard = []
+    def receive(self, pid: int) -> list[Message]:
+        """The messages that a worker has sent. Closes the channel at end-of-file. Never blocks."""
+        received = []
         while pid in self._channels:
             try:
                 message = self._channels[pid].receive()
             except BlockingIOError:
                 break
             if message is None:
-                self._hang_up(pid)
+                self._close_channel(pid)
             else:
-                heard.append(message)
-        return heard
+                received.append(message)
+        return received
 
-    def strike(self, pid: int, stroke: KillStage) -> None:
-        if stroke is KillStage.DUMP and self._places[pid].deadline is None:
-            # It does not beat yet. By a deadline that is over it tells this signal from one that an operator sends.
-            self._places[pid].deadline = time.monotonic()
-        if stroke is not KillStage.DUMP and pid in self._processes:
-            close_all(self._left_by.pop(pid, []))
-            self._left_by[pid] = descendants(pid)
-        self._processes.signal(pid, _KILL_SIGNALS[stroke])
+    def kill(self, pid: int, kill_stage: KillStage) -> None:
+        if kill_stage is KillStage.DUMP and self._slots[pid].deadline is None:
+            # It has no heartbeat yet. A passed deadline shows it that the signal is not from an operator.
+            self._slots[pid].deadline = time.monotonic()
+        if kill_stage is not KillStage.DUMP and pid in self._processes:
+            close_all(self._orphans_of.pop(pid, []))
+            self._orphans_of[pid] = descendants(pid)
+        self._processes.signal(pid, _KILL_SIGNALS[kill_stage])
 
-    def gone(self, pid: int) -> list[int]:
-        """A worker has been reaped, or will never be born; descriptors of what it left behind, as far as known."""
-        self._hang_up(pid)
-        self._ordered_from.pop(pid, None)
-        if pid in self._places:
-            self.scoreboard.vacate(self._places.pop(pid))
-        return self._left_by.pop(pid, [])
+    def remove(self, pid: int) -> list[int]:
+        """Forget a worker that has been reaped or will not be forked. Return the known pidfds of its orphans."""
+        self._close_channel(pid)
+        self._requested_from.pop(pid, None)
+        if pid in self._slots:
+            self.scoreboard.vacate(self._slots.pop(pid))
+        return self._orphans_of.pop(pid, [])
 
-    def _hang_up(self, pid: int) -> None:
+    def _close_channel(self, pid: int) -> None:
         channel = self._channels.pop(pid, None)
         if channel is not None:
             self._selector.unregister(channel)
@@ -253,6 +258,6 @@ class Crew:
 
     def close(self) -> None:
         for pid in list(self._channels):
-            self._hang_up(pid)
-        for descriptors in self._left_by.values():
+            self._close_channel(pid)
+        for descriptors in self._orphans_of.values():
             close_all(descriptors)

@@ -13,96 +13,98 @@ from typing import TYPE_CHECKING, Any
 
 from gserver.arbiter.channel import Message
 from gserver.arbiter.child_processes import is_child
-from gserver.arbiter.preload import MoldBroken
-from gserver.arbiter.supervision import Child, Children, KillStage
-from gserver.arbiter.worker_processes import Crew
+from gserver.arbiter.preload import PreloadUnavailable
+from gserver.arbiter.supervision import Child, KillStage, Supervision
+from gserver.arbiter.worker_processes import WorkerProcesses
 from gserver.config.settings import Settings
 
 if TYPE_CHECKING:
     from gserver.tls.contexts import Tls
 
-__all__ = ["Births"]
+__all__ = ["Spawner"]
 
 log = logging.getLogger("gserver.arbiter")
 
 
-class Births:
-    """Begins workers, and gives up those that have no process yet.
+class Spawner:
+    """Spawns workers, and gives up pending ones.
 
     Args:
-        hear: called with a worker's number, to act on what it has sent.
+        read_messages: called with a worker's number, to read its messages and act on them.
     """
 
-    def __init__(self, children: Children, crew: Crew, hear: Callable[[int], None]) -> None:
-        self._children = children
-        self._crew = crew
-        self._hear = hear
+    def __init__(
+        self, supervision: Supervision, workers: WorkerProcesses, read_messages: Callable[[int], None]
+    ) -> None:
+        self._supervision = supervision
+        self._workers = workers
+        self._read_messages = read_messages
 
     def spawn(self, server: Any, settings: Settings, age: int, tls: Tls | None) -> None:
-        """Begin a worker; if that fails, another attempt comes after a pause."""
-        if settings.preload_app and self._crew.molds.is_booting:  # it was lost since this was decided
+        """Spawn a worker; if that fails, the next attempt follows after a pause."""
+        if settings.preload_app and self._workers.preload.is_booting:  # the previous one has ended since the decision
             return
         worker = self._fork(server, settings, age, tls)
         if worker is None:
-            self._children.could_not_spawn(time.monotonic())
+            self._supervision.could_not_spawn(time.monotonic())
         else:
-            self._children.spawned(worker, time.monotonic(), age=age)
+            self._supervision.spawned(worker, time.monotonic(), age=age)
 
-    def molded(self, mold: int, server: Any, settings: Settings, tls: Tls | None) -> None:
-        """A mold has imported the application: its first worker takes its place."""
-        if not self._crew.molded(mold) or mold not in self._children:
+    def preloaded(self, preload_process: int, server: Any, settings: Settings, tls: Tls | None) -> None:
+        """The preload process has imported the application: replace it in the records by its first worker."""
+        if not self._workers.preloaded(preload_process) or preload_process not in self._supervision:
             return
-        worker = self._fork(server, settings, self._children[mold].age, tls)
+        worker = self._fork(server, settings, self._supervision[preload_process].age, tls)
         if worker is None:
-            self._children.exited(mold, time.monotonic())
+            self._supervision.exited(preload_process, time.monotonic())
         else:
-            self._children.renamed(mold, worker, time.monotonic())
+            self._supervision.renamed(preload_process, worker, time.monotonic())
 
-    def born(self, unborn: int, message: Message) -> int:
-        """A mold has forked a worker; return its pid."""
+    def forked(self, pending: int, message: Message) -> int:
+        """The preload process has forked a worker; return its pid, or `pending` if that is not a child."""
         text = message.addresses[0] if message.addresses else ""
         pid = int(text) if text.isdecimal() else 0
-        if not is_child(pid):  # nothing that a worker sends makes the arbiter signal a process of others
-            log.error("Cannot fork a worker: process %s is no child", text)
-            self._give_up(unborn)
-            return unborn
-        self._crew.born(unborn, pid)
-        self._children.renamed(unborn, pid, time.monotonic())
+        if not is_child(pid):  # no message of a worker may make the arbiter signal a foreign process
+            log.error("Cannot fork a worker: process %s is not a child", text)
+            self._give_up(pending)
+            return pending
+        self._workers.forked(pending, pid)
+        self._supervision.renamed(pending, pid, time.monotonic())
         return pid
 
-    def hear(self) -> None:
-        """Look whether somebody was born."""
-        for unborn in self._crew.unborn():
-            self._hear(unborn)
+    def poll_pending(self) -> None:
+        """Read the messages of all pending workers: one of them may have been forked."""
+        for pending in self._workers.pending():
+            self._read_messages(pending)
 
-    def look_after(self, unborn: int) -> None:
-        """Give up a worker that nobody is left to fork."""
-        if unborn in self._children and not self._crew.will_be_born(unborn):
-            log.error("Cannot fork a worker: its mold has ended, or could not fork")
-            self._give_up(unborn)
+    def check_pending(self, pending: int) -> None:
+        """Give up a pending worker if no process is left that could fork it."""
+        if pending in self._supervision and not self._workers.can_be_forked(pending):
+            log.error("Cannot fork a worker: the preload process has ended, or could not fork")
+            self._give_up(pending)
 
     def overdue(self, child: Child) -> None:
-        """A mold has not forked a worker in time."""
-        self._crew.kill_mold_of(child.pid)
+        """The preload process has not forked a worker in time: kill it, and give up the worker."""
+        self._workers.kill_preload_process_of(child.pid)
         self.kill(child)
 
     def kill(self, child: Child) -> None:
-        """SIGKILL to a worker; one without a process is given up, unless it is born in this moment."""
-        if child.is_unborn:
-            self._crew.shut_out(child.pid)
-            self._hear(child.pid)
-        if not child.is_unborn:
-            self._crew.strike(child.pid, KillStage.KILL)
-        elif child.pid in self._children:
+        """Send SIGKILL to a worker. A pending one is given up, unless its BORN message has just arrived."""
+        if child.is_pending:
+            self._workers.refuse(child.pid)
+            self._read_messages(child.pid)
+        if not child.is_pending:
+            self._workers.kill(child.pid, KillStage.KILL)
+        elif child.pid in self._supervision:
             self._give_up(child.pid)
 
     def _fork(self, server: Any, settings: Settings, age: int, tls: Tls | None) -> int | None:
         try:
-            return self._crew.fork(server, settings, age, tls)
-        except (OSError, MoldBroken) as error:
+            return self._workers.fork(server, settings, age, tls)
+        except (OSError, PreloadUnavailable) as error:
             log.error("Cannot fork a worker: %s", error)
             return None
 
-    def _give_up(self, unborn: int) -> None:
-        self._crew.gone(unborn)
-        self._children.exited(unborn, time.monotonic())
+    def _give_up(self, pending: int) -> None:
+        self._workers.remove(pending)
+        self._supervision.exited(pending, time.monotonic())

@@ -1,4 +1,4 @@
-"""A worker: one process that serves the arbiter's listeners with the user's application.
+"""The worker process: it serves the arbiter's listeners with the user's application.
 
-gevent is imported here, after the fork, and nowhere in the arbiter's package.
+gevent is imported in this package only, after the fork, and nowhere in the arbiter's package.
 """

@@ -1,11 +1,11 @@
-"""From the APP of the command line to what a TcpServer serves.
+"""Loads the application named by the APP argument of the command line.
 
     echo, json               a built-in service
     MODULE:NAME              an object of a module: a service, a bare handler, or a factory
     MODULE:FACTORY(ARGS)     a factory with literal arguments, as in gunicorn
 
-A callable that takes two positional arguments is a bare handle(socket, address); one that takes none is a factory. A
-function whose arguments have the names of a message and a connection is refused: it was meant for a Service.
+A callable with two positional arguments is a bare handler, handle(socket, address); one without arguments is a factory.
+A function with arguments named like a message and a connection is refused: it was meant for a Service.
 """
 
 from __future__ import annotations
@@ -29,16 +29,19 @@ _EXPECTED = "expected MODULE:NAME, MODULE:FACTORY(ARGS) or one of " + ", ".join(
 
 @dataclass(frozen=True)
 class Application:
-    """Where an application is, and how it is made."""
+    """A parsed APP argument: the module, the name in it, and the call if it is a factory."""
 
     text: str  # as the user wrote it
     module: str
     name: str
-    arguments: tuple[Any, ...] | None  # of the call; None where the text has no call
+    arguments: tuple[Any, ...] | None  # of the call; None: the text has no call
     keywords: dict[str, Any]
 
     def load(self) -> Service | StreamService | Callable[..., Any]:
-        """Import it; ConfigError if it is not there or is nothing that can be served. What it raises is its own."""
+        """Import the application and return it.
+
+        ConfigError if it does not exist or cannot be served. Exceptions of the user's code are not caught.
+        """
         found = self._find()
         if self.arguments is not None:
             found = self._call(found, self.arguments, self.keywords)
@@ -65,7 +68,7 @@ class Application:
             found: Any = importlib.import_module(self.module)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{self.module}.".startswith(f"{error.name}."):
-                raise  # an import inside the user's module failed: the traceback is what helps
+                raise  # an import inside the user's module failed: the user needs the traceback
             raise ConfigError(f"no module named {error.name!r}, in {self.text!r}") from None
         for part in self.name.split("."):
             try:
@@ -97,7 +100,7 @@ def _accepts(thing: Any, count: int) -> bool:
 
 
 def parse_application(text: str) -> Application:
-    """Return the Application that `text` names, without importing it; ConfigError says what is wrong with the text."""
+    """Parse an APP argument without importing anything; ConfigError if it is not valid."""
     head = text.partition("(")[0]
     module, colon, expression = ("gserver.handlers", ":", text) if head in _SHORT_NAMES else text.partition(":")
     if not colon or not module:

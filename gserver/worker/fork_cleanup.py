@@ -1,8 +1,8 @@
-"""What a process that the application forks from a worker must not keep: listeners, connections, the arbiter's channel.
+"""Detaches processes that the application forks from a worker: listeners, connections, the channel, signals.
 
-Close-on-exec takes them from programs that are executed; a plain fork (multiprocessing's "fork", os.fork()) has copies.
-With them a listener would outlive its server, clients would wait for a socket that nobody closes, and the arbiter would
-not see its worker end.
+Close-on-exec closes these descriptors in executed programs. But a plain fork (os.fork(), or multiprocessing's "fork")
+keeps copies: then a listener stays open after the server's end, clients wait for a socket that is never closed, and the
+arbiter does not notice the end of its worker.
 """
 
 from __future__ import annotations
@@ -11,42 +11,42 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 
-__all__ = ["in_every_fork", "make_inert", "take_default_signals"]
+__all__ = ["make_inert", "reset_signals", "run_in_every_fork"]
 
 _WORKERS_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGABRT)
 
-_close = os.close  # gevent's is put off until its loop turns
+_close = os.close  # gevent's version closes later, in its event loop
 
-_leave: Callable[[], None] | None = None
+_clean_up: Callable[[], None] | None = None
 _is_registered = False
 
 
-def in_every_fork(leave: Callable[[], None] | None) -> None:
-    """From now on call leave() first thing in every child that is forked from this process; it replaces another one."""
-    global _leave, _is_registered
-    _leave = leave
+def run_in_every_fork(clean_up: Callable[[], None] | None) -> None:
+    """Call clean_up() first in every child that is forked from this process. Replaces an earlier function."""
+    global _clean_up, _is_registered
+    _clean_up = clean_up
     if not _is_registered:
         os.register_at_fork(after_in_child=_in_child)
         _is_registered = True
 
 
 def _in_child() -> None:
-    global _leave
-    leave, _leave = _leave, None
-    if leave is not None:
-        leave()
+    global _clean_up
+    clean_up, _clean_up = _clean_up, None
+    if clean_up is not None:
+        clean_up()
 
 
 def make_inert(descriptors: Iterable[int]) -> None:
-    """Let these descriptors lead nowhere, where nothing is ever ready to be read or written.
+    """Replace these descriptors by the read end of an empty pipe, which never becomes readable.
 
-    They are not closed: objects and watchers of the event loop still have their numbers, which another file would get.
-    The event loop itself, whose kernel side is the parent's too, is not touched.
+    They are not closed: objects and watchers of the event loop still use their numbers, which another file would get.
+    The descriptor of the event loop is not touched: the parent shares its kernel object.
     """
     own = [descriptor for descriptor in descriptors if descriptor >= 0]
     try:
-        inert, _ = os.pipe()  # whose other end stays open
-    except OSError:  # no descriptor is left: that they are closed matters more than their numbers
+        inert, _ = os.pipe()  # the write end stays open, so that there is no end-of-file
+    except OSError:  # no descriptor is left: closing them matters more than keeping their numbers
         for descriptor in own:
             _close(descriptor)
         return
@@ -55,7 +55,7 @@ def make_inert(descriptors: Iterable[int]) -> None:
     _close(inert)
 
 
-def take_default_signals() -> None:
-    """What a worker does with a signal is its own: its event loop, which waits for them, does not turn in a child."""
+def reset_signals() -> None:
+    """Restore the default actions of signals: the worker's event loop, which handles them, does not run in a child."""
     for number in _WORKERS_SIGNALS:
         signal.signal(number, signal.SIG_DFL)

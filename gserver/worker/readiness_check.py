@@ -1,7 +1,7 @@
-"""Whether the application becomes ready: ready() and the probe, in a worker and, for --check-config, without a server.
+"""Checks that the application is ready: calls ready() and sends the probe. In a worker, and for --check-config.
 
---check-config does it in a child process: a patched interpreter, and the threads and processes that an application may
-have started, end with it.
+--check-config runs the check in a child process, so that monkey-patching, threads and processes of the application end
+with it.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from gserver.errors import ConfigError
-from gserver.user_errors import described as told
+from gserver.user_errors import described
 
-__all__ = ["ReadyFailed", "be_ready", "try_start"]
+__all__ = ["ReadyFailed", "check_ready", "try_start"]
 
-#: What a child may write of its failure, in bytes: what a pipe takes at once.
+#: The limit of a failure message in bytes: a pipe takes so much at once.
 MAX_BYTES = 4096
-# What an application gets to end by itself, once it is known whether it can be served.
+# How long the application may take to end by itself after the check.
 END_S = 2.0
-# By how much a child may be late: whoever waits for it must not end it before it has told what it waited for.
+# How much longer the parent waits than the child, so that the child can report its own timeout.
 LATE_S = 1.0
 
 
 class ReadyFailed(ConfigError):
-    """ready() raised; the cause is what it raised."""
+    """ready() has raised an exception, which is the cause of this one."""
 
 
-def be_ready(served: Any, timeout_s: float | None, began_at: float | None = None) -> None:
-    """Call ready(), then send the probe, if there is one. ReadyFailed or ConfigError where that fails.
+def check_ready(served: Any, timeout_s: float | None, began_at: float | None = None) -> None:
+    """Call ready(), then send the probe, if there is one. ReadyFailed or ConfigError if that fails.
 
     Args:
-        timeout_s: how long the probe may take; None: as long as it likes.
+        timeout_s: how long the probe may take, in seconds; None: no limit.
         began_at: when the timeout began, on time.monotonic()'s clock; None: with the probe.
     """
     from gserver.service import Service, StreamService
@@ -50,29 +50,29 @@ def be_ready(served: Any, timeout_s: float | None, began_at: float | None = None
         try:
             served.ready()
         except BaseException as error:
-            raise ReadyFailed(f"ready() raised {told(error)}") from error
+            raise ReadyFailed(f"ready() raised {described(error)}") from error
     probe(served, timeout_s, 0.0 if began_at is None else time.monotonic() - began_at)
 
 
 def try_start(name: str, load: Callable[[], Any], timeout_s: float | None) -> None:
-    """Start an application as a worker would, in a child process; ConfigError is one line that says where it fails.
+    """Start an application like a worker, but in a child process; ConfigError with one line if that fails.
 
     Args:
-        name: what it is called in the line.
-        load: called in the child, returns what is to be served. What it raises is told.
-        timeout_s: how long the start may take; None: as long as it likes.
+        name: the name of the application in that line.
+        load: called in the child, returns the application. The line reports what it raises.
+        timeout_s: how long the start may take, in seconds; None: no limit.
     """
     receiver, sender = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(receiver)
-        _start(name, load, timeout_s, sender)
+        _start_in_child(name, load, timeout_s, sender)
     os.close(sender)
     try:
-        failure = _wait(name, pid, receiver, timeout_s)
+        failure = _wait_for_result(name, pid, receiver, timeout_s)
     finally:
         os.close(receiver)
-        for kill in (os.kill, os.killpg):  # what it has started goes with it
+        for kill in (os.kill, os.killpg):  # together with the processes that it has started
             with contextlib.suppress(OSError):
                 kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -80,26 +80,26 @@ def try_start(name: str, load: Callable[[], Any], timeout_s: float | None) -> No
         raise ConfigError(failure)
 
 
-def _start(name: str, load: Callable[[], Any], timeout_s: float | None, sender: int) -> NoReturn:
-    """In the child: never return."""
-    write, close = os.write, os.close  # as they are before gevent patches them
+def _start_in_child(name: str, load: Callable[[], Any], timeout_s: float | None, sender: int) -> NoReturn:
+    """In the child: start the application, write the failure into the pipe, and exit."""
+    write, close = os.write, os.close  # the originals, before gevent patches them
     served, failure, began_at = None, f"{name} has ended the process", time.monotonic()
     try:
         os.setpgid(0, 0)
-        quiet = logging.getLogger("gserver")  # what goes wrong is told in one line
-        quiet.addHandler(logging.NullHandler())
-        quiet.propagate = False
+        logger = logging.getLogger("gserver")  # a failure is reported in one line only
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False
         if "gevent" in sys.modules:  # a config file may have imported it
             import gevent
 
             gevent.reinit()
         served = load()
-        be_ready(served, timeout_s, began_at)  # the parent waits for both together
+        check_ready(served, timeout_s, began_at)  # the timeout is for load() and the probe together
         failure = ""
     except ConfigError as error:
         failure = str(error)
     except BaseException as error:
-        failure = f"{name} cannot be imported: {told(error)}"
+        failure = f"{name} cannot be imported: {described(error)}"
     finally:
         write(sender, failure.encode("utf-8", "backslashreplace")[:MAX_BYTES] or b"\n")
         close(sender)
@@ -113,15 +113,15 @@ def _start(name: str, load: Callable[[], Any], timeout_s: float | None, sender: 
         os._exit(0)
 
 
-def _wait(name: str, pid: int, receiver: int, timeout_s: float | None) -> str:
-    """What the child has written; it has ended by then, or has had the time to."""
-    ending = os.pidfd_open(pid)  # readable when it ends
+def _wait_for_result(name: str, pid: int, receiver: int, timeout_s: float | None) -> str:
+    """The failure that the child has reported, "" if none. Waits up to END_S for the end of the child."""
+    pidfd = os.pidfd_open(pid)  # readable when the child ends
     try:
-        if not select.select([receiver, ending], [], [], timeout_s and timeout_s + LATE_S)[0]:
+        if not select.select([receiver, pidfd], [], [], timeout_s and timeout_s + LATE_S)[0]:
             return f"{name} was not ready within {timeout_s:g} s"
         written = os.read(receiver, MAX_BYTES)
         if written:
-            select.select([ending], [], [], END_S)
+            select.select([pidfd], [], [], END_S)
     finally:
-        os.close(ending)
+        os.close(pidfd)
     return written.decode(errors="replace").strip() if written else f"{name} has ended the process"

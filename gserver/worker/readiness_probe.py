@@ -1,8 +1,8 @@
-"""The framed probe: a new worker answers one real message over a private socket pair before it takes connections.
+"""The readiness probe: a new worker must reply to one real message before it accepts connections.
 
-It is the message of the library, or one that the service has named, and its connection is no client's: conn.is_probe is
-true, it has no TLS, and on_open and on_close are called for it only if the service asks for that. Whatever goes wrong
-ends in a ConfigError with words of its own.
+The message is that of the built-in service, or the one that the service defines as its probe. It is sent over a private
+socket pair without TLS. conn.is_probe is True for that connection, and on_open and on_close are called for it only with
+probe_on_open. Each kind of failure is a ConfigError with its own message.
 """
 
 from __future__ import annotations
@@ -25,32 +25,33 @@ from gserver.counters import Counters
 from gserver.errors import ConfigError, ConnectionClosed, LimitExceeded, ProtocolError
 from gserver.server.tcp_server import TcpServer
 from gserver.service import Service, StreamService
-from gserver.user_errors import described as told
+from gserver.user_errors import described
 
 __all__ = ["PEER", "probe"]
 
 PEER = PROBE_PEER
-# What a handler gets to return after its answer.
+# How long the handler may take to return after its reply.
 FINISH_S = 1.0
 
 
 def probe(service: Service | StreamService, timeout_s: float | None, used_s: float = 0.0) -> None:
-    """Send the service's probe through codec, engine and handler; ConfigError if it is not answered in order.
+    """Send the service's probe through codec, engine and handler; ConfigError if there is no proper reply.
 
-    Blocks the calling greenlet. `used_s`: how much of `timeout_s` has passed already.
+    Blocks the calling greenlet for up to `timeout_s` - `used_s`: the latter is the part of the timeout that has passed.
+    None: no limit.
     """
     if service.probe is None:
         return
     codec = service.codec()
     message = _encoded(codec, service.probe)
-    witness = _Witness(service)
+    recorder = _FailureRecorder(service)
     ours, theirs = socket.socketpair()
     served = _socket.socket(fileno=theirs.detach())
     for end in (ours, served):
         end.setblocking(False)
-    # Its own, not the worker's: a worker that is killed during its probe would leave a connection that no client made.
+    # Not the worker's counters: a worker that is killed during the probe would leave a connection of no client there.
     counters = Counters()
-    server = TcpServer(("", 0), witness.service, counters=counters)  # never started: it accepts nothing
+    server = TcpServer(("", 0), recorder.service, counters=counters)  # never started: it accepts nothing
     try:
         server.adopt(served, PEER)
         left_s = None if timeout_s is None else max(0.0, timeout_s - used_s)
@@ -60,12 +61,12 @@ def probe(service: Service | StreamService, timeout_s: float | None, used_s: flo
         ours.close()
         unfinished = server.drain(FINISH_S)
     if not is_answered:
-        raise ConfigError(f"the probe was not answered: {witness.account or _closed(counters)}{witness.hint}")
+        raise ConfigError(f"the probe was not answered: {recorder.failure or _describe_close(counters)}{recorder.hint}")
     if unfinished:
         raise ConfigError("the handler of the probe did not return")
-    if counters.errors or witness.account:
-        account = witness.account or "see the log"
-        raise ConfigError(f"the probe was answered with an error: {account}{witness.hint}")
+    if counters.errors or recorder.failure:
+        failure = recorder.failure or "see the log"
+        raise ConfigError(f"the probe was answered with an error: {failure}{recorder.hint}")
 
 
 def _encoded(codec: Codec, message: Any) -> bytes:
@@ -73,16 +74,16 @@ def _encoded(codec: Codec, message: Any) -> bytes:
         return codec.encode(message)
     except BaseException as error:
         name = type(codec).__name__
-        raise ConfigError(f"the probe {message!r} cannot be encoded by the codec {name}: {told(error)}") from error
+        raise ConfigError(f"the probe {message!r} cannot be encoded by the codec {name}: {described(error)}") from error
 
 
 def _is_answered(sock: socket.socket, codec: Codec, data: bytes) -> bool:
-    """Send the probe; whether a message came back before the end. ConfigError if what came is no message."""
+    """Send the probe; return whether a reply arrived before end-of-file. ConfigError if the reply is not a message."""
     try:
         while data:
             wait_write(sock.fileno())
             data = data[sock.send(data) :]
-    except OSError:  # the end has come already; there may be an answer before it
+    except OSError:  # the connection is closed already; there may be a reply before that
         pass
     while True:
         wait_read(sock.fileno())
@@ -97,64 +98,67 @@ def _is_answered(sock: socket.socket, codec: Codec, data: bytes) -> bool:
             for _ in codec.messages():
                 return True
         except ProtocolError as error:
-            raise ConfigError(f"the answer to the probe breaks the framing: {error}") from error
+            raise ConfigError(f"the reply to the probe breaks the framing: {error}") from error
         except Exception as error:
             codec_name = type(codec).__name__
-            raise ConfigError(f"the codec {codec_name} cannot read the answer to the probe: {told(error)}") from error
+            raise ConfigError(
+                f"the codec {codec_name} cannot read the reply to the probe: {described(error)}"
+            ) from error
 
 
-def _closed(counters: Counters) -> str:
+def _describe_close(counters: Counters) -> str:
     return f"the connection was closed ({', '.join(reason.value for reason in counters.closed)})"
 
 
-class _Witness:
-    """Sees what fails on the way of a probe.
+class _FailureRecorder:
+    """Records the first failure of a probe.
 
-    service: what is served to it: `service`, but without on_open and on_close if those are not asked for.
-    account: what has failed first, in words; empty if nothing has.
-    hint: what may be the reason, to be put behind the account.
+    Attributes:
+        service: a copy of the service that records failures, without on_open and on_close unless probe_on_open is set.
+        failure: the first failure as text; empty if there was none.
+        hint: a possible reason, to be appended to the failure.
     """
 
     def __init__(self, service: Service | StreamService) -> None:
-        self.account = self.hint = self._unopened = ""
+        self.failure = self.hint = self._on_open_hint = ""
         self.service = copy.copy(service)
         served = self.service
         if isinstance(served, StreamService):
-            served.handle = self._watched("the handler", served.handle)
+            served.handle = self._recording("the handler", served.handle)
             return
-        served.on_error = self._told_of(served.on_error)
+        served.on_error = self._recording_errors(served.on_error)
         if not served.probe_on_open:
             if served.on_open is not None:
-                self._unopened = " (on_open is not called for the probe, unless with probe_on_open=True)"
+                self._on_open_hint = " (on_open is called for the probe only with probe_on_open=True)"
             served.on_open = served.on_close = None
         elif served.on_open is not None:
-            served.on_open = self._watched("on_open", served.on_open)
+            served.on_open = self._recording("on_open", served.on_open)
 
-    def _note(self, account: str) -> None:
-        self.account = self.account or account
+    def _record(self, failure: str) -> None:
+        self.failure = self.failure or failure
 
-    def _watched(self, what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _recording(self, what: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def call(*arguments: Any) -> Any:
             try:
                 return function(*arguments)
-            except (ConnectionClosed, GreenletExit):  # the natural end of many a stream; what is an error is counted
+            except (ConnectionClosed, GreenletExit):  # the usual end of a stream; errors are counted elsewhere
                 raise
             except BaseException as error:
-                self._note(f"{what} raised {told(error)}")
+                self._record(f"{what} raised {described(error)}")
                 raise
 
         return call
 
-    def _told_of(self, on_error: Callable[..., Any]) -> Callable[..., Any]:
-        def tell(fault: Any, conn: Any) -> Any:
+    def _recording_errors(self, on_error: Callable[..., Any]) -> Callable[..., Any]:
+        def record(fault: Any, conn: Any) -> Any:
             if isinstance(fault, Malformed):
-                self._note(f"the codec takes it for malformed: {fault.message}")
+                self._record(f"the codec reports it as malformed: {fault.message}")
             elif isinstance(fault, ProtocolError | LimitExceeded):
-                self._note(f"the codec does not take it: {fault}")
+                self._record(f"the codec refuses it: {fault}")
             else:
-                self._note(f"the handler raised {told(fault)}")
-                self.hint = self._unopened
+                self._record(f"the handler raised {described(fault)}")
+                self.hint = self._on_open_hint
             return on_error(fault, conn)
 
-        return tell
+        return record

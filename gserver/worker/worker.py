@@ -1,9 +1,10 @@
-"""The life of a worker.
+"""The worker process, from its fork to its exit.
 
-    hooks, privileges, patch -> import the application -> its ready() -> probe -> READY -> LISTEN: serve -> DRAIN -> end
+    hooks, privileges, patch -> import the application -> its ready() -> probe -> READY -> LISTEN: serve -> DRAIN ->
+    exit
 
-Between READY and LISTEN it holds no listener: a worker that dies there has cost no client anything. It ends when the
-arbiter says so, on TERM, or when the arbiter is gone.
+Until LISTEN the worker has no listener: if it dies before, no client is affected. It drains and exits on DRAIN from the
+arbiter, on TERM, and when the arbiter has ended.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from typing import TYPE_CHECKING, Any
 from gserver.arbiter.channel import (
     DRAIN,
     DRAIN_AT_ONCE,
+    DRAIN_AT_ONCE_S,
     LISTEN,
     NOT_ACCEPTING,
-    QUICK_S,
     READY,
     RECYCLE,
     REOPEN,
     Message,
 )
 from gserver.arbiter.scoreboard import HEARTBEAT_S
-from gserver.arbiter.worker_processes import EXIT_CANNOT_START, Post
+from gserver.arbiter.worker_processes import EXIT_CANNOT_START, WorkerContext
 from gserver.config.settings import Settings
 from gserver.config.working_directory import enter
 from gserver.counters import Counters
@@ -48,35 +49,35 @@ from gserver.process.privileges import drop_privileges
 from gserver.process.proctitle import set_title
 from gserver.user_errors import check_made_codec
 from gserver.worker.app_loader import Application
-from gserver.worker.fork_cleanup import in_every_fork, make_inert, take_default_signals
-from gserver.worker.process_exit import Ending
-from gserver.worker.readiness_check import ReadyFailed, be_ready
-from gserver.worker.recycling import Wear
+from gserver.worker.fork_cleanup import make_inert, reset_signals, run_in_every_fork
+from gserver.worker.process_exit import ProcessExit
+from gserver.worker.readiness_check import ReadyFailed, check_ready
+from gserver.worker.recycling import RecyclingLimits
 
 if TYPE_CHECKING:
-    from gserver.worker.block_detector import HubWatch
+    from gserver.worker.block_detector import BlockDetector
     from gserver.worker.worker_server import WorkerServer
 
 __all__ = ["Worker", "run_worker"]
 
 log = logging.getLogger("gserver.worker")
 
-# What the service's stop() gets, even if the drain took all of the time.
+# The least time for the service's stop(), even if the drain has used up the graceful timeout.
 STOP_S = 1.0
 STOP_KILL_S = 0.2
-# After the drain's time: what stop(), hooks, atexit and what is flushed may take. Less than the arbiter waits.
+# After the drain: the limit for stop(), hooks, exit functions and flushing. Less than KILL_GRACE_S of the arbiter.
 END_S = 3.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-def run_worker(application: Application, post: Post) -> int:
-    """Serve at `post` until told to stop; return the exit status of the process."""
-    ending = Ending(post.channel)
+def run_worker(application: Application, context: WorkerContext) -> int:
+    """Run a worker until it has drained; return the exit status of the process."""
+    process_exit = ProcessExit(context.channel)
     try:
-        return _run(Worker(application, post, ending))
+        return _run(Worker(application, context, process_exit))
     finally:
-        ending.limit_if_none(END_S)
-        ending.run()
+        process_exit.limit_if_none(END_S)
+        process_exit.run()
 
 
 def _run(worker: Worker) -> int:
@@ -92,63 +93,64 @@ def _run(worker: Worker) -> int:
 
 
 class Worker:
-    """One worker, as hooks see it too.
+    """One worker. Hooks get this object.
 
-    Attributes: pid; age, the how-manyeth worker of its arbiter; settings; log.
+    Attributes: pid; age (1 for the first worker of its arbiter, 2 for the next); settings; log.
     """
 
-    def __init__(self, application: Application, post: Post, ending: Ending) -> None:
+    def __init__(self, application: Application, context: WorkerContext, process_exit: ProcessExit) -> None:
         self.pid = os.getpid()
-        self.age = post.age
-        self.settings: Settings = post.settings
+        self.age = context.age
+        self.settings: Settings = context.settings
         self.log = log
         self.application = application
-        self._post = post
-        self._ending = ending
-        self._hooks = post.settings.hooks
-        self._counters = Counters(post.place.cells)
-        self._wear = Wear.of(post.settings, random.Random(self.pid))
-        self._began_at = time.monotonic()
-        self._servers: list[tuple[str, WorkerServer]] = []  # with the address of each
-        self._finish: tuple[str, ...] | None = None  # told to drain: the addresses that nobody will serve after it
+        self._context = context
+        self._process_exit = process_exit
+        self._hooks = context.settings.hooks
+        self._counters = Counters(context.slot.cells)
+        self._recycling = RecyclingLimits.of(context.settings, random.Random(self.pid))
+        self._started_at = time.monotonic()
+        self._servers: list[tuple[str, WorkerServer]] = []  # address, server
+        # Once it drains: the addresses that no worker serves after it.
+        self._closing_addresses: tuple[str, ...] | None = None
         self._drains_at_once = False
-        self._graceful_s = post.settings.graceful_timeout
-        self._spread_s = 0.0  # once it drains: over how long
-        self._ends_at = 0.0  # once it drains: when it should have ended
-        self._asked_to_be_replaced = False
-        self._hub_watch: HubWatch | None = None
-        self._heart: Any = None  # the timer of the beats
-        self._lag_noted_at = 0.0
+        self._graceful_s = context.settings.graceful_timeout
+        self._spread_s = 0.0  # once it drains: over how many seconds connections end
+        self._drained_by = 0.0  # once it drains: the end of the graceful timeout
+        self._has_requested_recycling = False
+        self._block_detector: BlockDetector | None = None
+        self._heartbeat_timer: Any = None  # a timer of gevent's loop
+        self._lag_recorded_at = 0.0
 
-    # Getting ready
+    # Start
 
     def prepare(self) -> Any:
-        """Return what is to be served, ready and probed. ConfigError, or whatever the application raises."""
+        """Load and check the application; return it. ConfigError, or an exception of the application."""
         settings = self.settings
         log.info("Booting worker (pid: %d)", self.pid)
-        in_every_fork(self._leave_to_parent)
-        self._hooks.call("post_fork", self._post.server, self)
+        run_in_every_fork(self._leave_to_parent)
+        self._hooks.call("post_fork", self._context.server, self)
         set_title("worker", settings.proc_name or self.application.text)
         drop_privileges(settings.user, settings.group, settings.initgroups)
         signal.signal(signal.SIGABRT, self._abort)
-        signal.signal(signal.SIGUSR2, self._dump)
-        faulthandler.register(signal.SIGUSR2, chain=True)  # even a worker that is stuck in C says where
-        served = self._post.served if self._post.served is not None else load(settings, self.application)
-        fit(served, settings)
+        signal.signal(signal.SIGUSR2, self._dump_stacks)
+        faulthandler.register(signal.SIGUSR2, chain=True)  # it also works while C code holds the GIL
+        served = self._context.served if self._context.served is not None else load(settings, self.application)
+        apply_settings(served, settings)
         self._hooks.call("post_worker_init", self)
-        be_ready(served, settings.ready_timeout or None)
+        check_ready(served, settings.ready_timeout or None)
         return served
 
     # Serving
 
     def serve(self, served: Any) -> int:
-        """Serve until told to stop; return the exit status."""
+        """Serve until DRAIN, TERM or the end of the arbiter; then drain, and return the exit status."""
         import gevent
         from gevent.event import Event
 
         from gserver.connection.log_throttling import Notices
         from gserver.fault_isolation import log_hub_errors, shielded
-        from gserver.worker.block_detector import HubWatch
+        from gserver.worker.block_detector import BlockDetector
 
         log_hub_errors()
         self._stop = Event()
@@ -158,54 +160,54 @@ class Worker:
         gevent.signal_handler(signal.SIGTERM, self._drain)
         gevent.signal_handler(signal.SIGQUIT, self._quit)
         gevent.signal_handler(signal.SIGUSR1, logs.reopen)
-        ear = loop.io(self._post.channel.fileno(), 1)
-        ear.start(shielded, "reading what the arbiter sends", self._hear)
-        self._heart = loop.timer(0.0, HEARTBEAT_S)
-        self._heart.start(shielded, "the heartbeat", self._beat)
+        channel_watcher = loop.io(self._context.channel.fileno(), 1)
+        channel_watcher.start(shielded, "reading messages of the arbiter", self._read_message)
+        self._heartbeat_timer = loop.timer(0.0, HEARTBEAT_S)
+        self._heartbeat_timer.start(shielded, "the heartbeat", self._heartbeat)
         if self.settings.block_warning:
-            self._hub_watch = HubWatch(self.settings.block_warning)
-        # What was made so far lives as long as the process: no collection need look at it again.
+            self._block_detector = BlockDetector(self.settings.block_warning)
+        # The present objects live as long as the process: the garbage collector need not visit them again.
         gc.collect()
         gc.freeze()
-        self._beat()  # before anybody counts on it
-        self._post.channel.send(READY)
+        self._heartbeat()  # before the arbiter depends on it
+        self._context.channel.send(READY)
         self._stop.wait()
-        killed = self._end()
-        self._beat()
+        killed = self._drain_servers()
+        self._heartbeat()
         if killed:
             log.warning("Killed %d connections that were still busy (pid: %d)", killed, self.pid)
         self._finish_service()
-        self._hooks.call("worker_exit", self._post.server, self)
-        if self._hub_watch is not None:
-            self._hub_watch.stop()
-        ear.stop()
+        self._hooks.call("worker_exit", self._context.server, self)
+        if self._block_detector is not None:
+            self._block_detector.stop()
+        channel_watcher.stop()
         return 0
 
-    def _hear(self) -> None:
-        """The arbiter has said something, or is gone."""
+    def _read_message(self) -> None:
+        """The channel is readable: act on a message, or drain if the arbiter has ended."""
         try:
-            message = self._post.channel.receive()
+            message = self._context.channel.receive()
         except BlockingIOError:
             return
         if message is None:
             self._drain(tuple(address for address, _ in self._servers))
-        elif message.word == LISTEN:
+        elif message.kind == LISTEN:
             self._listen(message)
-        elif message.word == REOPEN:
+        elif message.kind == REOPEN:
             logs.adopt(message.addresses, message.descriptors)
-        elif message.word in (DRAIN, DRAIN_AT_ONCE):
-            self._drains_at_once = message.word == DRAIN_AT_ONCE
+        elif message.kind in (DRAIN, DRAIN_AT_ONCE):
+            self._drains_at_once = message.kind == DRAIN_AT_ONCE
             self._drain(message.addresses)
 
     def _listen(self, message: Message) -> None:
         from gserver.server.admission import Door
-        from gserver.worker.shared_counts import SharedOccupancy
+        from gserver.worker.shared_counts import SharedCounts
         from gserver.worker.worker_server import WorkerServer, limits_of
 
         if self.settings.daemon:
-            leave_terminal()  # what can go wrong at a start was said there
-        scoreboard = None if self.settings.reuse_port else self._post.scoreboard
-        door = Door(limits_of(self.settings), SharedOccupancy(self._post.scoreboard, self._post.place))
+            leave_terminal()  # start-up errors were printed there
+        scoreboard = None if self.settings.reuse_port else self._context.scoreboard
+        door = Door(limits_of(self.settings), SharedCounts(self._context.scoreboard, self._context.slot))
         for address, descriptor in zip(message.addresses, message.descriptors, strict=True):
             listener = socket.socket(fileno=descriptor)
             server = WorkerServer(
@@ -216,42 +218,42 @@ class Worker:
                 scoreboard,
                 self,
                 door=door,
-                tls=self._post.tls,
+                tls=self._context.tls,
                 notices=self._notices,
             )
             server.start()
             self._servers.append((address, server))
-        self._post.place.is_serving = True
+        self._context.slot.is_serving = True
 
-    def _drain(self, finish: tuple[str, ...] = ()) -> None:
-        if self._finish is not None:
+    def _drain(self, closing_addresses: tuple[str, ...] = ()) -> None:
+        if self._closing_addresses is not None:
             return
-        self._finish = finish
+        self._closing_addresses = closing_addresses
         if self._drains_at_once:
-            self._graceful_s = min(QUICK_S, self._graceful_s)
+            self._graceful_s = min(DRAIN_AT_ONCE_S, self._graceful_s)
         try:
             self._spread_s = self._choose_spread()
-            self._ends_at = time.monotonic() + self._spread_s + self._graceful_s
-            self._post.place.is_serving = False
+            self._drained_by = time.monotonic() + self._spread_s + self._graceful_s
+            self._context.slot.is_serving = False
             for _, server in self._servers:
                 server.stop_accepting()
-            self._post.channel.send(NOT_ACCEPTING)
+            self._context.channel.send(NOT_ACCEPTING)
         finally:
             self._stop.set()
 
-    def _end(self) -> int:
-        """Drain all servers together; return how many connections had to be killed."""
+    def _drain_servers(self) -> int:
+        """Drain all servers at the same time; return how many connections had to be killed."""
         import gevent
 
         from gserver.server.tcp_server import FIRST_ANSWER_S
 
-        assert self._finish is not None
+        assert self._closing_addresses is not None
         drains = [
             gevent.spawn(
                 server.drain,
                 self._graceful_s,
                 spread_s=self._spread_s,
-                accept_queued=address in self._finish,
+                accept_queued=address in self._closing_addresses,
                 first_answer_s=0.0 if self._drains_at_once else FIRST_ANSWER_S,
             )
             for address, server in self._servers
@@ -266,101 +268,102 @@ class Worker:
         return seconds
 
     def _leave_to_parent(self) -> None:
-        """In a process that the application has forked from this worker, which goes on alone with all that is its."""
-        take_default_signals()
-        if self._heart is not None:
-            self._heart.stop()
+        """In a process that the application has forked: detach it from everything that belongs to this worker."""
+        reset_signals()
+        if self._heartbeat_timer is not None:
+            self._heartbeat_timer.stop()
         descriptors = [descriptor for _, server in self._servers for descriptor in server.leave_to_parent()]
-        make_inert([self._post.channel.fileno(), *descriptors])
-        self._post.scoreboard.become_private()
+        make_inert([self._context.channel.fileno(), *descriptors])
+        self._context.scoreboard.become_private()
 
     def _finish_service(self) -> None:
-        """Call the service's stop() within what is left of the time. No beat is waited for any more, but the end."""
+        """Call the service's stop() within the remaining time. A time limit replaces the heartbeats from now on."""
         from gserver.service import Service, StreamService
 
-        self._heart.stop()
-        self._post.place.deadline = 0.0
-        left_s = max(0.0, self._ends_at - time.monotonic())
-        self._ending.limit(left_s + END_S)
+        self._heartbeat_timer.stop()
+        self._context.slot.deadline = 0.0
+        left_s = max(0.0, self._drained_by - time.monotonic())
+        self._process_exit.limit(left_s + END_S)
         stop = self._served.stop if isinstance(self._served, Service | StreamService) else None
         if stop is not None:
             _call_within(stop, max(STOP_S, left_s))
 
     # Once a second
 
-    def _beat(self) -> None:
-        """Show that the hub turns, and do what is due once a second; a step that fails leaves the others alone."""
+    def _heartbeat(self) -> None:
+        """Write the heartbeat and do the periodic work, once a second. A failing step does not affect the others."""
         from gserver.fault_isolation import shielded
 
         now = time.monotonic()
-        self._note_lag(now)
-        self._post.place.beat_at = now
+        self._record_lag(now)
+        self._context.slot.heartbeat_at = now
         if self.settings.timeout:
-            self._post.place.deadline = now + self.settings.timeout
-        for what, step in (
+            self._context.slot.deadline = now + self.settings.timeout
+        for name, step in (
             ("writing the logs", logs.retry),
             ("reporting limits", self._notices.log_due),
-            ("looking for new certificates", self._look_at_certificates),
+            ("checking for new certificates", self._check_certificates),
             ("counting bytes", self._count_bytes),
-            ("looking whether to be replaced", self._look_at_wear),
+            ("checking the recycling limits", self._check_recycling),
         ):
-            shielded(what, step)
+            shielded(name, step)
 
-    def _look_at_certificates(self) -> None:
-        if self._post.tls is not None:
-            self._post.tls.reload_if_changed()
+    def _check_certificates(self) -> None:
+        if self._context.tls is not None:
+            self._context.tls.reload_if_changed()
 
     def _count_bytes(self) -> None:
         self._counters.enter_bytes(conn for _, server in self._servers for conn in server.connections)
 
-    def _look_at_wear(self) -> None:
-        if self._asked_to_be_replaced or not self._servers:
+    def _check_recycling(self) -> None:
+        if self._has_requested_recycling or not self._servers:
             return
-        rss = _rss_bytes() if self._wear.minds_memory else 0
-        reason = self._wear.reason(self._counters.messages, time.monotonic() - self._began_at, rss)
+        rss = _rss_bytes() if self._recycling.checks_memory else 0
+        reason = self._recycling.reason(self._counters.messages, time.monotonic() - self._started_at, rss)
         if reason is not None:
-            self._asked_to_be_replaced = True
-            log.info("Worker asks to be replaced: %s (pid: %d)", reason, self.pid)
-            self._post.channel.send(RECYCLE)
+            self._has_requested_recycling = True
+            log.info("Worker is to be recycled: %s (pid: %d)", reason, self.pid)
+            self._context.channel.send(RECYCLE)
 
-    def _note_lag(self, now: float) -> None:
-        """How late the hub came to what was due in the last second, as far as it was noticed.
+    def _record_lag(self, now: float) -> None:
+        """Record the delay of the event loop in the last second.
 
-        libev makes up for a beat that came late by another one at once: what was noted stands for its second.
+        After a late heartbeat, libev runs the next one at once to catch up. That one is skipped here, so that the
+        recorded delay remains for its second.
         """
-        if now - self._lag_noted_at < HEARTBEAT_S / 2:
+        if now - self._lag_recorded_at < HEARTBEAT_S / 2:
             return
-        self._lag_noted_at = now
-        place = self._post.place
-        late_s = max(0.0, now - place.beat_at - HEARTBEAT_S) if place.beat_at else 0.0
-        seen_s = 0.0 if self._hub_watch is None else self._hub_watch.take_longest()
-        place.lag_s = max(late_s, seen_s)
+        self._lag_recorded_at = now
+        slot = self._context.slot
+        late_s = max(0.0, now - slot.heartbeat_at - HEARTBEAT_S) if slot.heartbeat_at else 0.0
+        blocked_s = 0.0 if self._block_detector is None else self._block_detector.take_longest()
+        slot.lag_s = max(late_s, blocked_s)
 
-    # Ending at once
+    # Immediate exit
 
     def _quit(self) -> None:
         self._hooks.call("worker_int", self)
-        self._post.channel.send(NOT_ACCEPTING)
-        self._ending.limit(QUICK_S)
-        run_and_exit(self._run_ending)
+        self._context.channel.send(NOT_ACCEPTING)
+        self._process_exit.limit(DRAIN_AT_ONCE_S)
+        run_and_exit(self._run_exit)
 
-    def _run_ending(self) -> int:
-        self._ending.run()
+    def _run_exit(self) -> int:
+        self._process_exit.run()
         return 0
 
-    def _dump(self, number: int, frame: FrameType | None) -> None:
-        """USR2: write where every greenlet stands. From the arbiter it comes after the deadline only."""
+    def _dump_stacks(self, number: int, frame: FrameType | None) -> None:
+        """USR2: log the stack of every greenlet. The arbiter sends USR2 only after a missed deadline."""
         from gserver.worker.stack_dump import describe_stacks
 
         connections = [conn for _, server in self._servers for conn in server.connections]
-        stacks, deadline = describe_stacks(connections, frame), self._post.place.deadline
+        stacks, deadline = describe_stacks(connections, frame), self._context.slot.deadline
         if deadline is not None and time.monotonic() >= deadline:
-            log.critical("Worker was not heard of in time (pid: %d)\n%s", self.pid, stacks)
+            log.critical("Worker missed its heartbeat deadline (pid: %d)\n%s", self.pid, stacks)
         else:
-            log.warning("Stacks of the worker, asked for by USR2 (pid: %d)\n%s", self.pid, stacks)
+            log.warning("Stacks of the worker, requested by USR2 (pid: %d)\n%s", self.pid, stacks)
 
     def _abort(self, number: int, frame: FrameType | None) -> None:
-        """ABRT: the arbiter has waited long enough."""
+        """ABRT from the arbiter, after a missed deadline: call the hook, and dump core."""
         self._hooks.call("worker_abort", self)
         logs.finish()
         signal.signal(signal.SIGABRT, signal.SIG_DFL)
@@ -368,7 +371,7 @@ class Worker:
 
 
 def _call_within(stop: Any, seconds: float) -> None:
-    """Call the service's stop() in a greenlet of its own; log what it raises, kill it if it does not return in time."""
+    """Call the service's stop() in its own greenlet; log its exception, kill it if it does not return in time."""
     import gevent
 
     def call() -> None:
@@ -377,61 +380,61 @@ def _call_within(stop: Any, seconds: float) -> None:
         except gevent.GreenletExit:
             raise
         except BaseException:
-            log.exception("stop of the service failed")
+            log.exception("stop() of the service failed")
 
     greenlet = gevent.spawn(call)
     greenlet.join(seconds)
     if not greenlet.dead:
-        log.error("stop of the service did not return within %.3g s, and is killed", seconds)
+        log.error("stop() of the service did not return within %.3g s and is killed", seconds)
         greenlet.kill(timeout=STOP_KILL_S)
 
 
 def load(settings: Settings, application: Application) -> Any:
-    """Patch, and import the application. ConfigError, or whatever it raises."""
+    """Monkey-patch, and import the application. ConfigError, or an exception of the application."""
     if settings.patch:
         from gevent import monkey
 
-        if settings.certfile is not None:  # gserver.tls.contexts is ready for it
+        if settings.certfile is not None:  # gserver.tls.contexts allows for it
             warnings.filterwarnings("ignore", "Monkey-patching ssl after ssl", monkey.MonkeyPatchWarning)
         patch_all()
     for variable in settings.raw_env:
         name, _, value = variable.partition("=")
         os.environ[name] = value
     enter(settings.chdir)
-    importlib.invalidate_caches()  # it may be another folder of the same name, written at the same time
+    importlib.invalidate_caches()  # a new release may be a folder with the same name and time of change
     if settings.chdir not in sys.path:
         sys.path.insert(0, settings.chdir)
     return application.load()
 
 
 def patch_all() -> None:
-    """gevent's own, for which the metadata of what is installed is read once.
+    """Call gevent's patch_all(), with the metadata of the installed distributions read only once.
 
-    gevent asks for plugins at every step, 25 times, and reads the metadata of all distributions for each.
+    gevent looks for plugins in each of 25 steps, and reads the metadata of all distributions each time.
     """
     from importlib import metadata
 
     from gevent import monkey
 
-    asked = metadata.entry_points
+    original = metadata.entry_points
     metadata.entry_points = metadata.entry_points().select
     try:
         monkey.patch_all()
     finally:
-        metadata.entry_points = asked
+        metadata.entry_points = original
 
 
-def fit(served: Any, settings: Settings) -> None:
-    """Have what is served bear the settings. ConfigError where it cannot, or where its codec is none."""
+def apply_settings(served: Any, settings: Settings) -> None:
+    """Apply the settings to the application. ConfigError if they do not fit, or its codec is not valid."""
     if hasattr(served, "codec"):
         check_made_codec(served.codec)
-    check_entrance(served, settings)
+    check_handshake_settings(served, settings)
     if settings.max_message_size:
         limit_messages(served, settings.max_message_size)
 
 
-def check_entrance(served: Any, settings: Settings) -> None:
-    """ConfigError where settings would be ignored: a bare handler is given its socket as it was accepted."""
+def check_handshake_settings(served: Any, settings: Settings) -> None:
+    """ConfigError for TLS or proxy_protocol with a bare handler: it gets the raw socket, so they have no effect."""
     if hasattr(served, "codec"):
         return
     for name, value, off in (("certfile", settings.certfile, None), ("proxy_protocol", settings.proxy_protocol, "off")):
@@ -440,7 +443,7 @@ def check_entrance(served: Any, settings: Settings) -> None:
 
 
 def limit_messages(served: Any, max_bytes: int) -> None:
-    """Give the codec of `served` this maximum; ConfigError if it is no service, or its codec has none."""
+    """Set max_bytes of the application's codec; ConfigError for a bare handler, or if the codec has no max_bytes."""
     codec = getattr(served, "codec", None)
     try:
         assert codec is not None
@@ -456,5 +459,5 @@ def _rss_bytes() -> int:
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * _PAGE_BYTES
-    except OSError:  # no descriptor is left; there will be one at another beat
+    except OSError:  # no descriptor is left; the next heartbeat tries again
         return 0

@@ -1,4 +1,4 @@
-"""A TcpServer as workers run it: it takes its turn among other workers, and tells the hooks and the access log."""
+"""The TcpServer of a worker: balances accepts with other workers, calls the hooks, and writes the access log."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["WorkerServer", "limits_of"]
 
 access_log = logging.getLogger("gserver.access")
 
-# A connection that is accepted so soon after a pause was there all the time: the others did not come for it.
+# A connection that is accepted so soon after a pause was in the queue before: no other worker has accepted it.
 STILL_THERE_S = 0.005
 
 
@@ -37,11 +37,11 @@ class WorkerServer(TcpServer):
     """Serve one of the arbiter's listeners.
 
     Args:
-        worker: what the hooks are told is the worker.
-        scoreboard: where to look how many connections the others hold; None: there are no others at this listener.
-        door: of all the worker's listeners; default: one of its own, whose limits are shared with nobody.
-        tls: the certificates, where the settings name some.
-        notices: of all the worker's listeners; default: its own.
+        worker: passed to the hooks.
+        scoreboard: the connection counts of the other workers; None: no other worker has this listener.
+        door: the admission limits of all listeners of the worker; default: limits of this listener only.
+        tls: the certificates, if the settings name some.
+        notices: the throttled log lines of all listeners of the worker; default: of this listener only.
     """
 
     logs_bare_failures = True
@@ -75,17 +75,17 @@ class WorkerServer(TcpServer):
             notices=notices,
         )
         self._scoreboard = scoreboard
-        self._most = settings.worker_connections
-        self._came_back_at = 0.0  # from the last pause
+        self._max_connections = settings.worker_connections
+        self._resumed_at = 0.0  # the end of the last pause
         self._hooks = settings.hooks
         self._worker = worker
         self._access_format = settings.access_log_format if settings.accesslog else None
-        # Only what somebody wants to hear costs something.
-        self._tells_opening = "connection_open" in self._hooks
-        self._tells_closing = "connection_close" in self._hooks
-        self._hears_closing = self._tells_closing or self._access_format is not None
+        # A hook that is not defined must cost nothing per connection.
+        self._has_open_hook = "connection_open" in self._hooks
+        self._has_close_hook = "connection_close" in self._hooks
+        self._handles_close = self._has_close_hook or self._access_format is not None
 
-    def do_read(self) -> tuple[Any, Any] | None:  # type: ignore[override]  # None: not now
+    def do_read(self) -> tuple[Any, Any] | None:  # type: ignore[override]  # None: no accept now
         pause = self._pause()
         if pause:
             self.pause_accepting(pause)
@@ -93,33 +93,33 @@ class WorkerServer(TcpServer):
         return super().do_read()
 
     def _pause(self) -> float:
-        if self._drained is not None:  # what is queued now is nobody else's
+        if self._drained is not None:  # no other worker accepts from this queue
             return 0.0
-        if self._scoreboard is None or time.monotonic() - self._came_back_at < STILL_THERE_S:
-            self._came_back_at = 0.0
+        if self._scoreboard is None or time.monotonic() - self._resumed_at < STILL_THERE_S:
+            self._resumed_at = 0.0
             return 0.0
         own, fewest = self.counters.open, self._scoreboard.fewest_open()
-        if own >= self._most:  # a full worker leaves it to one that is not, and refuses it if nobody comes
-            return LONGEST_PAUSE_S if fewest is not None and fewest < self._most else 0.0
+        if own >= self._max_connections:  # full: pause while another worker has room, else accept in order to refuse
+            return LONGEST_PAUSE_S if fewest is not None and fewest < self._max_connections else 0.0
         return pause_before_accept(own, fewest)
 
     def _come_back(self) -> None:
-        self._came_back_at = time.monotonic()
+        self._resumed_at = time.monotonic()
         super()._come_back()
 
     def leave_to_parent(self) -> list[int]:
-        """In a forked child: this server is its parent's. Return its descriptors, which the caller is to get rid of."""
+        """In a process forked from the worker: return the descriptors of this server, for the caller to replace."""
         self._keeper.close()
         listener = [] if self.closed else [self.socket]
         sockets = [*listener, *(conn.sock for conn in self._connections), *self._linger.sockets, *self._bare.sockets]
         return [sock.fileno() for sock in sockets]
 
     def connection_opened(self, conn: Connection) -> None:
-        if self._tells_opening:
+        if self._has_open_hook:
             self._hooks.call("connection_open", self._worker, conn)
 
     def connection_closed(self, conn: Connection) -> None:
-        if not self._hears_closing:
+        if not self._handles_close:
             super().connection_closed(conn)
             return
         was_opened = conn not in self._outside
@@ -128,19 +128,20 @@ class WorkerServer(TcpServer):
         assert reason is not None
         if self._access_format is not None:
             access_log.info("%s", access_line(self._access_format, conn, reason))
-        if self._tells_closing and was_opened:
+        if self._has_close_hook and was_opened:
             try:
-                self._hooks.call("connection_close", self._worker, conn, reason, passes=_is_thrown)
+                self._hooks.call("connection_close", self._worker, conn, reason, passes=_was_thrown_in)
             except BaseException:
-                if not conn.is_busy:  # whoever closed it does not come to this
+                if not conn.is_busy:  # otherwise its greenlet calls this
                     self.connection_left(conn)
                 raise
 
 
-def _is_thrown(error: BaseException) -> bool:
-    """Whether an exception came into a hook that waited, from outside: it is that of whoever closed the connection.
+def _was_thrown_in(error: BaseException) -> bool:
+    """Whether an exception was thrown into a waiting hook from outside, so that it is not an error of the hook.
 
-    The hook may run in a handler's greenlet, which was killed or took too long, or inside of a Timeout of the handler.
+    The hook may run in a handler's greenlet that was killed or exceeded its time limit, or inside a gevent.Timeout of
+    the handler.
     """
     if not isinstance(error, gevent.GreenletExit | gevent.Timeout | HandlerTimeout):
         return False
@@ -165,7 +166,7 @@ def deadlines_of(settings: Settings) -> Deadlines:
 
 
 def limits_of(settings: Settings) -> Limits:
-    """The limits have the names of their settings."""
+    """The limits from the settings of the same names."""
     return Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
 
 

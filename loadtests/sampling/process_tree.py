@@ -26,7 +26,7 @@ from typing import Any
 
 import psutil
 
-__all__ = ["Budget", "Plateau", "Tree"]
+__all__ = ["Budget", "Plateau", "Tree", "resident_bytes"]
 
 PROC = Path("/proc")
 # The share of a core that expensive readings may use.
@@ -277,6 +277,19 @@ def _memory_bytes(rollup: str) -> int:
     sizes = {name: int(size.split()[0]) for name, _, size in (line.partition(":") for line in rollup.splitlines()[1:])}
     in_ram = sizes["Pss_Anon"] + sizes["Pss_Shmem"] if "Pss_Anon" in sizes else sizes["Pss"]  # Linux before 5.9
     return 1024 * (in_ram + sizes.get("SwapPss", 0))
+
+
+def resident_bytes(pid: int) -> int | None:
+    """Return the resident memory of a process from smaps_rollup, in bytes; None if the process ended or is denied.
+
+    The kernel counts the pages for it. "rss_bytes" of a sample comes from statm, whose counters can lag by megabytes.
+    """
+    try:
+        rollup = (PROC / str(pid) / "smaps_rollup").read_text()
+    except OSError:
+        return None
+    sizes = [line.split()[1] for line in rollup.splitlines() if line.startswith("Rss:")]
+    return 1024 * int(sizes[0]) if sizes else None
 
 
 def _count_descriptors(process: psutil.Process) -> int:

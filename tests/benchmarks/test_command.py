@@ -1,4 +1,4 @@
-"""The command, from argv to tables; and each job once, for a moment, beside a cheap peer."""
+"""The command python -m benchmarks, and each job once, briefly, with a peer that starts fast."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers import gserver and benchmarks as this process does, wherever it was started."""
+    """Let servers import gserver and benchmarks from where this process does."""
     monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parents[1]))
     monkeypatch.delenv("GSERVER_CMD_ARGS", raising=False)
 
 
 def measure(cache: Path, *words: str) -> dict[str, Any]:
-    """Run the command; everything that it measured."""
+    """Run the command; return its JSON document."""
     file = cache / "results.json"
     status = main([*words, *MOMENT, "--cache", str(cache), "--json", str(file)])
     found: dict[str, Any] = json.loads(file.read_text())
@@ -49,7 +49,7 @@ def measure(cache: Path, *words: str) -> dict[str, Any]:
     return found
 
 
-#: Job -> options that make it small, and those who are measured.
+#: Job -> options that make it small, and the servers that are measured.
 SMALL = {
     "echo": ("--peers c,gevent --connections 3", ["ours", "c", "gevent"]),
     "json": ("--peers gevent --connections 3 --depth 4", ["ours", "gevent"]),
@@ -70,9 +70,9 @@ def test_every_job_is_tried() -> None:
 
 @needs_gcc
 @pytest.mark.parametrize("job", SMALL)
-def test_a_job_measures_ours_beside_its_peers(job: str, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_measures_ours_and_its_peers(job: str, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if job == "cluster" and len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("there is only one processor")
+        pytest.skip("there is only one core")
     if job in ("tls", "handshakes") and not (shutil.which("openssl") and has_openssl_headers(cache)):
         pytest.skip("OpenSSL, or its headers, are not installed")
     options, names = SMALL[job]
@@ -95,7 +95,7 @@ def test_a_job_measures_ours_beside_its_peers(job: str, cache: Path, capsys: pyt
                 assert 0 < rounds[0]["p50_us"] <= rounds[0].get("p99_us", float("inf"))
     assert f"{job}: {JOBS[job].about}" in printed
     assert all(re.search(rf"^{name} ", printed, re.M) for name in names)
-    assert ("as a multiple of the one with" in printed) == (job in ("sockets", "sizes"))
+    assert ("as a multiple of the value with" in printed) == (job in ("sockets", "sizes"))
 
 
 def has_openssl_headers(cache: Path) -> bool:
@@ -127,7 +127,7 @@ def test_a_server_that_fails_is_named_and_the_others_are_measured(
     printed = capsys.readouterr()
 
     assert status == 1
-    assert re.search(r"^failed: echo: .*: broken: it ended with status 1 .*said: no \d+$", printed.err, re.M)
+    assert re.search(r"^failed: echo: .*: broken: it ended with status 1 .*last output: no \d+$", printed.err, re.M)
     assert "ours / c" in printed.out
     assert "Traceback" not in printed.err
 
@@ -147,7 +147,7 @@ def test_markdown_has_headings_and_tables(cache: Path, capsys: pytest.CaptureFix
     assert "seed 7" in printed
 
 
-def test_what_this_machine_lacks_is_one_line_and_no_failure(
+def test_a_job_whose_tools_are_missing_is_skipped_with_one_line(
     cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")
@@ -160,31 +160,31 @@ def test_what_this_machine_lacks_is_one_line_and_no_failure(
 
 
 @needs_gcc
-def test_more_connections_than_descriptors_are_skipped_with_the_limit(
+def test_more_connections_than_open_files_are_skipped_with_the_limit(
     cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit >= 1_000_000:
-        pytest.skip("there is no limit to speak of")
+        pytest.skip("the limit is too high to exceed")
     status = main(["echo", *MOMENT, "--connections", str(limit), "--cache", str(cache)])
 
     assert status == 0
-    assert f"a process may have no more than {limit:,} descriptors here (ulimit -n)" in capsys.readouterr().out
+    assert f"a process can open at most {limit:,} files here (ulimit -n)" in capsys.readouterr().out
 
 
-def test_a_job_that_needs_more_processors_than_there_are_is_skipped(
-    cache: Path, capsys: pytest.CaptureFixture[str], one_processor: None
+def test_a_job_that_needs_more_cores_is_skipped(
+    cache: Path, capsys: pytest.CaptureFixture[str], one_core: None
 ) -> None:
     status = main(["cluster", *MOMENT, "--cache", str(cache)])
     printed = capsys.readouterr().out
 
     assert status == 0
-    assert "skipped: cluster: needs 2 processors, and this process may use 1\n" in printed
-    assert re.search(r"^server and load share processor \d+, the only one;", printed, re.M)
+    assert "skipped: cluster: needs 2 cores, and this process may use 1\n" in printed
+    assert re.search(r"^server and load share core \d+, the only one;", printed, re.M)
 
 
 @pytest.fixture
-def one_processor() -> Iterator[None]:
+def one_core() -> Iterator[None]:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     yield
@@ -192,33 +192,33 @@ def one_processor() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["ecko"], "there is no job 'ecko'; the jobs are echo, json,"),
         (["json", "--payload", "64"], "--payload does not apply to the job json"),
         (["echo", "--json", "/no/such/folder/x"], "there is no folder /no/such/folder"),
     ],
 )
-def test_what_does_not_fit_together_is_one_line(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_arguments_that_do_not_fit_together_are_one_line(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 2
     error = capsys.readouterr().err
 
     assert error.startswith("benchmarks: ")
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ([], "required: JOB"),
         (["echo", "--peers", "nodejs"], "there is no peer 'nodejs'; the peers are c, go, node"),
         (["echo", "--ours", "serve"], "'serve' does not say where its port goes: {port}"),
         (["echo", "--ours", "'{port}"], "No closing quotation"),
-        (["echo", "--against", "serve {port}"], "is not NAME=COMMAND with a name of its own"),
-        (["echo", "--against", "c=serve {port}"], "is not NAME=COMMAND with a name of its own"),
+        (["echo", "--against", "serve {port}"], "is not NAME=COMMAND with a NAME that no other server has"),
+        (["echo", "--against", "c=serve {port}"], "is not NAME=COMMAND with a NAME that no other server has"),
         (["echo", "--rounds", "0"], "'0' is not a whole number from 1 to 1,000"),
         (["echo", "--connections", "5,x"], "'x' is not a whole number from 1 to 1,000,000"),
         (["echo", "--payload", "9" * 5000], "is not a whole number from 1 to 67,108,864"),
@@ -228,16 +228,16 @@ def test_what_does_not_fit_together_is_one_line(
     ],
 )
 def test_a_wrong_argument_is_named_with_what_is_allowed(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit:
         main(words)
 
     assert exit.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_an_interrupt_ends_it_in_one_line(
+def test_an_interrupt_prints_one_line(
     cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*arguments: Any) -> None:
@@ -249,13 +249,24 @@ def test_an_interrupt_ends_it_in_one_line(
     assert capsys.readouterr().err == "benchmarks: interrupted\n"
 
 
-def test_it_needs_nothing_that_only_swarms_need() -> None:
-    block = "import sys; sys.modules |= dict.fromkeys(['locust', 'psutil', 'hdrh', 'uvloop'])"
-    finished = subprocess.run(
-        [sys.executable, "-c", f"{block}; import benchmarks.cli"], capture_output=True, text=True, check=False
-    )
+def started_without(*packages: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m benchmarks --help` in an interpreter that cannot import these packages."""
+    block = f"import sys, runpy; sys.modules |= dict.fromkeys({packages!r}); sys.argv = ['benchmarks', '--help']"
+    program = f"{block}; runpy.run_module('benchmarks', run_name='__main__')"
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+
+def test_it_needs_no_package_of_the_load_tests_but_psutil() -> None:
+    finished = started_without("locust", "hdrh", "uvloop", "scipy", "numpy")
 
     assert (finished.returncode, finished.stderr) == (0, "")
+
+
+def test_without_psutil_it_prints_how_to_install_it() -> None:
+    finished = started_without("psutil")
+
+    assert finished.returncode == 1
+    assert re.search(r"^benchmarks: psutil .*pip install 'gserver-tcp\[sampler\]'\n\Z", finished.stderr)
 
 
 def test_the_help_names_every_job(capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,15 +275,3 @@ def test_the_help_names_every_job(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
 
     assert all(re.search(rf"^  {name} ", shown, re.M) for name in [*JOBS, "scaling"])
-
-
-def test_short_measurements_are_said_to_be_coarse(
-    cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cli.Session, "carry_out", lambda self, job: (None, []))
-    main(["echo", "--seconds", "2"])
-    main(["echo"])
-    short, enough = re.findall(r"^server .*$", capsys.readouterr().out, re.M)
-
-    assert "processor time is counted in ticks" in short
-    assert "ticks" not in enough

@@ -23,13 +23,13 @@ VALUES = {"port": "4000", "workers": "2", "certfile": "c.pem", "keyfile": "k.pem
 
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toolchain:
-    """Everything is installed, and nothing has to be compiled."""
+    """A toolchain in which everything is installed and nothing has to be compiled."""
     monkeypatch.setattr(Toolchain, "command_of", lambda self, program: [f"run-{program}"])
     monkeypatch.setattr("loadtests.servers.peer_commands.check_module", lambda name: None)
     return Toolchain(tmp_path)
 
 
-def test_ours_is_gserver_of_this_interpreter_and_comes_first(tools: Toolchain) -> None:
+def test_ours_is_the_gserver_of_this_interpreter_and_comes_first(tools: Toolchain) -> None:
     found, skipped = contestants(JOBS["echo"], GSERVER, None, {}, tools)
 
     assert list(found) == [OURS, *JOBS["echo"].peers]
@@ -44,7 +44,7 @@ def test_over_tls_gserver_gets_the_certificate() -> None:
     assert fill(GSERVER, "tls", VALUES)[-4:] == ["--certfile", "c.pem", "--keyfile", "k.pem"]
 
 
-def test_all_that_is_in_braces_is_replaced_wherever_it_stands() -> None:
+def test_placeholders_are_replaced_anywhere_in_a_word() -> None:
     assert fill(["serve", "--at=127.0.0.1:{port}", "{app}/{workers}", "{other}"], "json", VALUES) == [
         "serve",
         "--at=127.0.0.1:4000",
@@ -61,9 +61,7 @@ def test_every_peer_of_a_job_has_a_server_for_it(job: Job, tools: Toolchain) -> 
 
 
 @pytest.mark.parametrize("peer", RECIPES)
-def test_every_recipe_is_for_a_service_that_there_is_and_of_a_program_that_there_is(
-    peer: str, tools: Toolchain
-) -> None:
+def test_every_recipe_has_a_known_service_and_an_existing_program(peer: str, tools: Toolchain) -> None:
     for service, recipe in RECIPES[peer].items():
         words = fill(recipe.command(tools), service, VALUES)
 
@@ -74,7 +72,7 @@ def test_every_recipe_is_for_a_service_that_there_is_and_of_a_program_that_there
             assert (PEERS / words[0].removeprefix("run-")).is_file()
 
 
-def test_variants_are_gserver_served_in_another_way(tools: Toolchain) -> None:
+def test_variants_are_gserver_in_other_configurations(tools: Toolchain) -> None:
     found, _ = contestants(JOBS["echo"], GSERVER, ("pure", "dedicated", "stream"), {}, tools)
 
     assert fill(found["dedicated"], "echo", VALUES)[-2:] == ["--greenlets", "dedicated"]
@@ -82,14 +80,14 @@ def test_variants_are_gserver_served_in_another_way(tools: Toolchain) -> None:
     assert fill(found["stream"], "echo", VALUES)[3] == "benchmarks.services:stream_echo"
 
 
-def test_a_peer_that_has_no_such_server_is_skipped_with_the_reason(tools: Toolchain) -> None:
+def test_a_peer_without_a_server_for_the_job_is_skipped_with_the_reason(tools: Toolchain) -> None:
     found, skipped = contestants(JOBS["json"], GSERVER, ("c", "gevent"), {}, tools)
 
     assert list(found) == [OURS, "gevent"]
     assert skipped == ["c: it has no server for the job json"]
 
 
-def test_a_peer_whose_tools_are_missing_is_skipped_with_the_reason(
+def test_a_peer_with_missing_tools_is_skipped_with_the_reason(
     tools: Toolchain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def command_of(self: Toolchain, program: str) -> list[str]:
@@ -110,13 +108,13 @@ def test_without_uvloop_its_servers_are_skipped(tmp_path: Path, monkeypatch: pyt
     assert skipped == [f"uvloop: uvloop is not installed for {sys.executable}"]
 
 
-def test_others_are_measured_too_by_their_names(tools: Toolchain) -> None:
+def test_further_commands_are_measured_under_their_names(tools: Toolchain) -> None:
     found, _ = contestants(JOBS["echo"], ["new", "{port}"], (), {"before": ["old", "{port}"]}, tools)
 
     assert found == {OURS: ["new", "{port}"], "before": ["old", "{port}"]}
 
 
-def test_peers_are_a_list_with_commas() -> None:
+def test_peers_are_a_comma_separated_list() -> None:
     assert parse_peers("node, c,node") == ("node", "c")
     assert parse_peers("") == parse_peers(",") == ()
 

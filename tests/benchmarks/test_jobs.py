@@ -17,13 +17,13 @@ def test_each_combination_of_the_axes_is_a_scenario() -> None:
     ]
 
 
-def test_a_scenario_says_what_it_is() -> None:
+def test_the_text_of_a_scenario_has_its_value_on_each_axis() -> None:
     (scenario,) = with_axes(JOBS["echo"], {"connections": (1,), "payload": (16384,)}).scenarios()
 
     assert str(scenario) == "echo: 1 connection, 16 KiB, 1 in flight"
 
 
-def test_a_scenario_is_told_from_the_others_by_what_varies() -> None:
+def test_a_label_has_the_axes_with_several_values() -> None:
     labels = [each.label for each in with_axes(JOBS["echo"], {"connections": (10, 2000), "depth": (1, 8)}).scenarios()]
 
     assert labels[0] == "10 connections, 1 in flight"
@@ -32,7 +32,7 @@ def test_a_scenario_is_told_from_the_others_by_what_varies() -> None:
 
 
 @pytest.mark.parametrize(("size", "text"), [(64, "64 B"), (1024, "1 KiB"), (1500, "1500 B"), (2 * 1024**2, "2 MiB")])
-def test_sizes_are_said_in_whole_units(size: int, text: str) -> None:
+def test_sizes_are_shown_in_whole_units(size: int, text: str) -> None:
     assert in_bytes(size) == text
 
 
@@ -41,7 +41,7 @@ def test_an_axis_that_a_job_fixes_cannot_be_changed() -> None:
         with_axes(JOBS["json"], {"payload": (64,)})
 
 
-def test_a_group_stands_for_its_jobs_and_each_is_done_once() -> None:
+def test_a_group_is_replaced_by_its_jobs_and_each_job_comes_once() -> None:
     found = [job.name for job in jobs_named(["sizes", "scaling", "echo", "echo"])]
 
     assert found == ["sizes", "sockets", "broadcast", "echo"]
@@ -53,11 +53,11 @@ def test_an_unknown_job_is_refused_with_the_names_of_all() -> None:
 
 
 @pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
-def test_a_job_reports_figures_that_there_are_and_fixes_axes_that_there_are(job: Job) -> None:
+def test_a_job_has_known_figures_and_known_axes(job: Job) -> None:
     assert set(job.figures) <= set(FIGURES)
     assert job.fixed <= set(AXES)
     assert job.scenarios()
 
 
-def test_groups_are_of_jobs() -> None:
+def test_groups_consist_of_jobs() -> None:
     assert {name for names in GROUPS.values() for name in names} <= set(JOBS)

@@ -1,4 +1,4 @@
-"""The client, against servers that do what they should and servers that do not."""
+"""The client, with servers that answer correctly and servers that do not."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @contextmanager
 def answering(answer: Handler) -> Iterator[tuple[int, list[int]]]:
-    """A server that sends answer(data, how many came before) for what comes, and closes for None.
+    """A server that replies answer(data, number of earlier replies) to each read, and closes the connection for None.
 
-    Yields its port, and a list with the bytes that each connection has sent, in the order in which they began.
+    Yields its port, and a list with the number of bytes that each connection has sent, in the order of their accepts.
     """
     received: list[int] = []
     threads: list[threading.Thread] = []
@@ -83,20 +83,20 @@ def command(client: str, port: int, *more: str, mode: str = "exchange", connecti
 
 
 def outcome(words: list[str]) -> Outcome:
-    with loading(words, os.sched_getaffinity(0)) as load:
+    with loading(words, sorted(os.sched_getaffinity(0))) as load:
         load.wait_until_ready()
         return load.go()
 
 
 def failure(client: str, answer: Handler, *more: str) -> str:
-    """What the client says when it gives up."""
+    """Return the error message of the client."""
     with answering(answer) as (port, _), pytest.raises(Failed) as failed:
         outcome(command(client, port, *more))
     return str(failed.value)
 
 
 @pytest.mark.parametrize("size", [1, 64, 300_000])
-def test_it_counts_exactly_what_was_answered(client: str, size: int) -> None:
+def test_it_counts_exactly_the_answered_messages(client: str, size: int) -> None:
     with answering(echo) as (port, received):
         found = outcome(command(client, port, "--size", str(size)))
 
@@ -107,7 +107,7 @@ def test_it_counts_exactly_what_was_answered(client: str, size: int) -> None:
     assert found.client_cpu_s > 0
 
 
-def test_several_messages_go_at_once_and_each_counts(client: str) -> None:
+def test_with_depth_several_messages_are_sent_at_once_and_each_counts(client: str) -> None:
     with answering(echo) as (port, received):
         found = outcome(command(client, port, "--size", "10", "--depth", "7"))
 
@@ -115,7 +115,7 @@ def test_several_messages_go_at_once_and_each_counts(client: str) -> None:
     assert sum(received) == (found.messages + 2) * 10
 
 
-def test_lines_are_answered_with_the_reply_that_is_expected(client: str) -> None:
+def test_the_reply_may_differ_from_the_message(client: str) -> None:
     with answering(lambda data, count: b"pong\n" * data.count(b"\n")) as (port, _):
         found = outcome(command(client, port, "--message", "ping", "--reply", "pong", "--depth", "3"))
 
@@ -129,7 +129,7 @@ def test_churn_has_a_connection_for_each_exchange(client: str) -> None:
     assert received == [64] * found.messages
 
 
-def test_the_idle_are_opened_with_one_exchange_and_silent_from_then_on(client: str) -> None:
+def test_idle_connections_have_one_exchange_and_are_silent_then(client: str) -> None:
     with answering(echo) as (port, received):
         found = outcome(command(client, port, mode="idle", connections=150))
 
@@ -137,7 +137,7 @@ def test_the_idle_are_opened_with_one_exchange_and_silent_from_then_on(client: s
     assert found.messages == 0
 
 
-def test_a_broadcast_counts_for_everybody_who_gets_it(client: str) -> None:
+def test_a_broadcast_counts_once_for_each_receiver(client: str) -> None:
     members: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=broadcast, args=(listener, members))
@@ -152,7 +152,7 @@ def test_a_broadcast_counts_for_everybody_who_gets_it(client: str) -> None:
 
 
 def broadcast(listener: socket.socket, members: list[socket.socket]) -> None:
-    """Three connections: each is greeted; what the first says then is said to all."""
+    """Accept three connections and echo a first message on each; then send every line of the first one to all three."""
     for _ in range(3):
         members.append(listener.accept()[0])
         members[-1].sendall(members[-1].recv(100))
@@ -170,8 +170,8 @@ def test_a_warm_up_is_not_counted(client: str) -> None:
     assert sum(received) > (found.messages + 2) * 64
 
 
-def test_the_connections_stay_until_the_measurement_is_over(client: str) -> None:
-    with answering(echo) as (port, _), loading(command(client, port), os.sched_getaffinity(0)) as load:
+def test_the_connections_stay_open_until_the_measurement_is_over(client: str) -> None:
+    with answering(echo) as (port, _), loading(command(client, port), sorted(os.sched_getaffinity(0))) as load:
         load.wait_until_ready()
         load.go()
 
@@ -179,30 +179,30 @@ def test_the_connections_stay_until_the_measurement_is_over(client: str) -> None
 
 
 def established_to(port: int, client: int) -> int:
-    """How many connections that process has there."""
+    """Return the number of connections that a client process has to a port."""
     process = psutil.Process(client)
     connections_of = getattr(process, "net_connections", None) or process.connections  # its name before psutil 6
     found = connections_of("tcp4")
     return sum(each.raddr == ("127.0.0.1", port) and each.status == psutil.CONN_ESTABLISHED for each in found)
 
 
-def test_a_wrong_answer_ends_it(client: str) -> None:
-    said = failure(client, lambda data, count: data if count < 5 else data.replace(b"a", b"b"))
+def test_a_wrong_answer_is_an_error(client: str) -> None:
+    message = failure(client, lambda data, count: data if count < 5 else data.replace(b"a", b"b"))
 
-    assert said == "load: the server gave a wrong answer"
-
-
-def test_an_answer_that_is_too_long_ends_it(client: str) -> None:
-    assert failure(client, lambda data, count: data + b"more") == "load: the server answered more than was asked"
+    assert message == "load: the reply is wrong"
 
 
-def test_a_connection_that_is_closed_ends_it(client: str) -> None:
-    said = failure(client, lambda data, count: data if count < 5 else None)
-
-    assert said == "load: the server closed a connection"
+def test_an_answer_that_is_too_long_is_an_error(client: str) -> None:
+    assert failure(client, lambda data, count: data + b"more") == "load: the reply is longer than expected"
 
 
-def test_a_server_that_is_not_there_ends_it(client: str) -> None:
+def test_a_closed_connection_is_an_error(client: str) -> None:
+    message = failure(client, lambda data, count: data if count < 5 else None)
+
+    assert message == "load: the server closed a connection"
+
+
+def test_a_server_that_does_not_listen_is_an_error(client: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
     with pytest.raises(Failed, match="Connection refused"):
@@ -210,38 +210,38 @@ def test_a_server_that_is_not_there_ends_it(client: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--mode", "ecko"], "load: there is no mode ecko"),
-        (["--depth", "0"], "load: 0 is not a number, or too small"),
-        (["--depth", "x"], "load: x is not a number, or too small"),
+        (["--depth", "0"], "load: 0 is not a number, or is too small"),
+        (["--depth", "x"], "load: x is not a number, or is too small"),
         (["--tls"], "load: this program was built without TLS"),
         (["--port", "1"], "load: needs --port, and --message or --size"),
         (["--port", "1", "--size", "1", "--message", "x"], "load: needs --port, and --message or --size"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused(client: str, words: list[str], said: str) -> None:
-    with pytest.raises(Failed) as failed, loading([client, *words], os.sched_getaffinity(0)) as load:
+def test_arguments_that_make_no_sense_are_refused(client: str, words: list[str], message: str) -> None:
+    with pytest.raises(Failed) as failed, loading([client, *words], sorted(os.sched_getaffinity(0))) as load:
         load.wait_until_ready()
 
-    assert str(failed.value) == said
+    assert str(failed.value) == message
 
 
 def arguments(job: str, connections: int = 9, payload: int = 64, reply: str = "") -> str:
     return " ".join(arguments_of(Scenario(JOBS[job], connections, payload, 2), 4000, reply, 3.0))
 
 
-def test_an_echo_is_of_so_many_bytes() -> None:
+def test_an_echo_has_the_size_of_the_payload() -> None:
     assert arguments("echo") == (
         "--port 4000 --mode exchange --connections 9 --depth 2 --seconds 3.0 --warm-up 0.5 --size 64"
     )
 
 
-def test_a_sum_is_answered_as_the_server_answered_before() -> None:
+def test_the_expected_sum_is_the_servers_first_reply() -> None:
     assert arguments("json", reply='{"status": "OK"}').endswith(f'--message {SUM} --reply {{"status": "OK"}}')
 
 
-def test_a_broadcast_is_a_line_of_the_size_that_was_asked_for() -> None:
+def test_a_broadcast_is_a_line_of_the_size_of_the_payload() -> None:
     words = arguments_of(Scenario(JOBS["broadcast"], 9, 64, 1), 4000, "", 3.0)
     line = words[words.index("--message") + 1]
 
@@ -250,12 +250,12 @@ def test_a_broadcast_is_a_line_of_the_size_that_was_asked_for() -> None:
     assert words[words.index("--opening") + 1] == HELLO
 
 
-def test_the_idle_are_not_warmed_up_and_tls_is_said() -> None:
+def test_idle_has_no_warm_up_and_tls_has_a_flag() -> None:
     assert "--warm-up 0 " in arguments("idle")
     assert arguments("tls").endswith("--tls")
 
 
-def test_a_sum_is_right_however_its_json_is_spaced() -> None:
+def test_white_space_in_the_json_of_a_sum_does_not_matter() -> None:
     assert is_right(SUM, json.dumps({"result": 30, "status": "OK"}, indent=1))
     assert not is_right(SUM, '{"status":"OK","result":31}')
     assert not is_right(SUM, "OK")

@@ -17,21 +17,21 @@ def turns(seed: int, rounds: int = 20) -> list[Turn]:
     return list(order(SCENARIOS, NAMES, rounds, random.Random(seed)))
 
 
-def test_in_every_round_everybody_is_measured_once_in_every_scenario() -> None:
+def test_every_server_is_measured_once_in_every_round_and_scenario() -> None:
     seen = Counter((turn.round, turn.scenario, turn.contestant) for turn in turns(1))
 
     assert len(seen) == 20 * len(SCENARIOS) * len(NAMES)
     assert set(seen.values()) == {1}
 
 
-def test_those_who_are_compared_are_measured_one_after_the_other() -> None:
+def test_the_servers_of_a_scenario_are_measured_one_after_the_other() -> None:
     found = turns(1)
     blocks = [found[start : start + len(NAMES)] for start in range(0, len(found), len(NAMES))]
 
     assert all(len({(turn.round, turn.scenario) for turn in block}) == 1 for block in blocks)
 
 
-def test_the_order_is_by_chance_and_the_same_again_with_the_same_seed() -> None:
+def test_the_order_is_random_and_the_same_with_the_same_seed() -> None:
     firsts = {turn.contestant for turn in turns(1)[:: len(NAMES)]}
 
     assert firsts == set(NAMES)
@@ -40,34 +40,34 @@ def test_the_order_is_by_chance_and_the_same_again_with_the_same_seed() -> None:
 
 
 def carried_out(broken: str | None = None) -> tuple[Results, list[str]]:
-    """Two rounds of everybody, of whom one fails at the first scenario."""
-    heard: list[str] = []
+    """Two rounds of all servers; `broken` fails in the first scenario."""
+    reported: list[str] = []
 
     def measure(scenario: Scenario, command: Sequence[str]) -> Measurement:
         if command == [broken] and scenario == SCENARIOS[0]:
             raise Failed("it broke")
-        return {"cpu_us": float(len(heard))}
+        return {"cpu_us": float(len(reported))}
 
-    def say(turn: Turn, outcome: Measurement | str) -> None:
-        heard.append(f"{turn.contestant}: {outcome}")
+    def report(turn: Turn, outcome: Measurement | str) -> None:
+        reported.append(f"{turn.contestant}: {outcome}")
 
     results = Results(SCENARIOS[0].job, SCENARIOS)
     commands = {name: [name] for name in NAMES}
-    carry_out(results, commands, order(SCENARIOS, NAMES, 2, random.Random(1)), measure, say)
-    return results, heard
+    carry_out(results, commands, order(SCENARIOS, NAMES, 2, random.Random(1)), measure, report)
+    return results, reported
 
 
-def test_each_turn_adds_to_the_figures_of_its_contestant_and_scenario() -> None:
-    results, heard = carried_out()
+def test_each_turn_adds_figures_to_its_server_and_scenario() -> None:
+    results, reported = carried_out()
 
     assert [len(results.values(each, name, "cpu_us")) for each in SCENARIOS for name in NAMES] == [2] * 6
-    assert len(heard) == 12
+    assert len(reported) == 12
 
 
-def test_who_fails_is_out_of_that_scenario_and_measured_in_it_no_more() -> None:
-    results, heard = carried_out(broken="c")
+def test_a_server_that_fails_in_a_scenario_is_not_measured_in_it_again() -> None:
+    results, reported = carried_out(broken="c")
 
     assert results.failed == {SCENARIOS[0]: {"c": "it broke"}, SCENARIOS[1]: {}}
     assert list(results.measurements[SCENARIOS[0]]) == ["ours", "node"]
     assert len(results.values(SCENARIOS[1], "c", "cpu_us")) == 2
-    assert heard.count("c: it broke") == 1
+    assert reported.count("c: it broke") == 1

@@ -1,4 +1,4 @@
-"""The benchmark of the swarm itself, for a moment: every swarm makes exchanges, and they are held against the first."""
+"""benchmarks.swarm_speed, run briefly: every swarm makes exchanges and is compared with the first."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ pytestmark = [
     pytest.mark.alone,
     pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed"),
 ]
-LINE = re.compile(
-    r"^(?P<name>\w.*\S) +(?P<rate>[\d,]+) exchanges/s  x (?P<faster>[\d.]+) .* us of the processor each", re.M
-)
+LINE = re.compile(r"^(?P<name>\w.*\S) +(?P<rate>[\d,]+) exchanges/s  x (?P<faster>[\d.]+) .* us of CPU time each", re.M)
 
 
 def test_each_swarm_has_a_rate_and_a_cost_beside_the_plain_users(

@@ -13,7 +13,7 @@ LARGER = with_axes(JOBS["echo"], {"payload": (64, 1024)})
 
 
 def results(job: Job = JOBS["echo"], **cpu_us: list[list[float]]) -> Results:
-    """For each contestant: its processor times, a list for each scenario."""
+    """Results with these CPU times: for each server a list of rounds for each scenario."""
     found = Results(job, job.scenarios())
     for index, scenario in enumerate(found.scenarios):
         found.measurements[scenario] = {
@@ -25,7 +25,7 @@ def results(job: Job = JOBS["echo"], **cpu_us: list[list[float]]) -> Results:
     return found
 
 
-def test_figures_are_medians_and_ratios_those_of_the_rounds() -> None:
+def test_figures_are_medians_and_ratios_are_taken_round_by_round() -> None:
     text = render_results(results(ours=[[2.0, 6.0, 4.0]], c=[[1.0, 1.0, 4.0]]))
 
     assert re.search(r"^ours +4\.00 +250,000 +- +- +- +40$", text, re.M)
@@ -33,7 +33,7 @@ def test_figures_are_medians_and_ratios_those_of_the_rounds() -> None:
     assert re.search(r"^ours / c +2\.00 \(1\.50 to 4\.00\) +0\.50 \(", text, re.M)
 
 
-def test_in_markdown_the_same_are_headings_and_tables() -> None:
+def test_markdown_has_headings_and_tables() -> None:
     text = render_results(results(ours=[[2.0]], c=[[1.0]]), markdown=True)
 
     assert text.startswith("### echo: echo of raw bytes\n")
@@ -41,7 +41,7 @@ def test_in_markdown_the_same_are_headings_and_tables() -> None:
     assert re.search(r"^\| ours / c \| +2\.00 \| +0\.50 \|", text, re.M)
 
 
-def test_the_load_has_no_ratio() -> None:
+def test_the_cpu_time_of_the_client_has_no_ratio() -> None:
     text = render_results(results(ours=[[2.0]], c=[[1.0]]))
     header = next(line for line in text.splitlines() if line.startswith("ratio"))
 
@@ -53,19 +53,19 @@ def test_without_ours_or_without_peers_there_are_no_ratios() -> None:
     assert "ratio" not in render_results(results(c=[[2.0]], go=[[2.0]]))
 
 
-def test_one_round_has_no_spread() -> None:
+def test_quartiles_are_shown_only_if_the_rounds_differ() -> None:
     assert shown_ratio(Spread(1.5, 1.5, 1.5)) == "1.50"
     assert shown_ratio(None) == "-"
 
 
-def test_what_grows_along_an_axis_is_shown_as_a_multiple_of_the_first() -> None:
+def test_growth_along_an_axis_is_a_multiple_of_the_first_value() -> None:
     text = render_results(results(LARGER, ours=[[2.0, 4.0], [6.0, 12.0]]))
 
-    assert "echo: cpu us, as a multiple of the one with 64 B" in text
+    assert "echo: cpu us, as a multiple of the value with 64 B" in text
     assert re.search(r"^ours +1\.00 +3\.00$", text, re.M)
 
 
-def test_growth_is_unknown_where_one_of_the_two_failed() -> None:
+def test_growth_is_unknown_if_one_of_the_two_failed() -> None:
     found = results(LARGER, ours=[[2.0], [4.0]], c=[[2.0], []], go=[[], [2.0]])
 
     assert growth(found, "ours", "cpu_us") == [1.0, 2.0]

@@ -29,9 +29,7 @@ def test_without_gcc_there_is_no_client(tools: Toolchain, monkeypatch: pytest.Mo
 
 
 @needs_gcc
-def test_without_the_headers_of_openssl_there_is_no_client_for_tls(
-    tools: Toolchain, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_client_for_tls_needs_the_headers_of_openssl(tools: Toolchain, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain, "OPENSSL_HEADER", "#include <openssl/not_there.h>\n")
     with pytest.raises(Missing, match="libssl-dev"):
         tools.client(tls=True)
@@ -55,7 +53,7 @@ def test_without_openssl_there_is_no_certificate(tools: Toolchain, monkeypatch: 
         tools.certificate()
 
 
-def test_programs_are_kept_where_caches_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_cache_is_below_xdg_cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache() == tmp_path / "gserver-benchmarks"
     monkeypatch.delenv("XDG_CACHE_HOME")
@@ -63,7 +61,7 @@ def test_programs_are_kept_where_caches_are(tmp_path: Path, monkeypatch: pytest.
     assert default_cache() == tmp_path / "home" / ".cache" / "gserver-benchmarks"
 
 
-def test_versions_are_those_of_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_has_the_tools_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain, "VERSIONS", {"python": [sys.executable, "--version"], "no-such-tool": ["x"]})
     found = versions()
 

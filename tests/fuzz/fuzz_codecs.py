@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of the codecs, with atheris (libFuzzer): python tests/fuzz/fuzz_codecs.py CODEC [-runs=N ...]
 
-The law is that of the test suite: any bytes give messages or a ProtocolError and nothing else, and the same ones whole,
-byte by byte and in any other pieces. Some bytes of an input choose the codec's shape, the cuts, and how it is spelled.
+Checked as in the test suite: any bytes give messages or a ProtocolError, and the same ones whole, byte by byte and in
+any other pieces. Some bytes of an input choose the codec's options, the cuts, and whether spell() is used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST_CUTS = 6
 
 
 def fuzz(name: str, data: bytes) -> None:
-    """Hold one codec to the law, on one input."""
+    """Check one codec with one input."""
     source = atheris.FuzzedDataProvider(data)
     make = source.PickValueInList(VARIANTS[name])
     spells = source.ConsumeBool()
@@ -37,7 +37,7 @@ def fuzz(name: str, data: bytes) -> None:
 
 
 def spell(words: list[bytes], data: bytes) -> bytes:
-    """Small bytes stand for a codec's own words, which would else have to be guessed byte by byte."""
+    """Replace small bytes by pieces of the codec's wire format, which libFuzzer would have to guess byte by byte."""
     return b"".join(words[byte] if byte < len(words) else bytes([byte]) for byte in data)
 
 

@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of the PROXY header, with atheris: python tests/fuzz/fuzz_proxy_protocol.py [-runs=N ...]
 
-Any bytes are a header, the beginning of one or a ProxyError; in two pieces they are the same as in one, and nothing
-behind the header is taken.
+Any bytes give a header, the beginning of one or a ProxyError. In two pieces they give the same as in one, and no bytes
+after the header are consumed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BEGINS = [b"", b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n", b"\r\n\r\n\0\r\nQUIT\n\x21\x1
 
 
 def read(pieces: list[bytes]) -> tuple[ProxyHeader | None, int] | None:
-    """The header and how much was taken; None if it is refused."""
+    """Return the header and the number of consumed bytes; None if it is refused."""
     reader, taken = ProxyReader("auto"), 0
     try:
         for piece in pieces:
@@ -32,6 +32,7 @@ def read(pieces: list[bytes]) -> tuple[ProxyHeader | None, int] | None:
 
 
 def fuzz(data: bytes) -> None:
+    """Check the reader with one input."""
     source = atheris.FuzzedDataProvider(data)
     cut = source.ConsumeIntInRange(1, 64)
     wire = source.PickValueInList(BEGINS) + source.ConsumeBytes(len(data))

@@ -77,7 +77,7 @@ def test_a_wrong_argument_is_one_line(
         ("unix:s,user=\N{SUPERSCRIPT TWO}", "there is no user "),
         ("unix:s,group=99999999999", "there is no group "),
         ("unix:nowhere/s", "cannot listen on unix:nowhere/s: No such file or directory"),
-        ("fd://99999", "descriptor 99999 is no socket: "),
+        ("fd://99999", "descriptor 99999 is not a socket: "),
         ("fd://0", "descriptor 0 is no"),
     ],
 )

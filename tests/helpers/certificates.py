@@ -1,6 +1,7 @@
-"""Certificates for tests: an authority of their own, and what it has signed, as files.
+"""Make certificates for tests: an authority, and a server and a client certificate signed by it, as files.
 
-The keys are ECDSA P-256, which cost no time to make. Every call makes a new authority, so two calls give strangers.
+The keys are ECDSA P-256, which are made quickly. Each call makes a new authority: certificates of two calls do not
+trust each other.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ __all__ = ["CertificateFiles", "encrypt_key", "make_certificates"]
 
 @dataclass(frozen=True)
 class CertificateFiles:
-    """Paths as text, as settings take them."""
+    """The paths of the files, as text, as settings take them."""
 
     ca: str  # the authority's certificate, for clients to trust
-    certfile: str  # the server's certificate, its chain with it
+    certfile: str  # the server's certificate with its chain
     keyfile: str  # its key, without password
-    combined: str  # both in one file
-    client_certfile: str  # a client's certificate (me@example.test) by the same authority
+    combined: str  # certfile and keyfile in one file
+    client_certfile: str  # a client certificate (me@example.test) of the same authority
     client_keyfile: str
 
     def client_context(self, *, with_certificate: bool = False) -> ssl.SSLContext:
-        """What a client uses that trusts this authority, and shows its own certificate if asked to."""
+        """Return a context for a client that trusts the authority, optionally with the client certificate."""
         context = ssl.create_default_context(cafile=self.ca)
         if with_certificate:
             context.load_cert_chain(self.client_certfile, self.client_keyfile)
@@ -41,9 +42,10 @@ class CertificateFiles:
 
 
 def make_certificates(folder: Path, *names: str, expired: bool = False) -> CertificateFiles:
-    """Write a new authority, a server certificate for `names` (none: localhost and 127.0.0.1), and a client's.
+    """Write a new authority, a server certificate for `names` (default: localhost and 127.0.0.1), and a client's.
 
-    `folder` is made if missing; what an earlier call wrote there is replaced. expired: since yesterday.
+    `folder` is created if missing; files of an earlier call are replaced. expired: the server certificate expired
+    yesterday.
     """
     folder.mkdir(parents=True, exist_ok=True)
     authority = trustme.CA()
@@ -69,7 +71,7 @@ def _write(certificate: trustme.LeafCert, certfile: str, keyfile: str) -> None:
 
 
 def encrypt_key(keyfile: str, password: str, to: str) -> None:
-    """Write the key of `keyfile` to `to`, locked with `password`."""
+    """Write the key of `keyfile` to `to`, encrypted with `password`."""
     key = load_pem_private_key(Path(keyfile).read_bytes(), None)
     locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(password.encode()))
     Path(to).write_bytes(locked)

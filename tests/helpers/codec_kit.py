@@ -1,8 +1,8 @@
-"""The battery that every codec passes: check_codec() for a codec and some pairs of wire bytes and messages.
+"""Checks of the contract of codecs: check_codec() runs all of them on pairs of wire bytes and messages.
 
-Each law is a function of its own, so that a test of one law can call it alone; check_garbage() takes any bytes at all
-and serves as a fuzz target. A codec "frames" if the cuts of the wire are not the cuts of the messages: all do but Raw,
-for which only the concatenation of the messages is compared.
+Each check is a function, so that a test can call it alone. check_garbage() takes any bytes and is also a fuzz target.
+A codec "frames" if its messages do not depend on how the bytes are split into reads. All codecs frame except Raw, for
+which only the concatenation of the messages is compared.
 """
 
 from __future__ import annotations
@@ -31,24 +31,27 @@ __all__ = [
 ]
 
 MakeCodec = Callable[[], Codec]
-#: The bytes of whole messages, and the messages.
+#: Bytes of whole messages, and these messages.
 Pair = tuple[bytes, Sequence[Any]]
 
-# A linear cost grows by this factor too, a quadratic one by its square.
+# Growth of the message: a linear cost grows by the same factor, a quadratic one by its square.
 GROWTH = 8
 MOST_GROWTH = 13.0
 COST_BYTES = 32 * 1024
-# How often a byte is copied on its way, and what the objects of a receive() and a messages() take.
+# Allowed: so many copies of each byte, and so many bytes of objects for each receive() and messages().
 COPIES = 8
 CALL_BYTES = 1500
-# Small enough that copying what is kept for each piece is ten times what the law allows.
+# So small that a codec that copies its buffer for each piece allocates ten times the allowed bytes.
 PIECE_BYTES = 16
 
 
 @dataclass(frozen=True)
 class Limit:
-    """How to reach a codec's maximum: `wire(n)` carries a message of n bytes, `unfinished(n)` is as much of it as shows
-    that it will have n bytes at least, and not its end."""
+    """How to test the maximum size of a codec.
+
+    codec(n): a codec with a maximum of n bytes. wire(n): a message of n bytes. unfinished(n): the beginning of a
+    message from which it is clear that it has at least n bytes.
+    """
 
     codec: Callable[[int], Codec]
     wire: Callable[[int], bytes]
@@ -56,12 +59,12 @@ class Limit:
 
 
 def comparable(message: Any) -> Any:
-    """A Malformed has no equality of its own: compare what it may tell the peer."""
+    """Return the message, or for a Malformed, which has no equality, its text for the peer."""
     return ("Malformed", message.message) if isinstance(message, Malformed) else message
 
 
 def feed(codec: Codec, pieces: Iterable[bytes]) -> list[Any]:
-    """Return the messages of the pieces, received one after the other."""
+    """Feed the pieces to the codec one after another; return the messages."""
     messages: list[Any] = []
     for piece in pieces:
         codec.receive(piece)
@@ -70,7 +73,7 @@ def feed(codec: Codec, pieces: Iterable[bytes]) -> list[Any]:
 
 
 def decode(make: MakeCodec, wire: bytes) -> list[Any]:
-    """Return the messages of `wire`, received whole, which must not end inside one."""
+    """Return the messages of `wire`, received at once; it must end with a whole message."""
     codec = make()
     messages = feed(codec, [wire])
     codec.eof()
@@ -78,7 +81,7 @@ def decode(make: MakeCodec, wire: bytes) -> list[Any]:
 
 
 def check_codec(make: MakeCodec, pairs: Sequence[Pair], *, frames: bool = True, limit: Limit | None = None) -> None:
-    """Hold a codec to every law of the contract in gserver.codecs."""
+    """Check the whole contract in gserver.codecs."""
     for wire, messages in pairs:
         expected = [comparable(message) for message in messages]
         check_whole(make, wire, expected)
@@ -96,7 +99,7 @@ def check_codec(make: MakeCodec, pairs: Sequence[Pair], *, frames: bool = True, 
 
 
 def check_whole(make: MakeCodec, wire: bytes, expected: list[Any]) -> None:
-    """The wire as a whole gives the messages, once, and nothing is left."""
+    """The whole wire gives each message once, and nothing is left in the codec."""
     codec = make()
 
     assert list(codec.messages()) == []
@@ -107,7 +110,7 @@ def check_whole(make: MakeCodec, wire: bytes, expected: list[Any]) -> None:
 
 
 def check_bytewise(make: MakeCodec, wire: bytes, expected: list[Any], frames: bool) -> None:
-    """Byte by byte, the messages come in order, and none before its last byte."""
+    """Byte by byte, each message comes with its last byte, in order."""
     codec = make()
     messages: list[Any] = []
     for position in range(len(wire)):
@@ -126,13 +129,13 @@ def complete_in(make: MakeCodec, wire: bytes) -> list[Any]:
 
 
 def check_every_split(make: MakeCodec, wire: bytes, expected: list[Any], frames: bool) -> None:
-    """Cut in two anywhere, the messages are the same."""
+    """Cut into two at any position, the wire gives the same messages."""
     for cut in range(len(wire) + 1):
         assert_same(feed(make(), [wire[:cut], wire[cut:]]), expected, frames)
 
 
 def check_one_segment(make: MakeCodec, pairs: Sequence[Pair], frames: bool) -> None:
-    """Messages that arrive together are all there; the beginning of another one is kept until the rest comes."""
+    """Several messages in one read are all decoded; the beginning of a further one is kept until the rest arrives."""
     for wire, messages in pairs:
         expected = [comparable(message) for message in messages]
         for cut in range(1, len(wire)):
@@ -145,13 +148,13 @@ def check_one_segment(make: MakeCodec, pairs: Sequence[Pair], frames: bool) -> N
 
 
 def check_identity(make: MakeCodec, messages: Sequence[Any], frames: bool = True) -> None:
-    """What is encoded decodes to the same messages."""
+    """Encoded messages decode to the same messages."""
     codec = make()
     assert_same(decode(make, b"".join(map(codec.encode, messages))), list(messages), frames)
 
 
 def check_eof_at_every_point(make: MakeCodec, wire: bytes, frames: bool) -> None:
-    """After whole messages EOF is clean and nothing is partial; inside one it is an IncompleteMessage, for good."""
+    """EOF after a whole message is accepted; EOF inside one raises IncompleteMessage, then and in each later call."""
     if not frames:
         for cut in range(len(wire) + 1):
             codec = make()
@@ -171,7 +174,7 @@ def check_eof_at_every_point(make: MakeCodec, wire: bytes, frames: bool) -> None
 
 
 def ends_of_messages(make: MakeCodec, wire: bytes) -> set[int]:
-    """The positions in `wire` at which a message has just ended, and 0."""
+    """Return 0 and the positions in `wire` at which a message ends."""
     codec, ends = make(), {0}
     for position in range(len(wire)):
         if feed(codec, [wire[position : position + 1]]):
@@ -180,7 +183,7 @@ def ends_of_messages(make: MakeCodec, wire: bytes) -> set[int]:
 
 
 def check_limit(limit: Limit, max_bytes: int = 100) -> None:
-    """Exactly the maximum passes, one byte more does not: whole, cut anywhere, alone or after a good message."""
+    """A message of the maximum size passes and one byte more does not: whole or cut, alone or after a good message."""
     good, long = limit.wire(max_bytes), limit.wire(max_bytes + 1)
     for cut in range(len(good) + 1):
         assert len(feed(limit.codec(max_bytes), [good[:cut], good[cut:], good + good])) == 3
@@ -194,7 +197,7 @@ def check_limit(limit: Limit, max_bytes: int = 100) -> None:
 
 
 def assert_refuses(codec: Codec, pieces: Iterable[bytes], good: int) -> None:
-    """The codec delivers `good` messages, then raises FrameTooLarge, for good."""
+    """The codec returns `good` messages and then raises FrameTooLarge, then and in each later call."""
     messages, error = outcome(codec, pieces)
 
     assert error is FrameTooLarge
@@ -202,7 +205,7 @@ def assert_refuses(codec: Codec, pieces: Iterable[bytes], good: int) -> None:
 
 
 def assert_fails(codec: Codec, kind: type[ProtocolError]) -> None:
-    """Every call raises an error of this kind, and from the first on the very same one."""
+    """Every call raises the same error, of this kind."""
     with pytest.raises(kind) as first:
         codec.eof()
     assert not codec.partial
@@ -213,8 +216,7 @@ def assert_fails(codec: Codec, kind: type[ProtocolError]) -> None:
 
 
 def check_garbage(make: MakeCodec, data: bytes, frames: bool = True, pieces: Sequence[bytes] | None = None) -> None:
-    """Any bytes give messages or a ProtocolError and nothing else, and the same ones whole and in pieces (default: byte
-    by byte)."""
+    """Any bytes give messages or a ProtocolError, and the same ones whole as in pieces (default: byte by byte)."""
     if pieces is None:
         pieces = [data[position : position + 1] for position in range(len(data))]
     whole, whole_error = outcome(make(), [data])
@@ -225,9 +227,9 @@ def check_garbage(make: MakeCodec, data: bytes, frames: bool = True, pieces: Seq
 
 
 def check_discard(make: MakeCodec, good: bytes, long: bytes, report: str) -> None:
-    """A message that is too long is one Malformed at its end, and the stream goes on, however the bytes are cut.
+    """A message that is too long gives one Malformed at its end; messages after it are decoded, however it is cut.
 
-    Nothing of it is kept, and the codec says meanwhile that its peer is inside a message.
+    Meanwhile the codec keeps none of its bytes, and `partial` is true.
     """
     (message,) = decode(make, good)
     expected = [message, ("Malformed", report), message]
@@ -241,14 +243,14 @@ def check_discard(make: MakeCodec, good: bytes, long: bytes, report: str) -> Non
 
 
 def kept_bytes(codec: Codec, wire: bytes) -> int:
-    """What the codec still holds after all of `wire`, in bytes."""
+    """Return the number of bytes that the codec keeps after `wire`."""
     middle = len(wire) // 2
     assert feed(codec, [wire[:middle], wire[middle:]]) == []
     return len(codec.partial)
 
 
 def outcome(codec: Codec, pieces: Iterable[bytes]) -> tuple[list[Any], type[ProtocolError] | None]:
-    """The messages, and the kind of the error that ended them."""
+    """Return the messages, and the type of the error that ended them or None."""
     messages: list[Any] = []
     try:
         for piece in pieces:
@@ -270,24 +272,26 @@ def assert_same(messages: list[Any], expected: list[Any], frames: bool) -> None:
 
 
 def check_linear_cost(make: MakeCodec, wire: Callable[[int], bytes]) -> None:
-    """One message that comes byte by byte costs in proportion to its bytes.
+    """The CPU time for a message that arrives byte by byte is proportional to its size.
 
-    Eight times the bytes cost about eight times as much; searching or copying again what was kept costs up to 64 times.
-    Processor time is the honest measure, for the copies happen in C; the best of some tries is free of disturbance.
+    Eight times the bytes take about eight times as long; a codec that searches or copies its buffer again for each byte
+    takes up to 64 times as long. The best of five tries counts, so that other load on the host does not matter.
     """
     small = list(map(bytes, zip(wire(COST_BYTES), strict=False)))
     large = list(map(bytes, zip(wire(GROWTH * COST_BYTES), strict=False)))
     tries: list[float] = []
     while len(tries) < 5:
-        tries.append(processor_seconds(make(), large) / processor_seconds(make(), small))
+        tries.append(cpu_seconds(make(), large) / cpu_seconds(make(), small))
         if tries[-1] < MOST_GROWTH:
             return
     raise AssertionError(f"{GROWTH} times the bytes cost {min(tries):.1f} times as much")
 
 
 def check_copied_bytes(make: MakeCodec, wire: bytes) -> None:
-    """What one message allocates that comes in small pieces is its own bytes, some times over, and for each piece the
-    small objects of a call. A codec that copies what it keeps for each piece would allocate half of it each time."""
+    """A message in small pieces allocates a few times its own bytes, and small objects for each call.
+
+    A codec that copies its buffer for each piece would allocate half of the message each time.
+    """
     codec, allocated = make(), 0
     pieces = [wire[position : position + PIECE_BYTES] for position in range(0, len(wire), PIECE_BYTES)]
     tracemalloc.start()
@@ -305,7 +309,7 @@ def check_copied_bytes(make: MakeCodec, wire: bytes) -> None:
     assert allocated < COPIES * len(wire) + CALL_BYTES * len(pieces), f"{allocated} bytes for a message of {len(wire)}"
 
 
-def processor_seconds(codec: Codec, pieces: Sequence[bytes]) -> float:
+def cpu_seconds(codec: Codec, pieces: Sequence[bytes]) -> float:
     messages = 0
     started = time.thread_time()
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""Every codec in the shapes that matter, with limits small enough to be met: for random bytes and for fuzzing."""
+"""Every codec with various options and small limits, for tests with random bytes and for fuzzing."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ LENGTHS: list[dict[str, Any]] = [
 DELIMITERS = [(b"\x00",), (b"\r\n",), (b"\n", b"\r\n"), (b"ab", b"ba", b"c"), (b"aab", b"abab")]
 
 
-def shapes(make: Callable[..., Codec], *options: dict[str, Any]) -> list[Callable[[], Codec]]:
-    """A codec with a maximum of 8 bytes, with each of the options, closing and discarding."""
+def with_options(make: Callable[..., Codec], *options: dict[str, Any]) -> list[Callable[[], Codec]]:
+    """Return a codec with a maximum of 8 bytes for each of the options, with overflow="close" and "discard"."""
     return [partial(make, max_bytes=8, **each, **overflow) for each, overflow in product(options or ({},), OVERFLOWS)]
 
 
-#: By the names that the fuzz targets have.
+#: Name of the fuzz target -> codecs.
 VARIANTS: dict[str, list[Callable[[], Codec]]] = {
     "raw": [Raw],
-    "lines": shapes(Lines, {}, {"crlf": True}),
-    "length": shapes(LengthPrefixed, *LENGTHS),
+    "lines": with_options(Lines, {}, {"crlf": True}),
+    "length": with_options(LengthPrefixed, *LENGTHS),
     "json_lines": [
         JsonLines,
-        *shapes(JsonLines, {"max_depth": 2}),
+        *with_options(JsonLines, {"max_depth": 2}),
         partial(JsonLines, max_depth=3),
         partial(JsonLines, max_depth=100_000),
         partial(JsonLines, duplicate_keys="refuse"),
@@ -57,14 +57,14 @@ VARIANTS: dict[str, list[Callable[[], Codec]]] = {
         partial(Delimited, *delimiters, max_bytes=8, **overflow)
         for delimiters, overflow in product(DELIMITERS, OVERFLOWS)
     ],
-    "varint": shapes(VarintPrefixed, {}, {"bits": 64}),
-    "netstring": shapes(Netstring),
-    "octet_counted": shapes(OctetCounted, {}, {"newline": True}),
-    "content_length": shapes(ContentLength),
-    "json_content_length": [*shapes(JsonContentLength), partial(JsonContentLength, duplicate_keys="refuse")],
+    "varint": with_options(VarintPrefixed, {}, {"bits": 64}),
+    "netstring": with_options(Netstring),
+    "octet_counted": with_options(OctetCounted, {}, {"newline": True}),
+    "content_length": with_options(ContentLength),
+    "json_content_length": [*with_options(JsonContentLength), partial(JsonContentLength, duplicate_keys="refuse")],
 }
 
-#: Pieces that bring random bytes past the first test of a codec.
+#: Name of the fuzz target -> pieces of valid wire format, with which random bytes get past a codec's first check.
 ALPHABETS: dict[str, list[bytes]] = {
     "raw": [b"a", b"\n"],
     "lines": [b"\r", b"\n", b"\r\n", b"abc", b"\xff" * 9, b"a" * 21],

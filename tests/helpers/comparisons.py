@@ -1,4 +1,4 @@
-"""Simulated sides of runs, with noise as runs on one host have it: common to the figures of a run, and with tails."""
+"""Simulated sides of a comparison, with the noise of real runs: correlated within a run, and with outliers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOISE = {
 
 
 def run_of(logs: dict[str, float], number: int = 0, errors: float = 0.0) -> Run:
-    """A run whose figures lie off the usual ones by these logarithms."""
+    """Return a run with figures that differ from the usual ones by these logarithms."""
     figures = [
         Figure(name, value * float(np.exp(logs.get(name, 0.0))), unit, better)
         for name, (value, unit, better, _) in NOISE.items()
@@ -40,10 +40,10 @@ def run_of(logs: dict[str, float], number: int = 0, errors: float = 0.0) -> Run:
 def simulated(
     draw: np.random.Generator, runs: int, change: float = 0.0, scale: float = 1.0, drifts: bool = True
 ) -> tuple[Side, Side]:
-    """Two sides, made in turns, B costing `change` more.
+    """Return two sides whose runs alternate; the costs of B are higher by the fraction `change`.
 
-    Half of a run's noise is common to all its figures, one run in ten is an outlier, and where the host drifts that is
-    common to the runs of a pair.
+    Half of the noise of a run is common to all its figures, and one run in ten is an outlier. drifts: the host gets
+    slower or faster from pair to pair. scale: factor on the noise.
     """
     a, b = [], []
     drift = np.cumsum(draw.normal(size=runs)) * 0.5 * drifts

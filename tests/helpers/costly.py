@@ -1,8 +1,8 @@
-"""A server that costs what it is told to: `python -m tests.helpers.costly`, or Costly in a test.
+"""A server that uses given amounts of CPU time and memory: `python -m tests.helpers.costly`, or Costly in a test.
 
-It takes commands as lines of JSON on its standard input, and answers each with a line: {"cpu_s": ..} is what it and its
-children that were waited for used so far, by its own getrusage(2). It listens on 127.0.0.1, at the port in its first
-line; each connection holds the bytes that `holds` names, and gets a byte once they are there.
+It reads commands as lines of JSON on standard input, and replies to each with a line {"cpu_s": ..}: the CPU time that
+it and its waited-for children have used so far, from getrusage(2). It listens on 127.0.0.1, at the port in its first
+line. Each connection allocates as many bytes as the last `holds` command set, and then gets a byte.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PAGE = 4096
 
 
 class Costly:
-    """The server, from a test; in `with`, it and all that it started have ended at the end."""
+    """The server as a child process. Leaving the `with` kills it and all processes that it started."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "tests.helpers.costly"]
@@ -48,13 +48,13 @@ class Costly:
         self.process.communicate()
 
     def begin(self, what: str, **arguments: Any) -> None:
-        """Send a command; done() has its answer."""
+        """Send a command; done() returns the reply."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps([what, arguments]) + "\n")
         self.process.stdin.flush()
 
     def done(self) -> dict[str, Any]:
-        """Wait for an answer."""
+        """Wait for a reply and return it."""
         assert self.process.stdout is not None
         answer: dict[str, Any] = json.loads(self.process.stdout.readline())
         return answer
@@ -64,7 +64,7 @@ class Costly:
         return self.done()
 
     def connect_up_to(self, count: int) -> None:
-        """So many connections, each of which the server has answered."""
+        """Open connections until there are so many, and wait for the byte on each."""
         while len(self._clients) < count:
             client = socket.create_connection(("127.0.0.1", self.port), timeout=30)
             self._clients.append(client)
@@ -72,14 +72,14 @@ class Costly:
 
 
 def burn(seconds: float) -> None:
-    """CPU time of the thread that calls it."""
+    """Use so many seconds of CPU time in this thread."""
     until = time.thread_time() + seconds
     while time.thread_time() < until:
         pass
 
 
 def touched(size: int) -> bytearray:
-    """Memory that is resident: each page was written to."""
+    """Return resident memory: each page has been written."""
     return bytearray(os.urandom(PAGE) * (size // PAGE) + bytes(size % PAGE))
 
 
@@ -94,7 +94,7 @@ def forked(work: Callable[[], object]) -> int:
 
 
 def standing(work: Callable[[], object]) -> None:
-    """A child that stays once it has done its work, which is waited for."""
+    """Fork a child that does its work and then stays; return when the work is done."""
     readable, writable = os.pipe()
 
     def worker() -> None:
@@ -109,7 +109,7 @@ def standing(work: Callable[[], object]) -> None:
 
 
 class Server:
-    """The commands are its methods."""
+    """The server; each command is one of its methods."""
 
     def __init__(self) -> None:
         self.hold = 0
@@ -131,7 +131,7 @@ class Server:
             burn(seconds)
 
     def threads(self, count: int, seconds: float) -> None:
-        """Each ends when it has used that."""
+        """Run threads that each use so much CPU time and end."""
         threads = [threading.Thread(target=burn, args=(seconds,)) for _ in range(count)]
         for thread in threads:
             thread.start()
@@ -139,12 +139,12 @@ class Server:
             thread.join()
 
     def forks(self, count: int, seconds: float) -> None:
-        """One child after the other, each waited for."""
+        """Fork children one after another, and wait for each."""
         for _ in range(count):
             os.waitpid(forked(lambda: burn(seconds)), 0)
 
     def families(self, count: int, seconds: float) -> None:
-        """Children that have a child of their own, for which they wait."""
+        """Fork children that each fork a child and wait for it."""
 
         def parent() -> None:
             os.waitpid(forked(lambda: burn(seconds)), 0)
@@ -154,28 +154,28 @@ class Server:
             os.waitpid(pid, 0)
 
     def executes(self, count: int, seconds: float) -> None:
-        """Another program, one after the other."""
+        """Run another program several times, one after another."""
         program = f"import time\nuntil = time.process_time() + {seconds}\nwhile time.process_time() < until: pass"
         for _ in range(count):
             subprocess.run([sys.executable, "-S", "-c", program], check=True)
 
     def not_waited_for(self, seconds: float) -> None:
-        """A child that has ended, and stays until the server ends."""
+        """Leave a zombie: a child that has ended and is not waited for."""
         os.waitid(os.P_PID, forked(lambda: burn(seconds)), os.WEXITED | os.WNOWAIT)
 
     def ignoring(self, count: int, seconds: float) -> None:
-        """Children that nobody waits for, because SIGCHLD is ignored."""
+        """Fork children while SIGCHLD is ignored, so that the kernel keeps no account of their CPU time."""
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         for pid in [forked(lambda: burn(seconds)) for _ in range(count)]:
-            with contextlib.suppress(ChildProcessError):  # it returns once the child has ended
+            with contextlib.suppress(ChildProcessError):  # waitpid returns when the child has ended
                 os.waitpid(pid, 0)
 
     def orphan(self, seconds: float) -> None:
-        """A double fork: the child ends at once, and its own child goes on until it has used that."""
+        """Fork twice: the child ends at once, and its child uses the CPU time as an orphan."""
         readable, writable = os.pipe()
 
         def child() -> None:
-            forked(lambda: burn(seconds))  # it has the pipe open until it ends
+            forked(lambda: burn(seconds))  # the grandchild keeps the pipe open until it ends
 
         os.waitpid(forked(child), 0)
         os.close(writable)
@@ -185,14 +185,14 @@ class Server:
     # Memory
 
     def holds(self, size: int) -> None:
-        """From now on each connection does."""
+        """Let each connection from now on allocate so many bytes."""
         self.hold = size
 
     def leak(self, messages: int, size: int) -> None:
         self.kept += [touched(size) for _ in range(messages)]
 
     def workers(self, count: int, own: int) -> None:
-        """Forked, with what the server has kept; each writes to so many bytes of it."""
+        """Fork workers that share the memory kept so far; each writes to `own` bytes of it and so gets copies."""
 
         def work() -> None:
             self.kept[0][:own] = touched(own)
@@ -201,7 +201,7 @@ class Server:
             standing(work)
 
     def segment(self, count: int, size: int) -> None:
-        """Workers that all write to the same shared memory."""
+        """Fork workers that all write to the same shared memory."""
         segment = mmap.mmap(-1, size)
 
         def work() -> None:

@@ -1,10 +1,10 @@
-"""A program whose instructions are counted: one child after the other serves a connection of each kind, and ends.
+"""The program under valgrind of tests.helpers.instructions: each child serves one connection of each kind, and ends.
 
     python counted.py CHILDREN
 
-Before each connection a child prints the port; the connection that comes is served until the peer ends it. Run by
-tests.helpers.instructions, under valgrind, which counts what came before a fork for each child too; imports nothing of
-the tests, which would only take time there.
+The children run one after another. Before each connection a child prints the port; it serves the connection until the
+peer closes it. valgrind adds the instructions before a fork to the count of each child. The program imports nothing of
+the tests, because imports are slow under valgrind.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-#: How many turns of the yardstick a message makes: as much interpreted code as there is in a turn of gserver's.
-TURNS = 4
+#: Rounds of the yardstick for each message: about as much interpreted code as gserver runs for one.
+ROUNDS = 4
 
 
 class YardstickCodec:
-    """What a codec does, in the fewest words."""
+    """A codec with as little code as possible."""
 
     def __init__(self) -> None:
         self._received: list[bytes] = []
@@ -38,7 +38,7 @@ class YardstickCodec:
 
 
 class Yardstick:
-    """Ordinary Python: calls, attributes, loops, and a socket. It must stay as it is, or all ratios change."""
+    """Ordinary Python code: calls, attributes, loops, a socket. Do not change it: all ratios would change."""
 
     def __init__(self, conn: socket.socket) -> None:
         self._conn = conn
@@ -48,11 +48,11 @@ class Yardstick:
 
     def serve(self) -> None:
         while data := self._conn.recv(64 * 1024):
-            for _ in range(TURNS):
-                reply = self._turn(data)
+            for _ in range(ROUNDS):
+                reply = self._round(data)
             self._conn.sendall(reply)
 
-    def _turn(self, data: bytes) -> bytes:
+    def _round(self, data: bytes) -> bytes:
         replies = []
         self._active_at = time.monotonic()
         self._codec.receive(data)
@@ -79,7 +79,7 @@ def serve_yardstick() -> None:
 
 
 def serve_service(service: Any) -> None:
-    """A service on a TcpServer, which is everything but the processes."""
+    """Serve one connection with a service on a TcpServer: all of gserver except its processes."""
     from gevent.event import Event
 
     from gserver import TcpServer
@@ -94,7 +94,7 @@ def serve_service(service: Any) -> None:
 
 
 def main() -> None:
-    import gevent.event  # noqa: F401  what a child uses is imported once
+    import gevent.event  # noqa: F401  imported once, before the forks
 
     import gserver.server.tcp_server  # noqa: F401
     from gserver import handlers

@@ -1,8 +1,8 @@
-"""A program: contexts of an unpatched parent, used by two forked children that gevent has patched since.
+"""A program that makes TLS contexts, forks, and uses them in two children that are patched by gevent after the fork.
 
     python -m tests.helpers.forked_tls FOLDER
 
-The parent is the client. It prints, as JSON, what the children said of each connection.
+The parent is the client. It prints what the children report about each connection, as JSON.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 
 
 def serve(connection: socket.socket, tls: Tls) -> None:
-    """One connection: whatever comes is answered by what the handshake agreed on, or why there was none."""
+    """Serve one connection: reply with the result of the handshake, or with the reason of its failure."""
     stream = TlsStream(tls.context)
     try:
         while not stream.handshake(connection.recv(65536)):
@@ -41,7 +41,7 @@ def serve(connection: socket.socket, tls: Tls) -> None:
 
 
 def child(connections: list[socket.socket], tls: Tls, has_changed: int) -> None:
-    """The first connections with the files of the beginning, the last one with new ones."""
+    """Serve the first connections with the original files, and the last one after they were replaced."""
     from gevent import monkey
 
     warnings.filterwarnings("ignore", "Monkey-patching ssl after ssl", monkey.MonkeyPatchWarning)
@@ -65,8 +65,8 @@ def fork(connections: list[socket.socket], tls: Tls, has_changed: int) -> int:
         os._exit(1)
 
 
-def ask(connection: socket.socket, client: TlsClient) -> object:
-    """What a child says of a connection; the session is in `client` afterwards."""
+def request(connection: socket.socket, client: TlsClient) -> object:
+    """Return what a child reports about a connection; afterwards `client` has the TLS session."""
     connection.sendall(client.handshake())
     while not client.is_complete:
         connection.sendall(client.handshake(connection.recv(65536)))
@@ -78,7 +78,7 @@ def ask(connection: socket.socket, client: TlsClient) -> object:
 
 
 def contexts(files: CertificateFiles) -> list[ssl.SSLContext]:
-    """A client's, for each version."""
+    """Return a client context for each TLS version."""
     made = [files.client_context() for _ in VERSIONS]
     for context, version in zip(made, VERSIONS, strict=True):
         context.minimum_version = context.maximum_version = version
@@ -92,21 +92,21 @@ def main(folder: Path) -> None:
     pairs = [[socket.socketpair() for _ in (*VERSIONS, "broken", "changed")] for _ in range(2)]
     changed = [os.pipe() for _ in pairs]
     children = [fork([end for _, end in pairs[number]], tls, changed[number][0]) for number in range(2)]
-    said: list[object] = []
+    reports: list[object] = []
     for index, context in enumerate(contexts(old)):
         first = TlsClient(context)
-        said.append(ask(pairs[0][index][0], first))
-        said.append(ask(pairs[1][index][0], TlsClient(context, session=first.tls.session)))
+        reports.append(request(pairs[0][index][0], first))
+        reports.append(request(pairs[1][index][0], TlsClient(context, session=first.tls.session)))
     for number in range(2):
         broken, last = pairs[number][-2][0], pairs[number][-1][0]
         broken.sendall(b"\x16\x03\x01\x00\x05hello")
-        said.append(broken.recv(65536).decode())
+        reports.append(broken.recv(65536).decode())
         if number == 0:
             shutil.copy(new.combined, live)
         os.write(changed[number][1], b"!")
-        said.append(ask(last, TlsClient(new.client_context())))
+        reports.append(request(last, TlsClient(new.client_context())))
     statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
-    print(json.dumps({"said": said, "statuses": statuses}))
+    print(json.dumps({"said": reports, "statuses": statuses}))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""Runs gevent.tests.test__server with TcpServer in the place of StreamServer: python gevent_server_tests.py."""
+"""Run gevent.tests.test__server with TcpServer instead of StreamServer: python gevent_server_tests.py."""
 
 from __future__ import annotations
 
 import gevent.testing as greentest
 from gevent.tests import test__server
-from gevent.tests.test__server import *  # noqa: F403  # the test cases, which main() looks for in this module
+from gevent.tests.test__server import *  # noqa: F403  # main() looks for the test cases in this module
 
 from gserver.server.tcp_server import TcpServer
 
 
 class CountingServer(TcpServer):
-    """What gevent's tests make where they give a handler."""
+    """The server for tests that pass a handler."""
 
 
 class SimpleCountingServer(CountingServer):
-    """What they make where they want the handler of theirs."""
+    """The server for tests that use gevent's own handler."""
 
     handle = test__server.SimpleStreamServer.handle
 

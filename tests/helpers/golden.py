@@ -1,4 +1,4 @@
-"""Golden files: what an output was when somebody last looked at it. UPDATE_GOLDEN=1 writes them anew, for a look."""
+"""Compare an output with a file of tests/golden/. UPDATE_GOLDEN=1 rewrites the files; review the changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ FOLDER = Path(__file__).parent.parent / "golden"
 
 
 def golden(name: str, text: str) -> str:
-    """What tests/golden/`name` holds, to which `text` is to be compared."""
+    """Return the content of tests/golden/`name`; with UPDATE_GOLDEN, write `text` there first."""
     path = FOLDER / name
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text)
@@ -17,5 +17,5 @@ def golden(name: str, text: str) -> str:
 
 
 def assert_golden(name: str, text: str) -> None:
-    """`text` is what tests/golden/`name` holds."""
+    """Check that `text` is the content of tests/golden/`name`."""
     assert text == golden(name, text)

@@ -1,6 +1,6 @@
-"""An echo of lines that holds so many bytes for each connection: `python -m tests.helpers.holding BYTES`.
+"""An echo server that allocates a given number of bytes for each connection: `python -m tests.helpers.holding BYTES`.
 
-Its first line of output is its port, on 127.0.0.1.
+It listens on 127.0.0.1 and prints its port as the first line.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PAGE = 4096
 
 
 class Connection(asyncio.Protocol):
-    """Each page that it holds was written to, so that it is resident."""
+    """An echo connection with allocated memory; each page is written, so that it is resident."""
 
     size = 0
 

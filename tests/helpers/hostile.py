@@ -1,12 +1,12 @@
-"""Hostile, slow, broken and unlucky clients, each named by what it does; thousands of them in a process of their own.
+"""Thousands of hostile, slow and broken clients in a separate process. Each class is named after its behaviour.
 
     with Attack(address, silent=5000, dripping=1000) as attack:
-        ...             # all of them are connected, and at it
-    attack.report       # what became of them
+        ...             # all clients are connected and active
+    attack.report       # how many are alive, were closed or refused
 
-As a program: python -m tests.helpers.hostile HOST PORT KIND=COUNT... says `ready` once all are connected, goes on until
-its standard input ends, and says in JSON what became of them. A client that the server has closed is counted and, after
-a moment, comes again.
+As a program, python -m tests.helpers.hostile HOST PORT KIND=COUNT... prints `ready` when all clients are connected,
+runs until its standard input ends, and prints the report as JSON. A client that the server closes is counted and
+connects again after half a second.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from types import TracebackType
 __all__ = ["KINDS", "Attack"]
 
 ROOT = Path(__file__).parent.parent.parent
-#: It ends by itself after that, should nobody end it.
+#: The program ends after this time if its standard input stays open.
 LONGEST_S = 300.0
 TICK_S = 0.05
-COME_AGAIN_S = 0.5
-BATCH = 200  # connects at a time, so that no queue overflows
+RECONNECT_S = 0.5
+BATCH = 200  # connects at a time, so that the accept queue does not overflow
 
 
 class Hostile:
-    """One client. `acts_every_s`: how often act() is called; None: never."""
+    """One client. acts_every_s: interval of the calls of act(); None for never."""
 
     acts_every_s: float | None = None
     reads = True
@@ -45,18 +45,18 @@ class Hostile:
         self.acts_at = time.monotonic() + random.random() * (self.acts_every_s or 0.0)
 
     def begin(self) -> None:
-        """It is connected."""
+        """Called once, when the client is connected."""
 
     def act(self) -> None:
-        """It is time to do something again."""
+        """Called every acts_every_s."""
 
 
 class Silent(Hostile):
-    """Opens and says nothing."""
+    """Connects and sends nothing."""
 
 
 class Dripping(Hostile):
-    """Sends a message that never ends, a byte a second."""
+    """Sends an endless message, one byte a second."""
 
     acts_every_s = 1.0
 
@@ -65,7 +65,7 @@ class Dripping(Hostile):
 
 
 class NotReading(Hostile):
-    """Asks for a megabyte, again and again, and reads none of it."""
+    """Requests large replies again and again, and reads nothing."""
 
     acts_every_s = 0.5
     reads = False
@@ -78,7 +78,7 @@ class NotReading(Hostile):
 
 
 class Flooding(Hostile):
-    """Sends tiny messages as fast as they are taken."""
+    """Sends tiny messages as fast as the server reads."""
 
     acts_every_s = 0.0
 
@@ -87,7 +87,7 @@ class Flooding(Hostile):
 
 
 class Resetting(Hostile):
-    """Breaks the connection inside a message."""
+    """Resets the connection inside a message."""
 
     acts_every_s = 0.2
 
@@ -99,7 +99,7 @@ class Resetting(Hostile):
 
 
 class HalfClosing(Hostile):
-    """Sends a message, and its end right behind it."""
+    """Sends a message and closes its sending side at once."""
 
     acts_every_s = 0.2
 
@@ -109,7 +109,7 @@ class HalfClosing(Hostile):
 
 
 class Garbage(Hostile):
-    """Sends what nobody can mean."""
+    """Sends random bytes."""
 
     acts_every_s = 0.2
 
@@ -118,7 +118,7 @@ class Garbage(Hostile):
 
 
 class OverLong(Hostile):
-    """Sends a message that is longer than any may be."""
+    """Sends a message that exceeds the size limit."""
 
     acts_every_s = 0.1
 
@@ -127,7 +127,7 @@ class OverLong(Hostile):
 
 
 class Empty(Hostile):
-    """Sends messages of no length."""
+    """Sends empty messages."""
 
     acts_every_s = 0.1
 
@@ -149,22 +149,22 @@ KINDS: dict[str, type[Hostile]] = {
 
 
 class Crowd:
-    """All of them, in one loop."""
+    """All clients, in one selector loop."""
 
     def __init__(self, address: tuple[str, int], counts: dict[str, int]) -> None:
         self._address = address
         self._selector = selectors.DefaultSelector()
         self._alive: set[Hostile] = set()
-        self._coming: list[tuple[float, type[Hostile]]] = []
+        self._reconnects: list[tuple[float, type[Hostile]]] = []
         self.closed: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
-        everybody = [KINDS[name] for name, count in counts.items() for _ in range(count)]
-        for begin in range(0, len(everybody), BATCH):
-            for kind in everybody[begin : begin + BATCH]:
-                self._come(kind)
-            self.turn(0.01)
+        kinds = [KINDS[name] for name, count in counts.items() for _ in range(count)]
+        for begin in range(0, len(kinds), BATCH):
+            for kind in kinds[begin : begin + BATCH]:
+                self._connect(kind)
+            self.run_once(0.01)
 
-    def _come(self, kind: type[Hostile]) -> None:
+    def _connect(self, kind: type[Hostile]) -> None:
         sock = socket.socket()
         try:
             sock.settimeout(60)
@@ -175,32 +175,32 @@ class Crowd:
         except OSError:
             sock.close()
             self.refused[kind.__name__] += 1
-            self._coming.append((time.monotonic() + COME_AGAIN_S, kind))
+            self._reconnects.append((time.monotonic() + RECONNECT_S, kind))
             return
         self._alive.add(client)
         if client.reads:
             self._selector.register(sock, selectors.EVENT_READ, client)
 
-    def _gone(self, client: Hostile) -> None:
+    def _closed(self, client: Hostile) -> None:
         self.closed[type(client).__name__] += 1
         if client.reads:
             try:
                 self._selector.unregister(client.sock)
-            except (KeyError, ValueError):  # it has closed its socket by itself
+            except (KeyError, ValueError):  # the client has closed its socket itself
                 pass
         client.sock.close()
         self._alive.discard(client)
-        self._coming.append((time.monotonic() + COME_AGAIN_S, type(client)))
+        self._reconnects.append((time.monotonic() + RECONNECT_S, type(client)))
 
-    def turn(self, wait_s: float) -> None:
+    def run_once(self, wait_s: float) -> None:
         for key, _ in self._selector.select(wait_s):
             try:
                 if not key.data.sock.recv(1 << 16):
-                    self._gone(key.data)
+                    self._closed(key.data)
             except BlockingIOError:
                 continue
             except OSError:
-                self._gone(key.data)
+                self._closed(key.data)
         now = time.monotonic()
         for client in [each for each in self._alive if each.acts_every_s is not None and each.acts_at <= now]:
             client.acts_at = now + (client.acts_every_s or 0.0)
@@ -209,11 +209,11 @@ class Crowd:
             except BlockingIOError:
                 continue
             except OSError:
-                self._gone(client)
-        due = [kind for at, kind in self._coming if at <= now]
-        self._coming = [(at, kind) for at, kind in self._coming if at > now]
+                self._closed(client)
+        due = [kind for at, kind in self._reconnects if at <= now]
+        self._reconnects = [(at, kind) for at, kind in self._reconnects if at > now]
         for kind in due[:BATCH]:
-            self._come(kind)
+            self._connect(kind)
 
     def report(self) -> dict[str, object]:
         alive = Counter(type(client).__name__ for client in self._alive)
@@ -221,7 +221,7 @@ class Crowd:
 
 
 class Attack:
-    """The program, as a process; in `with`, all of its clients are connected."""
+    """The program as a child process; in the `with`, all clients are connected."""
 
     def __init__(self, address: tuple[str, int], **counts: int) -> None:
         words = [f"{kind}={count}" for kind, count in counts.items()]
@@ -231,7 +231,7 @@ class Attack:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
-            preexec_fn=lambda: os.nice(10),  # what the crowd costs by itself is not what it costs the others
+            preexec_fn=lambda: os.nice(10),  # CPU time that the clients use must not slow down the server
         )
 
     def __enter__(self) -> Attack:
@@ -253,7 +253,7 @@ def main(host: str, port: str, *words: str) -> None:
     os.set_blocking(0, False)
     until = time.monotonic() + LONGEST_S
     while time.monotonic() < until and not _is_over():
-        crowd.turn(TICK_S if "flooding" not in counts else 0.001)
+        crowd.run_once(TICK_S if "flooding" not in counts else 0.001)
     print(json.dumps(crowd.report()), flush=True)
 
 

@@ -1,10 +1,10 @@
-"""A server whose delays are known, as a process of its own: it answers each line with itself, and keeps exact books.
+"""An echo server with known delays, in a separate process, that records when each line was received and sent.
 
     python -m tests.helpers.known_delays KIND LOG
 
-KIND: constant (200 ms), two (100 or 300 ms), uniform (100 to 300 ms), freeze (50 ms; once it does nothing
-for a second). It says its port on standard output. At SIGTERM it writes LOG: {"replies": [[line, received_ns,
-sent_ns]], "frozen": [from_ns, to_ns]}, on the monotonic clock. So what it did is known, and not only what it was to do.
+KIND: constant (200 ms), two (100 or 300 ms), uniform (100 to 300 ms), freeze (50 ms, and once no reply for a second).
+It prints its port. At SIGTERM it writes LOG: {"replies": [[line, received_ns, sent_ns]], "frozen": [from_ns, to_ns]},
+on the monotonic clock. So tests compare with the actual delays and not only with the intended ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Books", "KnownDelays"]
+__all__ = ["KnownDelays", "Records"]
 
 MS = 10**6
 KINDS: dict[str, Callable[[random.Random], int]] = {
@@ -38,7 +38,7 @@ FREEZE_S = 1.0
 
 
 class Server:
-    """One epoll loop; replies wait in a heap until they are due."""
+    """The server: one epoll loop, with the replies in a heap until they are due."""
 
     def __init__(self, kind: str) -> None:
         self._delay_of, self._chance = KINDS[kind], random.Random(20)
@@ -49,8 +49,8 @@ class Server:
         self._poll.register(self._listener, select.EPOLLIN)
         self._peers: dict[int, tuple[socket.socket, bytearray]] = {}
         self._due: list[tuple[int, int, int, bytes, int]] = []  # when, number, fd, line, received_ns
-        self.books: dict[str, list[Any]] = {"replies": [], "frozen": []}
-        self._taken = 0
+        self.records: dict[str, list[Any]] = {"replies": [], "frozen": []}
+        self._received_count = 0
 
     def run(self, is_over: Callable[[], bool]) -> None:
         while not is_over():
@@ -78,32 +78,32 @@ class Server:
         while (end := received.find(b"\n")) >= 0:
             line = bytes(received[: end + 1])
             del received[: end + 1]
-            self._taken += 1
-            heapq.heappush(self._due, (now_ns + self._delay_of(self._chance), self._taken, fd, line, now_ns))
-        if self._freezes and self._taken >= FREEZE_AFTER_MESSAGES:
+            self._received_count += 1
+            heapq.heappush(self._due, (now_ns + self._delay_of(self._chance), self._received_count, fd, line, now_ns))
+        if self._freezes and self._received_count >= FREEZE_AFTER_MESSAGES:
             self._freezes = False
-            self.books["frozen"] = [time.monotonic_ns()]
+            self.records["frozen"] = [time.monotonic_ns()]
             time.sleep(FREEZE_S)
-            self.books["frozen"].append(time.monotonic_ns())
+            self.records["frozen"].append(time.monotonic_ns())
 
     def _reply(self, fd: int, line: bytes, received_ns: int) -> None:
         if fd not in self._peers:
             return
         sent_ns = time.monotonic_ns()
         self._peers[fd][0].sendall(line)
-        self.books["replies"].append([line.decode().strip(), received_ns, sent_ns])
+        self.records["replies"].append([line.decode().strip(), received_ns, sent_ns])
 
 
 @dataclass(frozen=True)
-class Books:
-    """What the server did: replies as (line, received_ns, sent_ns), and when it was frozen."""
+class Records:
+    """The records of the server: replies as (line, received_ns, sent_ns), and when it was frozen."""
 
     replies: list[tuple[str, int, int]]
     frozen: list[int]
 
 
 class KnownDelays:
-    """The server, running; in `with`. books() stops it."""
+    """The server as a child process, for use in `with`. records() stops it."""
 
     def __init__(self, kind: str, folder: Path) -> None:
         self._log = folder / f"{kind}.json"
@@ -124,11 +124,12 @@ class KnownDelays:
         assert self._process.stdout is not None
         self._process.stdout.close()
 
-    def books(self) -> Books:
+    def records(self) -> Records:
+        """Stop the server and return its records."""
         self._process.terminate()
         assert self._process.wait(60) == 0
-        books = json.loads(self._log.read_text())
-        return Books([tuple(reply) for reply in books["replies"]], books["frozen"])
+        records = json.loads(self._log.read_text())
+        return Records([tuple(reply) for reply in records["replies"]], records["frozen"])
 
 
 def main(kind: str, log: Path) -> None:
@@ -137,7 +138,7 @@ def main(kind: str, log: Path) -> None:
     server = Server(kind)
     print(server.port, flush=True)
     server.run(lambda: bool(over))
-    log.write_text(json.dumps(server.books))
+    log.write_text(json.dumps(server.records))
 
 
 if __name__ == "__main__":

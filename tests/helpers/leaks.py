@@ -1,6 +1,6 @@
-"""What a test must not leave behind: open descriptors, child processes, greenlets, watchers.
+"""Detect leaks of a test: open descriptors, child processes, greenlets and watchers.
 
-A test that leaves something fails. What it left is named and ended, so that it fails no other test.
+A test that leaks fails. The leaks are named in its failure and closed, so that no other test fails because of them.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ __all__ = ["Stock", "assert_no_leaks", "live_greenlets", "take_stock"]
 
 @dataclass(frozen=True)
 class Stock:
-    """What there was at one moment.
+    """The resources that exist at one moment.
 
-    watchers: how many of them keep this thread's loop going. One that is left on a closed descriptor is called for
-    what arrives at the next file with the same number.
+    watchers: the number of active watchers of this thread's loop. A watcher that is left on a closed descriptor is
+    called for events of the next file that gets the same number.
     """
 
     descriptors: dict[int, str]
@@ -39,12 +39,13 @@ class Stock:
 
 
 def take_stock() -> Stock:
+    """Return the resources of this process."""
     alive = {id(each) for each in live_greenlets()}
     return Stock(open_descriptors(), children_of(os.getpid()), gevent.get_hub().loop.activecnt, alive)
 
 
 def assert_no_leaks(before: Stock, patience_s: float = PATIENCE_S) -> None:
-    """Everything that was made since `before` has gone, or goes very soon; what does not is named and ended."""
+    """Wait until all resources since `before` are released; close those that stay, and raise AssertionError."""
 
     def clean() -> bool:
         if not Leaks(before):
@@ -60,7 +61,7 @@ def assert_no_leaks(before: Stock, patience_s: float = PATIENCE_S) -> None:
 
 
 class Leaks:
-    """What there is now and was not there before, and descriptors that are not there any more."""
+    """The resources that exist now and not `before`, and descriptors that were closed since."""
 
     def __init__(self, before: Stock) -> None:
         now = open_descriptors()
@@ -78,7 +79,7 @@ class Leaks:
             *map(repr, self.greenlets),
             *(f"child {pid}: {command_of(pid)}" for pid in self.children),
             *(f"fd {fd}: {what}" for fd, what in self.descriptors.items()),
-            *(f"fd {fd}: {what}, which the test has closed and not opened" for fd, what in self.missing.items()),
+            *(f"fd {fd}: {what}, which the test has closed but not opened" for fd, what in self.missing.items()),
             *(f"{each!r} that calls {each.callback}" for each in active_watchers() if self.has_watchers),
         ]
 
@@ -96,11 +97,11 @@ class Leaks:
         with open(os.devnull, "rb") as nothing:
             for fd, what in self.descriptors.items():
                 if still_open.get(fd) == what:
-                    os.dup2(nothing.fileno(), fd)  # the number stays taken, for an owner that closes it later
+                    os.dup2(nothing.fileno(), fd)  # keeps the number in use, for an owner that closes it later
 
 
 def end_greenlet(each: greenlet) -> None:
-    """gevent's own from anywhere; a plain one only from the hub, which it then goes back to."""
+    """Kill a greenlet. A plain one must be thrown into from the hub, to which it then returns."""
     if isinstance(each, gevent.Greenlet):
         each.kill(timeout=1)
     else:
@@ -109,7 +110,7 @@ def end_greenlet(each: greenlet) -> None:
 
 
 def close_owners(descriptors: set[int]) -> None:
-    """Close sockets as objects: otherwise one closes another file with its number when it is collected."""
+    """Close sockets as objects; otherwise their collection would close another file with the same number."""
     for each in gc.get_objects():
         if isinstance(each, socket.socket) and each.fileno() in descriptors:
             each.close()
@@ -142,7 +143,7 @@ def new_greenlets(before: set[int]) -> list[greenlet]:
 
 
 def live_greenlets() -> list[greenlet]:
-    """All greenlets that have begun and not ended, but for hubs and the main greenlets of threads."""
+    """Return all running greenlets except hubs and the main greenlets of threads."""
     return [
         each
         for each in gc.get_objects()

@@ -1,4 +1,4 @@
-"""Services and peers of servers that do not let everybody in."""
+"""Services and clients for tests of limits and of refused connections."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ __all__ = ["admitted", "assert_turned_away", "bare_echo", "echo_stream", "tellin
 
 
 def telling_echo(**hooks: Any) -> Service:
-    """Lines come back, and whoever is refused is told why."""
+    """Return an echo service for lines that sends the reason to a client that is refused."""
     return make_echo_lines(on_error=lambda fault, conn: str(fault).encode(), **hooks)
 
 
 @stream(codec=Lines)
 def echo_stream(conn: StreamConnection) -> None:
+    """Echo lines, as a stream function."""
     for line in conn:
         conn.send(line)
 
 
 def bare_echo(sock: Any, address: Any) -> None:
+    """Echo bytes, as a socket handler."""
     while data := sock.recv(1000):
         sock.sendall(data)
 
 
 def admitted(serving: Serving, server: TcpServer, count: int, host: str = "127.0.0.1") -> list[Peer]:
-    """So many peers from `host`, each of which has been answered."""
+    """Connect so many clients from `host`, and check that each gets a reply."""
     peers = [serving.connect(server, host=host) for _ in range(count)]
     assert all(peer.is_served for peer in peers)
     return peers
 
 
-def assert_turned_away(peer: Peer, said: bytes = b"") -> None:
-    """It is told this, and closed in an orderly way."""
-    assert peer.read_to_end() == said
+def assert_turned_away(peer: Peer, message: bytes = b"") -> None:
+    """Check that the client receives this message and then an orderly end."""
+    assert peer.read_to_end() == message

@@ -1,4 +1,4 @@
-"""What reports and comparisons are made from, made by hand: a run with its recording and samples, and two sides."""
+"""Make the input of reports and comparisons: a run with recording and samples, and a comparison of two sides."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PHASES = {
 
 
 def make_recording(response: bool = True, failures: bool = True, scale: float = 1.0) -> Recording:
-    """200 sockets that ask in JSON; a stall in the tenth second, in which responses take longer than services."""
+    """Return a recording of 200 sockets; in the tenth second a stall makes response times exceed service times."""
     dice = random.Random(7)
     recording = Recording()
     for second in range(START, START + SECONDS):
@@ -63,7 +63,7 @@ def make_recording(response: bool = True, failures: bool = True, scale: float = 
 
 
 def make_samples(overflows: int = 3) -> list[dict[str, Any]]:
-    """A master and two workers, from two seconds before the swarm comes."""
+    """Return samples of a master and two workers, from two seconds before the load begins."""
     return [_sample(START - 2 + tick / 2, overflows) for tick in range(2 * (SECONDS + 2))]
 
 
@@ -88,12 +88,12 @@ def _sample(time_s: float, overflows: int) -> dict[str, Any]:
 
 
 def make_evidence(run: Run | None = None, **recording: Any) -> Evidence:
-    """A run with phases, and everything else there can be."""
+    """Return a run with phases, a recording and samples."""
     return evidence_of(run or make_run(phases=PHASES), make_recording(**recording), make_samples())
 
 
 def save_evidence(folder: Path, evidence: Evidence) -> Path:
-    """The folder of a run, as `loadtests run` leaves it."""
+    """Write a run to `folder` as `loadtests run` does; return the folder."""
     folder.mkdir(parents=True)
     save_run(folder, evidence.run)
     (folder / "client.json").write_text(json.dumps(evidence.recording.to_json()))
@@ -102,12 +102,12 @@ def save_evidence(folder: Path, evidence: Evidence) -> Path:
 
 
 def warm_renderer() -> None:
-    """vl-convert keeps open what it opens when it first draws: for before a test takes stock of what is open."""
+    """Draw once, because vl-convert opens files at its first drawing and keeps them: they are no leak of a test."""
     vegalite_to_svg({"data": {"values": []}, "mark": "point"})
 
 
 def make_comparison(folder: Path | None = None, **changes: Any) -> Comparison:
-    """Eight pairs, with every verdict; the first run of a side has a folder if one is given to put them in."""
+    """Return a comparison of eight pairs with every verdict; with `folder`, the first run of each side is saved."""
     sides = [
         _side(name, title, scale, folder) for name, title, scale in (("a", "pooled", 1.0), ("b", "dedicated", 1.06))
     ]

@@ -1,4 +1,4 @@
-"""A run made by hand, for what reads runs."""
+"""Make a run for tests of code that reads runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["make_run"]
 
 
 def make_run(name: str = "json", scale: float = 1.0, **changes: Any) -> Run:
-    """A run whose costs are `scale` times those of another, and whose throughput is that much less."""
+    """Return a run; its costs are multiplied by `scale`, and its throughput is divided by it."""
     latencies = {
         "mean": 250.0,
         "min": 100.0,

@@ -1,4 +1,4 @@
-"""Swarms of the real Locust, in processes of their own, and peers that treat them badly."""
+"""Swarms of real Locust processes, and servers that misbehave."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ SWARM_PATIENCE_S = 60.0
 
 
 def of_processes(count: int) -> list[str]:
-    """Arguments of a swarm of several processes, which talk on a port of their own."""
+    """Return the arguments of a swarm with `count` processes and a free port for its master."""
     port = str(free_port())
     return ["--processes", str(count), "--master-bind-port", port, "--master-port", port]
 
 
 class Swarm:
-    """A headless Locust that was started; finish() waits for its end."""
+    """A headless Locust process; finish() waits for its end."""
 
     def __init__(self, folder: Path, host: tuple[str, int] | str, *arguments: str, file: Path = LOCUSTFILE) -> None:
         self._folder = folder
@@ -59,11 +59,11 @@ class Swarm:
 
     @property
     def is_up(self) -> bool:
-        """Whether Locust has been imported, which takes a second of a processor."""
+        """Whether Locust has been imported (1 s of CPU time), or the process has ended."""
         return "Starting Locust" in self.log or self.process.poll() is not None
 
     def finish(self) -> Swarm:
-        """Wait for the end; kill it, and fail, if that does not come."""
+        """Wait for the end; after SWARM_PATIENCE_S kill the swarm and fail."""
         try:
             self.process.wait(SWARM_PATIENCE_S)
         finally:
@@ -71,7 +71,7 @@ class Swarm:
         return self
 
     def kill(self) -> Swarm:
-        """Whatever it is doing; no harm to one that has ended."""
+        """Kill the swarm; it may have ended already."""
         self.process.kill()
         self.process.wait()
         return self
@@ -82,32 +82,34 @@ class Swarm:
 
     @property
     def outcomes(self) -> dict[str, Counter[str]]:
-        """What the recording counted: series -> outcome -> count. A tick that the end of the test found due, and that a
-        busy host had not sent yet, is left out."""
+        """The counts of the recording: series -> outcome -> count.
+
+        Ticks that were due at the end of the test and not yet sent, as on a busy host, are left out.
+        """
         recording = self.recording
         return {series: recording.total([series]).outcomes for series in recording.cells if series != NEVER_SENT}
 
     @property
     def exchanges(self) -> Counter[str]:
-        """Outcomes of all exchanges, connects left out."""
+        """The outcomes of all exchanges, without connects."""
         recording = self.recording
         return recording.total(set(recording.exchange_series()) - {NEVER_SENT}).outcomes
 
     @property
     def locust_counts(self) -> dict[str, tuple[int, int]]:
-        """Locust's own statistics, as it shows them: name -> (requests, failures among them)."""
+        """Locust's own statistics, from its output: name -> (requests, failures)."""
         rows = re.findall(r"^TCP +(\S+) +(\d+) +(\d+)\(", self.log, re.MULTILINE)
         return {name: (int(requests), int(failures)) for name, requests, failures in rows}
 
     @property
     def csv(self) -> dict[str, dict[str, str]]:
-        """Locust's statistics as `--csv kept` leaves them: name -> column -> value."""
+        """Locust's statistics in the file of `--csv kept`: name -> column -> value."""
         with (self._folder / "kept_stats.csv").open() as file:
             return {row["Name"]: row for row in csv.DictReader(file)}
 
 
 class Peer:
-    """A server of plain sockets and threads; `behave` has each connection to itself, which is closed after it."""
+    """A server with a thread for each connection, which runs `behave` and then closes the connection."""
 
     def __init__(self, behave: Callable[[socket.socket], None], bound: socket.socket | None = None) -> None:
         self._behave = behave
@@ -127,7 +129,7 @@ class Peer:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._threads[0].join()
         for connection in self._connections:
-            with contextlib.suppress(OSError):  # it has ended by itself
+            with contextlib.suppress(OSError):  # it has ended already
                 connection.shutdown(socket.SHUT_RDWR)
         for thread in self._threads[1:]:
             thread.join()
@@ -144,25 +146,25 @@ class Peer:
             self._threads[-1].start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):  # the swarm has gone
+        with connection, contextlib.suppress(OSError):  # the swarm has ended
             self._behave(connection)
 
 
 def reset(connection: socket.socket) -> None:
-    """Close with a RST."""
+    """Close a connection with RST."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
 
 def bound_socket() -> socket.socket:
-    """It does not listen yet: who connects to it is refused, and nobody else can take the port."""
+    """Return a socket that is bound and does not listen: connects are refused, and the port is reserved."""
     held = socket.socket()
     held.bind(("127.0.0.1", 0))
     return held
 
 
 class JsonServer:
-    """GREETING and SUM, as a behaviour of a Peer; counts its replies, each of which it sends `times` times at once."""
+    """A behaviour for Peer: reply to GREETING and SUM, `times` times each, and count the replies."""
 
     def __init__(self, times: int = 1) -> None:
         self.answered = 0

@@ -1,4 +1,4 @@
-"""Hosts of a network of their own, made of network namespaces: 10.77.0.1, 10.77.0.2 and so on, joined by a bridge."""
+"""A network of hosts made of network namespaces: 10.77.0.1, 10.77.0.2 and so on, connected by a bridge."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Network", "network"]
 
 
 class Network:
-    """`command(host, ...)` is what runs a program on a host; `address(host)` is where others find it."""
+    """The hosts: address(host) is the IP address, and command(host, ...) the command that runs a program there."""
 
     def __init__(self, hosts: list[str]) -> None:
         self._names = {host: f"gs{os.getpid()}{host[0]}" for host in hosts}
@@ -27,12 +27,12 @@ class Network:
         return ["ip", "netns", "exec", self._names[host], *words]
 
     def plug(self, host: str, is_in: bool) -> None:
-        """Plug the cable of any host but the first one in, or pull it out."""
+        """Connect or disconnect a host (not the first one) by setting its link up or down."""
         first, name = next(iter(self._names)), self._names[host]
         self._at(first, f"ip link set {name} {'up' if is_in else 'down'}")
 
-    def _lay(self) -> None:
-        """The first host holds the bridge, on which it has its own address; each other one is at a cable to it."""
+    def _create(self) -> None:
+        """Create the namespaces: the first host has the bridge and an address on it, the others a veth pair to it."""
         first, *others = self._names
         self._do("ip", "netns", "add", self._names[first])
         self._at(first, "ip link add bridge type bridge", f"ip addr add {self.address(first)}/24 dev bridge")
@@ -51,7 +51,7 @@ class Network:
     def _do(self, *words: str) -> None:
         done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode:
-            pytest.skip(f"no network namespaces here: {done.stderr.strip()}")
+            pytest.skip(f"network namespaces cannot be created: {done.stderr.strip()}")
 
     def _remove(self) -> None:
         for name in self._names.values():
@@ -60,12 +60,12 @@ class Network:
 
 @contextmanager
 def network(*hosts: str) -> Iterator[Network]:
-    """A network of hosts, whose names begin with different letters; skips the test where none can be made."""
+    """Create a network of hosts, whose names begin with different letters; skip the test if that is not possible."""
     if os.getuid() != 0 or not shutil.which("ip"):
         pytest.skip("network namespaces need root and iproute2")
     net = Network(list(hosts))
     try:
-        net._lay()
+        net._create()
         yield net
     finally:
         net._remove()

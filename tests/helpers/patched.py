@@ -1,4 +1,4 @@
-"""A plugin for pytest that patches its process as a worker does: `pytest -p tests.helpers.patched tests/test_x.py`."""
+"""A pytest plugin that patches the process as a worker does: `pytest -p tests.helpers.patched tests/test_x.py`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Programs on the other side, as Debian has them: found, started with a configuration of the test's, and stopped.
+"""Find, configure, start and stop installed programs: HAProxy, nginx, and clients such as openssl.
 
-Servers run in the foreground as one process, listen on a loopback address at a port of the kernel's, and write into
-the folder that they are given; when the `with` is left they have ended.
+Servers run in the foreground as one process, listen on a free port of a loopback address, and write to the given
+folder. Leaving the `with` stops them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["HAProxy", "converse", "haproxy", "need", "nginx", "path_of"]
 
 Address = tuple[str, int]
 
-# Another process may take the port between finding it free and binding it.
+# Attempts to start nginx: another process may take the port before nginx binds it.
 ATTEMPTS = 5
 
 HAPROXY = """
@@ -48,22 +48,22 @@ NGINX_FOLDERS = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 class Ended(AssertionError):
-    """A program has ended too early; the text is what it said."""
+    """A program ended too early; the text is its output."""
 
 
 def path_of(command: str) -> str | None:
-    """Where a program is, also one that only root has in its PATH."""
+    """Return the path of a program or None; also searches /usr/sbin and /sbin."""
     return shutil.which(command, path=os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"]))
 
 
 def need(command: str) -> pytest.MarkDecorator:
-    """Skip a test where `command` is not installed."""
+    """Return a mark that skips a test if `command` is not installed."""
     return pytest.mark.skipif(path_of(command) is None, reason=f"{command} is not installed")
 
 
-def converse(command: Sequence[str], said: bytes) -> bytes:
-    """Run a client that says what it reads and prints what it hears, until both have ended; what it heard."""
-    ended = subprocess.run(command, input=said, capture_output=True, timeout=PATIENCE_S, check=False)
+def converse(command: Sequence[str], data: bytes) -> bytes:
+    """Run a client that sends its standard input to the server; return what it received and printed."""
+    ended = subprocess.run(command, input=data, capture_output=True, timeout=PATIENCE_S, check=False)
     assert ended.returncode == 0, ended.stderr.decode(errors="replace")
     return ended.stdout
 
@@ -101,13 +101,13 @@ def _started(
 
 @dataclass(frozen=True)
 class HAProxy:
-    """A HAProxy that runs. Attributes: address, where its front is; admin, the path of its control socket."""
+    """A running HAProxy. address: of its front end; admin: path of its control socket."""
 
     address: Address
     admin: Path
 
-    def ask(self, command: str) -> str:
-        """What it answers to a command of its management guide, such as "show stat"."""
+    def request(self, command: str) -> str:
+        """Send a command of HAProxy's management guide, such as "show stat"; return the reply."""
         with socket.socket(socket.AF_UNIX) as control:
             control.settimeout(PATIENCE_S)
             control.connect(str(self.admin))
@@ -115,15 +115,15 @@ class HAProxy:
             return control.makefile().read()
 
     def statistics(self) -> dict[str, dict[str, str]]:
-        """Of each server by its name, the columns of "show stat"."""
-        rows = csv.DictReader(self.ask("show stat").removeprefix("# ").splitlines())
+        """Return the columns of "show stat" for each server by name."""
+        rows = csv.DictReader(self.request("show stat").removeprefix("# ").splitlines())
         return {row["svname"]: row for row in rows}
 
 
 @contextmanager
 def haproxy(folder: Path, configuration: str, host: str = "127.0.0.1") -> Iterator[HAProxy]:
-    """Run HAProxy in TCP mode; `configuration` has {front} where its address is to stand."""
-    # It takes over a socket that listens already, so that nobody else can have the port.
+    """Run HAProxy in TCP mode; {front} in `configuration` is replaced by the address of the front end."""
+    # HAProxy gets a listening socket, so that no other process can take the port.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as front:
         path = folder / "haproxy.cfg"
@@ -136,9 +136,9 @@ def haproxy(folder: Path, configuration: str, host: str = "127.0.0.1") -> Iterat
 
 @contextmanager
 def nginx(folder: Path, configuration: str) -> Iterator[Address]:
-    """Run nginx; `configuration`, a block `http` or `stream`, has {front} where its address is to stand.
+    """Run nginx with a block `http` or `stream`; {front} in it is replaced by the address. Yields the address.
 
-    In `http` its log and its temporary files are taken care of.
+    In `http`, the access log is off and temporary files go to `folder`.
     """
     own = "".join(f" {name}_temp_path {folder}/{name};" for name in NGINX_FOLDERS) + " access_log off;"
     path = folder / "nginx.conf"

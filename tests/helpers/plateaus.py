@@ -1,4 +1,4 @@
-"""A run on plateaus, whose server takes memory as the test says."""
+"""Make the recording and samples of a run with plateaus of sockets and given memory of the server."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ START, LENGTH_S = 100, 6
 def on_plateaus(
     sizes: Mapping[int, float], each: float = 0.0, more: Callable[[float], float] = lambda time_s: 0.0
 ) -> tuple[Recording, list[dict[str, Any]]]:
-    """For each number of sockets six seconds, after one in which half of them came, and four samples a second.
+    """Return a plateau of six seconds for each number of sockets, after a ramp of one second; four samples a second.
 
-    sizes: sockets -> bytes that the server takes beside them; each: bytes for a socket; more: bytes by the time.
+    sizes: number of sockets -> memory of the server without them, in bytes. each: bytes for a socket. more: further
+    bytes as a function of the time in seconds.
     """
     recording, samples, health = Recording(), [], {}
     second, before = START, 0
@@ -36,7 +37,7 @@ def on_plateaus(
 
 
 def sample_of(time_s: float, memory_bytes: float) -> dict[str, Any]:
-    """A sample of one process."""
+    """Return a sample with one process."""
     process = {
         "pid": 1,
         "cpu_s": 0.0,

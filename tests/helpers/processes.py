@@ -1,4 +1,4 @@
-"""The real executable, started and stopped: what end-to-end tests hold on to."""
+"""Start and stop the real gserver executable, for end-to-end tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATIENCE_S = 60.0
 
 
 def wait_for(fact: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
-    """Poll until `fact` holds; AssertionError names what did not happen in time."""
+    """Poll until `fact` is true; after `patience_s` raise AssertionError with `what`."""
     deadline = time.monotonic() + patience_s
     while not fact():
         assert time.monotonic() < deadline, f"did not happen within {patience_s:g} s: {what}"
@@ -29,24 +29,24 @@ def wait_for(fact: Callable[[], bool], what: str, patience_s: float = PATIENCE_S
 
 
 def run_gserver(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `gserver` to its end; for what ends by itself."""
+    """Run `gserver` and wait until it ends by itself."""
     command = [sys.executable, "-m", "gserver", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=cwd, check=False)
 
 
 def children_of(pid: int) -> set[int]:
-    """The kernel's own list, by thread: 0.05 ms, where psutil asks every process of the machine who its parent is."""
+    """Return the children of a process from the kernel's list: 0.05 ms; psutil reads all processes of the machine."""
     threads = Path(f"/proc/{pid}/task")
     try:
         return {int(child) for thread in threads.iterdir() for child in (thread / "children").read_text().split()}
-    except OSError:  # a thread that has just ended, or a kernel without such a list
+    except OSError:  # a thread has just ended, or the kernel has no such list
         return {child.pid for child in psutil.Process(pid).children()}
 
 
 def is_alive(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:  # between the two
+    except psutil.NoSuchProcess:  # it ended between the two calls
         return False
 
 
@@ -57,17 +57,17 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def assert_books_balance(log: str) -> None:
-    """Every line of totals that an arbiter wrote: all that was accepted has ended, for one reason each."""
+def assert_totals_balance(log: str) -> None:
+    """Check each line of totals in the log: every accepted connection was closed, with one reason."""
     for accepted, still_open, closed in re.findall(r"Totals: .* accepted (\d+), open (\d+), closed: (.*)", log):
         ended = sum(int(part.rpartition(" ")[2]) for part in closed.split(", ") if part != "none")
         assert (int(still_open), ended) == (0, int(accepted)), log
 
 
 class GserverProcess:
-    """A gserver that listens; in `with`, it has stopped cleanly at the end and nothing of it is left.
+    """A gserver process for use in `with`. Leaving it stops the server and checks that all its processes have ended.
 
-    Its log goes to a file in `folder`, which is also where it runs.
+    `folder` is its working directory and holds its log.
     """
 
     def __init__(
@@ -82,10 +82,11 @@ class GserverProcess:
         environment: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> None:
-        """With None, bind and workers are a config file's affair.
+        """Start the server.
 
-        command: instead of gserver itself. ready: what stands in the log when it can be used; for each worker, or once
-        where it is something else. log: where the server itself logs.
+        bind, workers: None if they are set in a config file. command: a command instead of gserver itself. ready: the
+        log line after which the server can be used; "Worker ready" is expected once for each worker, any other line
+        once. log: the log file, if the server does not log to standard error.
         """
         output = folder / f"gserver-{time.monotonic_ns()}.log"
         self._log = log or output
@@ -123,7 +124,7 @@ class GserverProcess:
             self.process.wait(PATIENCE_S)
             if error is None:
                 assert not any(is_alive(one) for one in tree), self.log
-                assert_books_balance(self.log)
+                assert_totals_balance(self.log)
             else:
                 print(self.log)
         finally:
@@ -146,7 +147,7 @@ class GserverProcess:
         return socket.create_connection(self.address, timeout=PATIENCE_S)
 
     def tree(self) -> list[psutil.Process]:
-        """The arbiter and its workers, as far as they still live."""
+        """Return the running processes: the arbiter first, then its workers."""
         try:
             arbiter = psutil.Process(self.process.pid)
             return [arbiter, *arbiter.children(recursive=True)]
@@ -155,12 +156,12 @@ class GserverProcess:
 
     @property
     def arbiter(self) -> psutil.Process:
-        """The arbiter that the pid file names, if there is one: after an upgrade, another process."""
+        """The arbiter; after a binary upgrade it is the process in the pid file."""
         pidfile = self._log.parent / "gserver.pid"
         return psutil.Process(int(pidfile.read_text()) if pidfile.exists() else self.process.pid)
 
     def serving_pids(self) -> list[int]:
-        """The workers that this arbiter has, and that have said that they are ready."""
+        """Return the pids of the arbiter's workers that have logged that they are ready."""
         ready = {int(pid) for pid in re.findall(r"Worker ready \(pid: (\d+)\)", self.log)}
         return [pid for pid in sorted(children_of(self.arbiter.pid) & ready) if is_running(pid)]
 
@@ -168,7 +169,7 @@ class GserverProcess:
         return self.tree()[1:]
 
     def wait_for_log(self, pattern: str, count: int = 1) -> None:
-        """Wait until `pattern` stands in the log `count` times; fail at once if the server has ended."""
+        """Wait until `pattern` is in the log `count` times; fail at once if the server has ended."""
 
         def seen() -> bool:
             if len(re.findall(pattern, self.log)) >= count:
@@ -179,13 +180,13 @@ class GserverProcess:
         wait_for(seen, f"{pattern!r} {count} times in the log:\n{self.log}")
 
     def unread_bytes(self) -> int:
-        """What the kernel holds for the server, over its connections."""
+        """Return the number of received bytes that the server has not read yet, over all connections."""
         port = f":{self.address[1]:04X}"
         rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
         return sum(int(row[4].split(":")[1], 16) for row in rows if row[1].endswith(port) and row[3] == "01")
 
     def kill_worker(self, pid: int) -> None:
-        """SIGKILL, and wait until another is ready."""
+        """Kill a worker with SIGKILL, and wait until another one is ready."""
         ready = len(re.findall("Worker ready", self.log))
         os.kill(pid, signal.SIGKILL)
         self.wait_for_log("Worker ready", ready + 1)
@@ -194,5 +195,5 @@ class GserverProcess:
         os.kill(self.process.pid, number)
 
     def wait(self) -> int:
-        """Wait for the end; the exit status."""
+        """Wait for the end; return the exit status."""
         return self.process.wait(PATIENCE_S)

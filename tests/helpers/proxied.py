@@ -1,4 +1,4 @@
-"""PROXY headers, and servers that want them."""
+"""PROXY headers, and rules for servers that require them."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ CLIENT = ("192.0.2.7", 5678)
 
 
 def v1(source: str = "192.0.2.7") -> bytes:
-    """A header of version 1, for TCP over IPv4."""
+    """Return a header of version 1, for TCP over IPv4."""
     return f"PROXY TCP4 {source} 192.0.2.1 5678 443\r\n".encode()
 
 
 def v2(command: int = 1, tlvs: bytes = b"") -> bytes:
-    """One of version 2."""
+    """Return a header of version 2."""
     rest = socket.inet_aton("192.0.2.7") + socket.inet_aton("192.0.2.1") + struct.pack("!HH", 5678, 443) + tlvs
     return V2_SIGNATURE + bytes((0x20 | command, 0x11)) + struct.pack("!H", len(rest)) + rest
 
 
-#: Both are from CLIENT.
+#: Both contain the address CLIENT.
 V1, V2 = v1(), v2()
 BOTH = pytest.mark.parametrize("header", [V1, V2], ids=["v1", "v2"])
 
 
 def proxied(mode: Any = "auto", proxies: str = "127.0.0.1", tls: Tls | None = None) -> EntranceRules:
-    """Rules that trust `proxies`."""
+    """Return rules that trust the networks in `proxies`."""
     return EntranceRules(mode, AccessList(parse_networks([proxies]), ()), tls)
 
 
 class Told:
-    """What a service was told of its connections."""
+    """Records the calls of a service's on_open and on_close."""
 
     def __init__(self) -> None:
         self.opened: list[Any] = []

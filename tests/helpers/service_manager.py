@@ -1,7 +1,7 @@
-"""A systemd of a test's own: `systemd --user` in namespaces and a control group that end with the test.
+"""Run `systemd --user` for a test, in namespaces and control groups that are removed at the end.
 
-systemd refuses to start on a machine that was not booted with it, which it sees in /run. So it gets a /run of its own.
-Needs root, Debian's package `systemd`, and control groups that can be written to.
+systemd does not start on a machine that was not booted with it, which it detects in /run; so it gets a separate /run.
+Requires root, Debian's package `systemd`, and writable control groups.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ wait $!'
 
 
 def _groups() -> list[Path]:
-    """The control groups of this process in which systemd keeps its units: of version 2, or its own of version 1."""
+    """Return the control groups of this process for systemd: that of version 2, or name=systemd of version 1."""
     own = dict(re.findall(r"^\d+:([^:]*):(.*)$", Path("/proc/self/cgroup").read_text(), re.M))
     found = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
@@ -45,20 +45,20 @@ def _groups() -> list[Path]:
 
 
 def missing_for_a_manager() -> str | None:
-    """Why none can be started here; None: nothing is known to be missing."""
+    """Return why systemd cannot be started here, or None."""
     if os.getuid() != 0:
         return "needs root"
     missing = [program for program in (SYSTEMD, "systemctl", "unshare", "nsenter") if not shutil.which(program)]
     if missing:
         return f"needs {', '.join(missing)}"
     groups = _groups()
-    return None if groups and all(os.access(group, os.W_OK) for group in groups) else "needs control groups to write to"
+    return None if groups and all(os.access(group, os.W_OK) for group in groups) else "needs writable control groups"
 
 
 class ServiceManager:
-    """Starts units and tells how they are. In `with`: nothing that it started is left at the end.
+    """A running systemd for use in `with`. Leaving it ends all its processes.
 
-    Attributes: folder: short, and the units' to use.
+    folder: a folder with a short path, which units may use.
     """
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class ServiceManager:
 
     @property
     def log(self) -> str:
-        """What it and its units have written."""
+        """The output of systemd and its units."""
         return (self.folder / "manager.log").read_text(errors="replace")
 
     def install(self, name: str, text: str) -> None:
@@ -117,7 +117,7 @@ class ServiceManager:
         self.call("daemon-reload")
 
     def call(self, *words: str) -> str:
-        """Run systemctl; its output. AssertionError if it fails."""
+        """Run systemctl and return its output; raise AssertionError if it fails."""
         ended = self.run(*words)
         assert ended.returncode == 0, f"systemctl {' '.join(words)}: {ended.stderr}\n{self.log}"
         return ended.stdout
@@ -126,7 +126,7 @@ class ServiceManager:
         return self.inside("systemctl", "--user", *words)
 
     def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a program where the manager is: it obeys only processes that it sees, and pids mean something there."""
+        """Run a program in systemd's namespaces: it accepts commands only from there, and pids are those of there."""
         (first,) = children_of(self._process.pid)
         enter = ["nsenter", "--mount", "--pid", f"--target={first}"]
         return subprocess.run(
@@ -134,7 +134,7 @@ class ServiceManager:
         )
 
     def show(self, unit: str, name: str) -> str:
-        """A property of a unit, such as MainPID."""
+        """Return a property of a unit, such as MainPID."""
         return self.call("show", "--value", "--property", name, unit).strip()
 
 

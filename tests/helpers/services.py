@@ -1,4 +1,4 @@
-"""Services for tests, good and bad, each named by what it does."""
+"""Services for tests."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ __all__ = ["Diary", "Gate", "Keeper", "make_echo_lines", "make_lines"]
 
 
 def make_lines(on_message: Callable[[bytes, Connection], Any], **hooks: Any) -> Service:
-    """Lines in, lines out."""
+    """Return a service for lines."""
     return Service(on_message, Lines, **hooks)
 
 
 def make_echo_lines(**hooks: Any) -> Service:
+    """Return a service that echoes lines."""
     return make_lines(lambda line, conn: line, **hooks)
 
 
 class Gate:
-    """Handlers that block until the test lets them go: `wait` lines wait, others are answered at once."""
+    """A service whose handlers block for lines that begin with `wait` until `opened` is set; others reply at once."""
 
     def __init__(self) -> None:
         self.opened = Event()
@@ -49,7 +50,7 @@ class Gate:
 
 
 class Diary:
-    """Writes down what the hooks of a service were told, in order, for each connection."""
+    """Records the calls of a service's hooks, in order, with the peer of the connection."""
 
     def __init__(self, open_s: float | None = None) -> None:
         self.entries: list[tuple[Any, str]] = []
@@ -71,11 +72,11 @@ class Diary:
         self.entries.append((conn.peer, f"close {reason.value}"))
 
     def of(self, peer: Any) -> list[str]:
-        return [entry for who, entry in self.entries if who == peer]
+        return [entry for connected, entry in self.entries if connected == peer]
 
 
 class Keeper:
-    """Keeps the connections that come, and who left; answers lines with themselves."""
+    """Keeps the accepted connections and the reasons of their closes; echoes lines."""
 
     def __init__(self) -> None:
         self.conns: list[Connection] = []

@@ -1,4 +1,4 @@
-"""Servers and clients on real sockets, in one process and one hub.
+"""Servers and clients on real sockets, in one process and one event loop.
 
 with Serving() as serving:
     server = serving.start(service)
@@ -24,15 +24,15 @@ from tests.helpers.waiting import PATIENCE_S, wait_until
 __all__ = ["Peer", "Serving", "assert_closed", "closed_reasons"]
 
 
-#: Buffers this small make the server's outbox fill with very little.
+#: Socket buffers that are so small that the server's outbox fills with little data.
 NARROW_BYTES = 8192
 
 
 class Peer:
-    """A client that reads and writes bytes, and waits no longer than its patience."""
+    """A client that reads and writes bytes, with a timeout of PATIENCE_S."""
 
     def __init__(self, address: Any, narrow: bool = False, host: str | None = None) -> None:
-        """host: where it connects from, such as another one of 127.0.0.0/8."""
+        """Connect to `address`. narrow: with a small receive buffer. host: source address, such as 127.0.0.2."""
         self.sock: Any = socket.socket(address_family(address))
         self.sock.settimeout(PATIENCE_S)
         if host is not None:
@@ -46,7 +46,7 @@ class Peer:
         self.sock.sendall(data)
 
     def read(self) -> bytes:
-        """Whatever comes next; b"" at the end."""
+        """Return the next bytes; b"" at the end of the connection."""
         if self.unread:
             data, self.unread = self.unread, b""
             return data
@@ -83,7 +83,7 @@ class Peer:
 
     @property
     def is_served(self) -> bool:
-        """Whether a line comes back."""
+        """Whether the server echoes a line."""
         try:
             return self.ask(b"hello") == b"hello"
         except (AssertionError, OSError):
@@ -98,11 +98,11 @@ class Peer:
         return False
 
     def finish(self) -> None:
-        """Send no more, and go on reading."""
+        """Close the sending side; reading is still possible."""
         self.sock.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
-        """Break the connection: the other side gets RST."""
+        """Reset the connection: the server receives RST."""
         self.sock.setsockopt(plain.SOL_SOCKET, plain.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 
@@ -111,7 +111,7 @@ class Peer:
 
 
 class Serving:
-    """Starts servers and connects peers; closes them all at the end, and checks every server's books."""
+    """Starts servers and connects peers; closes them at the end, and checks the counters of every server."""
 
     def __init__(self) -> None:
         self._servers: list[TcpServer] = []
@@ -120,7 +120,7 @@ class Serving:
     def start(
         self, handle: Any, listener: Any = ("127.0.0.1", 0), *, narrow: bool = False, **options: Any
     ) -> TcpServer:
-        """Return a server that accepts. If `narrow`, the kernel takes a few KB for each connection and no more."""
+        """Return a running server. narrow: with a small send buffer of a few KB for each connection."""
         server = TcpServer(listener, handle, **options)
         self._servers.append(server)
         server.start()
@@ -129,13 +129,13 @@ class Serving:
         return server
 
     def connect(self, server: TcpServer, narrow: bool = False, host: str | None = None) -> Peer:
-        """Return a peer that the kernel has connected; whether the server has accepted it is another matter."""
+        """Return a connected client; the server may not have accepted it yet."""
         peer = Peer(server.address, narrow, host)
         self._peers.append(peer)
         return peer
 
     def meet(self, server: TcpServer, narrow: bool = False) -> Peer:
-        """Return a peer that the server has accepted."""
+        """Return a client that the server has accepted."""
         before = server.counters.accepted
         peer = self.connect(server, narrow)
         wait_until(lambda: server.counters.accepted > before)
@@ -152,11 +152,11 @@ class Serving:
         for server in self._servers:
             server.drain(0.5)
             if kind is None:
-                assert_books_closed(server)
+                assert_counters_balance(server)
 
 
-def assert_books_closed(server: TcpServer) -> None:
-    """Every connection was counted once coming and once going."""
+def assert_counters_balance(server: TcpServer) -> None:
+    """Check that every connection was counted once as accepted and once as closed."""
     wait_until(lambda: server.counters.open == 0, 1.0)
     server.counters.check()
 
@@ -168,7 +168,7 @@ def closed_reasons(server: TcpServer) -> dict[CloseReason, int]:
 
 
 def assert_closed(server: TcpServer, reason: CloseReason, count: int = 1) -> None:
-    """So many connections, and no others, have ended by now or do so soon, all for this reason."""
+    """Wait until so many connections are closed; check that all have this reason and that there are no others."""
     with contextlib.suppress(AssertionError):
         wait_until(lambda: server.counters.closed.total() >= count)
 

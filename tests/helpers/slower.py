@@ -1,4 +1,4 @@
-"""Echo as it is built in, and with a handler that sleeps for 100 microseconds: what a comparison has to find."""
+"""Two echo services, one without delay and one that sleeps for 100 us: a comparison must detect the difference."""
 
 from __future__ import annotations
 

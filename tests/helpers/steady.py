@@ -1,4 +1,4 @@
-"""Well-behaved clients: each asks at its own pace, checks its answer, and notes how long it took."""
+"""Well-behaved clients: each sends at a fixed pace, checks the reply and measures the latency."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["Steady", "quantile"]
 
 
 class Steady:
-    """`count` clients of a service that echoes lines, in the caller's thread. Closes: close().
+    """`count` clients of a service that echoes lines, in the caller's thread; close() closes their sockets.
 
-    command: what stands before a line that is to be echoed.
+    pace_s: interval of the requests of each client, in seconds. command: prefix of a line that the service echoes.
     """
 
     def __init__(self, address: tuple[str, int], count: int = 50, pace_s: float = 0.02, command: bytes = b"") -> None:
@@ -26,7 +26,7 @@ class Steady:
         self.failures: list[str] = []
 
     def ask_for(self, seconds: float) -> list[float]:
-        """Ask for so long; return how long each answer took, in seconds."""
+        """Send requests for so many seconds; return the latency of each exchange, in seconds."""
         took: list[float] = []
         with selectors.DefaultSelector() as selector:
             waiting: dict[socket.socket, tuple[float, bytes]] = {}
@@ -36,25 +36,25 @@ class Steady:
             due = {sock: begin + self._pace_s * n / len(self._socks) for n, sock in enumerate(self._socks)}
             while time.perf_counter() < begin + seconds or waiting:
                 now = time.perf_counter()
-                assert now < begin + seconds + 60, f"{len(waiting)} clients have no answer"
+                assert now < begin + seconds + 60, f"{len(waiting)} clients have no reply"
                 for sock in [sock for sock, at in due.items() if at <= now < begin + seconds]:
                     self.exchanges += 1
-                    question = b"question %d\n" % self.exchanges
+                    request = b"request %d\n" % self.exchanges
                     due[sock] += self._pace_s
                     if sock not in waiting:
-                        waiting[sock] = (time.perf_counter(), question)
-                        sock.send(self._command + question)
+                        waiting[sock] = (time.perf_counter(), request)
+                        sock.send(self._command + request)
                 for key, _ in selector.select(0.001):
                     self._answered(key.fileobj, waiting, took)
         return took
 
     def _answered(self, sock: object, waiting: dict[socket.socket, tuple[float, bytes]], took: list[float]) -> None:
         assert isinstance(sock, socket.socket)
-        answer = sock.recv(1 << 16)
-        asked_at, question = waiting.pop(sock, (0.0, b"nothing"))
-        if answer != question:
-            self.failures.append(f"asked {question!r}, got {answer!r}")
-        took.append(time.perf_counter() - asked_at)
+        reply = sock.recv(1 << 16)
+        sent_at, request = waiting.pop(sock, (0.0, b"nothing"))
+        if reply != request:
+            self.failures.append(f"sent {request!r}, got {reply!r}")
+        took.append(time.perf_counter() - sent_at)
 
     def close(self) -> None:
         for sock in self._socks:

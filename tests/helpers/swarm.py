@@ -1,7 +1,8 @@
-"""A verifying swarm: clients that check every reply, and can say of each connection how it ended, and why.
+"""Clients that check every reply and record how each connection ended.
 
-It talks to LINE_APP: the server names its process on every new connection, then answers each line with "PID LINE". Long
-connections ask without end; short ones ask once and close. Everything runs in one thread with its own event loop.
+They talk to LINE_APP: the server sends its pid on each new connection, and then replies to each line with "PID LINE".
+Long connections make exchanges without end, short ones make one and close. All clients run in one thread with its own
+event loop.
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ MAX_EXAMPLES = 10
 
 @dataclass
 class Tally:
-    """What the clients have seen."""
+    """The counts of all clients."""
 
     connected: int = 0
     verified: int = 0
-    turned_away: int = 0  # orderly end-of-file instead of a reply: the server never handled that message
+    turned_away: int = 0  # end of file instead of a reply: the server did not handle that message
     lost_with_worker: int = 0  # the connection ended because its worker was killed
-    broken_off: int = 0  # ended before they were seen to be connected: the server may have accepted them
+    broken_off: int = 0  # ended while connecting: the server may have accepted them
     ended: Counter[str] = field(default_factory=Counter)
-    faults: list[str] = field(default_factory=list)  # what must not happen
+    faults: list[str] = field(default_factory=list)  # errors of the server
 
     def fault(self, text: str) -> None:
         if len(self.faults) < MAX_EXAMPLES:
@@ -55,7 +56,7 @@ class Tally:
 
 
 class _Ended(Exception):
-    """The connection is over: cleanly, or broken."""
+    """A connection ended; `how` is the way."""
 
     def __init__(self, how: str) -> None:
         super().__init__(how)
@@ -63,9 +64,9 @@ class _Ended(Exception):
 
 
 class Swarm:
-    """`long` clients that stay and ask, `short` ones that come and go; in `with`, they run.
+    """`long` clients that stay connected and `short` ones that reconnect for each exchange; they run in the `with`.
 
-    A worker is killed within killing(), so that what ends with it is not held against the server.
+    Kill workers within killing(), so that their connections are not counted as faults of the server.
     """
 
     def __init__(
@@ -76,14 +77,14 @@ class Swarm:
         pause_s: float = 0.005,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """tls: with which to connect to localhost; None: plainly."""
+        """pause_s: time between the exchanges of a client. tls: context for TLS to localhost; None for plain TCP."""
         self.tally = Tally()
         self._address = address
         self._tls = tls
         self._sizes = (long, short)
         self._pause_s = pause_s
         self._killed: set[int] = set()
-        self._killed_by: list[float] = []  # when each of them had ended
+        self._killed_by: list[float] = []  # time at which each had ended
         self._stopping = False
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="swarm")
 
@@ -97,19 +98,19 @@ class Swarm:
         self.stop()
 
     def stop(self) -> None:
-        """Let every client finish its exchange, and close."""
+        """Stop: each client finishes its exchange and closes."""
         self._stopping = True
         self._thread.join(PATIENCE_S * 2)
         assert not self._thread.is_alive(), "the swarm did not end"
 
     @property
     def kills(self) -> int:
-        """How many workers were killed under it."""
+        """The number of workers that were killed."""
         return len(self._killed_by)
 
     @contextlib.contextmanager
     def killing(self, pid: int) -> Iterator[None]:
-        """Kill the worker, and leave once it has ended: until then it may accept connections."""
+        """Kill the worker in this block, and leave it when the worker has ended: until then it may accept."""
         self._killed.add(pid)
         self._killed_by.append(math.inf)
         yield
@@ -122,8 +123,8 @@ class Swarm:
         await asyncio.gather(*clients)
 
     async def _client(self, number: int, exchanges: int | None) -> None:
-        """Connect again and again, until told to stop."""
-        asked = 0
+        """Connect, make `exchanges` exchanges (None: no limit), and connect again, until stop()."""
+        sent = 0
         while not self._stopping:
             connection = _Connection(self._address, self._tls)
             try:
@@ -133,9 +134,9 @@ class Swarm:
                 await connection.greeted()
                 done = 0
                 while not self._stopping and (exchanges is None or done < exchanges):
-                    asked += 1
+                    sent += 1
                     done += 1
-                    await connection.exchange(b"%d-%d" % (number, asked))
+                    await connection.exchange(b"%d-%d" % (number, sent))
                     self.tally.verified += 1
                     await asyncio.sleep(self._pause_s)
                 self.tally.ended["by the client"] += 1
@@ -146,7 +147,7 @@ class Swarm:
                 connection.close()
 
     def _judge(self, connection: _Connection, how: str) -> None:
-        """Whose fault it was that a connection ended."""
+        """Count a connection that the server ended, by its cause."""
         its_worker_died = connection.pid in self._killed
         may_have_died = connection.pid is None and any(at >= connection.opened_at for at in self._killed_by)
         if its_worker_died or (may_have_died and how != "refused"):
@@ -191,7 +192,7 @@ class _Connection:
         try:
             line = await asyncio.wait_for(self._reader.readline(), PATIENCE_S)
         except TimeoutError:
-            raise _Ended("no answer") from None
+            raise _Ended("no reply") from None
         except OSError as error:
             raise _Ended("reset") from error
         if not line:

@@ -1,4 +1,4 @@
-"""A TLS client without I/O, from the standard library: the other end of a TlsStream."""
+"""A TLS client without I/O, made with the standard library: the peer of a TlsStream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROUNDS = 6  # more than any handshake takes
 
 
 class TlsClient:
-    """Bytes in, bytes out; an ssl.SSLError is the client's own opinion of the server."""
+    """Takes and returns bytes; raises ssl.SSLError if the client rejects the server."""
 
     def __init__(
         self, context: ssl.SSLContext, server_name: str | None = "localhost", session: ssl.SSLSession | None = None
@@ -22,7 +22,7 @@ class TlsClient:
         self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=server_name, session=session)
 
     def handshake(self, data: bytes = b"") -> bytes:
-        """Take what the server sent, and return what it gets."""
+        """Take bytes of the server, and return bytes for the server."""
         self.incoming.write(data)
         try:
             self.tls.do_handshake()
@@ -54,7 +54,7 @@ class TlsClient:
 
 
 def connect(stream: TlsStream, client: TlsClient) -> None:
-    """Lead the handshake to its end: an error of either side goes to the caller, after the other has heard of it."""
+    """Complete the handshake; an error of either side is raised after the other side received the alert."""
     data = client.handshake()
     for _ in range(ROUNDS):
         is_complete = stream.handshake(data)
@@ -62,4 +62,4 @@ def connect(stream: TlsStream, client: TlsClient) -> None:
         if is_complete:
             client.decrypt(b"")  # the tickets of TLS 1.3
             return
-    raise AssertionError("the handshake has no end")
+    raise AssertionError("the handshake does not end")

@@ -1,4 +1,4 @@
-"""Waiting for facts: a deadline for each, and never a pause that hopes."""
+"""Wait for a condition with a timeout, instead of sleeping for a fixed time."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import gevent
 __all__ = ["PATIENCE_S", "assert_never", "is_soon", "wait_until"]
 
 PATIENCE_S = 30.0
-# Most facts hold within a turn of the loop or two; who waits longer looks less often, and leaves others the processor.
+# Most conditions are true after one or two iterations of the loop; later polls are rarer, to save CPU time.
 FIRST_POLL_S = 0.0001
 LONGEST_POLL_S = 0.005
 
 
 def is_soon(fact: Callable[[], object], timeout_s: float = PATIENCE_S) -> bool:
-    """Whether `fact` holds within the timeout; other greenlets run meanwhile."""
+    """Return whether `fact` becomes true within the timeout; other greenlets run meanwhile."""
     deadline, pause_s = time.monotonic() + timeout_s, FIRST_POLL_S
     while not fact():
         if time.monotonic() > deadline:
@@ -27,9 +27,10 @@ def is_soon(fact: Callable[[], object], timeout_s: float = PATIENCE_S) -> bool:
 
 
 def wait_until(fact: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
+    """Wait until `fact` is true; fail after the timeout."""
     assert is_soon(fact, timeout_s), "it did not happen in time"
 
 
 def assert_never(fact: Callable[[], object], within_s: float = 0.1) -> None:
-    """What must not happen does not, for as long as a test can afford to look."""
+    """Check that `fact` stays false for so many seconds."""
     assert not is_soon(fact, within_s)

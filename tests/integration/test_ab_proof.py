@@ -1,4 +1,4 @@
-"""What ab promises, on real servers: equal sides are not called different, and a slower handler is called worse."""
+"""`loadtests ab` with real servers: equal sides are not reported as different, and a slower handler as worse."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from loadtests.exit_status import EXIT_FAILURE
 
 pytestmark = pytest.mark.longhaul
 
-#: Forced: what is claimed must hold on a host in its bad minutes too, where ab would make most runs twice.
+#: --force: the results must hold on a busy host too, where ab would otherwise repeat most runs.
 SMALL = ["--profile", "echo", "--users", "50", "--rate", "20", "--duration", "2", "--force"]
 QUICK, SLOWER = ("gserver:tests.helpers.slower:quick", "gserver:tests.helpers.slower:slower")
-#: Enough for the test to call anything different at all, and no more.
+#: The smallest number with which the test can report a difference.
 PAIRS = ["--pairs", "9"]
 COMPARISONS = int(os.environ.get("COMPARISONS", "20"))
 
@@ -29,13 +29,13 @@ def ab(results: Path, *words: str) -> int:
 
 
 def answers_in(folder: Path) -> dict[str, str]:
-    """Headline figure -> answer, as `loadtests compare FOLDER --json` gives them."""
+    """Return headline figure -> answer, from `loadtests compare FOLDER --json`."""
     command = [sys.executable, "-m", "loadtests", "compare", str(folder), "--json", "--force"]
-    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
-    return {figure["name"]: figure["answer"] for figure in said["figures"] if figure["answer"]}
+    report = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
+    return {figure["name"]: figure["answer"] for figure in report["figures"] if figure["answer"]}
 
 
-def test_a_server_against_itself_is_called_different_in_one_of_twenty_comparisons_at_most(tmp_path: Path) -> None:
+def test_equal_sides_differ_in_one_of_twenty_comparisons_at_most(tmp_path: Path) -> None:
     different = 0
     for seed in range(COMPARISONS):
         ab(tmp_path / str(seed), QUICK, "--aa", "--seed", str(seed))
@@ -48,7 +48,7 @@ def test_a_server_against_itself_is_called_different_in_one_of_twenty_comparison
     assert different <= max(1, COMPARISONS // 20)
 
 
-def test_a_sleep_of_100_microseconds_in_the_handler_is_called_worse(tmp_path: Path) -> None:
+def test_a_sleep_of_100_microseconds_in_the_handler_is_reported_as_worse(tmp_path: Path) -> None:
     assert ab(tmp_path, QUICK, SLOWER, "--seed", "1") == EXIT_FAILURE
     (folder,) = tmp_path.glob("*-ab-*")
     answers = answers_in(folder)

@@ -1,4 +1,4 @@
-"""The real executable: start, supervise, stop. Nothing of it may be left behind."""
+"""The real executable: start, supervision and stop. No process or file may be left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helpers.processes import GserverProcess, run_gserver, wait_for
 
 SUM = {"type": "SUM", "a": 10, "b": 20}
 
-# Answers each line after a pause, with the pid of its worker.
+# Replies to each line with the pid of the worker, after as many seconds as the line contains.
 SLOW_APP = """
 import os, time
 from gserver import Lines, Service
@@ -52,15 +52,15 @@ def test_it_serves_and_stops_with_status_0(tmp_path: Path, stop: int) -> None:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
-def test_being_told_again_and_again_until_it_has_ended_is_no_trouble(tmp_path: Path, stop: int) -> None:
+def test_repeated_stop_signals_do_no_harm(tmp_path: Path, stop: int) -> None:
     with GserverProcess(tmp_path, "echo") as server:
         server.signal(signal.SIGTERM)
 
-        def tell_again() -> bool:
+        def signal_again() -> bool:
             server.process.send_signal(stop)
             return server.process.poll() is not None
 
-        wait_for(tell_again, "the server has ended")
+        wait_for(signal_again, "the server has ended")
         assert server.wait() == 0
         assert server.log.rstrip().endswith("Stopped")
 
@@ -86,8 +86,8 @@ def test_connections_are_logged_at_debug_with_reason_and_bytes(tmp_path: Path) -
         server.wait_for_log(r"closed 127\.0\.0\.1:\d+ reason=peer_eof received=5 sent=5")
 
 
-def test_replies_to_what_was_received_before_a_term_are_delivered(tmp_path: Path, slow_app: str) -> None:
-    """One message is in its handler, others wait in the kernel, when TERM comes: all are answered, then EOF."""
+def test_messages_received_before_a_term_are_answered(tmp_path: Path, slow_app: str) -> None:
+    """At TERM one message is in its handler and others are in the kernel: all are answered, then comes EOF."""
     with GserverProcess(tmp_path, slow_app) as server, Client(server.address, Lines()) as client:
         client.send_bytes(b"0\n")
         pid = client.recv()
@@ -100,8 +100,8 @@ def test_replies_to_what_was_received_before_a_term_are_delivered(tmp_path: Path
         assert server.wait() == 0
 
 
-def test_a_connection_the_kernel_had_queued_before_a_term_is_answered(tmp_path: Path) -> None:
-    """Its worker is stopped while the client connects and asks; it goes on with TERM already waiting."""
+def test_a_connection_in_the_accept_queue_at_term_is_answered(tmp_path: Path) -> None:
+    """The worker is suspended while the client connects and sends; when it resumes, TERM is pending."""
     with GserverProcess(tmp_path, "json") as server:
         (worker,) = server.workers()
         worker.suspend()
@@ -130,19 +130,19 @@ def test_a_handler_that_outlives_the_graceful_timeout_is_killed(tmp_path: Path, 
         assert "Killed 1 connections that were still busy" in server.log
 
 
-def test_a_second_interrupt_means_now(tmp_path: Path, slow_app: str) -> None:
+def test_a_second_interrupt_stops_at_once(tmp_path: Path, slow_app: str) -> None:
     with GserverProcess(tmp_path, slow_app) as server, Client(server.address, Lines()) as client:
         client.call(b"0")
         client.send(b"60")
         wait_for(lambda: server.unread_bytes() == 0, "the message is in its handler")
         server.signal(signal.SIGINT)
-        server.wait_for_log("Stopping: replying")
+        server.wait_for_log("Stopping: draining")
         server.signal(signal.SIGINT)
 
         assert server.wait() == 0
 
 
-def test_a_dead_worker_is_replaced_and_the_service_goes_on(tmp_path: Path) -> None:
+def test_a_dead_worker_is_replaced(tmp_path: Path) -> None:
     with GserverProcess(tmp_path, "json") as server:
         for deaths in range(1, 3):
             (worker,) = server.workers()
@@ -163,7 +163,7 @@ def test_workers_end_when_their_arbiter_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_blocking_handler_delays_only_its_own_connection(tmp_path: Path, slow_app: str) -> None:
-    """time.sleep() is gevent's, for the worker patches before it imports the application."""
+    """time.sleep() is gevent's, because the worker patches before it imports the application."""
     with (
         GserverProcess(tmp_path, slow_app) as server,
         Client(server.address, Lines()) as slow,
@@ -177,7 +177,7 @@ def test_a_blocking_handler_delays_only_its_own_connection(tmp_path: Path, slow_
         server.signal(signal.SIGQUIT)
 
 
-def test_no_patch_leaves_the_standard_library_alone(tmp_path: Path) -> None:
+def test_with_no_patch_the_standard_library_is_not_patched(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
         "import socket\nfrom gserver import Service\n"
         "app = Service(lambda message, conn: socket.socket.__module__.encode())"
@@ -199,14 +199,14 @@ def test_several_binds_are_served_by_one_server(tmp_path: Path) -> None:
     assert not os.path.exists(path)
 
 
-def test_a_config_file_is_read_and_flags_win(tmp_path: Path) -> None:
+def test_a_config_file_is_read_and_flags_take_precedence(tmp_path: Path) -> None:
     (tmp_path / "conf.py").write_text("workers = 3\ngreenlets = 'dedicated'\n")
     with GserverProcess(tmp_path, "-c", "conf.py", "json", workers=2) as server:
         assert len(server.workers()) == 2
         assert_answers(server)
 
 
-def test_chdir_is_where_the_application_is(tmp_path: Path) -> None:
+def test_chdir_is_the_folder_of_the_application(tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     (folder / "over_there.py").write_text("from gserver.handlers import json\napp = json()")
@@ -214,8 +214,8 @@ def test_chdir_is_where_the_application_is(tmp_path: Path) -> None:
         assert_answers(server)
 
 
-def test_an_address_in_use_is_one_line_and_a_failure(tmp_path: Path) -> None:
-    """It tries again for some seconds, which are made short."""
+def test_an_address_in_use_is_one_line_and_status_1(tmp_path: Path) -> None:
+    """The server retries for some seconds; the test makes them short."""
     (tmp_path / "gserver.conf.py").write_text("from gserver.arbiter import listeners\nlisteners.RETRY_S = 0.01\n")
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -225,7 +225,7 @@ def test_an_address_in_use_is_one_line_and_a_failure(tmp_path: Path) -> None:
     assert ended.stderr == f"gserver: cannot listen on 127.0.0.1:{port}: Address already in use\n"
 
 
-def test_an_application_that_is_not_there_is_a_failure(tmp_path: Path) -> None:
+def test_a_missing_application_is_a_failure(tmp_path: Path) -> None:
     ended = run_gserver("nowhere:app", "-b", "127.0.0.1:0", "-w", "4", cwd=tmp_path)
 
     assert ended.returncode == EXIT_CANNOT_START

@@ -1,6 +1,6 @@
-"""An upgrade (USR2, then TERM to the old arbiter) under a service manager: a socket in its place, and systemd itself.
+"""A binary upgrade (USR2, then TERM to the old arbiter) under a service manager: a simulated one, and real systemd.
 
-systemd ends every process of a service after STOPPING=1, and when its main process has ended.
+systemd ends all processes of a service after STOPPING=1, and after its main process has ended.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ app = Service(answer, Lines)
 
 
 class Manager:
-    """Receives what a service reports, each message with the pid of its sender."""
+    """The notify socket of a service manager: receives messages with the pid of the sender."""
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -71,7 +71,7 @@ def watched(tmp_path: Path) -> dict[str, str]:
 
 
 def start_successor(server: GserverProcess, folder: Path, manager: Manager) -> psutil.Process:
-    """Another arbiter on the same sockets, which is ready."""
+    """Start a new arbiter on the same sockets with USR2; return it when it is ready."""
     server.signal(signal.SIGUSR2)
     wait_for(lambda: bool((folder / "gserver.pid.2").exists()), "the new arbiter has a pid file")
     new = psutil.Process(int((folder / "gserver.pid.2").read_text()))
@@ -79,7 +79,7 @@ def start_successor(server: GserverProcess, folder: Path, manager: Manager) -> p
     return new
 
 
-def test_the_old_arbiter_names_the_new_one_as_the_main_process_and_reports_nothing_more(
+def test_the_old_arbiter_reports_the_new_one_as_the_main_process_and_then_nothing(
     tmp_path: Path, manager: Manager
 ) -> None:
     with GserverProcess(tmp_path, "echo", "-p", "gserver.pid", environment=watched(tmp_path)) as server:
@@ -89,7 +89,7 @@ def test_the_old_arbiter_names_the_new_one_as_the_main_process_and_reports_nothi
         assert not manager.heard(new.pid, "WATCHDOG=1")
         server.signal(signal.SIGTERM)
         server.wait()
-        wait_for(lambda: manager.heard(new.pid, "WATCHDOG=1"), "the watchdog hears of the new arbiter")
+        wait_for(lambda: manager.heard(new.pid, "WATCHDOG=1"), "the new arbiter sends to the watchdog")
         assert (tmp_path / "gserver.pid").read_text() == f"{new.pid}\n"
 
         assert [text for sender, text in manager.messages() if sender == old and text != "WATCHDOG=1"] == [
@@ -123,7 +123,7 @@ def test_while_the_old_arbiter_drains_the_new_one_can_be_reloaded_and_stopped(tm
     assert not (tmp_path / "gserver.pid").exists()
 
 
-def test_a_new_arbiter_that_is_sent_away_again_does_not_report_that_the_service_stops(
+def test_a_new_arbiter_that_is_stopped_again_does_not_report_that_the_service_stops(
     tmp_path: Path, manager: Manager
 ) -> None:
     with GserverProcess(tmp_path, "echo", "-p", "gserver.pid", environment=watched(tmp_path)) as server:
@@ -138,14 +138,14 @@ def test_a_new_arbiter_that_is_sent_away_again_does_not_report_that_the_service_
     assert manager.heard(server.process.pid, "STOPPING=1")
 
 
-def test_an_old_arbiter_that_is_killed_leaves_a_new_one_that_takes_over(tmp_path: Path, manager: Manager) -> None:
+def test_when_the_old_arbiter_is_killed_the_new_one_takes_over(tmp_path: Path, manager: Manager) -> None:
     with GserverProcess(tmp_path, "echo", "-p", "gserver.pid", environment=watched(tmp_path)) as server:
         new = start_successor(server, tmp_path, manager)
-        midwife = psutil.Process(new.ppid())
+        between = psutil.Process(new.ppid())
         server.process.kill()
         server.wait()
         wait_for(lambda: manager.heard(new.pid, f"MAINPID={new.pid}"), "the new arbiter has taken over")
-        wait_for(lambda: not is_alive(midwife), "the process between them has ended with the old arbiter")
+        wait_for(lambda: not is_alive(between), "the process between them has ended with the old arbiter")
         wait_for(lambda: (tmp_path / "gserver.pid").read_text() == f"{new.pid}\n", "it has the pid file")
         new.terminate()
         wait_for(lambda: not is_alive(new), "the new arbiter has ended")
@@ -201,7 +201,7 @@ class Service:
         return Client(str(self.folder / "socket"), Lines())
 
     def upgrade(self) -> str:
-        """USR2, and TERM when it serves; the pid of the arbiter that is the main process then."""
+        """Send USR2, and TERM when the new arbiter serves; return the pid of the new main process."""
         second = self.folder / "pid.2"
         ready = self.log().count("Worker ready")
         self.signal("USR2")
@@ -228,7 +228,7 @@ def systemd() -> Iterator[ServiceManager]:
     [("", NOTIFY), ("--preload", NOTIFY), ("--daemon --log-file log", FORKING)],
     ids=["notify", "notify-preload", "forking"],
 )
-def test_systemd_keeps_a_service_that_is_upgraded_and_lets_it_drain_at_a_stop(
+def test_an_upgraded_service_keeps_running_and_drains_at_a_stop(
     systemd: ServiceManager, options: str, more: str
 ) -> None:
     service = Service(systemd, options, more)
@@ -237,7 +237,7 @@ def test_systemd_keeps_a_service_that_is_upgraded_and_lets_it_drain_at_a_stop(
         assert client.call(b"here") == b"here"
         client.send(b"slow")
         assert client.recv() == b"it begins"
-        service.stop()  # returns when it has ended
+        service.stop()  # returns when the service has ended
         assert client.recv() == b"slow"
 
     assert (service.show("ActiveState"), service.show("Result")) == ("inactive", "success")
@@ -246,12 +246,12 @@ def test_systemd_keeps_a_service_that_is_upgraded_and_lets_it_drain_at_a_stop(
     assert sorted(path.name for path in service.folder.iterdir() if path.name.startswith(("pid", "sock"))) == []
 
 
-def test_systemd_watches_the_new_arbiter_and_starts_the_service_again_when_that_is_killed(
+def test_systemds_watchdog_restarts_the_service_when_the_new_arbiter_hangs(
     systemd: ServiceManager,
 ) -> None:
     service = Service(systemd)
     pid = service.upgrade()
-    service.signal("STOP")  # it is deaf now, and the watchdog finds out
+    service.signal("STOP")  # it sends no more heartbeats, and systemd's watchdog detects that
 
     wait_for(lambda: service.show("NRestarts") == "1", "the service was started again")
     wait_for(lambda: service.show("ActiveState") == "active", "it is ready")
@@ -259,7 +259,7 @@ def test_systemd_watches_the_new_arbiter_and_starts_the_service_again_when_that_
     service.stop()
 
 
-def test_systemd_keeps_a_service_whose_upgrade_was_given_up(systemd: ServiceManager) -> None:
+def test_a_service_whose_upgrade_was_given_up_keeps_running(systemd: ServiceManager) -> None:
     service = Service(systemd)
     first = service.show("MainPID")
     service.signal("USR2")

@@ -1,7 +1,7 @@
-"""Chaos: reloads, kills, more and fewer workers and an upgrade under a verifying swarm, and nobody may notice.
+"""Reloads, kills, changes of the number of workers and an upgrade in random order, with clients that check each reply.
 
-Whoever is connected to a worker that is killed loses that connection. Nobody else loses anything: no connect is
-refused, every reply is right, what got no reply before an orderly end was never handled, and both sides count the same.
+Only the connections of a killed worker are lost. No other client sees an error: no connect is refused, and every reply
+is right. A message without a reply before an orderly end was not handled. Clients and server count the same.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ OPTIONS = ("--reload-settle", "0.1", "--drain-spread", "0.3", "--graceful-timeou
 
 @pytest.mark.alone
 @pytest.mark.parametrize("seed", [1])
-def test_chaos_loses_nobody(tmp_path: Path, seed: int) -> None:
+def test_chaos_loses_no_exchange(tmp_path: Path, seed: int) -> None:
     play(tmp_path, random.Random(seed), reloads=12, kills=12)
 
 
 @pytest.mark.longhaul
 @pytest.mark.parametrize("seed", range(2, 7))
-def test_chaos_loses_nobody_for_long(tmp_path: Path, seed: int) -> None:
+def test_chaos_loses_no_exchange_for_long(tmp_path: Path, seed: int) -> None:
     play(tmp_path, random.Random(seed), reloads=60, kills=60)
 
 
 @pytest.mark.longhaul
-def test_chaos_loses_nobody_for_long_with_preload(tmp_path: Path) -> None:
+def test_chaos_loses_no_exchange_for_long_with_preload(tmp_path: Path) -> None:
     play(tmp_path, random.Random(8), reloads=60, kills=60, options=("--preload",))
 
 
 @pytest.mark.alone
-def test_chaos_loses_nobody_with_preload(tmp_path: Path) -> None:
+def test_chaos_loses_no_exchange_with_preload(tmp_path: Path) -> None:
     play(tmp_path, random.Random(9), reloads=5, kills=5, options=("--preload",))
 
 
 @pytest.mark.longhaul
-def test_chaos_loses_nobody_for_long_over_tls(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+def test_chaos_loses_no_exchange_for_long_over_tls(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
     play_over_tls(tmp_path, certificate, random.Random(10), reloads=60, kills=60)
 
 
-def test_chaos_loses_nobody_over_tls(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+def test_chaos_loses_no_exchange_over_tls(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
     play_over_tls(tmp_path, certificate, random.Random(11), reloads=5, kills=5)
 
 
 @pytest.mark.alone
-def test_chaos_loses_nobody_with_a_listener_for_each_worker(tmp_path: Path) -> None:
+def test_chaos_loses_no_exchange_with_a_listener_for_each_worker(tmp_path: Path) -> None:
     play(tmp_path, random.Random(7), reloads=5, kills=5, options=("--reuse-port",))
 
 
@@ -78,12 +78,12 @@ def play(
     acts = ["reload"] * reloads + ["kill"] * kills + ["more", "fewer"] * 2 + ["upgrade"]
     dice.shuffle(acts)
     with GserverProcess(folder, "app:app", *OPTIONS, *options, workers=3) as server:
-        everybody = [server.arbiter]
+        arbiters = [server.arbiter]
         with Swarm(server.address, long=30, short=4, pause_s=0.015, tls=tls) as swarm:
             for act in acts:
                 perform(act, folder, server, swarm, dice)
-            everybody.append(server.arbiter)
-        end(server, everybody)
+            arbiters.append(server.arbiter)
+        end(server, arbiters)
     print(f"\n{swarm.tally}")
     assert swarm.tally.faults == []
     assert_accounts_agree(server.log, swarm)
@@ -97,7 +97,7 @@ def perform(act: str, folder: Path, server: GserverProcess, swarm: Swarm, dice: 
     elif act == "kill":
         victim = choose_worker(server, dice)
         with swarm.killing(victim):
-            with contextlib.suppress(ProcessLookupError):  # it has ended its drain
+            with contextlib.suppress(ProcessLookupError):  # the worker has ended already, after its drain
                 os.kill(victim, signal.SIGKILL)
             wait_for(lambda: victim not in server.serving_pids(), "the killed worker is gone")
     elif act == "upgrade":
@@ -124,25 +124,25 @@ def upgrade(server: GserverProcess) -> None:
     old.send_signal(signal.SIGUSR2)
     wait_for(lambda: len(re.findall("Worker ready", server.log)) >= ready + 3, "the new arbiter's workers are ready")
     old.send_signal(signal.SIGTERM)
-    wait_for(lambda: "The arbiter before this one has ended" in server.log, "the new arbiter has taken over")
+    wait_for(lambda: "The old arbiter has ended" in server.log, "the new arbiter has taken over")
     server.process.wait()
     wait_for(lambda: server.arbiter.pid != old.pid, "the pid file names the new arbiter")
 
 
-def end(server: GserverProcess, everybody: list[psutil.Process]) -> None:
+def end(server: GserverProcess, arbiters: list[psutil.Process]) -> None:
     tree = [server.arbiter, *server.arbiter.children(recursive=True)]
     server.arbiter.send_signal(signal.SIGTERM)
-    wait_for(lambda: not any(is_alive(one) for one in [*tree, *everybody]), "every process has ended")
+    wait_for(lambda: not any(is_alive(one) for one in [*tree, *arbiters]), "every process has ended")
 
 
 def assert_accounts_agree(log: str, swarm: Swarm) -> None:
-    """What both arbiters counted is what the clients saw."""
+    """Check that the counts of both arbiters match those of the clients."""
     tally, server = swarm.tally, Counter[str]()
     for line in re.findall(r"Totals: (.*)", log):
         server.update({name: int(number) for name, number in re.findall(r"(\w+) (\d+)", line)})
     assert server["open"] == 0
-    # A worker that is killed between an accept() and its count takes that connection with it.
+    # A worker that is killed between accept() and counting does not count that connection.
     assert tally.connected - swarm.kills <= server["accepted"] <= tally.connected + tally.broken_off
-    # A reply that was on its way when its worker was killed was counted, and not seen.
+    # A reply in flight when its worker was killed was counted, but not received.
     assert tally.verified <= server["messages"] <= tally.verified + tally.lost_with_worker
     assert server["errors"] == 0

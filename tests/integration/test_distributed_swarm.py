@@ -1,4 +1,4 @@
-"""A swarm from several hosts, as a person would start it: network namespaces, of which one has another clock."""
+"""A swarm on several hosts, started by its commands. The hosts are network namespaces; one worker has another clock."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.helpers.namespaces import Network, network
 from tests.helpers.processes import wait_for
 
 PATIENCE_S = 120.0
-# Each connection sends its request again after 0.2 s, 0.4 s, 0.8 s and so on: a second or two without a network.
+# Each connection retransmits after 0.2 s, 0.4 s, 0.8 s and so on: so many take a second or two without a network.
 SENT_AGAIN = 100
 OTHER_CLOCK = ("unshare", "-T", "--monotonic", "1000", "--fork")
 
 
 class Field:
-    """A server on one host, a sampler beside it, a run on a second host and two workers on a third."""
+    """A server and a sampler on one host, a run on a second one, and two workers on a third."""
 
     def __init__(self, net: Network, folder: Path, stack: ExitStack, seconds: int) -> None:
         self.net, self._folder, self._stack = net, folder, stack
@@ -65,7 +65,7 @@ class Field:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """With all that it started: a namespace is left by exec, but a worker has a Locust below it."""
+    """End a process and its descendants: `ip netns exec` becomes the program, but a worker has a Locust below it."""
     below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.terminate()
     try:
@@ -80,13 +80,13 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture
 def field(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Field]:
-    """Measured for four seconds, or as many as the parameter says."""
+    """The hosts, with a run that measures for four seconds, or for as many as the parameter."""
     with network("master", "server", "worker") as net, ExitStack() as stack:
         yield Field(net, tmp_path, stack, getattr(request, "param", 4))
 
 
-def test_hosts_whose_clocks_differ_make_one_run(field: Field) -> None:
-    """What the worker whose clock is 1,000 s ahead has seen is in the same seconds as all else."""
+def test_hosts_with_different_clocks_make_one_run(field: Field) -> None:
+    """The results of the worker with a clock 1,000 s ahead are in the same seconds as all others."""
     run = field.end()
     recording = load_recording(run.path / "client.json")
     start, finish = run.phases["measure"]
@@ -103,7 +103,7 @@ def test_hosts_whose_clocks_differ_make_one_run(field: Field) -> None:
 
 
 @pytest.mark.longhaul
-def test_a_worker_that_is_killed_is_missed_and_the_figures_are_of_what_arrived(field: Field) -> None:
+def test_a_killed_worker_is_reported_and_figures_are_of_what_arrived(field: Field) -> None:
     field.await_log("master", "measure")
     for process in psutil.Process(field.worker.pid).children(recursive=True):
         process.kill()
@@ -121,8 +121,8 @@ def test_a_worker_that_is_killed_is_missed_and_the_figures_are_of_what_arrived(f
 
 @pytest.mark.longhaul
 @pytest.mark.parametrize("field", [16], indirect=True)
-def test_a_connection_that_is_lost_for_some_seconds_loses_nothing_but_time(field: Field) -> None:
-    """Both workers are behind one cable: they go on, report later, and their slow exchanges are the network's."""
+def test_a_network_that_is_down_for_some_seconds_loses_no_results(field: Field) -> None:
+    """Both workers are behind one link: they continue, report later, and their slow exchanges count."""
     field.await_log("master", "measure")
     before = network_counters(field.worker.pid)["retransmits"]
     field.net.plug("worker", False)
@@ -141,7 +141,7 @@ def test_a_connection_that_is_lost_for_some_seconds_loses_nothing_but_time(field
 
 
 @pytest.mark.longhaul
-def test_workers_whose_master_dies_end_in_one_line(field: Field) -> None:
+def test_workers_print_one_line_when_their_master_dies(field: Field) -> None:
     field.await_log("master", "measure")
     for process in psutil.Process(field.run.pid).children(recursive=True):
         if "locust" in " ".join(process.cmdline()):

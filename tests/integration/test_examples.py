@@ -1,4 +1,4 @@
-"""The examples are as good as they say, as far as a machine without systemd and Docker running can tell."""
+"""Check the examples as far as possible on a machine without running systemd and Docker."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ DEPLOYING = (EXAMPLES.parent / "docs" / "deploying.md").read_text()
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
-def test_the_units_are_what_systemd_accepts(tmp_path: Path) -> None:
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     for unit in (EXAMPLES / "systemd").iterdir():
-        # The only thing that is not on this machine is the command.
+        # Only the command does not exist on this machine.
         (tmp_path / unit.name).write_text(re.sub(r"/srv/myapp/venv/bin/gserver", sys.executable, unit.read_text()))
     units = [str(path) for path in tmp_path.iterdir()]
     ended = subprocess.run(
@@ -37,7 +37,7 @@ def test_the_units_are_what_systemd_accepts(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_the_units_use_flags_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_units_use_existing_flags(capsys: pytest.CaptureFixture[str]) -> None:
     text = (EXAMPLES / "systemd" / "gserver.service").read_text()
     with pytest.raises(SystemExit):
         main(["--help"])
@@ -52,7 +52,7 @@ def seconds_to_stop(settings: Settings) -> float:
     return settings.longest_drain_s + KILL_GRACE_S
 
 
-def test_the_service_may_stop_for_as_long_as_the_server_needs_by_default() -> None:
+def test_the_stop_timeout_of_the_unit_covers_the_default_drain() -> None:
     text = (EXAMPLES / "systemd" / "gserver.service").read_text()
     (allowed,) = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.M)
 
@@ -63,7 +63,7 @@ def test_the_service_may_stop_for_as_long_as_the_server_needs_by_default() -> No
         assert f"`{line}`" in DEPLOYING
 
 
-def test_the_container_has_stopped_before_docker_kills_it() -> None:
+def test_the_container_stops_before_docker_kills_it() -> None:
     text = (EXAMPLES / "Dockerfile").read_text()
     (words,) = re.findall(r'^ENV GSERVER_CMD_ARGS="(.*)"$', text, re.M)
     settings = Settings.checked(parse_environment({"GSERVER_CMD_ARGS": words}))
@@ -73,7 +73,7 @@ def test_the_container_has_stopped_before_docker_kills_it() -> None:
     assert json.loads(check) == ["gserver", "--stats", settings.stats_socket]
 
 
-def test_the_pod_has_stopped_before_kubernetes_kills_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_pod_stops_before_kubernetes_kills_it(capsys: pytest.CaptureFixture[str]) -> None:
     yaml = pytest.importorskip("yaml")
     (text,) = re.findall(r"^```yaml\n(.*?)^```", DEPLOYING, re.M | re.S)
     spec = yaml.safe_load(text)["spec"]
@@ -88,7 +88,7 @@ def test_the_pod_has_stopped_before_kubernetes_kills_it(capsys: pytest.CaptureFi
     assert container["readinessProbe"]["exec"]["command"] == ["gserver", "--stats", settings.stats_socket]
 
 
-def test_the_command_of_the_container_can_be_served(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_of_the_container_is_valid(capsys: pytest.CaptureFixture[str]) -> None:
     text = (EXAMPLES / "Dockerfile").read_text()
     words = [json.loads(found) for found in re.findall(r"^(?:ENTRYPOINT|CMD) (\[.*\])$", text, re.M)]
     (program, *_), arguments = words
@@ -98,7 +98,7 @@ def test_the_command_of_the_container_can_be_served(capsys: pytest.CaptureFixtur
     assert "bind = 0.0.0.0:3001" in capsys.readouterr().out
 
 
-def test_the_container_copies_and_installs_what_there_is() -> None:
+def test_the_container_copies_and_installs_existing_files() -> None:
     text = (EXAMPLES / "Dockerfile").read_text()
 
     assert "COPY . /src" in text
@@ -109,30 +109,30 @@ def test_the_container_copies_and_installs_what_there_is() -> None:
 WORKFLOW = EXAMPLES / "github-actions" / "loadtests.yml"
 
 
-def test_the_workflow_is_yaml_of_jobs_with_steps_that_do_something() -> None:
+def test_the_workflow_is_valid_yaml_with_steps() -> None:
     yaml = pytest.importorskip("yaml")
     workflow = yaml.safe_load(WORKFLOW.read_text())
 
     (job,) = workflow["jobs"].values()
     assert all(("run" in step) != ("uses" in step) for step in job["steps"])
-    assert workflow[True] == "pull_request"  # in YAML "on" is a truth
+    assert workflow[True] == "pull_request"  # "on" is the boolean true in YAML
 
 
-def test_the_workflow_runs_commands_that_loadtests_understands(monkeypatch: pytest.MonkeyPatch) -> None:
-    understood: list[argparse.Namespace] = []
+def test_the_workflow_runs_valid_commands_of_loadtests(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[argparse.Namespace] = []
 
-    def understand(arguments: argparse.Namespace) -> int:
-        understood.append(arguments)
+    def record(arguments: argparse.Namespace) -> int:
+        parsed.append(arguments)
         return 0
 
-    monkeypatch.setattr("loadtests.commands.ab.main", understand)
+    monkeypatch.setattr("loadtests.commands.ab.main", record)
     text = re.sub(r"\$\{\{ github.base_ref \}\}", "main", WORKFLOW.read_text())
     commands = re.findall(r"run: (?:>\n +)?loadtests (.*(?:\n {10}[^ ].*)*)", text)
     for command in commands:
         words, _, _ = command.partition(">")
 
         assert loadtests_main(shlex.split(words)) == 0
-    (arguments,) = understood
+    (arguments,) = parsed
     base, head = parse_spec(arguments.a), parse_spec(arguments.b)
     assert (base.served, base.ref, head.served, head.ref) == ("json", "origin/main", "json", None)
     assert arguments.markdown

@@ -1,4 +1,4 @@
-"""examples/blocking.py: handlers that wait keep nobody waiting but their own connection."""
+"""examples/blocking.py: a handler that blocks delays only its own connection."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROUND_S = 0.25
 
 
 class LittleRedis:
-    """Answers GET with the key, after a moment; a thread for each connection. Closes: leaving the `with`."""
+    """A server that replies to GET with the key after 50 ms; leaving the `with` closes it."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -65,18 +65,18 @@ def server(tmp_path: Path) -> Iterator[GserverProcess]:
 
 
 @contextmanager
-def busy_with(server: GserverProcess, question: bytes, clients: int) -> Iterator[list[int]]:
-    """So many that ask this, one question after the other; how many answers each has had, at the end."""
+def busy_with(server: GserverProcess, line: bytes, clients: int) -> Iterator[list[int]]:
+    """Run so many clients that send this line again and again; yields the number of replies of each."""
     over = threading.Event()
     answers = [0] * clients
 
-    def ask(number: int) -> None:
+    def run(number: int) -> None:
         with Client(server.address, Lines()) as client:
             while not over.is_set():
-                assert not client.call(question).startswith(b"ERROR")
+                assert not client.call(line).startswith(b"ERROR")
                 answers[number] += 1
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(clients)]
     for thread in threads:
         thread.start()
     try:
@@ -98,24 +98,24 @@ def test_each_command_answers(server: GserverProcess) -> None:
 
 @pytest.mark.alone
 @pytest.mark.parametrize(
-    ("question", "clients"),
-    [(b"sleep", 30), (b"get key", 30), (b"hash text", 1)],  # the last takes a processor, of which there may be two
+    ("line", "clients"),
+    [(b"sleep", 30), (b"get key", 30), (b"hash text", 1)],  # the last one uses a whole core, and there may be only two
     ids=["sleep", "redis", "thread"],
 )
-def test_who_does_not_wait_is_answered_as_before(server: GserverProcess, question: bytes, clients: int) -> None:
-    """Rounds with and without clients that wait, in turns: the median answer takes a few times as long at the most.
+def test_other_connections_are_answered_as_before(server: GserverProcess, line: bytes, clients: int) -> None:
+    """Rounds with and without blocking clients alternate: the median latency grows by a small factor at most.
 
-    If handlers kept each other waiting it would be a hundred times: every question of the others takes 10 to 50 ms.
+    If handlers delayed each other, it would grow a hundredfold: each request of the blocking clients takes 10 to 50 ms.
     """
     steady = Steady(server.address, 10, command=b"echo ")
     ratios = []
     for _ in range(ROUNDS):
         alone = statistics.median(steady.ask_for(ROUND_S))
-        with busy_with(server, question, clients) as answers:
+        with busy_with(server, line, clients) as answers:
             beside = statistics.median(steady.ask_for(ROUND_S))
         assert min(answers) > 0
         ratios.append(beside / alone)
     steady.close()
 
-    print(f"{question!r}: the median answer takes {sorted(round(ratio, 2) for ratio in ratios)} times as long")
+    print(f"{line!r}: median latency, factors of the rounds: {sorted(round(ratio, 2) for ratio in ratios)}")
     assert statistics.median(ratios) < 10

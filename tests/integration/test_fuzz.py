@@ -1,4 +1,4 @@
-"""Every fuzz target runs for a moment; tests/fuzz/README.md says how to run one for longer."""
+"""Run every fuzz target briefly; tests/fuzz/README.md explains how to run one for longer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("atheris") is None, rea
 
 
 def run_target(folder: Path, *arguments: str, target: str = "fuzz_codecs.py") -> subprocess.CompletedProcess[str]:
-    """Crashing inputs are written to `folder`."""
+    """Run a target in `folder`; it writes inputs that fail there."""
     return subprocess.run(
         [sys.executable, str(FUZZ / target), *arguments],
         cwd=folder,
@@ -31,7 +31,7 @@ def run_target(folder: Path, *arguments: str, target: str = "fuzz_codecs.py") ->
 
 
 @pytest.mark.parametrize("codec", VARIANTS)
-def test_no_bytes_that_the_fuzzer_finds_break_the_law_of_codecs(codec: str, tmp_path: Path) -> None:
+def test_the_fuzzer_finds_no_failure_of_a_codec(codec: str, tmp_path: Path) -> None:
     done = run_target(tmp_path, codec, f"-runs={RUNS}", "-seed=1", "-max_len=200")
 
     assert done.returncode == 0, done.stderr
@@ -39,7 +39,7 @@ def test_no_bytes_that_the_fuzzer_finds_break_the_law_of_codecs(codec: str, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_bytes_that_the_fuzzer_finds_break_the_law_of_proxy_headers(tmp_path: Path) -> None:
+def test_the_fuzzer_finds_no_failure_of_the_proxy_header(tmp_path: Path) -> None:
     done = run_target(tmp_path, "-runs=5000", "-seed=1", "-max_len=200", target="fuzz_proxy_protocol.py")
 
     assert done.returncode == 0, done.stderr
@@ -47,7 +47,7 @@ def test_no_bytes_that_the_fuzzer_finds_break_the_law_of_proxy_headers(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_codec_that_is_unknown_is_a_usage_error(tmp_path: Path) -> None:
+def test_an_unknown_codec_is_a_usage_error(tmp_path: Path) -> None:
     done = run_target(tmp_path, "nonsense")
 
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""A TcpServer is a StreamServer in every respect: gevent's own tests of StreamServer pass with it."""
+"""TcpServer behaves like gevent's StreamServer: gevent's own tests of StreamServer pass with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 MODULE = Path(__file__).parents[1] / "helpers" / "gevent_server_tests.py"
-# Of 39, one is skipped everywhere, which the unittest of Python 3.12.1 does not count.
+# There are 39. One is always skipped, and unittest of Python 3.12.1 does not count skipped tests.
 GEVENT_TESTS = 38
 TIMEOUT_S = 60
 

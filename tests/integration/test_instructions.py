@@ -1,7 +1,7 @@
-"""What a message costs must not creep up: instructions are counted, so that no noise of the machine hides it.
+"""The number of instructions for a message must not grow. Instructions are counted, because time is too noisy.
 
-A change that makes a message dearer on purpose raises a bound, and says what it buys; one that makes it cheaper lowers
-the bounds. `python -m tests.helpers.instructions` prints the ratios of an interpreter.
+A change that needs more instructions on purpose raises a bound and explains the benefit; a change that saves some
+lowers the bounds. `python -m tests.helpers.instructions` prints the ratios of an interpreter.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed"),
 ]
 
-#: The ratios that were counted, by version; interpreters differ in what makes them fast. A version that is not here is
-#: held to the largest. Builds without profile-guided optimization were counted, but for 3.14: there a build with it
-#: counted 0.448 and 0.445 compiled, and 1.202 and 0.570 in Python. That is multiplied here by the ratios between 3.11
-#: without and with it: 1.06 and 1.10, 1.01 and 1.06.
+#: The counted ratios, by version of Python. The largest one applies to a version that is not listed. The counts are of
+#: builds without profile-guided optimization (PGO). Only for 3.14 a build with PGO was counted: 0.448 and 0.445
+#: compiled, 1.202 and 0.570 in Python. These were multiplied by the ratios of 3.11 without PGO to 3.11 with it: 1.06
+#: and 1.10, 1.01 and 1.06.
 COUNTED = {
     "compiled": {
         (3, 11): Costs(echo=0.39, json=0.41),
@@ -29,7 +29,7 @@ COUNTED = {
         (3, 13): Costs(echo=0.45, json=0.46),
         (3, 14): Costs(echo=0.47, json=0.49),
     },
-    # On every version 0.12 of an echo is a context for each connection: greenlet's gr_context is read twice a turn.
+    # In every version 0.12 of an echo is the context of each connection: greenlet's gr_context is read twice a message.
     "pure": {
         (3, 11): Costs(echo=1.12, json=0.55),
         (3, 12): Costs(echo=1.12, json=0.55),
@@ -37,8 +37,7 @@ COUNTED = {
         (3, 14): Costs(echo=1.21, json=0.60),
     },
 }
-#: One build of a version with profile-guided optimization, as Debian's, counts up to 10 % less than one without, which
-#: is what stands above.
+#: Builds with PGO, such as Debian's, count up to 10 % less than those above.
 TOLERANCE = 1.06
 
 
@@ -50,7 +49,7 @@ TOLERANCE = 1.06
     ],
 )
 def how(request: pytest.FixtureRequest) -> str:
-    """What serves: the turn in C, or where there is none, or much time, the one in Python."""
+    """The message loop: in C if gserver is compiled; in Python otherwise, and in longhaul runs."""
     return str(request.param)
 
 
@@ -65,15 +64,15 @@ def bound(how: str, kind: str) -> float:
     return getattr(counted, kind, largest) * TOLERANCE
 
 
-def test_an_echo_takes_no_more_instructions_than_it_did(costs: Costs, how: str) -> None:
+def test_an_echo_takes_no_more_instructions_than_before(costs: Costs, how: str) -> None:
     assert costs.echo <= bound(how, "echo")
 
 
-def test_a_json_message_takes_no_more_instructions_than_it_did(costs: Costs, how: str) -> None:
+def test_a_json_message_takes_no_more_instructions_than_before(costs: Costs, how: str) -> None:
     assert costs.json <= bound(how, "json")
 
 
-def test_the_yardstick_measures_both(costs: Costs, how: str) -> None:
-    """A server that answered without doing anything, or a yardstick that had grown, would show here."""
+def test_the_ratios_are_plausible(costs: Costs, how: str) -> None:
+    """Detects a server that does no work, and a yardstick that has grown."""
     assert costs.echo > bound(how, "echo") / 2
     assert costs.json > bound(how, "json") / 2

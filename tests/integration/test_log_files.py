@@ -1,4 +1,4 @@
-"""The logs of a whole server: rotated at any moment and by logrotate itself, unread, and on a full disk."""
+"""The log files of a whole server: rotation at any moment and by logrotate, a pipe that is not read, a full disk."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from tests.helpers.processes import (
 ECHO_APP = "from gserver import Lines, Service\napp = Service(lambda line, conn: line, Lines, probe=b'probe')\n"
 NAMES = ("errors", "access")
 FILES = ("--log-file", "logs/errors", "--access-logfile", "logs/access")
-needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can change the user")
 needs_logrotate = pytest.mark.skipif(not shutil.which("logrotate"), reason="needs logrotate")
 
 
-# Imported by the arbiter, so that workers need not read an interpreter that only root may read.
+# Imported by the arbiter, because workers of another user may not be able to read this interpreter.
 EARLY_IMPORTS = """
 import importlib, importlib.metadata, pkgutil
 import _threading_local, concurrent.futures.thread, encodings.idna, linecache, queue, selectors, subprocess
@@ -53,7 +53,7 @@ del gevent, gserver
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that every user may enter, with one for logs in it that only its owner may."""
+    """A folder that every user may enter, with a folder for logs in it that only its owner may enter."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -90,7 +90,7 @@ def access(folder: Path, name: str = "access") -> str:
 
 
 def pids_that_log(folder: Path) -> set[int]:
-    """The processes that hold the present access log open."""
+    """Return the processes that have the current access log open."""
     path = str(folder / "logs" / "access")
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
@@ -107,7 +107,7 @@ def has_new_file(folder: Path, pids: set[int]) -> Callable[[], bool]:
 
 
 def everything(folder: Path, name: str) -> str:
-    """What a log says in all its files, the compressed ones as well."""
+    """Return the content of all files of a log, also of the compressed ones."""
     texts = []
     for path in (folder / "logs").glob(f"{name}*"):
         texts.append(gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text())
@@ -119,8 +119,8 @@ def everything(folder: Path, name: str) -> str:
 
 @needs_root
 @pytest.mark.parametrize("options", [(), ("--preload",), ("--capture-output",), ("--no-patch",)], ids="".join)
-def test_workers_of_another_user_go_on_in_the_new_file(folder: Path, options: tuple[str, ...]) -> None:
-    """They may not even enter its folder."""
+def test_workers_of_another_user_write_to_the_new_file(folder: Path, options: tuple[str, ...]) -> None:
+    """The workers may not even enter the folder of the logs."""
     with start(folder, "--user", "nobody", *options, workers=2) as server:
         address, workers = server.address, set(server.serving_pids())
         exchange(address)
@@ -145,7 +145,7 @@ app = Service(lambda line, conn: line, Lines, probe=b"probe")
 
 
 @pytest.mark.parametrize("options", [(), ("--preload",)], ids=["plain", "preloaded"])
-def test_a_worker_that_boots_meanwhile_writes_to_the_new_files(folder: Path, options: tuple[str, ...]) -> None:
+def test_a_worker_that_starts_during_a_rotation_writes_to_the_new_files(folder: Path, options: tuple[str, ...]) -> None:
     (folder / "app.py").write_text(WAITING_APP)
     with start(folder, *options, ready="Listening at") as server:
         address = server.address
@@ -186,7 +186,7 @@ def test_a_worker_that_drains_writes_to_the_new_files(folder: Path) -> None:
         assert access(folder, "access.1") == ""
 
 
-def test_what_watches_the_code_writes_to_the_new_file(folder: Path) -> None:
+def test_the_process_that_watches_the_code_writes_to_the_new_file(folder: Path) -> None:
     with start(folder, "--reload", "--reload-engine", "poll") as server:
         rotate(folder, server)
         (folder / "app.py").write_text(ECHO_APP + "# changed\n")
@@ -194,8 +194,8 @@ def test_what_watches_the_code_writes_to_the_new_file(folder: Path) -> None:
         server.wait_for_log("Reloaded")
 
 
-def test_a_new_arbiter_opens_the_files_that_were_moved_before_it_took_over(folder: Path) -> None:
-    """The signal went to the old one, which the pid file named."""
+def test_a_new_arbiter_reopens_files_that_were_rotated_before_it_took_over(folder: Path) -> None:
+    """The signal was sent to the old arbiter, because its pid was in the pid file."""
     with start(folder) as server:
         address = server.address
         server.signal(signal.SIGUSR2)
@@ -216,7 +216,7 @@ def test_a_new_arbiter_opens_the_files_that_were_moved_before_it_took_over(folde
 
 
 def run_logrotate(folder: Path, config: str | None = None) -> None:
-    """Rotate by the example's configuration, or by `config`."""
+    """Run logrotate with the example's configuration, or with `config`."""
     example = Path(__file__).parents[2] / "examples" / "logrotate" / "gserver"
     text = (config or example.read_text()).replace(
         "/var/log/gserver/*.log", f"{folder}/logs/errors {folder}/logs/access"
@@ -260,7 +260,7 @@ def test_logrotate_by_renaming_loses_no_line(folder: Path, options: tuple[str, .
 
 @needs_logrotate
 @pytest.mark.parametrize("options", USERS)
-def test_logrotate_by_copying_and_truncating_goes_on_in_the_same_file(folder: Path, options: tuple[str, ...]) -> None:
+def test_logrotate_with_copytruncate_continues_in_the_same_file(folder: Path, options: tuple[str, ...]) -> None:
     config = "/var/log/gserver/*.log {\n    rotate 5\n    copytruncate\n}\n"
     with start(folder, *options, workers=2) as server:
         address = server.address
@@ -275,14 +275,14 @@ def test_logrotate_by_copying_and_truncating_goes_on_in_the_same_file(folder: Pa
         assert access(folder, "access.1").count("peer_eof") == 10
 
 
-# Logs that nobody reads, and those that cannot be written
+# Log pipes that are not read, and log files that cannot be written
 
 
 class PipedServer:
-    """A server whose standard output and error are one pipe; in `with`, it serves."""
+    """A server with one pipe as its standard output and error; in the `with`, it serves."""
 
     def __init__(self, folder: Path, *arguments: str, before: Callable[[], None] | None = None) -> None:
-        """before: called in the process before it becomes gserver."""
+        """before: called in the child process before it executes gserver."""
         self._reader, writer = os.pipe()
         command = [sys.executable, "-m", "gserver", "app:app", "-b", "unix:socket", *arguments]
         self.process = subprocess.Popen(
@@ -316,7 +316,7 @@ class PipedServer:
         os.close(self._reader)
 
     def read(self) -> str:
-        """What was logged so far."""
+        """Return everything that was logged so far."""
         while select.select([self._reader], [], [], 0)[0] and (data := os.read(self._reader, 65536)):
             self.text += data.decode()
         return self.text
@@ -326,14 +326,14 @@ class PipedServer:
             assert client.call(line) == line
 
 
-#: A line of 2,000 bytes, and in it the number of bytes that the connection has sent.
+#: An access log line of 2,000 bytes with the number of bytes that the connection has sent.
 LONG_LINES = ("--access-logfile", "-", "--access-logformat", f"bytes %(I)s {'x' * 2000}")
 MORE_THAN_FITS = (QUEUE_BYTES + 64 * 1024) // 2000 + 30
 
 
 @pytest.mark.parametrize("options", [(), ("--no-patch",), ("--preload",)], ids="".join)
-def test_logs_that_nobody_reads_stop_neither_the_service_nor_its_end(folder: Path, options: tuple[str, ...]) -> None:
-    """One that blocked would be waited for, for the graceful timeout."""
+def test_an_unread_log_pipe_blocks_neither_service_nor_stop(folder: Path, options: tuple[str, ...]) -> None:
+    """A blocked process would delay the stop by the graceful timeout."""
     with PipedServer(folder, *LONG_LINES, *options, "--graceful-timeout", "60") as server:
         for number in range(MORE_THAN_FITS):
             server.exchange(b"x" * number)
@@ -344,14 +344,14 @@ def test_logs_that_nobody_reads_stop_neither_the_service_nor_its_end(folder: Pat
         assert server.process.wait(PATIENCE_S) == 0
 
 
-def test_logs_that_are_read_again_go_on_in_order_and_report_what_was_lost(folder: Path) -> None:
+def test_a_log_pipe_that_is_read_again_continues_in_order_and_reports_lost_lines(folder: Path) -> None:
     with PipedServer(folder, *LONG_LINES, "--workers", "1") as server:
         for number in range(1, MORE_THAN_FITS):  # the empty line was the first exchange
             server.exchange(b"x" * number)
         last = MORE_THAN_FITS
 
         def is_written() -> bool:
-            """Each connection has the worker try again; so does each second."""
+            """The worker retries after each connection, and once a second."""
             nonlocal last
             server.exchange(b"x" * last)
             last += 1
@@ -369,7 +369,7 @@ def test_logs_that_are_read_again_go_on_in_order_and_report_what_was_lost(folder
         assert "Traceback" not in server.text
 
 
-def test_many_workers_write_into_one_slow_pipe_and_no_line_is_torn(folder: Path) -> None:
+def test_lines_of_many_workers_in_one_slow_pipe_are_not_split(folder: Path) -> None:
     with PipedServer(folder, *LONG_LINES, "--workers", "4") as server:
         for number in range(200):
             server.exchange(b"x" * number)
@@ -383,7 +383,7 @@ def test_many_workers_write_into_one_slow_pipe_and_no_line_is_torn(folder: Path)
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize("full", ["access", "error", "both"])
-def test_a_full_disk_costs_lines_and_no_tracebacks(folder: Path, full: str) -> None:
+def test_a_full_disk_loses_lines_and_logs_no_tracebacks(folder: Path, full: str) -> None:
     access_path = "logs/access" if full == "error" else "/dev/full"
     error_path = "logs/errors" if full == "access" else "/dev/full"
     with PipedServer(folder, "--access-logfile", access_path, "--error-logfile", error_path) as server:
@@ -398,8 +398,8 @@ def test_a_full_disk_costs_lines_and_no_tracebacks(folder: Path, full: str) -> N
         assert all("(No space left on device)" in line for line in said)
 
 
-def test_a_log_of_limited_size_goes_on_when_it_is_rotated(folder: Path) -> None:
-    """The file cannot grow any more, and there is room in a new one."""
+def test_a_log_that_reached_its_size_limit_continues_after_a_rotation(folder: Path) -> None:
+    """The file has reached RLIMIT_FSIZE; a new file can grow again."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

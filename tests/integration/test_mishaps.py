@@ -1,4 +1,4 @@
-"""Runs to which something happens: each is readable, says what it was, and pretends nothing."""
+"""Runs that are disturbed: each can be read afterwards, and its report names the disturbance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOG = "import os; os.sched_setaffinity(0, {%d})\nwhile True: pass"
 
 @dataclass
 class Mishap:
-    """A run that goes on, and what it ended with."""
+    """A running `loadtests run`, and its status and output after its end."""
 
     results: Path
     process: subprocess.Popen[str]
@@ -35,14 +35,14 @@ class Mishap:
     said: str = ""
 
     def locate(self, words: str) -> psutil.Process:
-        """The newest process of this run that has these words in its command line."""
+        """Return the newest process of this run with these words in its command line."""
 
         found: list[psutil.Process] = []
 
         def is_found() -> bool:
             assert self.process.poll() is None, "the run has ended"
             for child in psutil.Process(self.process.pid).children(recursive=True):
-                with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                with suppress(psutil.NoSuchProcess):  # it has ended in between
                     if words in " ".join(child.cmdline()):
                         found.append(child)
             return bool(found)
@@ -51,7 +51,7 @@ class Mishap:
         return max(found, key=lambda each: (each.create_time(), each.pid))
 
     def measures(self) -> bool:
-        """Whether the swarm has come to where it is measured."""
+        """Whether the swarm is in its measured phase."""
         with suppress(psutil.NoSuchProcess, FileNotFoundError):
             command = self.locate("locust").cmdline()
             if "--phases" in command:
@@ -68,7 +68,7 @@ class Mishap:
 
 
 def begin(results: Path, *arguments: str, cores: set[int] | None = None, work: Path | None = None) -> Mishap:
-    """work: where the run keeps what is under way."""
+    """Start a run. cores: run on these only. work: folder for temporary files."""
     command = [sys.executable, "-m", "loadtests", "run", *arguments, "--results", str(results)]
     pin = None if cores is None else lambda: os.sched_setaffinity(0, cores)
     environment = {**os.environ, **({"TMPDIR": str(work)} if work else {})}
@@ -91,7 +91,7 @@ def hogs(count: int, core: int) -> Iterator[None]:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """1 MiB, of which half is full already."""
+    """Mount a disk of 1 MiB."""
     folder.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], capture_output=True, text=True, check=False
@@ -105,7 +105,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> None:
-    """Until there is no room for another byte."""
+    """Write to a file until the disk is full."""
     with (folder / "filler").open("wb", buffering=0) as file:
         try:
             while True:
@@ -119,8 +119,8 @@ def kill(process: psutil.Process) -> None:
 
 
 @pytest.mark.longhaul
-def test_a_starved_generator_on_a_noisy_host_is_named_as_both(tmp_path: Path) -> None:
-    """Server, swarm and three that only compute on one core, which is as if the run had a quarter of it."""
+def test_a_slow_generator_and_other_load_on_the_host_are_both_reported(tmp_path: Path) -> None:
+    """Server, swarm and three busy processes share one core, so that the run gets a quarter of it."""
     core = min(os.sched_getaffinity(0))
     with hogs(3, core):
         run = begin(tmp_path, "smoke", "--duration", "3", "--rate", "100", cores={core}).end()
@@ -131,8 +131,8 @@ def test_a_starved_generator_on_a_noisy_host_is_named_as_both(tmp_path: Path) ->
     assert run.environment["pinning"] == "not pinned"
 
 
-def test_what_dies_in_the_middle_is_missed(tmp_path: Path) -> None:
-    """The sampler, and a worker of Locust's, each in a run of its own; both go on to their end."""
+def test_a_sampler_or_worker_that_dies_is_reported(tmp_path: Path) -> None:
+    """Kill the sampler in one run and a Locust worker in another; both runs continue to their end."""
     common = ("smoke", "--duration", "4")
     blind = begin(tmp_path / "sampler", *common)
     maimed = begin(tmp_path / "worker", *common, "--processes", "2")
@@ -147,12 +147,12 @@ def test_what_dies_in_the_middle_is_missed(tmp_path: Path) -> None:
     assert unsampled.figure("throughput")
     assert maimed.status == 3
     assert halved.verdict.state == "incomplete"
-    # By its last message, which may be from before the phase in which it was killed.
+    # The time is that of its last message, which may be before the phase in which it was killed.
     lost = r"Worker process \d+ on host .* was lost (\d+ s into|before) the measured phase"
     assert re.search(lost, halved.verdict.reasons[0])
 
 
-def test_a_full_disk_costs_files_and_not_the_run(tmp_path: Path) -> None:
+def test_a_full_disk_loses_files_but_not_the_run(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk, ExitStack() as stack:
         mishap = begin(disk / "runs", "smoke", "--duration", "4")
         stack.callback(mishap.process.communicate)
@@ -163,13 +163,13 @@ def test_a_full_disk_costs_files_and_not_the_run(tmp_path: Path) -> None:
         assert mishap.status == 3
         assert run.verdict.state == "incomplete"
         assert "client.json could not be kept: No space left on device." in run.verdict.reasons
-        assert run.figure("server_cpu"), "what was sampled was under way elsewhere"
+        assert run.figure("server_cpu"), "samples were in a temporary folder on another disk"
         assert run.figure("exchanges_ok")
         assert not [path for path in run.path.iterdir() if path.suffix == ".unfinished"]
 
 
-def test_a_run_that_cannot_be_kept_still_prints_its_figures(tmp_path: Path) -> None:
-    """Its folder is removed under it."""
+def test_a_run_that_cannot_be_saved_still_prints_its_figures(tmp_path: Path) -> None:
+    """The folder of the run is removed during the run."""
     mishap = begin(tmp_path / "runs", "smoke", "--duration", "2")
     wait_for(mishap.measures, "the measure phase")
     shutil.rmtree(tmp_path / "runs")
@@ -182,7 +182,7 @@ def test_a_run_that_cannot_be_kept_still_prints_its_figures(tmp_path: Path) -> N
     assert "Traceback" not in err
 
 
-def test_a_full_disk_for_what_is_under_way_costs_no_exchange(tmp_path: Path) -> None:
+def test_a_full_disk_for_temporary_files_loses_no_exchange(tmp_path: Path) -> None:
     with small_disk(tmp_path / "work") as work, ExitStack() as stack:
         mishap = begin(tmp_path / "runs", "smoke", "--duration", "4", work=work)
         stack.callback(mishap.process.communicate)

@@ -1,4 +1,4 @@
-"""Real Node clients get the same bytes from gserver as from a Node server written for the same protocol."""
+"""Real Node clients receive the same bytes from gserver as from a Node server for the same protocol."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def node_port() -> Iterator[int]:
 
 
 def ask(port: int, chunks: list[bytes], waits_for_replies: bool = False) -> bytes:
-    """What a Node client reads from the server at `port`, to its end.
+    """Return everything that a Node client receives from the server at `port`.
 
-    waits_for_replies: whether it sends a chunk when something has come back for the one before, and not after a pause.
+    waits_for_replies: send each chunk after the reply to the one before, instead of after a pause.
     """
     pause = "reply" if waits_for_replies else "2" if len(chunks) > 5 else "20"
     command = ["node", str(NODE / "client.js"), str(port), pause, *(chunk.hex() for chunk in chunks)]
@@ -88,17 +88,17 @@ def test_gserver_answers_as_node_does(gserver_port: int, node_port: int, name: s
     assert ask(gserver_port, chunks) == expected
 
 
-def test_a_node_client_gets_its_echo(tmp_path: Path) -> None:
-    """The line that is said comes back, and the half-close is answered with one."""
+def test_a_node_client_receives_its_echo(tmp_path: Path) -> None:
+    """Lines are echoed, and the server closes after the client's half-close."""
     with GserverProcess(tmp_path, "echo") as server:
         assert ask(server.address[1], [b"Hello, server!\n", bytes(range(256))]) == b"Hello, server!\n" + bytes(
             range(256)
         )
 
 
-def test_a_prefix_is_put_before_each_chunk(tmp_path: Path) -> None:
+def test_each_chunk_gets_the_prefix(tmp_path: Path) -> None:
     with GserverProcess(tmp_path, "echo(prefix='Echo: ')") as server:
-        # A server that is 20 ms late reads both chunks as one.
+        # With a pause, a server that is 20 ms late would read both chunks as one.
         answer = ask(server.address[1], [b"Hello", b"again"], waits_for_replies=True)
 
     assert answer == b"Echo: HelloEcho: again"
@@ -111,7 +111,7 @@ lines.on('line', (line) => {
   console.log(JSON.stringify(a + b));
 });
 """
-#: Where the notation changes, and where doubles end.
+#: Numbers at which the notation changes, and the limits of doubles.
 EDGES = [0, -0.0, 1, -1, 1e21, 1e20, 999999999999999868928.0, 1e-6, 9.999e-7, 1e-7, 5e-324, 1.7976931348623157e308]
 EDGES += [2**52, 2**52 - 1, 2**53, 2**53 - 1, 2**53 + 1, 2**63, 2**64, 0.1, 0.2, 123456789012345680000, 1e308]
 
@@ -133,7 +133,7 @@ def some_number(chance: random.Random) -> int | float:
             return float(number)
 
 
-def test_sums_are_written_as_node_writes_them() -> None:
+def test_sums_are_formatted_as_by_node() -> None:
     chance = random.Random(20)
     pairs = [(some_number(chance), some_number(chance)) for _ in range(20_000)]
     lines = [standard.dumps({"type": "SUM", "a": a, "b": b}).encode() + b"\n" for a, b in pairs]

@@ -1,6 +1,6 @@
-"""What is published: the source distribution, the wheel made from it, its metadata, and what an installation can do.
+"""The source distribution, the wheel that is built from it, its metadata, and an installation of it.
 
-Both are built here from a copy of the tree, by the same calls that `python -m build` and pip make, without the network.
+Both are built from a copy of the tree, without the network, with the same calls as in `python -m build` and pip.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.helpers.processes import wait_for
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120
-#: Tracked, and of no use outside of a clone of this project.
+#: Tracked files that are of no use outside a clone of the repository.
 LEFT_OUT = {".ci/run", ".dockerignore", ".gitignore"}
 
 
@@ -60,7 +60,7 @@ def build(kind: str, source: Path, to: Path, **environment: str) -> Path:
 
 
 def not_source(folder: str, names: list[str]) -> set[str]:
-    """What is ignored of a working tree: it is much, and none of it may be published."""
+    """Return the ignored files of a working tree, which must not be published."""
     patterns = [".*", "__pycache__", "*.egg-info", "*.so", "build", "dist"]
     runs = ["[0-9]*T[0-9]*Z-*"] if Path(folder) == ROOT / "results" else []
     return {name for pattern in patterns + runs for name in fnmatch.filter(names, pattern)}
@@ -68,7 +68,7 @@ def not_source(folder: str, names: list[str]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
-    """Without a compiler, which takes seconds and changes neither list of files but for the compiled module."""
+    """Build without a compiler: compiling takes seconds, and only adds the compiled module to the files."""
     folder = tmp_path_factory.mktemp("published")
     shutil.copytree(ROOT, folder / "tree", ignore=not_source)
     (folder / "made").mkdir()
@@ -143,14 +143,14 @@ class TestWheel:
 
     @pytest.mark.parametrize("package", ["gserver", "loadtests"])
     def test_has_every_file_of_a_package(self, package: str, published: Published) -> None:
-        """Data too, and py.typed; of what is compiled, not the source."""
+        """Including data files and py.typed, but without the C source."""
         source = {f"{package}/{name}" for name in files_below(published.sdist / package)}
 
         assert {name for name in source - published.files() if "__pycache__" not in name} <= {"gserver/_native.c"}
         assert f"{package}/py.typed" in published.files()
 
     @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
-    def test_with_a_compiler_it_has_the_compiled_turn(self, published: Published, tmp_path: Path) -> None:
+    def test_with_a_compiler_it_has_the_compiled_module(self, published: Published, tmp_path: Path) -> None:
         files = set(zipfile.ZipFile(build("wheel", published.sdist, tmp_path, CFLAGS="-O0")).namelist())
 
         assert [name.split(".")[0] for name in files - published.files() if name.endswith(".so")] == ["gserver/_native"]
@@ -162,11 +162,11 @@ class TestMetadata:
         assert published.metadata.get_all("License-File") == ["LICENSE"]
         assert not [name for name in published.metadata.get_all("Classifier", []) if name.startswith("License")]
 
-    def test_says_what_it_is_about(self, published: Published) -> None:
+    def test_has_a_summary_and_keywords(self, published: Published) -> None:
         assert published.metadata["Summary"]
         assert {"tcp", "server", "gevent"} <= set(re.split(r"[ ,]+", published.metadata["Keywords"]))
 
-    def test_the_description_has_no_link_that_leads_nowhere_on_an_index_page(self, published: Published) -> None:
+    def test_the_description_has_no_relative_links(self, published: Published) -> None:
         described = published.description()
         text = re.sub(r"^```.*?^```$", "", described, flags=re.M | re.S)
 
@@ -175,9 +175,9 @@ class TestMetadata:
         assert [link for found in links for link in found if link and not link.startswith("https://")] == []
         assert "<img" not in text
         assert "![" not in text
-        assert "docs/settings.md" in text  # of a link its text is left
+        assert "docs/settings.md" in text  # the text of a link stays
 
-    def test_the_description_has_the_readmes_code_as_it_is(self, published: Published) -> None:
+    def test_the_description_has_the_code_of_the_readme_unchanged(self, published: Published) -> None:
         blocks = re.findall(r"^```.*?^```$", (ROOT / "README.md").read_text("utf-8"), re.M | re.S)
 
         assert blocks
@@ -185,7 +185,7 @@ class TestMetadata:
 
 
 class TestPythons:
-    """Each place that names versions of Python names the same."""
+    """All files name the same versions of Python."""
 
     @pytest.fixture
     def claimed(self, published: Published) -> list[str]:
@@ -207,7 +207,7 @@ class TestPythons:
         ]
         assert tox["testenv:lowest"]["base_python"] == f"py{claimed[0].replace('.', '')}"
 
-    def test_the_checkers_look_for_the_oldest(self, claimed: list[str]) -> None:
+    def test_mypy_and_ruff_check_for_the_oldest(self, claimed: list[str]) -> None:
         tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
 
         assert tools["mypy"]["python_version"] == claimed[0]
@@ -218,7 +218,7 @@ class TestPythons:
 
         assert [".".join(version) for version in compared] == claimed[:1]
 
-    def test_this_one_is_claimed(self, claimed: list[str]) -> None:
+    def test_this_version_is_among_them(self, claimed: list[str]) -> None:
         assert f"{sys.version_info.major}.{sys.version_info.minor}" in claimed
 
 
@@ -234,8 +234,8 @@ class TestRequirements:
         asked = {name: str(each.specifier) for name, each in self.requirements(published).items() if each.specifier}
         assert asked == tested
 
-    def test_what_is_installed_is_within_them(self, published: Published) -> None:
-        """So that the suite is about what is published, whoever made the environment."""
+    def test_installed_packages_are_within_them(self, published: Published) -> None:
+        """Otherwise the suite would not test the published requirements."""
         here = {"extra": "test"}
         wrong = {
             name: importlib.metadata.version(name)
@@ -246,10 +246,10 @@ class TestRequirements:
 
         assert wrong == {}
 
-    def test_the_light_extra_is_psutil_alone(self, published: Published) -> None:
+    def test_the_extra_sampler_is_psutil_alone(self, published: Published) -> None:
         assert self.of_extra(published, "sampler") == {"psutil"}
 
-    def test_what_a_swarm_needs_comes_with_the_extra(self, published: Published) -> None:
+    def test_the_extra_loadtests_has_all_packages_of_a_swarm(self, published: Published) -> None:
         distributions = importlib.metadata.packages_distributions()
 
         assert {distributions[name][0] for name in SWARM} <= self.of_extra(published, "loadtests")
@@ -260,7 +260,7 @@ class TestRequirements:
 
 
 class Installation:
-    """A virtual environment with the wheel, and no package of any extra."""
+    """A virtual environment with the wheel and without the packages of the extras."""
 
     NEEDED = ("gevent", "greenlet", "msgspec", "zope.event", "zope.interface")
 
@@ -275,7 +275,7 @@ class Installation:
             self.lend(name)
 
     def lend(self, name: str) -> None:
-        """A package of this interpreter's, where the environment finds it."""
+        """Link a package of this interpreter into the environment."""
         files = importlib.metadata.files(name)
         assert files is not None
         for top in {file.parts[0] for file in files if not file.parts[0].startswith((".", "__pycache__"))}:
@@ -304,13 +304,13 @@ class TestInstallation:
 
         assert (ended.returncode, "Traceback" in ended.stderr) == (0, False)
 
-    def test_neither_tests_nor_benchmarks_come_along(self, installation: Installation) -> None:
+    def test_tests_and_benchmarks_are_not_installed(self, installation: Installation) -> None:
         program = "import importlib.util; print([importlib.util.find_spec(name) for name in ('tests', 'benchmarks')])"
 
         assert installation.command("python", "-I", "-c", program).stdout == "[None, None]\n"
 
     @pytest.mark.parametrize("command", [["loadtests"], ["python", "-m", "loadtests"]])
-    def test_the_load_tests_name_their_extra(self, command: list[str], installation: Installation) -> None:
+    def test_loadtests_prints_the_extra_to_install(self, command: list[str], installation: Installation) -> None:
         ended = installation.command(*command, "run", "smoke")
 
         assert (ended.returncode, ended.stdout) == (2, "")
@@ -318,7 +318,7 @@ class TestInstallation:
             r"loadtests run: \w+ is not installed: pip install 'gserver-tcp\[loadtests\]'\n", ended.stderr
         )
 
-    def test_a_server_is_sampled_with_psutil_alone(self, installation: Installation, tmp_path: Path) -> None:
+    def test_loadtests_sample_needs_only_psutil(self, installation: Installation, tmp_path: Path) -> None:
         samples = tmp_path / "samples"
         words = ["sample", "--output", str(samples), "--pid"]
         with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as server:

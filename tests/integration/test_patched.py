@@ -1,7 +1,7 @@
-"""What depends on whether the interpreter is patched is tested in a patched process too: nearly every worker is one.
+"""Run tests of code that depends on gevent's patches in a patched process too, because most workers are patched.
 
-gevent's patches change more than sockets: os.close() closes later than it returns, a thread is a greenlet, and
-SSLContext is another class. A test of such code in this process, which is not patched, proves nothing for a worker.
+gevent patches more than sockets: os.close() returns before it closes, threads are greenlets, and SSLContext is another
+class. A test of such code in this process, which is not patched, proves nothing about a worker.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.helpers.processes import GserverProcess, wait_for
 
 ROOT = Path(__file__).parents[2]
-#: Each with what it depends on.
+#: Test file -> the patched function on which its code depends.
 FILES = {
     "tests/gserver/server/test_reserve_descriptor.py": "os.close",
     "tests/gserver/worker/test_block_detector.py": "time.sleep, threads",
@@ -26,7 +26,7 @@ FILES = {
 }
 
 
-def test_it_works_in_a_patched_process() -> None:
+def test_the_tests_pass_in_a_patched_process() -> None:
     command = [sys.executable, "-m", "pytest", "-p", "tests.helpers.patched", "-p", "no:xdist", *sorted(FILES)]
     outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(command, cwd=ROOT, env=outside, capture_output=True, text=True, timeout=300, check=False)
@@ -34,15 +34,15 @@ def test_it_works_in_a_patched_process() -> None:
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
 
-def test_a_mold_keeps_no_descriptor_of_the_workers_that_it_forks(tmp_path: Path) -> None:
-    """gevent's os.close() waits for a loop that never turns in a mold, once the application has made a hub."""
+def test_the_preload_process_keeps_no_descriptor_of_the_workers_that_it_forks(tmp_path: Path) -> None:
+    """gevent's os.close() waits for an event loop, which never runs in the preload process after the app made a hub."""
     (tmp_path / "app.py").write_text(
         "import gevent\ngevent.sleep(0)\n"
         "from gserver import Lines, Service\napp = Service(lambda line, conn: line, codec=Lines)\n"
     )
     with GserverProcess(tmp_path, "--preload", "app:app") as server:
-        (mold,) = re.findall(r"Preloading \(pid: (\d+)\)", server.log)
-        before = len(os.listdir(f"/proc/{mold}/fd"))
+        (preload_pid,) = re.findall(r"Preloading \(pid: (\d+)\)", server.log)
+        before = len(os.listdir(f"/proc/{preload_pid}/fd"))
         for _ in range(3):
             server.kill_worker(server.serving_pids()[0])
-        wait_for(lambda: len(os.listdir(f"/proc/{mold}/fd")) == before, "the mold has closed what it handed over")
+        wait_for(lambda: len(os.listdir(f"/proc/{preload_pid}/fd")) == before, "the descriptors are closed")

@@ -1,7 +1,7 @@
-"""Every command of the README is run as it stands, in its order, and what must be stable in its output is compared.
+"""Run every command of the README in its order, and compare the stable part of the output.
 
-What is changed: ports become free ones; a Locust with a web UI runs headless for a moment; a run is made short.
-`make demo` and `make test` are what runs this very test.
+Changes: ports are replaced by free ones, a Locust with a web UI runs headless for two seconds, and a run is shortened.
+`make demo` and `make test` are skipped, because `make test` runs this test.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """Each command, and the output that the README shows for it."""
+    """Yield each command, and the output that the README shows for it."""
     for block in blocks("console"):
         command, _, output = block.partition("\n")
         assert command.startswith("$ "), block
@@ -36,7 +36,7 @@ def commands() -> Iterator[tuple[str, str]]:
 
 
 class Reader:
-    """Someone who types the README's commands in `folder`."""
+    """Runs the README's commands in `folder`."""
 
     def __init__(self, folder: Path, servers: contextlib.ExitStack) -> None:
         self.folder = folder
@@ -53,7 +53,7 @@ class Reader:
         elif words[0] == "locust":
             self._run(f"{command} --headless -u 5 -r 5 -t 2s".replace("loadtests/", f"{ROOT}/loadtests/"))
         elif words[:2] == ["loadtests", "run"]:
-            # Status 3: the machine is too busy for figures to be believed, which is not the README's fault.
+            # Status 3: the machine is too busy for valid figures; the README is still right.
             assert "none  of" in self._run(f"{command} --duration 5", 0, 3)
         elif words[:2] == ["loadtests", "compare"]:
             assert self._run(command, folder=ROOT) == shown
@@ -96,7 +96,7 @@ def test_every_command_of_the_readme_works(tmp_path: Path) -> None:
             reader.type(command, shown)
 
 
-def test_the_readme_shows_the_two_commands_of_a_newcomer() -> None:
+def test_the_readme_begins_with_make_demo_and_make_test() -> None:
     typed = [command for command, _ in commands()]
 
     assert typed[:2] == ["make demo", "make test"]

@@ -1,4 +1,4 @@
-"""Clients that others wrote get what they expect from gserver: logger, Python's logging, ncat, socat, openssl."""
+"""gserver with existing clients: logger, Python's logging, ncat, socat, openssl."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.helpers.processes import PATIENCE_S, GserverProcess, wait_for
 
 SETTINGS = {setting.name for setting in declared()}
 
-#: Answers nothing, and writes down what it heard.
+#: A service that writes received messages to a file and sends no replies.
 COLLECTOR = """
 from functools import partial
 from gserver import Service
@@ -38,14 +38,14 @@ app = Service(write_down, {codec})
 
 
 class Collector:
-    """A server that only listens."""
+    """A server that collects messages."""
 
     def __init__(self, folder: Path, server: GserverProcess) -> None:
         self._file = folder / "heard"
         self.host, self.port = server.address
 
     def heard(self, count: int) -> list[bytes]:
-        """The first `count` messages, and nothing but them."""
+        """Wait for `count` messages; return all messages."""
         wait_for(lambda: self._text().count("\n") >= count, f"{count} messages were heard")
         return [bytes.fromhex(line) for line in self._text().splitlines()]
 
@@ -55,7 +55,7 @@ class Collector:
 
 @pytest.fixture
 def collector(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Collector]:
-    """One whose codec is the marker's or, without one, Lines."""
+    """A collector with the codec of the parameter."""
     (tmp_path / "app.py").write_text(COLLECTOR.replace("{codec}", request.param))
     with GserverProcess(tmp_path, "app:app") as server:
         yield Collector(tmp_path, server)
@@ -63,7 +63,7 @@ def collector(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Collec
 
 
 def stopped(server: GserverProcess) -> str:
-    """Tell a server to stop; its log, with the totals."""
+    """Stop a server; return its log, with the totals."""
     server.process.terminate()
     return ended(server)
 
@@ -81,7 +81,7 @@ TEXTS = [f"message {number} \N{SNOWMAN} {'x' * number}" for number in range(300)
 
 
 def log_with_logger(collector: Collector, *options: str) -> None:
-    """Each of the texts in a message, over one connection."""
+    """Send each of the texts as a message, over one connection."""
     command = ["logger", "-n", collector.host, "-P", str(collector.port), "-T", "-t", "tag", *options]
     assert converse(command, "".join(f"{text}\n" for text in TEXTS).encode()) == b""
 
@@ -116,15 +116,15 @@ def check_messages(heard: list[bytes], head: bytes) -> None:
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Numbers, texts and what holds them; nothing that could run."""
+    """Loads only plain data: numbers, texts and containers."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"{module}.{name}")
 
 
 @pytest.mark.parametrize("collector", ["codecs.LengthPrefixed"], indirect=True)
-def test_python_sends_log_records_behind_their_length(collector: Collector) -> None:
-    """From several threads; each thread's come in order."""
+def test_python_sends_log_records_with_a_length_prefix(collector: Collector) -> None:
+    """From several threads; the records of each thread arrive in order."""
     logger = logging.Logger("of.several")
     handler = logging.handlers.SocketHandler(collector.host, collector.port)
     logger.addHandler(handler)
@@ -184,7 +184,7 @@ app = Service(lambda line, conn: line, Lines)
 
 
 def addressed(command: list[str], server: GserverProcess, folder: Path, wait_s: int = 20) -> list[str]:
-    """The command; `wait_s` is how long socat waits for the end of one side after that of the other."""
+    """Fill in the address. wait_s: how long socat waits for the end of one side after the other has ended."""
     host, port = server.address
     return [word.format(host=host, port=port, path=folder / "socket", wait=wait_s) for word in command]
 
@@ -201,7 +201,7 @@ def addressed(command: list[str], server: GserverProcess, folder: Path, wait_s: 
     ],
     ids=["a line", "nothing", "3 MB", "500 lines", "json"],
 )
-def test_a_client_that_has_said_all_hears_all_and_then_the_end(
+def test_a_client_that_half_closes_receives_all_replies_and_then_eof(
     tmp_path: Path, command: list[str], app: str, said: bytes, heard: bytes
 ) -> None:
     (tmp_path / "lines.py").write_text(LINE_ECHO)
@@ -211,7 +211,7 @@ def test_a_client_that_has_said_all_hears_all_and_then_the_end(
 
 
 @pytest.mark.parametrize("command", CLIENTS)
-def test_a_client_that_keeps_talking_hears_the_end_when_the_server_stops(tmp_path: Path, command: list[str]) -> None:
+def test_a_connected_client_receives_eof_when_the_server_stops(tmp_path: Path, command: list[str]) -> None:
     with (
         GserverProcess(tmp_path, "echo", "-b", "unix:socket", "--drain-spread", "0") as server,
         subprocess.Popen(

@@ -1,4 +1,4 @@
-"""gserver behind proxies that others wrote, HAProxy and nginx: balancing, health checks, who the client is, SCGI."""
+"""gserver behind HAProxy and nginx: balancing, health checks, the address of the client, SCGI."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STREAM = "stream { server { listen {front}; proxy_pass 127.0.0.1:%d; proxy_proto
 
 
 def ask(address: tuple[str, int], lines: list[bytes], source: str = "127.0.0.1") -> list[bytes]:
-    """Say each line and wait for its reply, on one connection, which is then closed."""
+    """Send each line and wait for its reply, on one connection; return the replies."""
     with socket.create_connection(address, PATIENCE_S, (source, 0)) as client, client.makefile("rb") as replies:
         heard = []
         for line in lines:
@@ -67,7 +67,7 @@ CHECKS = {
 
 @need("haproxy")
 @pytest.mark.parametrize("name", CHECKS)
-def test_health_checks_find_gserver_well_and_are_no_errors(tmp_path: Path, name: str) -> None:
+def test_health_checks_succeed_and_are_no_errors(tmp_path: Path, name: str) -> None:
     check, status = CHECKS[name]
     text = f"listen echo\n bind {{front}}\n {check}\n server one 127.0.0.1:%d check inter 50ms\n"
     with GserverProcess(tmp_path, "echo") as server:
@@ -84,8 +84,8 @@ def test_health_checks_find_gserver_well_and_are_no_errors(tmp_path: Path, name:
 
 
 @need("haproxy")
-def test_no_client_notices_that_a_server_stops_which_haproxy_was_told_to_leave(tmp_path: Path) -> None:
-    """Told first: a connection that comes in the instant in which a listener is closed is reset by the kernel."""
+def test_no_client_notices_the_stop_of_a_server_that_haproxy_drains(tmp_path: Path) -> None:
+    """HAProxy drains it first, because the kernel resets a connection that arrives while a listener is closed."""
     text = "listen echo\n bind {front}\n server one 127.0.0.1:%d\n server two 127.0.0.1:%d\n"
     with (
         GserverProcess(tmp_path, "echo") as one,
@@ -94,7 +94,7 @@ def test_no_client_notices_that_a_server_stops_which_haproxy_was_told_to_leave(t
     ):
         for number in range(60):
             if number == 20:
-                proxy.ask("set server echo/one state drain")
+                proxy.request("set server echo/one state drain")
                 one.process.terminate()
             assert ask(proxy.address, [b"%d" % number]) == [b"%d" % number]
         assert one.wait() == 0
@@ -102,7 +102,7 @@ def test_no_client_notices_that_a_server_stops_which_haproxy_was_told_to_leave(t
 
 
 @need("haproxy")
-def test_health_checks_notice_that_a_server_has_stopped_and_is_back(tmp_path: Path) -> None:
+def test_health_checks_detect_that_a_server_stops_and_starts_again(tmp_path: Path) -> None:
     text = "listen echo\n bind {front}\n server one unix@%s check inter 50ms\n" % (tmp_path / "socket")
     with haproxy(tmp_path, text) as proxy:
         for _ in range(2):
@@ -112,24 +112,24 @@ def test_health_checks_notice_that_a_server_has_stopped_and_is_back(tmp_path: Pa
             wait_for(lambda: proxy.statistics()["one"]["status"] == "DOWN", "it is down")
 
 
-# Who the client is
+# The address of the client
 
 WHO = """
 from gserver import Lines, Service
 app = Service(lambda line, conn: str(conn).encode(), Lines)
 """
-#: Two for each family, none of them a proxy's; IPv6 has but one on a loopback interface.
+#: Two source addresses for each family, other than the proxy's; IPv6 has only one on a loopback interface.
 CLIENTS = {"127.0.0.1": ("127.0.0.77", "127.0.0.78"), "::1": ("::1", "::1")}
 
 
 def who(folder: Path, *arguments: str) -> GserverProcess:
-    """A server behind a proxy; it tells a client who that is."""
+    """Start a server that replies with the address of the client."""
     (folder / "app.py").write_text(WHO)
     return GserverProcess(folder, "app:app", "--proxy-allow-from", "127.0.0.1", *arguments)
 
 
 def check_client_is_known(front: tuple[str, int]) -> None:
-    """To the second message too, and each of two at a time as itself."""
+    """Check the address in two replies on each of two simultaneous connections."""
     one, other = (socket.create_connection(front, PATIENCE_S, (source, 0)) for source in CLIENTS[front[0]])
     with one, other, one.makefile("rwb", 0) as of_one, other.makefile("rwb", 0) as of_other:
         for _ in range(2):
@@ -148,7 +148,7 @@ def check_client_is_known(front: tuple[str, int]) -> None:
     ],
 )
 @pytest.mark.parametrize("host", CLIENTS)
-def test_haproxy_says_who_the_client_is(tmp_path: Path, host: str, version: str, option: str) -> None:
+def test_haproxy_passes_the_address_of_the_client(tmp_path: Path, host: str, version: str, option: str) -> None:
     text = f"listen who\n bind {{front}}\n unique-id-format {'x' * 100}\n server one 127.0.0.1:%d {option}\n"
     with (
         who(tmp_path, "--proxy-protocol", version) as server,
@@ -160,8 +160,8 @@ def test_haproxy_says_who_the_client_is(tmp_path: Path, host: str, version: str,
 @need("haproxy")
 @PROXY_PROTOCOL
 @pytest.mark.parametrize("option", ["send-proxy", "send-proxy-v2"])
-def test_health_checks_speak_the_proxy_protocol_too(tmp_path: Path, option: str) -> None:
-    """In version 2 a check is LOCAL: it comes from the proxy itself."""
+def test_health_checks_send_a_proxy_header_too(tmp_path: Path, option: str) -> None:
+    """In version 2 the command of a check is LOCAL: the connection is the proxy's own."""
     text = (
         "listen who\n bind {front}\n option tcp-check\n tcp-check send who\\n\n tcp-check expect string 127.0.0.1\n"
         " server one 127.0.0.1:%d check inter 50ms check-send-proxy " + option + "\n"
@@ -174,7 +174,7 @@ def test_health_checks_speak_the_proxy_protocol_too(tmp_path: Path, option: str)
 @need("nginx")
 @PROXY_PROTOCOL
 @pytest.mark.parametrize("version", ["v1", "auto"])
-def test_nginx_says_who_the_client_is(tmp_path: Path, version: str) -> None:
+def test_nginx_passes_the_address_of_the_client(tmp_path: Path, version: str) -> None:
     with (
         who(tmp_path, "--proxy-protocol", version) as server,
         nginx(tmp_path, STREAM % (port_of(server), "on")) as front,
@@ -189,7 +189,7 @@ VERIFY = "verify required verifyhost localhost"
 @need("openssl")
 @PROXY_PROTOCOL
 @TLS
-def test_haproxy_says_who_the_client_is_before_tls(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+def test_haproxy_passes_the_address_of_the_client_before_tls(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
     certfile, keyfile = certificate
     flags = ("--proxy-protocol", "v2", "--certfile", str(certfile), "--keyfile", str(keyfile))
     text = f"listen who\n bind {{front}}\n server one 127.0.0.1:%d send-proxy-v2 ssl ca-file {certfile} {VERIFY}\n"
@@ -201,7 +201,7 @@ def test_haproxy_says_who_the_client_is_before_tls(tmp_path: Path, certificate: 
 @need("openssl")
 @PROXY_PROTOCOL
 @TLS
-def test_nginx_says_who_the_client_is_before_tls(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+def test_nginx_passes_the_address_of_the_client_before_tls(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
     certfile, keyfile = certificate
     flags = ("--proxy-protocol", "v1", "--certfile", str(certfile), "--keyfile", str(keyfile))
     tls = f"proxy_ssl on; proxy_ssl_verify on; proxy_ssl_trusted_certificate {certfile}; proxy_ssl_name localhost"
@@ -213,7 +213,7 @@ def test_nginx_says_who_the_client_is_before_tls(tmp_path: Path, certificate: tu
 
 
 @need("nginx")
-def test_nginx_passes_streams_on(tmp_path: Path) -> None:
+def test_nginx_forwards_tcp(tmp_path: Path) -> None:
     with GserverProcess(tmp_path, "echo") as server, nginx(tmp_path, STREAM % (port_of(server), "off")) as front:
         assert ask(front, [b"one", b"two"]) == [b"one", b"two"]
 
@@ -252,13 +252,13 @@ http {
 
 @need("nginx")
 @pytest.mark.skipif(not hasattr(codecs, "Netstring"), reason="there is no codec Netstring")
-# The ids go into the environment, where pytest 9.0 puts them whole, and the kernel takes 128 KiB at most.
+# Ids are needed: pytest 9.0 puts the parameters into an environment variable, which may have 128 KiB at most.
 @pytest.mark.parametrize(
     ("method", "body"),
     [("GET", b""), ("POST", b"hello"), ("POST", b"x" * 200_000)],
     ids=["nothing", "short", "long"],
 )
-def test_nginx_gets_an_answer_to_a_request_over_scgi(tmp_path: Path, method: str, body: bytes) -> None:
+def test_nginx_receives_a_reply_over_scgi(tmp_path: Path, method: str, body: bytes) -> None:
     (tmp_path / "app.py").write_text(SCGI)
     head = f"{method} /path HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n"
     with (

@@ -1,4 +1,4 @@
-"""Releases: each has a folder of its own, and `current` is a symbolic link that is moved from one to the next."""
+"""Releases in separate folders: `current` is a symbolic link that is moved from one release to the next."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ app = Service(lambda line, conn: b"{release} " + part.NAME, Lines)
 
 @pytest.fixture
 def srv(tmp_path: Path) -> Path:
-    """A folder with two releases, of which the first one is current."""
+    """A folder with two releases; the first one is current."""
     for release in ("r1", "r2"):
         (tmp_path / release / "lib").mkdir(parents=True)
         (tmp_path / release / "app.py").write_text(APP.format(release=release))
@@ -43,7 +43,7 @@ def srv(tmp_path: Path) -> Path:
 
 
 def same_time(folder: Path) -> None:
-    """As tools that make archives reproducible have it."""
+    """Set the same time for all files, as tools for reproducible archives do."""
     for path in [*folder.rglob("*"), folder]:
         os.utime(path, (1e9, 1e9))
 
@@ -54,7 +54,7 @@ def flip(srv: Path, release: str = "r2") -> None:
 
 
 def started(srv: Path, where: str, *options: str) -> GserverProcess:
-    """A server that a shell has started in a folder."""
+    """Start a server from a shell in a folder."""
     words = [sys.executable, "-m", "gserver", "app:app", "-b", f"unix:{srv}/socket", "-p", f"{srv}/pid", *options]
     command = ["sh", "-c", f"cd '{srv / where}' && exec \"$@\"", "sh", *words]
     return GserverProcess(srv, command=command, environment={"PYTHONPATH": "lib"})
@@ -83,8 +83,8 @@ def test_a_reload_serves_the_release_that_is_current(srv: Path, preload: tuple[s
         assert ask(srv) == b"r1 r1"
 
 
-def test_a_release_that_is_removed_is_not_missed(srv: Path) -> None:
-    (srv / "r1" / "name").rename(srv / "name")  # nothing of it may be needed
+def test_the_old_release_can_be_removed(srv: Path) -> None:
+    (srv / "r1" / "name").rename(srv / "name")  # the test shows that no file of r1 is needed
     (srv / "r1" / "gserver.conf.py").unlink()
     with started(srv, "current", "--reload-settle", "0") as server:
         flip(srv)
@@ -104,14 +104,14 @@ def test_a_release_that_is_removed_is_not_missed(srv: Path) -> None:
 
 
 def end(srv: Path) -> None:
-    """The arbiter that an upgrade has left."""
+    """End the arbiter that runs after an upgrade."""
     new = psutil.Process(int((srv / "pid").read_text()))
     new.terminate()
     wait_for(lambda: not is_alive(new), "the new arbiter has ended")
 
 
 @pytest.mark.parametrize(("where", "chdir"), [("", "current"), ("r2", "../current"), ("", "./r1/../current/")])
-def test_a_directory_is_changed_to_by_the_name_that_was_given(srv: Path, where: str, chdir: str) -> None:
+def test_chdir_follows_the_symbolic_link_again_at_a_reload(srv: Path, where: str, chdir: str) -> None:
     for release in ("r1", "r2"):
         (srv / release / "lib" / "part.py").rename(srv / release / "part.py")
     with started(srv, where, "--chdir", chdir, "-c", os.devnull, "--reload-settle", "0") as server:
@@ -125,7 +125,7 @@ def test_a_directory_is_changed_to_by_the_name_that_was_given(srv: Path, where: 
         assert Path(f"/proc/{worker.pid}/cwd").resolve() == srv / "r2"
 
 
-def test_the_config_file_is_that_of_the_current_release_and_reads_files_beside_it(srv: Path) -> None:
+def test_the_config_file_of_the_current_release_is_read(srv: Path) -> None:
     (srv / "r2" / "gserver.conf.py").write_text("workers = 1 + (open('name').read() == 'r2')\n")
     with started(srv, "current") as server:
         flip(srv)
@@ -134,7 +134,7 @@ def test_the_config_file_is_that_of_the_current_release_and_reads_files_beside_i
         wait_for(lambda: len(server.workers()) == 2, "there are two workers")
 
 
-def test_logs_pid_file_and_stats_socket_are_in_the_current_release_and_leave_nothing_behind(srv: Path) -> None:
+def test_logs_pid_file_and_stats_socket_move_to_the_current_release(srv: Path) -> None:
     files = ("-p", "my.pid", "--stats-socket", "stats", "--log-file", "log", "-b", "unix:sock")
     current = srv / "current"
     with GserverProcess(
@@ -158,7 +158,7 @@ def test_logs_pid_file_and_stats_socket_are_in_the_current_release_and_leave_not
     assert {name for name in left if Path(name).name in ("my.pid", "stats", "sock")} == set()
 
 
-def test_a_reload_of_a_release_that_is_broken_leaves_everything_and_the_next_one_works(srv: Path) -> None:
+def test_a_reload_of_a_broken_release_changes_nothing_and_the_next_one_works(srv: Path) -> None:
     (srv / "r2" / "gserver.conf.py").write_text("1 / 0")
     with started(srv, "current"):
         flip(srv)
@@ -169,7 +169,7 @@ def test_a_reload_of_a_release_that_is_broken_leaves_everything_and_the_next_one
         assert ask(srv) == b"r2 r2"
 
 
-def test_a_link_that_is_missing_for_a_moment_fails_the_reload(srv: Path) -> None:
+def test_a_missing_link_fails_the_reload(srv: Path) -> None:
     with started(srv, "current"):
         (srv / "current").unlink()
         assert reload(srv).returncode == 1
@@ -179,7 +179,7 @@ def test_a_link_that_is_missing_for_a_moment_fails_the_reload(srv: Path) -> None
         assert ask(srv) == b"r2 r2"
 
 
-def test_certificates_are_those_of_the_current_release(srv: Path) -> None:
+def test_certificates_of_the_current_release_are_loaded(srv: Path) -> None:
     made = {release: make_certificates(srv / release, "localhost") for release in ("r1", "r2")}
     names = [os.path.relpath(name, srv / "r1") for name in (made["r1"].certfile, made["r1"].keyfile)]
     files = ("--certfile", names[0], "--keyfile", names[1])
@@ -214,8 +214,8 @@ def test_an_upgrade_starts_the_current_release(srv: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["poll", "watchfiles"])
-def test_a_moved_link_is_a_change_of_code(srv: Path, engine: str) -> None:
-    """Though every file has the same size and time."""
+def test_a_moved_link_triggers_a_reload(srv: Path, engine: str) -> None:
+    """Although all files have the same size and time."""
     with started(srv, "current", "--reload", "--reload-engine", engine) as server:
         flip(srv)
         server.wait_for_log("Reloaded")
@@ -223,7 +223,7 @@ def test_a_moved_link_is_a_change_of_code(srv: Path, engine: str) -> None:
 
 
 @pytest.mark.parametrize("pwd", ["", "/nowhere", "relative", "{srv}"])
-def test_a_variable_that_names_another_directory_is_not_believed(srv: Path, pwd: str) -> None:
+def test_a_pwd_that_names_another_directory_is_ignored(srv: Path, pwd: str) -> None:
     own = [sys.executable, "-m", "gserver", "--print-config"]
     environment = {**os.environ, "PWD": pwd.format(srv=srv)}
     ended = subprocess.run(
@@ -233,7 +233,7 @@ def test_a_variable_that_names_another_directory_is_not_believed(srv: Path, pwd:
     assert f"chdir = {srv / 'r1'}\n" in ended.stdout
 
 
-def test_the_name_of_the_directory_is_kept_and_passed_on(srv: Path) -> None:
+def test_pwd_is_passed_on_with_the_symbolic_link(srv: Path) -> None:
     program = "import os; print(os.environ['PWD'])"
     (srv / "r1" / "gserver.conf.py").write_text(f"def on_starting(server):\n    {program}\n    raise SystemExit")
     own = [sys.executable, "-m", "gserver", "app:app", "--chdir", "lib", "-b", "127.0.0.1:0"]
@@ -245,7 +245,7 @@ def test_the_name_of_the_directory_is_kept_and_passed_on(srv: Path) -> None:
     assert ended.stdout == f"{srv / 'current' / 'lib'}\n"
 
 
-def test_a_command_in_a_directory_that_was_removed_is_one_line(tmp_path: Path) -> None:
+def test_a_command_in_a_removed_directory_prints_one_line(tmp_path: Path) -> None:
     def run(*words: str) -> tuple[int, str]:
         remove = 'mkdir gone && cd gone && rmdir ../gone && exec "$@"'
         command = ["sh", "-c", remove, "sh", sys.executable, "-m", "gserver", *words]

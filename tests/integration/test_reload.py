@@ -1,4 +1,4 @@
-"""Reload: new code, settings and addresses without a lost client; and nothing changes when it cannot work."""
+"""Reload: new code, settings and addresses take effect without a lost client; a failed reload changes nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ app = Service(lambda line, conn: line, Lines, ready=ready)
 
 
 def write(folder: Path, text: str) -> None:
-    """A new version of the application; without its cached bytecode, whose check only sees whole seconds."""
+    """Write a new version of the app, and remove its bytecode, which is checked by the time in whole seconds."""
     (folder / "app.py").write_text(text)
     for cached in folder.glob("__pycache__/app.*"):
         cached.unlink()
@@ -57,7 +57,7 @@ def reload_with(server: GserverProcess, folder: Path) -> tuple[int, str]:
     return ended.returncode, ended.stderr
 
 
-#: Not a second for each reload, but where it matters.
+#: Shortens each reload from the default of 1 s.
 SETTLE = ("--reload-settle", "0.1")
 
 
@@ -65,7 +65,7 @@ def start(folder: Path, *arguments: str, workers: int = 2) -> GserverProcess:
     return GserverProcess(folder, "app:app", "--pid", "gserver.pid", *SETTLE, *arguments, workers=workers)
 
 
-def test_new_code_takes_over_one_worker_after_the_other(tmp_path: Path) -> None:
+def test_new_code_is_served_after_a_reload(tmp_path: Path) -> None:
     write(tmp_path, VERSIONED_APP.format(version=1))
     with start(tmp_path) as server:
         before = {worker.pid for worker in server.workers()}
@@ -91,7 +91,7 @@ def test_new_code_takes_over_one_worker_after_the_other(tmp_path: Path) -> None:
     ],
     ids=["raises at import", "hangs at import", "fails its probe", "is not ready", "dies right after it is ready"],
 )
-def test_code_that_does_not_work_never_serves(tmp_path: Path, app: str, arguments: tuple[str, ...], said: str) -> None:
+def test_broken_code_never_serves(tmp_path: Path, app: str, arguments: tuple[str, ...], said: str) -> None:
     write(tmp_path, LINE_APP)
     config = tmp_path / "gserver.conf.py"
     config.write_text("")
@@ -99,7 +99,7 @@ def test_code_that_does_not_work_never_serves(tmp_path: Path, app: str, argument
         before = {worker.pid for worker in server.workers()}
         with Swarm(server.address, long=10, short=2) as swarm:
             write(tmp_path, app)
-            if app is HANGS:  # only the new code: the old one may take its time to start
+            if app is HANGS:  # only for the new code: the old one may start slowly
                 config.write_text("ready_timeout = 3\n")
 
             status, error = reload_with(server, tmp_path)
@@ -114,7 +114,7 @@ def test_code_that_does_not_work_never_serves(tmp_path: Path, app: str, argument
         assert (swarm.tally.faults, swarm.tally.turned_away, swarm.tally.ended.keys()) == ([], 0, {"by the client"})
 
 
-def test_a_reload_without_a_fault_loses_no_exchange(tmp_path: Path) -> None:
+def test_a_reload_loses_no_exchange(tmp_path: Path) -> None:
     write(tmp_path, LINE_APP)
     with start(tmp_path, "--drain-spread", "0.5") as server:
         with Swarm(server.address) as swarm:
@@ -124,7 +124,7 @@ def test_a_reload_without_a_fault_loses_no_exchange(tmp_path: Path) -> None:
         assert swarm.tally.verified > 0
 
 
-def test_hup_on_its_own_reloads_too(tmp_path: Path) -> None:
+def test_hup_reloads(tmp_path: Path) -> None:
     write(tmp_path, VERSIONED_APP.format(version=1))
     with start(tmp_path, workers=1) as server:
         write(tmp_path, VERSIONED_APP.format(version=2))
@@ -158,7 +158,7 @@ app = Service(lambda line, conn: print(line.decode(), flush=True), Lines)
 
 
 @pytest.mark.parametrize("preload", ["False", "True"])
-def test_new_workers_log_where_the_settings_now_say(tmp_path: Path, preload: str) -> None:
+def test_new_workers_log_to_the_files_of_the_new_settings(tmp_path: Path, preload: str) -> None:
     write(tmp_path, PRINTING_APP)
     config = tmp_path / "gserver.conf.py"
     text = f"capture_output = True\npreload_app = {preload}\nerrorlog = 'errors.1'\naccesslog = 'access.1'\n"
@@ -175,7 +175,7 @@ def test_new_workers_log_where_the_settings_now_say(tmp_path: Path, preload: str
     assert (tmp_path / "access.1").read_text() == ""
 
 
-def test_a_log_that_cannot_be_opened_leaves_the_old_ones(tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_opened_fails_the_reload(tmp_path: Path) -> None:
     write(tmp_path, VERSIONED_APP.format(version=1))
     config = tmp_path / "gserver.conf.py"
     config.write_text("accesslog = 'access'")
@@ -190,7 +190,7 @@ def test_a_log_that_cannot_be_opened_leaves_the_old_ones(tmp_path: Path) -> None
         wait_for(lambda: (tmp_path / "access").read_text() != "", "a line of the access log")
 
 
-def test_a_reload_that_fails_logs_where_it_did_before(tmp_path: Path) -> None:
+def test_after_a_failed_reload_the_old_log_files_are_used(tmp_path: Path) -> None:
     write(tmp_path, VERSIONED_APP.format(version=1))
     config = tmp_path / "gserver.conf.py"
     config.write_text("accesslog = 'access.1'")
@@ -204,7 +204,7 @@ def test_a_reload_that_fails_logs_where_it_did_before(tmp_path: Path) -> None:
         wait_for(lambda: (tmp_path / "access.1").read_text() != "", "a line of the access log")
 
 
-def test_an_address_that_cannot_be_had_leaves_the_old_ones(tmp_path: Path) -> None:
+def test_an_address_in_use_fails_the_reload(tmp_path: Path) -> None:
     write(tmp_path, VERSIONED_APP.format(version=1))
     config = tmp_path / "gserver.conf.py"
     config.write_text("bind = '127.0.0.1:0'")
@@ -228,7 +228,7 @@ def test_an_address_that_cannot_be_had_leaves_the_old_ones(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("text", ["graceful_timeout = -1", "wrokers = 2", "workers = "])
-def test_a_config_file_that_is_wrong_leaves_everything(tmp_path: Path, text: str) -> None:
+def test_a_wrong_config_file_changes_nothing(tmp_path: Path, text: str) -> None:
     write(tmp_path, VERSIONED_APP.format(version=1))
     config = tmp_path / "gserver.conf.py"
     config.write_text("workers = 1")
@@ -244,7 +244,7 @@ def test_a_config_file_that_is_wrong_leaves_everything(tmp_path: Path, text: str
         assert answer_of(server) == b"1"
 
 
-def test_a_reload_that_hangs_is_given_up_for_a_newer_one(tmp_path: Path) -> None:
+def test_a_reload_that_hangs_is_replaced_by_a_newer_one(tmp_path: Path) -> None:
     write(tmp_path, VERSIONED_APP.format(version=1))
     with start(tmp_path, workers=1) as server:
         write(tmp_path, HANGS)
@@ -257,8 +257,8 @@ def test_a_reload_that_hangs_is_given_up_for_a_newer_one(tmp_path: Path) -> None
         assert answer_of(server) == b"3"
 
 
-def test_a_client_that_waits_in_the_queue_is_served_by_the_new_worker(tmp_path: Path) -> None:
-    """The only worker is deaf while the client connects, and is told to drain before it can accept."""
+def test_a_client_in_the_accept_queue_is_served_by_the_new_worker(tmp_path: Path) -> None:
+    """The only worker is suspended while the client connects, and has to drain before it can accept."""
     write(tmp_path, VERSIONED_APP.format(version=1))
     with start(tmp_path, "--timeout", "0", workers=1) as server:
         (worker,) = server.workers()
@@ -272,7 +272,7 @@ def test_a_client_that_waits_in_the_queue_is_served_by_the_new_worker(tmp_path: 
         worker.resume()
 
 
-def test_each_connection_of_a_draining_worker_gets_its_replies_and_an_orderly_end(tmp_path: Path) -> None:
+def test_connections_of_a_draining_worker_receive_their_replies_and_eof(tmp_path: Path) -> None:
     write(tmp_path, LINE_APP)
     with start(tmp_path, "--drain-spread", "1", workers=1) as server:
         clients = [Client(server.address, Lines()) for _ in range(20)]
@@ -315,7 +315,7 @@ def test_after_a_failed_reload_preloaded_code_still_replaces_a_dead_worker(tmp_p
 
 
 @pytest.mark.parametrize("raises", ["sys.exit(3)", "raise asyncio.CancelledError", "raise KeyboardInterrupt"])
-def test_a_config_file_that_raises_anything_fails_the_reload_and_nothing_else(tmp_path: Path, raises: str) -> None:
+def test_a_config_file_that_raises_fails_the_reload_and_nothing_else(tmp_path: Path, raises: str) -> None:
     config = tmp_path / "gserver.conf.py"
     config.write_text("workers = 1\n")
     with GserverProcess(tmp_path, "-p", "pid", "echo", workers=None) as server:

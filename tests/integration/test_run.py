@@ -1,4 +1,4 @@
-"""`loadtests run`, as a person runs it: with a server of its own, on one that runs, and when things go wrong."""
+"""`loadtests run`: with a server that it starts, with a running server, and with failures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start `loadtests run`; what a failing test leaves running is interrupted, and so ends its own processes."""
+    """Start `loadtests run`; a run that a failing test leaves is interrupted, and so ends its processes."""
     begun = []
 
     def start(results: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -53,7 +53,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 @dataclass
 class Ended:
-    """A run that went to its end by itself."""
+    """A run that has ended by itself."""
 
     results: Path
     status: int
@@ -63,7 +63,7 @@ class Ended:
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
-    """All runs that nothing happens to, by name; they go on at the same time, for most of it is waiting."""
+    """All undisturbed runs, by name. They run at the same time, because they mostly wait."""
     folder = tmp_path_factory.mktemp("runs")
     with GserverProcess(folder, "echo") as server:
         there = ("echo", "--users", "10", "--host", "tcp://{}:{}".format(*server.address))
@@ -82,7 +82,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
 
 
 def status_of(run: Run) -> int:
-    """What a run without errors ends with."""
+    """Return the exit status of a run without errors."""
     return 0 if run.verdict.is_valid else 3
 
 
@@ -92,7 +92,7 @@ def only_run(results: Path) -> Path:
 
 
 def assert_nothing_left(results: Path) -> None:
-    """No process of a run under `results` lives on."""
+    """Check that all processes of runs in `results` have ended."""
 
     def left() -> list[psutil.Process]:
         return [process for process in psutil.process_iter(["cmdline"]) if mentions(process, results)]
@@ -105,7 +105,7 @@ def mentions(process: psutil.Process, results: Path) -> bool:
 
 
 def test_the_server_is_sampled_in_a_second_before_the_first_socket(ended: dict[str, Ended]) -> None:
-    """What it used before it was asked is no part of what is measured."""
+    """What the server used before the first request is not part of the figures."""
     folder = only_run(ended["of its own"].results)
     first_second = min(load_recording(folder / "client.json").sockets())
 
@@ -115,7 +115,7 @@ def test_the_server_is_sampled_in_a_second_before_the_first_socket(ended: dict[s
     assert "this run rested at" in run.withheld["server_rss_per_socket"]
 
 
-def test_a_run_leaves_a_folder_that_says_all(ended: dict[str, Ended]) -> None:
+def test_a_run_leaves_a_complete_folder(ended: dict[str, Ended]) -> None:
     own = ended["of its own"]
     folder = only_run(own.results)
     run = load_run(folder)
@@ -151,7 +151,7 @@ def test_a_run_leaves_a_folder_that_says_all(ended: dict[str, Ended]) -> None:
     assert_nothing_left(own.results)
 
 
-def test_a_server_that_runs_is_tested_and_sampled_by_its_pid(ended: dict[str, Ended]) -> None:
+def test_a_running_server_is_tested_and_sampled_by_its_pid(ended: dict[str, Ended]) -> None:
     sampled, blind = ended["sampled"], ended["blind"]
 
     for each in (sampled, blind):
@@ -161,14 +161,14 @@ def test_a_server_that_runs_is_tested_and_sampled_by_its_pid(ended: dict[str, En
     assert load_run(only_run(blind.results)).warnings == ["the server was not sampled: --server-pid was not given"]
 
 
-def test_any_server_is_asked_any_message(ended: dict[str, Ended]) -> None:
+def test_any_message_can_be_sent_to_any_server(ended: dict[str, Ended]) -> None:
     run = load_run(only_run(ended["blind"].results))
 
     assert (run.workload["user"], run.workload["message"], run.workload["codec"]) == ("MessageUser", "hello", "raw")
     assert load_recording(run.path / "client.json").exchange_series()[-1] == "message"
 
 
-def test_a_server_that_dies_in_the_middle_is_a_readable_run(tmp_path: Path, start: Start) -> None:
+def test_a_run_with_a_server_that_dies_can_be_read(tmp_path: Path, start: Start) -> None:
     with GserverProcess(tmp_path, "json") as server:
         host = "tcp://{}:{}".format(*server.address)
         common = ("smoke", "--users", "10", "--duration", "3", "--host", host)
@@ -187,7 +187,7 @@ def test_a_server_that_dies_in_the_middle_is_a_readable_run(tmp_path: Path, star
 
 
 def wait_for_sockets(process: subprocess.Popen[str]) -> None:
-    """Read the progress until it tells of sockets."""
+    """Read the progress until it shows sockets."""
     assert process.stderr is not None
     while line := process.stderr.readline():
         if "sockets" in line:
@@ -195,8 +195,8 @@ def wait_for_sockets(process: subprocess.Popen[str]) -> None:
     raise AssertionError("the run ended without progress")
 
 
-def test_what_one_process_cannot_hold_is_spread_over_several(ended: dict[str, Ended]) -> None:
-    """The soft limit is raised to the hard one, which leaves 100 of its 300 descriptors for sockets."""
+def test_sockets_that_one_process_cannot_hold_are_spread_over_several(ended: dict[str, Ended]) -> None:
+    """The soft limit is raised to the hard limit of 300 open files, of which 100 are left for sockets."""
     limited = ended["limited"]
     run = load_run(only_run(limited.results))
 
@@ -207,7 +207,7 @@ def test_what_one_process_cannot_hold_is_spread_over_several(ended: dict[str, En
     assert not [reason for reason in run.verdict.reasons if "server counted" in reason or "Worker" in reason]
 
 
-def test_a_server_of_its_own_that_dies_ends_the_run_which_is_kept(tmp_path: Path, start: Start) -> None:
+def test_a_started_server_that_dies_ends_the_run_and_the_run_is_saved(tmp_path: Path, start: Start) -> None:
     process = start(tmp_path, "smoke", "--duration", "60", "--workers", "2")
     wait_for_sockets(process)
     arbiter = next(child for child in psutil.Process(process.pid).children() if "gserver" in " ".join(child.cmdline()))
@@ -225,13 +225,13 @@ def test_a_server_of_its_own_that_dies_ends_the_run_which_is_kept(tmp_path: Path
 
 
 def cmdlines_with(url: str) -> list[str]:
-    """The command lines that name the port of `url`."""
+    """Return the command lines that contain the port of `url`."""
     port = url.rpartition(":")[2]
     lines = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
     return [line for line in lines if f"127.0.0.1:{port}" in line]
 
 
-def test_ctrl_c_term_and_hup_keep_what_was_measured_and_leave_no_process(tmp_path: Path, start: Start) -> None:
+def test_ctrl_c_term_and_hup_save_the_results_and_leave_no_process(tmp_path: Path, start: Start) -> None:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     begun = {number: start(tmp_path / str(number), "smoke", "--duration", "60") for number in numbers}
     for number, process in begun.items():
@@ -251,7 +251,7 @@ def test_ctrl_c_term_and_hup_keep_what_was_measured_and_leave_no_process(tmp_pat
     assert_nothing_left(tmp_path)
 
 
-def test_an_interrupt_before_anything_was_measured_is_one_line(tmp_path: Path, start: Start) -> None:
+def test_an_interrupt_before_the_measurement_prints_one_line(tmp_path: Path, start: Start) -> None:
     process = start(tmp_path, "smoke", "--duration", "60")
     wait_for(lambda: any(tmp_path.glob("*/server.log")), "the server's start")
     process.send_signal(signal.SIGINT)
@@ -263,7 +263,7 @@ def test_an_interrupt_before_anything_was_measured_is_one_line(tmp_path: Path, s
     assert_nothing_left(tmp_path)
 
 
-def test_what_cannot_be_tested_is_one_line_and_leaves_no_folder(tmp_path: Path, start: Start) -> None:
+def test_a_server_that_cannot_be_tested_prints_one_line_and_leaves_no_folder(tmp_path: Path, start: Start) -> None:
     with GserverProcess(tmp_path, "echo") as server, bound_socket() as nobody:
         echo, refused = ("tcp://{}:{}".format(*address) for address in (server.address, nobody.getsockname()))
         begun = {

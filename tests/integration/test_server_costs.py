@@ -1,7 +1,7 @@
-"""What the sampler has measured of servers that use a known amount of CPU time and memory.
+"""The sampler's CPU time and memory of servers that use known amounts.
 
-The truth is the server's own getrusage(2), or the bytes that it was told to hold. Time passes only for what is done:
-CPU time is no wall time, and a plateau's seconds are written on samples that were taken one after the other.
+The true value is the server's own getrusage(2), or the number of bytes that it allocates. The tests do not depend on
+the wall clock: CPU time is compared with CPU time, and the times of samples on a plateau are set by the test.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from loadtests.sampling.sampler import Sampler
 from tests.helpers.costly import Costly
 
 MIB = 2**20
-# How far apart two readings of what was used may be: accounts of children are in ticks, user and system time apart.
+# Largest difference of two readings of CPU time: that of ended children is in ticks, for user and system time each.
 ROUNDED_S = 0.02
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -36,7 +36,7 @@ def server() -> Iterator[Costly]:
 
 
 def sampled(server: Costly, what: str, **arguments: Any) -> tuple[Used, float]:
-    """What the samples have of a command, taken all the time while it goes on; and what it used by its own account."""
+    """Sample a command while it runs; return its CPU time from the samples, and from getrusage(2)."""
     sampler = Sampler(Tree(server.process.pid))
     before_s = server.do("burn", messages=0, seconds=0)["cpu_s"]
     samples = [sampler.take()]
@@ -62,7 +62,7 @@ def test_cpu_time_of_messages(server: Costly) -> None:
 
 @pytest.mark.parametrize("milliseconds", [2, 5, 9])
 def test_cpu_time_of_less_than_a_tick(server: Costly, milliseconds: int) -> None:
-    """Ticks of 10 ms would make 0 or 10 of it."""
+    """With ticks of 10 ms the result would be 0 or 10 ms."""
     sampler = Sampler(Tree(server.process.pid))
     differences = []
     for _ in range(10):
@@ -105,16 +105,16 @@ def test_cpu_time_of_other_programs(server: Costly) -> None:
     assert_same(used, truth_s)
 
 
-def test_cpu_time_of_a_child_that_nobody_waited_for(server: Costly) -> None:
-    """It is no child of getrusage(2) yet; the process that has ended still has its account."""
+def test_cpu_time_of_a_zombie(server: Costly) -> None:
+    """getrusage(2) does not include it yet, but the zombie still has its CPU time."""
     used, truth_s = sampled(server, "not_waited_for", seconds=0.1)
 
     assert used.seconds == pytest.approx(truth_s + 0.1, abs=ROUNDED_S)
     assert used.lost == ""
 
 
-def test_where_sigchld_is_ignored_the_figure_is_a_lower_bound(server: Costly) -> None:
-    """Linux has no account of them: getrusage(2) of their parent has nothing either."""
+def test_if_sigchld_is_ignored_the_cpu_time_is_a_lower_bound(server: Costly) -> None:
+    """Linux drops the CPU time of such children: getrusage(2) of the parent does not include it either."""
     used, truth_s = sampled(server, "ignoring", count=2, seconds=0.1)
 
     assert truth_s < 0.1
@@ -124,7 +124,7 @@ def test_where_sigchld_is_ignored_the_figure_is_a_lower_bound(server: Costly) ->
 
 @pytest.fixture
 def adopted() -> Iterator[None]:
-    """This process is given the children of ended parents below it, as process 1 of a host is otherwise."""
+    """Make this process adopt orphans below it (PR_SET_CHILD_SUBREAPER), instead of process 1."""
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     yield
@@ -132,10 +132,10 @@ def adopted() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("adopted")
-def test_a_process_whose_parent_ended_is_followed_and_once_it_is_gone_the_figure_is_a_lower_bound(
+def test_an_orphan_is_sampled_and_when_it_ends_the_cpu_time_is_a_lower_bound(
     server: Costly,
 ) -> None:
-    """A double fork's child is in no account of the server, but in its own, for as long as it is there."""
+    """The grandchild of a double fork has its own CPU time while it runs; it is never added to the server's."""
     sampler = Sampler(Tree(server.process.pid))
     before_s = server.do("burn", messages=0, seconds=0)["cpu_s"]
     samples = [sampler.take()]
@@ -159,7 +159,7 @@ def test_a_process_whose_parent_ended_is_followed_and_once_it_is_gone_the_figure
 
 
 def measured(server: Costly, *plateaus: int, message: dict[str, Any] | None = None) -> Memory:
-    """With so many connections after each other; four readings on each, with a command before each if there is one."""
+    """Measure at these numbers of connections; four samples at each, with the command `message` before each sample."""
     sampler, recording, samples = Sampler(Tree(server.process.pid)), Recording(), []
     health = recording.health["a"] = {}
     for place, count in enumerate(plateaus):
@@ -176,7 +176,7 @@ def measured(server: Costly, *plateaus: int, message: dict[str, Any] | None = No
 
 
 def bytes_of(server: Costly) -> float:
-    """Of all its processes together."""
+    """Return the memory of all processes of the server."""
     sample = Sampler(Tree(server.process.pid)).take()
     assert sample is not None
     return float(sum(process["memory_bytes"] for process in sample["processes"]))
@@ -184,7 +184,7 @@ def bytes_of(server: Costly) -> float:
 
 @pytest.mark.parametrize("kib", [4, 20])
 def test_memory_of_a_connection(server: Costly, kib: int) -> None:
-    """Beside what Python takes for the objects of one: below 1.5 KiB here."""
+    """Python objects of a connection add less than 1.5 KiB here."""
     server.do("holds", size=kib * 1024)
     server.connect_up_to(10)
     found = measured(server, 50, 300, 700, 1100)
@@ -194,7 +194,7 @@ def test_memory_of_a_connection(server: Costly, kib: int) -> None:
     assert kib * 1024 <= found.each.value <= (kib + 1.5) * 1024
 
 
-def test_memory_that_messages_leak_is_growth_and_no_connections(server: Costly) -> None:
+def test_memory_that_messages_leak_is_not_attributed_to_connections(server: Costly) -> None:
     found = measured(server, 20, message={"what": "leak", "messages": 100, "size": 8192})
 
     assert found.each is None
@@ -203,15 +203,15 @@ def test_memory_that_messages_leak_is_growth_and_no_connections(server: Costly) 
     assert found.growth.grown == pytest.approx(3 * 100 * 8192, rel=0.1)
 
 
-def test_a_leak_on_many_plateaus_is_no_memory_of_connections(server: Costly) -> None:
+def test_a_leak_on_many_plateaus_is_not_attributed_to_connections(server: Costly) -> None:
     found = measured(server, 50, 400, 1100, message={"what": "leak", "messages": 100, "size": 8192})
 
     assert found.each is None
     assert "a leak or a cache" in found.withheld
 
 
-def test_pages_that_workers_share_are_counted_once_and_copies_by_themselves(server: Costly) -> None:
-    """RSS would have 32 MiB for each of them; USS 0, and 8 for each that writes."""
+def test_pages_that_workers_share_are_counted_once_and_copies_separately(server: Costly) -> None:
+    """RSS would be 32 MiB for each worker; USS would be 0, and 8 MiB for each worker that writes."""
     server.do("leak", messages=1, size=32 * MIB)
     before = bytes_of(server)
     server.do("workers", count=2, own=0)

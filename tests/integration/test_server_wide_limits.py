@@ -1,4 +1,4 @@
-"""Limits of all workers together, and deadlines by their flags: the real server, real processes, and its logs."""
+"""Limits that apply to all workers together, and timeouts set by flags, with the real server and its logs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ app = Service(answer, Lines, on_error=tell, probe=b"probe")
 
 
 class Guest:
-    """A client from an address of 127.0.0.0/8. Closes: close()."""
+    """A client with a source address in 127.0.0.0/8; close() closes its socket."""
 
     def __init__(self, address: tuple[str, int], host: str = "127.0.0.1") -> None:
         self.sock = socket.create_connection(address, PATIENCE_S, (host, 0))
@@ -47,7 +47,7 @@ class Guest:
         self.sock.sendall(data)
 
     def hear(self) -> str:
-        """The next line; "" at the end. TimeoutError for whoever is left hanging."""
+        """Return the next line, "" at the end of the connection; raise TimeoutError if nothing comes."""
         line = b""
         while not line.endswith(b"\n"):
             more = self.sock.recv(1000)
@@ -57,7 +57,7 @@ class Guest:
         return line.decode().strip()
 
     def ask(self) -> str:
-        """What the server says to a line: "PID x", why it is refused, or nothing."""
+        """Send a line and return the reply: "PID x", the reason of a refusal, or ""."""
         try:
             self.say(b"x\n")
             return self.hear()
@@ -77,7 +77,7 @@ Enter = Callable[..., Guest]
 
 @contextmanager
 def running(folder: Path, *arguments: str, workers: int = 3) -> Iterator[tuple[GserverProcess, Enter]]:
-    """The server, and how guests come: they leave at the end, before it stops."""
+    """Run a server; yields it and a function that connects a client, which is closed before the server stops."""
     (folder / "app.py").write_text(APP)
     with GserverProcess(folder, "app:app", *arguments, workers=workers) as server, ExitStack() as guests:
 
@@ -86,13 +86,13 @@ def running(folder: Path, *arguments: str, workers: int = 3) -> Iterator[tuple[G
             guests.callback(guest.close)
             return guest
 
-        server.wait_for_log("Worker ready", workers)  # one that was forked just now still has the arbiter's listeners
+        server.wait_for_log("Worker ready", workers)  # a worker that was just forked still has the arbiter's listeners
         wait_for(lambda: len(serving_pids(server)) == workers, "every worker accepts")
         yield server, enter
 
 
 def serving_pids(server: GserverProcess) -> set[int]:
-    """The workers that have a listener, which they get only after they were ready."""
+    """Return the workers that have a listener, which they receive only after they are ready."""
     port = f":{server.address[1]:04X}"
     inodes = {
         row.split()[9] for row in Path("/proc/net/tcp").read_text().splitlines()[1:] if row.split()[1].endswith(port)
@@ -106,7 +106,7 @@ def sockets_of(pid: int) -> set[str]:
 
 
 def enter_when_one_has_left(enter: Enter, host: str = "127.0.0.1") -> Guest:
-    """The server needs a moment to see it."""
+    """Connect until a client is served: the server needs a moment to notice a close."""
     came: list[Guest] = []
 
     def comes() -> bool:
@@ -114,25 +114,25 @@ def enter_when_one_has_left(enter: Enter, host: str = "127.0.0.1") -> Guest:
         came.append(guest)
         return guest.is_served
 
-    wait_for(comes, "a place has become free")
+    wait_for(comes, "a connection has become free")
     return came[-1]
 
 
-# How many
+# Number of connections
 
 
 @pytest.mark.parametrize("reuse_port", [False, True])
-def test_all_workers_together_hold_as_many_as_they_may(tmp_path: Path, reuse_port: bool) -> None:
+def test_max_connections_applies_to_all_workers_together(tmp_path: Path, reuse_port: bool) -> None:
     arguments = ["--max-connections", "30", *["--reuse-port"] * reuse_port]
     with running(tmp_path, *arguments) as (_, enter):
         guests, said = [], []
-        for _ in range(50):  # one after the other, or a worker that comes late finds the server full
+        for _ in range(50):  # one after the other, so that each worker gets some
             guests.append(enter())
             said.append(guests[-1].ask())
         inside = [guest for guest, words in zip(guests, said, strict=True) if words.endswith(" x")]
 
         assert len(inside) == 30
-        assert len({words for words in said if words.endswith(" x")}) == 3  # each of the workers has some
+        assert len({words for words in said if words.endswith(" x")}) == 3  # each worker serves some
         outside = Counter(words for words in said if not words.endswith(" x"))
         assert outside == {"refused: the server is full: it holds 30 connections": 20}
 
@@ -142,7 +142,7 @@ def test_all_workers_together_hold_as_many_as_they_may(tmp_path: Path, reuse_por
         assert all(guest.is_served for guest in inside)
 
 
-def test_closing_without_a_word_leaves_nobody_hanging(tmp_path: Path) -> None:
+def test_with_full_action_close_refused_clients_receive_eof(tmp_path: Path) -> None:
     with running(tmp_path, "--max-connections", "5", "--full-action", "close") as (_, enter):
         said = [guest.ask() for guest in [enter() for _ in range(25)]]
 
@@ -150,7 +150,7 @@ def test_closing_without_a_word_leaves_nobody_hanging(tmp_path: Path) -> None:
         assert [words for words in said if not words.endswith(" x")] == [""] * 20
 
 
-def test_a_worker_that_is_full_leaves_it_to_another(tmp_path: Path) -> None:
+def test_a_full_worker_leaves_connections_to_another(tmp_path: Path) -> None:
     with running(tmp_path, "--worker-connections", "4", workers=2) as (_, enter):
         guests = [enter() for _ in range(8)]
         pids = Counter(guest.ask() for guest in guests)
@@ -159,13 +159,13 @@ def test_a_worker_that_is_full_leaves_it_to_another(tmp_path: Path) -> None:
         assert enter().ask() == "refused: the server is full: it holds 4 connections"
 
 
-def test_the_longest_idle_one_makes_room_and_never_a_busy_one(tmp_path: Path) -> None:
+def test_an_idle_connection_is_evicted_and_never_a_busy_one(tmp_path: Path) -> None:
     arguments = ["--max-connections", "4", "--full-action", "shed", "--graceful-timeout", "0.2"]
     with running(tmp_path, *arguments, workers=2) as (_, enter):
         guests = [enter() for _ in range(4)]
         assert all(guest.is_served for guest in guests)
-        # A worker that holds nobody has nobody to close: it leaves a newcomer to the other one for a while, and then
-        # refuses it.
+        # A worker without connections has none to evict: it leaves a new connection to the other worker for a while,
+        # and then refuses it.
         newcomer = next(guest for guest in (enter() for _ in range(200)) if guest.is_served)
         gone = [guest for guest in guests if not guest.is_served]
         assert len(gone) == 1
@@ -180,7 +180,7 @@ def test_the_longest_idle_one_makes_room_and_never_a_busy_one(tmp_path: Path) ->
 # By address
 
 
-def test_an_address_has_so_many_connections_over_all_workers_even_after_one_was_killed(tmp_path: Path) -> None:
+def test_the_limit_of_an_address_applies_to_all_workers_even_after_a_kill(tmp_path: Path) -> None:
     with running(tmp_path, "--max-connections-per-ip", "6") as (server, enter):
         inside = {guest: int(guest.ask().split()[0]) for guest in [enter() for _ in range(6)]}
         assert len(set(inside.values())) > 1
@@ -197,7 +197,7 @@ def test_an_address_has_so_many_connections_over_all_workers_even_after_one_was_
         assert all(guest.is_served for guest in inside if guest not in lost)
 
 
-def test_a_network_has_so_many_connections_over_all_workers(tmp_path: Path) -> None:
+def test_the_limit_of_a_network_applies_to_all_workers(tmp_path: Path) -> None:
     with running(tmp_path, "--max-connections-per-network", "4", "--ipv4-network-bits", "30") as (_, enter):
         hosts = ["127.0.0.4", "127.0.0.5", "127.0.0.6", "127.0.0.7"]
 
@@ -206,7 +206,7 @@ def test_a_network_has_so_many_connections_over_all_workers(tmp_path: Path) -> N
         assert enter("127.0.0.8").is_served
 
 
-def test_who_may_connect_is_listed(tmp_path: Path) -> None:
+def test_allow_and_deny_lists_are_applied(tmp_path: Path) -> None:
     allowed = ["--allow", "127.0.0.0/29", "--allow", "127.0.1.1", "--deny", "127.0.0.2"]
     with running(tmp_path, *allowed, "--access-logfile", "access", workers=2) as (_, enter):
         answers = {host: enter(host).ask() for host in ("127.0.0.1", "127.0.0.2", "127.0.0.9", "127.0.1.1")}
@@ -216,17 +216,17 @@ def test_who_may_connect_is_listed(tmp_path: Path) -> None:
         wait_for(lambda: (tmp_path / "access").read_text().count('"denied"') == 2, "both stand in the access log")
 
 
-# How fast
+# Rate of accepts
 
 
 def serving(server: GserverProcess) -> int:
-    """How many workers accept connections."""
+    """Return the number of workers that accept connections."""
     before_6 = not hasattr(psutil.Process, "net_connections")
     found = [each.connections() if before_6 else each.net_connections() for each in server.workers()]
     return sum(any(each.status == "LISTEN" for each in connections) for connections in found)
 
 
-def test_so_many_come_in_a_second_over_all_workers(tmp_path: Path) -> None:
+def test_the_accept_rate_applies_to_all_workers_together(tmp_path: Path) -> None:
     with running(tmp_path, "--max-accept-rate", "10", workers=2) as (server, enter):
         wait_for(lambda: serving(server) == 2, "both have the listener, and share the rate")
         began = time.monotonic()
@@ -234,18 +234,18 @@ def test_so_many_come_in_a_second_over_all_workers(tmp_path: Path) -> None:
         most = 10 * (1 + time.monotonic() - began) + 1
         count = sum(words.endswith(" x") for words in said)
 
-        assert 5 <= count <= most  # one worker's share, and everything
+        assert 5 <= count <= most  # at least one worker's share, at most all
         refused = {words for words in said if not words.endswith(" x")}
         assert refused == {"refused: more than 10 connections a second"}
 
 
-def test_a_rate_below_one_for_each_worker_lets_somebody_in(tmp_path: Path) -> None:
+def test_a_rate_below_one_for_each_worker_still_accepts_some(tmp_path: Path) -> None:
     with running(tmp_path, "--max-accept-rate", "1") as (_, enter):
         assert any(guest.is_served for guest in [enter() for _ in range(3)])
         enter_when_one_has_left(enter)
 
 
-def test_a_rate_is_of_all_listeners_together(tmp_path: Path) -> None:
+def test_the_accept_rate_applies_to_all_listeners_together(tmp_path: Path) -> None:
     with running(tmp_path, "--max-accept-rate", "10", "-b", "127.0.0.2:0", workers=1) as (server, _):
         addresses = re.findall(r"(127\.0\.0\.[12]):(\d+)", server.log)
         assert len(addresses) == 2
@@ -280,7 +280,7 @@ def test_a_reload_changes_a_limit(tmp_path: Path) -> None:
         assert all(guest.is_served for guest in after)
 
 
-def test_each_deadline_has_its_flag_and_its_word_in_the_access_log(tmp_path: Path) -> None:
+def test_each_timeout_has_its_flag_and_its_close_reason_in_the_access_log(tmp_path: Path) -> None:
     flags = {"--first-byte-timeout": "0.3", "--idle-timeout": "0.4", "--message-timeout": "0.3"}
     flags |= {"--handler-timeout": "0.3", "--access-logfile": "access", "--access-logformat": "%(h)s %(r)s"}
     arguments = [word for pair in flags.items() for word in pair]
@@ -302,7 +302,7 @@ def test_each_deadline_has_its_flag_and_its_word_in_the_access_log(tmp_path: Pat
         assert tuple(words[guest] for guest in (silent, idle, half, slow)) == expected
 
 
-def test_a_connection_that_is_old_enough_is_closed(tmp_path: Path) -> None:
+def test_a_connection_that_reaches_its_maximum_age_is_closed(tmp_path: Path) -> None:
     with running(tmp_path, "--max-connection-age", "0.3", "--access-logfile", "access", workers=1) as (_, enter):
         guest = enter()
         assert guest.is_served
@@ -323,7 +323,7 @@ def test_a_message_that_is_too_long_is_refused(tmp_path: Path) -> None:
         wait_for(lambda: '"protocol_error"' in (tmp_path / "access").read_text(), "it stands in the access log")
 
 
-def test_every_refusal_has_its_word_in_the_access_log(tmp_path: Path) -> None:
+def test_every_refusal_has_its_close_reason_in_the_access_log(tmp_path: Path) -> None:
     limits = ["--max-connections", "3", "--max-connections-per-ip", "2"]
     access = ["--access-logfile", "access", "--access-logformat", "%(r)s %(M)s"]
     with running(tmp_path, *limits, *access, workers=1) as (_, enter):
@@ -345,12 +345,12 @@ def test_a_handler_that_blocks_the_worker_is_named_in_the_log(tmp_path: Path) ->
         assert guest.hear().endswith(" block")
         name = f"127.0.0.1:{guest.sock.getsockname()[1]}"
 
-        server.wait_for_log(rf"The worker stood still for \d+\.\d s or more: {re.escape(name)} in app\.answer")
+        server.wait_for_log(rf"The event loop was blocked for \d+\.\d s or more: {re.escape(name)} in app\.answer")
         server.wait_for_log(r'app\.py", line \d+, in answer\n')
         assert 'get_original("time", "sleep")(1.0)' in server.log
 
 
-def test_a_handler_that_waits_as_gevent_does_is_not_named(tmp_path: Path) -> None:
+def test_a_handler_that_waits_in_gevent_is_not_named(tmp_path: Path) -> None:
     with running(tmp_path, "--block-warning", "0.1", "--handler-timeout", "0.5", workers=1) as (server, enter):
         guest = enter()
         guest.say(b"wait\n")

@@ -1,4 +1,4 @@
-"""Sockets that a service manager passes, of every kind; abstract unix sockets; addresses that are in use."""
+"""Sockets from a service manager, of every kind; abstract unix sockets; addresses in use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ECHO_LINES = """
 from gserver import Lines, Service
 app = Service(lambda line, conn: line + b" " + repr(conn.peer).encode(), Lines, on_open=lambda conn: None)
 """
-# Puts a descriptor where systemd would, and sets its variables.
+# Passes a descriptor as systemd does, with systemd's variables.
 ACTIVATE = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
@@ -64,7 +64,7 @@ def ask(address: str | bytes, own: str | None = None) -> bytes:
         return client.makefile("rb").readline()
 
 
-def test_an_abstract_socket_is_served_reloaded_and_handed_over(tmp_path: Path, abstract: socket.socket) -> None:
+def test_an_abstract_socket_is_kept_at_a_reload_and_an_upgrade(tmp_path: Path, abstract: socket.socket) -> None:
     address = abstract.getsockname()
     (tmp_path / "app.py").write_text(ECHO_LINES)
     options = ("-p", "gserver.pid", "--reload-settle", "0", "--max-connections-per-ip", "9", "--deny", "127.0.0.2")
@@ -88,7 +88,7 @@ def test_an_abstract_socket_is_served_reloaded_and_handed_over(tmp_path: Path, a
     assert (tmp_path / "access").read_text().count("unix:") == 3
 
 
-def test_a_name_that_is_no_text_is_served_and_printed(tmp_path: Path) -> None:
+def test_an_abstract_name_that_is_not_utf8_is_served_and_logged(tmp_path: Path) -> None:
     address = b"\0gserver-\xff\0\n-%d" % os.getpid()
     (tmp_path / "app.py").write_text(ECHO_LINES)
     with socket.socket(socket.AF_UNIX) as listener:
@@ -99,7 +99,7 @@ def test_a_name_that_is_no_text_is_served_and_printed(tmp_path: Path) -> None:
             assert f"Listening at: unix:@gserver-\\udcff\\x00\\n-{os.getpid()} (" in server.log
 
 
-def test_an_abstract_socket_can_be_asked_for(tmp_path: Path) -> None:
+def test_bind_accepts_an_abstract_socket(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(LINE_APP)
     name = f"gserver-asked-{os.getpid()}"
     with GserverProcess(tmp_path, "app:app", "-p", "gserver.pid", bind=f"unix:@{name}") as server:
@@ -118,7 +118,7 @@ def test_an_abstract_socket_can_be_asked_for(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir() if name in path.name] == []
 
 
-def test_an_abstract_name_leaves_a_file_of_that_name_alone(
+def test_an_abstract_socket_does_not_remove_a_file_of_the_same_name(
     listeners: Listeners, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -132,7 +132,7 @@ def test_an_abstract_name_leaves_a_file_of_that_name_alone(
 
 
 def unusable() -> Iterator[tuple[str, socket.socket]]:
-    """Sockets that systemd can pass, and from which no connection can be accepted."""
+    """Yield sockets that systemd can pass but that accept no connections, with their description."""
     kinds = [
         ("AF_NETLINK", socket.AF_NETLINK, socket.SOCK_RAW),
         ("AF_PACKET", socket.AF_PACKET, socket.SOCK_RAW),
@@ -145,11 +145,11 @@ def unusable() -> Iterator[tuple[str, socket.socket]]:
     for words, family, kind in kinds:
         try:
             yield words, socket.socket(family, kind, 1 if "SOCK_RAW of AF_INET" in words else 0)
-        except OSError:  # there is no such family on this machine, or only root may
+        except OSError:  # this machine has no such family, or it needs root
             continue
 
 
-def test_a_socket_that_cannot_be_served_is_named_and_stays_open(listeners: Listeners) -> None:
+def test_an_unusable_socket_is_named_in_the_error_and_stays_open(listeners: Listeners) -> None:
     tried = []
     for words, given in unusable():
         with given:
@@ -162,7 +162,7 @@ def test_a_socket_that_cannot_be_served_is_named_and_stays_open(listeners: Liste
     assert tried
 
 
-def test_a_listener_on_one_link_is_served_by_its_scope(listeners: Listeners) -> None:
+def test_a_link_local_address_is_bound_with_its_scope(listeners: Listeners) -> None:
     links = [line.split() for line in Path("/proc/net/if_inet6").read_text().splitlines() if line.startswith("fe80")]
     if not links:
         pytest.skip("no interface has a link-local address")
@@ -175,7 +175,7 @@ def test_a_listener_on_one_link_is_served_by_its_scope(listeners: Listeners) -> 
 # Addresses in use
 
 
-def test_an_address_in_use_is_logged_once_while_it_is_tried_again(
+def test_an_address_in_use_is_logged_once_during_the_retries(
     listeners: Listeners, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pauses: list[float] = []
@@ -188,10 +188,10 @@ def test_an_address_in_use_is_logged_once_while_it_is_tried_again(
 
     assert pauses == [1.0] * 4
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert lines == [f"Address 127.0.0.1:{port} is in use: trying again for 4 s"]
+    assert lines == [f"Address 127.0.0.1:{port} is in use: retrying for 4 s"]
 
 
-def test_nothing_is_tried_again_at_a_reload(listeners: Listeners, caplog: pytest.LogCaptureFixture) -> None:
+def test_there_are_no_retries_at_a_reload(listeners: Listeners, caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError):
         listeners.open([TcpBind(*taken.getsockname())], patient=False)
 

@@ -1,4 +1,4 @@
-"""Where the arbiter lives: terminals and daemons, systemd, containers, other users, other sockets."""
+"""The arbiter in its environment: daemons, log files, hooks, upgrades, systemd, sockets, users, containers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def add_up(address: tuple[str, int] | str) -> int:
 # Daemon and pid file
 
 
-def test_a_daemon_returns_when_it_is_ready_and_leaves_its_terminal(tmp_path: Path) -> None:
+def test_a_daemon_detaches_from_its_terminal_when_it_is_ready(tmp_path: Path) -> None:
     options = ("--daemon", "--pid", "pid", "--log-file", "log", "-b", "unix:socket", "-w", "2")
     ended = run_gserver("json", *options, cwd=tmp_path)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
@@ -57,7 +57,7 @@ def test_a_daemon_returns_when_it_is_ready_and_leaves_its_terminal(tmp_path: Pat
     assert "Stopped" in (tmp_path / "log").read_text()
 
 
-def test_a_daemon_that_cannot_serve_says_so_to_its_starter(tmp_path: Path) -> None:
+def test_a_daemon_that_cannot_start_prints_the_error_in_the_foreground(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("1 / 0")
     ended = run_gserver("broken:app", "--daemon", "-b", "unix:socket", cwd=tmp_path)
 
@@ -65,7 +65,7 @@ def test_a_daemon_that_cannot_serve_says_so_to_its_starter(tmp_path: Path) -> No
     assert "ZeroDivisionError" in ended.stderr
 
 
-def test_a_pid_file_of_a_server_that_runs_is_respected(tmp_path: Path) -> None:
+def test_the_pid_file_of_a_running_server_is_not_overwritten(tmp_path: Path) -> None:
     with GserverProcess(tmp_path, "json", "--pid", "gserver.pid") as server:
         ended = run_gserver("json", "-b", "127.0.0.1:0", "--pid", "gserver.pid", cwd=tmp_path)
 
@@ -78,7 +78,7 @@ def test_a_pid_file_of_a_server_that_runs_is_respected(tmp_path: Path) -> None:
 # Logs
 
 
-def test_logs_go_to_files_and_are_opened_again_on_usr1(tmp_path: Path) -> None:
+def test_logs_go_to_files_and_are_reopened_on_usr1(tmp_path: Path) -> None:
     options = ("--log-file", "errors", "--access-logfile", "access", "--capture-output")
     (tmp_path / "app.py").write_text(LINE_APP + "print('from the application', flush=True)\n")
     with GserverProcess(tmp_path, "app:app", *options, log=tmp_path / "errors") as server:
@@ -110,7 +110,9 @@ def test_logconfig_dict_and_raw_env_and_proc_name(tmp_path: Path) -> None:
         "import os\nfrom gserver import Lines, Service\n"
         "app = Service(lambda line, conn: os.environ['COLOUR'].encode(), Lines)\n"
     )
-    first = {"PWD": str(tmp_path)}  # the first variable is where setproctitle looks for the title, and this one changes
+    first = {
+        "PWD": str(tmp_path)
+    }  # setproctitle looks for the title at the first variable, and the server changes this one
     command = ["env", "-i", *(f"{name}={value}" for name, value in {**first, **os.environ, **first}.items())]
     command += [sys.executable, "-m", "gserver", "app:app", "-b", "127.0.0.1:0", "-w", "1"]
     with GserverProcess(tmp_path, command=command) as server, Client(server.address, Lines()) as client:
@@ -144,11 +146,11 @@ def connection_close(worker, conn, reason): say("connection_close", worker.age, 
 """
 
 
-def test_every_hook_is_called_in_its_place(tmp_path: Path) -> None:
+def test_hooks_are_called_in_order(tmp_path: Path) -> None:
     (tmp_path / "gserver.conf.py").write_text(HOOKS)
     (tmp_path / "app.py").write_text(LINE_APP)
     with GserverProcess(tmp_path, "app:app", "--reload-settle", "0.1") as server:
-        # The worker answers as soon as it may, whether the arbiter has told its hook already or not.
+        # The worker may reply before the arbiter has called when_ready.
         wait_for(lambda: "when_ready" in (tmp_path / "hooks").read_text(), "the arbiter's hook")
         with Client(server.address, Lines()) as client:
             client.recv()
@@ -176,7 +178,7 @@ def test_every_hook_is_called_in_its_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["when_ready(server)", "pre_fork(server, worker)", "connection_open(worker, conn)"])
-def test_a_hook_that_raises_is_logged_with_its_name_and_nothing_else_happens(tmp_path: Path, name: str) -> None:
+def test_a_hook_that_raises_is_logged_with_its_name_and_has_no_other_effect(tmp_path: Path, name: str) -> None:
     (tmp_path / "gserver.conf.py").write_text(f"def {name}:\n    1 / 0\n")
     with GserverProcess(tmp_path, "json") as server:
         assert add_up(server.address) == 30
@@ -186,7 +188,7 @@ def test_a_hook_that_raises_is_logged_with_its_name_and_nothing_else_happens(tmp
 @pytest.mark.parametrize(
     ("name", "status"), [("on_starting(server)", 1), ("post_worker_init(worker)", EXIT_CANNOT_START)]
 )
-def test_a_hook_that_raises_at_a_start_fails_it(tmp_path: Path, name: str, status: int) -> None:
+def test_a_hook_that_raises_at_the_start_fails_it(tmp_path: Path, name: str, status: int) -> None:
     (tmp_path / "gserver.conf.py").write_text(f"def {name}:\n    1 / 0\n")
     ended = run_gserver("json", "-b", "127.0.0.1:0", cwd=tmp_path)
 
@@ -197,7 +199,7 @@ def test_a_hook_that_raises_at_a_start_fails_it(tmp_path: Path, name: str, statu
 # Upgrade
 
 
-def test_usr2_starts_a_new_arbiter_that_takes_over_when_the_old_one_is_told_to_go(tmp_path: Path) -> None:
+def test_usr2_starts_a_new_arbiter_that_takes_over_after_term_to_the_old_one(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(LINE_APP)
     with GserverProcess(tmp_path, "app:app", "-b", "unix:socket", "--pid", "gserver.pid") as server:
         old = server.arbiter
@@ -221,7 +223,7 @@ def test_usr2_starts_a_new_arbiter_that_takes_over_when_the_old_one_is_told_to_g
     assert not (tmp_path / "gserver.pid").exists()
 
 
-def test_a_new_arbiter_that_fails_leaves_the_old_one_as_it_was(tmp_path: Path) -> None:
+def test_a_new_arbiter_that_fails_does_not_affect_the_old_one(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(LINE_APP)
     with GserverProcess(tmp_path, "app:app", "-b", "unix:socket", "--pid", "gserver.pid") as server:
         (tmp_path / "app.py").write_text("1 / 0")
@@ -229,7 +231,7 @@ def test_a_new_arbiter_that_fails_leaves_the_old_one_as_it_was(tmp_path: Path) -
         server.wait_for_log("The new arbiter ended with status 3")
         with Client(str(tmp_path / "socket"), Lines()) as client:
             assert int(client.recv()) in server.serving_pids()
-        server.signal(signal.SIGUSR2)  # and it may be tried again
+        server.signal(signal.SIGUSR2)  # it can be tried again
         server.wait_for_log("The new arbiter ended with status 3", 2)
 
 
@@ -237,7 +239,7 @@ def test_a_new_arbiter_that_fails_leaves_the_old_one_as_it_was(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("engine", ["poll", "watchfiles"])
-def test_reload_on_change_survives_a_syntax_error_until_it_is_mended(tmp_path: Path, engine: str) -> None:
+def test_reload_on_change_continues_after_a_syntax_error(tmp_path: Path, engine: str) -> None:
     app = tmp_path / "app.py"
     app.write_text("app = (")
     with GserverProcess(
@@ -271,42 +273,42 @@ def test_a_socket_that_systemd_passes_is_served(tmp_path: Path) -> None:
         assert f"Listening at: 127.0.0.1:{port}" in server.log
 
 
-def test_systemd_hears_ready_only_after_the_workers_are_and_of_reload_and_stop(tmp_path: Path) -> None:
+def test_systemd_is_notified_of_readiness_reload_and_stop(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(PATIENCE_S)
         environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
         with GserverProcess(tmp_path, "json", "--reload-settle", "0.1", workers=2, environment=environment) as server:
-            assert told(manager, b"READY=1").endswith(b"STATUS=2 workers")
+            assert next_message(manager, b"READY=1").endswith(b"STATUS=2 workers")
             assert server.log.count("Worker ready") == 2
-            assert told(manager, b"WATCHDOG=1") == b"WATCHDOG=1"
+            assert next_message(manager, b"WATCHDOG=1") == b"WATCHDOG=1"
             server.signal(signal.SIGHUP)
-            assert b"MONOTONIC_USEC=" in told(manager, b"RELOADING=1")
-            assert told(manager, b"READY=1").endswith(b"STATUS=reloaded")
-        assert told(manager, b"STOPPING=1").startswith(b"STOPPING=1")
+            assert b"MONOTONIC_USEC=" in next_message(manager, b"RELOADING=1")
+            assert next_message(manager, b"READY=1").endswith(b"STATUS=reloaded")
+        assert next_message(manager, b"STOPPING=1").startswith(b"STOPPING=1")
 
 
-def told(manager: socket.socket, what: bytes) -> bytes:
-    """The next message with `what` in it; others are heartbeats."""
+def next_message(manager: socket.socket, what: bytes) -> bytes:
+    """Return the next message that contains `what`; all before it must be heartbeats."""
     for _ in range(100):
         message = manager.recv(4096)
         if what in message:
             return message
         assert message == b"WATCHDOG=1", message
-    raise AssertionError(f"never told {what!r}")
+    raise AssertionError(f"no message with {what!r}")
 
 
 # Sockets and users
 
 
-def test_a_unix_socket_has_the_mode_that_was_asked_for(tmp_path: Path) -> None:
+def test_a_unix_socket_has_the_configured_mode(tmp_path: Path) -> None:
     with GserverProcess(tmp_path, "json", bind="unix:socket,mode=600"):
         path = tmp_path / "socket"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert add_up(str(path)) == 30
 
 
-def test_a_descriptor_that_was_inherited_is_served(tmp_path: Path) -> None:
+def test_an_inherited_descriptor_is_served(tmp_path: Path) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         GserverProcess(tmp_path, "json", bind=f"fd://{listener.fileno()}", pass_fds=(listener.fileno(),)),
@@ -314,22 +316,22 @@ def test_a_descriptor_that_was_inherited_is_served(tmp_path: Path) -> None:
         assert add_up(listener.getsockname()) == 30
 
 
-def test_dual_stack_takes_both_families(tmp_path: Path) -> None:
+def test_a_dual_stack_socket_accepts_both_families(tmp_path: Path) -> None:
     with GserverProcess(tmp_path, "json", bind="[::]:0") as server:
         port = server.address[1]
         assert add_up(("127.0.0.1", port)) == 30
         assert add_up(("::1", port)) == 30
 
 
-def everybody_can_run_python() -> bool:
-    """Whether another user may read this interpreter and the packages."""
+def other_users_can_run_python() -> bool:
+    """Return whether other users can read this interpreter and the packages."""
     folders = [Path(os.__file__).parent, Path(psutil.__file__).parent, Path(__file__).parent]
     return all(parent.stat().st_mode & stat.S_IXOTH for folder in folders for parent in [folder, *folder.parents])
 
 
-@pytest.mark.skipif(not is_root, reason="only root can become somebody else")
-@pytest.mark.skipif(not everybody_can_run_python(), reason="another user could not read this interpreter")
-def test_workers_run_as_the_user_that_was_asked_for() -> None:
+@pytest.mark.skipif(not is_root, reason="only root can change the user")
+@pytest.mark.skipif(not other_users_can_run_python(), reason="another user cannot read this interpreter")
+def test_workers_run_as_the_configured_user() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -348,7 +350,7 @@ def test_workers_run_as_the_user_that_was_asked_for() -> None:
 
 
 @pytest.mark.skipif(not is_root or not shutil.which("unshare"), reason="needs root and unshare")
-def test_as_process_1_it_reaps_orphans_and_obeys_term(tmp_path: Path) -> None:
+def test_as_process_1_it_reaps_orphans_and_stops_on_term(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
         "import os, subprocess\nfrom gserver import Lines, Service\n"
         "def answer(line, conn):\n"
@@ -369,7 +371,7 @@ def test_as_process_1_it_reaps_orphans_and_obeys_term(tmp_path: Path) -> None:
     assert "Worker exited with status 3" not in server.log
 
 
-def test_an_idle_server_wakes_up_once_a_second_for_each_worker(tmp_path: Path) -> None:
+def test_an_idle_worker_wakes_up_once_a_second(tmp_path: Path) -> None:
     if not shutil.which("strace"):
         pytest.skip("needs strace")
     with GserverProcess(tmp_path, "json", workers=2) as server:

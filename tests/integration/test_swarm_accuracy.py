@@ -1,10 +1,10 @@
-"""What a swarm reports of servers whose delays are known, held against the books of those servers.
+"""The latencies that a swarm reports, compared with the records of servers with known delays.
 
-A reported percentile has to be within 1 % or 50 microseconds of the truth, and the truth lies between two measurements
-that know nothing of the recording. An exchange took at least what the server's books say of it, and at most what a task
-measured around it. Both bounds hold for every percentile of every swarm, whatever else the host does, and where they
-are close the report is as close to the truth: with the books themselves the median and p90 must agree in one of three
-swarms. What is rarer is made of moments in which the host had something else to do.
+A reported percentile must be within 1 % or 50 us of the true one. The true one lies between two measurements that are
+independent of the recording: an exchange took at least as long as in the server's records, and at most as long as a
+task measured around it. Both bounds must hold for every percentile of every swarm, also on a busy host. Where they are
+close together, the report is as close to the true value: the median and p90 must match the server's records in one of
+three swarms. Higher percentiles mostly show moments in which the host was busy with other work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pytest
 
 from loadtests.recording.histogram import Histogram
 from loadtests.recording.recording import CUT_OFF, OK, Recording
-from tests.helpers.known_delays import Books, KnownDelays
+from tests.helpers.known_delays import KnownDelays, Records
 from tests.helpers.loadtests_swarms import Swarm, of_processes
 
 pytestmark = pytest.mark.alone
@@ -28,7 +28,7 @@ KINDS = ("constant", "two", "uniform", "freeze")
 QUANTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
 SERVER_QUANTILES = (50.0, 90.0)
 FROZEN_QUANTILES = (90.0, 99.0)  # a third of the ticks of frozen users are late
-#: Few are frozen: they all go on at the same moment, and what they then cost each other is in no arithmetic.
+#: Few users of the frozen server: they all resume at once, and the calculation ignores how they delay each other.
 USERS = {"constant": 40, "two": 40, "uniform": 40, "freeze": 6}
 RATES = {"constant": 4, "two": 3, "uniform": 3, "freeze": 10}
 FREEZE_DELAY_NS = 50 * 10**6
@@ -82,11 +82,11 @@ def keep(**_):
 
 @dataclass
 class Outcome:
-    """A swarm on four servers that has ended."""
+    """The results of a swarm with four servers."""
 
     recording: Recording
-    books: dict[str, Books]
-    service: dict[str, list[int]]  # what tasks measured
+    records: dict[str, Records]
+    service: dict[str, list[int]]  # measured by tasks
     response: dict[str, list[int]]
 
 
@@ -108,7 +108,7 @@ def swarm(folder: Path, processes: int) -> Outcome:
         measured = [each for path in folder.glob("swarm/measured-*.json") for each in json.loads(path.read_text())]
         return Outcome(
             ended.recording,
-            {kind: server.books() for kind, server in servers.items()},
+            {kind: server.records() for kind, server in servers.items()},
             {kind: [service for name, _, service, _ in measured if name == kind] for kind in KINDS},
             {kind: [response for name, _, _, response in measured if name == kind] for kind in KINDS},
         )
@@ -118,7 +118,7 @@ def swarm(folder: Path, processes: int) -> Outcome:
 
 
 def percentile(latencies: Sequence[int], quantile: float) -> int:
-    """The nearest rank, as HdrHistogram rounds it."""
+    """Return a percentile by the nearest rank, with HdrHistogram's rounding."""
     return sorted(latencies)[max(1, int(quantile / 100 * len(latencies) + 0.5)) - 1]
 
 
@@ -133,10 +133,10 @@ def errors(
     measured: Sequence[int],
     quantiles: Sequence[float] = SERVER_QUANTILES,
 ) -> dict[str, str]:
-    """The percentiles that are not within 1 % or 50 microseconds, where the host lets that be known.
+    """Return the percentiles that are not within 1 % or 50 us of the server's records.
 
-    `measured`: by a task, around the same exchanges. Where it is further from the truth itself, the host kept the task,
-    and so the swarm, waiting; assert_between() holds there as everywhere.
+    measured: latencies measured by tasks around the same exchanges. Percentiles in which these differ from the records
+    too are skipped: there the host delayed the tasks, and with them the swarm. assert_between() still checks them.
     """
     found = reported.percentiles(quantiles)
     return {
@@ -156,7 +156,7 @@ def assert_between(least: Sequence[int], reported: Histogram, most: Sequence[int
 def assert_counts_are_exact(outcome: Outcome) -> None:
     for kind in KINDS:
         total = outcome.recording.total([kind])
-        assert total.outcomes == {OK: len(outcome.books[kind].replies)}, kind
+        assert total.outcomes == {OK: len(outcome.records[kind].replies)}, kind
         assert CUT_OFF not in total.outcomes
         assert total.service.measured.total == total.response.measured.total == total.outcomes[OK]
     assert outcome.recording.missing() == []
@@ -164,7 +164,7 @@ def assert_counts_are_exact(outcome: Outcome) -> None:
 
 def assert_bounds_hold(outcome: Outcome) -> None:
     for kind in KINDS:
-        total, replies = outcome.recording.total([kind]), outcome.books[kind].replies
+        total, replies = outcome.recording.total([kind]), outcome.records[kind].replies
         served = [sent_ns - received_ns for _, received_ns, sent_ns in replies]
         responded = [sent_ns - int(line.split()[1]) for line, _, sent_ns in replies]
         assert_between(served, total.service.measured, outcome.service[kind])
@@ -172,25 +172,27 @@ def assert_bounds_hold(outcome: Outcome) -> None:
 
 
 def deviations(outcome: Outcome) -> dict[str, str]:
-    """Where the reports and the servers' books disagree."""
+    """Return the percentiles in which the report and the servers' records differ."""
     wrong: dict[str, str] = {}
     for kind in KINDS:
-        total, replies = outcome.recording.total([kind]), outcome.books[kind].replies
+        total, replies = outcome.recording.total([kind]), outcome.records[kind].replies
         response = [sent_ns - int(line.split()[1]) for line, _, sent_ns in replies]
         wrong |= errors(f"{kind} response", total.response.measured, response, outcome.response[kind])
-        if kind != "freeze":  # what waits for a frozen server waits where it does not see it
+        if kind != "freeze":  # a frozen server does not record how long requests waited in the kernel
             service = [sent_ns - received_ns for _, received_ns, sent_ns in replies]
             wrong |= errors(f"{kind} service", total.service.measured, service, outcome.service[kind])
-    by_arithmetic = responses_by_arithmetic(outcome.books["freeze"], int(statistics.median(outcome.service["freeze"])))
+    by_arithmetic = responses_by_arithmetic(
+        outcome.records["freeze"], int(statistics.median(outcome.service["freeze"]))
+    )
     measured = outcome.response["freeze"]
     return wrong | errors("by arithmetic", total.response.measured, by_arithmetic, measured, FROZEN_QUANTILES)
 
 
-def responses_by_arithmetic(books: Books, delay_ns: int) -> list[int]:
-    """Of users with a tick each 100 ms, and a server that takes `delay_ns`, but does nothing for a second."""
-    frozen_ns, thawed_ns = books.frozen
+def responses_by_arithmetic(records: Records, delay_ns: int) -> list[int]:
+    """Calculate the response times of users with a tick each 100 ms and a delay of `delay_ns`, with a freeze of 1 s."""
+    frozen_ns, thawed_ns = records.frozen
     ticks: dict[str, list[int]] = {}
-    for line, _, _ in books.replies:
+    for line, _, _ in records.replies:
         due_ns = int(line.split()[1])
         ticks.setdefault(f"{due_ns % (10**9 // RATES['freeze'])}", []).append(due_ns)
     responses = []
@@ -200,15 +202,17 @@ def responses_by_arithmetic(books: Books, delay_ns: int) -> list[int]:
             arrived_ns = max(due_ns, free_ns)
             begun_ns = thawed_ns if frozen_ns <= arrived_ns < thawed_ns else arrived_ns
             free_ns = begun_ns + delay_ns
-            if arrived_ns < frozen_ns < free_ns:  # it was to be answered in that second
+            if arrived_ns < frozen_ns < free_ns:  # its reply was due during the freeze
                 free_ns = thawed_ns
             responses.append(free_ns - due_ns)
     return responses
 
 
 def assert_a_freeze_is_seen(outcome: Outcome) -> None:
-    """In the response time by every tick in it; in the service time as one slow exchange of each user, and as what a
-    busy host made as slow, which the tasks have measured themselves."""
+    """The response times of all ticks during the freeze are long, but only one service time of each user.
+
+    A busy host can make further service times long; the tasks have measured these too.
+    """
     total = outcome.recording.total(["freeze"])
     slow = sum(count for latency_ns, count in total.service.measured.counts.items() if latency_ns > 10**9 / 2)
     late = sum(count for latency_ns, count in total.response.measured.counts.items() if latency_ns > 10**9 / 2)

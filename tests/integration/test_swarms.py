@@ -1,6 +1,6 @@
-"""Swarms that differ from the usual: in TLS, of any message, of users of one's own, of several processes and clocks.
+"""Special swarms: with TLS, any message, user classes of a file, several processes, and different clocks.
 
-All of them run at the same time; each is a Locust of its own.
+All of them run at the same time, each in its own Locust process.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ FREEZE_S = 1.5
 class Swarms:
     by_name: dict[str, Swarm] = field(default_factory=dict)
     servers: dict[str, JsonServer] = field(default_factory=dict)
-    seen: set[str] = field(default_factory=set)  # addresses that connections came from
+    seen: set[str] = field(default_factory=set)  # source addresses of connections
     began_s: float = field(default_factory=time.monotonic)
 
     def __getitem__(self, name: str) -> Swarm:
@@ -186,7 +186,7 @@ def swarms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarms]:
 
 
 def echo_lines(freeze_at: int = 0, silent_from: int = 0) -> Callable[[socket.socket], None]:
-    """A server that does nothing for a while before it answers that line, or answers none from that one on."""
+    """Return an echo behaviour that freezes before line `freeze_at`, or sends no replies from line `silent_from` on."""
 
     def behave(connection: socket.socket) -> None:
         for number, line in enumerate(connection.makefile("rb"), 1):
@@ -200,7 +200,7 @@ def echo_lines(freeze_at: int = 0, silent_from: int = 0) -> Callable[[socket.soc
 
 @contextlib.contextmanager
 def begin_shifted(folder: Path, swarms: Swarms, server: tuple[str, int]) -> Iterator[None]:
-    """A master, a worker, and another worker whose monotonic clock is another."""
+    """Start a master, a worker, and a second worker with a shifted monotonic clock."""
     port = str(free_port())
     master = ("--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--expect-workers", "2")
     swarms.by_name["shifted"] = Swarm(folder / "shifted", server, *BRIEFLY, "--rate", "20", *master)
@@ -218,7 +218,7 @@ def begin_shifted(folder: Path, swarms: Swarms, server: tuple[str, int]) -> Iter
 
 
 def kill_a_worker(swarm: Swarm) -> None:
-    """Once it has reported a few seconds of work."""
+    """Kill a worker after it has reported exchanges."""
     wait_for(lambda: '"exchanges"' in swarm.progress and '"exchanges": 0' not in last_line(swarm), "work", 60)
     worker = psutil.Process(swarm.process.pid).children()[0]
     os.kill(worker.pid, signal.SIGKILL)
@@ -233,7 +233,7 @@ def kinds(swarm: Swarm) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ["tls", "expected", "own"])
-def test_every_exchange_succeeds_and_locust_has_counted_it(swarms: Swarms, name: str) -> None:
+def test_every_exchange_succeeds_and_is_counted_by_locust(swarms: Swarms, name: str) -> None:
     swarm = swarms[name]
     counts = {series: count for series, (count, _) in swarm.locust_counts.items()}
     recorded = {series: outcomes[OK] for series, outcomes in swarm.outcomes.items()}
@@ -245,7 +245,7 @@ def test_every_exchange_succeeds_and_locust_has_counted_it(swarms: Swarms, name:
     assert "Traceback" not in swarm.log
 
 
-def test_a_tls_handshake_is_a_series_of_its_own(swarms: Swarms) -> None:
+def test_a_tls_handshake_has_its_own_series(swarms: Swarms) -> None:
     outcomes = swarms["tls"].outcomes
 
     assert outcomes.keys() == {"connect", "tls", "first_byte", "close", "GREETING", "SUM"}
@@ -253,7 +253,7 @@ def test_a_tls_handshake_is_a_series_of_its_own(swarms: Swarms) -> None:
     assert_closed(swarms["tls"])
 
 
-def test_a_handshake_that_fails_is_counted_as_such_and_makes_no_exchange(swarms: Swarms) -> None:
+def test_a_failed_handshake_is_counted_and_makes_no_exchange(swarms: Swarms) -> None:
     outcomes = swarms["tls-of-a-stranger"].outcomes
 
     assert outcomes.keys() == {"connect", "tls"}
@@ -261,8 +261,8 @@ def test_a_handshake_that_fails_is_counted_as_such_and_makes_no_exchange(swarms:
     assert outcomes["connect"][OK] >= USERS
 
 
-def test_a_reply_that_was_there_before_it_was_asked_for_is_none(swarms: Swarms) -> None:
-    """Any message is a reply here; but one that comes unasked would make the quickest exchanges of all."""
+def test_data_that_arrives_before_the_request_is_no_reply(swarms: Swarms) -> None:
+    """Any message is accepted as a reply here, but one that is already there would give latencies near 0."""
     exchanges = swarms["unasked"].exchanges
 
     assert kinds(swarms["unasked"]) == {OK, "mismatch"}
@@ -277,27 +277,27 @@ def test_a_paced_user_has_two_latencies_and_one_in_a_closed_loop_has_one(swarms:
         assert total.response.measured.total == (total.outcomes[OK] if has_response else 0)
 
 
-def test_several_in_flight_are_more_than_one(swarms: Swarms) -> None:
+def test_several_messages_in_flight_give_a_higher_throughput(swarms: Swarms) -> None:
     outcomes = swarms["own"].outcomes
 
     assert outcomes["Deep"][OK] > 5 * outcomes["Paced"][OK]
 
 
 def assert_closed(swarm: Swarm) -> None:
-    """In good order, but for connections with an exchange that the end of the test cut off."""
+    """Check that all connections were closed in order, except those with an exchange cut off by the end."""
     opened, closed = swarm.outcomes["connect"][OK], swarm.outcomes["close"].total()
     assert opened - swarm.exchanges[CUT_OFF] <= closed <= opened
 
 
 def test_a_connection_for_each_exchange_is_opened_and_closed(swarms: Swarms) -> None:
     outcomes = swarms["own"].outcomes
-    others = 4 + 2 + 2  # users that keep their connections
+    others = 4 + 2 + 2  # users that keep their connections open
 
     assert outcomes["Churning"][OK] <= outcomes["connect"][OK] - others <= outcomes["Churning"][OK] + 2
     assert_closed(swarms["own"])
 
 
-def test_an_exchange_named_as_a_phase_is_refused(swarms: Swarms) -> None:
+def test_an_exchange_with_a_reserved_name_is_refused(swarms: Swarms) -> None:
     refusal = "an exchange is named 'connect', which is the name of another series in a report"
 
     assert refusal in swarms["misnamed"].log
@@ -306,8 +306,8 @@ def test_an_exchange_named_as_a_phase_is_refused(swarms: Swarms) -> None:
 
 
 @pytest.mark.parametrize("user", ["Several", "InATaskSet"])
-def test_all_exchanges_of_a_task_that_began_late_are_late(swarms: Swarms, user: str) -> None:
-    """The first line of the fourth task is frozen. The tasks after it were due every 100 ms, and waited for it."""
+def test_all_exchanges_of_a_late_task_are_late(swarms: Swarms, user: str) -> None:
+    """The first line of the fourth task is delayed. The next tasks were due every 100 ms and waited for it."""
     recording = swarms[user].recording
     for name in ("first", "second", "third"):
         total = recording.total([name])
@@ -320,8 +320,8 @@ def test_all_exchanges_of_a_task_that_began_late_are_late(swarms: Swarms, user: 
         assert slow[1] >= (10 if name == "first" else 9), name
 
 
-def test_what_a_server_leaves_unanswered_at_the_end_counts_as_long_as_it_waited(swarms: Swarms) -> None:
-    """It answers 9 tasks of three exchanges, and two more; the ticks of two seconds are never sent."""
+def test_unanswered_requests_at_the_end_count_with_their_waiting_time(swarms: Swarms) -> None:
+    """The server replies to 9 tasks of three exchanges, and to two more; the ticks of two seconds are never sent."""
     recording = swarms["stalled"].recording
     total = recording.total([*recording.exchange_series()])
 
@@ -332,15 +332,15 @@ def test_what_a_server_leaves_unanswered_at_the_end_counts_as_long_as_it_waited(
     assert total.response.censored.total == total.outcomes[UNSENT] + 1
 
 
-def test_who_listens_to_requests_hears_of_each(swarms: Swarms) -> None:
+def test_listeners_of_the_request_event_receive_each_exchange(swarms: Swarms) -> None:
     swarm = swarms["listening"]
 
     assert f"HEARD {swarm.exchanges[OK]}\n" in swarm.log
     assert swarm.locust_counts["Paced"] == (swarm.exchanges[OK], 0)
 
 
-@pytest.mark.skipif(not CAN_SHIFT, reason="no time namespaces here")
-def test_a_worker_with_a_clock_of_its_own_counts_in_the_seconds_of_the_run(swarms: Swarms) -> None:
+@pytest.mark.skipif(not CAN_SHIFT, reason="there are no time namespaces")
+def test_results_of_a_worker_with_another_clock_are_in_the_seconds_of_the_run(swarms: Swarms) -> None:
     recording = swarms["shifted"].recording
     seconds = {second for cells in recording.cells.values() for second in cells}
     offsets = {
@@ -359,8 +359,8 @@ def test_a_worker_with_a_clock_of_its_own_counts_in_the_seconds_of_the_run(swarm
     assert swarms.servers["shifted"].answered == swarms["shifted"].exchanges[OK]
 
 
-def test_of_a_worker_that_was_killed_the_run_knows_that_not_all_has_arrived(swarms: Swarms) -> None:
-    """What had arrived counts, and so does all of the other worker; both its users' work goes on there."""
+def test_missing_results_of_a_killed_worker_are_reported(swarms: Swarms) -> None:
+    """Results that had arrived count, and so do those of the other worker, which takes over the users."""
     recording = swarms["killed"].recording
     lost = recording.lost()
 
@@ -388,7 +388,7 @@ def test_a_wrong_argument_ends_locust_with_a_line_that_names_it(
     assert swarm.process.returncode == 2
 
 
-def test_connections_come_from_the_addresses_that_were_asked_for(swarms: Swarms) -> None:
-    """From several; two processes may begin with the same one."""
+def test_connections_come_from_the_given_source_addresses(swarms: Swarms) -> None:
+    """More than one address is used; two processes may begin with the same one."""
     assert swarms.seen <= {f"127.0.3.{number}" for number in range(1, 5)}
     assert len(swarms.seen) > 1

@@ -1,7 +1,7 @@
-"""Spans of time are measured by the monotonic clock: what sets the wall clock back or forth changes nothing.
+"""Durations are measured with the monotonic clock, so that steps of the wall clock have no effect.
 
-NTP steps the wall clock, and so does whoever resumes a virtual machine. The first test reads the sources for it; the
-others set the clock of a real server back, by a library that stands before the C library's.
+NTP steps the wall clock, and so does the resume of a virtual machine. The first tests search the sources for readings
+of the wall clock. The last one sets the clock of a real server back, with a library that replaces functions of libc.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OTHERS = [
     for suffix in ("c", "h", "js", "j2", "go")
     for path in (ROOT / part).rglob(f"*.{suffix}")
 ]
-#: What reads the wall clock, by module or class and by name.
+#: Module or class -> names that read the wall clock.
 READS = {
     "time": {"time", "time_ns", "localtime", "gmtime", "strftime", "ctime", "asctime", "CLOCK_REALTIME", "CLOCK_TAI"},
     "datetime": {"now", "utcnow", "today"},
@@ -36,10 +36,10 @@ READS = {
     "path": {"getctime", "getatime"},
 }
 IN_OTHERS = re.compile(r"Date\.now|new Date|gettimeofday|CLOCK_REALTIME|\btime\((?:NULL|0|&)")
-#: Who may, and why.
+#: Allowed readings, and the reason.
 ALLOWED = {
     "gserver/process/logs.py: strftime": "the time in a line of the access log",
-    "gserver/tls/contexts.py: now": "whether a certificate has expired is a matter of the calendar",
+    "gserver/tls/contexts.py: now": "expiry of a certificate is a calendar date",
     "loadtests/users/tcp_user.py: time": "Locust's event request carries the wall clock",
     "loadtests/locust_integration/compat.py: time": "Locust's statistics and CSV rows are by the wall clock",
     "loadtests/orchestration/runner.py: now": "the name of a run's folder, and when it took place",
@@ -57,7 +57,7 @@ def readings_of(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names if alias.name in READS["time"])
 
 
-def test_every_way_to_read_it_is_found(tmp_path: Path) -> None:
+def test_all_readings_are_found(tmp_path: Path) -> None:
     source = """
 from time import monotonic, time as clock
 import datetime, time
@@ -71,7 +71,7 @@ def right(self):
     assert sorted(readings_of(tmp_path / "module.py")) == ["now", "now", "now", "now", "time", "time_ns"]
 
 
-def test_nobody_reads_the_wall_clock_without_a_reason() -> None:
+def test_the_wall_clock_is_read_only_where_allowed() -> None:
     found = {f"{path.relative_to(ROOT)}: {name}" for path in PYTHON for name in readings_of(path)}
     found |= {f"{path.relative_to(ROOT)}: {word}" for path in OTHERS for word in IN_OTHERS.findall(path.read_text())}
 
@@ -132,12 +132,12 @@ app = Service(answer, codec=Lines)
 
 
 class WallClock:
-    """The wall clock of processes that are started with `environment`."""
+    """Controls the wall clock of processes that are started with `environment`."""
 
     def __init__(self, folder: Path) -> None:
         compiler = shutil.which("cc") or shutil.which("gcc")
         if compiler is None:
-            pytest.skip("there is no C compiler, which makes a clock that can be set back")
+            pytest.skip("there is no C compiler to build the clock library")
         (folder / "clock.c").write_text(LIBRARY)
         library, self._behind = folder / "clock.so", folder / "behind"
         subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "clock.c"], check=True, timeout=60)
@@ -147,7 +147,7 @@ class WallClock:
         shown = subprocess.run(command, env=self.environment, capture_output=True, check=True, timeout=60).stdout
         self.set_back(0)
         if time.time() - float(shown) < 900:
-            pytest.skip("this interpreter takes the time past the C library, so its clock cannot be set back")
+            pytest.skip("this interpreter does not read the time from libc, so its clock cannot be set back")
 
     def set_back(self, seconds: int) -> None:
         with self._behind.open("wb") as file:
@@ -171,7 +171,7 @@ def test_a_server_whose_clock_is_set_back_closes_and_stops_in_time(tmp_path: Pat
         wait_for(lambda: ask(server, b"x") == b"x", "it serves")
         at_rest = len(list(descriptors.iterdir()))
         idle = [server.connect() for _ in range(3)]
-        lingering = [server.connect() for _ in range(3)]  # they never close by themselves
+        lingering = [server.connect() for _ in range(3)]  # these clients do not close
         for sock in lingering:
             sock.sendall(b"bye\n")
             assert sock.recv(100) == b"bye\n"

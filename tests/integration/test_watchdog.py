@@ -1,4 +1,4 @@
-"""Workers that are stuck, worn or asked to go, on the real executable."""
+"""Workers that hang, are recycled or receive signals, with the real executable."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from gserver.arbiter.supervision import AMNESTY_S, JUMP_S
+from gserver.arbiter.supervision import JUMP_GRACE_S, JUMP_S
 from gserver.arbiter.worker_processes import EXIT_CANNOT_START
 from gserver.client import Client
 from gserver.codecs import Lines
 from tests.helpers.processes import GserverProcess, is_alive, run_gserver, wait_for
 from tests.helpers.swarm import LINE_APP, Swarm
 
-# A line "spin" keeps the hub busy for ever, "sleep" blocks in C without letting signal handlers run in between,
-# "wait" waits in gevent's way; everything else is answered with the pid.
+# The line "spin" blocks the event loop for ever, "sleep" blocks in C so that no signal handler runs in between, and
+# "wait" waits in gevent; the reply to all other lines is the pid.
 STUCK_APP = """
 import os, time, ctypes
 import gevent
@@ -26,7 +26,7 @@ from gserver import Lines, Service
 
 def answer(line, conn):
     if line == b"spin":
-        while True: pass  # in one line: which of two it is at depends on Python's version
+        while True: pass  # on one line, because the line in the traceback depends on Python's version
     if line == b"sleep":
         while True:
             ctypes.CDLL(None).usleep(1_000_000)
@@ -44,7 +44,7 @@ def stuck_app(tmp_path: Path) -> str:
     return "stuck:app"
 
 
-def test_a_worker_that_spins_says_where_and_for_whom_and_is_replaced(tmp_path: Path, stuck_app: str) -> None:
+def test_a_spinning_worker_logs_its_stack_and_connection_and_is_replaced(tmp_path: Path, stuck_app: str) -> None:
     with (
         GserverProcess(tmp_path, stuck_app, "--timeout", "2") as server,
         Client(server.address, Lines()) as waits,
@@ -61,14 +61,14 @@ def test_a_worker_that_spins_says_where_and_for_whom_and_is_replaced(tmp_path: P
 
         with Client(server.address, Lines()) as other:
             assert int(other.call(b"?")) != worker.pid
-    assert f"Worker was not heard of in time (pid: {worker.pid})" in server.log
-    assert re.search(rf"Greenlet that runs for <Connection {host}:{port} open>", server.log)
+    assert f"Worker missed its heartbeat deadline (pid: {worker.pid})" in server.log
+    assert re.search(rf"Running greenlet for <Connection {host}:{port} open>", server.log)
     assert "while True:" in server.log
-    assert re.search(r"Greenlet that waits for <Connection [\d.:]+ open>", server.log)
+    assert re.search(r"Waiting greenlet for <Connection [\d.:]+ open>", server.log)
     assert "gevent.sleep(3600)" in server.log
 
 
-def test_a_worker_that_hangs_in_c_says_where_too(tmp_path: Path, stuck_app: str) -> None:
+def test_a_worker_that_hangs_in_c_logs_its_stack_too(tmp_path: Path, stuck_app: str) -> None:
     with (
         GserverProcess(tmp_path, stuck_app, "--timeout", "2") as server,
         Client(server.address, Lines()) as client,
@@ -79,18 +79,18 @@ def test_a_worker_that_hangs_in_c_says_where_too(tmp_path: Path, stuck_app: str)
     assert re.search(r'File ".*stuck\.py", line \d+ in answer', server.log)
 
 
-def test_usr2_to_a_worker_dumps_its_stacks_and_nothing_else_happens(tmp_path: Path, stuck_app: str) -> None:
+def test_usr2_to_a_worker_only_dumps_its_stacks(tmp_path: Path, stuck_app: str) -> None:
     with GserverProcess(tmp_path, stuck_app) as server, Client(server.address, Lines()) as client:
         pid = int(client.call(b"?"))
         os.kill(pid, signal.SIGUSR2)
-        server.wait_for_log("greenlets without work")
+        server.wait_for_log("idle greenlets")
 
         assert int(client.call(b"?")) == pid
-        assert f"Stacks of the worker, asked for by USR2 (pid: {pid})" in server.log
+        assert f"Stacks of the worker, requested by USR2 (pid: {pid})" in server.log
         assert not re.search(r"CRITICAL|ERROR|not heard of", server.log)
 
 
-def test_a_mold_that_hangs_at_its_import_says_where(tmp_path: Path) -> None:
+def test_a_preload_process_that_hangs_at_its_import_logs_its_stack(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("import time\ndef hangs():\n    time.sleep(3600)\nhangs()\n")
     ended = run_gserver("app:app", "-b", "127.0.0.1:0", "--ready-timeout", "4", "--preload", cwd=tmp_path)
 
@@ -100,7 +100,7 @@ def test_a_mold_that_hangs_at_its_import_says_where(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
-def test_a_worker_that_ends_because_it_was_told_to_is_no_error(tmp_path: Path, number: int) -> None:
+def test_a_worker_that_ends_after_a_signal_is_no_error(tmp_path: Path, number: int) -> None:
     (tmp_path / "app.py").write_text(LINE_APP)
     with GserverProcess(tmp_path, "app:app") as server:
         os.kill(server.serving_pids()[0], number)
@@ -117,8 +117,8 @@ def test_an_aborted_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
         server.wait_for_log("Worker exited with signal SIGKILL")
 
 
-def test_after_time_stood_still_for_everybody_no_worker_is_struck(tmp_path: Path) -> None:
-    """As when a virtual machine is paused: arbiter and workers stop, and go on long after every deadline."""
+def test_after_a_pause_of_all_processes_no_worker_is_killed(tmp_path: Path) -> None:
+    """Like a paused virtual machine: arbiter and workers are suspended, and resume long after all deadlines."""
     (tmp_path / "app.py").write_text(LINE_APP)
     with GserverProcess(tmp_path, "app:app", "--timeout", "2", workers=2) as server:
         tree = server.tree()
@@ -129,7 +129,7 @@ def test_after_time_stood_still_for_everybody_no_worker_is_struck(tmp_path: Path
         for one in tree:
             one.resume()
         resumed_at = time.monotonic()
-        wait_for(lambda: time.monotonic() > resumed_at + AMNESTY_S + 0.5, "the arbiter has looked again")
+        wait_for(lambda: time.monotonic() > resumed_at + JUMP_GRACE_S + 0.5, "the arbiter has looked again")
 
         assert server.tree() == tree
         assert "not heard of" not in server.log
@@ -144,20 +144,20 @@ def test_after_time_stood_still_for_everybody_no_worker_is_struck(tmp_path: Path
     ],
     ids=["messages", "age", "memory"],
 )
-def test_worn_workers_are_replaced_without_a_lost_exchange(
+def test_recycled_workers_are_replaced_without_a_lost_exchange(
     tmp_path: Path, arguments: tuple[str, ...], reason: str
 ) -> None:
     (tmp_path / "app.py").write_text(LINE_APP)
     with GserverProcess(tmp_path, "app:app", *arguments, "--drain-spread", "0.2", workers=2) as server:
         before = {worker.pid for worker in server.workers()}
         with Swarm(server.address, long=8, short=2) as swarm:
-            server.wait_for_log(f"Worker asks to be replaced: {reason}", 2)
+            server.wait_for_log(f"Worker is to be recycled: {reason}", 2)
             wait_for(lambda: not before & {each.pid for each in server.workers() if is_alive(each)}, "both are gone")
         assert swarm.tally.faults == []
-        server.wait_for_log("Worker exited with status 0")  # one that has ended may still be waited for
+        server.wait_for_log("Worker exited with status 0")  # the arbiter may not have reaped it yet
 
 
-def test_ttin_and_ttou_change_the_number_of_workers_and_lose_nobody(tmp_path: Path) -> None:
+def test_ttin_and_ttou_change_the_number_of_workers_without_a_lost_exchange(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(LINE_APP)
     with GserverProcess(tmp_path, "app:app", "--drain-spread", "0.2", workers=1) as server:
         with Swarm(server.address, long=8, short=2) as swarm:
@@ -216,6 +216,6 @@ def burst(server: GserverProcess, size: int) -> list[tuple[Client, int]]:
 
 
 def spread(held: list[tuple[Client, int]]) -> float:
-    """How many times as many connections the fullest worker holds as the emptiest."""
+    """Return the largest number of connections of a worker divided by the smallest."""
     counts = [sum(pid == each for _, each in held) for pid in {pid for _, pid in held}]
     return max(counts) / min(counts)

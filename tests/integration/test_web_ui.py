@@ -1,4 +1,4 @@
-"""Locust's web UI with the stock locustfile, in a real headless browser: a swarm is started, watched and stopped."""
+"""Locust's web UI with the stock locustfile in a real headless browser: start, watch and stop a swarm."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.helpers.processes import GserverProcess, wait_for
 
 LOCUSTFILE = Path(__file__).parents[2] / "loadtests" / "locustfile.py"
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-# As few connections of its own as a browser can be asked to make.
+# Flags with which the browser makes as few connections of its own as possible.
 BROWSER_FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -55,7 +55,7 @@ def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A Locust that waits, with its web UI at `url`, for somebody to start a swarm on `server`."""
+    """A Locust with its web UI at `url` that waits for the start of a swarm on `server`."""
 
     url: str
     server: GserverProcess
@@ -81,7 +81,7 @@ def locust(tmp_path: Path) -> Iterator[Waiting]:
 
 
 def rows_of(browser: webdriver.Chrome) -> dict[str, list[str]]:
-    """The statistics table by request name, as a person reads it."""
+    """Return the rows of the statistics table, by request name."""
     script = "return [...document.querySelectorAll('table tr')].map(r => [...r.cells].map(c => c.innerText))"
     assert browser.find_elements(By.TAG_NAME, "table")
     return {cells[1]: cells for cells in browser.execute_script(script) if len(cells) > 3}
@@ -105,7 +105,7 @@ def stop_swarm(browser: webdriver.Chrome) -> None:
 
 
 def open_page(browser: webdriver.Chrome, url: str) -> None:
-    """Once Locust, which has said that it is there, is."""
+    """Open a page; Locust may log its URL before it accepts connections."""
 
     def is_there() -> bool:
         try:
@@ -138,14 +138,14 @@ def test_a_swarm_is_started_watched_and_stopped(browser: webdriver.Chrome, locus
 
 
 def charts_of(browser: webdriver.Chrome) -> dict[str, str]:
-    """The charts that are shown: what each is called, and the longest line in it."""
+    """Return the visible charts: name -> the longest line in it."""
     paths = "[...each.querySelectorAll('path')].map(p => p.getAttribute('d') ?? '')"
     line = f"{paths}.sort((a, b) => b.length - a.length)[0]"
     shown = "[...document.querySelectorAll('.chart:not([hidden])')].filter(each => each.querySelector('svg'))"
     return dict(browser.execute_script(f"return {shown}.map(each => [each.dataset.column, {line}])"))
 
 
-def test_the_server_is_seen_live_beside_locusts_own_charts(browser: webdriver.Chrome, locust: Waiting) -> None:
+def test_live_charts_of_the_server_are_shown_beside_locusts_own(browser: webdriver.Chrome, locust: Waiting) -> None:
     open_page(browser, f"{locust.url}/server")
     wait_for(lambda: {"cpu", "rss", "sockets", "messages", "queue", "lag"} == set(charts_of(browser)), "charts", 20)
     before = charts_of(browser)

@@ -1,4 +1,4 @@
-"""Handing over to a new arbiter; the whole of it is in test_arbiter_place.py."""
+"""Starting a new arbiter and handing over to it; tests/integration/test_binary_upgrade.py has whole servers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gserver.arbiter.binary_upgrade import VARIABLE, Command, Descriptors, Inheritance, Succession, take_inheritance
+from gserver.arbiter.binary_upgrade import VARIABLE, BinaryUpgrade, Command, Descriptors, Inheritance, take_inheritance
 from gserver.arbiter.signals import SignalQueue
 from gserver.config.addresses import Bind, FdBind, TcpBind, UnixBind
 from gserver.process.pidfile import Pidfile
@@ -20,11 +20,11 @@ from gserver.process.systemd import Notifier
 from tests.helpers.processes import wait_for
 
 
-def test_nothing_is_inherited_without_a_predecessor() -> None:
+def test_nothing_is_inherited_without_an_old_arbiter() -> None:
     assert take_inheritance({"HOME": "/"}) == Inheritance()
 
 
-def test_what_a_predecessor_left_is_taken_once() -> None:
+def test_what_an_old_arbiter_left_is_taken_once() -> None:
     reader, writer = os.pipe()
     environ = {
         VARIABLE: json.dumps({"listeners": [["[::1]:5", [7, 8]]], "lifeline": reader, "activated": ["fd://3"]}),
@@ -50,63 +50,63 @@ def test_what_is_inherited_is_not_left_to_other_programs() -> None:
 def test_a_process_knows_how_it_was_started() -> None:
     command = Command.of_this_process()
 
-    assert command.words[0] == sys.executable
-    assert list(command.words[1:]) == sys.orig_argv[1:]
+    assert command.arguments[0] == sys.executable
+    assert list(command.arguments[1:]) == sys.orig_argv[1:]
     assert command.folder == os.getcwd()
 
 
-def run(program: str) -> tuple[Succession, int, SignalQueue]:
-    succession = Succession(Command((sys.executable, "-c", program), "/"), Inheritance())
+def run(program: str) -> tuple[BinaryUpgrade, int, SignalQueue]:
+    upgrade = BinaryUpgrade(Command((sys.executable, "-c", program), "/"), Inheritance())
     signals = SignalQueue()
-    return succession, succession.begin(signals, {}, ()), signals
+    return upgrade, upgrade.start(signals, {}, ()), signals
 
 
-def test_a_successor_gets_the_lifeline_and_sees_it_end() -> None:
+def test_a_new_arbiter_gets_the_lifeline_and_sees_it_end() -> None:
     program = (
         "import os; from gserver.arbiter.binary_upgrade import take_inheritance\n"
         "lifeline = take_inheritance(os.environ).lifeline\n"
         "os._exit(9 if os.read(lifeline, 1) == b'' else 1)"
     )
-    succession, pid, signals = run(program)
-    assert succession.is_under_way
-    assert not succession.has_predecessor
-    succession.close()
+    upgrade, pid, signals = run(program)
+    assert upgrade.is_under_way
+    assert not upgrade.has_old_arbiter
+    upgrade.close()
 
     _, status = os.waitpid(pid, 0)
     signals.close()
     assert os.waitstatus_to_exitcode(status) == 9
 
 
-def test_a_successor_that_ends_leaves_room_for_another() -> None:
-    succession, pid, signals = run("raise SystemExit(3)")
+def test_a_new_arbiter_that_ends_leaves_room_for_another() -> None:
+    upgrade, pid, signals = run("raise SystemExit(3)")
     os.waitpid(pid, 0)
     signals.close()
 
-    assert not succession.lost(pid + 1)
-    assert succession.lost(pid)
-    assert not succession.is_under_way
+    assert not upgrade.lost(pid + 1)
+    assert upgrade.lost(pid)
+    assert not upgrade.is_under_way
 
 
 def test_a_command_that_cannot_be_executed_ends_the_child() -> None:
-    succession = Succession(Command(("/nowhere/python",), "/"), Inheritance())
+    upgrade = BinaryUpgrade(Command(("/nowhere/python",), "/"), Inheritance())
     signals = SignalQueue()
-    pid = succession.begin(signals, {}, ())
+    pid = upgrade.start(signals, {}, ())
     _, status = os.waitpid(pid, 0)
     signals.close()
 
     assert os.waitstatus_to_exitcode(status) == 1
-    assert succession.lost(pid)
+    assert upgrade.lost(pid)
 
 
-def test_the_end_of_a_predecessor_is_seen_on_its_lifeline() -> None:
+def test_the_end_of_an_old_arbiter_is_seen_on_its_lifeline() -> None:
     reader, writer = os.pipe()
-    succession = Succession(Command((), "/"), Inheritance(lifeline=reader))
-    assert succession.has_predecessor
-    assert succession.fileno() == reader
+    upgrade = BinaryUpgrade(Command((), "/"), Inheritance(lifeline=reader))
+    assert upgrade.has_old_arbiter
+    assert upgrade.fileno() == reader
     os.close(writer)
-    succession.predecessor_ended()
+    upgrade.old_arbiter_ended()
 
-    assert not succession.is_under_way
+    assert not upgrade.is_under_way
 
 
 @pytest.fixture
@@ -117,11 +117,11 @@ def signals() -> Iterator[SignalQueue]:
 
 
 def run_to_its_end(program: str, signals: SignalQueue, folder: Path, listeners: Descriptors | None = None) -> int:
-    """Execute it as a successor, in that folder; its exit status."""
-    succession = Succession(Command((sys.executable, "-c", program), str(folder)), Inheritance())
-    pid = succession.begin(signals, listeners or {}, (FdBind(3),))
+    """Execute the command as a new arbiter in that folder; return its exit status."""
+    upgrade = BinaryUpgrade(Command((sys.executable, "-c", program), str(folder)), Inheritance())
+    pid = upgrade.start(signals, listeners or {}, (FdBind(3),))
     _, status = os.waitpid(pid, 0)
-    assert succession.lost(pid)
+    assert upgrade.lost(pid)
     return os.waitstatus_to_exitcode(status)
 
 
@@ -129,7 +129,7 @@ BINDS = [TcpBind("127.0.0.1", 0), UnixBind("/a b", 0o600, "me"), UnixBind("/\udc
 
 
 @pytest.mark.parametrize("bind", BINDS, ids=ascii)
-def test_a_successor_can_accept_from_what_it_inherits(signals: SignalQueue, tmp_path: Path, bind: Bind) -> None:
+def test_a_new_arbiter_can_accept_from_what_it_inherits(signals: SignalQueue, tmp_path: Path, bind: Bind) -> None:
     program = (
         "import os, socket; from gserver.arbiter.binary_upgrade import take_inheritance\n"
         "from gserver.config.addresses import *\n"
@@ -147,7 +147,7 @@ def test_a_successor_can_accept_from_what_it_inherits(signals: SignalQueue, tmp_
         assert (status, client.recv(100)) == (0, b"served")
 
 
-def test_a_successor_begins_where_the_command_was_given(signals: SignalQueue, tmp_path: Path) -> None:
+def test_a_new_arbiter_begins_where_the_command_was_given(signals: SignalQueue, tmp_path: Path) -> None:
     assert run_to_its_end("open('here', 'w')", signals, tmp_path) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
@@ -156,7 +156,7 @@ def test_a_folder_that_is_gone_ends_the_child(signals: SignalQueue, tmp_path: Pa
     assert run_to_its_end("pass", signals, tmp_path / "nowhere") == 1
 
 
-def test_a_successor_hears_all_signals_and_no_watchdog_of_another(
+def test_a_new_arbiter_gets_all_signals_and_no_watchdog_of_another(
     signals: SignalQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATCHDOG_PID", "1")
@@ -174,25 +174,25 @@ def test_a_successor_hears_all_signals_and_no_watchdog_of_another(
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
 
-def test_a_predecessor_that_is_leaving_is_not_gone_yet() -> None:
+def test_an_old_arbiter_that_is_leaving_is_not_gone_yet() -> None:
     reader, writer = os.pipe()
-    succession = Succession(Command((), "/"), Inheritance(lifeline=reader))
-    assert not succession.is_in_charge
+    upgrade = BinaryUpgrade(Command((), "/"), Inheritance(lifeline=reader))
+    assert not upgrade.is_in_charge
     os.write(writer, b"L")
 
-    assert not succession.is_predecessor_gone()
-    assert succession.is_in_charge
-    assert succession.has_predecessor
-    assert not succession.is_under_way
+    assert not upgrade.is_old_arbiter_gone()
+    assert upgrade.is_in_charge
+    assert upgrade.has_old_arbiter
+    assert not upgrade.is_under_way
     os.close(writer)
-    assert succession.is_predecessor_gone()
-    succession.predecessor_ended()
+    assert upgrade.is_old_arbiter_gone()
+    upgrade.old_arbiter_ended()
 
 
-def test_a_successor_is_left_to_another_parent_and_told(
+def test_a_new_arbiter_is_left_to_another_parent_and_notified(
     signals: SignalQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the time that its pid is in the pid file and with the service manager it is this process's no more."""
+    """When its pid is in the pid file and at the service manager, it is not a child of this process any more."""
     monkeypatch.chdir(tmp_path)
     pidfile = Pidfile("pid")
     pidfile.write()
@@ -205,17 +205,17 @@ def test_a_successor_is_left_to_another_parent_and_told(
         f"open('seen', 'w').write(repr((words, os.getppid() == {os.getpid()})))\n"
         "os.rename('seen', 'done')"
     )
-    succession = Succession(Command((sys.executable, "-c", program), str(tmp_path)), Inheritance())
-    midwife = succession.begin(signals, {}, ())
-    successor = succession.successor
-    assert successor not in (None, midwife)
+    upgrade = BinaryUpgrade(Command((sys.executable, "-c", program), str(tmp_path)), Inheritance())
+    launcher = upgrade.start(signals, {}, ())
+    new_arbiter = upgrade.new_arbiter
+    assert new_arbiter not in (None, launcher)
     wait_for((tmp_path / "pid.2").exists, "the successor has its pid file")
-    succession.hand_over(Notifier({}, os.getpid()), pidfile, end)
-    assert (tmp_path / "pid").read_text() == f"{successor}\n"
+    upgrade.hand_over(Notifier({}, os.getpid()), pidfile, end)
+    assert (tmp_path / "pid").read_text() == f"{new_arbiter}\n"
     with pytest.raises(ChildProcessError):
-        os.waitpid(midwife, 0)
-    assert succession.is_under_way
-    succession.close()
+        os.waitpid(launcher, 0)
+    assert upgrade.is_under_way
+    upgrade.close()
 
     wait_for((tmp_path / "done").exists, "the successor has ended")
     assert (tmp_path / "done").read_text() == "([b'L', b''], False)"
@@ -226,35 +226,35 @@ def end(pid: int) -> None:
     os.waitpid(pid, 0)
 
 
-def test_a_successor_that_is_killed_is_lost_with_its_signal(signals: SignalQueue) -> None:
-    succession = Succession(Command((sys.executable, "-c", "import time; time.sleep(60)"), "/"), Inheritance())
-    midwife = succession.begin(signals, {}, ())
-    assert succession.successor is not None
-    os.kill(succession.successor, signal.SIGKILL)
-    _, status = os.waitpid(midwife, 0)
+def test_a_new_arbiter_that_is_killed_is_lost_with_its_signal(signals: SignalQueue) -> None:
+    upgrade = BinaryUpgrade(Command((sys.executable, "-c", "import time; time.sleep(60)"), "/"), Inheritance())
+    launcher = upgrade.start(signals, {}, ())
+    assert upgrade.new_arbiter is not None
+    os.kill(upgrade.new_arbiter, signal.SIGKILL)
+    _, status = os.waitpid(launcher, 0)
 
     assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGKILL
-    assert succession.lost(midwife)
-    assert succession.successor is None
+    assert upgrade.lost(launcher)
+    assert upgrade.new_arbiter is None
 
 
-def test_a_process_that_cannot_fork_goes_on_without_a_successor(
+def test_a_process_that_cannot_fork_goes_on_without_a_new_arbiter(
     signals: SignalQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(run: Callable[[], int]) -> int:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    succession = Succession(Command((sys.executable, "-c", ""), "/"), Inheritance())
+    upgrade = BinaryUpgrade(Command((sys.executable, "-c", ""), "/"), Inheritance())
     monkeypatch.setattr("gserver.arbiter.binary_upgrade.fork_child", refuse)
 
-    assert succession.begin(signals, {}, ()) == 0
-    assert not succession.is_under_way
+    assert upgrade.start(signals, {}, ()) == 0
+    assert not upgrade.is_under_way
 
 
 def test_a_worker_has_neither_lifeline() -> None:
     reader, writer = os.pipe()
-    succession = Succession(Command((), "/"), Inheritance(lifeline=reader))
-    succession.leave_to_worker()
+    upgrade = BinaryUpgrade(Command((), "/"), Inheritance(lifeline=reader))
+    upgrade.leave_to_child()
 
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(reader)
@@ -262,11 +262,11 @@ def test_a_worker_has_neither_lifeline() -> None:
 
 
 def test_closing_twice_closes_nothing_of_others(signals: SignalQueue) -> None:
-    succession = Succession(Command((sys.executable, "-c", ""), "/"), Inheritance())
-    pid = succession.begin(signals, {}, ())
-    succession.close()
+    upgrade = BinaryUpgrade(Command((sys.executable, "-c", ""), "/"), Inheritance())
+    pid = upgrade.start(signals, {}, ())
+    upgrade.close()
     reader, writer = os.pipe()
-    succession.close()
+    upgrade.close()
 
     assert os.fstat(reader)
     assert os.fstat(writer)

@@ -1,4 +1,4 @@
-"""What arbiter and worker say to each other."""
+"""The messages between the arbiter and a worker."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_receiving_nothing_never_blocks(pair: Pair) -> None:
         pair[1].receive()
 
 
-def test_the_last_words_of_one_that_has_not_read_everything_are_received(pair: Pair) -> None:
+def test_messages_of_an_end_that_closed_with_unread_ones_are_received(pair: Pair) -> None:
     one, other = pair
     one.send(DRAIN)
     assert other.send(READY)
@@ -64,7 +64,7 @@ def test_the_last_words_of_one_that_has_not_read_everything_are_received(pair: P
     assert one.receive() is None
 
 
-def test_a_closed_end_is_noticed_after_what_it_said(pair: Pair) -> None:
+def test_a_closed_end_is_noticed_after_its_messages(pair: Pair) -> None:
     one, other = pair
     one.send(READY)
     one.close()
@@ -74,7 +74,7 @@ def test_a_closed_end_is_noticed_after_what_it_said(pair: Pair) -> None:
     assert not other.send(READY)
 
 
-def test_an_end_that_closed_with_unread_words_is_gone_too(pair: Pair) -> None:
+def test_an_end_that_closed_with_unread_messages_has_ended_too(pair: Pair) -> None:
     one, other = pair
     one.send(READY)
     other.close()
@@ -82,7 +82,7 @@ def test_an_end_that_closed_with_unread_words_is_gone_too(pair: Pair) -> None:
     assert one.receive() is None
 
 
-def test_saying_too_much_to_somebody_who_does_not_listen_never_blocks(pair: Pair) -> None:
+def test_sending_too_much_to_an_end_that_does_not_read_never_blocks(pair: Pair) -> None:
     one, other = pair
     said = 0
     while one.send(READY) and said < 100_000:
@@ -169,7 +169,7 @@ def test_descriptors_that_nobody_received_are_closed_with_the_channel(pair: Pair
     os.close(reader)
 
 
-def test_what_could_not_be_said_leaves_what_was_said(pair: Pair) -> None:
+def test_a_message_that_cannot_be_sent_leaves_the_others(pair: Pair) -> None:
     one, other = pair
     reader, writer = os.pipe()
     said = 0

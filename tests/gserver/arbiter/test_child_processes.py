@@ -1,4 +1,4 @@
-"""The one book of children: who stands in it is told of, and is the only one that is ever signalled."""
+"""The table of child processes: each recorded child is reported at its end, and only those are signalled."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def wait_for_deaths(processes: Processes, deaths: list[Death], count: int) -> No
 
 
 @pytest.mark.parametrize("status", [0, 3, 255])
-def test_a_death_is_told_once_with_its_status(processes: Processes, status: int) -> None:
+def test_a_death_is_reported_once_with_its_status(processes: Processes, status: int) -> None:
     deaths: list[Death] = []
     pid = processes.fork(lambda: status, deaths.append)
     assert pid in processes
@@ -73,7 +73,7 @@ def test_a_signal_reaches_its_child_and_is_named_at_its_death(processes: Process
     assert deaths[0].hint == ""
 
 
-def test_a_kill_by_somebody_else_is_hinted_at(processes: Processes) -> None:
+def test_a_kill_by_another_program_is_hinted_at(processes: Processes) -> None:
     deaths: list[Death] = []
     os.kill(processes.fork(lives, deaths.append), signal.SIGKILL)
     wait_for_deaths(processes, deaths, 1)
@@ -81,7 +81,7 @@ def test_a_kill_by_somebody_else_is_hinted_at(processes: Processes) -> None:
     assert "OOM killer" in deaths[0].hint
 
 
-def test_nobody_else_is_ever_signalled(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_recorded_children_are_signalled(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
     deaths: list[Death] = []
     pid = processes.fork(lambda: 0, deaths.append)
     wait_for(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None, "it has ended")
@@ -128,8 +128,8 @@ def test_without_such_descriptors_children_are_signalled_all_the_same(monkeypatc
     assert deaths == [Death(pid, -signal.SIGKILL)]
 
 
-def test_a_child_that_ends_before_it_is_entered_is_told_of_all_the_same(processes: Processes) -> None:
-    """As a mold's worker may: its death comes to the arbiter before the word of its birth is read."""
+def test_a_child_that_ends_before_it_is_recorded_is_reported_all_the_same(processes: Processes) -> None:
+    """A preloaded worker may end before the arbiter has read its BORN message."""
     deaths: list[Death] = []
     pid = os.fork()
     if pid == 0:
@@ -143,11 +143,11 @@ def test_a_child_that_ends_before_it_is_entered_is_told_of_all_the_same(processe
         processes.reap(enter)
         return bool(deaths)
 
-    wait_for(reaped, "its death is told")
+    wait_for(reaped, "its death is reported")
     assert deaths == [Death(pid, 4)]
 
 
-def test_orphans_that_nobody_entered_are_waited_for_and_no_more(processes: Processes) -> None:
+def test_unrecorded_orphans_are_only_reaped(processes: Processes) -> None:
     pid = os.fork()
     if pid == 0:
         os._exit(0)
@@ -159,7 +159,7 @@ def test_orphans_that_nobody_entered_are_waited_for_and_no_more(processes: Proce
     wait_for(reaped, "it was waited for")
 
 
-def test_one_is_ended_without_a_word_and_the_others_at_the_end(processes: Processes) -> None:
+def test_end_calls_nothing_and_kill_all_ends_the_others(processes: Processes) -> None:
     deaths: list[Death] = []
     first, second = processes.fork(lives, deaths.append), processes.fork(lives, deaths.append)
     processes.end(first)
@@ -172,7 +172,7 @@ def test_one_is_ended_without_a_word_and_the_others_at_the_end(processes: Proces
     assert deaths == []
 
 
-def test_a_child_has_no_book_of_its_siblings(processes: Processes) -> None:
+def test_a_child_has_no_records_of_its_siblings(processes: Processes) -> None:
     deaths: list[Death] = []
     sibling = processes.fork(lives, deaths.append)
 
@@ -186,13 +186,13 @@ def test_a_child_has_no_book_of_its_siblings(processes: Processes) -> None:
     assert deaths[0].code == 7
 
 
-def test_others_processes_are_no_children() -> None:
+def test_foreign_processes_are_not_children() -> None:
     assert not is_child(1)
     assert not is_child(os.getpid())
 
 
 @pytest.mark.parametrize("make", [lambda: 0, lambda: 3])
-def test_several_deaths_are_told_in_one_go(processes: Processes, make: Callable[[], int]) -> None:
+def test_several_deaths_are_reported_in_one_go(processes: Processes, make: Callable[[], int]) -> None:
     deaths: list[Death] = []
     pids = {processes.fork(make, deaths.append) for _ in range(5)}
     for pid in pids:

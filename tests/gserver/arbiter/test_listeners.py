@@ -45,7 +45,7 @@ def only(lanes: list[Lane], bind: Bind = ANY) -> socket.socket:
 
 
 def knock(address: object, family: int = socket.AF_INET) -> None:
-    """Connect, which succeeds if somebody listens."""
+    """Connect: OSError if no process listens."""
     with socket.socket(family) as client:
         client.settimeout(60)
         client.connect(address)
@@ -266,7 +266,7 @@ def test_a_file_that_is_no_socket_stays(listeners: Listeners, tmp_path: Path) ->
     assert path.read_text() == "keep me"
 
 
-def test_a_path_that_somebody_else_has_taken_meanwhile_is_not_removed(listeners: Listeners, tmp_path: Path) -> None:
+def test_a_path_that_another_program_has_taken_is_not_removed(listeners: Listeners, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     listeners.open([UnixBind(str(path))])
     path.unlink()
@@ -276,10 +276,10 @@ def test_a_path_that_somebody_else_has_taken_meanwhile_is_not_removed(listeners:
     assert path.read_text() == "another server's"
 
 
-def test_a_path_is_left_to_a_successor(listeners: Listeners, tmp_path: Path) -> None:
+def test_a_path_is_left_to_a_new_arbiter(listeners: Listeners, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     listeners.open([UnixBind(str(path))])
-    listeners.leave_to_successor()
+    listeners.close_without_unlink()
 
     assert path.exists()
 
@@ -296,14 +296,14 @@ def test_a_path_that_is_gone_already_is_no_trouble(
     assert listeners.descriptors == {}
 
 
-def test_who_takes_over_a_unix_socket_removes_its_path_in_the_end(listeners: Listeners, tmp_path: Path) -> None:
+def test_a_unix_socket_that_was_taken_over_is_removed_in_the_end(listeners: Listeners, tmp_path: Path) -> None:
     bind = UnixBind(str(tmp_path / "socket"))
     listeners.open([bind])
-    heir = Listeners(10)
-    heir.adopt({bind: [os.dup(fd) for fd in listeners.descriptors[bind]]})
-    listeners.leave_to_successor()
+    receiver = Listeners(10)
+    receiver.adopt({bind: [os.dup(fd) for fd in listeners.descriptors[bind]]})
+    listeners.close_without_unlink()
     knock(bind.path, socket.AF_UNIX)
-    heir.close()
+    receiver.close()
 
     assert list(tmp_path.iterdir()) == []
 
@@ -330,18 +330,18 @@ def test_a_descriptor_that_is_no_listener_is_a_clear_error_and_stays_open(listen
 
 @pytest.mark.parametrize("descriptor", [999_999, 0])
 def test_a_descriptor_that_is_no_socket_is_a_clear_error(listeners: Listeners, descriptor: int) -> None:
-    with open(os.devnull) as file, pytest.raises(ConfigError, match="is no socket: "):
+    with open(os.devnull) as file, pytest.raises(ConfigError, match="is not a socket: "):
         listeners.open([FdBind(descriptor or file.fileno())])
 
 
 def test_a_descriptor_that_no_process_can_have_is_a_clear_error(listeners: Listeners) -> None:
-    with pytest.raises(ConfigError, match=r"^descriptor 99999999999 is no socket: "):
+    with pytest.raises(ConfigError, match=r"^descriptor 99999999999 is not a socket: "):
         listeners.open([FdBind(99_999_999_999)])
 
 
 def test_a_descriptor_is_not_closed_by_what_fails_beside_it(listeners: Listeners) -> None:
     with socket.create_server(("127.0.0.1", 0)) as given:
-        with pytest.raises(ConfigError, match="is no socket"):
+        with pytest.raises(ConfigError, match="is not a socket"):
             listeners.open([FdBind(given.fileno()), FdBind(999_999)])
         knock(given.getsockname())
 
@@ -358,20 +358,20 @@ def test_another_arbiters_listeners_are_taken_over_with_their_lanes(lanes: Liste
     lanes.open([ANY])
     lanes.lanes_for(1, [ANY], 2)
     lanes.lanes_for(2, [ANY], 2)
-    heir = Listeners(10, reuse_port=True)
-    heir.adopt({bind: [os.dup(fd) for fd in fds] for bind, fds in lanes.descriptors.items()})
+    receiver = Listeners(10, reuse_port=True)
+    receiver.adopt({bind: [os.dup(fd) for fd in fds] for bind, fds in lanes.descriptors.items()})
 
-    assert heir.describe() == lanes.describe()
-    assert [len(fds) for fds in heir.descriptors.values()] == [2]
-    heir.close()
+    assert receiver.describe() == lanes.describe()
+    assert [len(fds) for fds in receiver.descriptors.values()] == [2]
+    receiver.close()
 
 
 def test_what_another_arbiter_has_not_taken_over_is_not_opened_any_more(lanes: Listeners) -> None:
-    """It would be closed with this arbiter, and reset whoever is queued there."""
+    """A new lane would be closed with this arbiter, which resets the connections in its accept queue."""
     lanes.open([ANY])
     first = only(lanes.lanes_for(1, [ANY], 1))
 
-    assert only(lanes.lanes_for(2, [ANY], 2, has_heir=True)) is first
+    assert only(lanes.lanes_for(2, [ANY], 2, is_upgrading=True)) is first
     assert [len(fds) for fds in lanes.descriptors.values()] == [1]
     assert lanes.hand_over(2, [1], [ANY]) is None
     assert only(lanes.lanes_for(3, [ANY], 2)) is not first
@@ -395,11 +395,11 @@ def test_with_reuse_port_each_worker_has_its_own_at_the_same_address(lanes: List
     assert one.getsockname() == other.getsockname()
 
 
-def test_who_waits_in_a_dead_workers_lane_is_served_by_the_next(lanes: Listeners) -> None:
+def test_clients_in_the_queue_of_a_dead_worker_are_served_by_the_next(lanes: Listeners) -> None:
     lanes.open([ANY])
     own = only(lanes.lanes_for(1, [ANY], 1))
     clients = [socket.create_connection(own.getsockname(), 5) for _ in range(5)]
-    lanes.gone(1)
+    lanes.worker_ended(1)
     successors = only(lanes.lanes_for(2, [ANY], 1))
 
     for client in clients:
@@ -413,11 +413,11 @@ def test_a_replacement_gets_the_lane_of_the_one_it_replaces_and_lanes_do_not_pil
     own = only(lanes.lanes_for(1, [ANY], 1))
     for old in range(1, 5):
         assert lanes.lanes_for(old + 1, [ANY], 1) == []
-        heir = lanes.hand_over(old, [old + 1], [ANY])
-        assert heir == (old + 1, [{ANY: own}])
+        receiver = lanes.hand_over(old, [old + 1], [ANY])
+        assert receiver == (old + 1, [{ANY: own}])
 
 
-def test_a_lane_that_nobody_needs_goes_to_whom_has_the_fewest(lanes: Listeners) -> None:
+def test_a_surplus_lane_goes_to_the_worker_with_the_fewest(lanes: Listeners) -> None:
     lanes.open([ANY])
     for pid in (1, 2, 3):
         lanes.lanes_for(pid, [ANY], 3)
@@ -431,17 +431,17 @@ def test_a_lane_that_nobody_needs_goes_to_whom_has_the_fewest(lanes: Listeners) 
     assert len(second[1]) == 2
 
 
-def test_who_waits_in_a_lane_that_is_handed_over_is_served_by_the_heir(lanes: Listeners) -> None:
+def test_clients_in_the_queue_of_a_lane_that_is_handed_over_are_served(lanes: Listeners) -> None:
     lanes.open([ANY])
     for pid in (1, 2):
         lanes.lanes_for(pid, [ANY], 2)
     address = lanes.describe().rpartition(":")
     clients = [socket.create_connection((address[0], int(address[2])), 5) for _ in range(10)]
-    heir = lanes.hand_over(1, [2], [ANY])
+    receiver = lanes.hand_over(1, [2], [ANY])
 
-    assert heir is not None
-    assert heir[0] == 2
-    lanes.gone(1)
+    assert receiver is not None
+    assert receiver[0] == 2
+    lanes.worker_ended(1)
     served = [accept_all(socket.socket(fileno=os.dup(fd))) for fd in lanes.descriptors[ANY]]
     assert sum(served) == len(clients)
     for client in clients:
@@ -460,10 +460,10 @@ def accept_all(listener: socket.socket) -> int:
             count += 1
 
 
-def test_a_worker_that_nobody_knows_has_nothing_to_leave(lanes: Listeners) -> None:
+def test_an_unknown_worker_has_no_lanes_to_hand_over(lanes: Listeners) -> None:
     lanes.open([ANY])
     lanes.lanes_for(1, [ANY], 1)
-    lanes.gone(7)
+    lanes.worker_ended(7)
 
     assert lanes.hand_over(7, [1], [ANY]) is None
 
@@ -473,14 +473,14 @@ def test_an_address_that_is_added_is_in_every_lane(lanes: Listeners) -> None:
     lanes.open([ANY])
     for pid in (1, 2):
         lanes.lanes_for(pid, [ANY], 2)
-        lanes.gone(pid)
+        lanes.worker_ended(pid)
     lanes.lanes_for(1, [ANY], 2)
     lanes.open([ANY, more])
-    heirs = lanes.hand_over(1, [], [ANY]), lanes.lanes_for(3, [ANY, more], 2)
+    receivers = lanes.hand_over(1, [], [ANY]), lanes.lanes_for(3, [ANY, more], 2)
 
-    assert heirs[0] is None
-    assert [set(lane) for lane in heirs[1]] == [{ANY, more}] * len(lanes.descriptors[ANY])
-    assert len({lane[more].getsockname() for lane in heirs[1]}) == 1
+    assert receivers[0] is None
+    assert [set(lane) for lane in receivers[1]] == [{ANY, more}] * len(lanes.descriptors[ANY])
+    assert len({lane[more].getsockname() for lane in receivers[1]}) == 1
 
 
 def test_an_address_that_is_given_up_is_closed_in_every_lane(lanes: Listeners) -> None:
@@ -492,7 +492,7 @@ def test_an_address_that_is_given_up_is_closed_in_every_lane(lanes: Listeners) -
     assert lanes.descriptors == {}
 
 
-def test_a_lane_without_an_heir_waits(lanes: Listeners) -> None:
+def test_a_lane_without_a_receiver_waits(lanes: Listeners) -> None:
     lanes.open([ANY])
     own = only(lanes.lanes_for(1, [ANY], 1))
 

@@ -1,4 +1,4 @@
-"""What workers leave behind is ended: TERM, then KILL; what goes its own way is left alone."""
+"""Orphan processes of workers get TERM, then KILL; processes in sessions of their own are left alone."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gserver.arbiter.orphan_processes import KILLED_S, TERM_S, Leftovers
+from gserver.arbiter.orphan_processes import KILLED_S, TERM_S, OrphanProcesses
 from gserver.client import Client
 from gserver.codecs import Lines
 from tests.helpers.processes import GserverProcess, is_alive, is_running, wait_for
 
-#: Each line names a way to start a process, whose pid is answered.
+#: Each line names a way to start a process; the reply is its pid.
 APP = """
 import os, signal, subprocess, sys, time
 from gserver import Lines, Service
@@ -115,7 +115,7 @@ def test_a_reload_ends_what_the_old_worker_started_and_nothing_else(folder: Path
         wait_for(lambda: not any(is_running(others[way]) for way in ("program", "stubborn", "fork")), "they have ended")
 
         assert is_running(news["program"])
-        assert is_running(others["orphan"])  # nobody knows any more from where it came
+        assert is_running(others["orphan"])  # its origin is not known any more
 
 
 def test_without_an_arbiter_a_worker_ends_them_by_itself(folder: Path) -> None:
@@ -147,7 +147,7 @@ def test_what_hooks_have_started_is_their_own(folder: Path) -> None:
     assert goes_on
 
 
-# The book of them, without a server
+# OrphanProcesses without a server
 
 
 @pytest.fixture
@@ -171,79 +171,79 @@ def turn(selector: selectors.BaseSelector) -> None:
 
 
 def test_one_that_ends_at_the_first_signal_is_forgotten(selector: selectors.BaseSelector) -> None:
-    leftovers = Leftovers(selector)
+    orphans = OrphanProcesses(selector)
     process = subprocess.Popen(["sleep", "1000"])
-    leftovers.take([os.pidfd_open(process.pid)], 0.0, signal.SIGTERM)
-    assert leftovers.wakes_at == TERM_S
+    orphans.watch([os.pidfd_open(process.pid)], 0.0, signal.SIGTERM)
+    assert orphans.wakes_at == TERM_S
     assert process.wait() == -signal.SIGTERM
     turn(selector)
 
-    assert (len(leftovers), leftovers.wakes_at) == (0, None)
+    assert (len(orphans), orphans.wakes_at) == (0, None)
 
 
 def test_one_that_does_not_is_killed_when_its_time_is_over(selector: selectors.BaseSelector) -> None:
-    leftovers = Leftovers(selector)
+    orphans = OrphanProcesses(selector)
     process = stubborn()
-    leftovers.take([os.pidfd_open(process.pid)], 0.0, signal.SIGTERM)
-    leftovers.kill_overdue(TERM_S / 2)
+    orphans.watch([os.pidfd_open(process.pid)], 0.0, signal.SIGTERM)
+    orphans.kill_overdue(TERM_S / 2)
     assert process.poll() is None
-    leftovers.kill_overdue(TERM_S)
+    orphans.kill_overdue(TERM_S)
 
     assert process.wait() == -signal.SIGKILL
-    assert leftovers.wakes_at == TERM_S + KILLED_S
+    assert orphans.wakes_at == TERM_S + KILLED_S
     turn(selector)
-    assert len(leftovers) == 0
+    assert len(orphans) == 0
 
 
 def test_one_that_cannot_be_ended_is_not_waited_for_for_ever(selector: selectors.BaseSelector) -> None:
-    leftovers = Leftovers(selector)
+    orphans = OrphanProcesses(selector)
     process = subprocess.Popen(["sleep", "1000"])
-    leftovers.take([os.pidfd_open(process.pid)], 0.0)
-    leftovers.kill_overdue(TERM_S)
-    leftovers.kill_overdue(TERM_S + KILLED_S)
+    orphans.watch([os.pidfd_open(process.pid)], 0.0)
+    orphans.kill_overdue(TERM_S)
+    orphans.kill_overdue(TERM_S + KILLED_S)
 
-    assert len(leftovers) == 0
+    assert len(orphans) == 0
     process.wait()
 
 
 def test_a_sweep_takes_what_has_come_since_and_nothing_twice(selector: selectors.BaseSelector) -> None:
     before = subprocess.Popen(["sleep", "1000"])
-    leftovers = Leftovers(selector)
-    with leftovers.sparing():
+    orphans = OrphanProcesses(selector)
+    with orphans.exempting():
         hooked = subprocess.Popen(["sleep", "1000"])
     spared = subprocess.Popen(["sleep", "1000"])
-    leftovers.spare(spared.pid)
+    orphans.exempt(spared.pid)
     session = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     own = subprocess.Popen(["sleep", "1000"])
     taken = subprocess.Popen(["sleep", "1000"])
 
-    assert leftovers.sweep(0.0, lambda pid: pid == own.pid)
-    assert len(leftovers) == 2
+    assert orphans.sweep(0.0, lambda pid: pid == own.pid)
+    assert len(orphans) == 2
     assert taken.wait() == -signal.SIGTERM
-    leftovers.kill_overdue(TERM_S)
+    orphans.kill_overdue(TERM_S)
     assert own.wait() == -signal.SIGKILL
     deadline = time.monotonic() + 20
-    while len(leftovers):
+    while len(orphans):
         turn(selector)
         assert time.monotonic() < deadline
-    assert not leftovers.sweep(0.0, lambda pid: False)
+    assert not orphans.sweep(0.0, lambda pid: False)
     assert [each.poll() for each in (before, hooked, spared, session)] == [None] * 4
     for each in (before, hooked, spared, session):
         each.kill()
         each.wait()
 
 
-def test_what_is_reported_and_is_nobody_below_is_closed_and_left_alone(selector: selectors.BaseSelector) -> None:
-    leftovers = Leftovers(selector)
+def test_reported_foreign_processes_are_closed_and_left_alone(selector: selectors.BaseSelector) -> None:
+    orphans = OrphanProcesses(selector)
     init = os.pidfd_open(1)
     reading, writing = os.pipe()
     process = subprocess.Popen(["sleep", "1000"])
-    leftovers.take_reported([init, reading, writing, os.pidfd_open(process.pid)], 0.0)
+    orphans.watch_reported([init, reading, writing, os.pidfd_open(process.pid)], 0.0)
 
-    assert len(leftovers) == 1
+    assert len(orphans) == 1
     for descriptor in (init, reading, writing):
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(descriptor)
-    leftovers.close()
+    orphans.close()
     process.kill()
     process.wait()

@@ -1,4 +1,4 @@
-"""Asking for a reload, and being told; a child process stands in for the arbiter."""
+"""Reload requests and their results; a child process stands in for the arbiter."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from pathlib import Path
 
 import pytest
 
-from gserver.arbiter.reload_requests import Askers, ask_for_reload
+from gserver.arbiter.reload_requests import ReloadRequests, request_reload
 from gserver.errors import ConfigError
 
 STAND_IN = """
 import signal, sys
-from gserver.arbiter.reload_requests import Askers
+from gserver.arbiter.reload_requests import ReloadRequests
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
 print("ready", flush=True)
 signal.sigwait([signal.SIGHUP])
-askers = Askers()
-askers.collect(sys.argv[1])
-{answer}
+requests = ReloadRequests()
+requests.collect(sys.argv[1])
+{reply}
 """
 
 
 @contextmanager
-def stand_in(pidfile: Path, answer: str) -> Iterator[None]:
-    command = [sys.executable, "-c", STAND_IN.format(answer=answer), str(pidfile)]
+def stand_in(pidfile: Path, reply: str) -> Iterator[None]:
+    command = [sys.executable, "-c", STAND_IN.format(reply=reply), str(pidfile)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
@@ -44,28 +44,28 @@ def pidfile(tmp_path: Path) -> Path:
     return tmp_path / "gserver.pid"
 
 
-def test_success_is_heard_and_nothing_is_left(pidfile: Path) -> None:
-    with stand_in(pidfile, "askers.answer(None)"):
-        assert ask_for_reload(str(pidfile)) is None
+def test_success_is_reported_and_nothing_is_left(pidfile: Path) -> None:
+    with stand_in(pidfile, "requests.reply(None)"):
+        assert request_reload(str(pidfile)) is None
 
     assert list(pidfile.parent.iterdir()) == [pidfile]
 
 
-def test_a_failure_is_heard_with_its_reason(pidfile: Path) -> None:
-    with stand_in(pidfile, "askers.answer('it was: bad\\nluck')"):
-        assert ask_for_reload(str(pidfile)) == "it was: bad\nluck"
+def test_a_failure_is_reported_with_its_reason(pidfile: Path) -> None:
+    with stand_in(pidfile, "requests.reply('it was: bad\\nluck')"):
+        assert request_reload(str(pidfile)) == "it was: bad\nluck"
 
 
-def test_an_arbiter_that_ends_without_a_word_is_noticed(pidfile: Path) -> None:
+def test_an_arbiter_that_ends_without_a_reply_is_noticed(pidfile: Path) -> None:
     with stand_in(pidfile, "sys.exit()"):
-        assert ask_for_reload(str(pidfile)) == "the server has ended"
+        assert request_reload(str(pidfile)) == "the server has ended"
 
 
 def test_a_long_path_is_no_trouble(tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 100) / ("y" * 100)
     folder.mkdir(parents=True)
-    with stand_in(folder / "gserver.pid", "askers.answer('heard')"):
-        assert ask_for_reload(str(folder / "gserver.pid")) == "heard"
+    with stand_in(folder / "gserver.pid", "requests.reply('heard')"):
+        assert request_reload(str(folder / "gserver.pid")) == "heard"
 
 
 @pytest.mark.parametrize("text", [None, "", "garbage", "0", "-1", str(2**31), str(2**63)])
@@ -74,7 +74,7 @@ def test_a_pid_file_without_an_id_is_a_clear_error(pidfile: Path, text: str | No
         pidfile.write_text(text)
 
     with pytest.raises(ConfigError, match=r"^there is no process id in "):
-        ask_for_reload(str(pidfile))
+        request_reload(str(pidfile))
 
 
 def test_a_process_that_is_gone_is_a_clear_error_and_leaves_nothing(pidfile: Path) -> None:
@@ -82,57 +82,57 @@ def test_a_process_that_is_gone_is_a_clear_error_and_leaves_nothing(pidfile: Pat
     pidfile.write_bytes(gone.stdout)
 
     with pytest.raises(ConfigError, match=f"^there is no process {int(gone.stdout)}$"):
-        ask_for_reload(str(pidfile))
+        request_reload(str(pidfile))
     assert list(pidfile.parent.iterdir()) == [pidfile]
 
 
-def test_what_somebody_left_who_was_killed_is_cleared_away(pidfile: Path) -> None:
-    program = "import sys, os; from gserver.arbiter.reload_requests import ask_for_reload; ask_for_reload(sys.argv[1])"
+def test_the_socket_of_a_killed_command_is_removed(pidfile: Path) -> None:
+    program = "import sys, os; from gserver.arbiter.reload_requests import request_reload; request_reload(sys.argv[1])"
     pidfile.write_text(str(os.getpid()))
     before = signal.signal(signal.SIGHUP, lambda number, frame: None)
-    asker = subprocess.Popen([sys.executable, "-c", program, str(pidfile)])
+    command = subprocess.Popen([sys.executable, "-c", program, str(pidfile)])
     try:
         signal.sigtimedwait([], 0)
         while len(list(pidfile.parent.iterdir())) < 2:
-            assert asker.poll() is None
+            assert command.poll() is None
     finally:
-        asker.kill()
-        asker.wait()
+        command.kill()
+        command.wait()
         signal.signal(signal.SIGHUP, before)
-    askers = Askers()
-    askers.collect(str(pidfile))
-    askers.answer(None)
+    requests = ReloadRequests()
+    requests.collect(str(pidfile))
+    requests.reply(None)
 
     assert list(pidfile.parent.iterdir()) == [pidfile]
 
 
-def test_those_who_waited_for_a_reload_that_was_given_up_hear_of_the_next(pidfile: Path) -> None:
-    with stand_in(pidfile, "askers.collect(sys.argv[1]); askers.answer('second')"):
-        assert ask_for_reload(str(pidfile)) == "second"
+def test_requests_for_an_abandoned_reload_get_the_result_of_the_next(pidfile: Path) -> None:
+    with stand_in(pidfile, "requests.collect(sys.argv[1]); requests.reply('second')"):
+        assert request_reload(str(pidfile)) == "second"
 
 
 @contextmanager
-def asker_at(path: Path) -> Iterator[socket.socket]:
-    """Somebody who waits there."""
+def waiting_socket_at(path: Path) -> Iterator[socket.socket]:
+    """A socket that waits for a result at this path."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as waiting:
         waiting.bind(str(path))
         waiting.setblocking(False)
         yield waiting
 
 
-def answer_all(pidfile: Path, failure: str | None = None) -> None:
-    askers = Askers()
-    askers.collect(str(pidfile))
-    askers.answer(failure)
+def reply_to_all(pidfile: Path, failure: str | None = None) -> None:
+    requests = ReloadRequests()
+    requests.collect(str(pidfile))
+    requests.reply(failure)
 
 
-def test_everybody_who_waits_is_told_once(pidfile: Path) -> None:
-    askers = Askers()
-    with asker_at(Path(f"{pidfile}.1.asks")) as one, asker_at(Path(f"{pidfile}.2.asks")) as other:
-        askers.collect(str(pidfile))
-        askers.collect(str(pidfile))
-        askers.answer(None)
-        askers.answer(None)
+def test_each_request_gets_one_reply(pidfile: Path) -> None:
+    requests = ReloadRequests()
+    with waiting_socket_at(Path(f"{pidfile}.1.asks")) as one, waiting_socket_at(Path(f"{pidfile}.2.asks")) as other:
+        requests.collect(str(pidfile))
+        requests.collect(str(pidfile))
+        requests.reply(None)
+        requests.reply(None)
 
         for waiting in (one, other):
             assert waiting.recv(100) == b"done"
@@ -141,20 +141,20 @@ def test_everybody_who_waits_is_told_once(pidfile: Path) -> None:
 
 
 def test_who_asks_the_arbiter_of_another_pid_file_is_not_told(pidfile: Path) -> None:
-    with asker_at(Path(f"{pidfile}.2.77.asks")) as waiting:
-        answer_all(pidfile)
+    with waiting_socket_at(Path(f"{pidfile}.2.77.asks")) as waiting:
+        reply_to_all(pidfile)
 
         with pytest.raises(BlockingIOError):
             waiting.recv(100)
 
 
-def test_who_asks_during_a_reload_is_told_of_the_next(pidfile: Path) -> None:
-    askers = Askers()
-    askers.collect(str(pidfile))
-    with asker_at(Path(f"{pidfile}.1.asks")) as waiting:
-        askers.answer("not yours")
-        askers.collect(str(pidfile))
-        askers.answer(None)
+def test_a_request_during_a_reload_gets_the_result_of_the_next(pidfile: Path) -> None:
+    requests = ReloadRequests()
+    requests.collect(str(pidfile))
+    with waiting_socket_at(Path(f"{pidfile}.1.asks")) as waiting:
+        requests.reply("not yours")
+        requests.collect(str(pidfile))
+        requests.reply(None)
 
         assert waiting.recv(100) == b"done"
 
@@ -162,28 +162,28 @@ def test_who_asks_during_a_reload_is_told_of_the_next(pidfile: Path) -> None:
 def test_a_folder_whose_name_is_a_pattern_is_no_trouble(tmp_path: Path) -> None:
     folder = tmp_path / "[ab]*?"
     folder.mkdir()
-    with stand_in(folder / "gserver.pid", "askers.answer('heard')"):
-        assert ask_for_reload(str(folder / "gserver.pid")) == "heard"
+    with stand_in(folder / "gserver.pid", "requests.reply('heard')"):
+        assert request_reload(str(folder / "gserver.pid")) == "heard"
 
 
 def test_a_pid_file_is_found_from_the_folder_one_is_in(pidfile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(pidfile.parent)
-    with stand_in(pidfile, "askers.answer(None)"):
-        assert ask_for_reload(pidfile.name) is None
+    with stand_in(pidfile, "requests.reply(None)"):
+        assert request_reload(pidfile.name) is None
 
 
 def test_a_file_that_is_no_socket_stays(pidfile: Path) -> None:
     path = Path(f"{pidfile}.1.asks")
     path.write_text("keep me")
-    answer_all(pidfile)
+    reply_to_all(pidfile)
 
     assert path.read_text() == "keep me"
 
 
 @pytest.mark.parametrize("reason", ["\N{GREEK SMALL LETTER BETA}" * 4000, "x" * 4000 + "\N{SNOWMAN}" * 100, "done", ""])
-def test_every_reason_is_heard_as_far_as_it_fits(pidfile: Path, reason: str) -> None:
-    with stand_in(pidfile, f"askers.answer({reason!a})"):
-        heard = ask_for_reload(str(pidfile))
+def test_every_reason_is_sent_as_far_as_it_fits(pidfile: Path, reason: str) -> None:
+    with stand_in(pidfile, f"requests.reply({reason!a})"):
+        heard = request_reload(str(pidfile))
 
     assert heard is not None
     assert reason.startswith(heard)
@@ -191,21 +191,21 @@ def test_every_reason_is_heard_as_far_as_it_fits(pidfile: Path, reason: str) -> 
 
 
 def test_a_reason_that_is_no_text_does_not_end_the_arbiter(pidfile: Path) -> None:
-    with asker_at(Path(f"{pidfile}.1.asks")) as waiting:
-        answer_all(pidfile, "no file '\udcff'")
+    with waiting_socket_at(Path(f"{pidfile}.1.asks")) as waiting:
+        reply_to_all(pidfile, "no file '\udcff'")
 
         assert waiting.recv(100).startswith(b"failed: no file")
 
 
 def test_an_asker_that_does_not_read_never_holds_up_the_arbiter(pidfile: Path) -> None:
-    with asker_at(Path(f"{pidfile}.1.asks")) as waiting:
+    with waiting_socket_at(Path(f"{pidfile}.1.asks")) as waiting:
         for _ in range(2000):
-            answer_all(pidfile)
+            reply_to_all(pidfile)
 
         assert waiting.recv(100) == b"done"
 
 
 def test_without_a_pid_file_nobody_can_ask() -> None:
-    askers = Askers()
-    askers.collect(None)
-    askers.answer(None)
+    requests = ReloadRequests()
+    requests.collect(None)
+    requests.reply(None)

@@ -1,4 +1,4 @@
-"""Which files are watched, and that a change is told."""
+"""Which files are watched, and that a change is reported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gserver.arbiter.reloader import Watched, check_engine, watch_code
+from gserver.arbiter.reloader import WatchedFiles, check_engine, watch_files
 from gserver.errors import ConfigError
 from tests.helpers.processes import is_alive, wait_for
 
@@ -31,7 +31,7 @@ def make_files(folder: Path) -> None:
 
 def test_python_files_are_watched_but_not_those_of_caches_and_environments(tmp_path: Path) -> None:
     make_files(tmp_path)
-    watched = Watched(str(tmp_path))
+    watched = WatchedFiles(str(tmp_path))
 
     assert {os.path.relpath(path, tmp_path) for path in watched.snapshot()} == {"app.py", "package/module.py"}
 
@@ -40,7 +40,7 @@ def test_the_config_file_and_what_patterns_match_are_watched_too(tmp_path: Path)
     make_files(tmp_path)
     config = tmp_path / "venv" / "gserver.conf.py"
     config.write_text("")
-    watched = Watched(str(tmp_path / "package"), str(config), [str(tmp_path / "templates" / "*.html")])
+    watched = WatchedFiles(str(tmp_path / "package"), str(config), [str(tmp_path / "templates" / "*.html")])
 
     assert {os.path.relpath(path, tmp_path) for path in watched.snapshot()} == {
         *("package/module.py", "venv/gserver.conf.py", "templates/a.html")
@@ -50,15 +50,15 @@ def test_the_config_file_and_what_patterns_match_are_watched_too(tmp_path: Path)
         assert any(path.startswith(root) for root in watched.roots)
 
 
-# A process that watches for its parent, which counts what it hears.
+# A process that watches for its parent; the parent counts the signals.
 PARENT = """
 import os, signal, sys
-from gserver.arbiter import reloader as code_watch
-code_watch.POLL_S, code_watch.LOOK_MS = 0.05, 100
+from gserver.arbiter import reloader
+reloader.POLL_S, reloader.CHECK_PARENT_MS = 0.05, 100
 me = os.getpid()
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
 if os.fork() == 0:
-    os._exit(code_watch.watch_code(code_watch.Watched(sys.argv[1]), sys.argv[2], me))
+    os._exit(reloader.watch_files(reloader.WatchedFiles(sys.argv[1]), sys.argv[2], me))
 print("begun", flush=True)
 while signal.sigwait([signal.SIGHUP]):
     print("changed", flush=True)
@@ -72,7 +72,7 @@ def test_a_new_a_changed_and_a_deleted_file_are_told_and_nothing_else(tmp_path: 
     app.write_text("1")
     with output.open("wb") as file:
         parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path), engine], stdout=file)
-    heard = lambda: output.read_text().count("changed")  # noqa: E731
+    signals_received = lambda: output.read_text().count("changed")  # noqa: E731
     try:
         wait_for(lambda: "begun" in output.read_text(), "the parent has begun")
         (tmp_path / "notes.txt").write_text("not watched")
@@ -82,15 +82,15 @@ def test_a_new_a_changed_and_a_deleted_file_are_told_and_nothing_else(tmp_path: 
             nonlocal number
             number += 1
             app.write_text("2" * number)
-            return heard() >= 1
+            return signals_received() >= 1
 
-        wait_for(touched, "a change is told")
-        before = heard()
+        wait_for(touched, "a change is reported")
+        before = signals_received()
         (tmp_path / "new.py").write_text("")
-        wait_for(lambda: heard() > before, "a new file is told")
-        before = heard()
+        wait_for(lambda: signals_received() > before, "a new file is reported")
+        before = signals_received()
         app.unlink()
-        wait_for(lambda: heard() > before, "a deleted file is told")
+        wait_for(lambda: signals_received() > before, "a deleted file is reported")
         children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
     finally:
         parent.send_signal(signal.SIGKILL)
@@ -127,7 +127,7 @@ def make_hostile_files(folder: Path) -> None:
 def test_only_python_files_of_the_user_are_looked_at(tmp_path: Path, name: str, is_watched: bool) -> None:
     make_hostile_files(tmp_path)
 
-    assert (str(tmp_path / name) in Watched(str(tmp_path)).snapshot()) is is_watched
+    assert (str(tmp_path / name) in WatchedFiles(str(tmp_path)).snapshot()) is is_watched
 
 
 @pytest.mark.parametrize("name", ["other.py", "sub/other.py", "gserver.conf.py.bak"])
@@ -137,7 +137,7 @@ def test_what_stands_beside_a_config_file_outside_is_not_watched(tmp_path: Path,
     beside.parent.mkdir(parents=True)
     config.write_text("")
     beside.write_text("")
-    watched = Watched(str(folder), str(config))
+    watched = WatchedFiles(str(folder), str(config))
 
     assert set(watched.snapshot()) == {str(config)}
     assert str(config) in watched.snapshot()
@@ -157,7 +157,7 @@ def test_patterns_mean_the_same_to_both_engines(tmp_path: Path, pattern: str, na
     file = tmp_path / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("")
-    watched = Watched(str(tmp_path), None, [str(tmp_path / pattern)])
+    watched = WatchedFiles(str(tmp_path), None, [str(tmp_path / pattern)])
 
     assert (str(file) in watched.snapshot()) is is_watched
 
@@ -165,14 +165,16 @@ def test_patterns_mean_the_same_to_both_engines(tmp_path: Path, pattern: str, na
 def test_a_relative_pattern_is_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.html").write_text("")
-    watched = Watched(str(tmp_path), None, ["*.html"])
+    watched = WatchedFiles(str(tmp_path), None, ["*.html"])
 
     assert str(tmp_path / "a.html") in watched.snapshot()
 
 
 @pytest.mark.parametrize("pattern", ["", "[", "no/such/folder/*", "***", "*" * 100])
 def test_patterns_that_match_nothing_harm_nothing(tmp_path: Path, pattern: str) -> None:
-    watched = Watched(str(tmp_path / "app"), None, [str(tmp_path / "x" / pattern) if pattern else str(tmp_path / "x")])
+    watched = WatchedFiles(
+        str(tmp_path / "app"), None, [str(tmp_path / "x" / pattern) if pattern else str(tmp_path / "x")]
+    )
 
     assert watched.snapshot() == {}
     assert all(Path(root).is_dir() for root in watched.roots if root != watched.folder)
@@ -181,7 +183,7 @@ def test_patterns_that_match_nothing_harm_nothing(tmp_path: Path, pattern: str) 
 def test_a_file_that_is_named_twice_is_there_once(tmp_path: Path) -> None:
     make_files(tmp_path)
     pattern = str(tmp_path / "*.py")
-    watched = Watched(str(tmp_path), str(tmp_path / "app.py"), [pattern, pattern])
+    watched = WatchedFiles(str(tmp_path), str(tmp_path / "app.py"), [pattern, pattern])
 
     assert {os.path.relpath(path, tmp_path) for path in watched.snapshot()} == {"app.py", "package/module.py"}
     assert watched.roots == [str(tmp_path)]
@@ -193,7 +195,7 @@ def test_a_file_that_is_named_twice_is_there_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["folder", "config"])
 def test_what_is_not_there_is_not_in_the_snapshot(tmp_path: Path, kind: str) -> None:
     gone = str(tmp_path / "gone" / "x.py")
-    watched = Watched(os.path.dirname(gone)) if kind == "folder" else Watched(str(tmp_path), gone)
+    watched = WatchedFiles(os.path.dirname(gone)) if kind == "folder" else WatchedFiles(str(tmp_path), gone)
 
     assert watched.snapshot() == {}
 
@@ -208,7 +210,7 @@ def test_files_that_vanish_while_it_looks_are_left_out(tmp_path: Path, monkeypat
         return stat(path)
 
     monkeypatch.setattr("gserver.arbiter.reloader.os.stat", racing)
-    found = Watched(str(tmp_path)).snapshot()
+    found = WatchedFiles(str(tmp_path)).snapshot()
     monkeypatch.undo()
 
     assert list(found) == [str(tmp_path / "app.py")]
@@ -217,14 +219,14 @@ def test_files_that_vanish_while_it_looks_are_left_out(tmp_path: Path, monkeypat
 def test_a_link_to_nothing_is_left_out(tmp_path: Path) -> None:
     (tmp_path / ".#app.py").symlink_to("nobody@nowhere")
 
-    assert Watched(str(tmp_path)).snapshot() == {}
+    assert WatchedFiles(str(tmp_path)).snapshot() == {}
 
 
 def test_links_in_a_circle_come_to_an_end(tmp_path: Path) -> None:
     make_files(tmp_path)
     (tmp_path / "package" / "again").symlink_to(tmp_path)
 
-    assert len(Watched(str(tmp_path)).snapshot()) == 2
+    assert len(WatchedFiles(str(tmp_path)).snapshot()) == 2
 
 
 def write_same_size(path: Path) -> None:
@@ -242,7 +244,7 @@ def write_same_time(path: Path) -> None:
 def test_every_change_shows_in_the_snapshot(tmp_path: Path, change: Callable[[Path], None]) -> None:
     path = tmp_path / "app.py"
     path.write_text("1")
-    watched = Watched(str(tmp_path))
+    watched = WatchedFiles(str(tmp_path))
     before = watched.snapshot()
 
     assert watched.snapshot() == before
@@ -255,28 +257,28 @@ def test_every_change_shows_in_the_snapshot(tmp_path: Path, change: Callable[[Pa
 def test_reading_a_file_is_no_change(tmp_path: Path) -> None:
     path = tmp_path / "app.py"
     path.write_text("1")
-    before = Watched(str(tmp_path)).snapshot()
+    before = WatchedFiles(str(tmp_path)).snapshot()
     os.utime(path, ns=(0, path.stat().st_mtime_ns))
 
-    assert Watched(str(tmp_path)).snapshot() == before
+    assert WatchedFiles(str(tmp_path)).snapshot() == before
 
 
-# The engines, by the names of what they tell
+# The engines, by the names of the files that they report
 
 
-# Its log goes to standard output, where the parent writes down what it hears.
+# Its log goes to standard output, where the parent also prints each signal that it gets.
 NAMING_PARENT = """
 import json, logging, os, signal, sys
-from gserver.arbiter import reloader as code_watch
+from gserver.arbiter import reloader
 logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
 logging.getLogger("watchfiles").setLevel(logging.WARNING)
-code_watch.POLL_S, code_watch.LOOK_MS = 0.02, 100
+reloader.POLL_S, reloader.CHECK_PARENT_MS = 0.02, 100
 folder, config, patterns, engine = json.loads(sys.argv[1])
 me = os.getpid()
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
 pid = os.fork()
 if pid == 0:
-    status = code_watch.watch_code(code_watch.Watched(folder, config, patterns), engine, me)
+    status = reloader.watch_files(reloader.WatchedFiles(folder, config, patterns), engine, me)
     print(f"ended with {status}", flush=True)
     os._exit(status)
 print(f"watcher {pid}", flush=True)
@@ -319,9 +321,9 @@ class Watching:
         return self.output.read_text()
 
     def wait_for_name(self, name: str) -> None:
-        """Wait until a change of this file was told, and heard."""
-        told = re.compile(rf"Changed: [^\n]*{re.escape(name)}.*HUP", re.DOTALL)
-        wait_for(lambda: bool(told.search(self.text)), f"{name} is told")
+        """Wait until a change of this file was logged, and HUP has arrived."""
+        reported = re.compile(rf"Changed: [^\n]*{re.escape(name)}.*HUP", re.DOTALL)
+        wait_for(lambda: bool(reported.search(self.text)), f"{name} is reported")
 
     def end_parent(self) -> None:
         self.parent.kill()
@@ -344,9 +346,9 @@ def test_only_what_is_watched_is_told(tmp_path: Path, engine: str) -> None:
             (tmp_path / "app" / name).with_name("unwanted.txt").write_text("new")
         (tmp_path / "app" / "package" / "module.py").write_text("changed")
         watching.wait_for_name("package/module.py")
-        told = [line for line in watching.text.splitlines() if line.startswith("Changed: ")]
+        reported = [line for line in watching.text.splitlines() if line.startswith("Changed: ")]
 
-    names = {Path(path).name for line in told for path in line.removeprefix("Changed: ").split(", ")}
+    names = {Path(path).name for line in reported for path in line.removeprefix("Changed: ").split(", ")}
     assert names == {"prime.py", "module.py"}
 
 
@@ -361,10 +363,10 @@ def test_files_of_folders_old_and_new_are_told(tmp_path: Path, engine: str, name
             path.write_text(str(time.monotonic()))
             return name in watching.text
 
-        wait_for(written, f"{name} is told")
+        wait_for(written, f"{name} is reported")
 
 
-def test_a_file_that_takes_the_place_of_another_is_told(tmp_path: Path, engine: str) -> None:
+def test_a_file_that_replaces_another_is_reported(tmp_path: Path, engine: str) -> None:
     """As many editors save."""
     app = tmp_path / "app" / "saved.py"
     app.parent.mkdir()
@@ -414,7 +416,7 @@ def test_a_change_in_the_moment_in_which_its_parent_goes_ends_it_in_order(
 
     monkeypatch.setattr("gserver.arbiter.reloader.time.sleep", change_and_let_go)
 
-    assert watch_code(Watched(str(tmp_path)), "poll", parent.pid) == 0
+    assert watch_files(WatchedFiles(str(tmp_path)), "poll", parent.pid) == 0
 
 
 @pytest.mark.parametrize("installed", [True, False])

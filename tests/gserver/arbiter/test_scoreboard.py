@@ -9,21 +9,21 @@ from collections.abc import Callable
 
 import pytest
 
-from gserver.arbiter.scoreboard import SERVING, Place, Scoreboard
+from gserver.arbiter.scoreboard import SERVING, Scoreboard, Slot
 from gserver.counters import ACCEPTED, CELLS, MESSAGES, OPEN, RECEIVED, Counters, closed_cell
 from gserver.errors import CloseReason
 
 LARGEST = 2**64 - 1
 
 
-def make_taken(scoreboard: Scoreboard, pid: int, opened: int = 0, is_serving: bool = False) -> Place:
-    place = scoreboard.free_place()
-    place.take(age=pid)
-    place.belongs_to(pid)
-    place.is_serving = is_serving
+def make_taken(scoreboard: Scoreboard, pid: int, opened: int = 0, is_serving: bool = False) -> Slot:
+    slot = scoreboard.free_slot()
+    slot.reserve(age=pid)
+    slot.assign(pid)
+    slot.is_serving = is_serving
     for _ in range(opened):
-        Counters(place.cells).opened()
-    return place
+        Counters(slot.cells).opened()
+    return slot
 
 
 def in_child(work: Callable[[], None]) -> None:
@@ -44,113 +44,113 @@ def in_child(work: Callable[[], None]) -> None:
 def test_a_new_scoreboard_is_empty() -> None:
     scoreboard = Scoreboard(3)
 
-    assert list(scoreboard.taken()) == []
+    assert list(scoreboard.used_slots()) == []
     assert scoreboard.totals() == [0] * CELLS
     assert scoreboard.fewest_open() is None
-    assert [scoreboard.place(index).pid for index in range(3)] == [0, 0, 0]
+    assert [scoreboard.slot(index).pid for index in range(3)] == [0, 0, 0]
 
 
-def test_the_first_free_place_is_taken() -> None:
+def test_the_first_free_slot_is_taken() -> None:
     scoreboard = Scoreboard(3)
 
     assert [make_taken(scoreboard, pid).index for pid in (11, 12, 13)] == [0, 1, 2]
-    assert [place.pid for place in scoreboard.taken()] == [11, 12, 13]
+    assert [slot.pid for slot in scoreboard.used_slots()] == [11, 12, 13]
 
 
-def test_a_place_is_free_until_it_is_taken() -> None:
+def test_a_slot_is_free_until_it_is_taken() -> None:
     scoreboard = Scoreboard(2)
 
-    assert scoreboard.free_place().index == scoreboard.free_place().index == 0
+    assert scoreboard.free_slot().index == scoreboard.free_slot().index == 0
 
 
-def test_a_place_is_taken_before_its_worker_has_a_pid() -> None:
+def test_a_slot_is_taken_before_its_worker_has_a_pid() -> None:
     scoreboard = Scoreboard(2)
-    scoreboard.free_place().take(age=1)
+    scoreboard.free_slot().reserve(age=1)
 
-    assert scoreboard.free_place().index == 1
-    assert [place.index for place in scoreboard.taken()] == [0]
+    assert scoreboard.free_slot().index == 1
+    assert [slot.index for slot in scoreboard.used_slots()] == [0]
 
 
 @pytest.mark.parametrize("size", [0, 1, 5])
-def test_when_every_place_is_taken_there_is_none(size: int) -> None:
+def test_when_every_slot_is_taken_there_is_none(size: int) -> None:
     scoreboard = Scoreboard(size)
     for number in range(size):
         make_taken(scoreboard, 100 + number)
 
-    with pytest.raises(IndexError, match="taken"):
-        scoreboard.free_place()
+    with pytest.raises(IndexError, match="in use"):
+        scoreboard.free_slot()
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
-def test_a_place_that_was_vacated_is_taken_again(index: int) -> None:
+def test_a_slot_that_was_vacated_is_taken_again(index: int) -> None:
     scoreboard = Scoreboard(3)
-    places = [make_taken(scoreboard, pid) for pid in (11, 12, 13)]
-    scoreboard.vacate(places[index])
+    slots = [make_taken(scoreboard, pid) for pid in (11, 12, 13)]
+    scoreboard.vacate(slots[index])
 
-    assert scoreboard.free_place().index == index
-    assert len(list(scoreboard.taken())) == 2
+    assert scoreboard.free_slot().index == index
+    assert len(list(scoreboard.used_slots())) == 2
 
 
 def test_who_leaves_before_being_forked_leaves_nothing() -> None:
     scoreboard = Scoreboard(1)
-    place = scoreboard.free_place()
-    place.take(age=1)
-    place.leave()
+    slot = scoreboard.free_slot()
+    slot.reserve(age=1)
+    slot.release()
 
-    assert place.pid == 0
-    assert scoreboard.free_place().index == 0
-    assert list(scoreboard.taken()) == []
+    assert slot.pid == 0
+    assert scoreboard.free_slot().index == 0
+    assert list(scoreboard.used_slots()) == []
 
 
-def test_a_place_is_clean_for_its_next_worker() -> None:
+def test_a_slot_is_clean_for_its_next_worker() -> None:
     scoreboard = Scoreboard(1)
-    place = make_taken(scoreboard, 11, opened=3, is_serving=True)
-    place.deadline = place.beat_at = place.lag_s = 17.0
-    scoreboard.vacate(place)
+    slot = make_taken(scoreboard, 11, opened=3, is_serving=True)
+    slot.deadline = slot.heartbeat_at = slot.lag_s = 17.0
+    scoreboard.vacate(slot)
     again = make_taken(scoreboard, 12)
 
-    assert (again.pid, again.is_serving, again.deadline, again.beat_at) == (12, False, None, 0.0)
+    assert (again.pid, again.is_serving, again.deadline, again.heartbeat_at) == (12, False, None, 0.0)
     assert (again.lag_s, again.lag_max_s, again.lag_histogram) == (0.0, 0.0, {})
     assert list(again.cells) == [0] * CELLS
 
 
 def test_lags_are_kept_by_their_length() -> None:
     scoreboard = Scoreboard(2)
-    place, other = make_taken(scoreboard, 11), make_taken(scoreboard, 12)
+    slot, other = make_taken(scoreboard, 11), make_taken(scoreboard, 12)
     for lag_s in (0.0, 0.0009, 0.001, 0.0019, 0.002, 2.9, 40.0, 1e6, 0.5):
-        place.lag_s = lag_s
+        slot.lag_s = lag_s
 
-    assert (place.lag_s, place.lag_max_s) == (0.5, 1e6)
-    assert place.lag_histogram == {0.001: 2, 0.002: 2, 0.004: 1, 0.512: 1, 4.096: 1, math.inf: 2}
-    assert list(place.cells) == [0] * CELLS
+    assert (slot.lag_s, slot.lag_max_s) == (0.5, 1e6)
+    assert slot.lag_histogram == {0.001: 2, 0.002: 2, 0.004: 1, 0.512: 1, 4.096: 1, math.inf: 2}
+    assert list(slot.cells) == [0] * CELLS
     assert (other.lag_s, other.lag_max_s, other.lag_histogram, other.pid) == (0.0, 0.0, {}, 12)
 
 
 def test_neighbours_do_not_touch_each_other() -> None:
     scoreboard = Scoreboard(3)
-    places = [make_taken(scoreboard, pid) for pid in (11, 12, 13)]
+    slots = [make_taken(scoreboard, pid) for pid in (11, 12, 13)]
     for cell in range(CELLS):
-        places[1].cells[cell] = LARGEST
-    places[1].deadline = 99.0
-    places[1].is_serving = True
+        slots[1].cells[cell] = LARGEST
+    slots[1].deadline = 99.0
+    slots[1].is_serving = True
 
-    for place, pid in ((places[0], 11), (places[2], 13)):
-        assert (place.pid, place.is_serving, place.deadline) == (pid, False, None)
-        assert list(place.cells) == [0] * CELLS
+    for slot, pid in ((slots[0], 11), (slots[2], 13)):
+        assert (slot.pid, slot.is_serving, slot.deadline) == (pid, False, None)
+        assert list(slot.cells) == [0] * CELLS
 
 
-def test_a_place_has_as_many_cells_as_a_ledger_and_no_more() -> None:
-    place = Scoreboard(2).place(0)
+def test_a_slot_has_as_many_cells_as_counters_and_no_more() -> None:
+    slot = Scoreboard(2).slot(0)
 
-    assert len(place.cells) == CELLS
+    assert len(slot.cells) == CELLS
     with pytest.raises(IndexError):
-        place.cells[CELLS] = 1
+        slot.cells[CELLS] = 1
 
 
 @pytest.mark.parametrize("index", [100, -1])
-def test_there_is_no_place_far_outside(index: int) -> None:
+def test_there_is_no_slot_far_outside(index: int) -> None:
     with pytest.raises(IndexError):
-        assert Scoreboard(2).place(index).pid
+        assert Scoreboard(2).slot(index).pid
 
 
 # Heads
@@ -162,30 +162,30 @@ def test_a_worker_that_has_not_begun_has_no_deadline() -> None:
 
 @pytest.mark.parametrize("deadline", [0.001, 1.5, 1e6, 123456789.125])
 def test_a_deadline_is_exact_to_the_microsecond(deadline: float) -> None:
-    place = make_taken(Scoreboard(1), 11)
-    place.deadline = deadline
+    slot = make_taken(Scoreboard(1), 11)
+    slot.deadline = deadline
 
-    assert place.deadline == pytest.approx(deadline, abs=1e-6)
+    assert slot.deadline == pytest.approx(deadline, abs=1e-6)
 
 
 def test_a_deadline_is_on_the_clock_that_all_processes_share() -> None:
-    place = make_taken(Scoreboard(1), 11)
+    slot = make_taken(Scoreboard(1), 11)
     before = time.monotonic()
 
-    in_child(lambda: setattr(place, "deadline", time.monotonic()))
+    in_child(lambda: setattr(slot, "deadline", time.monotonic()))
 
-    assert place.deadline is not None
-    assert before - 1e-6 <= place.deadline <= time.monotonic()
+    assert slot.deadline is not None
+    assert before - 1e-6 <= slot.deadline <= time.monotonic()
 
 
 def test_a_state_changes_and_changes_back() -> None:
-    place = make_taken(Scoreboard(1), 11)
+    slot = make_taken(Scoreboard(1), 11)
 
-    assert not place.is_serving
-    place.is_serving = True
-    assert place.is_serving
-    place.is_serving = False
-    assert not place.is_serving
+    assert not slot.is_serving
+    slot.is_serving = True
+    assert slot.is_serving
+    slot.is_serving = False
+    assert not slot.is_serving
 
 
 # Totals
@@ -204,13 +204,13 @@ def test_totals_are_those_of_all_workers() -> None:
 def test_counters_survive_their_worker() -> None:
     scoreboard = Scoreboard(1)
     for pid in range(11, 16):
-        place = make_taken(scoreboard, pid, opened=2)
-        counters = Counters(place.cells)
+        slot = make_taken(scoreboard, pid, opened=2)
+        counters = Counters(slot.cells)
         counters.ended(CloseReason.PEER_EOF)
         counters.ended(CloseReason.DRAINED)
-        place.cells[MESSAGES] += 10
-        place.cells[RECEIVED] += 1000
-        scoreboard.vacate(place)
+        slot.cells[MESSAGES] += 10
+        slot.cells[RECEIVED] += 1000
+        scoreboard.vacate(slot)
 
     totals = Counters(scoreboard.totals())
 
@@ -236,9 +236,9 @@ def test_connections_that_end_with_their_worker_are_counted() -> None:
 
 def test_totals_only_grow_when_a_worker_goes() -> None:
     scoreboard = Scoreboard(2)
-    place = make_taken(scoreboard, 11, opened=3)
+    slot = make_taken(scoreboard, 11, opened=3)
     before = scoreboard.totals()
-    scoreboard.vacate(place)
+    scoreboard.vacate(slot)
     after = scoreboard.totals()
 
     assert after[ACCEPTED] == before[ACCEPTED]
@@ -249,24 +249,24 @@ def test_totals_only_grow_when_a_worker_goes() -> None:
 @pytest.mark.parametrize("killed", ["as it accepted", "as it closed"])
 def test_a_worker_that_was_killed_between_two_cells_leaves_books_that_balance(killed: str) -> None:
     scoreboard = Scoreboard(1)
-    place = make_taken(scoreboard, 11, opened=2)
+    slot = make_taken(scoreboard, 11, opened=2)
     if killed == "as it accepted":
-        place.cells[ACCEPTED] += 1
+        slot.cells[ACCEPTED] += 1
     else:
-        place.cells[OPEN] -= 1
-    scoreboard.vacate(place)
+        slot.cells[OPEN] -= 1
+    scoreboard.vacate(slot)
 
     totals = Counters(scoreboard.totals())
     totals.check()
     assert totals.closed == {CloseReason.WORKER_DIED: 3 if killed == "as it accepted" else 2}
 
 
-def test_a_place_that_is_vacated_twice_is_counted_once() -> None:
+def test_a_slot_that_is_vacated_twice_is_counted_once() -> None:
     scoreboard = Scoreboard(1)
-    place = make_taken(scoreboard, 11, opened=3)
-    scoreboard.vacate(place)
+    slot = make_taken(scoreboard, 11, opened=3)
+    scoreboard.vacate(slot)
     once = scoreboard.totals()
-    scoreboard.vacate(place)
+    scoreboard.vacate(slot)
 
     assert scoreboard.totals() == once
 
@@ -301,24 +301,24 @@ def test_who_does_not_serve_is_not_looked_at() -> None:
     assert scoreboard.fewest_open() is None
 
 
-def test_who_is_gone_is_not_looked_at() -> None:
+def test_a_worker_that_is_gone_is_not_looked_at() -> None:
     scoreboard = Scoreboard(3)
-    places = [make_taken(scoreboard, pid, opened, True) for pid, opened in ((11, 1), (12, 4), (13, 2))]
-    scoreboard.vacate(places[0])
+    slots = [make_taken(scoreboard, pid, opened, True) for pid, opened in ((11, 1), (12, 4), (13, 2))]
+    scoreboard.vacate(slots[0])
 
     assert scoreboard.fewest_open() == 2
 
-    scoreboard.vacate(places[2])
+    scoreboard.vacate(slots[2])
 
     assert scoreboard.fewest_open() == 4
 
-    scoreboard.vacate(places[1])
+    scoreboard.vacate(slots[1])
 
     assert scoreboard.fewest_open() is None
 
 
 @pytest.mark.parametrize("last", [0, 1, 63])
-def test_every_place_that_was_ever_taken_is_looked_at(last: int) -> None:
+def test_every_slot_that_was_ever_taken_is_looked_at(last: int) -> None:
     scoreboard = Scoreboard(64)
     for number in range(last + 1):
         make_taken(scoreboard, 100 + number, opened=5 if number < last else 1, is_serving=True)
@@ -343,31 +343,31 @@ def test_the_serving_state_is_a_word_of_its_own() -> None:
 
 def test_what_a_child_counts_its_parent_reads() -> None:
     scoreboard = Scoreboard(2)
-    place = make_taken(scoreboard, 11)
+    slot = make_taken(scoreboard, 11)
 
     def work() -> None:
-        counters = Counters(place.cells)
+        counters = Counters(slot.cells)
         for _ in range(5):
             counters.opened()
         counters.ended(CloseReason.FINISHED)
-        place.is_serving = True
-        place.deadline = 12.0
+        slot.is_serving = True
+        slot.deadline = 12.0
 
     in_child(work)
 
     totals = Counters(scoreboard.totals())
     totals.check()
     assert (totals.accepted, totals.open) == (5, 4)
-    assert (place.is_serving, place.deadline) == (True, 12.0)
+    assert (slot.is_serving, slot.deadline) == (True, 12.0)
     assert scoreboard.fewest_open() == 4
 
 
 def test_what_a_child_left_open_is_counted_when_it_is_gone() -> None:
     scoreboard = Scoreboard(2)
     for pid in (11, 12, 13):
-        place = make_taken(scoreboard, pid)
-        in_child(lambda cells=place.cells: [Counters(cells).opened() for _ in range(3)] and None)  # type: ignore[misc]
-        scoreboard.vacate(place)
+        slot = make_taken(scoreboard, pid)
+        in_child(lambda cells=slot.cells: [Counters(cells).opened() for _ in range(3)] and None)  # type: ignore[misc]
+        scoreboard.vacate(slot)
 
     totals = Counters(scoreboard.totals())
     totals.check()

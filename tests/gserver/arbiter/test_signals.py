@@ -42,7 +42,7 @@ def test_every_signal_of_the_table_asks_for_what_it_says(
 
 
 def test_held_signals_come_afterwards(queue: SignalQueue) -> None:
-    with queue.held():  # in this thread, of which others in the process know nothing
+    with queue.held():  # for this thread only; other threads of the process still get them
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
         assert queue.read() == []
@@ -86,7 +86,7 @@ def test_closing_gives_the_signals_back() -> None:
     assert {number: signal.getsignal(number) for number in SIGNALS} == before
 
 
-def test_a_process_that_is_about_to_end_is_deaf_to_who_tells_it_again() -> None:
+def test_after_retire_further_signals_are_ignored() -> None:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     SignalQueue().retire()
     for number in SIGNALS:

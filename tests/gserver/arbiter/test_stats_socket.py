@@ -1,4 +1,4 @@
-"""The stats socket: what the server has counted, told to whoever connects."""
+"""The stats socket: its document, its readers, and its path."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from gserver.arbiter.scoreboard import Place, Scoreboard
+from gserver.arbiter.scoreboard import Scoreboard, Slot
 from gserver.arbiter.stats_socket import MAX_READERS, StatsSocket, document, read_stats
-from gserver.arbiter.supervision import Children
+from gserver.arbiter.supervision import Supervision
 from gserver.client import Client
 from gserver.codecs import JsonLines
 from gserver.counters import CELLS, MESSAGES, Counters
@@ -31,27 +31,27 @@ SUM = {"type": "SUM", "a": 10, "b": 20}
 
 
 class Arbiter:
-    """A scoreboard, a book of children and a loop, as the arbiter has them."""
+    """A scoreboard, the records of workers and a loop, as in the arbiter."""
 
     def __init__(self, path: Path | None, workers: int = 1, counted: int = 0) -> None:
         """counted: what stands in each cell of each worker."""
         self.scoreboard = Scoreboard(1000)
-        self.children = Children(workers)
+        self.supervision = Supervision(workers)
         self.selector = selectors.DefaultSelector()
         self.stats = StatsSocket(None if path is None else str(path), self.selector)
-        self.places = [self.hire(100 + number, counted) for number in range(workers)]
+        self.slots = [self.hire(100 + number, counted) for number in range(workers)]
 
-    def hire(self, pid: int, counted: int) -> Place:
-        place = self.scoreboard.free_place()
-        place.take(age=pid - 99)
-        place.belongs_to(pid)
-        self.children.spawned(pid, 0.0, age=pid - 99)
+    def hire(self, pid: int, counted: int) -> Slot:
+        slot = self.scoreboard.free_slot()
+        slot.reserve(age=pid - 99)
+        slot.assign(pid)
+        self.supervision.spawned(pid, 0.0, age=pid - 99)
         for cell in range(CELLS) if counted else ():
-            place.cells[cell] = counted
-        return place
+            slot.cells[cell] = counted
+        return slot
 
     def open(self, suffix: str = "") -> None:
-        self.stats.open(self.scoreboard, self.children, suffix)
+        self.stats.open(self.scoreboard, self.supervision, suffix)
 
     def turn(self, timeout_s: float = 0.0) -> int:
         """One turn of the loop; how many things there were to do."""
@@ -94,38 +94,38 @@ def law_holds(counts: dict[str, Any]) -> bool:
 # The document
 
 
-def test_every_worker_and_the_totals_are_told() -> None:
+def test_every_worker_and_the_totals_are_in_the_document() -> None:
     arbiter = Arbiter(None, workers=2)
-    for place, opened in zip(arbiter.places, (3, 2), strict=True):
-        counters = Counters(place.cells)
+    for slot, opened in zip(arbiter.slots, (3, 2), strict=True):
+        counters = Counters(slot.cells)
         for _ in range(opened):
             counters.opened()
         counters.ended(CloseReason.PEER_EOF)
-        place.cells[MESSAGES] += 10
-    arbiter.places[1].lag_s = 0.25
-    arbiter.children.became_ready(101, 0.0)
-    told = document(arbiter.scoreboard, arbiter.children)
+        slot.cells[MESSAGES] += 10
+    arbiter.slots[1].lag_s = 0.25
+    arbiter.supervision.became_ready(101, 0.0)
+    reply = document(arbiter.scoreboard, arbiter.supervision)
     arbiter.close()
 
-    one, other = told["workers"]
+    one, other = reply["workers"]
     assert (one["pid"], one["age"], one["generation"], one["state"], one["lag_s"]) == (100, 1, 0, "booting", 0)
     assert (other["pid"], other["age"], other["state"], other["lag_s"]) == (101, 2, "ready", 0.25)
     assert one["closed"] == other["closed"] == {"peer_eof": 1}
     assert (one["accepted"], one["open"], one["messages"]) == (3, 2, 10)
     totals = {"accepted": 5, "open": 3, "messages": 20, "errors": 0, "received_bytes": 0, "sent_bytes": 0}
-    assert told["totals"] == {**totals, "closed": {"peer_eof": 2}}
-    assert told["pid"] == os.getpid()
+    assert reply["totals"] == {**totals, "closed": {"peer_eof": 2}}
+    assert reply["pid"] == os.getpid()
 
 
 def test_a_worker_that_stands_still_is_seen_while_it_does() -> None:
     """It cannot write how late it is, but its heartbeat grows old."""
     arbiter = Arbiter(None, workers=3)
     now = time.monotonic()
-    arbiter.places[1].beat_at = now
-    arbiter.places[1].lag_s = 2.5
-    arbiter.places[1].lag_s = 0.0015
-    arbiter.places[2].beat_at = now - 31.0
-    booting, well, still = document(arbiter.scoreboard, arbiter.children)["workers"]
+    arbiter.slots[1].heartbeat_at = now
+    arbiter.slots[1].lag_s = 2.5
+    arbiter.slots[1].lag_s = 0.0015
+    arbiter.slots[2].heartbeat_at = now - 31.0
+    booting, well, still = document(arbiter.scoreboard, arbiter.supervision)["workers"]
     arbiter.close()
 
     assert (booting["heartbeat_age_s"], booting["lag_s"], booting["lag_max_s"]) == (None, 0.0, 0.0)
@@ -136,39 +136,39 @@ def test_a_worker_that_stands_still_is_seen_while_it_does() -> None:
     assert still["lag_s"] == still["lag_max_s"] == pytest.approx(still["heartbeat_age_s"] - 1.0)
 
 
-def test_those_who_are_gone_are_in_the_totals_alone() -> None:
+def test_ended_workers_are_in_the_totals_only() -> None:
     arbiter = Arbiter(None, workers=2)
-    for place in arbiter.places:
-        Counters(place.cells).opened()
-    arbiter.scoreboard.vacate(arbiter.places[0])
-    arbiter.children.exited(100, 0.0)
-    told = document(arbiter.scoreboard, arbiter.children)
+    for slot in arbiter.slots:
+        Counters(slot.cells).opened()
+    arbiter.scoreboard.vacate(arbiter.slots[0])
+    arbiter.supervision.exited(100, 0.0)
+    reply = document(arbiter.scoreboard, arbiter.supervision)
     arbiter.close()
 
-    assert [worker["pid"] for worker in told["workers"]] == [101]
-    assert (told["totals"]["accepted"], told["totals"]["open"]) == (2, 1)
-    assert told["totals"]["closed"] == {"worker_died": 1}
+    assert [worker["pid"] for worker in reply["workers"]] == [101]
+    assert (reply["totals"]["accepted"], reply["totals"]["open"]) == (2, 1)
+    assert reply["totals"]["closed"] == {"worker_died": 1}
 
 
-def test_the_books_balance_in_every_document_though_a_worker_counts_meanwhile() -> None:
+def test_the_counts_balance_in_every_document_while_a_worker_counts() -> None:
     arbiter = Arbiter(None)
     pid = os.fork()
     if pid == 0:
-        counters = Counters(arbiter.places[0].cells)
+        counters = Counters(arbiter.slots[0].cells)
         while True:
             counters.opened()
             counters.ended(CloseReason.PEER_EOF)
-    told = [document(arbiter.scoreboard, arbiter.children) for _ in range(2000)]
+    reply = [document(arbiter.scoreboard, arbiter.supervision) for _ in range(2000)]
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    arbiter.scoreboard.vacate(arbiter.places[0])
-    arbiter.children.exited(100, 0.0)
-    at_last = document(arbiter.scoreboard, arbiter.children)["totals"]
+    arbiter.scoreboard.vacate(arbiter.slots[0])
+    arbiter.supervision.exited(100, 0.0)
+    at_last = document(arbiter.scoreboard, arbiter.supervision)["totals"]
     arbiter.close()
 
-    assert told[-1]["totals"]["accepted"] > told[0]["totals"]["accepted"]
-    assert all(law_holds(each["totals"]) and law_holds(each["workers"][0]) for each in told)
-    assert all(each["totals"]["open"] >= 0 for each in told)
+    assert reply[-1]["totals"]["accepted"] > reply[0]["totals"]["accepted"]
+    assert all(law_holds(each["totals"]) and law_holds(each["workers"][0]) for each in reply)
+    assert all(each["totals"]["open"] >= 0 for each in reply)
     assert law_holds(at_last)
     assert at_last["open"] == 0
 
@@ -178,19 +178,19 @@ def test_the_books_balance_in_every_document_though_a_worker_counts_meanwhile() 
 
 def serve(arbiter: Arbiter, *ages_s: float) -> None:
     """Every worker serves, and has sent its last heartbeat so long ago."""
-    for place, age_s in zip(arbiter.places, ages_s, strict=True):
-        arbiter.children.became_ready(place.pid, 0.0)
-        place.beat_at = time.monotonic() - age_s
-    arbiter.children.decide(0.0, {})
+    for slot, age_s in zip(arbiter.slots, ages_s, strict=True):
+        arbiter.supervision.became_ready(slot.pid, 0.0)
+        slot.heartbeat_at = time.monotonic() - age_s
+    arbiter.supervision.decide(0.0, {})
 
 
-def test_nobody_is_served_by_workers_that_are_not_ready() -> None:
+def test_a_server_without_ready_workers_is_not_healthy() -> None:
     arbiter = Arbiter(None, workers=2)
-    told = document(arbiter.scoreboard, arbiter.children)
+    reply = document(arbiter.scoreboard, arbiter.supervision)
     arbiter.close()
 
-    assert (told["healthy"], told["problem"]) == (False, "no worker serves")
-    assert [(worker["heartbeat_age_s"], worker["stuck"]) for worker in told["workers"]] == [(None, False)] * 2
+    assert (reply["healthy"], reply["problem"]) == (False, "no worker serves")
+    assert [(worker["heartbeat_age_s"], worker["stuck"]) for worker in reply["workers"]] == [(None, False)] * 2
 
 
 @pytest.mark.parametrize(
@@ -207,26 +207,26 @@ def test_a_server_is_healthy_while_one_worker_is_not_stuck(
 ) -> None:
     arbiter = Arbiter(None, workers=2)
     serve(arbiter, *ages_s)
-    told = document(arbiter.scoreboard, arbiter.children)
+    reply = document(arbiter.scoreboard, arbiter.supervision)
     arbiter.close()
 
-    assert [worker["stuck"] for worker in told["workers"]] == stuck
-    for worker, age_s in zip(told["workers"], ages_s, strict=True):
+    assert [worker["stuck"] for worker in reply["workers"]] == stuck
+    for worker, age_s in zip(reply["workers"], ages_s, strict=True):
         assert age_s <= worker["heartbeat_age_s"] < age_s + 0.4
-    assert told["healthy"] is healthy
+    assert reply["healthy"] is healthy
     problem = "every worker that serves is stuck: the last heartbeat is 5."
-    assert told["problem"] is None if healthy else told["problem"].startswith(problem)
+    assert reply["problem"] is None if healthy else reply["problem"].startswith(problem)
 
 
 def test_a_server_without_workers_or_one_that_stops_is_not_healthy() -> None:
     dismissed, stopping = Arbiter(None, workers=0), Arbiter(None)
     serve(stopping, 0.0)
-    stopping.children.stop(0.0, 30.0)
-    told = [document(each.scoreboard, each.children)["problem"] for each in (dismissed, stopping)]
+    stopping.supervision.stop(0.0, 30.0)
+    reply = [document(each.scoreboard, each.supervision)["problem"] for each in (dismissed, stopping)]
     dismissed.close()
     stopping.close()
 
-    assert told == ["no worker serves", "the server is stopping"]
+    assert reply == ["no worker serves", "the server is stopping"]
 
 
 def test_the_command_fails_as_long_as_the_only_worker_is_stuck(tmp_path: Path) -> None:
@@ -259,13 +259,13 @@ def test_the_command_fails_as_long_as_the_only_worker_is_stuck(tmp_path: Path) -
 # The socket
 
 
-def test_whoever_connects_gets_one_document_and_the_end(arbiter: Arbiter, tmp_path: Path) -> None:
+def test_each_client_gets_one_document_and_end_of_file(arbiter: Arbiter, tmp_path: Path) -> None:
     with connect(tmp_path / "stats") as reader:
         while arbiter.turn():
             pass
-        told = json.loads(read_to_end(reader))
+        reply = json.loads(read_to_end(reader))
 
-    assert [worker["pid"] for worker in told["workers"]] == [100, 101]
+    assert [worker["pid"] for worker in reply["workers"]] == [100, 101]
 
 
 def test_only_its_user_may_read_it(arbiter: Arbiter, tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ def test_what_is_not_a_dead_servers_stays_and_is_one_line(arbiter: Arbiter, tmp_
     assert path.exists()
 
 
-def test_a_path_that_somebody_else_has_now_is_left_to_them(tmp_path: Path) -> None:
+def test_a_path_that_another_program_has_taken_is_left_to_it(tmp_path: Path) -> None:
     old, new = Arbiter(tmp_path / "stats"), Arbiter(tmp_path / "stats")
     old.open()
     (tmp_path / "stats").unlink()
@@ -367,7 +367,7 @@ def test_a_path_that_somebody_else_has_now_is_left_to_them(tmp_path: Path) -> No
     new.close()
 
 
-def test_a_successor_stands_beside_and_then_in_its_place(tmp_path: Path) -> None:
+def test_a_new_arbiter_stands_beside_and_then_in_its_place(tmp_path: Path) -> None:
     old, new = Arbiter(tmp_path / "stats"), Arbiter(tmp_path / "stats")
     old.open()
     new.open(".2")
@@ -394,7 +394,7 @@ def test_a_long_path_is_no_trouble(tmp_path: Path) -> None:
 # Reading
 
 
-def test_a_path_where_nobody_is_is_one_line(tmp_path: Path) -> None:
+def test_a_path_without_a_socket_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^stats socket '.*/nowhere' cannot be read: No such file or directory$"):
         read_stats(str(tmp_path / "nowhere"))
 
@@ -478,7 +478,7 @@ def test_a_worker_inherits_nothing_of_it(tmp_path: Path) -> None:
     with GserverProcess(tmp_path, "json", "--stats-socket", "stats") as server:
         path = str(tmp_path / "stats")
         with connect(tmp_path / "stats") as reader:
-            told = json.loads(read_to_end(reader))
+            reply = json.loads(read_to_end(reader))
         server.signal(signal.SIGSTOP)
         with connect(tmp_path / "stats"):
             pass
@@ -487,7 +487,7 @@ def test_a_worker_inherits_nothing_of_it(tmp_path: Path) -> None:
 
         with pytest.raises(ConfigError, match="Connection refused"):
             read_stats(path)
-        assert told["pid"] == server.process.pid
+        assert reply["pid"] == server.process.pid
 
 
 def test_a_reload_leaves_it_where_it_is_and_an_upgrade_takes_it_over(tmp_path: Path) -> None:

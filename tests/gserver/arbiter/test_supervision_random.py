@@ -1,4 +1,4 @@
-"""The book of workers under anything that can happen, against processes that exist only here."""
+"""Supervision under random events, against simulated processes."""
 
 from __future__ import annotations
 
@@ -11,54 +11,54 @@ from hypothesis import strategies as st
 from gserver.arbiter.supervision import (
     FIRST_PAUSE_S,
     JUMP_S,
+    KILL_STAGE_S,
     LONGEST_PAUSE_S,
-    STROKE_S,
     Action,
-    Children,
     Drain,
     Go,
+    Kill,
     KillStage,
     Policy,
     ReloadDone,
     ReloadFailed,
     Spawn,
     Stage,
-    Strike,
+    Supervision,
 )
 
 #: A worker is overdue so long after its last heartbeat.
 TIMEOUT_S = 5.0
 READY_TIMEOUT_S = 8.0
 DRAIN_PATIENCE_S = 20.0
-#: So many decisions after the last event everything must be in order, if the processes behave.
+#: So many decisions after the last event, all workers must serve again if the processes work.
 STEPS = 300
 STRUCK = {KillStage.DUMP: 1, KillStage.ABORT: 2, KillStage.KILL: 3}
 
 
 @dataclass
 class Process:
-    """A worker as it is, whatever the book says."""
+    """The actual state of a worker, independent of its record."""
 
     generation: int
     spawned_at: float
     stage: str = "booting"  # then ready, serving, draining, dead (and not reaped yet)
     deaf_since: float | None = None  # when it stopped to do anything but die
-    is_worn: bool = False
+    needs_recycling: bool = False
     struck_at: float | None = None
-    stroke: KillStage | None = None
+    kill_stage: KillStage | None = None
 
 
 @dataclass
 class World:
-    """The processes, and whoever does for them what the book says; it complains about what no arbiter should do."""
+    """The simulated processes. Carries out the actions of supervision, and fails on actions that make no sense."""
 
-    children: Children
+    supervision: Supervision
     now: float = 0.0
     processes: dict[int, Process] = field(default_factory=dict)
     forked: int = 0
     is_fork_broken: bool = False
     target_before: int | None = None  # while a reload is under way: the target to go back to
-    failures_due: int = 0  # reloads that have failed, but nobody said so yet
+    failures_due: int = 0  # reloads that have failed and are not reported yet
     proven: int = -1
     not_before: float = 0.0  # because of a worker that never served
     deadlines: dict[int, float] = field(default_factory=dict)
@@ -67,10 +67,10 @@ class World:
         return [pid for pid, process in self.processes.items() if process.stage in stages]
 
     def starting(self) -> list[int]:
-        return [pid for pid in self.living("booting", "ready") if self.processes[pid].stroke is None]
+        return [pid for pid in self.living("booting", "ready") if self.processes[pid].kill_stage is None]
 
     def beat(self) -> None:
-        """Everybody who can says that it is alive."""
+        """Every worker that is not stuck sends a heartbeat."""
         for pid in self.living("ready", "serving", "draining"):
             deaf_since = self.processes[pid].deaf_since
             self.deadlines[pid] = TIMEOUT_S + (self.now if deaf_since is None else deaf_since)
@@ -81,13 +81,13 @@ class World:
         process = self.processes[pid]
         if process.stage == "booting" and process.deaf_since is None:
             process.stage = "ready"
-            self.deadlines[pid] = self.now + TIMEOUT_S  # a worker beats before it says that it is ready
-            self.children.became_ready(pid, self.now)
+            self.deadlines[pid] = self.now + TIMEOUT_S  # the first heartbeat comes before READY
+            self.supervision.became_ready(pid, self.now)
 
     def wear(self, pid: int) -> None:
         if self.processes[pid].stage == "serving" and self.processes[pid].deaf_since is None:
-            self.processes[pid].is_worn = True
-            self.children.is_worn(pid)
+            self.processes[pid].needs_recycling = True
+            self.supervision.request_recycling(pid)
 
     def deafen(self, pid: int) -> None:
         process = self.processes[pid]
@@ -98,13 +98,13 @@ class World:
         """Crash, or finish draining; the arbiter reaps it at once."""
         del self.processes[pid]
         self.deadlines.pop(pid, None)
-        was_reloading = self.children.is_reloading
-        child = self.children.exited(pid, self.now)
+        was_reloading = self.supervision.is_reloading
+        child = self.supervision.exited(pid, self.now)
         assert child is not None
         if child.stage in (Stage.BOOTING, Stage.READY):
             self.not_before = self.now + FIRST_PAUSE_S
-        if was_reloading and not self.children.is_reloading:
-            assert self.children.target == self.target_before
+        if was_reloading and not self.supervision.is_reloading:
+            assert self.supervision.target == self.target_before
             self.target_before = None
             self.failures_due += 1
 
@@ -114,34 +114,34 @@ class World:
 
     def reload(self, target: int) -> None:
         if self.target_before is None:
-            self.target_before = self.children.target
+            self.target_before = self.supervision.target
         self.not_before = 0.0
-        self.children.begin_reload(target, self.now)
+        self.supervision.begin_reload(target, self.now)
 
     def set_target(self, target: int) -> None:
-        self.children.target = target
+        self.supervision.target = target
 
     # Time
 
     def pass_time(self, seconds: float) -> None:
-        """Wake up whenever the book wants to, and never find that it should have wanted to earlier."""
+        """Wake up at each wakes_at(); no action may have been due earlier."""
         end = self.now + seconds
-        while (wakes_at := self.children.wakes_at(self.now, self.deadlines)) is not None and wakes_at <= end:
+        while (wakes_at := self.supervision.wakes_at(self.now, self.deadlines)) is not None and wakes_at <= end:
             self.now = wakes_at
             self.beat()
             self.settle()
         self.now = end
         self.beat()
-        assert self.children.decide(self.now, self.deadlines) == [], "woke up too late"
+        assert self.supervision.decide(self.now, self.deadlines) == [], "woke up too late"
 
     def jump(self, seconds: float) -> None:
-        """Time stood still for everybody: nobody who is well must be struck for that."""
+        """All processes stood still: no healthy worker may be killed for that."""
         self.beat()
-        self.children.wakes_at(self.now, self.deadlines)
-        well = [pid for pid, process in self.processes.items() if process.deaf_since is None and not process.stroke]
+        self.supervision.wakes_at(self.now, self.deadlines)
+        well = [pid for pid, process in self.processes.items() if process.deaf_since is None and not process.kill_stage]
         self.now += TIMEOUT_S + READY_TIMEOUT_S + JUMP_S + seconds
-        actions = self.children.decide(self.now, self.deadlines)
-        dumped = [each.child.pid for each in actions if isinstance(each, Strike) and each.stroke is KillStage.DUMP]
+        actions = self.supervision.decide(self.now, self.deadlines)
+        dumped = [each.child.pid for each in actions if isinstance(each, Kill) and each.kill_stage is KillStage.DUMP]
         assert not set(dumped) & set(well)
         self.carry_out(actions)
         self.beat()
@@ -151,26 +151,26 @@ class World:
 
     def settle(self) -> None:
         """Decide, and do it; then there is nothing more to do, and nothing to wake up for at once."""
-        self.carry_out(self.children.decide(self.now, self.deadlines))
+        self.carry_out(self.supervision.decide(self.now, self.deadlines))
         for pid in self.living("draining"):
-            self.children.is_deaf(pid, self.now)
-        self.carry_out(self.children.decide(self.now, self.deadlines))
-        again = self.children.decide(self.now, self.deadlines)
+            self.supervision.stopped_accepting(pid, self.now)
+        self.carry_out(self.supervision.decide(self.now, self.deadlines))
+        again = self.supervision.decide(self.now, self.deadlines)
         assert again == [], again
-        wakes_at = self.children.wakes_at(self.now, self.deadlines)
+        wakes_at = self.supervision.wakes_at(self.now, self.deadlines)
         assert wakes_at is None or wakes_at > self.now, "would wake up all the time"
         self.check()
 
     def serving_well(self) -> list[int]:
-        """As far as anybody knows."""
-        return [pid for pid in self.living("serving") if self.processes[pid].stroke is None]
+        """As far as the arbiter has been informed."""
+        return [pid for pid in self.living("serving") if self.processes[pid].kill_stage is None]
 
     def carry_out(self, actions: list[Action]) -> None:
         for action in actions:
             before = len(self.serving_well())
             self.do(action)
             if isinstance(action, Drain):
-                assert len(self.serving_well()) >= min(self.children.target, before), actions
+                assert len(self.serving_well()) >= min(self.supervision.target, before), actions
 
     def do(self, action: Action) -> None:
         if isinstance(action, Spawn):
@@ -182,9 +182,9 @@ class World:
             self.proven = max(self.proven, process.generation)
         elif isinstance(action, Drain):
             process = self.processes[action.child.pid]
-            assert process.stage == "serving" or process.stroke is KillStage.KILL
+            assert process.stage == "serving" or process.kill_stage is KillStage.KILL
             process.stage = "dead" if process.stage == "dead" else "draining"
-        elif isinstance(action, Strike):
+        elif isinstance(action, Kill):
             self.strike(action)
         else:
             self.end_reload(action)
@@ -193,25 +193,25 @@ class World:
         assert self.now >= self.not_before, "forked in a storm"
         if self.is_fork_broken:
             self.is_fork_broken = False
-            self.children.could_not_spawn(self.now)
+            self.supervision.could_not_spawn(self.now)
             return
         self.forked += 1
         self.processes[self.forked] = Process(spawn.generation, self.now)
-        self.children.spawned(self.forked, self.now, age=self.forked)
+        self.supervision.spawned(self.forked, self.now, age=self.forked)
 
-    def strike(self, strike: Strike) -> None:
-        assert strike.child.pid in self.children, "struck somebody that is gone"
+    def strike(self, strike: Kill) -> None:
+        assert strike.child.pid in self.supervision, "struck somebody that is gone"
         process = self.processes[strike.child.pid]
-        before = STRUCK[process.stroke] if process.stroke else 0
-        if strike.stroke is KillStage.DUMP or before:
-            assert STRUCK[strike.stroke] == before + 1
+        before = STRUCK[process.kill_stage] if process.kill_stage else 0
+        if strike.kill_stage is KillStage.DUMP or before:
+            assert STRUCK[strike.kill_stage] == before + 1
         if before:
             assert process.struck_at is not None
-            assert self.now >= process.struck_at + STROKE_S
-        elif strike.stroke is KillStage.KILL:
+            assert self.now >= process.struck_at + KILL_STAGE_S
+        elif strike.kill_stage is KillStage.KILL:
             assert process.stage != "serving", "killed without a warning"
-        process.stroke, process.struck_at = strike.stroke, self.now
-        if strike.stroke is KillStage.KILL:
+        process.kill_stage, process.struck_at = strike.kill_stage, self.now
+        if strike.kill_stage is KillStage.KILL:
             process.stage = "dead"
 
     def end_reload(self, action: ReloadDone | ReloadFailed) -> None:
@@ -221,24 +221,27 @@ class World:
         assert self.target_before is not None, "no reload was under way"
         if isinstance(action, ReloadDone):
             generations = {self.processes[pid].generation for pid in self.living("serving")}
-            assert generations <= {self.children.generation}
-            assert len(self.living("serving")) >= self.children.target
-        elif not self.children.is_stopping:
-            assert self.children.target == self.target_before
+            assert generations <= {self.supervision.generation}
+            assert len(self.living("serving")) >= self.supervision.target
+        elif not self.supervision.is_stopping:
+            assert self.supervision.target == self.target_before
         self.target_before = None
 
     def check(self) -> None:
         starting = self.starting()
         assert not self.failures_due
-        assert self.children.is_reloading == (self.target_before is not None)
-        assert sorted(self.processes) == sorted(child.pid for child in self.children)
-        assert len(starting) <= max(0, self.children.target - len(self.living("serving"))) + self.children.policy.surge
-        assert self.proven >= self.children.generation or len(starting) <= 1
+        assert self.supervision.is_reloading == (self.target_before is not None)
+        assert sorted(self.processes) == sorted(child.pid for child in self.supervision)
+        assert (
+            len(starting)
+            <= max(0, self.supervision.target - len(self.living("serving"))) + self.supervision.policy.surge
+        )
+        assert self.proven >= self.supervision.generation or len(starting) <= 1
 
     # The end
 
     def behave(self) -> None:
-        """Whoever is well does what it should; whoever is deaf is left to the arbiter."""
+        """Healthy workers do what they should; stuck ones are left to the arbiter."""
         self.reap()
         for pid, process in list(self.processes.items()):
             if process.deaf_since is None and process.stage == "booting":
@@ -248,8 +251,8 @@ class World:
 
     def is_in_order(self) -> bool:
         well = [pid for pid in self.living("serving") if self.processes[pid].deaf_since is None]
-        worn = [pid for pid in well if self.processes[pid].is_worn]
-        return len(well) == len(self.processes) == self.children.target and not worn and self.target_before is None
+        worn = [pid for pid in well if self.processes[pid].needs_recycling]
+        return len(well) == len(self.processes) == self.supervision.target and not worn and self.target_before is None
 
 
 NUMBER = st.integers(0, 20)
@@ -294,7 +297,7 @@ def happen(world: World, what: str, number: float) -> None:
 
 
 def make_world(policy: Policy, target: int, history: list[list[tuple[str, float]]]) -> World:
-    world = World(Children(target, policy))
+    world = World(Supervision(target, policy))
     world.settle()
     for batch in history:
         for what, number in batch:
@@ -322,7 +325,7 @@ def test_when_nothing_happens_any_more_everything_comes_in_order(
         world.pass_time(0.5)
 
     assert world.is_in_order(), world
-    assert world.now - began_at <= LONGEST_PAUSE_S + READY_TIMEOUT_S + DRAIN_PATIENCE_S + 10 * STROKE_S
+    assert world.now - began_at <= LONGEST_PAUSE_S + READY_TIMEOUT_S + DRAIN_PATIENCE_S + 10 * KILL_STAGE_S
     forked = world.forked
     world.pass_time(100.0)
     assert world.forked == forked
@@ -332,11 +335,11 @@ def test_when_nothing_happens_any_more_everything_comes_in_order(
 @settings(max_examples=100)
 @given(POLICIES, st.integers(1, 4), HISTORIES, st.sampled_from([0.5, 3.0, 30.0]), st.booleans())
 def test_a_stop_ends_everybody_in_its_time(
-    policy: Policy, target: int, history: list[list[tuple[str, float]]], patience_s: float, is_orderly: bool
+    policy: Policy, target: int, history: list[list[tuple[str, float]]], limit_s: float, is_orderly: bool
 ) -> None:
     world = make_world(policy, target, history)
-    forked, ends_at = world.forked, world.now + patience_s + 2 * STROKE_S  # its strokes may have begun
-    world.children.stop(world.now, patience_s)
+    forked, ends_at = world.forked, world.now + limit_s + 2 * KILL_STAGE_S  # its kill may have begun
+    world.supervision.stop(world.now, limit_s)
     for pid in world.living("booting", "ready"):  # the arbiter kills them
         world.processes[pid].stage = "dead"
     for pid in world.living("serving"):
@@ -351,9 +354,9 @@ def test_a_stop_ends_everybody_in_its_time(
     world.settle()
     world.reap()
 
-    assert not world.children
+    assert not world.supervision
     assert world.forked == forked
-    assert world.children.wakes_at(world.now, {}) is None
+    assert world.supervision.wakes_at(world.now, {}) is None
 
 
 @pytest.mark.parametrize("surge", [1, 3])

@@ -1,4 +1,4 @@
-"""Who accepts the next connection: the rule itself, and what comes of it when many workers obey it."""
+"""The accept balance: the rule itself, and its effect with many workers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def make_bursts(total: int, size: int) -> list[int]:
 
 
 @pytest.mark.parametrize("own", [0, 1, 10**9])
-def test_who_is_alone_never_pauses(own: int) -> None:
+def test_a_single_worker_never_pauses(own: int) -> None:
     assert pause_before_accept(own, None) == 0.0
 
 
@@ -63,7 +63,7 @@ def test_the_one_with_the_fewest_never_pauses(own: int) -> None:
 
 
 @pytest.mark.parametrize(("own", "fewest"), [(0, 1), (0, 10**9), (99, 100)])
-def test_who_holds_fewer_than_the_fewest_that_was_seen_never_pauses(own: int, fewest: int) -> None:
+def test_a_worker_below_the_fewest_never_pauses(own: int, fewest: int) -> None:
     assert pause_before_accept(own, fewest) == 0.0
 
 

@@ -15,7 +15,7 @@ from gserver import Service, stream
 from gserver.codecs import Lines
 from gserver.connection.connection import Connection
 from gserver.connection.stream_connection import StreamConnection
-from gserver.worker.block_detector import HubWatch
+from gserver.worker.block_detector import BlockDetector
 from tests.helpers.serving import Serving
 from tests.helpers.waiting import wait_until
 
@@ -26,8 +26,8 @@ really_sleep = get_original("time", "sleep")
 
 
 @contextlib.contextmanager
-def watching() -> Iterator[HubWatch]:
-    watch = HubWatch(BLOCK_S)
+def watching() -> Iterator[BlockDetector]:
+    watch = BlockDetector(BLOCK_S)
     try:
         yield watch
     finally:
@@ -78,15 +78,15 @@ def test_a_stream_handler_that_blocks_is_named(serving: Serving, caplog: pytest.
     assert "in tests.gserver.worker.test_block_detector.handle\n" in caplog.text
 
 
-def test_what_has_no_connection_is_told_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_block_without_a_connection_is_logged_too(caplog: pytest.LogCaptureFixture) -> None:
     with watching(), caplog.at_level(logging.WARNING, "gserver.worker"):
         gevent.spawn(on_message, b"block", None).join()
         wait_until(lambda: bool(caplog.records))
 
-    assert "The worker stood still for" in caplog.text
+    assert "The event loop was blocked for" in caplog.text
 
 
-def test_a_hub_that_turns_is_not_told_of(serving: Serving, caplog: pytest.LogCaptureFixture, greenlets: str) -> None:
+def test_a_loop_that_runs_is_not_logged(serving: Serving, caplog: pytest.LogCaptureFixture, greenlets: str) -> None:
     """However busy it is, and whether it has something to do or nothing.
 
     A busy machine may itself keep the hub from turning, which is rightly logged; but not time and again.

@@ -18,7 +18,7 @@ from gserver.errors import ConnectionClosed
 from gserver.worker.fork_cleanup import make_inert
 from tests.helpers.processes import GserverProcess, wait_for
 
-#: Each line names a way to start a child, which says what it has; the worker passes that on.
+#: Each line names a way to start a child; the reply is what that child has inherited.
 APP = """
 import json, multiprocessing, os, signal, subprocess, sys, threading, time
 from gserver import JsonService
@@ -116,7 +116,7 @@ def test_a_client_sees_the_end_of_a_worker_whose_child_lives_on(folder: Path, pa
         assert os.path.exists(f"/proc/{child}")  # until the server stops
 
 
-def test_a_child_whose_event_loop_turns_neither_serves_nor_counts(folder: Path) -> None:
+def test_a_child_with_a_running_event_loop_neither_serves_nor_counts(folder: Path) -> None:
     """time.sleep() is gevent's in the child too: its copy of the loop, and of all timers, turns."""
     with (
         GserverProcess(folder, "app:app", "--stats-socket", "stats", "--first-byte-timeout", "1") as server,
@@ -132,7 +132,7 @@ def test_a_child_whose_event_loop_turns_neither_serves_nor_counts(folder: Path) 
         with socket.create_connection(server.address) as waits:
             waits.settimeout(0.5)
             waits.sendall(b"{}\n")
-            with pytest.raises(TimeoutError):  # nobody accepts
+            with pytest.raises(TimeoutError):  # no process accepts
                 waits.recv(1)
             assert stats(folder)["totals"] == before
         os.kill(server.serving_pids()[0], signal.SIGCONT)
@@ -164,7 +164,7 @@ app = Service(lambda line, conn: line, Lines)
 """
 
 
-def test_what_a_mold_has_forked_at_its_import_ends_with_the_server(tmp_path: Path) -> None:
+def test_processes_forked_by_the_preload_import_end_with_the_server(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(MOLD_APP)
     with GserverProcess(tmp_path, "app:app", "--preload") as server:
         with Client(server.address, Lines()) as client:
@@ -206,18 +206,18 @@ def test_without_descriptors_they_are_closed(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_a_copy_of_a_worker_counts_is_its_own() -> None:
     scoreboard = Scoreboard(2)
-    place = scoreboard.free_place()
-    place.take(1)
-    place.cells[0] = 5
+    slot = scoreboard.free_slot()
+    slot.reserve(1)
+    slot.cells[0] = 5
     pid = os.fork()
     if pid == 0:
         scoreboard.become_private()
-        status = place.cells[0]
-        place.cells[0] = 99
-        place.deadline = 5.0
+        status = slot.cells[0]
+        slot.cells[0] = 99
+        slot.deadline = 5.0
         os._exit(status)
     _, status = os.waitpid(pid, 0)
 
     assert os.waitstatus_to_exitcode(status) == 5
-    assert place.cells[0] == 5
-    assert place.deadline is None
+    assert slot.cells[0] == 5
+    assert slot.deadline is None

@@ -1,4 +1,4 @@
-"""How a worker's process ends: stop= of the service, hooks, atexit, each once, in order and in bounded time."""
+"""The exit of a worker: stop= of the service, hooks and atexit run once, in order, within a time limit."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_whyever_it_ends_in_order(tmp_path: Path, why: str) -> None:
         wait_for(lambda: not worker.is_running(), "it has ended")
 
 
-def test_one_that_is_told_to_end_at_once_runs_atexit_only(tmp_path: Path) -> None:
+def test_an_immediate_exit_runs_atexit_only(tmp_path: Path) -> None:
     write(tmp_path)
     with GserverProcess(tmp_path, "app:app", *QUICK) as server:
         (worker,) = server.workers()
@@ -127,7 +127,7 @@ def test_what_the_stop_raises_is_logged_and_the_rest_goes_on(tmp_path: Path, rai
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
 
-    assert "stop of the service failed" in server.log
+    assert "stop() of the service failed" in server.log
     assert raised in server.log
     assert f"Worker exited with status 0 (pid: {pid})" in server.log
     assert notes(tmp_path, pid) == ALL
@@ -152,7 +152,7 @@ def test_a_stop_that_does_not_return_is_given_up_after_the_graceful_timeout(tmp_
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
 
-    assert "stop of the service did not return within 0.6 s, and is killed" in server.log
+    assert "stop() of the service did not return within 0.6 s and is killed" in server.log
     assert f"Worker exited with status 0 (pid: {pid})" in server.log
     assert notes(tmp_path, pid) == ALL
 
@@ -166,7 +166,7 @@ def test_a_stop_that_does_not_return_is_given_up_after_the_graceful_timeout(tmp_
     ],
     ids=["stop in the system", "atexit in the system", "atexit in the loop"],
 )
-def test_an_end_that_hangs_is_bounded_and_says_where(
+def test_an_exit_that_hangs_is_bounded_and_logs_its_stack(
     tmp_path: Path, stop: str, exit: str, arguments: tuple[str, ...]
 ) -> None:
     write(tmp_path, stop, exit)
@@ -174,9 +174,9 @@ def test_an_end_that_hangs_is_bounded_and_says_where(
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
 
-    assert "The process does not end in time, and is ended; it stands at:" in server.log
+    assert "The process does not exit in time and is ended; its stack:" in server.log
     assert (stop if stop != "pass" else exit) in server.log
-    assert "Worker gets KILL" not in server.log
+    assert "Sending KILL to worker" not in server.log
 
 
 def test_an_end_that_hangs_is_bounded_without_an_arbiter_too(tmp_path: Path) -> None:
@@ -215,14 +215,14 @@ def test_threads_that_do_not_end_hold_up_no_end(tmp_path: Path) -> None:
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
 
-    assert "does not end in time" not in server.log
+    assert "does not exit in time" not in server.log
 
 
 PRINTS = "\nprint('loaded')\n"
 FULL = "import os\nos.dup2(int(os.environ['FULL_PIPE']), 1)\n"
 
 
-def test_output_that_nobody_reads_holds_up_no_end(tmp_path: Path) -> None:
+def test_unread_output_delays_no_exit(tmp_path: Path) -> None:
     """What the application has printed is still buffered, and the pipe is full."""
     write(tmp_path)
     with (tmp_path / "app.py").open("a") as file:

@@ -1,4 +1,4 @@
-"""The probe: one real message, answered in order or not."""
+"""The readiness probe: proper replies pass, all others fail with their own message."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_service_that_answers_passes(service: Service) -> None:
     probe(service, PATIENCE_S)
 
 
-def test_a_service_without_a_probe_is_not_asked() -> None:
+def test_a_service_without_a_probe_is_not_probed() -> None:
     asked: list[bytes] = []
     probe(Service(lambda line, conn: asked.append(line), Lines, on_open=lambda conn: asked.append(b"open")), 0.1)
 
@@ -152,7 +152,7 @@ def raises(message: Any, conn: Any) -> Any:
         ),
         (
             Service(raises, Lines, probe=b"?"),
-            r"^the probe was not answered: the handler raised RuntimeError: it cannot \(.*_readiness_probe.py:\d+\)$",
+            r"^the probe was not answered: the handler raised RuntimeError: it cannot \(.*test_\w+\.py:\d+\)$",
         ),
         (
             Service(raises, Lines, probe=b"?", on_error=lambda *_: b"sorry"),
@@ -160,7 +160,7 @@ def raises(message: Any, conn: Any) -> Any:
         ),
         (
             Service(raises, Lines, probe=b"?", on_open=lambda conn: None),
-            r"it cannot \(.*\) \(on_open is not called for the probe, unless with probe_on_open=True\)$",
+            r"it cannot \(.*\) \(on_open is called for the probe only with probe_on_open=True\)$",
         ),
         (
             Service(lambda line, conn: "text", Lines, probe=b"?"),
@@ -176,7 +176,7 @@ def raises(message: Any, conn: Any) -> Any:
         ),
         (
             Service(lambda line, conn: line, DeafToAnswers, probe=b"?"),
-            r"^the codec DeafToAnswers cannot read the answer to the probe: KeyError: 'lost' \(.*py:\d+\)$",
+            r"^the codec DeafToAnswers cannot read the reply to the probe: KeyError: 'lost' \(.*py:\d+\)$",
         ),
     ],
     ids=[
@@ -212,7 +212,7 @@ def assert_ready(service: Service | StreamService, timeout_s: float | None = PAT
 
 
 def refusal(service: Service | StreamService, timeout_s: float = PATIENCE_S) -> str:
-    """Why the probe says that the service is not ready."""
+    """The reason for which the probe fails."""
     with pytest.raises(ConfigError) as caught:
         probe(service, timeout_s)
     return str(caught.value)
@@ -266,7 +266,7 @@ def test_a_json_service_may_do_without() -> None:
     assert opened == []
 
 
-def test_the_service_is_told_in_order_and_once() -> None:
+def test_the_callbacks_run_in_order_and_once() -> None:
     diary = Diary(open_s=0.01)
     service = diary.service()
     service.probe, service.probe_on_open = b"hello", True
@@ -276,7 +276,7 @@ def test_the_service_is_told_in_order_and_once() -> None:
     assert len(diary.entries) == 3
 
 
-def test_it_can_be_asked_again() -> None:
+def test_it_can_be_probed_again() -> None:
     service = make_echo_lines(probe=b"?")
     for _ in range(3):
         probe(service, PATIENCE_S)
@@ -290,7 +290,7 @@ def test_a_stream_may_leave_after_its_answer() -> None:
     assert_ready(handle)
 
 
-def test_a_stream_without_a_probe_is_not_asked() -> None:
+def test_a_stream_without_a_probe_is_not_probed() -> None:
     called: list[StreamConnection] = []
 
     assert_ready(StreamService(called.append))
@@ -346,7 +346,7 @@ def test_a_probe_that_the_codec_calls_malformed_does_not_pass() -> None:
 
 
 def test_a_probe_that_is_too_long_for_its_codec_does_not_pass() -> None:
-    assert "the codec does not take it: line of 11 bytes, the limit is 10" in refusal(
+    assert "the codec refuses it: line of 11 bytes, the limit is 10" in refusal(
         Service(lambda line, conn: line, lambda: Lines(max_bytes=10), probe=b"?" * 11)
     )
 
@@ -424,7 +424,7 @@ app = Service(answer, Lines, probe=b"probe")
 
 
 def test_the_probe_of_a_worker_that_is_killed_meanwhile_is_no_connection_in_the_totals(tmp_path: Path) -> None:
-    """The worker of a later generation, for a server whose first worker cannot start ends."""
+    """In a worker of a later generation: a server ends if its first worker cannot start."""
     (tmp_path / "app.py").write_text(DIES_IN_ITS_PROBE)
     (tmp_path / "probed").touch()
     with GserverProcess(tmp_path, "app:app") as server:

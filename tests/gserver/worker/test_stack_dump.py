@@ -23,7 +23,7 @@ from tests.helpers.waiting import wait_until
 
 @pytest.fixture(autouse=True)
 def _frozen() -> Iterator[None]:
-    """What is asked for here unfreezes everything, which makes every search for leaks after it slow."""
+    """describe_stacks() calls gc.unfreeze(), which makes every later search for leaks slow."""
     yield
     gc.freeze()
 
@@ -49,10 +49,10 @@ def test_a_handler_that_waits_is_shown_with_its_connection(greenlets: str) -> No
         go.set()
         busy.read_line()
 
-    assert f"Greenlet that waits for {shown}" in text
+    assert f"Waiting greenlet for {shown}" in text
     assert "go.wait()" in text
-    assert text.count("Greenlet that waits for <Connection") == 1
-    assert "greenlets without work" in text
+    assert text.count("Waiting greenlet for <Connection") == 1
+    assert "idle greenlets" in text
 
 
 def test_of_very_many_the_first_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,12 +64,12 @@ def test_of_very_many_the_first_are_shown(monkeypatch: pytest.MonkeyPatch) -> No
     go.set()
     gevent.joinall(crowd)
 
-    assert text.count("Greenlet that waits") == 3
-    assert " more that wait" in text.splitlines()[-1]
+    assert text.count("Waiting greenlet") == 3
+    assert " more waiting greenlets" in text.splitlines()[-1]
 
 
 def make_sleeper() -> tuple[Service, list[Any], Event]:
-    """A service whose handler waits for the event, and the connections for which it does."""
+    """A service with a handler that waits for the event, and the connections in that handler."""
     go = Event()
     waiting: list[Any] = []
 
@@ -93,8 +93,8 @@ def test_the_stack_ends_where_the_handler_waits(serving: Serving, greenlets: str
     go.set()
     peer.read_line()
 
-    (block,) = [block for block in text.split("Greenlet that ") if "deep_inside_the_handler" in block]
-    assert block.startswith(f"waits for {waiting[0]!r}, 0 messages handled:")
+    (block,) = [block for block in text.split("ing greenlet") if "deep_inside_the_handler" in block]
+    assert block.startswith(f" for {waiting[0]!r}, 0 messages handled:")
     assert "gevent.sleep(0.005)" in block
 
 
@@ -111,7 +111,7 @@ def test_connections_that_do_nothing_are_not_there(serving: Serving, greenlets: 
 
 def test_runners_that_are_parked_are_only_counted(serving: Serving) -> None:
     def without_work() -> int:
-        found = re.search(r"^(\d+) greenlets without work", describe_stacks([], None), re.MULTILINE)
+        found = re.search(r"^(\d+) idle greenlets", describe_stacks([], None), re.MULTILINE)
         assert found
         return int(found[1])
 
@@ -133,8 +133,8 @@ def test_a_handler_that_runs_is_the_first_with_its_connection(serving: Serving, 
     server = serving.start(Service(spinning, Lines), greenlets=greenlets)
     shown = serving.connect(server).ask(b"1").decode()
 
-    first = texts[0].split("Greenlet that waits")[0]
-    assert first.startswith(f"Greenlet that runs for {shown}, 0 messages handled:")
+    first = texts[0].split("Waiting greenlet")[0]
+    assert first.startswith(f"Running greenlet for {shown}, 0 messages handled:")
     assert "in spinning" in first
     assert texts[0].count("in spinning") == 1
 
@@ -151,7 +151,7 @@ def test_a_stream_that_waits_is_shown_with_its_connection(serving: Serving) -> N
     (conn,) = server.connections
     text = describe_stacks(server.connections, None)
 
-    assert f"Greenlet that waits for {conn!r}, 1 messages handled:" in text
+    assert f"Waiting greenlet for {conn!r}, 1 messages handled:" in text
     assert "in reading_in_a_stream" in text
 
 
@@ -167,10 +167,10 @@ def test_on_open_that_waits_is_shown_with_its_connection(serving: Serving) -> No
     go.set()
     peer.ask(b"1")
 
-    assert f"Greenlet that waits for {conn!r}, 0 messages handled:" in text
+    assert f"Waiting greenlet for {conn!r}, 0 messages handled:" in text
 
 
-def test_greenlets_that_serve_nobody_are_shown_without_a_connection() -> None:
+def test_greenlets_that_serve_no_connection_are_shown_without_a_connection() -> None:
     go = Event()
 
     def all_alone() -> None:
@@ -182,18 +182,18 @@ def test_greenlets_that_serve_nobody_are_shown_without_a_connection() -> None:
     go.set()
     lonely.join()
 
-    (block,) = [block for block in text.split("Greenlet that ") if "in all_alone" in block]
-    assert block.startswith("waits:\n")
+    (block,) = [block for block in text.split("ing greenlet") if "in all_alone" in block]
+    assert block.startswith(":\n")
 
 
 def test_greenlets_that_never_began_or_have_ended_are_not_shown() -> None:
     ended = gevent.spawn(len, "")
     ended.join()
-    before = describe_stacks([], None).count("Greenlet that waits")
-    unborn = gevent.Greenlet(len, "")
+    before = describe_stacks([], None).count("Waiting greenlet")
+    pending = gevent.Greenlet(len, "")
 
-    assert describe_stacks([], None).count("Greenlet that waits") == before
-    assert not unborn
+    assert describe_stacks([], None).count("Waiting greenlet") == before
+    assert not pending
     assert not ended
 
 
@@ -201,7 +201,7 @@ def test_as_many_as_allowed_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None
     go = Event()
     crowd = [gevent.spawn(go.wait) for _ in range(5)]
     gevent.sleep(0)
-    all_of_them = describe_stacks([], None).count("Greenlet that waits")
+    all_of_them = describe_stacks([], None).count("Waiting greenlet")
     cut = []
     for most in (all_of_them, all_of_them - 1, 0):
         monkeypatch.setattr(stacks, "MAX_GREENLETS", most)
@@ -209,12 +209,12 @@ def test_as_many_as_allowed_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None
     go.set()
     gevent.joinall(crowd)
 
-    assert [text.count("Greenlet that waits") for text in cut] == [all_of_them, all_of_them - 1, 0]
+    assert [text.count("Waiting greenlet") for text in cut] == [all_of_them, all_of_them - 1, 0]
     for text, more in zip(cut, (0, 1, all_of_them), strict=True):
-        assert text.endswith(f", {more} more that wait")
+        assert text.endswith(f", {more} more waiting greenlets")
 
 
-# What was frozen is no longer among the objects that gc knows; a worker freezes before it serves (worker.py).
+# gc does not list frozen objects; a worker freezes before it serves (worker.py).
 FROZEN = """
 import gc, gevent
 from gserver.worker.stack_dump import describe_stacks

@@ -14,12 +14,12 @@ import pytest
 from gserver.config.settings import Settings
 from gserver.errors import ConfigError, FrameTooLarge
 from gserver.service import Service
-from gserver.worker.worker import check_entrance, limit_messages
+from gserver.worker.worker import check_handshake_settings, limit_messages
 from tests.helpers.services import make_echo_lines
 
 ROOT = Path(__file__).parents[3]
 
-#: Loads an application with the settings that it is given, and says what became of it; load() patches and moves.
+#: Loads an application with the given settings, and prints the result; load() patches and moves.
 LOADER = """
 import json, os, sys
 from gserver.worker.app_loader import parse_application
@@ -110,7 +110,7 @@ def test_everything_is_patched_before_the_application_is_imported_or_never(folde
     assert said["patched"] is patch
 
 
-#: Counts how often what is installed is looked up while everything is patched, and hears of a plugin.
+#: Counts the look-ups of installed distributions during patch_all(), and checks that a plugin is called.
 PATCHER = """
 import sys
 from importlib import metadata
@@ -270,16 +270,16 @@ def test_a_folder_that_is_gone_by_now_is_an_error(folder: Path) -> None:
         ({"proxy_protocol": "v1"}, "setting proxy_protocol is 'v1', but "),
     ],
 )
-def test_a_bare_handler_has_no_entrance(values: dict[str, Any], says: str) -> None:
+def test_a_bare_handler_has_no_handshake(values: dict[str, Any], says: str) -> None:
     def handle(sock: Any, address: Any) -> None: ...
 
-    check_entrance(handle, Settings.checked({}))
-    check_entrance(make_echo_lines(), Settings.checked(values))
+    check_handshake_settings(handle, Settings.checked({}))
+    check_handshake_settings(make_echo_lines(), Settings.checked(values))
     with pytest.raises(ConfigError, match=says):
-        check_entrance(handle, Settings.checked(values))
+        check_handshake_settings(handle, Settings.checked(values))
 
 
-def test_the_longest_message_is_the_codecs_affair_unless_a_setting_says_otherwise() -> None:
+def test_the_codec_limits_messages_unless_a_setting_does() -> None:
     service = make_echo_lines()
     limit_messages(service, 10)
     codec = service.codec()

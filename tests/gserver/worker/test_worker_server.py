@@ -15,7 +15,7 @@ import pytest
 from gevent.event import Event
 from greenlet import greenlet
 
-from gserver.arbiter.scoreboard import Place, Scoreboard
+from gserver.arbiter.scoreboard import Scoreboard, Slot
 from gserver.codecs import Lines
 from gserver.config.settings import Settings
 from gserver.counters import ACCEPTED, OPEN, Counters
@@ -31,8 +31,8 @@ SERVICE = Service(lambda line, conn: line, Lines)
 
 
 @contextlib.contextmanager
-def serving(scoreboard: Scoreboard | None = None, place: Place | None = None, **values: Any) -> Iterator[WorkerServer]:
-    counters = Counters(place.cells if place is not None else None)
+def serving(scoreboard: Scoreboard | None = None, slot: Slot | None = None, **values: Any) -> Iterator[WorkerServer]:
+    counters = Counters(slot.cells if slot is not None else None)
     settings = Settings.checked(values)
     server = WorkerServer(("127.0.0.1", 0), SERVICE, settings, counters, scoreboard, "the worker")
     server.start()
@@ -43,32 +43,32 @@ def serving(scoreboard: Scoreboard | None = None, place: Place | None = None, **
         counters.check()
 
 
-def make_two_workers() -> tuple[Scoreboard, Place, Place]:
+def make_two_workers() -> tuple[Scoreboard, Slot, Slot]:
     """A scoreboard with two workers that serve."""
     scoreboard = Scoreboard(2)
-    places = []
+    slots = []
     for pid in (1, 2):
-        place = scoreboard.free_place()
-        place.take(pid)
-        place.belongs_to(pid)
-        place.is_serving = True
-        places.append(place)
-    return scoreboard, places[0], places[1]
+        slot = scoreboard.free_slot()
+        slot.reserve(pid)
+        slot.assign(pid)
+        slot.is_serving = True
+        slots.append(slot)
+    return scoreboard, slots[0], slots[1]
 
 
-def test_hooks_are_told_of_every_connection() -> None:
-    told: list[Any] = []
+def test_hooks_are_called_for_every_connection() -> None:
+    calls: list[Any] = []
     hooks = {
-        "connection_open": lambda worker, conn: told.append((worker, conn.messages)),
-        "connection_close": lambda worker, conn, reason: told.append((worker, conn.messages, reason.value)),
+        "connection_open": lambda worker, conn: calls.append((worker, conn.messages)),
+        "connection_close": lambda worker, conn, reason: calls.append((worker, conn.messages, reason.value)),
     }
     with serving(**hooks) as server:
         peer = Peer(server.address)
         peer.ask(b"1")
         peer.close()
-        wait_until(lambda: len(told) == 2)
+        wait_until(lambda: len(calls) == 2)
 
-    assert told == [("the worker", 0), ("the worker", 1, "peer_eof")]
+    assert calls == [("the worker", 0), ("the worker", 1, "peer_eof")]
 
 
 def test_hooks_that_raise_disturb_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -122,7 +122,7 @@ def test_the_access_log_has_a_line_for_each_connection() -> None:
     assert lines == ["peer_eof 1 3 3"]
 
 
-def test_a_full_worker_answers_at_once_and_accepts_again_when_somebody_leaves() -> None:
+def test_a_full_worker_answers_at_once_and_accepts_again_after_a_close() -> None:
     with serving(worker_connections=1) as server:
         first, second = Peer(server.address), Peer(server.address)
         assert first.ask(b"1") == b"1"
@@ -175,7 +175,7 @@ def test_one_that_is_ahead_leaves_a_connection_to_the_others_but_not_for_ever() 
         own.cells[OPEN] = 0
 
 
-def test_one_that_does_not_serve_holds_nobody_back() -> None:
+def test_a_worker_that_does_not_serve_delays_no_other() -> None:
     scoreboard, own, other = make_two_workers()
     other.is_serving = False
     own.cells[OPEN] = 100
@@ -200,26 +200,26 @@ def ask_and_leave(server: WorkerServer) -> None:
 
 @pytest.mark.parametrize("hook", ["connection_open", "connection_close", None])
 def test_only_the_hook_that_is_set_is_called(hook: str | None) -> None:
-    told: list[Any] = []
-    open_ = {"connection_open": lambda worker, conn: told.append(conn)}
-    close = {"connection_close": lambda worker, conn, reason: told.append(conn)}
+    calls: list[Any] = []
+    open_ = {"connection_open": lambda worker, conn: calls.append(conn)}
+    close = {"connection_close": lambda worker, conn, reason: calls.append(conn)}
     with serving(**(open_ if hook == "connection_open" else close if hook else {})) as server:
         ask_and_leave(server)
 
-    assert len(told) == (1 if hook else 0)
+    assert len(calls) == (1 if hook else 0)
 
 
-def test_a_connection_that_is_open_at_the_end_is_told_as_drained() -> None:
-    told: list[Any] = []
-    with serving(connection_close=lambda worker, conn, reason: told.append(reason)) as server:
+def test_a_connection_that_is_open_at_the_end_is_reported_as_drained() -> None:
+    calls: list[Any] = []
+    with serving(connection_close=lambda worker, conn, reason: calls.append(reason)) as server:
         peer = Peer(server.address)
         peer.ask(b"1")
 
-    assert told == [CloseReason.DRAINED]
+    assert calls == [CloseReason.DRAINED]
     peer.close()
 
 
-def test_the_hooks_are_told_of_the_same_connection() -> None:
+def test_all_hooks_get_the_same_connection() -> None:
     opened: list[Any] = []
     closed: list[Any] = []
     hooks = {
@@ -235,17 +235,17 @@ def test_the_hooks_are_told_of_the_same_connection() -> None:
 
 
 def test_an_opening_hook_may_close_the_connection() -> None:
-    told: list[Any] = []
+    calls: list[Any] = []
     hooks = {
         "connection_open": lambda worker, conn: conn.close(),
-        "connection_close": lambda worker, conn, reason: told.append(reason),
+        "connection_close": lambda worker, conn, reason: calls.append(reason),
     }
     with serving(**hooks) as server:
         peer = Peer(server.address)
         assert peer.read_to_end() == b""
         peer.close()
 
-    assert told == [CloseReason.FINISHED]
+    assert calls == [CloseReason.FINISHED]
 
 
 @pytest.mark.parametrize(
@@ -337,15 +337,15 @@ def endless_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.contextmanager
-def holding(place: Place, count: int) -> Iterator[None]:
+def holding(slot: Slot, count: int) -> Iterator[None]:
     """A worker seems to hold so many connections more."""
-    place.cells[OPEN] += count
-    place.cells[ACCEPTED] += count
+    slot.cells[OPEN] += count
+    slot.cells[ACCEPTED] += count
     try:
         yield
     finally:
-        place.cells[OPEN] -= count
-        place.cells[ACCEPTED] -= count
+        slot.cells[OPEN] -= count
+        slot.cells[ACCEPTED] -= count
 
 
 @pytest.mark.parametrize(
@@ -361,13 +361,13 @@ def test_one_that_is_not_ahead_never_pauses(own_count: int, other_count: int) ->
 @pytest.mark.usefixtures("endless_pauses")
 def test_one_that_is_alone_never_pauses() -> None:
     scoreboard, own, other = make_two_workers()
-    other.leave()
+    other.release()
     with holding(own, 100), serving(scoreboard, own) as server:
         ask_and_leave(server)
 
 
 @pytest.mark.usefixtures("endless_pauses")
-def test_without_a_scoreboard_nobody_pauses() -> None:
+def test_without_a_scoreboard_no_worker_pauses() -> None:
     _, own, _ = make_two_workers()
     with holding(own, 100), serving(None, own) as server:
         ask_and_leave(server)
@@ -415,7 +415,7 @@ def test_a_server_may_be_stopped_while_it_pauses() -> None:
 
 
 def test_after_each_pause_one_is_accepted() -> None:
-    """However far a worker is ahead, whoever waits is served in the end."""
+    """A waiting client is served in the end, however many connections the worker has."""
     scoreboard, own, _ = make_two_workers()
     with holding(own, 100), serving(scoreboard, own) as server:
         peers = [Peer(server.address) for _ in range(4)]
@@ -427,7 +427,7 @@ def test_after_each_pause_one_is_accepted() -> None:
 # At the edges
 
 
-def test_a_worker_that_was_ahead_still_answers_who_is_queued_when_it_drains() -> None:
+def test_a_worker_that_was_ahead_still_serves_its_queue_when_it_drains() -> None:
     """Nobody else will: so drain() promises that none is reset."""
     scoreboard, own, _ = make_two_workers()
     with holding(own, 100), serving(scoreboard, own) as server:

@@ -14,7 +14,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtests.sampling.process_tree import PLATEAU_S, Budget, Plateau, Tree, _cpu_clock_s, _memory, _memory_bytes
+from loadtests.sampling.process_tree import (
+    PLATEAU_S,
+    Budget,
+    Plateau,
+    Tree,
+    _cpu_clock_s,
+    _memory,
+    _memory_bytes,
+    resident_bytes,
+)
 from tests.helpers.processes import wait_for
 
 # A process with three sockets, and with a thread that has a child; each level prints when it is ready.
@@ -221,3 +230,10 @@ def test_a_change_of_one_percent_is_still_a_plateau() -> None:
 
     assert calm.is_level
     assert not lively.is_level
+
+
+def test_resident_bytes_are_those_of_the_page_tables_and_none_of_a_process_that_ended() -> None:
+    with subprocess.Popen(["true"]) as process:
+        assert resident_bytes(os.getpid()) == pytest.approx(psutil.Process().memory_info().rss, rel=0.1)
+
+    assert resident_bytes(process.pid) is None
