@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.jobs import Job
-from loadtests.servers import peer_commands as recipes
-from loadtests.servers.peer_commands import Recipe
+from loadtests.servers.peer_commands import PEER_COMMANDS, PeerCommand
 from loadtests.servers.toolchain import Missing, Toolchain
 
 __all__ = ["GSERVER", "OURS", "RECIPES", "Command", "contestants", "fill", "parse_peers"]
@@ -34,7 +33,7 @@ GSERVER: Command = [sys.executable, *["-m", "gserver", "{app}", "-b", "127.0.0.1
 
 
 @dataclass(frozen=True)
-class Variant(Recipe):
+class Variant(PeerCommand):
     """gserver itself in another configuration.
 
     program: the app to serve. words: further flags. before: words in front of the command.
@@ -51,8 +50,8 @@ class Variant(Recipe):
 
 #: The services that are measured with other settings of gserver too.
 CONFIGURABLE = ("echo", "json", "tls", "cluster")
-RECIPES: dict[str, dict[str, Recipe]] = {
-    **recipes.RECIPES,
+RECIPES: dict[str, dict[str, PeerCommand]] = {
+    **PEER_COMMANDS,
     "pure": {service: Variant(APPS[service], before="env GSERVER_PURE=1") for service in CONFIGURABLE},
     "dedicated": {service: Variant(APPS[service], "--greenlets dedicated") for service in CONFIGURABLE},
     "stream": {service: Variant("benchmarks.services:stream_echo") for service in ("echo", "tls", "cluster")},

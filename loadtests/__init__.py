@@ -1,4 +1,4 @@
-"""loadtests: Locust swarms on raw TCP, the server sampled meanwhile, runs that can be compared.
+"""loadtests: load tests for raw TCP servers with Locust; the server is sampled, and runs can be compared.
 
-Nothing here imports Locust but users, hooks and locustfile: importing Locust patches the interpreter.
+Importing Locust patches the interpreter, so only locustfile.py, users/ and locust_integration/ import it.
 """

@@ -10,9 +10,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from loadtests.exit_status import EXIT_USAGE
 from loadtests.optional_packages import needs
 from loadtests.users.standard_users import EchoUser, JsonUser, MessageUser
-from loadtests.workloads.custom_message import asked_of
+from loadtests.workloads.custom_message import parse_message
 
 with needs():
     from locust import events
@@ -21,8 +22,6 @@ with needs():
     from loadtests.locust_integration.compat import WorkerRunner
 
 __all__ = ["EchoUser", "JsonUser", "MessageUser"]
-
-EXIT_USAGE = 2
 
 
 @events.init.add_listener
@@ -37,7 +36,7 @@ def _choose(environment: Environment, **_: Any) -> None:
     message = getattr(options, "message", "")
     if message:
         try:
-            asked_of(message, options.codec, options.expect)
+            parse_message(message, options.codec, options.expect)
         except ValueError as error:
             print(f"loadtests: {error}", file=sys.stderr)
             sys.exit(EXIT_USAGE)

@@ -1,7 +1,7 @@
-"""What the load tests need beside gserver: for a package that is not installed, one line with the extra to install.
+"""Checks for optional packages: one line names the extra to install for a package that is missing.
 
-`pip install gserver-tcp` installs the server, and the command `loadtests` with it. The packages which the load tests
-import come with the extra `loadtests`; `loadtests sample` needs `sampler` alone, which is psutil.
+`pip install gserver-tcp` installs the server and the command `loadtests`, but not the packages that the load tests
+import: these are in the extra `loadtests`. `loadtests sample` needs only the extra `sampler`, which is psutil.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _OWN = ("gserver", "loadtests")
 
 
 class MissingPackage(ModuleNotFoundError):
-    """A package of an extra is not installed, or is too old; the text is one line for a person."""
+    """A package of an extra is not installed, or is too old; the text is one line for the user."""
 
     def __init__(self, package: str, extra: Extra, what: str = "is not installed") -> None:
         super().__init__(f"{package} {what}: pip install 'gserver-tcp[{extra}]'", name=package)
@@ -27,9 +27,9 @@ class MissingPackage(ModuleNotFoundError):
 
 @contextmanager
 def needs(extra: Extra = "loadtests") -> Iterator[None]:
-    """A block that imports packages of `extra`: MissingPackage for one that cannot be imported.
+    """Within `with`, an ImportError for a package of `extra` becomes MissingPackage.
 
-    An error about a module of gserver, of loadtests or of Python itself is no matter of an extra, and stays as it is.
+    An ImportError for a module of gserver, loadtests or the standard library is raised unchanged.
     """
     try:
         yield
@@ -45,7 +45,7 @@ def needs(extra: Extra = "loadtests") -> Iterator[None]:
 
 
 def require(*packages: str) -> None:
-    """MissingPackage for the first of these that is not installed. None is imported: Locust patches its process."""
+    """Raise MissingPackage for a package that is not installed. Imports none: Locust would patch the process."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise MissingPackage(package, "loadtests")

@@ -1,7 +1,7 @@
-"""Standard output and error of a command. Writing to them never fails, so that no output can end a run.
+"""Standard output and error of a command. Writing to them never fails, so that an output error cannot end a run.
 
-A letter that the encoding lacks is replaced (text_encoding.py). A closed descriptor becomes /dev/null. Output that
-cannot be written, because the disk is full or the reader has gone (`| head -1`), is dropped.
+A character that the encoding lacks is replaced (text_encoding.py). A closed descriptor becomes /dev/null. Output that
+cannot be written, because the disk is full or the reader has ended (`| head -1`), is dropped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ __all__ = ["Stream", "open_streams"]
 
 
 class Stream(io.RawIOBase):
-    """A descriptor. `failure` is why writing to it failed; from then on it drops everything."""
+    """Writes to a descriptor.
+
+    Attributes:
+        failure: the first error of a write; all later output is dropped.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -47,14 +51,14 @@ class Stream(io.RawIOBase):
 
     @property
     def loss(self) -> str:
-        """Why output was lost; "" if none was, or if its reader did not want more."""
+        """Why output was lost; "" if none was lost, or if its reader has ended (EPIPE)."""
         if self.failure is None or self.failure.errno == errno.EPIPE:
             return ""
         return self.failure.strerror or str(self.failure)
 
 
 def open_streams() -> Stream:
-    """Make sys.stdout and sys.stderr such streams; return the one of standard output."""
+    """Replace sys.stdout and sys.stderr by such streams; return that of standard output."""
     open_standard()
     output, error = Stream(1), Stream(2)
     sys.stdout = _text(output, sys.stdout.encoding, output.isatty())

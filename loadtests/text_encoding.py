@@ -1,8 +1,8 @@
-"""Text where an encoding lacks a letter: files are UTF-8 whatever the locale is, and a terminal gets what it can show.
+"""Replaces characters that an encoding lacks, and decodes arguments that the locale could not decode.
 
-Python keeps bytes that the locale cannot decode as lone surrogates: arguments in a shell with LC_ALL=C, and names of
-files. No codec writes those. This module registers the error handler SHOWABLE, which replaces what an encoding lacks
-by something that a person can read: µs by us, é by e, an em dash by a hyphen.
+Files are UTF-8 in every locale; a terminal gets the characters of its encoding. Python keeps bytes that the locale
+cannot decode, in arguments and file names, as lone surrogates, which no codec can encode. This module registers the
+error handler SHOWABLE, which replaces missing characters by readable ones: µs by us, é by e, an em dash by a hyphen.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import unicodedata
 
 __all__ = ["SHOWABLE", "as_text"]
 
-#: The name of the error handler, as str.encode() and open() take it.
+#: The name of the error handler, for str.encode() and open().
 SHOWABLE = "loadtests.showable"
 _ASCII = {
     "µ": "u",
@@ -50,17 +50,17 @@ _BOX_LINES = {"─": "-", "━": "-", "═": "=", "│": "|", "┃": "|", "║":
 
 
 def as_text(text: str) -> str:
-    """The text with every byte that the locale could not decode read as UTF-8; \\xHH where it is not UTF-8 either."""
+    """The text with its undecoded bytes decoded as UTF-8; as \\xHH if they are not UTF-8."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # a surrogate that stands for no byte
+    except UnicodeEncodeError:  # a surrogate that is not an undecoded byte
         return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _showable(error: UnicodeError) -> tuple[str | bytes, int]:
-    """What stands for the first letter that an encoding lacks, or for the bytes there; and where to go on.
+    """The error handler: the replacement for the first character or the first undecoded bytes, and the next position.
 
-    Bytes that the locale could not decode are a path, as a rule: they go out as they came in, so that it can be copied.
+    Undecoded bytes usually belong to a path. They are written unchanged, so that the path can be copied.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error

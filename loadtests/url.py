@@ -1,4 +1,4 @@
-"""Where a server is, as Locust's --host and ours take it: tcp://HOST:PORT, or tls://HOST:PORT."""
+"""Parses the address of a server, tcp://HOST:PORT or tls://HOST:PORT, as --host takes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCHEMES = ("tcp", "tls")
 
 
 def parse_host(host: str | None) -> tuple[str, int]:
-    """(address, port) of tcp://HOST:PORT or tls://HOST:PORT; ValueError names what is wrong."""
+    """(host, port) of tcp://HOST:PORT or tls://HOST:PORT; ValueError for anything else."""
     parts = urlsplit(host or "")
     try:
         port = parts.port
@@ -24,7 +24,7 @@ def parse_host(host: str | None) -> tuple[str, int]:
 
 
 def host_name(text: str) -> str:
-    """A host's name or address as the resolver takes it, in ASCII; ValueError if no host can be called that."""
+    """A host name or address in ASCII (IDNA), for the resolver; ValueError if it is not a valid name."""
     name = as_text(text)
     try:
         return name.encode("idna").decode("ascii")
@@ -33,5 +33,5 @@ def host_name(text: str) -> str:
 
 
 def is_tls(host: str | None) -> bool:
-    """Whether the connections of `host` are to be encrypted."""
+    """Whether the scheme of `host` is tls."""
     return urlsplit(host or "").scheme == "tls"

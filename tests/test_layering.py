@@ -54,7 +54,7 @@ LAYERS = {
         ["loadtests.client"],
         ["loadtests.formatting", "loadtests.url"],
         ["loadtests.optional_packages", "loadtests.standard_streams"],
-        ["loadtests.text_encoding", "loadtests.errors", "loadtests.units"],
+        ["loadtests.text_encoding", "loadtests.errors", "loadtests.exit_status", "loadtests.units"],
     ],
 }
 #: Modules without I/O: they import neither gevent, nor Locust, nor sockets.
@@ -75,7 +75,11 @@ PURE = [
     "loadtests/report/**/*.py",
     "loadtests/results/*.py",
     "loadtests/workloads/*.py",
-    *(f"loadtests/{name}.py" for name in ("errors", "formatting", "optional_packages", "text_encoding", "url")),
+    *(
+        f"loadtests/{name}.py"
+        for name in ("errors", "exit_status", "formatting", "optional_packages", "text_encoding", "url")
+    ),
+    "loadtests/host/capacity_check.py",
     "loadtests/client/source_addresses.py",
     "loadtests/host/cpu_time.py",
     "loadtests/orchestration/progress.py",
@@ -373,6 +377,18 @@ class TestTheParser:
         assert layer_of("gserver.codecs.lines") == layer_of("gserver.codecs")
         assert layer_of("gserver.serverless") is None
         assert layer_of("gserver") is None
+
+
+@each(
+    [
+        path
+        for path in python_files("loadtests/**/*.py")
+        if not (path.parent.name == "commands" or name_of(path) == "loadtests.cli")
+    ]
+)
+def test_only_the_commands_parse_arguments(path: Path) -> None:
+    """Everything below gets a dataclass. Locust's own parser class is no import of argparse."""
+    assert "argparse" not in {name.partition(".")[0] for name in imports_of(path)}
 
 
 #: Fields of a connection that handlers may assign.

@@ -1,1 +1,1 @@
-"""The commands of `loadtests`, a file each. Only here are arguments of the command line known."""
+"""The commands of `loadtests`, one file each. Only these modules and cli.py parse arguments."""

@@ -1,15 +1,14 @@
-"""loadtests compare: finds the runs of both sides, and ends with what a pipeline can act on.
+"""loadtests compare: compares the runs of two sides; its exit status is for a pipeline.
 
-    loadtests compare A B                       two folders, each of one run or of many
+    loadtests compare A B                       two folders, each of one run or of several
     loadtests compare --a RUN... --b RUN...     two lists of runs
-    loadtests compare FOLDER                    what `loadtests ab` left: pairs
+    loadtests compare FOLDER                    a folder of `loadtests ab`: pairs
     loadtests compare FOLDER FOLDER...          several of those: a line for each
 
-`ab` leaves ab.json beside its runs: {"pairs": [["run of A", "run of B"], ...], "order": ["ab", "ba", ...], "seed": 1,
-"a": "title", "b": "title", "max_pairs": 20, "looks": 3}. With the last two the pairs were looked at while they were
-made, and what may be believed is what that look may spend.
+`ab` leaves ab.json beside its runs (loadtests/comparison/ab_plan.py). Its `max_pairs` and `looks` say how often the
+pairs were compared while they were made: each of those comparisons may use only a part of the error rate.
 
-Exit status: 0 nothing worse, 1 worse, 2 wrong usage, or something could not be read or written, 3 cannot tell.
+Exit status: 0 nothing is worse; 1 B is worse; 2 wrong usage, or a file cannot be read or written; 3 inconclusive.
 """
 
 from __future__ import annotations
@@ -18,81 +17,115 @@ import argparse
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-import msgspec
-
+from loadtests.exit_status import EXIT_FAILURE, EXIT_INCONCLUSIVE, EXIT_USAGE
 from loadtests.results.store import ResultError, Run, could_not_write, load_recording, load_run, write_whole
 from loadtests.text_encoding import as_text
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # SciPy takes a second to import: other commands do without it
     from loadtests.comparison.compare import Latencies, Plan
     from loadtests.comparison.model import Comparison, Side
 
-__all__ = [
-    "AB_FILE",
-    "Pairs",
-    "add_arguments",
-    "add_output_arguments",
-    "exit_status",
-    "load_pairs",
-    "main",
-    "show_pairs",
-]
+__all__ = ["OutputOptions", "add_arguments", "add_output_arguments", "main", "output_options", "show_pairs"]
 
-AB_FILE = "ab.json"
+DESCRIPTION = "Compare the runs of two sides, A and B: is B better, worse, or equivalent?"
 NO_NOISE = "it is for one run against one; pairs show their own noise"
-EXIT_WORSE = 1
-EXIT_USAGE = 2
-EXIT_CANNOT_TELL = 3
+OutputForm = Literal["terminal", "markdown", "json"]
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """ab.json: which runs (folders beside it) were made as pairs, and when they were looked at."""
+class OutputOptions:
+    """How a comparison is judged and shown.
 
-    pairs: list[tuple[str, str]]
-    order: list[str] = field(default_factory=list)
-    seed: int | None = None
-    a: str = "A"
-    b: str = "B"
-    max_pairs: int | None = None
-    looks: int = 1
-    why: str = ""  # there are not all of them
+    Attributes:
+        force: compare also runs that are not comparable.
+        band: relative difference that does not matter, between 0 and 1.
+        fail_on: the verdict that fails: "worse", "inconclusive" (or worse), or "never".
+        html, pictures: a file and a folder to write, if given; picture_format: "svg" or "png".
+    """
+
+    force: bool = False
+    band: float = 0.03
+    fail_on: str = "worse"
+    html: Path | None = None
+    pictures: Path | None = None
+    picture_format: str = "svg"
+    form: OutputForm = "terminal"
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """The arguments of `loadtests compare`.
+
+    Attributes:
+        folders: A's and B's folder, or folders of `loadtests ab`.
+        a, b: lists of runs, instead of `folders`.
+        noise: file of the noise floor, for one run against one.
+    """
+
+    folders: tuple[Path, ...]
+    a: tuple[Path, ...] = ()
+    b: tuple[Path, ...] = ()
+    noise: Path | None = None
+    output: OutputOptions = OutputOptions()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `loadtests compare`."""
+    parser.usage, parser.description = "%(prog)s [options] FOLDER...", DESCRIPTION
     parser.add_argument(
-        "sides",
-        nargs="*",
-        type=Path,
-        metavar="FOLDER",
-        help="A and B: each a run, or a folder of runs; or what `ab` left, one folder or several",
-    )
+        "folders", nargs="*", type=Path, metavar="FOLDER",
+        help="A and B: two folders, each of one run or of several; or one or more folders of `loadtests ab`",
+    )  # fmt: skip
     parser.add_argument("--a", nargs="+", type=Path, default=[], metavar="RUN", help="the runs of A")
-    parser.add_argument("--b", nargs="+", type=Path, default=[], metavar="RUN", help="the runs of B, set against A's")
+    parser.add_argument("--b", nargs="+", type=Path, default=[], metavar="RUN", help="the runs of B")
     parser.add_argument(
-        "--noise", type=Path, metavar="FILE", help="noise floor, for one run against one (default: what `ab --aa` kept)"
-    )
+        "--noise", type=Path, metavar="FILE",
+        help="the noise floor, for one run against one (default: the one that `loadtests ab --aa` kept)",
+    )  # fmt: skip
     add_output_arguments(parser)
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """How it is judged and shown, whoever made the runs."""
-    parser.add_argument("--force", action="store_true", help="compare what is not comparable")
-    parser.add_argument("--band", type=_percent, default=0.03, metavar="P%", help="what does not matter (default 3%%)")
-    parser.add_argument(
-        "--fail-on", choices=("worse", "inconclusive", "never"), default="worse", help="(default worse)"
+    """Add two groups of options: the verdict, and the output."""
+    verdict = parser.add_argument_group("verdict")
+    verdict.add_argument(
+        "--force", action="store_true",
+        help="take runs that are not valid or not comparable; ab: do not wait for a quiet host",
+    )  # fmt: skip
+    verdict.add_argument(
+        "--band", type=_percent, default=0.03, metavar="P%",
+        help="differences smaller than this do not matter (default 3%%)",
+    )  # fmt: skip
+    verdict.add_argument(
+        "--fail-on", choices=("worse", "inconclusive", "never"), default="worse",
+        help="worse: fail if B is worse (default); inconclusive: also if any figure is; never: exit status 0",
+    )  # fmt: skip
+    output = parser.add_argument_group("output")
+    form = output.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_true", help="print Markdown, for a comment on a pull request")
+    form.add_argument("--json", action="store_true", help="print JSON, with all figures")
+    output.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures to this file")
+    output.add_argument("--pictures", type=Path, metavar="DIR", help="write each picture to a file in this folder")
+    output.add_argument(
+        "--format", choices=("svg", "png"), default="svg", help="file format of the pictures (default svg)"
     )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="also write it as a page, with pictures")
-    parser.add_argument("--pictures", type=Path, metavar="DIR", help="also write each of those to a file there")
-    parser.add_argument("--format", choices=("svg", "png"), default="svg", help="of those files (default svg)")
-    output = parser.add_mutually_exclusive_group()
-    output.add_argument("--markdown", action="store_true", help="for a pull request's comment")
-    output.add_argument("--json", action="store_true", help="everything, for programs")
+
+
+def output_options(arguments: argparse.Namespace) -> OutputOptions:
+    """The parsed options of add_output_arguments()."""
+    return OutputOptions(
+        force=arguments.force,
+        band=arguments.band,
+        fail_on=arguments.fail_on,
+        html=arguments.html,
+        pictures=arguments.pictures,
+        picture_format=arguments.format,
+        form="json" if arguments.json else "markdown" if arguments.markdown else "terminal",
+    )
 
 
 def _percent(text: str) -> float:
@@ -107,59 +140,78 @@ def _percent(text: str) -> float:
 
 def main(arguments: argparse.Namespace) -> int:
     """Compare, print, and return the exit status."""
-    folders = arguments.sides
-    are_all_pairs = len(folders) > 1 and all((folder / AB_FILE).exists() for folder in folders)
+    return _run(
+        CompareRequest(
+            folders=tuple(arguments.folders),
+            a=tuple(arguments.a),
+            b=tuple(arguments.b),
+            noise=arguments.noise,
+            output=output_options(arguments),
+        )
+    )
+
+
+def show_pairs(folder: Path, output: OutputOptions) -> int:
+    """Compare the pairs in a folder of `loadtests ab`, print, and return the exit status."""
+    return _run(CompareRequest((folder,), output=output))
+
+
+def _run(request: CompareRequest) -> int:
+    from loadtests.comparison.ab_plan import AB_FILE
+
+    output = request.output
+    is_overview = len(request.folders) > 1 and all((folder / AB_FILE).exists() for folder in request.folders)
     try:
-        comparisons = _each_paired(arguments) if are_all_pairs else [comparison_of(arguments)]
+        comparisons = _comparisons_of_pairs(request) if is_overview else [_comparison(request)]
     except (ResultError, ValueError, OSError) as error:
         print(f"loadtests: {error}", file=sys.stderr)
         return EXIT_USAGE
     refusals = [refusal for comparison in comparisons for refusal in comparison.refusals]
-    if refusals and not arguments.force:
+    if refusals and not output.force:
         for refusal in refusals:
             print(f"loadtests: {refusal}", file=sys.stderr)
         print("loadtests: not compared; --force compares all the same", file=sys.stderr)
-        return EXIT_CANNOT_TELL
-    if are_all_pairs:
-        sys.stdout.write(_overview(comparisons, arguments))
-        if arguments.html:
-            _write_overview(comparisons, arguments.html)
-        if arguments.pictures:
-            for place, (folder, comparison) in enumerate(zip(folders, comparisons, strict=True), start=1):
-                prefix = f"{place}-{folder.resolve().name}-"
-                _write_pictures(comparison, arguments.pictures, arguments.format, prefix)
-        return _worst(exit_status(comparison, arguments.fail_on) for comparison in comparisons)
+        return EXIT_INCONCLUSIVE
+    if is_overview:
+        return _show_overview(comparisons, request)
     (comparison,) = comparisons
-    sys.stdout.write(_rendered(comparison, arguments))
-    is_lost = bool(arguments.html) and could_not_write(lambda: _write_page(comparison, arguments.html))
-    if arguments.pictures:
-        to, form = arguments.pictures, arguments.format
-        is_lost |= could_not_write(lambda: _write_pictures(comparison, to, form))
-    return EXIT_USAGE if is_lost else exit_status(comparison, arguments.fail_on)
+    sys.stdout.write(_rendered(comparison, output.form))
+    is_lost = False
+    if page := output.html:
+        is_lost |= could_not_write(lambda: _write_page(comparison, page))
+    if pictures := output.pictures:
+        is_lost |= could_not_write(lambda: _write_pictures(comparison, pictures, output.picture_format))
+    return EXIT_USAGE if is_lost else _exit_status(comparison, output.fail_on)
 
 
-def show_pairs(folder: Path, arguments: argparse.Namespace) -> int:
-    """The same for the pairs in a folder, with the arguments of add_output_arguments()."""
-    values = {"sides": [folder], "a": [], "b": [], "noise": None}
-    return main(argparse.Namespace(**{**vars(arguments), **values}))
+def _show_overview(comparisons: Sequence[Comparison], request: CompareRequest) -> int:
+    output = request.output
+    sys.stdout.write(_rendered_overview(comparisons, output.form))
+    if output.html:
+        _write_overview(comparisons, output.html)
+    if output.pictures:
+        for place, (folder, comparison) in enumerate(zip(request.folders, comparisons, strict=True), start=1):
+            prefix = f"{place}-{folder.resolve().name}-"
+            _write_pictures(comparison, output.pictures, output.picture_format, prefix)
+    return _worst(_exit_status(comparison, output.fail_on) for comparison in comparisons)
 
 
-def exit_status(comparison: Comparison, fail_on: str) -> int:
-    """What a pipeline gets. That there were no errors on either side is not yet something told."""
+def _exit_status(comparison: Comparison, fail_on: str) -> int:
+    """The exit status. A figure that is the same on both sides, as no errors are, is not a result by itself."""
     answers = {figure.answer for figure in comparison.headlines}
-    told = {figure.answer for figure in comparison.headlines if not figure.same}
+    results = {figure.answer for figure in comparison.headlines if not figure.same}
     if fail_on == "never":
         return 0
     if "worse" in answers:
-        return EXIT_WORSE
-    if told <= {"inconclusive"} or (fail_on == "inconclusive" and "inconclusive" in answers):
-        return EXIT_CANNOT_TELL
+        return EXIT_FAILURE
+    if results <= {"inconclusive"} or (fail_on == "inconclusive" and "inconclusive" in answers):
+        return EXIT_INCONCLUSIVE
     return 0
 
 
 def _worst(statuses: Iterable[int]) -> int:
-    """Of several comparisons: one that is worse is worse than one that cannot tell."""
-    return max(statuses, key=(0, EXIT_CANNOT_TELL, EXIT_WORSE).index)
+    """The status of several comparisons: "worse" counts more than "inconclusive"."""
+    return max(statuses, key=(0, EXIT_INCONCLUSIVE, EXIT_FAILURE).index)
 
 
 def _write_page(comparison: Comparison, path: Path) -> None:
@@ -174,30 +226,30 @@ def _write_overview(comparisons: Sequence[Comparison], path: Path) -> None:
     write_whole(path, render_overview_html(comparisons))
 
 
-def _write_pictures(comparison: Comparison, to: Path, form: str, prefix: str = "") -> None:
+def _write_pictures(comparison: Comparison, folder: Path, picture_format: str, prefix: str = "") -> None:
     from loadtests.report.charts.picture import save_pictures
     from loadtests.report.comparison_page import pictures_of
 
-    save_pictures(pictures_of(comparison), to, form, prefix)
+    save_pictures(pictures_of(comparison), folder, picture_format, prefix)
 
 
-def _rendered(comparison: Comparison, arguments: argparse.Namespace) -> str:
+def _rendered(comparison: Comparison, form: OutputForm) -> str:
     from loadtests.report.comparison_text import render_json, render_markdown, render_terminal
 
-    if arguments.json:
+    if form == "json":
         return render_json(comparison)
-    if arguments.markdown:
+    if form == "markdown":
         return render_markdown(comparison)
     return render_terminal(comparison, shutil.get_terminal_size((100, 24)).columns, sys.stdout.isatty())
 
 
-def _overview(comparisons: Sequence[Comparison], arguments: argparse.Namespace) -> str:
+def _rendered_overview(comparisons: Sequence[Comparison], form: OutputForm) -> str:
     from loadtests.report.comparison_overview import render_overview, render_overview_markdown
     from loadtests.report.comparison_text import render_json
 
-    if arguments.json:
+    if form == "json":
         return f"[{','.join(map(render_json, comparisons))}]\n"
-    if arguments.markdown:
+    if form == "markdown":
         return render_overview_markdown(comparisons)
     return render_overview(comparisons, shutil.get_terminal_size((100, 24)).columns, sys.stdout.isatty())
 
@@ -205,97 +257,81 @@ def _overview(comparisons: Sequence[Comparison], arguments: argparse.Namespace) 
 # Finding the runs
 
 
-def comparison_of(arguments: argparse.Namespace) -> Comparison:
-    """What the arguments ask for. SciPy takes a second to import: other commands do without it."""
+def _comparison(request: CompareRequest) -> Comparison:
     from loadtests.comparison.compare import compare
 
-    a, b, plan = _sides(arguments)
+    a, b, plan = _sides(request)
     return compare(a, b, plan, _latencies(a), _latencies(b))
 
 
-def _each_paired(arguments: argparse.Namespace) -> list[Comparison]:
+def _comparisons_of_pairs(request: CompareRequest) -> list[Comparison]:
     from loadtests.comparison.compare import compare
 
-    if arguments.noise:
-        raise ValueError(f"--noise {arguments.noise}: {NO_NOISE}")
-    return [compare(*_paired(folder, arguments.band)) for folder in arguments.sides]
+    if request.noise:
+        raise ValueError(f"--noise {request.noise}: {NO_NOISE}")
+    return [compare(*_paired(folder, request.output.band)) for folder in request.folders]
 
 
-def _sides(arguments: argparse.Namespace) -> tuple[Side, Side, Plan]:
+def _sides(request: CompareRequest) -> tuple[Side, Side, Plan]:
     from loadtests.comparison.compare import Plan
     from loadtests.comparison.noise_floor import load_noise, stored_noise
 
-    sides, lists = arguments.sides, (arguments.a, arguments.b)
-    noise = load_noise(arguments.noise) if arguments.noise else None
-    if len(sides) == 1 and not any(lists):
+    folders, lists, band = request.folders, (request.a, request.b), request.output.band
+    noise = load_noise(request.noise) if request.noise else None
+    if len(folders) == 1 and not any(lists):
         if noise:
-            raise ValueError(f"--noise {arguments.noise}: {NO_NOISE}")
-        return _paired(sides[0], arguments.band)
-    if not (len(sides) == 2 and not any(lists)) and not (not sides and all(lists)):
+            raise ValueError(f"--noise {request.noise}: {NO_NOISE}")
+        return _paired(folders[0], band)
+    if not (len(folders) == 2 and not any(lists)) and not (not folders and all(lists)):
         raise ValueError("give two folders, or --a RUN... and --b RUN..., or the one folder of `loadtests ab`")
-    a, b = (_side([folder]) for folder in sides) if sides else (_side(each) for each in lists)
+    a, b = (_side([folder]) for folder in folders) if folders else (_side(each) for each in lists)
     if noise and not len(a.runs) == len(b.runs) == 1:
         raise ValueError(
-            f"--noise {arguments.noise}: it is for one run against one, not {len(a.runs)} against {len(b.runs)}"
+            f"--noise {request.noise}: it is for one run against one, not {len(a.runs)} against {len(b.runs)}"
         )
     if noise and (objections := noise.objections_to(a.runs[0])):
         raise ValueError(objections[0])
     if noise is None and len(a.runs) == len(b.runs) == 1:
         noise = stored_noise(a.runs[0])
-    return a, b, Plan(band=arguments.band, noise=noise)
+    return a, b, Plan(band=band, noise=noise)
 
 
 def _paired(folder: Path, band: float) -> tuple[Side, Side, Plan]:
+    from loadtests.comparison.ab_plan import load_record
     from loadtests.comparison.compare import plan_of_pairs
     from loadtests.comparison.model import Side
     from loadtests.inference.rank_tests import Looks
 
-    made = load_pairs(folder)
-    a, b = (tuple(load_run(folder / pair[place]) for pair in made.pairs) for place in (0, 1))
-    looks = Looks(made.max_pairs or len(made.pairs), made.looks)
-    plan = plan_of_pairs(a[0].workload, band, looks.alpha_at(len(made.pairs)), made.why)
-    return Side(made.a, a), Side(made.b, b), plan
+    record = load_record(folder)
+    a, b = (tuple(load_run(folder / pair[place]) for pair in record.pairs) for place in (0, 1))
+    looks = Looks(record.planned_pairs, record.looks)
+    plan = plan_of_pairs(a[0].workload, band, looks.alpha_at(len(record.pairs)), record.why)
+    return Side(record.a, a), Side(record.b, b), plan
 
 
-def load_pairs(folder: Path) -> Pairs:
-    """The ab.json in `folder`; ResultError says in one line why there is none."""
-    path = folder / AB_FILE
-    if (folder / "run.json").exists():
-        raise ResultError(f"{folder} is one run: there is nothing to compare it with")
-    try:
-        made = msgspec.json.decode(path.read_bytes(), type=Pairs)
-    except FileNotFoundError:
-        raise ResultError(f"{folder}: not the folder of an ab (there is no {AB_FILE})") from None
-    except (OSError, msgspec.DecodeError) as error:
-        raise ResultError(f"{path} cannot be read: {error}") from None
-    if not made.pairs and made.why:
-        raise ResultError(f"{folder}: no pair was made: {made.why}")
-    if not made.pairs or not 1 <= made.looks <= (made.max_pairs or len(made.pairs)):
-        raise ResultError(f"{path} is damaged: {len(made.pairs)} pairs, {made.looks} looks")
-    return made
-
-
-def _side(folders: list[Path]) -> Side:
+def _side(folders: Sequence[Path]) -> Side:
     from loadtests.comparison.model import Side
 
     runs = [run for folder in folders for run in _runs(folder)]
-    twice = {run.path.resolve() for run in runs}
-    if len(twice) < len(runs):
-        raise ResultError(f"{folders[0]} and others: the same run stands in a side more than once")
+    paths = {run.path.resolve() for run in runs}
+    if len(paths) < len(runs):
+        raise ResultError(f"{folders[0]} and others: a side has the same run more than once")
     return Side(_title(folders, runs), tuple(sorted(runs, key=lambda run: run.started_at)))
 
 
 def _runs(folder: Path) -> list[Run]:
-    """The run in a folder, or all runs that lie in it."""
+    """The run in a folder, or all runs in its subfolders."""
+    from loadtests.comparison.ab_plan import AB_FILE
+
     if (folder / AB_FILE).exists():
-        raise ResultError(f"{folder} has the pairs of an ab, which are both sides: give it alone")
+        raise ResultError(f"{folder} has pairs of `loadtests ab`, which are both sides: give no other side")
     if (folder / "run.json").exists() or not folder.is_dir():
         return [load_run(folder)]
     inside = sorted(path.parent for path in folder.glob("*/run.json"))
     return [load_run(path) for path in inside] if inside else [load_run(folder)]
 
 
-def _title(folders: list[Path], runs: list[Run]) -> str:
+def _title(folders: Sequence[Path], runs: Sequence[Run]) -> str:
     labels = {run.label for run in runs}
     if len(labels) == 1 and labels != {""}:
         return labels.pop()
@@ -304,7 +340,7 @@ def _title(folders: list[Path], runs: list[Run]) -> str:
 
 
 def _latencies(side: Side) -> Latencies:
-    """What the runs recorded in their steady seconds; a run that kept no recording has no curves."""
+    """The latencies of the measure phase of all runs; empty if one of them has no recording."""
     from loadtests.comparison.compare import Latencies
 
     found = Latencies()

@@ -1,1 +1,1 @@
-"""This host: its capacity, its cores, its kernel counters, and processes on it."""
+"""This host: its limits, cores and kernel counters, and the processes of a run."""

@@ -1,10 +1,10 @@
-"""The log of a process, bounded: its first and its last part are kept, and how much was left out between them.
+"""A log file of bounded size: keeps the beginning and the end, and a note of how many bytes were left out.
 
-The process writes to the file itself, as to any other: nothing of this program can hold it up. A thread looks at the
-size four times a second, and cuts the middle out of a log that has grown too long. A server that writes 28,000 lines a
-second was measured to take as long for a line as with a plain file. A pipe would bound the log to the byte, but each
-line wakes its reader, and a reader that is busy makes the server wait: there a line took twice as long, and three times
-at the 99th percentile. What is written between the last read of the end and the cut, some microseconds, is lost.
+The process writes directly to the file, so nothing here can delay it. A thread checks the size four times a second, and
+removes the middle of a log that is too long. With a server that writes 28,000 lines per second, a line took as long as
+with a plain file. A pipe would bound the log to the byte, but each line wakes the reader, and a busy reader blocks the
+server: a line took twice as long, and three times at p99. Output within the few microseconds between the last read and
+the cut is lost.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from types import TracebackType
 
 __all__ = ["BoundedLog", "last_line"]
 
-KEPT_BYTES = 128 * 1024  # of the beginning, and as much of the end
+KEPT_BYTES = 128 * 1024  # of the beginning, and as many of the end
 LONGEST_BYTES = 1024 * 1024
-LOOKED_AT_EVERY_S = 0.25
+CHECK_INTERVAL_S = 0.25
 
 
 class BoundedLog:
-    """A file to append to, which is looked after while it is used in `with`; closes it at the end.
+    """A log file that is kept short within `with`; leaving it closes the file.
 
     Attributes:
-        descriptor: for a process to write to; it appends.
+        descriptor: of the file, opened for appending; for the process that writes.
     """
 
     def __init__(self, path: Path, longest: int = LONGEST_BYTES, kept: int = KEPT_BYTES) -> None:
         self.descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._longest, self._kept = longest, kept
         self._left_out = 0
-        self._note = b""  # stands where bytes were left out
+        self._note = b""  # marks the place where bytes were left out
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._look_after, name=f"log {path.name}", daemon=True)
+        self._thread = threading.Thread(target=self._keep_short, name=f"log {path.name}", daemon=True)
 
     def __enter__(self) -> BoundedLog:
         self._thread.start()
@@ -49,19 +49,19 @@ class BoundedLog:
         self.cut()
         os.close(self.descriptor)
 
-    def _look_after(self) -> None:
-        while not self._is_over.wait(LOOKED_AT_EVERY_S):
+    def _keep_short(self) -> None:
+        while not self._is_over.wait(CHECK_INTERVAL_S):
             self.cut()
 
     def cut(self) -> None:
-        """Cut the middle out if the log is too long. What cannot be written stays out."""
+        """Remove the middle if the log is too long. A part that cannot be written back is lost."""
         size = os.fstat(self.descriptor).st_size
         if size <= self._longest:
             return
         with contextlib.suppress(OSError):
             start = size - self._kept
             end = os.pread(self.descriptor, self._kept, start)
-            while more := os.pread(self.descriptor, self._kept, start + len(end)):  # written meanwhile
+            while more := os.pread(self.descriptor, self._kept, start + len(end)):  # written in the meantime
                 end += more
             os.ftruncate(self.descriptor, self._kept)
             self._left_out += start - self._kept - len(self._note)
@@ -70,7 +70,7 @@ class BoundedLog:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that is not blank; "" if there is none, or no log."""
+    """The last line of a log that is not blank; "" if there is none, or if the log cannot be read."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - KEPT_BYTES))

@@ -1,4 +1,4 @@
-"""What this host has to give to a swarm and a server: limits, kernel settings, memory, processors and who uses them."""
+"""Reads the limits of this host: open files, kernel settings, memory, cores, and how busy they are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 
 from loadtests.host import kernel_counters
 
-__all__ = ["Host", "look"]
+__all__ = ["Host", "inspect_host"]
 
 _SYS = Path("/proc/sys")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -22,12 +22,12 @@ WATCH_S = 1.0
 
 @dataclass(frozen=True)
 class Host:
-    """Facts. None: this kernel does not say, or has no such limit."""
+    """The limits of a host. None: this kernel does not report the value, or has no such limit."""
 
-    cores: int  # that this process may use
+    cores: int  # usable by this process
     soft_descriptors: int
     hard_descriptors: int
-    most_descriptors: int  # what a hard limit may be raised to (nr_open)
+    most_descriptors: int  # the maximum for a hard limit (nr_open)
     system_descriptors: int
     system_descriptors_used: int
     ports: tuple[int, int]
@@ -36,14 +36,14 @@ class Host:
     available_bytes: int
     tcp_pressure_bytes: int | None
     time_wait_reuse: int  # 0: never, 1: always, 2: over the loopback interface
-    tracked: int | None  # connections that the firewall keeps in mind, and
-    most_tracked: int | None  # how many it can
-    others_cores: float  # used by others while this was looked at
-    steal: float  # share of the time that a hypervisor gave to others
+    tracked: int | None  # connections in the tracking table of the firewall
+    most_tracked: int | None  # the maximum of that table
+    others_cores: float  # used by other processes during the inspection
+    steal: float  # share of the CPU time that the hypervisor gave to other machines, 0 to 1
 
 
-def look(watch_s: float = WATCH_S) -> Host:
-    """Look at this host, and for so long at who uses it."""
+def inspect_host(watch_s: float = WATCH_S) -> Host:
+    """Read the limits of this host, and measure for `watch_s` seconds how busy it is."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     used, _, system = _numbers("fs/file-nr")
     low, high = _numbers("net/ipv4/ip_local_port_range")
@@ -81,9 +81,9 @@ def _optional(name: str, index: int = 0) -> int | None:
 
 
 def _available_bytes() -> int:
-    """What is free, and what a control group leaves of it."""
+    """Available memory, limited by the control group."""
     available = int(psutil.virtual_memory().available)
-    with contextlib.suppress(OSError, ValueError):  # no limit is written as a word
+    with contextlib.suppress(OSError, ValueError):  # without a limit, memory.max is "max"
         group = Path("/sys/fs/cgroup")
         limit = int((group / "memory.max").read_text())
         available = min(available, limit - int((group / "memory.current").read_text()))
@@ -91,7 +91,7 @@ def _available_bytes() -> int:
 
 
 def _watch(seconds: float) -> tuple[float, float]:
-    """Cores that others used meanwhile, and the share of the processors' time that was stolen."""
+    """The cores that other processes used, and the share of CPU time that was stolen."""
     before, began_s, own = kernel_counters.processors(), time.monotonic(), time.process_time()
     time.sleep(seconds)
     elapsed_s = time.monotonic() - began_s

@@ -1,4 +1,4 @@
-"""Which cores the server has, and which the generator: each its own, so that neither takes time from the other."""
+"""Pins server and generator to separate cores, so that neither takes CPU time from the other."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-__all__ = ["Cores", "on_cores", "shared_out"]
+__all__ = ["Cores", "on_cores", "split_cores"]
 
 
 @dataclass(frozen=True)
 class Cores:
-    """Numbers of cores; an empty one is left to the kernel."""
+    """Core numbers; empty: the kernel chooses."""
 
     server: tuple[int, ...] = ()
     generator: tuple[int, ...] = ()
@@ -27,8 +27,8 @@ def _listed(cores: Sequence[int]) -> str:
     return ",".join(map(str, cores)) or "any"
 
 
-def shared_out(available: Sequence[int], workers: int) -> Cores:
-    """A core for each worker of the server, but never more than half of them; the rest is the generator's. Pure."""
+def split_cores(available: Sequence[int], workers: int) -> Cores:
+    """Give the server one core per worker, at most half of the cores, and the rest to the generator. Pure."""
     if len(available) < 2:
         return Cores()
     cut = min(workers, len(available) // 2)
@@ -37,7 +37,7 @@ def shared_out(available: Sequence[int], workers: int) -> Cores:
 
 @contextmanager
 def on_cores(cores: Sequence[int]) -> Iterator[None]:
-    """Processes that are started within it run there, and theirs too."""
+    """Processes that are started within `with` run on these cores, and so do their children."""
     before = os.sched_getaffinity(0)
     if cores:
         os.sched_setaffinity(0, cores)

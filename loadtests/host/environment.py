@@ -1,4 +1,4 @@
-"""Where a run took place: what tells whether another one is comparable, and what this host can hold."""
+"""Describes the host, interpreter and libraries of a run, and raises the limit of open files."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ import gserver
 
 __all__ = ["RESERVED_DESCRIPTORS", "describe", "hard_nofile_limit", "raise_nofile_limit", "sockets_within"]
 
-# Descriptors a process needs beside its sockets: libraries, logs, event loops, pipes.
+# Descriptors that a process needs in addition to its sockets: libraries, logs, event loops, pipes.
 RESERVED_DESCRIPTORS = 200
 
 
 def raise_nofile_limit() -> int:
-    """Raise this process's soft limit of open files to the hard one, for its children too; return it."""
+    """Raise the soft limit of open files to the hard limit, for this process and its children; return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
 
 
-def sockets_within(limit: int, wanted: int) -> int:
-    """How many of `wanted` sockets one process can hold within `limit` open files."""
-    return min(wanted, max(1, limit - RESERVED_DESCRIPTORS))
+def sockets_within(limit: int, sockets: int) -> int:
+    """The number of sockets, at most `sockets`, that one process can hold within `limit` open files."""
+    return min(sockets, max(1, limit - RESERVED_DESCRIPTORS))
 
 
 def hard_nofile_limit() -> int:
-    """How many files a process here can have open at most."""
+    """The hard limit of open files of a process."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
 def describe() -> dict[str, str | int]:
-    """The host, the interpreter, the libraries and the source."""
+    """The host, the interpreter, the libraries and the source, for run.json."""
     return {
         "gserver": gserver.__version__,
         "source": _source(),
@@ -59,7 +59,7 @@ def _version(distribution: str) -> str:
 
 
 def _source() -> str:
-    """The commit of a checkout, marked where it was changed; "installed" for anything else."""
+    """The commit of a checkout, with "+changes" if files were changed; "installed" outside a checkout."""
     folder = Path(gserver.__file__).parent.parent
     if not (folder / ".git").exists():
         return "installed"

@@ -1,7 +1,7 @@
-"""What the kernel says of a host: its processors, its TCP, and the queues of its listeners.
+"""Reads kernel counters of this host: CPU time, TCP, and the accept queues of listeners.
 
-Everything that is counted is cumulative: two samples and the time between them make a rate. Network counters are those
-of one network namespace, which may be another process's.
+All counters are cumulative: two samples and the time between them make a rate. Network counters belong to one network
+namespace, which may be that of another process.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _DONE, _ERROR = 3, 2
 _LISTEN = 1 << 10
 _HEADER = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBBxI48x")
-#: Family, source port (big-endian), source address, cookie; connections that wait to be accepted stand where another
-#: socket's unread bytes do. Attributes follow.
+#: Family, source port (big-endian), source address, cookie, and idiag_rqueue, which is the length of the accept queue
+#: of a listener. Attributes follow.
 _ROW = struct.Struct("=B3x2s2x16s20x8s4xI")
 _ROW_BYTES = 72
 _ATTRIBUTE = struct.Struct("=HH")
@@ -55,24 +55,24 @@ _ANY = ("0.0.0.0", "::")
 
 
 def processors() -> dict[str, float]:
-    """Seconds that all processors together have spent."""
+    """CPU seconds of all cores together since boot."""
     with (PROC / "stat").open() as file:
         return parse_processors(file.readline())
 
 
 def parse_processors(line: str) -> dict[str, float]:
-    """The first line of /proc/stat: processes, interrupts, and what a hypervisor gave to others meanwhile.
+    """Parse the first line of /proc/stat: CPU seconds of processes and interrupts, and those that were stolen.
 
-    Interrupts are no process's time, and what goes over the loopback interface is for a good part served in them.
+    Interrupts belong to no process, and much of the work for the loopback interface is done in them.
     """
     user, nice, system, _, _, irq, softirq, steal = (int(word) / _TICKS for word in line.split()[1:9])
     return {"busy_s": user + nice + system, "interrupts_s": irq + softirq, "steal_s": steal}
 
 
 def waited() -> float | None:
-    """Seconds that this thread was ready to run and waited for a processor so far; None if the kernel does not count.
+    """Seconds that the calling thread was ready to run and waited for a core; None if the kernel does not count them.
 
-    The second number of schedstat (Documentation/scheduler/sched-stats.rst), of the thread that asks.
+    The second number of schedstat (Documentation/scheduler/sched-stats.rst).
     """
     try:
         return int((PROC / "thread-self/schedstat").read_text().split()[1]) / 1e9
@@ -81,9 +81,9 @@ def waited() -> float | None:
 
 
 def network(pid: int | str = "self") -> dict[str, int]:
-    """TCP in the network namespace of a process; OSError if it is not there.
+    """TCP counters of a process's network namespace; OSError if there is no such process.
 
-    The memory is that of all sockets, but for up to a MiB that each processor keeps to itself.
+    tcp_memory_bytes is for all sockets, without up to 1 MiB that the kernel accounts for each core separately.
     """
     folder = PROC / str(pid) / "net"
     counted = parse_pairs((folder / "netstat").read_text())["TcpExt"]
@@ -100,14 +100,14 @@ def network(pid: int | str = "self") -> dict[str, int]:
 
 
 def retransmits() -> int:
-    """TCP segments that were sent again in the network namespace of this process; OSError if that is not counted."""
+    """Retransmitted TCP segments in this process's network namespace; OSError if the kernel does not count them."""
     return parse_pairs((PROC / "self/net/snmp").read_text())["Tcp"]["RetransSegs"]
 
 
 def namespace(pid: int | str = "self") -> int:
-    """A number that the network namespace of a process has, and no other one on any host; OSError if it is not there.
+    """An id of a process's network namespace, unique over all hosts; OSError if there is no such process.
 
-    Of 48 bits, so that JSON keeps it whatever reads it.
+    It has 48 bits, because a JSON reader may store numbers as 64-bit floats.
     """
     boot = (PROC / "sys/kernel/random/boot_id").read_bytes()
     name = os.readlink(PROC / str(pid) / "ns/net").encode()
@@ -115,7 +115,7 @@ def namespace(pid: int | str = "self") -> int:
 
 
 def parse_pairs(text: str) -> dict[str, dict[str, int]]:
-    """netstat and snmp: a line of names and a line of numbers, both after the name of the protocol."""
+    """Parse netstat or snmp: for each protocol a line of names and a line of numbers."""
     lines = text.splitlines()
     tables = {}
     for names, numbers in zip(lines[::2], lines[1::2], strict=False):
@@ -130,7 +130,7 @@ def _sockstat(text: str) -> dict[str, int]:
 
 
 def same_namespace(pid: int) -> bool:
-    """Whether a process is in the network namespace of this one, which listeners() asks."""
+    """Whether a process shares the network namespace of this one, which listeners() reads."""
     try:
         return os.readlink(PROC / str(pid) / "ns/net") == os.readlink(PROC / "self/ns/net")
     except OSError:
@@ -139,12 +139,12 @@ def same_namespace(pid: int) -> bool:
 
 @dataclass(frozen=True)
 class Listeners:
-    """The listening sockets that take the connects to an address.
+    """The listening sockets of an address.
 
     Attributes:
-        waiting: connections that wait to be accepted.
-        dropped: for each socket the connection requests that it dropped since it began to listen, most of them because
-            its accept queue was full (`d` of `ss -lntm`); a key is the kernel's own, which no other socket has.
+        waiting: connections in their accept queues.
+        dropped: socket cookie -> connection requests that were dropped since the socket began to listen, mostly because
+            its accept queue was full (`d` of `ss -lntm`). A cookie is unique for each socket.
     """
 
     waiting: int
@@ -152,12 +152,12 @@ class Listeners:
 
 
 def listeners(port: int, addresses: Collection[str] = ()) -> Listeners | None:
-    """Those of a TCP port that take connects to these addresses, to any if there are none; None if nobody listens.
+    """The listeners of a TCP port and these addresses (empty: all addresses); None if there are none.
 
-    Asked by netlink, for listeners only: /proc/net/tcp has a line for every connection.
+    Read by netlink, which returns listeners only: /proc/net/tcp has a line for every connection.
     """
     rows = [row for family in (socket.AF_INET, socket.AF_INET6) for row in _listening(family) if row.port == port]
-    exact = [row for row in rows if row.address in addresses]  # the kernel prefers them too
+    exact = [row for row in rows if row.address in addresses]  # the kernel prefers exact addresses too
     rows = exact or [row for row in rows if not addresses or row.address in _ANY]
     if not rows:
         return None
@@ -165,7 +165,7 @@ def listeners(port: int, addresses: Collection[str] = ()) -> Listeners | None:
 
 
 def drops_between(before: Mapping[str, int], after: Mapping[str, int]) -> int:
-    """What the listeners dropped meanwhile: one that is new began at 0."""
+    """Connection requests that were dropped between two readings; a new listener began at 0."""
     return sum(max(0, dropped - before.get(cookie, 0)) for cookie, dropped in after.items())
 
 
@@ -215,10 +215,10 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def noise(first: Mapping[str, Any], last: Mapping[str, Any]) -> float | None:
-    """What others than the server, the generator and the sampler used of a host between two samples, in cores.
+    """Cores that other processes used between two samples: all but the server, the generator and the sampler.
 
-    Of the noisier one, where server and generator have a host each; None where the samples do not say. CPU time that is
-    in no account (see cpu_time.py) is taken for noise.
+    With separate hosts for server and generator, the higher of the two values. None if the samples lack the data. CPU
+    time that is lost (see cpu_time.py) counts as noise.
     """
     elapsed_s: float = last["time_s"] - first["time_s"]
     if elapsed_s <= 0 or not all("busy_s" in sample.get("kernel", {}) for sample in (first, last)):
@@ -231,7 +231,7 @@ def noise(first: Mapping[str, Any], last: Mapping[str, Any]) -> float | None:
 
 
 def _processor_s(sample: Mapping[str, Any], host: str) -> float:
-    """What all processes of that host have used, the sampler left out."""
+    """CPU seconds of all processes of that host, without the sampler."""
     if host == "kernel":
         return float(sample["kernel"]["busy_s"] - sample["sampler"]["cpu_s"])
     found = sample.get(host, {})

@@ -1,8 +1,8 @@
-"""Short turns on the processor, for a process that has to be on time more than it has to get much done.
+"""Requests short scheduler slices, for a process that must be punctual rather than fast.
 
-A send is due while something else has the core: the sampler, the progress display, another generator, a worker. The
-scheduler lets that finish its slice, a millisecond or more, and the send is late by it. Who asks for shorter slices
-takes its turn at once, and by the scheduler's rules gets no more in all: Linux since 6.12 (EEVDF), unprivileged.
+When a send is due, another process may have the core: the sampler, the progress display, another generator, a worker.
+The scheduler lets it finish its slice, a millisecond or more, and the send is late. A thread with shorter slices
+preempts it at once, and gets no more CPU time in total. Linux since 6.12 (EEVDF); no privilege is needed.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import platform
 
 __all__ = ["SLICE_NS", "ask_for_short_slices"]
 
-#: The shortest that the kernel grants.
+#: The minimum that the kernel grants.
 SLICE_NS = 100_000
-# Neither Python nor glibc before 2.41 has this call.
+# System call numbers: neither Python nor glibc before 2.41 has this call.
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274}
 
 
@@ -35,7 +35,10 @@ class _Attributes(ctypes.Structure):
 
 
 def ask_for_short_slices() -> bool:
-    """For the calling thread and those it starts later; whether the kernel agreed. Older ones agree and ignore it."""
+    """Request them for the calling thread and its later children; return whether the kernel accepted.
+
+    Kernels before 6.12 accept the request and ignore it.
+    """
     number = _SCHED_SETATTR.get(platform.machine())
     if number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
         return False

@@ -1,4 +1,4 @@
-"""The processes of a run: server, sampler and swarm. Each is started here, and stopped whatever happens."""
+"""Starts and stops the processes of a run: server, sampler and swarm. Each is stopped whatever happens."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ __all__ = [
 START_PATIENCE_S = 20.0
 _FIRST_PORT = 10_000
 STOP_PATIENCE_S = 15.0
-#: Waits for a line, and becomes another program then.
+#: Waits for a line on standard input, then executes the command.
 _GATE = ["sh", "-c", 'read -r _ && exec "$@"', "sh"]
 
 
 class NotAnswering(Exception):
-    """The server does not answer; the text is one line for a person."""
+    """The server does not reply; the text is one line for the user."""
 
 
 def free_port() -> int:
-    """A port that was free a moment ago, and that the kernel gives to nobody who does not ask for it.
+    """A free TCP port below the ephemeral ports.
 
-    One that bind() chose for port 0 may be the next client's, or the next one's who binds to port 0.
+    bind() to port 0 would return an ephemeral port, which the kernel may give to the next client or server.
     """
     for port in (*random.sample(range(_FIRST_PORT, _first_ephemeral_port()), 100), 0):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
-            except OSError:  # it is taken
+            except OSError:  # the port is in use
                 continue
             chosen: int = probe.getsockname()[1]
             return chosen
@@ -71,10 +71,14 @@ def running(
     is_gated: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command in a session of its own, out of reach of a Ctrl-C at the terminal; its output goes to `log`.
+    """Run a command within `with`, and stop it at the end; its output goes to a bounded log.
 
-    cores: where it runs; empty: anywhere. is_gated: it begins only with open_gate(), and has its number before.
-    The log is bounded: of a long one the beginning and the end are kept.
+    It has its own session, so that a Ctrl-C at the terminal does not reach it.
+
+    Args:
+        cores: to run on; empty: any.
+        is_gated: the process exists at once, but the command starts only with open_gate().
+        environment: additional variables.
     """
     with BoundedLog(log) as output:
         with on_cores(cores):
@@ -95,38 +99,38 @@ def running(
 
 
 def open_gate(process: subprocess.Popen[bytes]) -> None:
-    """Let a gated process begin."""
+    """Start the command of a gated process."""
     assert process.stdin is not None
     try:
         process.stdin.write(b"\n")
         process.stdin.close()
     except BrokenPipeError:
-        pass  # it has been killed meanwhile, which whoever waits for it will see
+        pass  # the process was killed: its exit status shows that
 
 
 def stop(process: subprocess.Popen[Any]) -> None:
-    """End a process by TERM; by KILL what is left of its session after that, at the latest after 15 seconds."""
+    """Send TERM to a process, wait up to 15 seconds, then KILL what is left of its session."""
     try:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait(STOP_PATIENCE_S)
     except subprocess.TimeoutExpired:
         pass
-    finally:  # also when somebody presses Ctrl-C again, and will not wait
+    finally:  # also after a second Ctrl-C
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
-            pass  # as it should be: nothing is left
+            pass  # no process is left
         process.wait()
 
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """Within it TERM and HUP are a KeyboardInterrupt, as Ctrl-C is: they too must leave no process behind."""
+    """Within `with`, TERM and HUP raise KeyboardInterrupt as Ctrl-C does, so that no process is left behind."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         for number, handler in before.items():
-            if handler is not signal.SIG_IGN:  # as nohup wants it
+            if handler is not signal.SIG_IGN:  # nohup ignores HUP
                 signal.signal(number, signal.default_int_handler)
         yield
     finally:

@@ -25,6 +25,7 @@ from locust.env import Environment
 from gserver.codecs import CODECS
 from loadtests.client.connection import ClientConnection
 from loadtests.client.source_addresses import loopback_sources, parse_sources
+from loadtests.exit_status import EXIT_USAGE
 from loadtests.host import kernel_counters
 from loadtests.host.environment import raise_nofile_limit
 from loadtests.host.scheduler_slice import ask_for_short_slices
@@ -57,7 +58,6 @@ NOTICE_AFTER_S = 2.0
 USERS_STOPPED_PER_S = 2000
 # A worker reports every three seconds, so the figures of a master are complete up to this many seconds ago.
 REPORTED_S = 4
-EXIT_USAGE = 2
 
 _is_clock_known = Event()
 _has_sent_last_report = Event()

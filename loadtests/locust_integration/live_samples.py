@@ -65,7 +65,7 @@ class Live:
         self.rows: deque[Row] = deque(maxlen=ROWS)
         self.ended = ""
         # A pipe instead of a file, so that the sampler ends even if this process is killed.
-        command = python_module("loadtests.sampling.sampler", "--output", "/dev/stdout", "--interval", str(INTERVAL_S))
+        command = python_module("loadtests", "sample", "--output", "/dev/stdout", "--interval", str(INTERVAL_S))
         self._process: Any = subprocess.Popen(
             [*command, *sampler_options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )

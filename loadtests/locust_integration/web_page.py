@@ -17,12 +17,12 @@ from locust import events
 from locust.env import Environment
 from locust.web import WebUI
 
+from loadtests.exit_status import EXIT_USAGE
 from loadtests.locust_integration.compat import LocustArgumentParser, WorkerRunner
 from loadtests.locust_integration.live_samples import Live, sampler_options
 
 __all__: list[str] = []
 
-EXIT_USAGE = 2
 
 _log = logging.getLogger(__name__)
 

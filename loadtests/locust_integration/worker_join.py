@@ -23,6 +23,7 @@ from locust import events
 from locust.env import Environment
 
 import gserver
+from loadtests.exit_status import EXIT_FAILURE, EXIT_USAGE
 from loadtests.locust_integration import compat
 from loadtests.locust_integration.compat import LocustArgumentParser, MasterRunner, Message, WorkerRunner
 from loadtests.locust_integration.recorder import RECORDER
@@ -34,7 +35,6 @@ __all__ = ["ROSTER", "await_workers", "is_worker_missing", "mark_lost"]
 INTRODUCTION, WELCOME, REFUSED = "gserver_worker", "gserver_welcome", "gserver_refused"
 PACKAGE = Path(__file__).parents[1]
 LOAD_SHAPE = Path(__file__).with_name("load_shape.py")
-EXIT_FAILURE, EXIT_USAGE = 1, 2
 # A worker sends its introduction again after this time: a master that was just ending loses messages.
 JOIN_AGAIN_S = 5.0
 # Longer than a short loss of the connection, which does no harm.

@@ -1,1 +1,1 @@
-"""Carries out a run: the server, the swarm and the sampler, and then the folder of the run."""
+"""Makes a run: starts the server, the sampler and the swarm, then writes the folder of the run."""

@@ -1,4 +1,4 @@
-"""From what a swarm left to the folder of a run: figures, a verdict, and files, or words for those that are missing."""
+"""Finishes a run: computes its figures and verdict from the recording, and writes its folder."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from loadtests.workloads.custom_message import unescaped
 from loadtests.workloads.profiles import Profile
 from loadtests.workloads.stages import HELD, MEASURE
 
-__all__ = ["Reserve", "concluded"]
+__all__ = ["Reserve", "finalize"]
 
 RESERVED_BYTES = 256 * 1024
 
 
 class Reserve:
-    """Room in a folder that is given up at the end, so that run.json can be written on a disk that has become full.
+    """Reserves disk space that is freed at the end, so that run.json can be written even if the disk is full by then.
 
-    Where there is none to begin with, a line says so: a run of an hour can still be stopped, and made elsewhere.
+    If it cannot be reserved, a line warns at the start, when a run of an hour can still be stopped and made elsewhere.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,16 +50,16 @@ class Reserve:
             self._path.unlink()
 
     def free_if_alone(self) -> None:
-        """If nothing came of the run so far."""
+        """Free the space if the folder has no other file."""
         with contextlib.suppress(OSError):
             if [path.name for path in self._path.parent.iterdir()] == [self._path.name]:
                 self.free()
 
 
-def concluded(swarm: Swarm, reserve: Reserve, started_at: str, label: str) -> store.Run:
-    """The run, written to its folder as far as that has room; a line says of each file why it could not be written.
+def finalize(swarm: Swarm, reserve: Reserve, started_at: str, label: str) -> store.Run:
+    """Write the run to its folder and return it; a line is printed for each file that cannot be written.
 
-    ResultError if the swarm left nothing, KeyboardInterrupt if it was interrupted before it could.
+    ResultError if the swarm left no recording, KeyboardInterrupt if it was interrupted before it could.
     """
     if swarm.recording is None:
         reserve.free()
@@ -67,7 +67,7 @@ def concluded(swarm: Swarm, reserve: Reserve, started_at: str, label: str) -> st
     for path in (swarm.recording, swarm.samples):
         if path is not None and path.exists():  # no samples, if the server was not sampled
             _keep(swarm, path)
-    run = _described(swarm, recording, started_at, label)
+    run = _run_of(swarm, recording, started_at, label)
     reserve.free()
     store.could_not_write(lambda: store.save_run(swarm.folder, run))
     store.could_not_write(lambda: store.write_whole(swarm.folder / "report.md", render_markdown(run)))
@@ -78,13 +78,13 @@ def _recording(swarm: Swarm) -> Recording:
     if swarm.recording is None:
         if swarm.interrupted:
             raise KeyboardInterrupt
-        said = last_line(swarm.folder / "locust.log") or "nothing"
-        raise store.ResultError(f"{swarm.folder}: the swarm left no recording; the last it said in locust.log: {said}")
+        line = last_line(swarm.folder / "locust.log") or "none"
+        raise store.ResultError(f"{swarm.folder}: the swarm left no recording; last line of locust.log: {line}")
     return store.load_recording(swarm.recording)
 
 
 def _keep(swarm: Swarm, path: Path) -> None:
-    """What was under way becomes part of the folder, by name only once it is whole."""
+    """Copy a file to the folder of the run; it gets its name only when it is complete."""
     kept = swarm.folder / path.name
     if path == kept:
         return
@@ -98,10 +98,10 @@ def _keep(swarm: Swarm, path: Path) -> None:
         swarm.accidents.append(f"{path.name} could not be kept: {error.strerror or error}.")
 
 
-def _described(swarm: Swarm, recording: Recording, started_at: str, label: str) -> store.Run:
-    profile, target, told = swarm.profile, swarm.server.target, swarm.told
+def _run_of(swarm: Swarm, recording: Recording, started_at: str, label: str) -> store.Run:
+    profile, target, state = swarm.profile, swarm.server.target, swarm.load_state
     samples = store.load_samples(swarm.samples)
-    phases: dict[str, list[int]] = told.get("phases", {})
+    phases: dict[str, list[int]] = state.get("phases", {})
     window = measure_window(phases)
     figures = figures_of(recording, samples, phases, _offered(profile, recording, window), profile.per_task)
     return store.Run(
@@ -116,12 +116,12 @@ def _described(swarm: Swarm, recording: Recording, started_at: str, label: str) 
             "pinning": swarm.spread.cores.shown(),
             "generator": _generator(swarm),
         },
-        figures=[*figures, *_limit(told)],
+        figures=[*figures, *_limit(state)],
         errors=_errors(swarm, recording),
         phases=phases,
         verdict=judge(_evidence(swarm, recording, samples, window)),
         warnings=[
-            *_warnings(swarm, samples, told),
+            *_warnings(swarm, samples, state),
             *doubts_of_server(samples, phases),
             *retransmit_warnings(recording, samples, window),
         ],
@@ -155,14 +155,14 @@ def _evidence(swarm: Swarm, recording: Recording, samples: list[dict[str, Any]],
 
 
 def _offered(profile: Profile, recording: Recording, window: Window) -> float | None:
-    """What the schedules ask for; a user of one's own may have another wait time than --rate, or none."""
+    """Scheduled exchanges (or tasks) per second; a user class of one's own may not use --rate."""
     if profile.per_task and profile.offered:
         return recording.asked_per_s(window.start, window.end)
     return profile.offered
 
 
 def _message_bytes(profile: Profile) -> int | None:
-    """Of a message that has no framing, which a server receives in as many pieces as it happens to; 0: it has."""
+    """The size of a message without framing, which may arrive in several parts; 0: framed; None: unknown."""
     if profile.file:
         return None
     if profile.user in ("EchoUser", "SlowReader"):
@@ -173,34 +173,34 @@ def _message_bytes(profile: Profile) -> int | None:
 
 
 def _planned_s(profile: Profile) -> int:
-    """Of the measure phase, where that is known beforehand to the second: a climb takes what it takes."""
+    """Planned seconds of the measure phase. A ramp that is measured may take longer, so it counts 0."""
     if profile.shape == "search":
         return profile.duration_s
     return sum(stage.hold_s for stage in profile.plan.stages if stage.phase == MEASURE)
 
 
-def _limit(told: dict[str, Any]) -> list[Figure]:
-    """What a search has found."""
-    held = [step for step in told.get("steps", []) if not step["broken"]]
-    if not held:
+def _limit(state: dict[str, Any]) -> list[Figure]:
+    """The figures of a search: the highest rate and number of sockets that met the objective."""
+    good = [step for step in state.get("steps", []) if not step["broken"]]
+    if not good:
         return []
-    best = max(held, key=lambda step: float(step["offered"]))
+    best = max(good, key=lambda step: float(step["offered"]))
     return [
         Figure("limit_rate", best["rate"], "exchanges/s", "higher"),
         Figure("limit_sockets", best["sockets"], "sockets", "higher"),
     ]
 
 
-def _warnings(swarm: Swarm, samples: list[dict[str, Any]], told: dict[str, Any]) -> list[str]:
-    """What the figures do not say by themselves."""
+def _warnings(swarm: Swarm, samples: list[dict[str, Any]], state: dict[str, Any]) -> list[str]:
+    """Warnings: missing samples, and the steps of a search."""
     warnings = []
     if swarm.server.pid is None and swarm.server.target.sampler is None:
         warnings.append("the server was not sampled: --server-pid was not given")
     elif not samples:
         warnings.append("the server could not be sampled: see sampler.log")
-    for step in told.get("steps", []):
-        said = step["broken"] or "holds"
-        warnings.append(f"{step['sockets']:,} sockets, {step['offered']:,.0f} exchanges/s asked for: {said}")
+    for step in state.get("steps", []):
+        result = step["broken"] or "meets the objective"
+        warnings.append(f"{step['sockets']:,} sockets, {step['offered']:,.0f} scheduled exchanges/s: {result}")
     return warnings
 
 

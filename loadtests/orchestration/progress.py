@@ -1,4 +1,4 @@
-"""The progress of a run: a display that is rewritten on a terminal, a line every few seconds elsewhere."""
+"""Shows the progress of a run: a live display on a terminal, otherwise a line every five seconds."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from loadtests.workloads.profiles import Profile
 __all__ = ["Moment", "Progress", "render_display", "render_line"]
 
 LINE_EVERY_S = 5.0
-# As the sampler takes four samples a second: about a second.
+# About one second: the sampler takes four samples per second.
 SAMPLES_SHOWN = 5
 BAR_WIDTH = 40
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What there is to show: a line of the swarm's, and what the samples say beside it; None: nothing is known."""
+    """The state of a run to show. Percentages are of one core; None: not sampled."""
 
     elapsed_s: float
     phase: str
@@ -42,13 +42,13 @@ class Moment:
 
     @property
     def p99(self) -> str:
-        """With a ~ where it is of too few exchanges to be more than a hint, as in most seconds."""
+        """The p99 latency of this second, with a ~ if there are too few exchanges for a reliable one."""
         mark = "" if has_enough_beyond(self.exchanges, 99) else "~"
         return mark + quantity(self.p99_ns / 1000, "us") if self.exchanges else "-"
 
 
 class Progress:
-    """Shows on standard error what the swarm reports; in `with`, the display ends at the end."""
+    """Shows the progress on standard error, within `with`."""
 
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
@@ -73,13 +73,13 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
-    def wait(self, came: int, expected: int) -> None:
-        """Show how many workers of the swarm have come, if that has changed; the time of the run has not begun."""
+    def wait(self, joined: int, expected: int) -> None:
+        """Show how many workers of the swarm have joined, if that has changed. The run starts after the last call."""
         self._began = time.monotonic()
-        if (came, expected) == self._waited:
+        if (joined, expected) == self._waited:
             return
-        self._waited = (came, expected)
-        line = f"waiting for workers: {came} of {expected}"
+        self._waited = (joined, expected)
+        line = f"waiting for workers: {joined} of {expected}"
         if self._live is not None:
             self._live.update(Text(line), refresh=True)
         else:
@@ -88,7 +88,7 @@ class Progress:
     def show(
         self, lines: Sequence[Mapping[str, float]], samples: Sequence[Mapping[str, Any]] = (), phase: str = ""
     ) -> None:
-        """Show the newest line, if it was not shown yet, with the processor use of the newest samples."""
+        """Show the newest line, unless it was shown before, with the CPU use of the newest samples."""
         elapsed_s = time.monotonic() - self._began
         if not lines or lines[-1]["second"] <= self._shown or (self._live is None and elapsed_s < self._next_line):
             return
@@ -113,7 +113,7 @@ def _moment(elapsed_s: float, phase: str, line: Mapping[str, float], samples: Se
 
 
 def render_line(profile: Profile, moment: Moment) -> str:
-    """One line: time, phase, sockets, rate, latency, failures, and the processor use that is sampled."""
+    """One line: time, phase, sockets, rate, latency, failures, and CPU use if it is sampled."""
     used = {"server": moment.server_percent, "generator": moment.generator_percent}
     cores = [f"{name} {quantity(percent, '% of a core')}" for name, percent in used.items() if percent is not None]
     return "  ".join(
@@ -130,13 +130,13 @@ def render_line(profile: Profile, moment: Moment) -> str:
 
 
 def render_display(profile: Profile, moment: Moment) -> RenderableType:
-    """The same, for eyes that stay with it."""
+    """The live display for a terminal."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(justify="right", style="dim")
     grid.add_column()
     rows: list[tuple[str, RenderableType]] = [
         ("sockets", _of(moment.sockets, profile.sockets)),
-        ("exchanges", Text(f"{moment.exchanges:,} a second, p99 {moment.p99}")),
+        ("exchanges", Text(f"{moment.exchanges:,} per second, p99 {moment.p99}")),
         ("failures", Text(f"{moment.failures:,}", "bold red" if moment.failures else "green")),
     ]
     for name, percent in (("server", moment.server_percent), ("generator", moment.generator_percent)):
@@ -155,7 +155,7 @@ def render_display(profile: Profile, moment: Moment) -> RenderableType:
     return Group(head, grid)
 
 
-def _of(count: int, wanted: int) -> RenderableType:
+def _of(count: int, total: int) -> RenderableType:
     row = Table.grid(padding=(0, 1))
-    row.add_row(Text(f"{count:,} of {wanted:,}"), ProgressBar(wanted, min(count, wanted), width=BAR_WIDTH // 2))
+    row.add_row(Text(f"{count:,} of {total:,}"), ProgressBar(total, min(count, total), width=BAR_WIDTH // 2))
     return row

@@ -1,8 +1,8 @@
-"""`loadtests run`: a server, a sampler beside it, a swarm on it, and the folder of the run.
+"""Makes one run, from the start of the server to run.json.
 
-    start the server -> probe it -> sample it -> swarm -> stop all -> figures, verdict, report.md, run.json
+    start the server -> wait until it is ready -> start sampler and swarm -> stop all -> figures, verdict, files
 
-Ctrl-C ends the swarm early; what was measured by then is kept and reported.
+Ctrl-C ends the swarm early; the measurements made by then are kept and reported.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 import psutil
 
 from loadtests.host import environment
-from loadtests.host.cpu_affinity import Cores, shared_out
+from loadtests.host.cpu_affinity import Cores, split_cores
 from loadtests.host.subprocesses import START_PATIENCE_S, terminated_as_interrupted
-from loadtests.orchestration.finalize import Reserve, concluded
+from loadtests.orchestration.finalize import Reserve, finalize
 from loadtests.orchestration.swarm import Spread, Swarm, processes_for
 from loadtests.results import store
 from loadtests.servers.readiness import Probe
@@ -32,14 +32,14 @@ __all__ = ["Options", "Target", "execute"]
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is carried out, which is no part of its workload.
+    """How a run is made; not a part of its workload.
 
     Attributes:
-        pin: whether server and generator get cores of their own.
+        pin: give server and generator separate cores.
         processes: of the generator; 0: as many as the sockets need.
-        master: where the workers of other hosts find their master; expect_workers: how many are waited for, and
-            for how many seconds: expect_workers_s.
-        start_timeout_s: how long a server that the run starts may take until it answers.
+        master: (address, port) on which the master listens for workers of other hosts; None: no such workers.
+        expect_workers: workers to wait for. expect_workers_s: how long to wait for them.
+        start_timeout_s: how long a server that the run starts may take until it replies.
     """
 
     pin: bool = True
@@ -57,17 +57,25 @@ def execute(
     label: str,
     options: Options | None = None,
 ) -> tuple[store.Run, bool]:
-    """Carry out a run; return it, and whether it was interrupted.
+    """Make a run; return it, and whether it was interrupted.
 
-    NotAnswering if there is no server to test, ResultError if the swarm left nothing, OSError for a folder that cannot
-    be made, ValueError for a process to sample that is none, for a master's address that cannot be had and for
-    workers that do not come, KeyboardInterrupt if nothing had been measured by then.
-    Ctrl-C, TERM and HUP all end the swarm; whatever happens, no process of the run is left behind. A run that was made
-    and could not be written is returned all the same: results.is_kept() tells.
+    Ctrl-C, TERM and HUP end the swarm early. No process of the run is left behind, whatever happens. A run that could
+    not be written is returned too: see store.is_kept().
+
+    Args:
+        target: the server; None: the profile's application on a gserver that is started here.
+        results_folder: parent of the folder of the run; created if needed.
+
+    Raises:
+        NotAnswering: the server does not reply.
+        ResultError: the swarm left no recording.
+        OSError: the folder cannot be created.
+        ValueError: no such process to sample, no such address for the master, or workers that do not join.
+        KeyboardInterrupt: interrupted before anything was measured.
     """
     options = options or Options()
     if target and target.pid is not None and not psutil.pid_exists(target.pid):
-        raise ValueError(f"--server-pid is {target.pid}, and there is no such process")
+        raise ValueError(f"--server-pid is {target.pid}: there is no such process")
     if options.master is not None:
         _check_listenable(*options.master)
     probe = Probe.of(profile, target is not None and target.scheme == "tls")
@@ -87,38 +95,38 @@ def execute(
                 swarm.run(stack)
         finally:
             reserve.free_if_alone()
-            with contextlib.suppress(OSError):  # not if there is anything in it, which may say what went wrong
+            with contextlib.suppress(OSError):  # kept if it has files: they may show what went wrong
                 folder.rmdir()
-        return concluded(swarm, reserve, started_at.isoformat(timespec="seconds"), label), swarm.interrupted
+        return finalize(swarm, reserve, started_at.isoformat(timespec="seconds"), label), swarm.interrupted
 
 
 def _spread(profile: Profile, options: Options, limit: int, workers: int) -> Spread:
-    """How the swarm is spread over processes and cores; workers: of a server on this host, 0 if it is elsewhere."""
+    """Distribute the swarm over processes and cores. workers: of the server; 0: it is not started here."""
     available = sorted(os.sched_getaffinity(0))
-    cores = shared_out(available, workers) if options.pin and workers else Cores()
+    cores = split_cores(available, workers) if options.pin and workers else Cores()
     if options.master is not None:
         return Spread(
             master=options.master, workers=options.expect_workers, patience_s=options.expect_workers_s, cores=cores
         )
     processes = options.processes or processes_for(profile, limit, len(cores.generator or available))
-    # More processes than cores would wait for each other there, while the server's cores are free.
+    # With more processes than cores, the processes would wait for each other while the server's cores are idle.
     return Spread(processes, cores=cores if processes <= len(cores.generator) else Cores())
 
 
 def _check_listenable(host: str, port: int) -> None:
-    """Before anything is started for a master that could not listen."""
+    """ValueError if a master cannot listen at this address, before anything is started."""
     try:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
     except OSError as error:
         shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        # Python adds words of its own about the address to those of the system.
+        # error.strerror may contain the address, which Python adds.
         cause = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise ValueError(f"--bind {shown}: {cause}") from None
 
 
 def _new_folder(parent: Path, name: str) -> Path:
-    """A folder that nobody else has, even if several runs begin in the same second."""
+    """Create a folder; its name is unique even if several runs start in the same second."""
     parent.mkdir(parents=True, exist_ok=True)
     for folder in [parent / name, *(parent / f"{name}-{number}" for number in range(2, 100))]:
         with contextlib.suppress(FileExistsError):

@@ -1,8 +1,8 @@
-"""The processes of a run beside its server: Locust, in one process or several, and the sampler.
+"""Runs the swarm: Locust, in one process or several, and the sampler.
 
-Locust waits behind a gate until the sampler has seen the server in a second without a socket. What is under way is in
-a folder of its own for the time of the run, on another file system than the results perhaps: where those have no room
-at the end, there is still something to make figures of.
+Locust starts only after the sampler has sampled the server for a second without any connection. During the run, files
+are in a temporary folder, which may be on another file system than the results: if the disk of the results is full at
+the end, the figures can still be computed.
 """
 
 from __future__ import annotations
@@ -38,38 +38,38 @@ PACKAGE = Path(__file__).parents[1]
 PROFILE_USERS = PACKAGE / "users" / "profile_users.py"
 LOAD_SHAPE = PACKAGE / "locust_integration" / "load_shape.py"
 RECORDING = "client.json"
-# What an exchange in flight may take at the end before it is cut off, in seconds.
+# Seconds that an exchange in flight may take at the end of the run before it is cut off.
 STOP_TIMEOUT_S = 5
-# After its time: for a ramp that a busy machine makes longer, the last exchanges, and the last reports.
+# Beyond the planned time: for a ramp that takes longer on a busy machine, the last exchanges, and the last reports.
 SWARM_PATIENCE_S = 60.0
 POLL_S = 0.2
 SHOWN_EVERY_S = 1.0
 SAMPLER_PATIENCE_S = 10.0
-# gserver's workers enter the bytes they received once a second; everything else is there at once.
-COUNTED_S = 1.5
-# How much is read of a file that grows: more than a second of samples.
+# gserver's workers update their count of received bytes once per second, all other counters at once.
+COUNTERS_UPDATED_S = 1.5
+# Bytes read at the end of a growing file: more than a second of samples.
 NEWEST_BYTES = 32 * 1024
-# What one process asks a server at the most, in exchanges a second.
+# Maximum load for one process, in exchanges per second; more is distributed over several.
 PROCESS_RATE = 20_000
 FULL = 0.95
-#: gevent need not remember who started which greenlet: with a greenlet for each user that is time and memory. Locust
-#: prints names that the locale may have no letters for.
+#: GEVENT_TRACK_GREENLET_TREE=0: gevent does not record the parent of each greenlet, which would cost time and memory
+#: for each user. PYTHONUTF8: Locust prints names that the locale may be unable to encode.
 LOCUST_ENVIRONMENT = {"GEVENT_TRACK_GREENLET_TREE": "0", "PYTHONUTF8": "1"}
 
 
 class NoSwarm(ValueError):
-    """The workers of other hosts cannot be had; the text is one line for a person."""
+    """The workers of other hosts did not join; the text is one line for the user."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Over how many processes the swarm is spread, and where they are.
+    """How the swarm is distributed over processes.
 
     Attributes:
-        processes: of this host; with one there is no master.
-        master: (address, port) at which the workers of other hosts find their master, if there are to be any.
-        workers: how many of those are waited for, and for how many seconds: `patience_s`.
-        cores: who runs where.
+        processes: on this host; 1: without a master.
+        master: (address, port) on which the master listens for workers of other hosts; None: no such workers.
+        workers: of other hosts to wait for. patience_s: how long to wait.
+        cores: for server and generator.
     """
 
     processes: int = 1
@@ -80,8 +80,12 @@ class Spread:
 
 
 def processes_for(profile: Profile, limit: int, cores: int) -> int:
-    """As many as the sockets need with `limit` open files each; more for a load that is too much for one, up to a core
-    for each."""
+    """The number of generator processes: enough for the sockets and for the load.
+
+    Args:
+        limit: open files of each process.
+        cores: of the generator. A load that is too high for one process is distributed over all of them.
+    """
     held = max(1, math.floor(FULL * (limit - RESERVED_DESCRIPTORS)))
     load = profile.sockets * profile.rate if profile.rate else math.inf
     busy = min(cores, 1 if load <= PROCESS_RATE else cores, profile.sockets)
@@ -93,7 +97,7 @@ def locustfile_of(profile: Profile) -> str:
 
 
 def locust_options(profile: Profile, url: str, work: Path) -> dict[str, object]:
-    """Options of Locust that are the same however it is spread."""
+    """The options of Locust that do not depend on the number of processes."""
     options: dict[str, object] = {
         "--host": url,
         "--users": profile.sockets,
@@ -116,12 +120,13 @@ def locust_options(profile: Profile, url: str, work: Path) -> dict[str, object]:
 
 @dataclass
 class Swarm:
-    """What is being run, and what became of it.
+    """A swarm, its sampler, and how they ended.
 
     Attributes:
-        folder: of the run; work: of what is under way.
-        accidents: sentences that end with a full stop, for the verdict.
-        workers: that the swarm began with, where it is of several processes.
+        folder: of the run. work: temporary, for files during the run.
+        accidents: sentences for the verdict, with a full stop.
+        workers: that joined at the start, for a swarm of several processes.
+        sampler: its process, if the server is sampled.
     """
 
     profile: Profile
@@ -135,11 +140,11 @@ class Swarm:
     workers: int = 0
     sampler: subprocess.Popen[bytes] | None = None
     _locust: subprocess.Popen[bytes] | None = None
-    _noticed: int = 0
+    _notices_shown: int = 0
 
     @property
     def recording(self) -> Path | None:
-        """What Locust has left: in the folder of the run, if there was no room where it belongs."""
+        """The recording of Locust; in the folder of the run if the temporary folder was full; None without one."""
         return next((path for path in (self.work / RECORDING, self.folder / RECORDING) if path.exists()), None)
 
     @property
@@ -147,9 +152,9 @@ class Swarm:
         return self.work / "samples.jsonl"
 
     def run(self, stack: contextlib.ExitStack) -> None:
-        """From the first sample to the last.
+        """Start the sampler and Locust, and wait until the load ends.
 
-        NoSwarm if not all workers come, KeyboardInterrupt only for a second Ctrl-C.
+        NoSwarm if not all workers join, KeyboardInterrupt only for a second Ctrl-C. Closing `stack` stops the sampler.
         """
         write_whole(self.work / "plan.json", msgspec.json.encode(self.profile.plan))
         cores = self.spread.cores.generator
@@ -160,7 +165,7 @@ class Swarm:
             open_gate(locust)
             with Progress(self.profile) as progress:
                 self._follow(locust, progress)
-        ended = self._look_at_workers().get("ended")
+        ended = self._read_roster().get("ended")
         if ended and not self.interrupted:
             raise NoSwarm(ended)
         if locust.returncode not in (0, -signal.SIGTERM):
@@ -196,9 +201,9 @@ class Swarm:
     # The sampler
 
     def _start_sampler(self, stack: contextlib.ExitStack, generator: int) -> None:
-        """And wait for a sample of the server without any socket, and for the end of its second.
+        """Start it, and wait for a sample of the server without connections, and for the end of that second.
 
-        How many sockets there were is known by whole seconds: of a second with sockets, no sample is from before them.
+        Sockets are counted per whole second, so this sample must be older than the first second with sockets.
         """
         target, pid = self.server.target, self.server.pid
         if pid is None and target.sampler is None:
@@ -212,7 +217,7 @@ class Swarm:
             options |= {"--pid": pid, "--port": target.address[1], "--host": target.address[0]}
             options |= {"--stats-socket": target.stats_socket} if target.stats_socket else {}
         words = [str(word) for option in options.items() for word in option]
-        command = python_module("loadtests.sampling.sampler", *words)
+        command = python_module("loadtests", "sample", *words)
         sampler = self.sampler = stack.enter_context(running(command, self.folder / "sampler.log"))
         deadline = time.monotonic() + SAMPLER_PATIENCE_S
         while not _size(self.samples) and sampler.poll() is None and time.monotonic() < deadline:
@@ -220,15 +225,15 @@ class Swarm:
         time.sleep(1 - time.monotonic() % 1)
 
     def _await_last_sample(self) -> None:
-        """One from after the swarm's end, by when the server has counted all of it."""
-        since, deadline = time.monotonic() + COUNTED_S, time.monotonic() + SAMPLER_PATIENCE_S
+        """Wait for a sample after the end of the swarm, when the server's counters are complete."""
+        since, deadline = time.monotonic() + COUNTERS_UPDATED_S, time.monotonic() + SAMPLER_PATIENCE_S
         while self.sampler is not None and self.sampler.poll() is None and time.monotonic() < deadline:
             newest = self._newest(self.samples)
             if newest and newest[-1]["time_s"] > since:
                 return
             time.sleep(POLL_S)
 
-    # While it goes on
+    # During the run
 
     def _follow(self, locust: subprocess.Popen[bytes], progress: Progress) -> None:
         patience_s = self.profile.total_s + SWARM_PATIENCE_S
@@ -236,10 +241,10 @@ class Swarm:
         shown_s = 0.0
         while locust.poll() is None:
             try:
-                # Reading takes milliseconds of a core that the generator may have been waiting for.
+                # Not more often: reading the files takes milliseconds of a core that the generator may need.
                 if time.monotonic() - shown_s > SHOWN_EVERY_S:
                     shown_s = time.monotonic()
-                    workers = self._look_at_workers()
+                    workers = self._read_roster()
                     if workers.get("is_waiting"):
                         progress.wait(workers["came"], workers["expected"])
                         deadline = max(deadline, time.monotonic() + patience_s)
@@ -254,33 +259,33 @@ class Swarm:
             except KeyboardInterrupt:
                 self._interrupt(locust)
 
-    def _look_at_workers(self) -> dict[str, Any]:
-        """What worker_join.py wrote last of the swarm's workers; prints what is new. Empty where there are none."""
+    def _read_roster(self) -> dict[str, Any]:
+        """Read the state of the workers that worker_join.py wrote, and print new notices; empty without workers."""
         try:
             workers: dict[str, Any] = json.loads((self.work / "roster.json").read_bytes())
         except FileNotFoundError:
             return {}
-        for sentence in workers["notices"][self._noticed :]:
+        for sentence in workers["notices"][self._notices_shown :]:
             print(f"\nloadtests: {sentence}", file=sys.stderr)
-        self._noticed, self.workers = len(workers["notices"]), workers["came"]
+        self._notices_shown, self.workers = len(workers["notices"]), workers["came"]
         return workers
 
     @property
-    def told(self) -> dict[str, Any]:
-        """What load_shape.py said last of where the run is; empty before that."""
+    def load_state(self) -> dict[str, Any]:
+        """The state of the load that load_shape.py wrote last: phases and steps; empty before the first."""
         try:
-            said: dict[str, Any] = json.loads((self.work / "phases.json").read_bytes())
-            return said
+            state: dict[str, Any] = json.loads((self.work / "phases.json").read_bytes())
+            return state
         except FileNotFoundError:
             return {}
 
     @property
     def phase(self) -> str:
-        told = self.told
-        return str(told["phase"] or "ending") if told else ""
+        state = self.load_state
+        return str(state["phase"] or "ending") if state else ""
 
     def _interrupt(self, locust: subprocess.Popen[bytes]) -> None:
-        """The first Ctrl-C lets the swarm finish what is in flight; the second one is the user's last word."""
+        """After the first Ctrl-C the swarm completes the exchanges in flight; the second one ends it at once."""
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
@@ -288,26 +293,28 @@ class Swarm:
         locust.send_signal(signal.SIGTERM)
 
     def _watch(self, locust: subprocess.Popen[bytes]) -> None:
-        """Say so, once, if the server or the sampler is no more; a swarm on a server of its own is then ended."""
+        """Report once that the server or the sampler has ended; end the swarm if its server has."""
         if not self.server_ended and self.server.ended is not None:
-            self._mishap(f"The server ended with status {self.server.ended} in the middle of the run: see server.log.")
+            self._accident(
+                f"The server ended with status {self.server.ended} in the middle of the run: see server.log."
+            )
             self.server_ended = True
             locust.send_signal(signal.SIGTERM)
         if self.sampler is not None and self.sampler.poll() is not None:
             if not self.server_ended:
-                self._mishap(f"The sampler ended in the middle of the run: {self._sampler_said()}.")
+                self._accident(f"The sampler ended in the middle of the run: {self._sampler_error()}.")
             self.sampler = None
 
-    def _mishap(self, sentence: str) -> None:
+    def _accident(self, sentence: str) -> None:
         self.accidents.append(sentence)
         print(f"\nloadtests: {sentence}", file=sys.stderr)
 
-    def _sampler_said(self) -> str:
-        said = last_line(self.folder / "sampler.log")
-        return said.removeprefix("loadtests sample: ").rstrip(".") or "it said nothing"
+    def _sampler_error(self) -> str:
+        line = last_line(self.folder / "sampler.log")
+        return line.removeprefix("loadtests sample: ").rstrip(".") or "its log is empty"
 
     def _newest(self, path: Path) -> list[dict[str, Any]]:
-        """The last whole lines of a file of JSON lines that is being written; none that a full disk has cut."""
+        """The last complete lines of a JSON Lines file that is being written; lines cut by a full disk are skipped."""
         if not path.exists():
             return []
         with path.open("rb") as file:

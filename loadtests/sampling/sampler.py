@@ -1,62 +1,81 @@
-"""`loadtests sample`: what a run costs its hosts, sampled by a process of its own, which a busy generator cannot blind.
+"""Samples the CPU time, memory and sockets of a run. A separate process: a busy generator would delay the samples.
 
-    loadtests sample --pid PID --output FILE       samples into a file
-    loadtests sample --pid PID --listen HOST:PORT  on a server's own machine: samples to whoever connects
-    loadtests sample --connect HOST:PORT --output FILE   on the run's machine: those, on this machine's clock
-
-A line of JSON for each sample: "time_s" on the monotonic clock, which every process of a host shares; "processes" of
-the server's tree and "generator", with what each has used so far; "kernel"; "server", what gserver itself has counted;
-"sampler", what all this costs. What cannot be had is left out. It ends with the tree, or at TERM or INT, with status 0;
-with 1, and one line, if it cannot go on. USR1 asks for what is dear in the next sample: which descriptors are sockets,
-and memory by its pages.
+A line of JSON for each sample: "time_s" on the monotonic clock, which all processes of a host share; "processes" of
+the server's tree and "generator", with what each has used so far; "kernel"; "server", the counters of gserver itself;
+"sampler", the cost of sampling. Values that cannot be read are left out.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
-import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 
 from gserver.arbiter.stats_socket import read_stats
-from gserver.config.addresses import TcpBind, parse_bind
+from gserver.config.addresses import TcpBind
 from gserver.errors import ConfigError
 from loadtests.host import kernel_counters
 from loadtests.sampling.process_tree import Budget, Plateau, Tree
-from loadtests.sampling.remote_feed import Broadcast, Feed, FeedLost
+from loadtests.sampling.remote_feed import Broadcast, Feed
 from loadtests.sampling.wakeup import Wakeup
-from loadtests.url import host_name
 
-__all__ = ["Sampler", "main"]
+__all__ = ["DEFAULT_INTERVAL_S", "CannotSample", "SampleRequest", "Sampler", "run_sampler"]
 
 DEFAULT_INTERVAL_S = 0.25
-# An arbiter that does not answer in this time is left out of a sample, and asked again for the next.
+# If the arbiter does not reply within this time, the sample has no counters of gserver.
 STATS_PATIENCE_S = 0.2
-# Above this, counting the sockets of a tree would hold up the samples; gserver's own counters say how many there are.
+# Above this number of descriptors, counting the sockets of a tree would delay the samples; gserver's own counters have
+# the number of connections.
 MOST_COUNTED = 20_000
 
 
 class CannotSample(Exception):
-    """The text is one line for a person."""
+    """A process cannot be sampled; the text is one line for the user."""
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """What to sample, and where the samples go.
+
+    Attributes:
+        pid: root of the server's process tree; None with `connect`.
+        connect: a sampler on another host, instead of `pid`.
+        output: a file to append to. listen: an address for clients, instead of `output`.
+        generator_pid: root of the generator's process tree.
+        port, host: under test, for the accept queue; host "": every address.
+        stats_socket: of a gserver, for its counters.
+    """
+
+    pid: int | None = None
+    connect: TcpBind | None = None
+    output: Path | None = None
+    listen: TcpBind | None = None
+    generator_pid: int | None = None
+    port: int | None = None
+    host: str = ""
+    stats_socket: str | None = None
+    interval_s: float = DEFAULT_INTERVAL_S
 
 
 @dataclass
 class Sampler:
     """Takes samples.
 
-    Args:
-        server, generator: the process trees, as far as they are of this host.
-        port, addresses: that are tested, for the accept queue; without addresses all. stats_socket: gserver's.
+    Attributes:
+        server, generator: process trees of this host, if any.
+        port, addresses: under test, for the accept queue; no addresses: all.
+        stats_socket: of a gserver.
+        wants_expensive: include in the next sample what is expensive to read. True at first: all later samples are
+            compared with the one that was taken before any socket.
     """
 
     server: Tree | None
@@ -64,16 +83,16 @@ class Sampler:
     port: int | None = None
     addresses: frozenset[str] = frozenset()
     stats_socket: str | None = None
-    is_dear_asked_for: bool = True  # the first sample, before any socket, is what all others are compared with
+    wants_expensive: bool = True
     _sockets: Budget = field(default_factory=Budget)
     _memory: Budget = field(default_factory=Budget)
     _was_level: bool = False
     _plateau: Plateau = field(default_factory=Plateau)
     _own: psutil.Process = field(default_factory=psutil.Process)
-    _untold: set[str] = field(default_factory=lambda: {"stats", "generator", "memory"})
+    _not_reported: set[str] = field(default_factory=lambda: {"stats", "generator", "memory"})
 
     def take(self) -> dict[str, Any] | None:
-        """A sample; None once the server has ended. CannotSample if it may not be read."""
+        """Take a sample; None once the server has ended. CannotSample without permission to read the process."""
         sample: dict[str, Any] = {"time_s": time.monotonic(), "processes": []}
         if self.server is not None:
             sample["processes"] = self._server(sample["time_s"])
@@ -82,7 +101,7 @@ class Sampler:
         if self.generator is not None:
             sample["generator"] = _readable(self.generator, False, False)
             if not sample["generator"]:
-                self._tell("generator", f"the generator, process {self.generator.root_pid}, has ended")
+                self._print_once("generator", f"the generator, process {self.generator.root_pid}, has ended")
         sample["kernel"] = self._kernel()
         if (counted := self._counted()) is not None:
             sample["server"] = counted
@@ -92,11 +111,11 @@ class Sampler:
 
     def _server(self, now_s: float) -> list[dict[str, Any]]:
         assert self.server is not None
-        asked, self.is_dear_asked_for = self.is_dear_asked_for, False
+        forced, self.wants_expensive = self.wants_expensive, False
         held, was_level, self._was_level = self._plateau.descriptors, self._was_level, self._plateau.is_level
-        sockets = asked or (held <= MOST_COUNTED and self._sockets.allows(now_s))
-        # Each plateau has a reading at its beginning, whatever that of the one before it has cost.
-        memory = asked or (self._was_level and (not was_level or self._memory.allows(now_s)))
+        sockets = forced or (held <= MOST_COUNTED and self._sockets.allows(now_s))
+        # Memory is read at the beginning of each plateau, even if the budget is used up.
+        memory = forced or (self._was_level and (not was_level or self._memory.allows(now_s)))
         began_s = time.process_time()
         processes = _readable(self.server, sockets, memory)
         took_s = time.process_time() - began_s
@@ -104,14 +123,16 @@ class Sampler:
             if was_used:
                 budget.spent(now_s, took_s)
         if refused := next((process for process in processes if "memory_error" in process), None):
-            self._tell("memory", f"the memory of process {refused['pid']} cannot be read: {refused['memory_error']}")
+            self._print_once(
+                "memory", f"the memory of process {refused['pid']} cannot be read: {refused['memory_error']}"
+            )
         self._plateau.add(now_s, sum(process["descriptors"] for process in processes))
         return processes
 
     def _kernel(self) -> dict[str, Any]:
         found: dict[str, Any] = {**kernel_counters.processors()}
         pid = self.server.root_pid if self.server is not None else "self"
-        with contextlib.suppress(OSError, KeyError):  # it ended meanwhile, or its kernel does not count this
+        with contextlib.suppress(OSError, KeyError):  # the process has ended, or this kernel has no such counter
             found.update(kernel_counters.network(pid))
             found["namespace"] = kernel_counters.namespace(pid)
         if self.port is not None and (pid == "self" or kernel_counters.same_namespace(int(pid))):
@@ -121,21 +142,21 @@ class Sampler:
         return found
 
     def _counted(self) -> dict[str, Any] | None:
-        """What gserver has counted over all its workers."""
+        """The counters of gserver over all its workers."""
         if self.stats_socket is None:
             return None
         try:
-            told = read_stats(self.stats_socket, STATS_PATIENCE_S)
+            stats = read_stats(self.stats_socket, STATS_PATIENCE_S)
         except ConfigError as error:
-            self._tell("stats", str(error))
+            self._print_once("stats", str(error))
             return None
-        lags = [worker["lag_s"] for worker in told["workers"]]
-        return {**told["totals"], "workers": len(told["workers"]), "lag_s": max(lags, default=0.0)}
+        lags = [worker["lag_s"] for worker in stats["workers"]]
+        return {**stats["totals"], "workers": len(stats["workers"]), "lag_s": max(lags, default=0.0)}
 
-    def _tell(self, what: str, text: str) -> None:
-        """Once for each thing that is missing in the samples from now on."""
-        if what in self._untold:
-            self._untold.discard(what)
+    def _print_once(self, what: str, text: str) -> None:
+        """Print a line for something that is missing in the samples from now on."""
+        if what in self._not_reported:
+            self._not_reported.discard(what)
             print(f"loadtests sample: {text}", file=sys.stderr)
 
 
@@ -143,86 +164,20 @@ def _readable(tree: Tree, sockets: bool, memory: bool) -> list[dict[str, Any]]:
     try:
         return tree.sample(sockets, memory)
     except psutil.AccessDenied as error:
-        raise CannotSample(f"process {error.pid} may not be sampled: it is another user's") from None
+        raise CannotSample(f"process {error.pid} may not be sampled: it belongs to another user") from None
 
 
-def main(argv: Sequence[str]) -> int:
-    """Sample as `argv` says, to the end of the tree or until told to stop; return the exit status."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    _check(parser, arguments)
-    try:
-        with Wakeup(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) as wakeup:
-            return _relay(arguments, wakeup) if arguments.connect else _sample(arguments, wakeup)
-    except (CannotSample, FeedLost) as error:
-        print(f"loadtests sample: {error}", file=sys.stderr)
-    except OSError as error:
-        where = arguments.output or arguments.listen or arguments.connect
-        print(f"loadtests sample: {where}: {_cause(error)}", file=sys.stderr)
-    return 1
+def run_sampler(request: SampleRequest) -> str | None:
+    """Sample until the server's process ends or a signal comes; return why it ended, None for a signal.
 
-
-def _cause(error: OSError) -> str:
-    """In the system's words, without those that Python adds about an address."""
-    return os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error.strerror or error)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="loadtests sample", description="Sample what a run costs its hosts.")
-    parser.add_argument("--pid", type=_number, help="the root of the server's process tree")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="where to append the samples")
-    parser.add_argument("--listen", type=_address, metavar="HOST:PORT", help="where to give them to whoever connects")
-    parser.add_argument("--connect", type=_address, metavar="HOST:PORT", help="take those that are given there")
-    parser.add_argument("--generator", type=_number, metavar="PID", help="the root of the generator's process tree")
-    parser.add_argument("--port", type=_number, metavar="PORT", help="that is tested: its accept queue is sampled")
-    parser.add_argument("--host", default="", metavar="ADDRESS", help="that is tested, where --port has others on it")
-    parser.add_argument("--stats-socket", metavar="PATH", help="gserver's, for what it has counted itself")
-    parser.add_argument(
-        "--interval", type=_interval, default=DEFAULT_INTERVAL_S, metavar="SECONDS", help="(default 0.25)"
-    )
-    return parser
-
-
-def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    if (arguments.pid is None) == (arguments.connect is None):
-        parser.error("either --pid or --connect must be given")
-    if (arguments.output is None) == (arguments.listen is None):
-        parser.error("either --output or --listen must be given")
-    if arguments.connect is not None and arguments.output is None:
-        parser.error("--connect needs --output")
-
-
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 2**31):
-        raise argparse.ArgumentTypeError(f"{text!r}, must be a number of at least 1")
-    return int(text)
-
-
-def _interval(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.01 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r}, must be a number of seconds from 0.01 to 3600")
-    return seconds
-
-
-def _address(text: str) -> TcpBind:
-    try:
-        bind = parse_bind(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    if not isinstance(bind, TcpBind):
-        raise argparse.ArgumentTypeError(f"{text!r}, must be HOST:PORT or [V6]:PORT")
-    try:
-        return TcpBind(host_name(bind.host), bind.port)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    CannotSample or FeedLost if sampling cannot start or go on, OSError for the file or the address.
+    """
+    with Wakeup(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) as wakeup:
+        return _relay(request, wakeup) if request.connect else _sample(request, wakeup)
 
 
 def _addresses(host: str) -> frozenset[str]:
-    """Of a name all; none where it has none here, so that every listener of the port counts."""
+    """All addresses of a host name; empty if the name is unknown here, so that every listener of the port counts."""
     try:
         return frozenset(str(found[4][0]) for found in socket.getaddrinfo(host or None, 0)) if host else frozenset()
     except OSError:
@@ -236,42 +191,42 @@ def _tree(pid: int | None) -> Tree | None:
         raise CannotSample(f"there is no process {pid}") from None
 
 
-def _sample(arguments: argparse.Namespace, wakeup: Wakeup) -> int:
-    trees = _tree(arguments.pid), _tree(arguments.generator)
-    sampler = Sampler(*trees, arguments.port, _addresses(arguments.host), arguments.stats_socket)
+def _sample(request: SampleRequest, wakeup: Wakeup) -> str | None:
+    trees = _tree(request.pid), _tree(request.generator_pid)
+    sampler = Sampler(*trees, request.port, _addresses(request.host), request.stats_socket)
     with contextlib.ExitStack() as stack:
-        if arguments.listen is not None:
-            broadcast = stack.enter_context(Broadcast((arguments.listen.host, arguments.listen.port), wakeup))
+        if request.listen is not None:
+            broadcast = stack.enter_context(Broadcast((request.listen.host, request.listen.port), wakeup))
             host, port = broadcast.address
             print(f"loadtests sample: listening at {TcpBind(host, port)}", file=sys.stderr, flush=True)
-            write, end = broadcast.send, broadcast.end
+            why_ended = _loop(sampler, request.interval_s, wakeup, broadcast.send)
+            broadcast.end(why_ended or "it was stopped by a signal")
         else:
-            file = stack.enter_context(arguments.output.open("a"))
-            write, end = _writer(file), _ignore
-        why = _loop(sampler, arguments.interval, wakeup, write)
-        end(why or "it was told to stop")
-    if why is not None:
-        print(f"loadtests sample: {why}", file=sys.stderr)
-    return 0
+            assert request.output is not None
+            file = stack.enter_context(request.output.open("a"))
+            why_ended = _loop(sampler, request.interval_s, wakeup, _writer(file))
+    return why_ended
 
 
-def _loop(sampler: Sampler, interval_s: float, wakeup: Wakeup, write: Any) -> str | None:
-    """Why it ended, if not because it was told to."""
+def _loop(
+    sampler: Sampler, interval_s: float, wakeup: Wakeup, write: Callable[[Mapping[str, Any]], None]
+) -> str | None:
+    """Sample every `interval_s` seconds; return why the samples ended, None for a signal."""
     due_s = time.monotonic()
     while True:
         for number in wakeup.wait(due_s):
             if number != signal.SIGUSR1:
                 return None
-            sampler.is_dear_asked_for = True
+            sampler.wants_expensive = True
         sample = sampler.take()
         if sample is None:
             assert sampler.server is not None
             return f"process {sampler.server.root_pid} has ended"
         write(sample)
-        due_s = max(due_s + interval_s, time.monotonic())  # one that came late is not made up for
+        due_s = max(due_s + interval_s, time.monotonic())  # a late sample is not made up for
 
 
-def _writer(file: Any) -> Any:
+def _writer(file: TextIO) -> Callable[[Mapping[str, Any]], None]:
     def write(sample: Mapping[str, Any]) -> None:
         file.write(json.dumps(sample) + "\n")
         file.flush()
@@ -279,14 +234,12 @@ def _writer(file: Any) -> Any:
     return write
 
 
-def _ignore(why: str) -> None:
-    """A file needs no farewell."""
-
-
-def _relay(arguments: argparse.Namespace, wakeup: Wakeup) -> int:
-    """Write what another host's sampler says, on this host's clock, with this host's generator beside it."""
-    sampler = Sampler(None, _tree(arguments.generator), stats_socket=None)
-    with arguments.output.open("a") as file, Feed((arguments.connect.host, arguments.connect.port), wakeup) as feed:
+def _relay(request: SampleRequest, wakeup: Wakeup) -> str | None:
+    """Write the samples of a sampler on another host, with this host's clock and this host's generator."""
+    assert request.connect is not None
+    assert request.output is not None
+    sampler = Sampler(None, _tree(request.generator_pid), stats_socket=None)
+    with request.output.open("a") as file, Feed((request.connect.host, request.connect.port), wakeup) as feed:
         write = _writer(file)
         for sample in feed:
             here = sampler.take()
@@ -299,10 +252,4 @@ def _relay(arguments: argparse.Namespace, wakeup: Wakeup) -> int:
                 "sampler_cpu_s": here["sampler"]["cpu_s"],
             }
             write(sample)
-    if feed.why_ended is not None:
-        print(f"loadtests sample: {feed.why_ended}", file=sys.stderr)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    return feed.why_ended

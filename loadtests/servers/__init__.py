@@ -1,1 +1,1 @@
-"""The servers under test: how each is named, built, started and probed."""
+"""The servers under test: specs, builds, start commands, and the check that a server is ready."""

@@ -1,9 +1,9 @@
-"""Another commit of this repository, made ready to serve: a worktree with an environment of its own, kept by commit.
+"""Builds another commit of this repository: a worktree and a virtual environment, cached by commit.
 
     CACHE/COMMIT-PYTHON/tree, venv, log, and ready, which is written last
 
-What it needs beside itself is installed in the versions that this interpreter has, so that two commits of a server are
-compared, and not two versions of gevent.
+Its dependencies are installed in the versions of this interpreter, so that a comparison is between two commits, and not
+between two versions of gevent.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ from loadtests.servers.toolchain import Missing, cache_folder, check_module, nee
 
 __all__ = ["Build", "build", "builds_cache"]
 
-OURS = "gserver-tcp"
+OWN_PACKAGE = "gserver-tcp"
 
 
 @dataclass(frozen=True)
 class Build:
-    """A commit that can be served.
+    """A commit that was built.
 
-    commit: twelve digits. tree: its files. gserver: its command.
+    Attributes:
+        commit: twelve digits.
+        tree: the folder with its files.
+        gserver: the path of its command.
     """
 
     commit: str
@@ -39,22 +42,22 @@ class Build:
 
 
 def builds_cache() -> Path:
-    """Where builds are kept."""
+    """The folder of all builds."""
     return cache_folder("gserver-loadtests") / "builds"
 
 
-def build(repository: Path, ref: str, cache: Path, say: Callable[[str], None]) -> Build:
-    """The build of a commit, made unless it is there; Missing says in one line what failed."""
+def build(repository: Path, ref: str, cache: Path, notify: Callable[[str], None]) -> Build:
+    """Build a commit, unless it was built before; Missing explains a failure in one line."""
     git = [need("git"), "-C", str(repository)]
     commit = _commit(git, repository, ref)
     folder = cache / f"{commit}-{sysconfig.get_python_version()}"
-    made = Build(commit[:12], folder / "tree", folder / "venv" / "bin" / "gserver")
-    with _alone(folder):
+    result = Build(commit[:12], folder / "tree", folder / "venv" / "bin" / "gserver")
+    with _locked(folder):
         if not (folder / "ready").exists():
-            say(f"building {ref} ({made.commit}), once")
-            _make(git, commit, folder, made)
+            notify(f"building {ref} ({result.commit}), once")
+            _build(git, commit, folder, result)
             (folder / "ready").touch()
-    return made
+    return result
 
 
 def _commit(git: Sequence[str], repository: Path, ref: str) -> str:
@@ -63,46 +66,46 @@ def _commit(git: Sequence[str], repository: Path, ref: str) -> str:
     except Missing:
         pass
     if subprocess.run([*git, "rev-parse"], capture_output=True, check=False).returncode:
-        raise Missing(f"{repository} is no git repository, so there is no commit {ref!r}")
-    raise Missing(f"git knows no commit {ref!r} here; one of another repository has to be fetched first")
+        raise Missing(f"{repository} is not a git repository, so it has no commit {ref!r}")
+    raise Missing(f"git finds no commit {ref!r} here; fetch it first if it is in another repository")
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One builds, others wait."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Only one process builds; others wait."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _make(git: Sequence[str], commit: str, folder: Path, made: Build) -> None:
-    shutil.rmtree(folder, ignore_errors=True)  # of one that was not finished
+def _build(git: Sequence[str], commit: str, folder: Path, result: Build) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # an unfinished build
     folder.mkdir()
     run_tool([*git, "worktree", "prune"])
-    run_tool([*git, "worktree", "add", "--quiet", "--force", "--detach", str(made.tree), commit])
+    run_tool([*git, "worktree", "add", "--quiet", "--force", "--detach", str(result.tree), commit])
     check_module("pip")
     run_tool([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")])
     constraints = folder / "constraints.txt"
     constraints.write_text("".join(f"{each}\n" for each in _installed()), "utf-8")
-    _install(folder, constraints, made)
-    if not made.gserver.exists():
-        raise Missing(f"commit {made.commit} installs no command gserver")
+    _install(folder, constraints, result)
+    if not result.gserver.exists():
+        raise Missing(f"commit {result.commit} installs no command gserver")
 
 
-def _install(folder: Path, constraints: Path, made: Build) -> None:
+def _install(folder: Path, constraints: Path, result: Build) -> None:
     pip = [sys.executable, "-m", "pip", "--python", str(folder / "venv"), "--disable-pip-version-check", "install"]
-    command = [*pip, "--constraint", str(constraints), "--editable", str(made.tree)]
+    command = [*pip, "--constraint", str(constraints), "--editable", str(result.tree)]
     log = folder / "log"
     with log.open("wb") as output:
         status = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False).returncode
     if status:
-        said = [line for line in log.read_text("utf-8", "replace").splitlines() if "error" in line.lower()]
+        errors = [line for line in log.read_text("utf-8", "replace").splitlines() if "error" in line.lower()]
         raise Missing(
-            f"pip cannot install commit {made.commit}: {said[0].strip() if said else status}; its log is {log}"
+            f"pip cannot install commit {result.commit}: {errors[0].strip() if errors else status}; its log is {log}"
         )
 
 
 def _installed() -> list[str]:
     names = {each.metadata["Name"]: each.version for each in metadata.distributions()}
-    return sorted(f"{name}=={version}" for name, version in names.items() if name and name != OURS)
+    return sorted(f"{name}=={version}" for name, version in names.items() if name and name != OWN_PACKAGE)

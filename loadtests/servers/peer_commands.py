@@ -1,4 +1,4 @@
-"""The peers, and how each serves a service: a program of peers/ and the words behind it; {port} will be replaced."""
+"""The commands of the peers, the servers that gserver is compared with. {port} is replaced at the start."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from dataclasses import dataclass
 
 from loadtests.servers.toolchain import Toolchain, check_module
 
-__all__ = ["RECIPES", "Recipe", "recipe_of"]
+__all__ = ["PEER_COMMANDS", "PeerCommand", "peer_command"]
 
 TLS = "{port} {certfile} {keyfile}"
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a peer serves a service.
+class PeerCommand:
+    """The command of a peer for a service.
 
-    program: a file of peers/. module: what it imports that may be missing.
+    Attributes:
+        program: a file in peers/.
+        words: its arguments.
+        module: an optional package that it imports.
     """
 
     program: str
@@ -23,48 +26,48 @@ class Recipe:
     module: str | None = None
 
     def command(self, toolchain: Toolchain) -> list[str]:
-        """The words that start it; Missing says what this machine lacks."""
+        """The command line; Missing if this machine lacks a tool or a package for it."""
         if self.module is not None:
             check_module(self.module)
         return [*toolchain.command_of(self.program), *self.words.split()]
 
 
-RECIPES: dict[str, dict[str, Recipe]] = {
-    "c": {"echo": Recipe("echo_epoll.c")},
-    "go": {"echo": Recipe("echo.go"), "tls": Recipe("echo.go", TLS), "cluster": Recipe("echo.go")},
+PEER_COMMANDS: dict[str, dict[str, PeerCommand]] = {
+    "c": {"echo": PeerCommand("echo_epoll.c")},
+    "go": {"echo": PeerCommand("echo.go"), "tls": PeerCommand("echo.go", TLS), "cluster": PeerCommand("echo.go")},
     "node": {
-        "echo": Recipe("echo.js"),
-        "json": Recipe("json.js"),
-        "tls": Recipe("echo.js", TLS),
-        "cluster": Recipe("cluster.js", "{port} {workers}"),
+        "echo": PeerCommand("echo.js"),
+        "json": PeerCommand("json.js"),
+        "tls": PeerCommand("echo.js", TLS),
+        "cluster": PeerCommand("cluster.js", "{port} {workers}"),
     },
     "uvloop": {
-        "echo": Recipe("asyncio_echo.py", "uvloop {port}", "uvloop"),
-        "json": Recipe("asyncio_json.py", "uvloop {port}", "uvloop"),
-        "tls": Recipe("asyncio_echo.py", f"uvloop {TLS}", "uvloop"),
+        "echo": PeerCommand("asyncio_echo.py", "uvloop {port}", "uvloop"),
+        "json": PeerCommand("asyncio_json.py", "uvloop {port}", "uvloop"),
+        "tls": PeerCommand("asyncio_echo.py", f"uvloop {TLS}", "uvloop"),
     },
     "asyncio": {
-        "echo": Recipe("asyncio_echo.py", "asyncio {port}"),
-        "json": Recipe("asyncio_json.py", "asyncio {port}"),
-        "tls": Recipe("asyncio_echo.py", f"asyncio {TLS}"),
+        "echo": PeerCommand("asyncio_echo.py", "asyncio {port}"),
+        "json": PeerCommand("asyncio_json.py", "asyncio {port}"),
+        "tls": PeerCommand("asyncio_echo.py", f"asyncio {TLS}"),
     },
     "gevent": {
-        "echo": Recipe("gevent_echo.py"),
-        "json": Recipe("gevent_json.py"),
-        "tls": Recipe("gevent_echo.py", TLS),
+        "echo": PeerCommand("gevent_echo.py"),
+        "json": PeerCommand("gevent_json.py"),
+        "tls": PeerCommand("gevent_echo.py", TLS),
     },
 }
-#: What a load test can ask of a peer.
+#: The services that a load test can use.
 SERVICES = ("echo", "json")
 
 
-def recipe_of(name: str) -> Recipe:
-    """That of PEER-SERVICE, such as node-json; ValueError with all names if there is none."""
+def peer_command(name: str) -> PeerCommand:
+    """The command of PEER-SERVICE, such as node-json; ValueError with all names for an unknown one."""
     known = {
-        f"{peer}-{service}": RECIPES[peer][service]
+        f"{peer}-{service}": PEER_COMMANDS[peer][service]
         for service in SERVICES
-        for peer in RECIPES
-        if service in RECIPES[peer]
+        for peer in PEER_COMMANDS
+        if service in PEER_COMMANDS[peer]
     }
     if name not in known:
         raise ValueError(f"there is no peer {name!r}: expected one of {', '.join(known)}")

@@ -1,10 +1,10 @@
-"""Which server is a side of a comparison, in a word that a person types, and the command that starts it. Pure.
+"""Parses the spec of a server on the command line, such as gserver:json@main. Pure.
 
-gserver:json                                  this installation's, with what it serves: echo, json or MODULE:NAME
-gserver:json@GIT-REF                          the same of another commit of this repository
+gserver:json                                  the installed gserver with an application: echo, json or MODULE:NAME
+gserver:json@GIT-REF                          the same with another commit of this repository
 gserver:echo?greenlets=dedicated&workers=2    with settings, by their names
-peer:node-json                                one of the servers to compare with
-cmd:ANY COMMAND {port}                        whatever listens there, on 127.0.0.1
+peer:node-json                                one of the peers, the servers to compare with
+cmd:ANY COMMAND {port}                        any program that listens on this port of 127.0.0.1
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from typing import Any, Literal
 from urllib.parse import unquote
 
 from gserver.config.settings import declared
-from loadtests.servers.peer_commands import recipe_of
+from loadtests.servers.peer_commands import peer_command
 
 __all__ = ["Spec", "parse_command", "parse_spec"]
 
 KINDS = ("gserver:", "peer:", "cmd:")
 _GSERVER = re.compile(r"(?P<app>[^@?(]+(\(.*\))?)(@(?P<ref>[^?]+))?(\?(?P<query>.*))?")
-#: What a run decides itself.
-NOT_YOURS = ("bind", "daemon", "stats_socket")
+#: Settings that a run sets itself.
+RESERVED = ("bind", "daemon", "stats_socket")
 SWITCH = {"true": True, "false": False}
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A server, not yet made.
+    """A parsed spec.
 
     Attributes:
-        text: as it was typed.
-        served: what gserver serves, the peer's name, or the command.
-        ref: the commit, as it was typed; None for what is installed.
-        flags: gserver's, for the settings.
-        workers: None: those of the profile.
+        text: the spec as typed.
+        served: the application of gserver, the peer's name, or the command.
+        ref: the commit as typed; None: the installed gserver.
+        flags: of gserver, for the settings.
+        workers: of gserver; None: those of the profile.
     """
 
     text: str
@@ -51,18 +51,18 @@ class Spec:
 
     @property
     def profile(self) -> str:
-        """The profile that speaks to it, where none is named."""
+        """The name of the default profile for this server."""
         return "echo" if re.search(r"\becho\b", self.served) else "json"
 
 
 def parse_spec(text: str) -> Spec:
-    """The server that `text` names; ValueError is one line about what is wrong."""
+    """Parse a spec; ValueError explains an error in one line."""
     kind, _, rest = text.partition(":")
     if kind == "cmd":
         parse_command(rest)
         return Spec(text, "cmd", rest)
     if kind == "peer":
-        recipe_of(rest)
+        peer_command(rest)
         return Spec(text, "peer", rest)
     if kind == "gserver" and (found := _GSERVER.fullmatch(rest)):
         settings = _settings(found["query"])
@@ -74,15 +74,15 @@ def parse_spec(text: str) -> Spec:
 
 
 def parse_command(text: str) -> list[str]:
-    """The words of a server's command; ValueError unless it says where the port goes."""
+    """Split a server's command into words; ValueError without a placeholder {port}."""
     words = shlex.split(text)
     if not any("{port}" in word for word in words):
-        raise ValueError(f"{text!r} does not say where its port goes: {{port}}")
+        raise ValueError(f"{text!r} has no placeholder for its port: {{port}}")
     return words
 
 
 def _settings(query: str | None) -> dict[str, list[str]]:
-    """Name -> values, each checked; more than one for a setting that may be repeated."""
+    """Setting -> checked values; several if the setting may be repeated."""
     settings: dict[str, list[str]] = {}
     for part in query.split("&") if query else []:
         name, equals, value = part.partition("=")
@@ -97,13 +97,15 @@ def _settings(query: str | None) -> dict[str, list[str]]:
 
 
 def _field(name: str) -> dataclasses.Field[Any]:
-    fields = {field.name: field for field in declared() if field.metadata["flags"] and field.name not in NOT_YOURS}
+    fields = {field.name: field for field in declared() if field.metadata["flags"] and field.name not in RESERVED}
     if name in fields:
         return fields[name]
     if name in {field.name for field in declared()}:
         raise ValueError(f"setting {name} cannot be chosen for a load test")
-    near = difflib.get_close_matches(name, fields, 1)
-    raise ValueError(f"unknown setting {name!r}" + (f", did you mean {near[0]!r}?" if near else ": see gserver --help"))
+    similar = difflib.get_close_matches(name, fields, 1)
+    raise ValueError(
+        f"unknown setting {name!r}" + (f", did you mean {similar[0]!r}?" if similar else ": see gserver --help")
+    )
 
 
 def _repeats(field: dataclasses.Field[Any]) -> bool:

@@ -1,4 +1,4 @@
-"""The server under test: one that the run starts, on a free port and on cores of its own, or one that runs already."""
+"""The server under test: started by the run on a free port and separate cores, or already running."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from loadtests.workloads.profiles import Profile
 
 __all__ = ["RAN_ALREADY", "Server", "Target", "local_target", "server_words", "try_out", "workers_for"]
 
-#: The command of a server that a run did not start: all that is known of it is its address.
+#: In run.json, the command of a server that the run did not start.
 RAN_ALREADY = "was running already"
 
-# A server that is said to run already may be slow, but not starting.
+# For a server that is already running: it may be slow, but needs no time to start.
 RUNNING_PATIENCE_S = 3.0
-# Connections are spread over workers well, and not evenly.
+# Connections are not spread evenly over workers, so none is planned to be full.
 SPREAD = 0.9
 BACKLOG = 4096
-# Of a log, the lines that are looked at, and the characters that are quoted.
+# Lines of a log that are searched for an error, and characters that are quoted.
 LOG_LINES, QUOTED = 20, 200
-_COMPLAINT = re.compile(r"(error|exception|fatal|panic)\b|cannot|denied|not found|in use", re.IGNORECASE)
+_ERROR = re.compile(r"(error|exception|fatal|panic)\b|cannot|denied|not found|in use", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where the server is.
+    """A server to test.
 
     Attributes:
         address: (host, port).
-        command: how the run starts it; None for one that runs already.
-        pid: the root of its process tree, where it is known and of this host.
-        sampler: (host, port) of a `loadtests sample --listen` beside it.
-        stats_socket: where gserver says what it has counted.
-        scheme: tcp, or tls.
-        workers: of a gserver that the run starts, all of which it waits for; None: it is none.
-        title: what a run says that it was; "": its command.
+        command: starts it; None: it is already running.
+        pid: root of its process tree, if it is on this host and known.
+        sampler: (host, port) of a `loadtests sample --listen` on its host.
+        stats_socket: path of gserver's stats socket.
+        scheme: "tcp" or "tls".
+        workers: of a gserver that the run starts and waits for; None: another server.
+        title: its name in run.json; "": its command.
     """
 
     address: tuple[str, int]
@@ -66,12 +66,12 @@ class Target:
 
     @property
     def described_workers(self) -> dict[str, int]:
-        """Their number, for run.json; empty where it is not known."""
+        """{"workers": number} for run.json; empty if the number is unknown."""
         return {} if self.workers is None else {"workers": self.workers}
 
     @property
     def shown_command(self) -> str:
-        """The command as it would be typed again: the port was what happened to be free."""
+        """The command as a user would type it, without the port and the stats socket that the run chose."""
         if self.title or self.command is None:
             return self.title or RAN_ALREADY
         words = ["gserver", *self.command[3:]]
@@ -84,13 +84,13 @@ class Target:
 
 
 def workers_for(profile: Profile, limit: int) -> int:
-    """As many as the profile has, or more where they could not hold its sockets within `limit` open files."""
+    """The workers of the profile, or more if those cannot hold its sockets within `limit` open files each."""
     held = max(1, math.floor(SPREAD * (limit - RESERVED_DESCRIPTORS)))
     return max(profile.workers, math.ceil(profile.sockets / held))
 
 
 def local_target(profile: Profile, folder: Path) -> Target:
-    """The profile's application on a gserver of this installation, on a free port; its stats socket in `folder`."""
+    """The installed gserver with the profile's application, on a free port; its stats socket is in `folder`."""
     port, workers = free_port(), workers_for(profile, hard_nofile_limit())
     stats_socket = str(folder / "stats.sock")
     words = [*server_words(profile, str(port), workers), "--stats-socket", stats_socket]
@@ -99,27 +99,32 @@ def local_target(profile: Profile, folder: Path) -> Target:
 
 
 def server_words(profile: Profile, port: str, workers: int) -> list[str]:
-    """What a gserver is told so that it serves the swarm of a profile."""
+    """Flags with which a gserver can hold the swarm of a profile."""
     options = {
         "-b": f"127.0.0.1:{port}",
         "-w": workers,
         "--worker-connections": max(1, hard_nofile_limit() - RESERVED_DESCRIPTORS),
         "--backlog": BACKLOG,
-        **_patience(profile),
+        **_timeouts(profile),
     }
     return [str(word) for option in options.items() for word in option]
 
 
-def _patience(profile: Profile) -> dict[str, str]:
-    """Deadlines of gserver that a socket which is used seldom would run into: three times what it waits."""
+def _timeouts(profile: Profile) -> dict[str, str]:
+    """Longer timeouts for a profile that sends rarely: three times the pause between its tasks."""
     wait_s = 3 / profile.rate if profile.rate else 0
-    deadlines = {"--first-byte-timeout": 30, "--idle-timeout": 300}
-    return {option: f"{wait_s:.0f}" for option, usual_s in deadlines.items() if wait_s > usual_s}
+    timeouts = {"--first-byte-timeout": 30, "--idle-timeout": 300}
+    return {option: f"{wait_s:.0f}" for option, usual_s in timeouts.items() if wait_s > usual_s}
 
 
 @dataclass
 class Server:
-    """A target that answers; `process` if the run started it, which may take `patience_s`."""
+    """A target that is started, if it has a command, and waited for.
+
+    Attributes:
+        process: if the run started it.
+        patience_s: how long it may take until it replies.
+    """
 
     target: Target
     log: Path
@@ -128,19 +133,22 @@ class Server:
     patience_s: float = START_PATIENCE_S
 
     def start(self, probe: Probe, stack: contextlib.ExitStack) -> None:
-        """Start it, if it is to be started, and wait until it answers; NotAnswering if it does not."""
+        """Start the server if it has a command, and wait until it is ready; NotAnswering with the reason if it is not.
+
+        stack: closing it stops the server.
+        """
         if self.target.command is None:
-            probe.await_answer(self.target.address, RUNNING_PATIENCE_S)
+            probe.await_reply(self.target.address, RUNNING_PATIENCE_S)
             return
         process = self.process = self._started(self.target.command, stack)
         deadline = time.monotonic() + self.patience_s
         try:
-            probe.await_answer(self.target.address, self.patience_s, lambda: process.poll() is not None)
+            probe.await_reply(self.target.address, self.patience_s, lambda: process.poll() is not None)
             self._await_workers(process, deadline)
-            # On a second connection: some programs serve the first one and end.
-            probe.await_answer(self.target.address, self.patience_s, lambda: process.poll() is not None)
+            # On a second connection: some programs end after the first one.
+            probe.await_reply(self.target.address, self.patience_s, lambda: process.poll() is not None)
         except NotAnswering as error:
-            quoted = _complaint(self.log)
+            quoted = _error_in(self.log)
             has = f"has: {quoted}" if quoted else "is empty"
             raise NotAnswering(f"{error}{self._state_of(process)}; its log {self.log} {has}") from None
 
@@ -148,12 +156,12 @@ class Server:
         try:
             return stack.enter_context(running(command, self.log, self.cores))
         except OSError as error:
-            if error.filename != command[0]:  # it is the log that cannot be written
+            if error.filename != command[0]:  # the log cannot be written
                 raise
             raise NotAnswering(f"{command[0]} cannot be started: {error.strerror}") from None
 
     def _await_workers(self, process: subprocess.Popen[bytes], deadline: float) -> None:
-        """Until the last worker is ready: one that still imports would be taken for memory that connections cost."""
+        """Wait for all workers: the memory of imports that still go on would be counted as memory of connections."""
         workers = self.target.workers or 0
         while (ready := self.log.read_text("utf-8", "replace").count("Worker ready")) < workers:
             if process.poll() is not None:
@@ -163,18 +171,18 @@ class Server:
             time.sleep(0.05)
 
     def _state_of(self, process: subprocess.Popen[bytes]) -> str:
-        """How a server ended that should answer, or where it listens instead of at the port that it was given."""
+        """How a server that does not reply ended, or at which addresses it listens instead of the given port."""
         status = process.poll()
         if status is not None:
             return f" (exit status {status})" if status >= 0 else f" (killed by {signal.Signals(-status).name})"
         places = set(_listening(process.pid))
         if any(place.endswith(f":{self.target.address[1]}") for place in places):
             return ""
-        return f" (it listens at {', '.join(sorted(places))})" if places else " (it listens nowhere)"
+        return f" (it listens at {', '.join(sorted(places))})" if places else " (it does not listen)"
 
     @property
     def pid(self) -> int | None:
-        """The root of its process tree, if it can be sampled from here."""
+        """The root of its process tree, if it can be sampled on this host."""
         return self.process.pid if self.process else self.target.pid
 
     @property
@@ -184,14 +192,14 @@ class Server:
 
 
 def try_out(target: Target, probe: Probe, log: Path, patience_s: float) -> None:
-    """Start a server, wait until it answers, and stop it; NotAnswering if it does not answer. Only then `log` stays."""
+    """Start a server, wait until it is ready, and stop it; NotAnswering if it is not. Its log is kept only then."""
     with contextlib.ExitStack() as stack:
         Server(target, log, patience_s=patience_s).start(probe, stack)
     log.unlink()
 
 
 def _listening(pid: int) -> Iterator[str]:
-    """The addresses at which a process and its children listen, as far as they can be read."""
+    """The addresses at which a process and its children listen; empty without permission to read them."""
     with contextlib.suppress(psutil.Error):
         pids = {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
         for each in psutil.net_connections("tcp"):
@@ -199,10 +207,10 @@ def _listening(pid: int) -> Iterator[str]:
                 yield f"{each.laddr.ip}:{each.laddr.port}"
 
 
-def _complaint(log: Path) -> str:
-    """Of the end of a log, the first line about an error, which others follow from; without one, the last line.
+def _error_in(log: Path) -> str:
+    """The first line about an error near the end of a log; without one, the last line.
 
-    The last line is seldom the reason: Node ends with its version, gserver with "Stopped".
+    The last line is seldom the reason: Node's is its version, gserver's is "Stopped".
     """
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()][-LOG_LINES:]
-    return next((line for line in lines if _COMPLAINT.search(line)), lines[-1] if lines else "")[:QUOTED]
+    return next((line for line in lines if _ERROR.search(line)), lines[-1] if lines else "")[:QUOTED]

@@ -1,6 +1,6 @@
-"""From the source of a peer to the command that runs it; what must be compiled is, once, into a cache folder.
+"""Finds or compiles the command of a peer; compiled programs are cached.
 
-What this machine lacks for it is a Missing, whose text is one line for a person.
+If this machine lacks a tool, Missing is raised, whose text is one line for the user.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from pathlib import Path
 __all__ = ["GCC", "PEERS", "Missing", "Toolchain", "cache_folder", "check_module", "need", "run_tool"]
 
 PEERS = Path(__file__).parent / "peers"
-TARGET = "{target}"  # in a compiler's command: what it shall make
+TARGET = "{target}"  # in a compiler's command: the path of the program to make
 GCC = ("gcc", "-O2", "-std=gnu11", "-o", TARGET)
 GO = ("go", "build", "-o", TARGET)
 
 
 class Missing(Exception):
-    """This machine lacks what a server needs."""
+    """This machine lacks a tool or a package that a server needs."""
 
 
 def cache_folder(name: str) -> Path:
-    """Where what was made once is kept: below $XDG_CACHE_HOME, or ~/.cache."""
+    """A cache folder below $XDG_CACHE_HOME, or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / name
 
 
 class Toolchain:
-    """The compilers and interpreters of this machine, and the folder for what they make."""
+    """The compilers and interpreters of this machine, and the cache for compiled programs."""
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
 
     def command_of(self, program: str) -> list[str]:
-        """The words that run a program of the folder peers/; its language is told by its suffix."""
+        """The command line of a program in peers/; its suffix determines the language. Compiles it if needed."""
         source = PEERS / program
         if source.suffix == ".c":
             return [self.compiled([*GCC, str(source)], [source])]
@@ -50,7 +50,7 @@ class Toolchain:
         return [sys.executable, str(source)]
 
     def compiled(self, command: Sequence[str], sources: Sequence[Path]) -> str:
-        """The program that `command` makes of `sources`, which is made anew where either has changed."""
+        """Compile `sources` by `command`, unless both are unchanged; return the path of the program."""
         digest = hashlib.sha256(repr(list(command)).encode())
         for source in sources:
             digest.update(source.read_bytes())
@@ -60,7 +60,7 @@ class Toolchain:
             with tempfile.TemporaryDirectory(dir=self._cache) as folder:
                 made = Path(folder) / program.name
                 run_tool([str(made) if word == TARGET else word for word in command])
-                made.rename(program)  # whole or not at all, whoever else compiles it now
+                made.rename(program)  # atomic: another process may compile it at the same time
         return str(program)
 
     def folder(self) -> Path:
@@ -69,13 +69,13 @@ class Toolchain:
 
 
 def check_module(name: str) -> None:
-    """Missing if this interpreter, which runs the servers in Python, has no such module."""
+    """Raise Missing if this interpreter, which runs the peers in Python, lacks a module."""
     if importlib.util.find_spec(name) is None:
         raise Missing(f"{name} is not installed for {sys.executable}")
 
 
 def need(tool: str) -> str:
-    """Where a tool is; Missing if it is nowhere."""
+    """The path of a tool; Missing if it is not installed."""
     found = shutil.which(tool)
     if found is None:
         raise Missing(f"{tool} is not installed")
@@ -83,11 +83,11 @@ def need(tool: str) -> str:
 
 
 def run_tool(command: Sequence[str]) -> str:
-    """What a tool printed; Missing, with the first thing that it complained of, if it failed."""
+    """Run a tool and return its output; Missing, with the first line of its errors, if it fails."""
     finished = subprocess.run(
         command, capture_output=True, encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL, check=False
     )
     if finished.returncode:
-        said = (finished.stderr or finished.stdout).strip().splitlines()
-        raise Missing(f"{Path(command[0]).name} failed: {said[0] if said else finished.returncode}")
+        lines = (finished.stderr or finished.stdout).strip().splitlines()
+        raise Missing(f"{Path(command[0]).name} failed: {lines[0] if lines else finished.returncode}")
     return finished.stdout

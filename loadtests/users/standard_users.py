@@ -12,7 +12,7 @@ from typing import Any
 from gserver.codecs import Codec, JsonLines
 from loadtests.optional_packages import needs
 from loadtests.users.tcp_user import TcpUser
-from loadtests.workloads.custom_message import Echoed, asked_of
+from loadtests.workloads.custom_message import Echoed, parse_message
 
 with needs():
     from locust import task
@@ -62,7 +62,7 @@ class MessageUser(TcpUser):
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         options: Any = environment.parsed_options
-        self._custom = asked_of(options.message, options.codec, options.expect)
+        self._custom = parse_message(options.message, options.codec, options.expect)
 
     def make_codec(self) -> Codec:
         return self._custom.codec()

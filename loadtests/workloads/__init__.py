@@ -1,1 +1,1 @@
-"""The named workloads: their stages, and the message that is sent."""
+"""Workloads: the profiles, their stages over time, and custom messages."""

@@ -1,4 +1,4 @@
-"""What a swarm is asked to send that has no users of its own: --message, in --codec, with --expect. Pure."""
+"""The message that is sent when no user class is given: --message, --codec and --expect. Pure."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import msgspec
 from gserver.codecs import Codec, codec_named
 from gserver.errors import ConfigError, ProtocolError
 
-__all__ = ["Asked", "Echoed", "asked_of", "escaped", "unescaped"]
+__all__ = ["CustomMessage", "Echoed", "escaped", "parse_message", "unescaped"]
 
 _ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"0": b"\0", b"\\": b"\\"}
 
 
 class Echoed:
-    """A codec for bytes without framing: a reply is complete with as many bytes as its message had, or with `size`."""
+    """A codec for bytes without framing: a reply is as long as its message, or `size` bytes long."""
 
     __slots__ = ("_data", "_lengths", "_size", "partial")
 
@@ -46,7 +46,7 @@ class Echoed:
         return self._cut()
 
     def _cut(self) -> list[bytes]:
-        """What is more than was sent is a message too, and one that nobody expects."""
+        """Bytes beyond the expected length are a message of their own, which then counts as a wrong reply."""
         messages, start = [], 0
         while self._lengths and len(self._data) - start >= self._lengths[0]:
             length = self._lengths.popleft()
@@ -60,20 +60,26 @@ class Echoed:
         return messages
 
     def eof(self) -> None:
-        """Return: the connection knows whether a reply was due."""
+        """Do nothing: the connection checks whether a reply is missing."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a MessageUser sends, how it is framed, and the reply that is expected; None: any."""
+class CustomMessage:
+    """What a MessageUser sends.
+
+    Attributes:
+        message: as `codec` takes it.
+        expected: the reply; None: any.
+        codec: makes the codec of a connection.
+    """
 
     message: Any
     expected: Any
     codec: Callable[[], Codec]
 
 
-def asked_of(message: str, codec: str, expect: str) -> Asked:
-    """What --message, --codec and --expect ask for; ValueError names what is wrong."""
+def parse_message(message: str, codec: str, expect: str) -> CustomMessage:
+    """Parse --message, --codec and --expect; ValueError names the wrong option. expect "": any reply."""
     try:
         make = codec_named(codec)
     except ConfigError as error:
@@ -82,16 +88,16 @@ def asked_of(message: str, codec: str, expect: str) -> Asked:
     try:
         make().encode(value)
     except (TypeError, ValueError, ProtocolError) as error:
-        raise ValueError(f"--message is {message!r}, which {codec} does not carry: {error}") from None
+        raise ValueError(f"--message is {message!r}, which cannot be encoded as {codec}: {error}") from None
     if codec == "raw" and expected is not None:
-        return Asked(value, expected, lambda: Echoed(len(expected)))
+        return CustomMessage(value, expected, lambda: Echoed(len(expected)))
     if expected is not None and not _can_arrive(expected, make):
-        raise ValueError(f"--expect is {expect!r}, and no reply in {codec} can be that")
-    return Asked(value, expected, make)
+        raise ValueError(f"--expect is {expect!r}, which cannot be a reply in {codec}")
+    return CustomMessage(value, expected, make)
 
 
 def _can_arrive(expected: Any, make: Callable[[], Codec]) -> bool:
-    """Whether a reply that was sent in a codec comes out of it as it is: a line has no line feed in it."""
+    """Whether a reply can be encoded and decoded unchanged: a line cannot contain a line feed."""
     peer = make()
     try:
         peer.receive(make().encode(expected))
@@ -111,7 +117,7 @@ def _value(text: str, codec: str, option: str) -> Any:
 
 
 def unescaped(text: str) -> bytes:
-    """Text as bytes, with its escapes taken for what they stand for; ValueError names one that is unknown."""
+    """Encode text as UTF-8 with its backslash escapes replaced; ValueError for an unknown escape."""
 
     def byte(found: re.Match[bytes]) -> bytes:
         name = found[1]
@@ -125,6 +131,6 @@ def unescaped(text: str) -> bytes:
 
 
 def escaped(text: str) -> str:
-    """The same for unescaped() in ASCII: it can be an argument of a program in every locale."""
+    """Escape text to ASCII for unescaped(), so that it can be an argument of a program in every locale."""
     data = text.encode("utf-8", "surrogateescape")
     return "".join(chr(byte) if byte < 128 else f"\\x{byte:02x}" for byte in data)

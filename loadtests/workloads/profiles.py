@@ -1,4 +1,4 @@
-"""The named workloads. A workload's hash covers what must be equal for two runs to be comparable."""
+"""The profiles: named workloads. Two runs are comparable if the hashes of their workloads are equal."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ from loadtests.workloads.stages import COOLDOWN, HELD, MEASURE, RAMP, WARMUP, Ob
 
 __all__ = ["PROFILES", "Plan", "Profile"]
 
-# For the last users of the ramp to connect, and for what they cause to settle.
+# Until the last users of the ramp have connected and the effects have settled.
 WARMUP_S = 2
 COOLDOWN_S = 1
-# A rest on the way up, in which the server's memory is read: it grows in steps, and the sampler needs some samples.
+# A plateau during the ramp, in which the server's memory is read: it grows in steps, and several samples are needed.
 PLATEAU_S = 6
-# Of the profile "memory": the sockets that warm the server up, and rests that a busy host leaves a plateau of.
+# Of the profile "memory": the sockets that warm the server up, and plateaus that are long enough on a busy host too.
 WARM_SOCKETS, SHORT_PLATEAU_S = 100, 5
 SPIKE_S = 5
-#: What other users do not look at makes no other workload of theirs.
+#: User classes -> parameters that only they use; for other users these do not change the hash.
 _ONLY_FOR = {("EchoUser", "SlowReader"): ("payload_bytes",), ("MessageUser",): ("message", "codec", "expect")}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The load that load_shape.py applies: stages, or with an objective a search, and `measure_s` at its end."""
+    """The load that load_shape.py applies: stages, or a search if there is an objective.
+
+    Attributes:
+        first, sockets, sockets_per_s, rate, step_s: of a search; measure_s: the length of its final measurement.
+        per_task: the rate is one of tasks, not of exchanges.
+    """
 
     stages: list[Stage]
     objective: Objective | None = None
@@ -44,22 +49,24 @@ class Plan:
 
 @dataclass(frozen=True)
 class Profile:
-    """What a swarm does, and on which server when the run starts one itself.
+    """The load of a swarm, and the server for it if the run starts one.
 
     Attributes:
-        description: what it does; tells: what it is good for.
-        app: the gserver application; user: the Locust user class that speaks to it.
-        sockets: users, of one connection each.
-        connects_per_s: how fast they come.
-        rate: tasks a second of each user, which are exchanges but for users of one's own; 0 is as fast as the server
-            answers.
+        description: the load in words. purpose: what it measures.
+        app: the gserver application. user: the Locust user class.
+        sockets: users, with one connection each.
+        connects_per_s: new connections per second.
+        rate: tasks per second of each user; a task is one exchange, except in a Locust file of one's own. 0: the next
+            task begins as soon as the server has replied.
         duration_s: whole seconds of the measure phase.
-        payload_bytes: of an EchoUser's message. depth: with rate 0, messages in flight on each connection.
-        shape: "hold"; "plateaus" rests on the way up; "doublings" rests at a few sockets, then at a quarter and at half
-            of them; "climb" measures on the way up; "spike" has a tenth of the sockets, all, and a tenth again;
-            "search" looks for the most sockets that keep the objective.
-        workers: of the server, at least.
-        message, codec, expect: of a MessageUser. file: a Locust file with the user class; file_digest: of its text.
+        payload_bytes: size of an EchoUser's message.
+        depth: with rate 0, messages in flight on each connection.
+        shape: "hold"; "plateaus": holds several times during the ramp; "doublings": holds at a few sockets, a quarter
+            and a half of them; "climb": measures during the ramp; "spike": a tenth of the sockets, all, and a tenth
+            again; "search": finds the most sockets that meet the objective.
+        workers: minimum of the server.
+        message, codec, expect: of a MessageUser.
+        file: a Locust file with the user class. file_digest: of its text.
     """
 
     name: str
@@ -70,7 +77,7 @@ class Profile:
     connects_per_s: int
     rate: float
     duration_s: int
-    tells: str = ""
+    purpose: str = ""
     payload_bytes: int = 64
     workers: int = 1
     depth: int = 1
@@ -84,7 +91,7 @@ class Profile:
 
     @property
     def plan(self) -> Plan:
-        """What Locust is to do."""
+        """The load for Locust."""
         if self.shape == "search":
             return Plan([], self.objective, max(1, self.sockets // 64), self.sockets, self.connects_per_s, self.rate,
                         5, self.duration_s, self.per_task)  # fmt: skip
@@ -92,12 +99,12 @@ class Profile:
 
     @property
     def per_task(self) -> bool:
-        """Whether `rate` is of tasks that may make several exchanges: those of a user of one's own."""
+        """Whether a task may make several exchanges, as in a Locust file of one's own."""
         return bool(self.file)
 
     @property
     def total_s(self) -> float:
-        """How long it takes from the first connect to the end, if the host keeps up; of a search, about that."""
+        """Seconds from the first connect to the end, if the host is fast enough; of a search, an estimate."""
         if self.shape == "search":
             return 12 * 11 + self.duration_s
         total, before = 0.0, 0
@@ -108,18 +115,18 @@ class Profile:
 
     @property
     def offered(self) -> float | None:
-        """Exchanges (or tasks) a second that are asked for while all sockets are held; None: no schedule."""
+        """Scheduled exchanges (or tasks) per second of all users together; None without a schedule."""
         return self.sockets * self.rate if self.rate and self.shape in HELD else None
 
     @property
     def workload(self) -> dict[str, Any]:
-        """What the swarm does, without what serves it."""
-        left_out = ("name", "description", "tells", "app", "workers")
+        """The parameters of the load, without those of the server."""
+        left_out = ("name", "description", "purpose", "app", "workers")
         kept = {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
         for users, names in _ONLY_FOR.items():
             if self.user not in users and not self.file:
                 kept = {name: value for name, value in kept.items() if name not in names}
-        kept["file"] = Path(self.file).name  # wherever it lies: the digest tells whether it is the same
+        kept["file"] = Path(self.file).name  # without its folder: the digest identifies the file
         texts = {name: as_text(value) for name, value in kept.items() if isinstance(value, str)}
         return {name: value for name, value in (kept | texts).items() if value not in (None, "")}
 
@@ -143,20 +150,20 @@ def _hold(profile: Profile) -> list[Stage]:
 
 
 def _plateaus(profile: Profile) -> list[Stage]:
-    """Five steps of the same height, with a rest on each."""
+    """Five equal steps, with a plateau on each."""
     heights = [math.ceil(profile.sockets * fifths / 5) for fifths in range(1, 6)]
     return [*(Stage(RAMP, height, profile.connects_per_s, PLATEAU_S) for height in heights), *_end(profile)]
 
 
 def _doublings(profile: Profile) -> list[Stage]:
-    """Few sockets that warm the server up, then a quarter of them, half, and all."""
+    """A few sockets that warm the server up, then a quarter of all, half, and all."""
     heights = [min(WARM_SOCKETS, profile.sockets), *(math.ceil(profile.sockets / part) for part in (4, 2))]
     ramp = [Stage(RAMP, height, profile.connects_per_s, SHORT_PLATEAU_S) for height in heights]
     return [*ramp, *_end(profile)]
 
 
 def _climb(profile: Profile) -> list[Stage]:
-    """The climb is what is measured; it takes the profile's duration."""
+    """Measures during the ramp, which takes the profile's duration."""
     first = max(1, profile.sockets // 20)
     rate = max(1.0, (profile.sockets - first) / profile.duration_s)
     return [
@@ -168,7 +175,7 @@ def _climb(profile: Profile) -> list[Stage]:
 
 
 def _spike(profile: Profile) -> list[Stage]:
-    """Before it, in it and after it is measured: a spike shows best beside what was before and what it leaves."""
+    """Measures before, during and after the spike, to compare the three."""
     low, rate = max(1, profile.sockets // 10), profile.connects_per_s
     around_s = max(1, (profile.duration_s - SPIKE_S) // 2)
     return [
@@ -190,64 +197,64 @@ def _named(*profiles: Profile) -> dict[str, Profile]:
 
 PROFILES = _named(
     Profile(
-        "smoke", "50 sockets ask in JSON, 10 times a second each", "json", "JsonUser", 50, 50, 10, 5,
-        "whether it works at all",
+        "smoke", "50 connections, 10 JSON requests per second on each", "json", "JsonUser", 50, 50, 10, 5,
+        "a quick check that everything works",
     ),
     Profile(
-        "echo", "200 sockets echo 64 bytes, 10 times a second each", "echo", "EchoUser", 200, 100, 10, 20,
-        "latency at a modest load, without what parsing costs",
+        "echo", "200 connections, 10 echoes of 64 bytes per second on each", "echo", "EchoUser", 200, 100, 10, 20,
+        "latency at a moderate load, without parsing",
     ),
     Profile(
-        "json", "200 sockets ask in JSON, 10 times a second each", "json", "JsonUser", 200, 100, 10, 20,
-        "latency at a modest load",
+        "json", "200 connections, 10 JSON requests per second on each", "json", "JsonUser", 200, 100, 10, 20,
+        "latency at a moderate load",
     ),
     Profile(
-        "max-throughput", "50 sockets echo 64 bytes as fast as they are answered", "echo", "EchoUser", 50, 50, 0, 20,
-        "how many exchanges a second there can be at most",
+        "max-throughput", "50 connections, echoes of 64 bytes without a pause", "echo", "EchoUser", 50, 50, 0, 20,
+        "the maximum throughput",
     ),
     Profile(
-        "c2k", "2,000 sockets ask in JSON, once a second each", "json", "JsonUser", 2000, 400, 1, 15,
-        "the cost of sockets that are used", workers=2,
+        "c2k", "2,000 connections, 1 JSON request per second on each", "json", "JsonUser", 2000, 400, 1, 15,
+        "the cost of connections in use", workers=2,
     ),
     Profile(
-        "memory", "100, 1,000, 2,000 and 4,000 sockets ask in JSON, every 10 seconds each", "json", "JsonUser", 4000,
-        1000, 0.1, 4, "how much memory a connection takes", shape="doublings",
+        "memory", "100, 1,000, 2,000 and 4,000 connections, 1 JSON request every 10 seconds on each", "json",
+        "JsonUser", 4000, 1000, 0.1, 4, "memory per connection", shape="doublings",
     ),
     Profile(
-        "c10k", "10,000 sockets ask in JSON, every 5 seconds each", "json", "JsonUser", 10_000, 500, 0.2, 20,
-        "ten thousand at once, and what each takes of memory", workers=2, shape="plateaus",
+        "c10k", "10,000 connections, 1 JSON request every 5 seconds on each", "json", "JsonUser", 10_000, 500, 0.2, 20,
+        "10,000 connections at once, and the memory of each", workers=2, shape="plateaus",
     ),
     Profile(
-        "c100k-idle", "100,000 sockets that say something every five minutes", "echo", "EchoUser", 100_000, 600,
-        1 / 300, 60, "what a connection that is only held takes of memory", shape="plateaus",
+        "c100k-idle", "100,000 connections, 1 echo of 64 bytes every 5 minutes on each", "echo", "EchoUser", 100_000,
+        600, 1 / 300, 60, "memory per idle connection", shape="plateaus",
     ),
     Profile(
-        "c100k", "100,000 sockets ask in JSON, once in two minutes each", "json", "JsonUser", 100_000, 600, 1 / 120,
-        120, "a hundred thousand at once, each of them used", shape="plateaus",
+        "c100k", "100,000 connections, 1 JSON request every 2 minutes on each", "json", "JsonUser", 100_000,
+        600, 1 / 120, 120, "100,000 connections at once, all in use", shape="plateaus",
     ),
     Profile(
-        "churn", "100 sockets that are closed and opened again after each exchange, 5 times a second each", "json",
-        "ChurnUser", 100, 100, 5, 20, "what it costs to accept and to close",
+        "churn", "100 users, 5 JSON requests per second each, every one on a new connection", "json",
+        "ChurnUser", 100, 100, 5, 20, "the cost of accepting and closing connections",
     ),
     Profile(
-        "ramp", "100 up to 2,000 sockets in 60 seconds, each asks in JSON once a second", "json", "JsonUser", 2000,
-        100, 1, 60, "at how many sockets it becomes slower", workers=2, shape="climb",
+        "ramp", "100 to 2,000 connections within 60 seconds, 1 JSON request per second on each", "json", "JsonUser",
+        2000, 100, 1, 60, "the number of connections at which latency rises", workers=2, shape="climb",
     ),
     Profile(
-        "spike", "100 sockets, for 5 seconds 1,000, and 100 again, each asks in JSON 5 times a second", "json",
-        "JsonUser", 1000, 100, 5, 25, "what a sudden crowd does to those that were there", shape="spike",
+        "spike", "100 connections, 1,000 for 5 seconds, then 100, 5 JSON requests per second on each", "json",
+        "JsonUser", 1000, 100, 5, 25, "the effect of a sudden load on existing connections", shape="spike",
     ),
     Profile(
-        "soak", "200 sockets ask in JSON for an hour, 10 times a second each", "json", "JsonUser", 200, 100, 10, 3600,
-        "whether anything grows with time",
+        "soak", "200 connections for an hour, 10 JSON requests per second on each", "json", "JsonUser",
+        200, 100, 10, 3600, "leaks and slowdowns over time",
     ),
     Profile(
-        "slow-readers", "100 sockets ask for 256 KiB and take 2 seconds to read it", "echo", "SlowReader", 100, 50,
-        0.2, 20, "what peers that read slowly cost, in memory above all", payload_bytes=256 * 1024,
+        "slow-readers", "100 connections, 1 echo of 256 KiB every 5 seconds on each, read within 2 seconds", "echo",
+        "SlowReader", 100, 50, 0.2, 20, "the cost of clients that read slowly, mainly memory", payload_bytes=256 * 1024,
     ),
     Profile(
-        "find-limit", "more and more sockets echo 64 bytes, 20 times a second each, until p99 is over 20 ms", "echo",
-        "EchoUser", 8192, 1000, 20, 10, "the highest rate that keeps the objective", shape="search",
+        "find-limit", "more and more connections, 20 echoes of 64 bytes per second on each, to p99 20 ms",
+        "echo", "EchoUser", 8192, 1000, 20, 10, "the highest rate that meets the objective", shape="search",
         objective=Objective(20.0, 0.1),
     ),
 )  # fmt: skip

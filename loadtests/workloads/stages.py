@@ -1,10 +1,10 @@
-"""The load over time, in stages, and where in it a run is. Pure.
+"""The load over time as stages, and the search for the limit of a server. Pure.
 
-A stage climbs (or falls) to a number of sockets at so many a second, then holds them; it belongs to a phase. It begins
-to hold once all its users have been started, however late that is: a slow host gets a longer ramp, and never a shorter
-measure phase. Phases begin and end with whole seconds of the run's clock, and follow each other without a gap.
+A stage changes the number of sockets at a given rate, then holds it; each stage belongs to a phase. The hold begins
+when all users have been started: on a slow host the ramp takes longer, but the measure phase is never shorter. Phases
+begin and end at whole seconds of the run's clock, and follow each other without a gap.
 
-A search has no stages made beforehand: it says what to try next, from what came of what was tried.
+A search has no fixed stages: it chooses the next number of sockets from the results so far.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from loadtests.formatting import number, quantity
 __all__ = ["COOLDOWN", "HELD", "MEASURE", "RAMP", "WARMUP", "Course", "Objective", "Search", "Stage", "Step"]
 
 RAMP, WARMUP, MEASURE, COOLDOWN = "ramp", "warmup", "measure", "cooldown"
-#: Shapes of a profile in which all sockets are held while it is measured.
+#: Shapes of a profile with a constant number of sockets during the measure phase.
 HELD = ("hold", "plateaus", "doublings")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """`sockets`, reached at `sockets_per_s` and then held for `hold_s` whole seconds."""
+    """Reach `sockets` at `sockets_per_s`, then hold them for `hold_s` whole seconds."""
 
     phase: str
     sockets: int
@@ -33,11 +33,11 @@ class Stage:
 
 
 class Course:
-    """Follows stages; at() is to be called about once a second.
+    """Follows the stages of a run; call at() about once a second.
 
     Attributes:
-        phases: phase -> [first second, second after its last]; of the one it is in, the second after the last so far.
-        held_since: the first whole second that the stage holds in; None while it climbs.
+        phases: phase -> [first second, second after its last]; the current phase ends with the last second so far.
+        held_since: first whole second of the current stage's hold; None while the number of sockets changes.
     """
 
     def __init__(self, stages: Sequence[Stage]) -> None:
@@ -49,19 +49,19 @@ class Course:
 
     @property
     def stage(self) -> Stage | None:
-        """The one it is in; None at the end."""
+        """The current stage; None at the end."""
         return self._stages[self._place] if self._place < len(self._stages) else None
 
     def add(self, *stages: Stage) -> None:
-        """More at the end."""
+        """Append stages."""
         self._stages += stages
 
     def at(self, second: int, users: int) -> Stage | None:
-        """The stage to be in during this second, while so many users have been started; None at the end."""
+        """Return the stage for this second, given the number of users started so far; None at the end."""
         entered = second if self._entered is None else self._entered
         while (stage := self.stage) is not None:
             span = self.phases.setdefault(stage.phase, [entered, entered])
-            # A stage that does not climb holds at once: users that were lost meanwhile do not come back.
+            # A stage that keeps the number of sockets holds at once: users that were lost do not come back.
             if self.held_since is None and (users == stage.sockets or not self._climbs):
                 self.held_since = second + 1 if self._climbs else entered
             if self.held_since is None or second < self.held_since + stage.hold_s:
@@ -75,32 +75,32 @@ class Course:
 
     @property
     def _climbs(self) -> bool:
-        """Whether the stage has other sockets than the one before it."""
+        """Whether the stage changes the number of sockets."""
         before = self._stages[self._place - 1].sockets if self._place else 0
         return before != self._stages[self._place].sockets
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What a load must keep to hold: response time at the 99th percentile in ms, and failures in percent."""
+    """The objective of a search: p99 of the response time in ms, and the error rate in percent, at most."""
 
     p99_ms: float
     error_rate: float
 
     def broken(self, step: Step) -> str:
-        """Why the step does not hold; "" if it does."""
+        """Why a step does not meet the objective; "" if it does."""
         if step.error_rate > self.error_rate:
-            return f"{number(step.error_rate)}% failed, at most {self.error_rate:g}% may"
+            return f"{number(step.error_rate)}% of exchanges failed (limit {self.error_rate:g}%)"
         if step.p99_ms > self.p99_ms:
-            return f"p99 {quantity(step.p99_ms, 'ms')}, at most {quantity(self.p99_ms, 'ms')} are allowed"
+            return f"p99 {quantity(step.p99_ms, 'ms')} (limit {quantity(self.p99_ms, 'ms')})"
         if step.rate < 0.95 * step.offered:
-            return f"{step.rate:,.0f} exchanges/s came of {step.offered:,.0f} that were asked for"
+            return f"{step.rate:,.0f} of {step.offered:,.0f} scheduled exchanges/s were made"
         return ""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A load that was tried, and what came of it; broken says why it does not hold, "" if it does."""
+    """A load that was tried, and its result. broken: why it does not meet the objective; "" if it does."""
 
     sockets: int
     offered: float
@@ -112,11 +112,12 @@ class Step:
 
 @dataclass
 class Search:
-    """Doubles the sockets until the objective breaks, then halves the distance until it is within a tenth.
+    """Finds the most sockets that meet the objective: doubles them until they do not, then bisects to within 10%.
 
     Attributes:
-        first: sockets to begin with; most: sockets that are never exceeded.
-        best: the most sockets that held; 0 if none did.
+        first: sockets of the first step. most: upper limit.
+        best: the most sockets so far that met the objective; 0 if none did.
+        close_enough: ratio between failure and success at which the search ends.
     """
 
     first: int
@@ -127,11 +128,11 @@ class Search:
     _tried: set[int] = field(default_factory=set)
 
     def next(self) -> int | None:
-        """Sockets to try, or None once the limit is known."""
-        wanted = self._wanted()
-        return None if wanted in self._tried or not 1 <= wanted <= self.most else wanted
+        """The next number of sockets to try; None once the limit is known."""
+        sockets = self._candidate()
+        return None if sockets in self._tried or not 1 <= sockets <= self.most else sockets
 
-    def _wanted(self) -> int:
+    def _candidate(self) -> int:
         if self._lowest_broken is None:
             return min(2 * self.best, self.most) if self.best else min(self.first, self.most)
         if not self.best:
@@ -141,7 +142,7 @@ class Search:
         return round(math.sqrt(self.best * self._lowest_broken))
 
     def take(self, sockets: int, holds: bool) -> None:
-        """Whether that many held."""
+        """Record whether `sockets` met the objective."""
         self._tried.add(sockets)
         if holds:
             self.best = max(self.best, sockets)

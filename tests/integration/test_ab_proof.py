@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.commands.compare import EXIT_WORSE
+from loadtests.exit_status import EXIT_FAILURE
 
 pytestmark = pytest.mark.longhaul
 
@@ -49,7 +49,7 @@ def test_equal_sides_differ_in_one_of_twenty_comparisons_at_most(tmp_path: Path)
 
 
 def test_a_sleep_of_100_microseconds_in_the_handler_is_reported_as_worse(tmp_path: Path) -> None:
-    assert ab(tmp_path, QUICK, SLOWER, "--seed", "1") == EXIT_WORSE
+    assert ab(tmp_path, QUICK, SLOWER, "--seed", "1") == EXIT_FAILURE
     (folder,) = tmp_path.glob("*-ab-*")
     answers = answers_in(folder)
 

@@ -136,7 +136,7 @@ def test_a_sampler_or_worker_that_dies_is_reported(tmp_path: Path) -> None:
     common = ("smoke", "--duration", "4")
     blind = begin(tmp_path / "sampler", *common)
     maimed = begin(tmp_path / "worker", *common, "--processes", "2")
-    for mishap, words in ((blind, "loadtests.sampling.sampler"), (maimed, "locust")):
+    for mishap, words in ((blind, "loadtests sample"), (maimed, "locust")):
         wait_for(mishap.measures, "the measure phase")
         kill(mishap.locate(words))
     unsampled, halved = blind.end(), maimed.end()

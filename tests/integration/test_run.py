@@ -268,8 +268,8 @@ def test_a_server_that_cannot_be_tested_prints_one_line_and_leaves_no_folder(tmp
         echo, refused = ("tcp://{}:{}".format(*address) for address in (server.address, nobody.getsockname()))
         begun = {
             "there is no such process": (2, start(tmp_path / "a", "echo", "--host", echo, "--server-pid", "4194305")),
-            "does not speak as JsonUser does": (2, start(tmp_path / "b", "json", "--host", echo)),
-            "does not answer within 3 s: [Errno 111] Connection refused": (
+            "does not reply as JsonUser expects": (2, start(tmp_path / "b", "json", "--host", echo)),
+            "does not reply within 3 s: [Errno 111] Connection refused": (
                 2,
                 start(tmp_path / "c", "smoke", "--host", refused),
             ),

@@ -167,7 +167,7 @@ def measured(server: Costly, *plateaus: int, message: dict[str, Any] | None = No
         for quarter in range(4):
             if message:
                 server.do(**message)
-            sampler.is_dear_asked_for = True
+            sampler.wants_expensive = True
             sample = sampler.take()
             assert sample is not None
             samples.append({**sample, "time_s": 10.0 * place + 1 + quarter})

@@ -28,6 +28,8 @@ def test_list_names_and_explains_every_profile(capsys: pytest.CaptureFixture[str
     for profile in PROFILES.values():
         assert profile.name in shown
         assert profile.description in shown
+        assert profile.purpose in shown
+    assert max(map(len, shown.splitlines())) <= 100
 
 
 def test_report_shows_the_runs_that_it_is_given(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,24 +44,24 @@ def test_report_shows_the_runs_that_it_is_given(runs: tuple[str, str], capsys: p
         (["run", "smoke", "--host", "127.0.0.1:1"], 2, "host is '127.0.0.1:1', expected tcp://HOST:PORT"),
         (["run", "smoke", "--host", "tcp://127.0.0.1"], 2, "host is 'tcp://127.0.0.1', expected tcp://HOST:PORT"),
         (["run", "smoke", "--host", "tcp://h:99999"], 2, "host is 'tcp://h:99999', expected tcp://HOST:PORT"),
-        (
-            ["run", "smoke", "--server-pid", "1"],
-            2,
-            "--server-pid says how to sample what runs at --host, and there is no",
-        ),
-        (["run", "smoke", "--sampler", "h:1"], 2, "--sampler says how to sample what runs at --host, and there is no"),
-        (["run", "smoke", "--codec", "lines"], 2, "--codec is about a --message, and there is none"),
+        (["run", "smoke", "--server-pid", "1"], 2, "--server-pid needs --host"),
+        (["run", "smoke", "--sampler", "h:1"], 2, "--sampler needs --host"),
+        (["run", "smoke", "--codec", "lines"], 2, "--codec needs --message"),
         (["run", "smoke", "--file", "x.py"], 2, "--file and --user go together: a Locust file, and the class in it"),
         (["run", "smoke", "--file", "nowhere.py", "--user", "X"], 2, "there is no file nowhere.py"),
         (["run", "smoke", "--message", "x", "--codec", "smoke"], 2, "--codec: "),
         (["worker", "--master", "127.0.0.1", "--file", "nowhere.py"], 2, "there is no file nowhere.py"),
         (["run", "smoke", "--message", "x", "--codec", "smoke", "--host", "tls://h:1"], 2, "--codec: "),
-        (["run", "smoke", "--message", "x", "--expect", r"a\nb"], 2, "--expect is 'a\\\\nb', and no reply in lines"),
+        (
+            ["run", "smoke", "--message", "x", "--expect", r"a\nb"],
+            2,
+            "--expect is 'a\\\\nb', which cannot be a reply in lines",
+        ),
         (["run", "smoke", "--start-timeout", "9", "--host", "tcp://h:1"], 2, "--start-timeout is for a server that is"),
         (["report", "nowhere"], 2, "nowhere: not the folder of a run (there is no run.json)"),
         (["compare", "nowhere", "nothing"], 2, "nowhere: not the folder of a run (there is no run.json)"),
-        (["run", "smoke", "--bind", "h:1"], 2, "--bind is about the workers of a --master, and there is none"),
-        (["run", "smoke", "--expect-workers-max-wait", "9"], 2, "--expect-workers-max-wait is about the workers of a"),
+        (["run", "smoke", "--bind", "h:1"], 2, "--bind needs --master"),
+        (["run", "smoke", "--expect-workers-max-wait", "9"], 2, "--expect-workers-max-wait needs --master"),
         (
             ["run", "smoke", "--master", "--processes", "2"],
             2,
@@ -107,10 +109,8 @@ def test_wrong_usage_is_status_2_and_no_traceback(arguments: list[str]) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_an_error_of_loadtests_itself_is_no_finding(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Python's own exit status for it is 1, which a pipeline takes for "worse"."""
+def test_an_internal_error_is_status_2(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Python's own exit status for it is 1, which means "worse" to a pipeline."""
     monkeypatch.setattr("loadtests.commands.list.main", lambda arguments: 1 // 0)
     monkeypatch.setattr(sys, "argv", ["loadtests", "list"])
     for name in ("stdout", "stderr"):  # which entry_point() replaces

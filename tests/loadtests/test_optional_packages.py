@@ -1,4 +1,4 @@
-"""Without the packages of an extra, a command ends with one line that names it; a command that needs none works."""
+"""Without the packages of an extra, a command ends with one line that names the extra."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.helpers.processes import wait_for
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60
 PACKAGES = ("locust", "psutil", "hdrh", "scipy", "altair", "vl_convert", "jinja2", "rich")
-#: Found by every interpreter with this folder on its path: it finds none of the modules that $HIDDEN names.
+#: A sitecustomize.py that hides the modules in $HIDDEN from every interpreter with its folder on the path.
 HIDING = """
     import os
     import sys
@@ -33,7 +33,7 @@ HIDING = """
 
     sys.meta_path.insert(0, Hiding())
 """
-#: Arguments with which each command has something to do.
+#: Arguments with which each command does some work.
 ARGUMENTS = {
     "run": ["smoke", "--results", "{folder}"],
     "worker": ["--master", "127.0.0.1"],
@@ -52,7 +52,7 @@ class Ended(NamedTuple):
 
 
 class Installation:
-    """This interpreter, as if some packages were not installed."""
+    """This interpreter without some packages."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -99,7 +99,7 @@ def test_every_command_was_tried() -> None:
 
 @pytest.mark.parametrize("package", ["locust", "psutil", "hdrh", "scipy"])
 @pytest.mark.parametrize("name", ["run", "ab"])
-def test_what_a_run_needs_at_its_end_is_missed_before_it_begins(
+def test_a_package_that_is_needed_at_the_end_of_a_run_is_checked_at_the_start(
     name: str, package: str, installation: Installation
 ) -> None:
     ended = installation.loadtests(name, *ARGUMENTS[name], without=[package])
@@ -110,7 +110,7 @@ def test_what_a_run_needs_at_its_end_is_missed_before_it_begins(
 
 
 @pytest.mark.parametrize("package", ["altair", "vl_convert", "jinja2"])
-def test_what_draws_is_missed_in_one_line(package: str, installation: Installation) -> None:
+def test_a_missing_package_for_pictures_is_one_line(package: str, installation: Installation) -> None:
     words = ["report", str(ROOT / "results/smoke"), "--markdown", "--html", "{folder}.html"]
     ended = installation.loadtests(*words, without=[package])
 
@@ -119,7 +119,7 @@ def test_what_draws_is_missed_in_one_line(package: str, installation: Installati
 
 
 @pytest.mark.parametrize("words", [["list"], ["--help"]])
-def test_what_needs_no_package_works_without(words: list[str], installation: Installation) -> None:
+def test_commands_that_need_no_package_work_without(words: list[str], installation: Installation) -> None:
     ended = installation.loadtests(*words, without=PACKAGES)
 
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -176,7 +176,7 @@ class TestNeeds:
         assert str(caught.value).endswith("): pip install 'gserver-tcp[loadtests]'")
 
     @pytest.mark.parametrize("module", ["gserver.no_such_module", "loadtests.no_such_module", "json.no_such_module"])
-    def test_a_missing_module_of_ones_own_or_of_python_is_a_mistake(self, module: str) -> None:
+    def test_a_missing_module_of_gserver_loadtests_or_python_is_another_error(self, module: str) -> None:
         with pytest.raises(ModuleNotFoundError, match=f"No module named '{module}'") as caught, needs():
             __import__(module)
 
@@ -191,7 +191,7 @@ class TestNeeds:
             _ = 1 // 0
 
 
-def test_what_is_required_is_looked_for_and_not_imported() -> None:
+def test_required_packages_are_looked_for_and_not_imported() -> None:
     program = (
         "import sys; from loadtests.optional_packages import require; require('locust'); print('locust' in sys.modules)"
     )

@@ -1,4 +1,4 @@
-"""Output that never ends a command, whatever it goes to."""
+"""Output errors never end a command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLAIN = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[str]:
-    """Two runs with a label outside ASCII, in folders that are outside ASCII too."""
+    """Two runs whose labels and folders are not ASCII."""
     folders = [tmp_path / name for name in ("größe", "µs")]
     for folder, scale in zip(folders, (1.0, 1.2), strict=True):
         folder.mkdir()
@@ -30,7 +30,7 @@ def runs(tmp_path: Path) -> list[str]:
 def loadtests(
     *arguments: str, environment: Mapping[str, str] = {}, redirected: str = "", output: object = subprocess.PIPE
 ) -> subprocess.CompletedProcess[bytes]:
-    """The command, with its streams redirected as a shell does."""
+    """Run the command with its streams redirected as a shell does."""
     command = ["sh", "-c", f'exec "$@" {redirected}', "sh", sys.executable, "-m", "loadtests", *arguments]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "PYTHON"))}
     return subprocess.run(
@@ -43,7 +43,9 @@ def loadtests(
     "command",
     ["report --markdown", "report --json", "compare --force --markdown", "compare --force", "history", "list"],
 )
-def test_every_command_prints_where_letters_are_lacking(command: str, encoding: str, runs: list[str]) -> None:
+def test_every_command_prints_in_an_encoding_without_these_characters(
+    command: str, encoding: str, runs: list[str]
+) -> None:
     name, *options = command.split()
     arguments = {"history": [str(Path(runs[0]).parent)], "list": []}.get(name, runs)
     environment = PLAIN if encoding == "C" else {"PYTHONIOENCODING": encoding}
@@ -57,14 +59,14 @@ def test_every_command_prints_where_letters_are_lacking(command: str, encoding: 
         assert b"us" in done.stdout.split() or "µs".encode("latin-1") in done.stdout.split()
 
 
-def test_a_terminal_of_utf_8_has_every_letter(runs: list[str]) -> None:
+def test_a_utf_8_terminal_gets_all_characters(runs: list[str]) -> None:
     done = loadtests("report", "--markdown", *runs, environment={"PYTHONIOENCODING": "utf-8"})
 
     assert LABEL in done.stdout.decode()
     assert "µs" in done.stdout.decode()
 
 
-def test_a_full_disk_behind_standard_output_is_said_and_ends_with_a_failure(runs: list[str]) -> None:
+def test_lost_output_is_reported_and_the_status_is_not_0(runs: list[str]) -> None:
     with open("/dev/full", "wb") as full:
         done = loadtests("list", output=full)
 
@@ -79,7 +81,7 @@ def test_a_comparison_whose_output_is_lost_does_not_end_as_worse(runs: list[str]
     assert done.returncode == 2
 
 
-def test_a_reader_that_goes_leaves_the_files_and_the_status(runs: list[str]) -> None:
+def test_a_reader_that_ends_changes_neither_files_nor_status(runs: list[str]) -> None:
     read, write = os.pipe()
     os.close(read)
     try:
@@ -92,7 +94,7 @@ def test_a_reader_that_goes_leaves_the_files_and_the_status(runs: list[str]) -> 
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_end_nothing(closed: str, runs: list[str]) -> None:
+def test_closed_streams_are_no_error(closed: str, runs: list[str]) -> None:
     done = loadtests("report", runs[0], redirected=closed)
 
     assert b"Traceback" not in done.stdout + done.stderr

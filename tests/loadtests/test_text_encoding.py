@@ -1,4 +1,4 @@
-"""Text where an encoding lacks a letter."""
+"""Text in encodings that lack characters, and undecoded bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME = "étiquette 結果"
 
 
 def undecoded(text: str) -> str:
-    """What Python makes of an argument in a locale of ASCII."""
+    """An argument as Python decodes it in an ASCII locale."""
     return text.encode().decode("ascii", "surrogateescape")
 
 
@@ -25,7 +25,7 @@ def test_bytes_that_the_locale_could_not_decode_are_utf_8() -> None:
 
 
 @pytest.mark.parametrize(("text", "shown"), [("a\udce9b", "a\\xe9b"), ("a\ud800b", "a\\ud800b")])
-def test_what_is_no_text_at_all_is_escaped(text: str, shown: str) -> None:
+def test_bytes_that_are_not_utf_8_are_escaped(text: str, shown: str) -> None:
     assert as_text(text) == shown
 
 
@@ -42,12 +42,12 @@ def test_what_is_no_text_at_all_is_escaped(text: str, shown: str) -> None:
         (NAME, "etiquette \\u7d50\\u679c"),
     ],
 )
-def test_ascii_gets_what_a_person_can_read(text: str, ascii_text: str) -> None:
+def test_ascii_gets_readable_replacements(text: str, ascii_text: str) -> None:
     assert text.encode("ascii", SHOWABLE).decode() == ascii_text
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "euc-jp"])
-def test_bytes_go_out_as_they_came_in(encoding: str) -> None:
+def test_undecoded_bytes_are_written_unchanged(encoding: str) -> None:
     path = b"/results/\xc3\xa9\xff"
 
     assert path.decode("ascii", "surrogateescape").encode(encoding, SHOWABLE) == path
@@ -62,11 +62,11 @@ def test_bytes_go_out_as_they_came_in(encoding: str) -> None:
         ("utf-8", "36.9 µs \N{MULTIPLICATION SIGN} — é"),
     ],
 )
-def test_an_encoding_keeps_the_letters_that_it_has(encoding: str, shown: str) -> None:
+def test_an_encoding_keeps_its_own_characters(encoding: str, shown: str) -> None:
     assert "36.9 µs \N{MULTIPLICATION SIGN} — é".encode(encoding, SHOWABLE).decode(encoding) == shown
 
 
-def test_files_in_utf_8_have_every_letter() -> None:
+def test_utf_8_files_keep_all_characters() -> None:
     file = io.BytesIO()
     text = io.TextIOWrapper(file, "utf-8", SHOWABLE)
     text.write(f"{undecoded(NAME)} {NAME} µs\n")
@@ -91,7 +91,7 @@ def test_a_host_has_its_name_in_ascii(text: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["a..b", "x" * 64])
-def test_what_no_host_can_be_called_is_one_line(text: str) -> None:
+def test_an_impossible_host_name_is_one_line(text: str) -> None:
     with pytest.raises(ValueError, match=r"^'.*' cannot be the name of a host$"):
         host_name(text)
     with pytest.raises(ValueError, match="cannot be the name of a host"):

@@ -1,1 +1,1 @@
-"""The servers to compare with, each as its own documentation would write it; programs, and not modules to import."""
+"""The peers: servers to compare with, written as their own documentation does. Programs, not modules to import."""

@@ -1,4 +1,4 @@
-"""Echo by an asyncio Protocol, on asyncio's loop or on uvloop's. Usage: asyncio_echo.py LOOP PORT [CERTFILE KEYFILE]"""
+"""Echo as an asyncio Protocol, on asyncio's or uvloop's loop. Usage: asyncio_echo.py LOOP PORT [CERTFILE KEYFILE]"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON objects on lines, greeted and added up, by an asyncio Protocol, on asyncio's loop or on uvloop's.
+"""The JSON service (GREETING and SUM, one object per line) as an asyncio Protocol, on asyncio's or uvloop's loop.
 
 Usage: asyncio_json.py LOOP PORT
 """

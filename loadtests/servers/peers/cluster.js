@@ -1,4 +1,4 @@
-// echo.js in workers of Node's cluster module, which hands them the connections in turn. Usage: node cluster.js PORT WORKERS
+// echo.js in the workers of Node's cluster module, which distributes the connections. Usage: node cluster.js PORT WORKERS
 'use strict';
 const cluster = require('cluster');
 

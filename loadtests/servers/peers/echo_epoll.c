@@ -1,4 +1,4 @@
-/* Echo on one epoll loop: about what the kernel alone costs. Usage: echo_epoll PORT */
+/* Echo on one epoll loop: close to the cost of the kernel alone. Usage: echo_epoll PORT */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <netinet/in.h>
@@ -12,7 +12,7 @@
 
 enum { EVENTS = 512, BACKLOG = 4096, RECEIVE_BYTES = 64 * 1024 };
 
-/* A connection, and what the kernel would not take yet; nothing more is received meanwhile. */
+/* A connection, and bytes that the kernel has not accepted yet; nothing is received until they are sent. */
 typedef struct {
     int fd;
     char *pending;

@@ -1,4 +1,4 @@
-"""Echo on gevent's StreamServer, a greenlet for each connection. Usage: gevent_echo.py PORT [CERTFILE KEYFILE]"""
+"""Echo on gevent's StreamServer, with a greenlet for each connection. Usage: gevent_echo.py PORT [CERTFILE KEYFILE]"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def echo(client: Any, address: Any) -> None:
         while data := client.recv(64 * 1024):
             client.sendall(data)
     except OSError:
-        pass  # the peer broke the connection
+        pass  # the client reset the connection
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""JSON objects on lines, greeted and added up, on gevent's StreamServer and the standard library's json.
+"""The JSON service (GREETING and SUM, one object per line) on gevent's StreamServer and the standard json module.
 
 Usage: gevent_json.py PORT
 """
@@ -20,7 +20,7 @@ def serve(client: Any, address: Any) -> None:
         for line in client.makefile("rb"):
             client.sendall(reply_to(line))
     except OSError:
-        pass  # the peer broke the connection
+        pass  # the client reset the connection
 
 
 if __name__ == "__main__":

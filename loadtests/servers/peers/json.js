@@ -1,4 +1,4 @@
-// JSON objects on lines, greeted and added up, on Node's net module. Usage: node json.js PORT
+// The JSON service (GREETING and SUM, one object per line) on Node's net module. Usage: node json.js PORT
 'use strict';
 
 const answer = (message) => {

@@ -1,4 +1,4 @@
-"""What a peer in Python answers to a line of JSON: it greets and adds up, by the standard library's json."""
+"""The replies of the JSON service, for the peers in Python, by the standard json module."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def reply_to(line: bytes) -> bytes:
 
 def _reply(line: bytes) -> dict[str, Any]:
     try:
-        return _answer(json.loads(line))
+        return _result(json.loads(line))
     except (ValueError, KeyError, TypeError):
         return {"status": "ERROR", "message": "Invalid JSON"}
 
 
-def _answer(message: dict[str, Any]) -> dict[str, Any]:
+def _result(message: dict[str, Any]) -> dict[str, Any]:
     if message["type"] == "GREETING":
         return {"status": "OK", "reply": f"Hello, {message['name']}!"}
     if message["type"] == "SUM":

@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 
 from loadtests.cli import main
-from loadtests.commands import ab as ab_command
-from loadtests.commands.compare import load_pairs
-from loadtests.comparison.ab_plan import draw
+from loadtests.comparison.ab_plan import draw, load_record
 from loadtests.host.subprocesses import NotAnswering
-from loadtests.orchestration import quiet_host
+from loadtests.orchestration import ab_runner, quiet_host
 from loadtests.orchestration.runner import Options, Target
 from loadtests.results.store import ResultError, Run, load_run, save_run
 from loadtests.results.validity import Verdict
@@ -26,9 +24,12 @@ from tests.helpers.loadtests_runs import make_run
 
 @dataclasses.dataclass
 class Swarms:
-    """Runs that cost no time: those of the side "node" take `slower` times as long; each is asked for its verdict.
+    """Invented runs that take no time. Those of a peer "node" are `slower` times as slow.
 
-    fails: by the number of a run, or by the title of a side for its trial. busy: the host, by the number of the look.
+    Attributes:
+        verdict: of a run, by its number.
+        fails: errors, by the number of a run or by the title of a server that is tried out.
+        busy: whether the host is busy, by the number of the measurement.
     """
 
     slower: float = 1.0
@@ -39,7 +40,7 @@ class Swarms:
     fails: dict[int | str, Exception] = dataclasses.field(default_factory=dict)
     tried: list[str] = dataclasses.field(default_factory=list)
     patience_s: set[float] = dataclasses.field(default_factory=set)
-    busy: Callable[[int], bool] = lambda look: False
+    busy: Callable[[int], bool] = lambda number: False
     looks: int = 0
 
     def try_out(self, target: Target, probe: Probe, log: Path, patience_s: float) -> None:
@@ -75,8 +76,8 @@ class Swarms:
 @pytest.fixture
 def swarms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Swarms:
     made = Swarms()
-    monkeypatch.setattr(ab_command, "execute", made.execute)
-    monkeypatch.setattr(ab_command, "try_out", made.try_out)
+    monkeypatch.setattr(ab_runner, "execute", made.execute)
+    monkeypatch.setattr(ab_runner, "try_out", made.try_out)
     monkeypatch.setattr(quiet_host, "_watch", made.watch)
     monkeypatch.setattr(quiet_host, "PATIENCE_S", 0.0)
     monkeypatch.setattr("loadtests.servers.prepare.Toolchain.command_of", lambda self, program: [program])
@@ -112,24 +113,24 @@ def test_both_sides_run_in_pairs_in_the_order_of_the_seed_each_on_a_fresh_server
         assert (load_run(folder / a).label[0], load_run(folder / b).label[0]) == ("A", "B")
 
 
-def test_the_folder_can_be_given_a_name_that_nothing_has_yet(
+def test_the_folder_can_have_a_name_if_it_is_new(
     swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ab(tmp_path, *SIDES, "--pairs", "1", "--name", "mine") == 3
-    assert load_pairs(tmp_path / "results" / "mine").pairs
+    assert load_record(tmp_path / "results" / "mine").pairs
     capsys.readouterr()
     assert ab(tmp_path, *SIDES, "--pairs", "1", "--name", "mine") == 2
     assert "File exists" in capsys.readouterr().err
 
 
-def test_the_seed_is_recorded_also_where_none_was_given(swarms: Swarms, tmp_path: Path) -> None:
+def test_a_random_seed_is_recorded(swarms: Swarms, tmp_path: Path) -> None:
     ab(tmp_path, *SIDES, "--pairs", "1")
 
     assert isinstance(kept(tmp_path)["seed"], int)
 
 
 @pytest.mark.parametrize(("slower", "status", "says"), [(1.5, 1, "Worse"), (0.5, 0, "Better"), (1.0, 0, "Equivalent")])
-def test_the_pairs_end_as_soon_as_all_is_settled_and_the_status_tells_how(
+def test_the_pairs_end_once_all_figures_are_settled_and_the_status_is_the_verdict(
     swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str], slower: float, status: int, says: str
 ) -> None:
     swarms.slower = slower
@@ -141,30 +142,28 @@ def test_the_pairs_end_as_soon_as_all_is_settled_and_the_status_tells_how(
 
 
 @pytest.mark.parametrize(("pairs", "looks"), [(8, 1), (9, 2), (10, 3)])
-def test_pairs_are_looked_at_as_often_as_leaves_the_last_look_able_to_tell(
+def test_the_number_of_looks_leaves_the_last_one_able_to_find_a_difference(
     swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str], pairs: int, looks: int
 ) -> None:
     swarms.slower = 1.5
     status = ab(tmp_path, *SIDES, "--pairs", str(pairs))
-    told = f"--pairs {pairs} is too few to call anything different, however far apart: it takes 9"
+    told = f"--pairs {pairs} is too few to detect any difference, however large: at least 9 are needed"
 
     assert kept(tmp_path)["looks"] == looks
     assert (status, told in capsys.readouterr().err) == ((3, True) if pairs < 9 else (1, False))
 
 
-def test_the_folder_is_one_that_compare_reads(
-    swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_compare_reads_the_folder(swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ab(tmp_path, *SIDES, "--pairs", "20", "--band", "4%")
     first = capsys.readouterr().out
     (folder,) = (tmp_path / "results").iterdir()
     main(["compare", str(folder), "--band", "4%"])
 
-    assert load_pairs(folder).looks == 3
+    assert load_record(folder).looks == 3
     assert capsys.readouterr().out == first
 
 
-def test_a_run_that_is_not_valid_is_made_once_more_and_that_is_said(
+def test_an_invalid_run_is_repeated_and_reported(
     swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     noisy = Verdict("noisy-host", ["others used 1.2 cores"])
@@ -180,7 +179,7 @@ def test_a_run_that_is_not_valid_is_made_once_more_and_that_is_said(
     assert "noisy-host: others used 1.2 cores" in capsys.readouterr().err
 
 
-def test_a_side_that_is_never_valid_is_given_up_and_what_was_made_is_compared(
+def test_after_several_invalid_runs_of_a_side_the_finished_pairs_are_compared(
     swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     swarms.verdict = lambda number: Verdict("generator-bound", ["it was busy"]) if number > 4 else Verdict("valid")
@@ -194,9 +193,7 @@ def test_a_side_that_is_never_valid_is_given_up_and_what_was_made_is_compared(
     assert kept(tmp_path)["ended"] == "invalid"
 
 
-def test_runs_that_are_not_valid_are_taken_only_if_that_is_forced(
-    swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_force_takes_invalid_runs(swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     swarms.verdict = lambda number: Verdict("noisy-host", ["others used 95% of the cores"])
     ab(tmp_path, *SIDES, "--pairs", "2", "--force")
 
@@ -207,7 +204,7 @@ def test_runs_that_are_not_valid_are_taken_only_if_that_is_forced(
     assert out.startswith("Inconclusive")
 
 
-def test_ctrl_c_compares_the_whole_pairs(swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_compares_the_finished_pairs(swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     swarms.interrupt_at = 7
     ab(tmp_path, *SIDES, "--pairs", "9")
 
@@ -216,14 +213,14 @@ def test_ctrl_c_compares_the_whole_pairs(swarms: Swarms, tmp_path: Path, capsys:
     assert "A: gserver:json, 3 pairs" in capsys.readouterr().out
 
 
-def test_ctrl_c_before_there_is_a_pair_is_status_130(swarms: Swarms, tmp_path: Path) -> None:
+def test_ctrl_c_before_the_first_pair_is_status_130(swarms: Swarms, tmp_path: Path) -> None:
     swarms.interrupt_at = 1
 
     assert ab(tmp_path, *SIDES) == 130
     assert kept(tmp_path)["pairs"] == []
 
 
-def test_a_server_against_itself_leaves_the_noise_by_which_two_single_runs_are_compared(
+def test_a_server_against_itself_leaves_a_noise_floor_for_single_runs(
     swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ab(tmp_path, "gserver:json", "--aa", "--pairs", "20")
@@ -238,7 +235,7 @@ def test_a_server_against_itself_leaves_the_noise_by_which_two_single_runs_are_c
     assert "the noise floor of 20 pairs" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_server_that_did_not_do_all_that_was_asked_of_it_is_believed_and_that_is_said(
+def test_a_run_with_a_shortfall_of_the_server_is_taken_and_reported(
     swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     away = "The server was away for 5 of 16 s."
@@ -261,7 +258,7 @@ def seed_of(order: str) -> str:
 
 
 @pytest.mark.parametrize(("order", "second"), [("ab", SIDES[1]), ("ba", SIDES[0])])
-def test_the_side_that_goes_second_is_tried_before_the_first_one_runs(
+def test_the_second_server_is_tried_out_before_the_first_run(
     swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str], order: str, second: str
 ) -> None:
     swarms.fails = {second: NotAnswering("it ended; its log has: no settings")}
@@ -276,7 +273,7 @@ def test_the_side_that_goes_second_is_tried_before_the_first_one_runs(
     assert f"no pair was made: {letter} ({second}): it ended" in capsys.readouterr().err
 
 
-def test_the_side_that_goes_first_shows_by_its_first_run_whether_it_starts(
+def test_the_first_server_is_not_tried_out_separately(
     swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     swarms.fails = {0: NotAnswering("it ended")}
@@ -289,7 +286,7 @@ def test_the_side_that_goes_first_shows_by_its_first_run_whether_it_starts(
 @pytest.mark.parametrize(
     "error", [NotAnswering("it ended"), ResultError("the swarm left nothing"), OSError(28, "No space left on device")]
 )
-def test_what_was_made_before_a_failure_is_kept_and_compared_or_said_to_be_too_little(
+def test_after_a_failure_the_finished_pairs_are_compared_if_there_are_any(
     swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, error: Exception
 ) -> None:
     swarms.fails = {number: error}
@@ -309,7 +306,7 @@ def test_what_was_made_before_a_failure_is_kept_and_compared_or_said_to_be_too_l
 
 
 @pytest.mark.parametrize(("slower", "status"), [(1.5, 1), (1.0, 3)])
-def test_after_a_failure_the_status_is_1_only_where_the_finished_pairs_are_worse(
+def test_after_a_failure_the_status_is_1_only_if_the_finished_pairs_are_worse(
     swarms: Swarms, tmp_path: Path, slower: float, status: int
 ) -> None:
     swarms.slower, swarms.fails = slower, {36: NotAnswering("it ended")}
@@ -318,13 +315,13 @@ def test_after_a_failure_the_status_is_1_only_where_the_finished_pairs_are_worse
     assert (kept(tmp_path)["ended"], len(kept(tmp_path)["pairs"])) == ("failed", 18)
 
 
-def test_how_long_a_side_may_take_to_start_is_an_option(swarms: Swarms, tmp_path: Path) -> None:
+def test_the_start_timeout_is_an_option(swarms: Swarms, tmp_path: Path) -> None:
     ab(tmp_path, *SIDES, "--pairs", "1", "--start-timeout", "90.5")
 
     assert swarms.patience_s == {90.5}
 
 
-def test_noise_that_cannot_be_kept_costs_no_comparison(
+def test_a_noise_floor_that_cannot_be_written_does_not_stop_the_comparison(
     swarms: Swarms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
@@ -338,10 +335,8 @@ def test_noise_that_cannot_be_kept_costs_no_comparison(
 # A host that is too busy
 
 
-def test_no_run_is_made_on_a_host_that_does_not_become_quiet(
-    swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    swarms.busy = lambda look: True
+def test_no_run_is_made_on_a_busy_host(swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    swarms.busy = lambda number: True
 
     assert ab(tmp_path, *SIDES) == 3
     assert swarms.labels == []
@@ -349,18 +344,18 @@ def test_no_run_is_made_on_a_host_that_does_not_become_quiet(
     assert kept(tmp_path)["ended"] == "busy"
 
 
-def test_before_a_run_is_made_once_more_the_host_is_looked_at(swarms: Swarms, tmp_path: Path) -> None:
+def test_before_a_run_is_repeated_the_host_must_be_quiet(swarms: Swarms, tmp_path: Path) -> None:
     swarms.verdict = lambda number: (
         Verdict("noisy-host", ["others used 1.2 cores"]) if number == 3 else Verdict("valid")
     )
-    swarms.busy = lambda look: look > 1
+    swarms.busy = lambda number: number > 1
 
     assert ab(tmp_path, *SIDES) == 3
     assert len(swarms.labels) == 4
     assert (kept(tmp_path)["ended"], len(kept(tmp_path)["pairs"])) == ("busy", 1)
 
 
-def test_who_forces_runs_does_not_wait_for_a_quiet_host(swarms: Swarms, tmp_path: Path) -> None:
+def test_force_does_not_wait_for_a_quiet_host(swarms: Swarms, tmp_path: Path) -> None:
     ab(tmp_path, *SIDES, "--pairs", "1", "--force")
 
     assert (swarms.looks, len(swarms.labels)) == (0, 2)
@@ -385,7 +380,7 @@ def test_wrong_sides_are_one_line_and_leave_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_toolchain_that_is_missing_is_one_line(
+def test_a_missing_toolchain_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "")
@@ -396,17 +391,17 @@ def test_a_toolchain_that_is_missing_is_one_line(
 
 
 @pytest.mark.longhaul
-def test_two_real_servers_are_run_in_turns_to_the_end(tmp_path: Path) -> None:
+def test_two_real_servers_are_compared(tmp_path: Path) -> None:
     small = ["--pairs", "1", "--users", "5", "--duration", "2", "--json", "--force"]
-    # However busy this host is: that is not what is tested.
+    # --force: the test must pass on a busy host.
     command = [sys.executable, "-m", "loadtests", "ab", "gserver:json", "peer:asyncio-json", *small]
     ended = subprocess.run(
         [*command, "--results", str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
     )
     (folder,) = tmp_path.iterdir()
-    ((a, b),) = load_pairs(folder).pairs
+    ((a, b),) = load_record(folder).pairs
 
-    assert ended.returncode in (1, 3), ended.stderr  # worse is more than one pair can tell
+    assert ended.returncode in (1, 3), ended.stderr  # one pair is too few for a verdict
     assert load_run(folder / a).server["command"] == "gserver:json"
     assert load_run(folder / b).server["command"] == "peer:asyncio-json"
     assert json.loads(ended.stdout)["paired"] is True

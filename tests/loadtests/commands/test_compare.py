@@ -1,4 +1,4 @@
-"""loadtests compare: finding the sides, and what a pipeline gets."""
+"""loadtests compare: the sides and the exit status."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _renderer() -> None:
 
 
 def save_sides(folder: Path, runs: int, change: float = 0.0, seed: int = 1, scale: float = 0.02) -> None:
-    """A folder of runs for each side, with next to no noise."""
+    """A folder of runs for each side, with almost no noise."""
     for name, side in zip("ab", simulated(np.random.default_rng(seed), runs, change, scale), strict=True):
         for number, run in enumerate(side.runs):
             place = folder / name / f"{name}{number:02}"
@@ -57,7 +57,7 @@ def save_ab(folder: Path, pairs: int, **changes: object) -> None:
         (1, 0.1, [], 3),
     ],
 )
-def test_the_exit_status_is_what_a_pipeline_can_act_on(
+def test_the_exit_status_depends_on_the_verdict(
     tmp_path: Path, runs: int, change: float, options: list[str], status: int
 ) -> None:
     save_sides(tmp_path, runs, change)
@@ -77,7 +77,7 @@ def test_sides_are_folders_or_lists_of_runs(tmp_path: Path, capsys: Printed) -> 
     assert (listed["a"]["title"], folders["a"]["title"]) == ("a00 and 5 more", "a")
 
 
-def test_what_ab_left_is_compared_in_pairs(tmp_path: Path, capsys: Printed) -> None:
+def test_a_folder_of_ab_is_compared_in_pairs(tmp_path: Path, capsys: Printed) -> None:
     save_sides(tmp_path, 10, 0.1)
     save_ab(tmp_path, 10, a="main", b="branch")
 
@@ -86,8 +86,8 @@ def test_what_ab_left_is_compared_in_pairs(tmp_path: Path, capsys: Printed) -> N
     assert (found["paired"], found["alpha"], found["b"]["title"]) == (True, 0.05, "branch")
 
 
-def test_pairs_that_were_looked_at_are_believed_less(tmp_path: Path, capsys: Printed) -> None:
-    """Ten pairs could do for eight figures, but not at the first of three looks at twenty."""
+def test_several_looks_make_the_test_stricter(tmp_path: Path, capsys: Printed) -> None:
+    """Ten pairs can suffice for eight figures, but not at the first of three looks in a plan of twenty pairs."""
     save_sides(tmp_path, 10, 0.1)
     save_ab(tmp_path, 10, max_pairs=20, looks=3)
 
@@ -103,10 +103,10 @@ def several(folder: Path, *changes: float) -> list[str]:
 
 
 @pytest.mark.parametrize(("changes", "status"), [((0.0, 0.1), 1), ((-0.1, 0.0), 0)])
-def test_several_comparisons_are_a_line_each_and_the_worst_decides(
+def test_several_comparisons_have_a_line_each_and_the_worst_status(
     tmp_path: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch, changes: tuple[float, ...], status: int
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "120")  # so that no line is broken
+    monkeypatch.setenv("COLUMNS", "120")  # lines are not wrapped
     folders = several(tmp_path, *changes)
 
     assert main(["compare", *folders]) == status
@@ -132,7 +132,7 @@ def test_several_comparisons_have_a_page_and_pictures(tmp_path: Path, capsys: Pr
     assert {path.name for path in pictures.iterdir()} >= {"1-0-verdicts.svg", "2-1-verdicts.svg"}
 
 
-def test_several_comparisons_have_no_noise_but_their_own(tmp_path: Path, capsys: Printed) -> None:
+def test_several_comparisons_take_no_noise_floor(tmp_path: Path, capsys: Printed) -> None:
     folders = several(tmp_path, 0.0, 0.0)
 
     assert main(["compare", *folders, "--noise", str(tmp_path / "noise.json")]) == 2
@@ -167,7 +167,7 @@ def test_a_noise_floor_is_for_single_runs_only(tmp_path: Path, capsys: Printed) 
     assert "pairs show their own noise" in capsys.readouterr().err
 
 
-def test_one_run_each_is_held_against_the_noise_floor(tmp_path: Path, capsys: Printed) -> None:
+def test_single_runs_are_compared_by_the_noise_floor(tmp_path: Path, capsys: Printed) -> None:
     save_sides(tmp_path, 1, 0.1)
     run = run_of({})
     floor = NoiseFloor(run.workload_hash, run.environment, 20, dict.fromkeys(NOISE, 0.01), run.schema)
@@ -215,10 +215,10 @@ def test_a_broken_noise_floor_is_one_clear_line(tmp_path: Path, text: str, says:
         (["a", "--b", "b"], "give two folders"),
         (["--a", "a"], "give two folders"),
         (["nowhere", "b"], "nowhere: not the folder of a run (there is no run.json)"),
-        (["a"], "a: not the folder of an ab (there is no ab.json)"),
+        (["a"], "a: not a folder of `loadtests ab` (there is no ab.json)"),
         (["a/a00"], "a/a00 is one run: there is nothing to compare it with"),
-        (["--a", "a/a00", "a/a00", "--b", "b"], "a/a00 and others: the same run stands in a side more than once"),
-        (["ab", "b"], "ab has the pairs of an ab, which are both sides: give it alone"),
+        (["--a", "a/a00", "a/a00", "--b", "b"], "a/a00 and others: a side has the same run more than once"),
+        (["ab", "b"], "ab has pairs of `loadtests ab`, which are both sides: give no other side"),
         (["ab"], "ab/ab.json cannot be read"),
         (["empty", "b"], "empty: not the folder of a run"),
         (["cut", "b"], "cut/1/run.json cannot be read"),
@@ -228,7 +228,7 @@ def test_a_broken_noise_floor_is_one_clear_line(tmp_path: Path, text: str, says:
         (["a", "b", "--noise", "a"], "a cannot be read"),
     ],
 )
-def test_what_cannot_be_compared_is_one_clear_line(
+def test_an_impossible_comparison_is_one_clear_line(
     tmp_path: Path, arguments: list[str], says: str, capsys: Printed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -249,7 +249,7 @@ def test_what_cannot_be_compared_is_one_clear_line(
 
 
 @pytest.mark.parametrize("band", ["0", "100%", "much", "-3%", "nan"])
-def test_a_band_that_makes_no_sense_is_wrong_usage(band: str, capsys: Printed) -> None:
+def test_an_impossible_band_is_wrong_usage(band: str, capsys: Printed) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["compare", "a", "b", f"--band={band}"])
 
@@ -257,14 +257,14 @@ def test_a_band_that_makes_no_sense_is_wrong_usage(band: str, capsys: Printed) -
     assert f"{band!r}, must be a percentage above 0 and below 100" in capsys.readouterr().err
 
 
-def test_markdown_is_for_a_comment(tmp_path: Path, capsys: Printed) -> None:
+def test_markdown_is_printed(tmp_path: Path, capsys: Printed) -> None:
     save_sides(tmp_path, 6, 0.1)
 
     main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--markdown"])
     assert capsys.readouterr().out.startswith("**Worse: B is worse in throughput")
 
 
-def test_pages_and_pictures_are_written_where_they_are_asked_for(tmp_path: Path, capsys: Printed) -> None:
+def test_page_and_pictures_are_written_to_the_given_paths(tmp_path: Path, capsys: Printed) -> None:
     save_sides(tmp_path, 6)
     page, pictures = tmp_path / "page.html", tmp_path / "pictures"
     sides = [str(tmp_path / side) for side in "ab"]

@@ -1,4 +1,4 @@
-"""What a host can hold: pure over facts, and once for this host."""
+"""The checks of a host: with invented limits, and once on this host."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from loadtests.commands.doctor import Finding, Need, examine, fits, plan, render, render_all
-from loadtests.host.capacity import Host, look
+from loadtests.commands.doctor import render, render_all
+from loadtests.host.capacity import Host, inspect_host
+from loadtests.host.capacity_check import Finding, Need, examine, fits, plan
 
 ROOMY = Host(
     cores=8,
@@ -37,7 +38,7 @@ C100K = Need("c100k", 100_000, 2000)
 
 def found(what: str, need: Need = C100K, **facts: Any) -> Finding:
     host = dataclasses.replace(ROOMY, **facts)
-    return next(finding for finding in examine(host, need) if finding.what == what)
+    return next(finding for finding in examine(host, need) if finding.check == what)
 
 
 def test_a_roomy_host_holds_a_hundred_thousand() -> None:
@@ -58,10 +59,10 @@ def test_a_roomy_host_holds_a_hundred_thousand() -> None:
         ("closed ports", {"time_wait_reuse": 0}, "doubt", "sysctl -w net.ipv4.tcp_tw_reuse=2"),
         ("accept queue", {"somaxconn": 128}, "short", "sysctl -w net.core.somaxconn=2048"),
         ("handshakes", {"syn_backlog": 256}, "doubt", "sysctl -w net.ipv4.tcp_max_syn_backlog=2048"),
-        ("memory", {"available_bytes": 2**30}, "short", "free some, or give each end a host of its own"),
-        ("cores", {"cores": 1}, "doubt", "give each end a host of its own"),
-        ("quiet", {"others_cores": 0.5}, "doubt", "see in top who that is"),
-        ("quiet", {"steal": 0.1}, "doubt", "a host that is not shared"),
+        ("memory", {"available_bytes": 2**30}, "short", "free some, or run server and swarm on separate hosts"),
+        ("cores", {"cores": 1}, "doubt", "run server and swarm on separate hosts"),
+        ("quiet", {"others_cores": 0.5}, "doubt", "top shows those processes"),
+        ("quiet", {"steal": 0.1}, "doubt", "use a host that is not shared"),
         (
             "TCP buffers",
             {"tcp_pressure_bytes": 100 * 2**20},
@@ -82,20 +83,20 @@ def test_a_roomy_host_holds_a_hundred_thousand() -> None:
         ),
     ],
 )
-def test_what_is_short_is_named_with_the_command_that_raises_it(
+def test_a_limit_that_is_too_low_is_named_with_the_command_that_raises_it(
     what: str, facts: dict[str, Any], level: str, fix: str
 ) -> None:
     finding = found(what, **facts)
 
     assert (finding.level, finding.fix) == (level, fix)
-    assert finding.says
+    assert finding.state
     assert fits(examine(dataclasses.replace(ROOMY, **facts), C100K)) == (level != "short")
 
 
 @pytest.mark.parametrize(
     ("hard", "sockets", "processes"), [(20_000, 100_000, 6), (20_000, 19_800, 1), (20_000, 19_801, 2), (1024, 2000, 3)]
 )
-def test_each_end_has_as_many_processes_as_the_limit_of_open_files_takes(
+def test_server_and_swarm_get_the_processes_that_the_limit_of_open_files_requires(
     hard: int, sockets: int, processes: int
 ) -> None:
     host = dataclasses.replace(ROOMY, hard_descriptors=hard)
@@ -103,28 +104,28 @@ def test_each_end_has_as_many_processes_as_the_limit_of_open_files_takes(
     assert plan(host, Need("x", sockets, 100)).processes == processes
 
 
-def test_there_are_as_many_source_addresses_as_the_ports_take() -> None:
+def test_there_are_enough_source_addresses_for_the_ports() -> None:
     assert plan(ROOMY, C100K).addresses == 4  # 28,232 ports each
-    assert found("ports").says == "28,232 for a source address: from 127.0.0.1 to 127.0.0.4"
-    assert found("ports", Need("x", 28_232, 100)).says.endswith("from 127.0.0.1 alone")
-    assert found("ports", Need("x", 28_232 * 300, 100)).says.endswith("from 127.0.0.1 to 127.0.1.46")
+    assert found("ports").state == "28,232 per source address: connects from 127.0.0.1 to 127.0.0.4"
+    assert found("ports", Need("x", 28_232, 100)).state.endswith("from 127.0.0.1 alone")
+    assert found("ports", Need("x", 28_232 * 300, 100)).state.endswith("from 127.0.0.1 to 127.0.1.46")
 
 
-def test_a_host_without_a_firewall_has_none_to_be_short_of() -> None:
-    assert "firewall" not in {finding.what for finding in examine(ROOMY, C100K)}
+def test_without_a_firewall_there_is_no_check_of_it() -> None:
+    assert "firewall" not in {finding.check for finding in examine(ROOMY, C100K)}
     assert found("firewall", tracked=5, most_tracked=262_144).level == "ok"
 
 
-def test_what_is_shown_has_no_colours_where_there_is_no_terminal() -> None:
+def test_without_a_terminal_there_are_no_colours() -> None:
     output = io.StringIO()
     host = dataclasses.replace(ROOMY, somaxconn=128)
     assert not render(host, C100K, Console(file=output, width=160))
     shown = output.getvalue()
 
     assert "\x1b" not in shown
-    assert "short  accept queue     128 may wait to be accepted, 2,000 come in a second" in shown
+    assert "short  accept queue     128 connections at most, 2,000 arrive per second" in shown
     assert "  accept queue: sysctl -w net.core.somaxconn=2048\n" in shown
-    assert shown.endswith("c100k: this host cannot hold it as it is\n")
+    assert shown.endswith("c100k: this host cannot hold it with its present limits\n")
 
 
 def test_a_command_is_never_broken_however_narrow_the_terminal() -> None:
@@ -135,7 +136,7 @@ def test_a_command_is_never_broken_however_narrow_the_terminal() -> None:
     assert "sysctl -w net.ipv4.tcp_mem='524288 1048576 2097152'" in output.getvalue()
 
 
-def test_every_profile_has_a_line_that_says_why() -> None:
+def test_every_profile_has_a_line_with_the_reason() -> None:
     output = io.StringIO()
     host = dataclasses.replace(ROOMY, somaxconn=1000, others_cores=1.0)
     render_all(host, [C100K, Need("tiny", 10, 10)], Console(file=output, width=160))
@@ -149,18 +150,18 @@ def test_every_profile_has_a_line_that_says_why() -> None:
 
 
 def run_doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "loadtests.commands.doctor", *arguments]
+    command = [sys.executable, "-m", "loadtests", "doctor", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_this_host_holds_the_smallest_profile_and_says_so() -> None:
+def test_this_host_can_hold_the_smallest_profile() -> None:
     examined = run_doctor("smoke")
 
     assert (examined.returncode, examined.stderr) == (0, "")
     assert examined.stdout.endswith("smoke: this host can hold it\n")
 
 
-def test_a_profile_that_is_not_there_is_one_line() -> None:
+def test_an_unknown_profile_is_one_line() -> None:
     examined = run_doctor("smokey")
 
     assert (examined.returncode, examined.stdout) == (2, "")
@@ -168,10 +169,10 @@ def test_a_profile_that_is_not_there_is_one_line() -> None:
     assert examined.stderr.count("\n") == 1
 
 
-def test_somebody_who_computes_is_seen() -> None:
-    before = look(0.05)
+def test_other_processes_that_use_a_core_are_noticed() -> None:
+    before = inspect_host(0.05)
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
-        during = look(0.5)
+        during = inspect_host(0.5)
         busy.kill()
 
     assert during.others_cores > 0.3

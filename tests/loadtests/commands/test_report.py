@@ -1,4 +1,4 @@
-"""loadtests report, and what it says of folders that are no runs."""
+"""loadtests report, and its errors for folders that are no runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
-    """A run that has two pictures only, which are soon drawn."""
+    """A run with two pictures only, which are drawn quickly."""
     recording = Recording()
     recording.health["host"] = {
         second: {"sockets": 1, "cpu_s": second, "lag_ns": 1e6} for second in range(START, START + SECONDS)
@@ -57,7 +57,7 @@ def test_a_single_run_keeps_its_report_and_its_page(bare: Path, capsys: pytest.C
     assert "<!doctype html>" in (bare / "report.html").read_text()
 
 
-def test_several_runs_have_a_page_where_it_is_asked_for(bare: Path, tmp_path: Path) -> None:
+def test_several_runs_have_a_page_at_the_given_path(bare: Path, tmp_path: Path) -> None:
     page = tmp_path / "both.html"
 
     assert main(["report", str(bare), str(bare), "--html", str(page)]) == 0
@@ -129,7 +129,7 @@ def test_a_sample_that_was_cut_by_a_crash_is_left_out(bare: Path) -> None:
     assert main(["report", str(bare), "--html", str(bare / "page.html")]) == 0
 
 
-def test_a_run_that_kept_its_figures_only_has_a_page_that_names_what_is_missing(folder: Path) -> None:
+def test_a_run_with_figures_only_has_a_page_that_names_the_missing_files(folder: Path) -> None:
     (folder / "client.json").unlink()
     (folder / "samples.jsonl").unlink()
 

@@ -4,11 +4,12 @@ import dataclasses
 import json
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from loadtests.comparison.ab_plan import Made, Repeated, draw, floor_of, is_settled, unsettled
+from loadtests.comparison.ab_plan import AbRecord, Repeated, draw, floor_of, is_settled, load_record, unsettled
 from loadtests.comparison.compare import Plan, compare
 from loadtests.comparison.model import Comparison, Side
 from loadtests.results.store import Run
@@ -25,13 +26,27 @@ def test_the_order_within_the_pairs_is_that_of_the_seed_and_as_often_one_as_the_
 
 
 def test_what_was_made_is_kept_as_json_with_its_kind_and_version() -> None:
-    made = Made("gserver:json", "peer:node-json", 7, 12, 3, 0.03, ["ba"], [("one", "two")])
+    made = AbRecord("gserver:json", "peer:node-json", 7, 12, 3, 0.03, ["ba"], [("one", "two")])
     made.repeated.append(Repeated("bad", "b", ["steal was 9%"]))
     kept = json.loads(made.to_json())
 
     assert (kept["kind"], kept["schema_version"]) == ("gserver load test pairs", 1)
     assert (kept["seed"], kept["order"], kept["pairs"]) == (7, ["ba"], [["one", "two"]])
     assert kept["repeated"] == [{"run": "bad", "side": "b", "reasons": ["steal was 9%"]}]
+
+
+def test_a_file_needs_only_pairs(tmp_path: Path) -> None:
+    (tmp_path / "ab.json").write_text('{"pairs": [["one", "two"]], "added later": 1}')
+    record = load_record(tmp_path)
+
+    assert (record.a, record.b, record.planned_pairs, record.looks) == ("A", "B", 1, 1)
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    record = AbRecord("a", "b", 7, 12, 3, 0.03, ["ba"], [("one", "two")], [Repeated("bad", "b", ["noise"])], "settled")
+    (tmp_path / "ab.json").write_text(record.to_json())
+
+    assert load_record(tmp_path) == record
 
 
 def runs(scales: list[float], **changes: Any) -> tuple[Run, ...]:

@@ -1,4 +1,4 @@
-"""The log of a process, which does not fill the disk."""
+"""A log that does not fill the disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def written(log: BoundedLog, lines: range) -> None:
         os.write(log.descriptor, b"line %d\n" % line)
 
 
-def test_a_log_of_usual_length_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_short_log_is_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("from before\n")
     with BoundedLog(path, LONGEST, KEPT) as log:
@@ -41,7 +41,7 @@ def test_of_a_long_log_the_beginning_and_the_end_are_kept(tmp_path: Path) -> Non
     assert note == f"... {len(whole) - 2 * KEPT:,} bytes were left out here ..."
 
 
-def test_the_process_goes_on_behind_a_cut(tmp_path: Path) -> None:
+def test_the_process_continues_after_a_cut(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with BoundedLog(path, LONGEST, KEPT) as log:
         written(log, range(500))

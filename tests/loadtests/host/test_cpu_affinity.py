@@ -1,4 +1,4 @@
-"""Cores of the server, and cores of the generator."""
+"""Separate cores for server and generator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from loadtests.host.cpu_affinity import Cores, on_cores, shared_out
+from loadtests.host.cpu_affinity import Cores, on_cores, split_cores
 
 
 @pytest.mark.parametrize(
@@ -24,15 +24,15 @@ from loadtests.host.cpu_affinity import Cores, on_cores, shared_out
 def test_a_core_for_each_worker_and_half_of_them_for_the_generator(
     available: list[int], workers: int, cores: Cores
 ) -> None:
-    assert shared_out(available, workers) == cores
+    assert split_cores(available, workers) == cores
 
 
-def test_what_is_shown_names_both() -> None:
+def test_both_sets_of_cores_are_shown() -> None:
     assert Cores((0, 1), (2,)).shown() == "server on 0,1, generator on 2"
     assert Cores().shown() == "not pinned"
 
 
-def test_a_process_and_its_children_run_where_they_are_put_and_this_one_stays_where_it_was() -> None:
+def test_a_process_and_its_children_run_on_the_given_cores_and_this_process_does_not() -> None:
     before = os.sched_getaffinity(0)
     chosen = max(before)
     with on_cores([chosen]):

@@ -1,4 +1,4 @@
-"""Where a run took place, and what the host can hold."""
+"""The description of a host, and its limit of open files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the kernel says of a host; the parsers on texts, the rest on this machine."""
+"""Kernel counters: the parsers on texts, the rest on this machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def waiting(listener: socket.socket) -> int:
     return found.waiting
 
 
-def test_processor_time_is_that_of_processes_of_interrupts_and_what_was_stolen() -> None:
+def test_cpu_time_of_processes_and_interrupts_and_stolen_time() -> None:
     ticks = os.sysconf("SC_CLK_TCK")
     line = " ".join(["cpu ", *(str(seconds * ticks) for seconds in (10, 2, 30, 400, 5, 1, 6, 7, 3, 1))])
 
@@ -45,7 +45,7 @@ def test_pairs_of_lines_are_tables() -> None:
     assert tables["IpExt"] == {"InNoRoutes": 0, "InOctets": 99}
 
 
-def test_work_that_is_done_is_seen() -> None:
+def test_cpu_time_grows_with_work() -> None:
     before = kernel_counters.processors()
     subprocess.run([sys.executable, "-c", "sum(range(5_000_000))"], check=True)
     after = kernel_counters.processors()
@@ -55,7 +55,7 @@ def test_work_that_is_done_is_seen() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_the_accept_queue_is_of_the_port_that_was_asked_for(host: str) -> None:
+def test_the_accept_queue_is_that_of_the_port(host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as one, socket.create_server((host, 0), family=family) as other:
         clients = [socket.create_connection(one.getsockname()[:2]) for _ in range(5)]
@@ -67,7 +67,7 @@ def test_the_accept_queue_is_of_the_port_that_was_asked_for(host: str) -> None:
             client.close()
 
 
-def test_the_queues_of_all_listeners_of_a_port_are_one() -> None:
+def test_the_queues_of_all_listeners_of_a_port_are_added() -> None:
     one = socket.create_server(("127.0.0.1", 0), reuse_port=True)
     with one, socket.create_server(one.getsockname(), reuse_port=True):
         clients = [socket.create_connection(one.getsockname()) for _ in range(20)]
@@ -76,14 +76,14 @@ def test_the_queues_of_all_listeners_of_a_port_are_one() -> None:
             client.close()
 
 
-def test_where_nobody_listens_there_is_no_queue() -> None:
+def test_without_a_listener_there_is_no_queue() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
 
         assert kernel_counters.listeners(bound.getsockname()[1]) is None
 
 
-def test_connections_that_a_full_queue_loses_are_counted() -> None:
+def test_connections_dropped_by_a_full_queue_are_counted() -> None:
     before = kernel_counters.network()
     with socket.create_server(("127.0.0.1", 0), backlog=1) as listener:
         clients = [socket.socket() for _ in range(4)]
@@ -100,7 +100,7 @@ def test_connections_that_a_full_queue_loses_are_counted() -> None:
 
 @contextlib.contextmanager
 def overrun(listener: socket.socket, connects: int = 12) -> Iterator[int]:
-    """More connects than a queue of one takes; so many requests were dropped at least, by the next second."""
+    """Connect more often than an accept queue of one can hold; yield the minimum of dropped requests."""
     clients = [socket.socket(listener.family) for _ in range(connects)]
     try:
         for client in clients:
@@ -118,7 +118,7 @@ def dropped(listener: socket.socket, *addresses: str) -> int:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_requests_that_a_full_queue_drops_are_its_listeners_own(host: str) -> None:
+def test_connection_requests_dropped_by_a_full_queue_are_counted_for_its_listener(host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     make = functools.partial(socket.create_server, (host, 0), family=family, backlog=1)
     with make() as full, make() as other, overrun(full) as least:
@@ -150,13 +150,13 @@ def test_listeners_that_share_a_port_each_have_their_own_drops() -> None:
         assert sum(found.dropped.values()) >= 36
 
 
-def test_a_listener_that_was_replaced_began_at_nothing() -> None:
+def test_a_new_listener_begins_at_0() -> None:
     assert kernel_counters.drops_between({"a": 8, "b": 3}, {"b": 4, "c": 2}) == 3
     assert kernel_counters.drops_between({"a": 8}, {}) == 0
 
 
-def test_bytes_that_nobody_reads_are_memory_of_tcp() -> None:
-    """Each processor keeps up to a MiB to itself, which is not in the figure."""
+def test_unread_bytes_count_as_memory_of_tcp() -> None:
+    """The kernel accounts up to 1 MiB for each core separately, which is not in the counter."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         clients = [socket.create_connection(listener.getsockname()) for _ in range(20)]
         before = kernel_counters.network()
@@ -174,7 +174,7 @@ def test_bytes_that_nobody_reads_are_memory_of_tcp() -> None:
 
 
 @pytest.mark.skipif(not is_root or not shutil.which("unshare"), reason="needs root and unshare")
-def test_a_process_in_another_network_is_asked_about_its_own() -> None:
+def test_a_process_in_another_namespace_has_its_own_counters() -> None:
     with subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec sleep 60"], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -186,7 +186,7 @@ def test_a_process_in_another_network_is_asked_about_its_own() -> None:
     assert kernel_counters.same_namespace(os.getpid())
 
 
-def test_a_process_that_is_gone_is_an_error() -> None:
+def test_a_process_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(OSError, match="No such file"):
         kernel_counters.network(2**22 + 1)
     assert not kernel_counters.same_namespace(2**22 + 1)

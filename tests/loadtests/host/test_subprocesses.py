@@ -43,13 +43,13 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-def test_a_free_port_is_none_that_the_kernel_gives_to_others() -> None:
+def test_a_free_port_is_not_an_ephemeral_one() -> None:
     first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
 
     assert not [port for port in (free_port() for _ in range(20)) if first <= port <= last]
 
 
-def test_what_a_stopped_process_leaves_in_its_session_is_killed(tmp_path: Path) -> None:
+def test_children_of_a_stopped_process_are_killed(tmp_path: Path) -> None:
     process = start_python(WITH_STRAGGLER, tmp_path / "log")
     straggler = int(first_line(tmp_path / "log"))
 
@@ -80,7 +80,7 @@ def test_a_process_that_ignores_term_is_killed_by_an_interrupt(tmp_path: Path, m
     assert process.returncode == -signal.SIGKILL
 
 
-def test_a_process_that_has_ended_is_stopped_in_peace(tmp_path: Path) -> None:
+def test_stopping_a_process_that_has_ended_does_nothing(tmp_path: Path) -> None:
     process = start_python("raise SystemExit(3)", tmp_path / "log")
     process.wait(PATIENCE_S)
 
@@ -98,7 +98,7 @@ def test_a_process_runs_only_inside_the_with(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_term_and_hup_interrupt_as_a_ctrl_c_does_and_only_within(number: signal.Signals) -> None:
+def test_term_and_hup_interrupt_like_ctrl_c_only_within_the_with(number: signal.Signals) -> None:
     before = signal.getsignal(number)
 
     with pytest.raises(KeyboardInterrupt), terminated_as_interrupted():
@@ -119,7 +119,7 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_gated_process_begins_when_its_gate_is_opened(tmp_path: Path) -> None:
+def test_a_gated_process_starts_when_its_gate_is_opened(tmp_path: Path) -> None:
     """And is the same process then."""
     log = tmp_path / "log"
     with running([sys.executable, "-c", "import os; print(os.getpid())"], log, is_gated=True) as process:
@@ -130,7 +130,7 @@ def test_a_gated_process_begins_when_its_gate_is_opened(tmp_path: Path) -> None:
     assert log.read_text() == f"{process.pid}\n"
 
 
-def test_a_gate_that_is_never_opened_lets_nothing_begin(tmp_path: Path) -> None:
+def test_a_gated_process_never_starts_if_its_gate_stays_closed(tmp_path: Path) -> None:
     with running([sys.executable, "-c", "print('begun')"], tmp_path / "log", is_gated=True) as process:
         pass
 

@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 import gserver
-from loadtests.commands.worker import work
 from loadtests.host.subprocesses import free_port
+from loadtests.orchestration.remote_worker import run_worker
 from loadtests.results.store import Run, load_recording, load_run
 from tests.helpers.loadtests_swarms import bound_socket
 from tests.helpers.processes import wait_for
@@ -255,9 +255,9 @@ def test_a_master_that_cannot_be_reached_is_one_line_with_the_cause(capsys: pyte
     with bound_socket() as silent:
         address = silent.getsockname()
         with pytest.raises(OSError, match=f"^no master at 127.0.0.1:{address[1]} within 1 s: Connection refused$"):
-            work(address, 1, None, 1)
+            run_worker(address, 1, None, 1)
     with pytest.raises(OSError, match=r"^no master at host\.invalid:1 within 1 s: .*(known|resolution)"):
-        work(("host.invalid", 1), 1, None, 1)
+        run_worker(("host.invalid", 1), 1, None, 1)
 
     assert capsys.readouterr().err.count("waiting for the master") <= 2
 

@@ -16,7 +16,7 @@ LINE = {"second": 1.0, "sockets": 1999.0, "exchanges": 1500.0, "p99_ns": 2_500_0
 MOMENT = Moment(7.4, "warmup", 1999, 1500, 2_500_000, 3)
 
 
-def test_a_line_says_time_phase_sockets_rate_latency_and_failures() -> None:
+def test_a_line_has_time_phase_sockets_rate_latency_and_failures() -> None:
     assert render_line(C2K, MOMENT) == (
         "  7 of 23 s  warmup    1,999 of 2,000 sockets  1,500 exchanges/s  p99 2.50 ms  3 failures"
     )
@@ -26,7 +26,7 @@ def test_a_second_without_exchanges_has_no_latency() -> None:
     assert "p99 -  " in render_line(C2K, Moment(7.4, "ramp", 10, 0, 0, 0))
 
 
-def test_where_there_is_no_terminal_only_some_lines_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_only_some_lines_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(C2K) as progress:
         progress.show([])
         progress.show([LINE], phase="ramp")
@@ -38,12 +38,12 @@ def test_where_there_is_no_terminal_only_some_lines_are_shown(capsys: pytest.Cap
     assert "\x1b" not in shown
 
 
-def test_a_wait_for_workers_is_shown_whenever_one_comes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_worker_that_joins_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(C2K) as progress:
-        for came in (0, 0, 1, 1, 2):
-            progress.wait(came, 2)
+        for joined in (0, 0, 1, 1, 2):
+            progress.wait(joined, 2)
 
-    assert capsys.readouterr().err.splitlines()[1:] == [f"waiting for workers: {came} of 2" for came in (0, 1, 2)]
+    assert capsys.readouterr().err.splitlines()[1:] == [f"waiting for workers: {joined} of 2" for joined in (0, 1, 2)]
 
 
 def samples(*cpu_s: float) -> list[dict[str, Any]]:
@@ -58,17 +58,17 @@ def samples(*cpu_s: float) -> list[dict[str, Any]]:
     ]
 
 
-def test_the_use_of_processors_is_that_of_about_the_last_second(capsys: pytest.CaptureFixture[str]) -> None:
+def test_cpu_use_is_that_of_about_the_last_second(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(C2K) as progress:
         progress.show([LINE], samples(0.0, 9.0, 9.1, 9.2, 9.3, 9.4))
 
     assert "server 40.0% of a core  generator 20.0% of a core" in capsys.readouterr().err
 
 
-def test_a_terminal_shows_the_same_and_what_is_left() -> None:
+def test_a_terminal_shows_the_same_and_the_time_left() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
     console.print(render_display(C2K, Moment(7.4, "measure", 1999, 1500, 2_500_000, 3, 90.0, 12.0)))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
 
-    for words in ("c2k", "measure", "16 s left", "1,999 of 2,000", "1,500 a second, p99 2.50 ms", "90% of a core"):
+    for words in ("c2k", "measure", "16 s left", "1,999 of 2,000", "1,500 per second, p99 2.50 ms", "90% of a core"):
         assert words in shown

@@ -28,7 +28,7 @@ def looks(*others_cores: float) -> Iterator[tuple[float, float]]:
     return iter([(cores, 0.0) for cores in others_cores])
 
 
-def test_a_quiet_host_costs_one_look_and_no_word() -> None:
+def test_a_quiet_host_takes_one_measurement_and_no_line() -> None:
     said: list[str] = []
     host = looks(0.0, 64.0)
     await_quiet(said.append, lambda: next(host))
@@ -37,7 +37,7 @@ def test_a_quiet_host_costs_one_look_and_no_word() -> None:
     assert next(host) == (64.0, 0.0)
 
 
-def test_a_busy_host_is_named_once_and_waited_for() -> None:
+def test_a_busy_host_is_reported_once_and_waited_for() -> None:
     said: list[str] = []
     host = looks(64.0, 64.0, 64.0, 0.0)
     await_quiet(said.append, lambda: next(host))
@@ -48,14 +48,14 @@ def test_a_busy_host_is_named_once_and_waited_for() -> None:
     assert said[1].startswith("the host is quiet, after ")
 
 
-def test_a_host_that_stays_busy_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_stays_busy_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quiet, "PATIENCE_S", 0.0)
 
-    with pytest.raises(HostBusy, match=r"other processes use .* --force makes runs all the same"):
+    with pytest.raises(HostBusy, match=r"other processes use .* --force makes runs nevertheless"):
         await_quiet(lambda line: None, lambda: (64.0, 0.0))
 
 
-def test_what_others_use_is_looked_up() -> None:
+def test_the_cpu_use_of_other_processes_is_measured() -> None:
     others, steal = quiet._watch()
 
     assert others >= 0

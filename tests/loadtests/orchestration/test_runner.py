@@ -1,4 +1,4 @@
-"""How a run is carried out: over how many processes, on which cores. Whole runs are in test_loadtests_run.py."""
+"""The processes and cores of a run. Whole runs are in tests/integration/test_run.py."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_server_and_generator_have_a_core_each() -> None:
     assert (spread.processes, spread.cores) == (1, Cores(server=(0,), generator=(1,)))
 
 
-def test_more_processes_than_cores_are_left_to_the_kernel() -> None:
+def test_with_more_processes_than_cores_the_kernel_chooses() -> None:
     spread = runner._spread(PROFILES["c100k"], Options(), LIMIT, workers=6)
 
     assert spread.processes == 6
@@ -33,7 +33,7 @@ def test_more_processes_than_cores_are_left_to_the_kernel() -> None:
 
 
 @pytest.mark.parametrize(("options", "workers"), [(Options(pin=False), 1), (Options(), 0)])
-def test_who_does_not_want_it_or_has_no_server_here_pins_nothing(options: Options, workers: int) -> None:
+def test_without_pinning_or_without_a_server_here_nothing_is_pinned(options: Options, workers: int) -> None:
     assert runner._spread(PROFILES["c2k"], options, LIMIT, workers).cores == Cores()
 
 

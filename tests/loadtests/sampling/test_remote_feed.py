@@ -39,7 +39,8 @@ class Sampling:
         command = [
             sys.executable,
             "-m",
-            "loadtests.sampling.sampler",
+            "loadtests",
+            "sample",
             "--pid",
             str(pid),
             "--interval",
@@ -75,7 +76,7 @@ def something_to_sample() -> Iterator[subprocess.Popen[bytes]]:
 @contextlib.contextmanager
 def relaying(address: tuple[str, int], output: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """`sample --connect`."""
-    command = [sys.executable, "-m", "loadtests.sampling.sampler", "--connect", f"{address[0]}:{address[1]}", *options]
+    command = [sys.executable, "-m", "loadtests", "sample", "--connect", f"{address[0]}:{address[1]}", *options]
     process = subprocess.Popen([*command, "--output", str(output)], stderr=subprocess.PIPE, text=True)
     try:
         yield process
@@ -154,7 +155,7 @@ def test_a_sampler_that_is_stopped_sends_its_end_to_its_readers(tmp_path: Path) 
         wait_for_samples(output, 1)
         sampling.process.terminate()
 
-        assert relay.communicate(timeout=60)[1] == "loadtests sample: it was told to stop\n"
+        assert relay.communicate(timeout=60)[1] == "loadtests sample: it was stopped by a signal\n"
         assert (relay.returncode, sampling.process.wait(60)) == (0, 0)
 
 
@@ -175,7 +176,7 @@ def unused_port(printed: str) -> str:
 def test_an_address_in_use_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        command = [sys.executable, "-m", "loadtests.sampling.sampler", "--pid", str(os.getpid()), "--listen", address]
+        command = [sys.executable, "-m", "loadtests", "sample", "--pid", str(os.getpid()), "--listen", address]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     assert (ended.returncode, ended.stderr) == (1, f"loadtests sample: {address}: Address already in use\n")

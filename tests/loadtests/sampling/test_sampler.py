@@ -60,7 +60,7 @@ class Running:
     """A sampler that writes a file; in `with`, it has ended at the end."""
 
     def __init__(self, output: Path, *arguments: str, wrapper: tuple[str, ...] = ()) -> None:
-        command = [*wrapper, sys.executable, "-m", "loadtests.sampling.sampler", "--output", str(output)]
+        command = [*wrapper, sys.executable, "-m", "loadtests", "sample", "--output", str(output)]
         self.output = output
         self.process = subprocess.Popen([*command, "--interval", "0.02", *arguments], stderr=subprocess.PIPE, text=True)
 
@@ -219,10 +219,16 @@ def test_of_another_users_process_all_is_sampled_but_memory_and_that_is_told_onc
     (tmp_path / "samples").touch()
     (tmp_path / "samples").chmod(0o666)
     program = (
-        "import os, sys; os.setuid(65534); from loadtests.sampling.sampler import main; sys.exit(main(sys.argv[1:]))"
+        "import os, sys; os.setuid(65534); from loadtests.cli import main; sys.exit(main(['sample', *sys.argv[1:]]))"
     )
     with running_tree() as tree, open(tmp_path / "samples", "a") as output:
-        command = [sys.executable, "-c", f"import shutil, loadtests.sampling.sampler; {program}", "--interval", "0.02"]
+        command = [
+            sys.executable,
+            "-c",
+            f"import shutil, loadtests.commands.sample, loadtests.cli; {program}",
+            "--interval",
+            "0.02",
+        ]
         arguments = ["--pid", str(tree.pid), "--output", f"/proc/self/fd/{output.fileno()}"]
         sampler = subprocess.Popen(
             [*command, *arguments], stderr=subprocess.PIPE, text=True, pass_fds=[output.fileno()]
@@ -254,7 +260,7 @@ def test_of_another_users_process_all_is_sampled_but_memory_and_that_is_told_onc
     ],
 )
 def test_wrong_arguments_are_named(arguments: tuple[str, ...], says: str) -> None:
-    command = [sys.executable, "-m", "loadtests.sampling.sampler", *arguments]
+    command = [sys.executable, "-m", "loadtests", "sample", *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     assert ended.returncode == 2

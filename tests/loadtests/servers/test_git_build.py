@@ -53,7 +53,7 @@ def repository(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_commit_is_built_once_beside_others_and_serves_what_it_was(repository: Path, tmp_path: Path) -> None:
+def test_each_commit_is_built_once_and_runs_its_own_version(repository: Path, tmp_path: Path) -> None:
     first, second = commit(repository, "one"), commit(repository, "two")
     said: list[str] = []
     old = build(repository, "HEAD~1", tmp_path / "cache", said.append)
@@ -67,7 +67,7 @@ def test_a_commit_is_built_once_beside_others_and_serves_what_it_was(repository:
     assert git(repository, "status", "--porcelain") == ""
 
 
-def test_what_pip_cannot_install_is_one_line_with_the_log(repository: Path, tmp_path: Path) -> None:
+def test_an_error_of_pip_is_one_line_with_the_log(repository: Path, tmp_path: Path) -> None:
     commit(repository, "bad")
     with pytest.raises(Missing, match=r"^pip cannot install commit [0-9a-f]{12}: .*; its log is .*/log$"):
         build(repository, "main", tmp_path / "cache", print)
@@ -75,19 +75,19 @@ def test_what_pip_cannot_install_is_one_line_with_the_log(repository: Path, tmp_
     assert not list((tmp_path / "cache").glob("*/ready"))
 
 
-def test_a_commit_that_git_does_not_know_is_one_line(repository: Path, tmp_path: Path) -> None:
+def test_an_unknown_commit_is_one_line(repository: Path, tmp_path: Path) -> None:
     for ref in ("nowhere", "--help", "HEAD"):
-        with pytest.raises(Missing, match=f"^git knows no commit '{ref}' here"):
+        with pytest.raises(Missing, match=f"^git finds no commit '{ref}' here"):
             build(repository, ref, tmp_path / "cache", print)
 
 
 @need("git")
 def test_outside_of_a_repository_there_are_no_commits(tmp_path: Path) -> None:
-    with pytest.raises(Missing, match=r"is no git repository, so there is no commit 'main'$"):
+    with pytest.raises(Missing, match=r"is not a git repository, so it has no commit 'main'$"):
         build(tmp_path, "main", tmp_path / "cache", print)
 
 
-def test_without_git_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_git_the_error_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(Missing, match=r"^git is not installed$"):
         build(tmp_path, "main", tmp_path / "cache", print)

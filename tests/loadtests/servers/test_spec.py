@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests.servers.peer_commands import RECIPES
+from loadtests.servers.peer_commands import PEER_COMMANDS
 from loadtests.servers.spec import parse_command, parse_spec
 
 
-def test_gserver_is_what_it_serves_with_settings_as_flags() -> None:
+def test_settings_of_gserver_become_flags() -> None:
     spec = parse_spec("gserver:echo?greenlets=dedicated&workers=2&reload=false&preload_app=true")
 
     assert (spec.kind, spec.served, spec.ref, spec.workers) == ("gserver", "echo", None, 2)
@@ -22,7 +22,7 @@ def test_gserver_is_what_it_serves_with_settings_as_flags() -> None:
         ("gserver:shop.tills:make('a@b?')@v1.0?workers=2", "shop.tills:make('a@b?')", "v1.0"),
     ],
 )
-def test_a_commit_stands_behind_an_at_sign_outside_of_the_arguments_of_a_factory(
+def test_a_commit_follows_an_at_sign_outside_of_the_arguments_of_a_factory(
     text: str, served: str, ref: str | None
 ) -> None:
     spec = parse_spec(text)
@@ -30,7 +30,7 @@ def test_a_commit_stands_behind_an_at_sign_outside_of_the_arguments_of_a_factory
     assert (spec.served, spec.ref) == (served, ref)
 
 
-def test_values_may_be_quoted_as_in_a_link_and_a_setting_that_may_be_repeated_is() -> None:
+def test_values_are_url_decoded_and_some_settings_may_be_repeated() -> None:
     spec = parse_spec("gserver:echo?raw_env=A=1%262&raw_env=B=x")
 
     assert spec.flags == ("--env=A=1&2", "--env=B=x")
@@ -50,11 +50,11 @@ def test_values_may_be_quoted_as_in_a_link_and_a_setting_that_may_be_repeated_is
         ("gserver:json?bind=:1", "setting bind cannot be chosen for a load test"),
         ("gserver:json?on_exit=x", "setting on_exit cannot be chosen for a load test"),
         ("peer:node-tls", "there is no peer 'node-tls': expected one of c-echo, go-echo, node-echo"),
-        ("cmd:serve", r"'serve' does not say where its port goes: {port}"),
+        ("cmd:serve", r"'serve' has no placeholder for its port: {port}"),
         ("cmd:serve '{port}", "No closing quotation"),
     ],
 )
-def test_what_is_wrong_with_a_side_is_said_in_one_line(text: str, says: str) -> None:
+def test_an_error_in_a_spec_is_one_line(text: str, says: str) -> None:
     with pytest.raises(ValueError) as refused:
         parse_spec(text)
 
@@ -62,10 +62,10 @@ def test_what_is_wrong_with_a_side_is_said_in_one_line(text: str, says: str) -> 
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("peer", [f"{peer}-{service}" for peer in RECIPES for service in ("echo", "json")])
-def test_every_peer_of_echo_and_json_is_a_side(peer: str) -> None:
+@pytest.mark.parametrize("peer", [f"{peer}-{service}" for peer in PEER_COMMANDS for service in ("echo", "json")])
+def test_every_peer_of_echo_and_json_has_a_spec(peer: str) -> None:
     name, _, service = peer.partition("-")
-    if service not in RECIPES[name]:
+    if service not in PEER_COMMANDS[name]:
         return
 
     assert parse_spec(f"peer:{peer}").served == peer
@@ -81,13 +81,13 @@ def test_every_peer_of_echo_and_json_is_a_side(peer: str) -> None:
         ("gserver:shop.tills:service", "json"),
     ],
 )
-def test_the_profile_where_none_is_named_speaks_to_the_side(text: str, profile: str) -> None:
+def test_the_default_profile_fits_the_server(text: str, profile: str) -> None:
     assert parse_spec(text).profile == profile
 
 
-def test_a_command_must_say_where_its_port_goes() -> None:
+def test_a_command_needs_a_placeholder_for_its_port() -> None:
     assert parse_command("serve --name 'a b' -p {port}") == ["serve", "--name", "a b", "-p", "{port}"]
-    with pytest.raises(ValueError, match=r"'serve' does not say where its port goes: \{port\}"):
+    with pytest.raises(ValueError, match=r"'serve' has no placeholder for its port: \{port\}"):
         parse_command("serve")
 
 

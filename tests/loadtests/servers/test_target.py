@@ -1,4 +1,4 @@
-"""A server that a run starts: it is waited for, and where it does not come to answer, one line says why."""
+"""A server that a run starts: the run waits for it; if it does not get ready, one line explains why."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def refusal(target: Target, log: Path, patience_s: float = LONG_S) -> str:
     return str(caught.value)
 
 
-def test_a_server_that_answers_is_stopped_again_and_leaves_no_log(tmp_path: Path) -> None:
+def test_a_server_that_replies_is_stopped_and_leaves_no_log(tmp_path: Path) -> None:
     target = program(ECHO, 1000)
     try_out(target, PROBE, tmp_path / "log", LONG_S)
 
@@ -61,16 +61,14 @@ def test_a_server_that_answers_is_stopped_again_and_leaves_no_log(tmp_path: Path
         ),
     ],
 )
-def test_one_that_ends_is_not_waited_for_and_its_log_is_quoted(
-    tmp_path: Path, code: str, how: str, quoted: str
-) -> None:
+def test_for_a_server_that_ends_the_error_quotes_its_log(tmp_path: Path, code: str, how: str, quoted: str) -> None:
     said = refusal(program(code), tmp_path / "log")
 
-    assert f"ended before it answered ({how}); its log {tmp_path / 'log'} {quoted}" in said
+    assert f"ended before it replied ({how}); its log {tmp_path / 'log'} {quoted}" in said
 
 
 @pytest.mark.parametrize(("word", "why"), [("no-such-program", "No such file or directory"), ("", "Permission denied")])
-def test_what_is_no_program_is_named(tmp_path: Path, word: str, why: str) -> None:
+def test_a_command_that_cannot_be_executed_is_named(tmp_path: Path, word: str, why: str) -> None:
     path = str(tmp_path / word)
 
     assert refusal(Target(("127.0.0.1", 1), [path]), tmp_path / "log") == f"{path} cannot be started: {why}"
@@ -81,36 +79,36 @@ def test_a_log_that_cannot_be_written_is_not_taken_for_a_program_that_cannot_be_
         try_out(program(ECHO, 1), PROBE, Path("/dev/null/log"), LONG_S)
 
 
-def test_one_that_takes_another_port_is_told_where_it_listens(tmp_path: Path) -> None:
+def test_for_a_server_on_another_port_the_error_names_its_address(tmp_path: Path) -> None:
     other = free_port()
     target = Target(("127.0.0.1", free_port()), [sys.executable, "-c", ECHO, str(other), "1000"])
 
     assert f"(it listens at 127.0.0.1:{other})" in refusal(target, tmp_path / "log", SHORT_S)
 
 
-def test_one_that_is_too_slow_is_given_the_time_that_was_asked_for(tmp_path: Path) -> None:
+def test_a_slow_server_gets_the_requested_time(tmp_path: Path) -> None:
     said = refusal(program("import time; time.sleep(60)"), tmp_path / "log", SHORT_S)
 
-    assert "does not answer within 1.5 s: " in said
-    assert "(it listens nowhere)" in said
+    assert "does not reply within 1.5 s: " in said
+    assert "(it does not listen)" in said
 
 
-def test_one_that_ends_after_its_first_connection_is_no_server(tmp_path: Path) -> None:
+def test_a_program_that_ends_after_its_first_connection_is_an_error(tmp_path: Path) -> None:
     assert "(exit status 0)" in refusal(program(ECHO, 1), tmp_path / "log")
 
 
-def test_a_gserver_that_ends_before_its_workers_are_ready_is_not_waited_for(tmp_path: Path) -> None:
-    """One worker is there, and another one never comes."""
+def test_a_gserver_that_ends_before_its_workers_are_ready_is_an_error(tmp_path: Path) -> None:
+    """It has one worker, and the run expects two."""
     target = local_target(PROFILES["echo"], tmp_path)
     more = Target(target.address, target.command, workers=2)
     server = Server(more, tmp_path / "log", patience_s=LONG_S)
 
     class Ending(Probe):
-        def await_answer(self, *arguments: object) -> None:
-            super().await_answer(*arguments)  # type: ignore[arg-type]
+        def await_reply(self, *arguments: object) -> None:
+            super().await_reply(*arguments)  # type: ignore[arg-type]
             assert server.process is not None
             server.process.send_signal(signal.SIGKILL)
 
-    ending = Ending(PROBE.user, PROBE.asked)
+    ending = Ending(PROBE.user, PROBE.exchange)
     with contextlib.ExitStack() as stack, pytest.raises(NotAnswering, match="ended before its workers were ready"):
         server.start(ending, stack)

@@ -1,4 +1,4 @@
-"""Messages as a command line gives them, and replies without a framing."""
+"""Messages on the command line, and replies without framing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests.workloads.custom_message import Echoed, asked_of, escaped, unescaped
+from loadtests.workloads.custom_message import Echoed, escaped, parse_message, unescaped
 
 
 @pytest.mark.parametrize(
@@ -37,10 +37,10 @@ def test_an_unknown_escape_is_refused(text: str) -> None:
         unescaped(text)
 
 
-def test_a_message_is_what_its_codec_carries() -> None:
-    assert asked_of("ping", "lines", "pong").message == b"ping"
-    assert asked_of("ping", "lines", "").expected is None
-    value = asked_of('{"type": "SUM", "a": 1}', "json_lines", "[1, 2]")
+def test_a_message_is_a_value_of_its_codec() -> None:
+    assert parse_message("ping", "lines", "pong").message == b"ping"
+    assert parse_message("ping", "lines", "").expected is None
+    value = parse_message('{"type": "SUM", "a": 1}', "json_lines", "[1, 2]")
     assert (value.message, value.expected) == ({"type": "SUM", "a": 1}, [1, 2])
 
 
@@ -50,19 +50,19 @@ def test_a_message_is_what_its_codec_carries() -> None:
         (("x", "morse", ""), "--codec: unknown codec 'morse': expected one of raw, lines"),
         (("{", "json_lines", ""), "--message is '{', which is not JSON"),
         (("1", "json_lines", "}"), "--expect is '}', which is not JSON"),
-        (("a\\nb", "lines", ""), "which lines does not carry"),
+        (("a\\nb", "lines", ""), "which cannot be encoded as lines"),
     ],
 )
-def test_what_cannot_be_asked_is_named(arguments: tuple[str, str, str], words: str) -> None:
+def test_a_wrong_option_is_named(arguments: tuple[str, str, str], words: str) -> None:
     with pytest.raises(ValueError, match=r"^--") as raised:
-        asked_of(*arguments)
+        parse_message(*arguments)
 
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_raw_replies_are_as_long_as_what_is_expected() -> None:
-    codec = asked_of("ping", "raw", "a long reply").codec()
+def test_a_raw_reply_is_complete_at_the_expected_length() -> None:
+    codec = parse_message("ping", "raw", "a long reply").codec()
     codec.encode(b"ping")
     codec.receive(b"a long ")
     assert list(codec.messages()) == []
@@ -72,7 +72,7 @@ def test_raw_replies_are_as_long_as_what_is_expected() -> None:
 
 
 @given(st.lists(st.binary(min_size=1, max_size=20), min_size=1), st.randoms())
-def test_an_echo_is_cut_as_it_was_sent_however_it_comes(messages: list[bytes], chance: random.Random) -> None:
+def test_an_echo_is_split_at_the_lengths_of_its_messages(messages: list[bytes], chance: random.Random) -> None:
     codec, received = Echoed(), []
     data = b"".join(codec.encode(message) for message in messages)
     while data:
@@ -85,7 +85,7 @@ def test_an_echo_is_cut_as_it_was_sent_however_it_comes(messages: list[bytes], c
     assert not codec.partial
 
 
-def test_more_than_was_sent_is_a_message_too() -> None:
+def test_bytes_beyond_the_expected_length_are_a_message_of_their_own() -> None:
     codec = Echoed()
     codec.encode(b"ab")
     codec.receive(b"abc")

@@ -1,4 +1,4 @@
-"""The named workloads and their hashes."""
+"""The profiles, and the hashes of their workloads."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def test_every_profile_ramps_before_it_measures_all_its_sockets(profile: Profile
     assert list(dict.fromkeys(phases)) == ["ramp", "warmup", "measure", "cooldown"]
     assert max(stage.sockets for stage in profile.plan.stages if stage.phase == "measure") == profile.sockets
     assert profile.description[-1] != "."
-    assert profile.tells
+    assert profile.purpose
 
 
-def test_plateaus_are_five_steps_up_with_a_rest_on_each() -> None:
+def test_plateaus_are_five_steps() -> None:
     ramp = [stage for stage in PROFILES["c100k"].plan.stages if stage.phase == "ramp"]
 
     assert [stage.sockets for stage in ramp] == [20_000, 40_000, 60_000, 80_000, 100_000]
     assert all(stage.hold_s >= 5 for stage in ramp)
 
 
-def test_memory_rests_at_few_sockets_and_then_at_three_numbers_of_them_in_well_under_a_minute() -> None:
+def test_memory_has_a_warm_up_and_three_plateaus_in_well_under_a_minute() -> None:
     memory = PROFILES["memory"]
     held = [stage for stage in memory.plan.stages if stage.phase in ("ramp", "measure")]
 
@@ -50,8 +50,8 @@ def test_memory_rests_at_few_sockets_and_then_at_three_numbers_of_them_in_well_u
     assert [stage.sockets for stage in dataclasses.replace(memory, sockets=40).plan.stages][:4] == [40, 10, 20, 40]
 
 
-def test_how_long_a_run_takes_is_known_beforehand() -> None:
-    """A second of connects, two to warm up, five that are measured and one to cool down."""
+def test_the_length_of_a_run_is_computed() -> None:
+    """One second of connects, two of warm-up, five of measurement, one of cool-down."""
     assert SMOKE.total_s == 9
 
 
@@ -78,13 +78,14 @@ def test_a_change_of_the_workload_changes_the_hash(change: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize(
-    "change", [{"name": "x"}, {"description": "x"}, {"tells": "x"}, {"app": "x"}, {"workers": 9}, {"payload_bytes": 1}]
+    "change",
+    [{"name": "x"}, {"description": "x"}, {"purpose": "x"}, {"app": "x"}, {"workers": 9}, {"payload_bytes": 1}],
 )
-def test_what_serves_it_does_not_nor_what_its_user_does_not_look_at(change: dict[str, Any]) -> None:
+def test_the_server_and_unused_parameters_do_not_change_the_hash(change: dict[str, Any]) -> None:
     assert dataclasses.replace(SMOKE, **change).workload_hash == SMOKE.workload_hash
 
 
-def test_the_payload_of_an_echo_is_part_of_it() -> None:
+def test_the_payload_of_an_echo_changes_the_hash() -> None:
     echo = PROFILES["echo"]
 
     assert dataclasses.replace(echo, payload_bytes=1).workload_hash != echo.workload_hash

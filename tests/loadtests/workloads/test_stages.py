@@ -14,7 +14,7 @@ HOLD = [Stage(RAMP, 10, 5), Stage(WARMUP, 10, 5, 2), Stage(MEASURE, 10, 5, 4), S
 
 
 def follow(course: Course, users: dict[int, int], last: int = 200) -> int:
-    """Go through the seconds from 100 on; return the one in which it was at its end."""
+    """Step through the seconds from 100 on; return the second in which the course ends."""
     now = 0
     for second in range(100, last):
         now = users.get(second, now)
@@ -30,7 +30,7 @@ def test_the_phases_follow_each_other_in_whole_seconds() -> None:
     assert course.phases == {RAMP: [100, 103], WARMUP: [103, 105], MEASURE: [105, 109], COOLDOWN: [109, 110]}
 
 
-def test_a_late_ramp_makes_no_shorter_measure() -> None:
+def test_after_a_late_ramp_the_measure_phase_is_not_shorter() -> None:
     course = Course(HOLD)
     follow(course, {101: 9, 150: 10})
 
@@ -38,7 +38,7 @@ def test_a_late_ramp_makes_no_shorter_measure() -> None:
     assert course.phases[MEASURE] == [153, 157]
 
 
-def test_users_that_are_lost_make_no_phase_longer() -> None:
+def test_lost_users_do_not_make_a_phase_longer() -> None:
     course = Course(HOLD)
 
     assert follow(course, {102: 10, 104: 5}) == 110
@@ -53,7 +53,7 @@ def test_a_second_that_was_missed_changes_nothing() -> None:
     assert course.phases == {RAMP: [100, 103], WARMUP: [103, 105], MEASURE: [105, 109], COOLDOWN: [109, 110]}
 
 
-def test_what_was_cut_short_is_known_up_to_now() -> None:
+def test_the_phases_of_an_interrupted_run_end_with_the_last_second() -> None:
     course = Course(HOLD)
     for second in range(100, 107):
         course.at(second, 10)
@@ -69,7 +69,7 @@ def test_stages_of_one_phase_are_one_span() -> None:
     assert course.phases == {RAMP: [100, 111], MEASURE: [111, 113]}
 
 
-def test_stages_may_come_later() -> None:
+def test_stages_may_be_added_later() -> None:
     course = Course([Stage(RAMP, 5, 5, 1)])
     assert follow(course, {100: 5}) == 102
     course.add(Stage(MEASURE, 5, 5, 2))
@@ -80,8 +80,8 @@ def test_stages_may_come_later() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=6))
-def test_every_hold_takes_what_it_should_and_no_second_is_in_no_phase(steps: list[tuple[int, int, int]]) -> None:
-    """Each step: sockets, whole seconds that they take to come, and to hold."""
+def test_every_hold_has_its_length_and_every_second_is_in_a_phase(steps: list[tuple[int, int, int]]) -> None:
+    """Each step: sockets, whole seconds to start them, and whole seconds to hold them."""
     stages = [Stage(f"phase {place}", sockets, 1, hold) for place, (sockets, _, hold) in enumerate(steps)]
     course, users, stage, delay = Course(stages), 0, None, 0
     for second in range(100, 300):
@@ -110,7 +110,7 @@ def test_a_search_ends_within_a_tenth_of_the_limit(limit: int, most: int, first:
     assert truth <= max(search.best * 1.1, search.best + 1)
 
 
-def test_a_search_that_nothing_holds_for_ends_with_nothing() -> None:
+def test_a_search_without_any_success_ends_with_0() -> None:
     search = Search(16, 1000)
     while (sockets := search.next()) is not None:
         search.take(sockets, False)
@@ -122,11 +122,11 @@ def test_a_search_that_nothing_holds_for_ends_with_nothing() -> None:
     ("step", "says"),
     [
         (Step(1, 100, 99, 20.0, 0.1), ""),
-        (Step(1, 100, 99, 20.1, 0.1), "p99 20.1 ms, at most 20 ms are allowed"),
-        (Step(1, 100, 99, 1234.5, 0.1), "p99 1.23 s, at most 20 ms are allowed"),
-        (Step(1, 100, 99, 20.0, 0.2), "0.20% failed, at most 0.1% may"),
-        (Step(1, 1000, 900, 1.0, 0.0), "900 exchanges/s came of 1,000 that were asked for"),
+        (Step(1, 100, 99, 20.1, 0.1), "p99 20.1 ms (limit 20 ms)"),
+        (Step(1, 100, 99, 1234.5, 0.1), "p99 1.23 s (limit 20 ms)"),
+        (Step(1, 100, 99, 20.0, 0.2), "0.20% of exchanges failed (limit 0.1%)"),
+        (Step(1, 1000, 900, 1.0, 0.0), "900 of 1,000 scheduled exchanges/s were made"),
     ],
 )
-def test_an_objective_says_what_breaks_it(step: Step, says: str) -> None:
+def test_an_objective_explains_why_a_step_does_not_meet_it(step: Step, says: str) -> None:
     assert Objective(20, 0.1).broken(step) == says
