@@ -22,7 +22,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
-/* The first two are those of gserver/connection/native_fields.py, which checks at its import that they are the same. */
+/* The first two are those of gserver/connection/buffer_sizes.py; native_fields.py checks at its import that they are the same. */
 enum { RECEIVE_BYTES = 64 * 1024, HIGH_WATER = 64 * 1024, COPIED_BYTES = 4 * 1024 };
 
 /* The names of all methods and attributes that are looked up by name. */

@@ -22,7 +22,7 @@ import msgspec
 
 from gserver.codecs import CODECS, Codec, JsonLines, Malformed, Raw, codec_named
 from gserver.config.addresses import TcpBind, UnixBind, parse_bind
-from gserver.connection.native_fields import RECEIVE_BYTES
+from gserver.connection.buffer_sizes import RECEIVE_BYTES
 from gserver.errors import ConnectionClosed, GServerError
 
 __all__ = ["Client", "main"]

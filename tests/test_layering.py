@@ -66,7 +66,7 @@ PURE = [
     "gserver/errors.py",
     "gserver/counters.py",
     "gserver/arbiter/supervision.py",
-    "gserver/arbiter/supervision_policy.py",
+    "gserver/arbiter/worker_timeouts.py",
     "gserver/worker/accept_balance.py",
     "gserver/worker/recycling.py",
     "loadtests/comparison/*.py",

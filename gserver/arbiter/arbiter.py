@@ -39,9 +39,9 @@ from gserver.arbiter.supervision import (
     Stage,
     Supervision,
 )
-from gserver.arbiter.supervision_policy import FIRST_QUIT_S, SECOND_QUIT_S, drain_limit_of, policy_of
 from gserver.arbiter.worker_processes import EXIT_CANNOT_START, RunWorker, WorkerProcesses
 from gserver.arbiter.worker_spawning import Spawner
+from gserver.arbiter.worker_timeouts import FIRST_QUIT_S, SECOND_QUIT_S, drain_limit_of, policy_of
 from gserver.config.settings import MAX_WORKERS, Settings
 from gserver.config.sources import Configuration
 from gserver.config.working_directory import absolute, enter

@@ -34,7 +34,8 @@ from gevent import get_hub
 from gevent.event import Event
 from greenlet import getcurrent
 
-from gserver.connection.native_fields import HIGH_WATER, ConnectionFields
+from gserver.connection.buffer_sizes import HIGH_WATER
+from gserver.connection.native_fields import ConnectionFields
 from gserver.errors import CloseReason, ConnectionClosed
 from gserver.fault_isolation import shielded
 from gserver.limits.timer_wheel import NEVER

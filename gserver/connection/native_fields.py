@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from gserver.connection.buffer_sizes import HIGH_WATER, RECEIVE_BYTES
+
 if TYPE_CHECKING:
     import _socket
     import contextvars
@@ -16,13 +18,7 @@ if TYPE_CHECKING:
     from gserver.codecs import Codec
     from gserver.errors import CloseReason
 
-__all__ = ["HIGH_WATER", "IS_NATIVE", "RECEIVE_BYTES", "ConnectionFields"]
-
-# _native.c has these two at compile time; _fastest() checks that they are the same.
-#: The most bytes that one receive takes.
-RECEIVE_BYTES = 64 * 1024
-#: With more bytes than this in the outbox, a sending greenlet waits.
-HIGH_WATER = 64 * 1024
+__all__ = ["IS_NATIVE", "ConnectionFields"]
 
 
 class _Slots:

@@ -14,8 +14,8 @@ from typing import Any
 from gevent import get_hub
 from greenlet import getcurrent
 
+from gserver.connection.buffer_sizes import RECEIVE_BYTES
 from gserver.connection.connection import Connection, State
-from gserver.connection.native_fields import RECEIVE_BYTES
 from gserver.connection.time_slice import SLICE_S, Fairness
 from gserver.counters import MESSAGES, Counters
 from gserver.errors import CloseReason, ConnectionClosed, IncompleteMessage

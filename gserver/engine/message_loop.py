@@ -22,8 +22,8 @@ from typing import Any
 from greenlet import getcurrent
 
 from gserver.codecs import Codec, Malformed
+from gserver.connection.buffer_sizes import RECEIVE_BYTES
 from gserver.connection.connection import HIGH_WATER, Connection, State
-from gserver.connection.native_fields import RECEIVE_BYTES
 from gserver.connection.time_slice import SLICE_S, Fairness
 from gserver.counters import MESSAGES, Counters
 from gserver.errors import CloseReason, ConnectionClosed, LimitExceeded, ProtocolError

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gserver.connection.buffer_sizes import RECEIVE_BYTES
 from gserver.connection.connection import Connection, State
-from gserver.connection.native_fields import RECEIVE_BYTES
 from gserver.connection.stream_connection import StreamConnection
 from gserver.errors import TlsError
 from gserver.tls.session import TlsInfo, TlsStream

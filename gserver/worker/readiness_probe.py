@@ -19,8 +19,8 @@ from gevent.socket import wait_read, wait_write
 from greenlet import GreenletExit
 
 from gserver.codecs import Codec, Malformed
+from gserver.connection.buffer_sizes import RECEIVE_BYTES
 from gserver.connection.connection import PROBE_PEER
-from gserver.connection.native_fields import RECEIVE_BYTES
 from gserver.counters import Counters
 from gserver.errors import ConfigError, ConnectionClosed, LimitExceeded, ProtocolError
 from gserver.server.tcp_server import TcpServer

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gserver.arbiter.supervision_policy import KILL_GRACE_S
+from gserver.arbiter.worker_timeouts import KILL_GRACE_S
 from gserver.cli import main
 from gserver.config.settings import Settings
 from gserver.config.sources import parse_environment

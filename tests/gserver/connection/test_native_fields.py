@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gserver.connection import native_fields
-from gserver.connection.native_fields import HIGH_WATER, IS_NATIVE, RECEIVE_BYTES
+from gserver.connection.buffer_sizes import HIGH_WATER, RECEIVE_BYTES
+from gserver.connection.native_fields import IS_NATIVE
 
 pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="gserver is not compiled")
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gserver.arbiter.supervision_policy import KILL_GRACE_S, policy_of
+from gserver.arbiter.worker_timeouts import KILL_GRACE_S, policy_of
 from gserver.config.settings import Settings
 from gserver.errors import ConfigError
 from gserver.limits.drain_spread import AUTO, LONGEST_S, PER_SECOND, longest_spread_s, spread_s
