@@ -215,7 +215,7 @@ def test_arguments_that_do_not_fit_together_are_one_line(
     [
         ([], "required: JOB"),
         (["echo", "--peers", "nodejs"], "there is no peer 'nodejs'; the peers are c, go, node"),
-        (["echo", "--ours", "serve"], "'serve' does not say where its port goes: {port}"),
+        (["echo", "--ours", "serve"], "'serve' has no placeholder for its port: {port}"),
         (["echo", "--ours", "'{port}"], "No closing quotation"),
         (["echo", "--against", "serve {port}"], "is not NAME=COMMAND with a NAME that no other server has"),
         (["echo", "--against", "c=serve {port}"], "is not NAME=COMMAND with a NAME that no other server has"),

@@ -210,7 +210,7 @@ class Service:
         wait_for(lambda: self.log().count("Worker ready") > ready, "the new arbiter serves")
         self.signal("TERM")
         wait_for(lambda: self.show("MainPID") == pid, "the new arbiter is the main process")
-        wait_for(lambda: "before this one has ended" in self.log(), "the old arbiter has ended")
+        wait_for(lambda: "The old arbiter has ended" in self.log(), "the old arbiter has ended")
         return pid
 
 

@@ -46,8 +46,8 @@ def test_a_stop_of_idle_connections_ends_before_docker_kills() -> None:
 def test_a_reload_waits_for_workers_that_drain_by_the_settings_from_before() -> None:
     slow, quick = (Settings.checked({"drain_spread": spread, "graceful_timeout": 3}) for spread in (60, 0))
 
-    assert policy_of(quick, slow).drain_patience_s == policy_of(slow, quick).drain_patience_s == 60 + 3 + KILL_GRACE_S
-    assert policy_of(quick, quick).drain_patience_s == 3 + KILL_GRACE_S
+    assert policy_of(quick, slow).drain_limit_s == policy_of(slow, quick).drain_limit_s == 60 + 3 + KILL_GRACE_S
+    assert policy_of(quick, quick).drain_limit_s == 3 + KILL_GRACE_S
 
 
 def test_the_setting_is_seconds_or_auto() -> None:

@@ -163,7 +163,7 @@ def test_the_arbiter_leaves_the_terminal_and_printed_output_is_lost(tmp_path: Pa
     old.send_signal(signal.SIGUSR2)
     server.wait_for_log("Worker ready", 2)
     old.terminate()
-    server.wait_for_log("before this one has ended")
+    server.wait_for_log("The old arbiter has ended")
     assert server.process.wait(PATIENCE_S) == 0
     assert server.answers()
     server.assert_streams_are_harmless()
