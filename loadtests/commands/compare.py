@@ -94,7 +94,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     verdict = parser.add_argument_group("verdict")
     verdict.add_argument(
         "--force", action="store_true",
-        help="take runs that are not valid or not comparable; ab: do not wait for a quiet host",
+        help="compare runs even if they are not valid or not comparable; with ab, also do not wait for a quiet host",
     )  # fmt: skip
     verdict.add_argument(
         "--band", type=_percent, default=0.03, metavar="P%",
