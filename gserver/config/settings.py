@@ -193,8 +193,8 @@ class Settings:
     full_action: FullAction = _setting(
         "Limits", "refuse", validators.one_of(*get_args(FullAction)), "--full-action", metavar="ACTION",
         help="what happens to a new connection above worker_connections or max_connections: refuse (the service may "
-             "send the reason, then the new connection is closed), close, or shed (the longest idle connection is closed "
-             "instead)")
+             "send the reason, then the new connection is closed), close, or shed (the longest idle connection is "
+             "closed instead)")
     max_connections_per_ip: int = _setting(
         "Limits", 0, validators.whole(0), "--max-connections-per-ip", metavar="N",
         help="maximum number of connections from one client address, over all workers; IPv6 addresses count as one if "
