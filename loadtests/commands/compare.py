@@ -305,7 +305,7 @@ def _paired(folder: Path, band: float) -> tuple[Side, Side, Plan]:
     record = load_record(folder)
     a, b = (tuple(load_run(folder / pair[place]) for pair in record.pairs) for place in (0, 1))
     looks = Looks(record.planned_pairs, record.looks)
-    plan = plan_of_pairs(a[0].workload, band, looks.alpha_at(len(record.pairs)), record.why)
+    plan = plan_of_pairs(a[0].workload, band, looks, len(record.pairs), record.why)
     return Side(record.a, a), Side(record.b, b), plan
 
 
