@@ -2,7 +2,7 @@
 #   make demo    2,000 real sockets on a real server, and the report
 #   make test    the whole test suite; PROCESSES= is how many files are tested at a time
 #   make sanitize
-#                the tests of the compiled turn, compiled with AddressSanitizer and UndefinedBehaviorSanitizer; needs gcc
+#                the tests of the compiled message loop, compiled with AddressSanitizer and UndefinedBehaviorSanitizer; needs gcc
 #   make baselines
 #                results/baselines again: gserver against its peers, and its two engines, in pairs; about 70
 #                minutes; BASELINES= makes some of them only. And README's pictures of them
@@ -25,7 +25,7 @@ OPTIONS ?=
 .PHONY: demo test sanitize baselines bench lint types clean
 
 demo: $(VENV)/.demo
-	@# Status 3: the machine was too busy for the figures to be believed, which the run has said.
+	@# Status 3: the machine was too busy for the figures to be believed; the run has printed that.
 	$(VENV)/bin/loadtests run c2k || [ $$? = 3 ]
 
 # Most tests wait for processes: several files at a time, and more than there are cores. Those that load the machine come
@@ -66,7 +66,7 @@ MEMORY := --profile memory --pairs 4 --duration 2
 MEMORY_echo := --message ping --expect ping
 MEMORY_json :=
 
-# Of a run its figures are kept, and not what they were made from; of one that was made once more only what ab.json says.
+# Only the figures of a run are kept, not its raw data. Of a run that was repeated, only the entry in ab.json is kept.
 # Latency takes about 4 minutes for each of them, and memory 4 more.
 baselines: $(VENV)/.demo
 	@mkdir -p $(RESULTS)

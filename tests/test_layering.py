@@ -1,4 +1,4 @@
-"""The architecture, held by parsing imports: who may know of whom, what stays pure, and how large things may grow."""
+"""The architecture, checked by parsing imports: order of the packages, pure modules, maximum sizes."""
 
 from __future__ import annotations
 

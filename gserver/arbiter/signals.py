@@ -20,16 +20,22 @@ __all__ = ["SIGNALS", "WORKER_SIGNALS", "Request", "SignalQueue", "markdown_tabl
 class Request(enum.Enum):
     """What the arbiter does on a signal. The values are the texts of docs/signals.md."""
 
-    STOP = "drain all workers, within the graceful timeout, and stop"
-    QUIT = "stop, with one second for the replies that are due; during a drain: stop now"
-    RELOAD = "read the configuration again, and replace the workers one by one; if the new ones fail, the old ones stay"
+    STOP = "drain all workers within graceful_timeout, then stop"
+    QUIT = "stop after at most 1 second for outstanding replies; during a drain: stop at once"
+    RELOAD = (
+        "read the configuration again and replace the workers one after another; if the new ones fail, the old ones "
+        "stay"
+    )
     MORE = "one worker more"
     FEWER = "one worker fewer, down to one"
     REOPEN = "open the log files again"
     UPGRADE = (
-        "start a new arbiter, with the present code, on the same sockets; the old one runs until it gets TERM or QUIT"
+        "start a new arbiter with the current code on the same sockets; the old one keeps running until TERM or QUIT"
     )
-    DISMISS = "drain all workers, and go on without any; ignored in a terminal, which sends it when its size changes"
+    DISMISS = (
+        "drain all workers and keep running without workers; ignored if the server runs in the foreground of a "
+        "terminal, which sends it for each new size"
+    )
     REAP = "a child has ended"
 
 
@@ -49,7 +55,7 @@ SIGNALS = {
 #: The signals of a worker. It ignores the others.
 WORKER_SIGNALS = {
     signal.SIGTERM: "drain, and exit; the arbiter replaces the worker",
-    signal.SIGQUIT: "exit at once",
+    signal.SIGQUIT: "exit without a drain, within about one second",
     signal.SIGUSR1: "open the log files again",
     signal.SIGUSR2: "log the stack of every greenlet, with its connection",
     signal.SIGABRT: "exit with a core dump, if enabled; sent by the arbiter after a missed heartbeat deadline",

@@ -83,7 +83,7 @@ class Settings:
     reuse_port: bool = _setting(
         "Server Socket", False, validators.switch, "--reuse-port", action="store_true", fixed=True,
         help="open one listening socket per worker; the kernel distributes new connections among them; without it, all "
-             "workers accept in turns from one socket")
+             "workers accept from one shared socket")
 
     tcp_keepalive_idle: int = _setting(
         "Server Socket", 0, validators.whole(0, 32767), "--tcp-keepalive-idle", metavar="SECONDS",
@@ -171,8 +171,8 @@ class Settings:
         help="maximum time from the first byte of a message to its last; 0: no limit")
     handler_timeout: float = _setting(
         "Timeouts", 60, validators.seconds, "--handler-timeout", metavar="SECONDS",
-        help="maximum time for which a handler may block; then it is interrupted and its connection is closed; 0: no "
-             "limit")
+        help="maximum time for a handler that waits (sleep, I/O) until it returns; then it is interrupted and its "
+             "connection is closed; 0: no limit")
     write_timeout: float = _setting(
         "Timeouts", 30, validators.seconds, "--write-timeout", metavar="SECONDS",
         help="maximum time in which the peer accepts none of the bytes to be sent; 0: no limit")
@@ -184,16 +184,17 @@ class Settings:
         help="maximum time added to max_connection_age, at random for each connection")
     block_warning: float = _setting(
         "Timeouts", 0.5, validators.seconds, "--block-warning", metavar="SECONDS",
-        help="time for which a handler may block the event loop of its worker before its stack is logged; 0: never "
-             "logged")
+        help="time for which a handler may compute without yielding to the event loop of its worker before its stack "
+             "is logged; 0: never logged")
 
     max_connections: int = _setting(
         "Limits", 0, validators.whole(0), "--max-connections", metavar="N",
         help="maximum number of connections of all workers together; 0: no limit")
     full_action: FullAction = _setting(
         "Limits", "refuse", validators.one_of(*get_args(FullAction)), "--full-action", metavar="ACTION",
-        help="action at worker_connections and max_connections: refuse (the service may send the reason, then the new "
-             "connection is closed), close, or shed (the longest idle connection is closed instead)")
+        help="what happens to a new connection above worker_connections or max_connections: refuse (the service may "
+             "send the reason, then the new connection is closed), close, or shed (the longest idle connection is "
+             "closed instead)")
     max_connections_per_ip: int = _setting(
         "Limits", 0, validators.whole(0), "--max-connections-per-ip", metavar="N",
         help="maximum number of connections from one client address, over all workers; IPv6 addresses count as one if "
@@ -224,8 +225,8 @@ class Settings:
         help="maximum number of bytes received per second on one connection; 0: no limit")
     rate_action: RateAction = _setting(
         "Limits", "throttle", validators.one_of(*get_args(RateAction)), "--rate-action", metavar="ACTION",
-        help="action on a connection above max_message_rate or max_byte_rate: throttle (it is read no faster), refuse "
-             "or close")
+        help="action on a connection above max_message_rate or max_byte_rate: throttle (it is read at that rate), "
+             "refuse or close")
     max_message_size: int = _setting(
         "Limits", 0, validators.size, "--max-message-size", metavar="BYTES",
         help="maximum size of a message, such as 64K; 0: the limit of the service's codec")
@@ -334,13 +335,13 @@ class Settings:
     access_log_format: str = _setting(
         "Logging", ACCESS_LOG_FORMAT, validators.access_format, "--access-logformat", metavar="FORMAT",
         help="format of the access log: %%(h)s peer, %%(t)s time, %%(r)s close reason, %%(M)s messages, %%(I)s bytes "
-             "received, %%(O)s bytes sent, %%(L)s lifetime in seconds, %%(p)s process id")
+             "received, %%(O)s bytes sent, %%(L)s duration of the connection, in seconds, %%(p)s process id")
     logconfig_dict: Mapping[str, Any] | None = _setting(
         "Logging", None, validators.log_configuration,
         help="dictionary for logging.config.dictConfig(), applied after all other logging settings")
     capture_output: bool = _setting(
         "Logging", False, validators.switch, "--capture-output", action="store_true", fixed=True,
-        help="write the standard output and standard error of the workers to the error log")
+        help="write the standard output and standard error of the workers to the error log, if that is a file")
 
     on_starting: Any = _hook("on_starting")
     when_ready: Any = _hook("when_ready")

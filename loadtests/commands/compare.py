@@ -94,7 +94,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     verdict = parser.add_argument_group("verdict")
     verdict.add_argument(
         "--force", action="store_true",
-        help="take runs that are not valid or not comparable; ab: do not wait for a quiet host",
+        help="compare runs even if they are not valid or not comparable; with ab, also do not wait for a quiet host",
     )  # fmt: skip
     verdict.add_argument(
         "--band", type=_percent, default=0.03, metavar="P%",
@@ -305,7 +305,7 @@ def _paired(folder: Path, band: float) -> tuple[Side, Side, Plan]:
     record = load_record(folder)
     a, b = (tuple(load_run(folder / pair[place]) for pair in record.pairs) for place in (0, 1))
     looks = Looks(record.planned_pairs, record.looks)
-    plan = plan_of_pairs(a[0].workload, band, looks.alpha_at(len(record.pairs)), record.why)
+    plan = plan_of_pairs(a[0].workload, band, looks, len(record.pairs), record.why)
     return Side(record.a, a), Side(record.b, b), plan
 
 

@@ -78,7 +78,7 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
     users.add_argument(
         "--message", type=as_text, metavar="TEXT", help=r"send this text; \n, \r, \t, \0, \\ and \xHH are escapes"
     )
-    users.add_argument("--codec", metavar="NAME", help=f"framing of it: {', '.join(CODECS)} (default lines)")
+    users.add_argument("--codec", metavar="NAME", help=f"framing of the message: {', '.join(CODECS)} (default lines)")
     users.add_argument("--expect", type=as_text, metavar="TEXT", help="the expected reply (default: any reply)")
     users.add_argument("--file", type=Path, metavar="FILE", help="a Locust file; needs --user")
     users.add_argument("--user", metavar="CLASS", help="the TcpUser class in that file")

@@ -62,10 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("profile", metavar="NAME", help=profile_names())
     add_load_options(parser)
     own = parser.add_argument_group("server that is started here (default)")
-    own.add_argument("--workers", type=at_least(1, int), metavar="N", help="minimum number of its workers")
+    own.add_argument("--workers", type=at_least(1, int), metavar="N", help="minimum number of workers of the server")
     add_start_timeout(own)
     running = parser.add_argument_group("server that is already running")
-    running.add_argument("--host", metavar="tcp://HOST:PORT", help="its address; tls://HOST:PORT for TLS")
+    running.add_argument("--host", metavar="tcp://HOST:PORT", help="address of the server; tls://HOST:PORT for TLS")
     running.add_argument(
         "--server-pid", type=at_least(1, int), metavar="PID", help="sample this process and its children"
     )

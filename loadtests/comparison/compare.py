@@ -36,6 +36,7 @@ from loadtests.comparison.run_identity import address_of
 from loadtests.formatting import number
 from loadtests.inference.power import cautious, needed_pairs, needed_runs
 from loadtests.inference.rank_tests import (
+    Looks,
     Shift,
     holm,
     pairs_shift,
@@ -82,6 +83,7 @@ class Plan:
         band: changes within it are too small to matter: 0.03 is 3 %.
         alpha: probability of a false difference over all headline figures together; at an interim look of ab, the part
             that this look may spend.
+        total_alpha: the same for all looks together; None: there is one look.
         noise: the noise floor of this host, for a comparison of one run with one run; None if not measured.
         cut_short: why fewer pairs were made than planned, as a sentence without full stop; or "".
     """
@@ -89,6 +91,7 @@ class Plan:
     paired: bool = False
     band: float = 0.03
     alpha: float = 0.05
+    total_alpha: float | None = None
     noise: NoiseFloor | None = None
     cut_short: str = ""
 
@@ -106,15 +109,21 @@ def headlines_of(workload: Mapping[str, Any]) -> tuple[str, ...]:
     return MEMORY if workload.get("shape") == MEMORY_SHAPE else HEADLINES
 
 
-def plan_of_pairs(workload: Mapping[str, Any], band: float, alpha: float, cut_short: str = "") -> Plan:
-    """How to compare pairs of runs of a workload.
+def plan_of_pairs(workload: Mapping[str, Any], band: float, looks: Looks, pairs: int, cut_short: str = "") -> Plan:
+    """How to compare `pairs` pairs of runs of a workload: one of the `looks`.
 
     Pairs keep drift of the host out of a comparison. Memory does not drift with the host (the servers in README used
     the same memory in all runs, on a busy host or not), so runs of the memory profile are compared as two sets. 4 runs
     on each side can prove a difference of one figure (2 of the 70 ways to choose 4 of 8 are as extreme: p = 0.029). As
     pairs it takes 6 (2 of 64: p = 0.031).
     """
-    return Plan(paired=headlines_of(workload) is HEADLINES, band=band, alpha=alpha, cut_short=cut_short)
+    return Plan(
+        paired=headlines_of(workload) is HEADLINES,
+        band=band,
+        alpha=looks.alpha_at(pairs),
+        total_alpha=looks.alpha if looks.looks > 1 else None,
+        cut_short=cut_short,
+    )
 
 
 def compare(
@@ -132,6 +141,7 @@ def compare(
         paired=plan.paired,
         band=plan.band,
         alpha=plan.alpha,
+        total_alpha=plan.total_alpha,
         level=1 - plan.alpha,
         figures=(*judged, *(figure for figure, _ in others)),
         curves=_curves(a_latencies or Latencies(), b_latencies or Latencies(), plan),

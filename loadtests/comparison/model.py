@@ -126,7 +126,9 @@ class Comparison:
     Attributes:
         paired: True if the n-th run of A and the n-th of B are a pair.
         band: changes within it are too small to matter: 0.03 is 3 %.
-        alpha: the highest probability of a false difference between equal sides, over all headline figures together.
+        alpha: the highest probability of a false difference between equal sides, over all headline figures together;
+            at one of several looks of ab, the part of this look.
+        total_alpha: the same for all looks together; None: there is one look.
         level: confidence level of the intervals.
         figures: the headline figures first, then those that are shown but not judged.
         order: ("A" or "B", place in the runs of that side) in the order in which the runs were made.
@@ -145,6 +147,7 @@ class Comparison:
     order: tuple[tuple[str, int], ...] = ()
     environment: tuple[KeyDifference, ...] = ()
     workload: tuple[KeyDifference, ...] = ()
+    total_alpha: float | None = None
     refusals: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -227,7 +227,7 @@ class AbRunner:
 
         assert self.record.band is not None
         a, b = (Side(title, tuple(runs)) for title, runs in zip((self.record.a, self.record.b), self.runs, strict=True))
-        plan = plan_of_pairs(self.profile.workload, self.record.band, looks.alpha_at(len(self.record.pairs)))
+        plan = plan_of_pairs(self.profile.workload, self.record.band, looks, len(self.record.pairs))
         return compare(a, b, plan)
 
     def _write(self) -> None:

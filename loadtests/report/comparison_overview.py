@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from textwrap import wrap
 
+from rich.table import Table
 from rich.text import Text
 
 from loadtests.comparison.model import EQUIVALENT, INCONCLUSIVE, Comparison, FigureComparison
-from loadtests.formatting import render_table
+from loadtests.formatting import render_table, width_of
 from loadtests.report.comparison_text import COLOURS, EMOJI, bare_table, cells_of, console_of, written_on
 from loadtests.report.summary import UNKNOWN
 from loadtests.results.figure_catalog import title_of
@@ -19,6 +21,8 @@ SHOWN = {
     name: title_of(name)
     for name in ("response_p50", "response_p99", "server_cpu_per_exchange", "server_rss_per_socket")
 }
+#: Blanks between two columns.
+GAP = 2
 NOTE = (
     "Changes are of B against A. A line has the figures of one comparison, or of several comparisons of the same "
     "servers that judge different figures, such as latency and memory. Of 100 comparisons of equal sides, at most 5 "
@@ -28,15 +32,47 @@ NOTE = (
 
 def render_overview(comparisons: Sequence[Comparison], width: int = 100, colour: bool = False) -> str:
     """The table for a terminal of `width` columns."""
-    console, table = console_of(width, colour), bare_table()
-    for title in ("A", "B", *SHOWN.values()):
-        table.add_column(title, overflow="fold")
-    for a, b, figures in _lines(comparisons):
-        table.add_row(a, b, *map(_verdict, figures))
-    console.print(table)
+    console = console_of(width, colour)
+    console.print(
+        _table([(a, b, [_verdict(each) for each in figures]) for a, b, figures in _lines(comparisons)], width)
+    )
     console.print()
     console.print(Text(f"A change in brackets is inconclusive. {NOTE}"))
     return written_on(console)
+
+
+def _table(lines: Sequence[tuple[str, str, Sequence[Text]]], width: int) -> Table:
+    """If there is no room, the titles of figures wrap first, then the figures; the names of servers fold last."""
+    columns = [*zip(*((a, b, *(text.plain for text in verdicts)) for a, b, verdicts in lines), strict=True)]
+    widths = [max(map(width_of, column)) for column in columns]
+    titles = ["A", "B", *SHOWN.values()]
+    if _total(map(max, widths, map(len, titles))) > width:
+        titles[2:] = [_wrapped(title, most) for title, most in zip(titles[2:], widths[2:], strict=True)]
+    words = [_longest_word(cells) for cells in zip(titles[2:], *zip(*columns[2:], strict=True), strict=True)]
+    keeps_names = _total([*widths[:2], *words]) <= width
+    table = bare_table(GAP)
+    for place, title in enumerate(titles):
+        is_name = place < 2
+        table.add_column(
+            title, overflow="fold", no_wrap=is_name and keeps_names, min_width=None if is_name else words[place - 2]
+        )
+    for a, b, verdicts in lines:
+        table.add_row(a, b, *verdicts)
+    return table
+
+
+def _total(widths: Iterable[int]) -> int:
+    columns = list(widths)
+    return sum(columns) + GAP * (len(columns) - 1)
+
+
+def _wrapped(title: str, width: int) -> str:
+    """`title` in lines of at most `width` columns, or of its longest word."""
+    return "\n".join(wrap(title, max(width, _longest_word([title]))))
+
+
+def _longest_word(cells: Iterable[str]) -> int:
+    return max(len(word) for cell in cells for word in cell.split())
 
 
 def _verdict(figure: FigureComparison | None) -> Text:

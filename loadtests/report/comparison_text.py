@@ -228,12 +228,37 @@ def _needed(comparison: Comparison) -> list[str]:
 
 
 def _how_to_read(comparison: Comparison) -> str:
-    together = f", over all {_figures(comparison)} together" if len(comparison.headlines) > 1 else ""
-    return (
-        "A and B are medians over the runs. The change is of B against A. "
-        f"Equivalent: the whole interval lies within {percent(comparison.band)}. "
-        f"Of 100 comparisons of equal sides, at most {comparison.alpha * 100:.3g} report a difference{together}."
+    return " ".join(
+        [
+            *_change_in_words(comparison),
+            f"Equivalent: the whole interval lies within {percent(comparison.band)}.",
+            *_errors_in_words(comparison),
+        ]
     )
+
+
+def _change_in_words(comparison: Comparison) -> list[str]:
+    """How the change is estimated. One run against one has nothing to estimate."""
+    if len(comparison.a.runs) == len(comparison.b.runs) == 1:
+        return ["The change is of B against A."]
+    runs = "all pairs of runs" if comparison.paired else "all runs"
+    estimate = f"The change of B against A is estimated from {runs}, so it differs from the ratio of the medians."
+    return ["A and B are medians over the runs.", estimate]
+
+
+def _errors_in_words(comparison: Comparison) -> list[str]:
+    """How often equal sides are called different, and what is corrected for the number of figures."""
+    several, total = len(comparison.headlines) > 1, comparison.total_alpha
+    together = f", over all {_figures(comparison)} together" if several else ""
+    most = f"at most {comparison.alpha * 100:.3g} of 100 comparisons of equal sides report a difference{together}"
+    if total is None:
+        sentence = f"{most[0].upper()}{most[1:]}."
+    else:
+        sentence = f"At this look, {most}; at all looks together at most {total * 100:.3g}."
+    return [
+        sentence,
+        *(["The verdict is corrected for the number of figures, the interval is not."] if several else []),
+    ]
 
 
 # JSON
@@ -248,7 +273,10 @@ def render_json(comparison: Comparison) -> str:
         "headline": headline_of(comparison),
         "a": _side_values(comparison.a),
         "b": _side_values(comparison.b),
-        **{name: getattr(comparison, name) for name in ("paired", "band", "alpha", "level", "refusals", "notes")},
+        **{
+            name: getattr(comparison, name)
+            for name in ("paired", "band", "alpha", "total_alpha", "level", "refusals", "notes")
+        },
         "figures": [dataclasses.asdict(figure) for figure in comparison.figures],
         "curves": [dataclasses.asdict(curve) for curve in comparison.curves],
         "environment": [dataclasses.asdict(each) for each in comparison.environment],

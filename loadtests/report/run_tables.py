@@ -62,6 +62,10 @@ def figures_of(run: Run) -> Table:
     """Every figure that is in no other table, with its interval."""
     elsewhere = {f"{name}_{each}" for name in _timed(run) for each in STATISTICS}
     elsewhere |= {f"{what}_{each}" for what in ("answered", "failed") for each in _types(run)}
+    if (
+        run.schema < 3
+    ):  # it has no number of attempts in the measured phase; the summary has the counts of the whole run
+        elsewhere.add("error_rate")
     rows = [(title_of(each.name), _shown(each), _interval(each)) for each in run.figures if each.name not in elsewhere]
     withheld = [name for name in run.withheld if name not in elsewhere and not run.figure(name)]
     rows += [(title_of(name), WITHHELD, "") for name in withheld]

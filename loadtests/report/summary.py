@@ -366,7 +366,8 @@ def _error_rate_of_all(run: Run) -> KeyFigure:
     """Of a run without attempts in the measured phase, or of schema 2: counts of the whole run."""
     failed, exchanges = _failed_in_all(run), run.figure("exchanges_ok")
     attempts = number(failed + (exchanges.value if exchanges else 0))
-    return KeyFigure("error_rate", UNKNOWN, f"{number(failed)} of {attempts} attempts of the whole run failed")
+    words = f"not known for the measured phase; {number(failed)} of {attempts} attempts of the whole run failed"
+    return KeyFigure("error_rate", UNKNOWN, words)
 
 
 def _connect_time(run: Run) -> KeyFigure:

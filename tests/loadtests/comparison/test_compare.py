@@ -339,13 +339,13 @@ def of_memory(side: Side, **changes: Any) -> Side:
 
 def test_runs_of_the_memory_profile_are_judged_by_memory_alone_and_four_on_each_side_suffice() -> None:
     a, b = (of_memory(side) for side in simulated(np.random.default_rng(3), 4, 0.5))
-    comparison = compare(a, b, plan_of_pairs(MEMORY, 0.03, 0.05))
+    comparison = compare(a, b, plan_of_pairs(MEMORY, 0.03, Looks(len(a.runs), 1), len(a.runs)))
 
     assert [figure.name for figure in comparison.headlines] == ["server_rss_per_socket"]
     assert comparison.headlines[0].answer == "worse"
     assert comparison.figure("response_p50") is not None
     assert not comparison.paired
-    assert plan_of_pairs({"shape": "hold"}, 0.03, 0.05).paired
+    assert plan_of_pairs({"shape": "hold"}, 0.03, Looks(10, 1), 10).paired
 
 
 @pytest.mark.parametrize(("state", "refused"), [("noisy-host", 0), ("generator-bound", 0), ("incomplete", 8)])

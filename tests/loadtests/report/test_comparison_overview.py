@@ -62,6 +62,20 @@ def test_latency_and_memory_of_the_same_servers_are_one_line_and_other_servers_a
     ]
 
 
+def test_titles_wrap_before_the_names_of_servers_do() -> None:
+    name = "gserver:echo?greenlets=dedicated"
+    found = [
+        dataclasses.replace(
+            each, a=dataclasses.replace(each.a, title="gserver:echo"), b=dataclasses.replace(each.b, title=name)
+        )
+        for each in comparisons()
+    ]
+    shown = render_overview(found, 100)
+
+    assert shown.count(name) == len(found)
+    assert max(map(len, shown.splitlines())) <= 100
+
+
 def table_of(found: Sequence[Comparison]) -> list[list[str]]:
     """The cells of each line."""
     lines = [line for line in render_overview_markdown(found).splitlines() if line.startswith("|")]

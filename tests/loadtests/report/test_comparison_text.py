@@ -8,8 +8,9 @@ import json
 import numpy as np
 import pytest
 
-from loadtests.comparison.compare import Latencies, Plan, compare
+from loadtests.comparison.compare import Latencies, Plan, compare, plan_of_pairs
 from loadtests.comparison.model import Comparison, Side
+from loadtests.inference.rank_tests import Looks
 from loadtests.recording.histogram import Histogram
 from loadtests.report.comparison_text import render_json, render_markdown, render_terminal
 from tests.helpers.comparisons import simulated
@@ -84,3 +85,17 @@ def test_colours_are_for_terminals() -> None:
 
     assert "\x1b[" in render_terminal(comparison, 100, colour=True)
     assert "\x1b[" not in render_terminal(comparison, 100)
+
+
+def test_the_last_line_has_the_errors_of_this_look_and_of_all_looks_together() -> None:
+    draw = np.random.default_rng(1)
+    looks = Looks(20, 3)
+    last = compare(*simulated(draw, 20), plan_of_pairs({}, 0.03, looks, 20))
+    only = compare(*simulated(draw, 20), plan_of_pairs({}, 0.03, Looks(20, 1), 20))
+
+    assert (
+        "At this look, at most 2.19 of 100 comparisons of equal sides report a difference, over all 9 figures "
+        "together; at all looks together at most 5."
+    ) in render_markdown(last)
+    assert "At most 5 of 100 comparisons of equal sides report a difference, over all" in render_markdown(only)
+    assert "look" not in render_markdown(only)

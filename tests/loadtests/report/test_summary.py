@@ -117,7 +117,9 @@ def test_failures_are_a_share_and_counts_of_the_measured_phase() -> None:
 def test_without_a_measured_phase_failures_are_those_of_the_whole_run() -> None:
     run = make_run(figures=run_without("attempts", "error_rate").figures, errors={"connect: refused": 7})
 
-    assert words_of(run)["error_rate"] == "- 7 of 36,007 attempts of the whole run failed"
+    assert words_of(run)["error_rate"] == (
+        "- not known for the measured phase; 7 of 36,007 attempts of the whole run failed"
+    )
 
 
 def test_connections_that_were_lost_are_not_held() -> None:

@@ -8,7 +8,9 @@ from dataclasses import replace
 
 from loadtests.report.json_report import render_json
 from loadtests.report.markdown import render_markdown, render_markdown_of_all
+from loadtests.report.run_tables import figures_of
 from loadtests.report.terminal import render_summary, render_terminal
+from loadtests.results.figure_catalog import title_of
 from loadtests.results.store import Run
 from loadtests.results.validity import Verdict
 from tests.helpers.golden import assert_golden
@@ -170,3 +172,14 @@ def test_a_run_of_an_older_version_has_the_tables_that_it_has_figures_for() -> N
     )
 
     assert "| latency |   mean |    min |    p50 |    p90 |     p99 |   p99.9 |     max |" in render_markdown(old)
+
+
+def test_a_run_of_schema_2_has_no_error_rate_of_the_measured_phase() -> None:
+    figures = [each for each in make_run().figures if not each.name.startswith("attempts")]
+    run = make_run(schema=2, figures=figures)
+    shown = " ".join(render_summary(run).split())
+
+    assert run.figure("error_rate")
+    assert "error rate - not known for the measured phase; " in shown
+    assert "attempts of the whole run failed" in shown
+    assert title_of("error_rate") not in [row[0] for row in figures_of(run).rows]
