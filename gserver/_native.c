@@ -707,7 +707,7 @@ serve_one(CompiledLoop *loop, Fields *conn, PyObject *runner)
     return serve_turn(loop, conn) < 0 ? -1 : PyObject_SetAttr(runner, str_conn, Py_None);
 }
 
-/* Serve all ready connections; return None, or a connection whose handler has blocked. */
+/* Serve all ready connections; return the connection with a blocked handler, or None. */
 static PyObject *
 serve_ready(CompiledLoop *loop, PyObject *ready, PyObject *runner)
 {

@@ -95,8 +95,8 @@ class Processes:
         """Reap every child that has ended, and call the function recorded for it. Never blocks.
 
         Args:
-            newborn: called for a process without a record: it records workers whose BORN message is still unread. A
-                process that has no record after that is an adopted orphan, and is only reaped.
+            newborn: called for a process without a record: it reads the BORN messages that are still unread, and
+                records their workers. A process without a record after that is an adopted orphan, and is only reaped.
         """
         while (pid := _ended_child()) is not None:
             if pid not in self._processes:

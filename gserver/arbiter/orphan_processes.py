@@ -69,7 +69,7 @@ class OrphanProcesses:
                 close_all([descriptor])
 
     def kill_overdue(self, now: float) -> None:
-        """Send KILL to the orphans whose time is over; give up those that SIGKILL has not ended."""
+        """Send SIGKILL to the orphans that exceeded their time limit; give up those that SIGKILL has not ended."""
         for descriptor in [each for each, at in self._give_up_at.items() if now >= at]:
             self._forget(descriptor)
         for descriptor in [each for each, at in self._kill_at.items() if now >= at]:

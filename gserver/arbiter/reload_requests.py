@@ -50,7 +50,7 @@ class ReloadRequests:
 def _requester_pid(pidfile: str, path: str) -> str:
     """The part between the pid file's name and the suffix: the pid of the command.
 
-    It is not a number if the socket belongs to another server, whose pid file has a longer name.
+    It is not a number if the socket belongs to another server with a longer name of its pid file.
     """
     return path.removeprefix(pidfile + ".").removesuffix(SUFFIX)
 

@@ -162,7 +162,7 @@ class Supervision:
         self._workers: dict[int, Child] = {}
         self._reload: _Reload | None = None
         self._proven_generation = -1  # the newest generation that has served
-        self._failed_generation = -1  # the newest generation whose reload has failed
+        self._failed_generation = -1  # the generation of the last reload that failed
         self._was_ever_ready = False
         self._has_died_booting = False
         self._waits_for_reload = False
@@ -229,7 +229,7 @@ class Supervision:
         if child.stage is not Stage.DRAINING:
             self._pause_after_death(child, now)
             if self._reload and child.generation == self.generation:
-                self._fail_reload(f"{child.name} ended while it was {child.stage.value}", now)
+                self._fail_reload(f"{child.name} ended while it was {child.stage.value}")
         return child
 
     def could_not_spawn(self, now: float) -> None:
@@ -239,7 +239,7 @@ class Supervision:
     def begin_reload(self, target: int, now: float) -> None:
         """Replace all workers with a new generation. A reload that is still running is abandoned for this one."""
         previous = self._reload.previous_target if self._reload else self.target
-        self._kill_new_workers(now)
+        self._kill_new_workers()
         self.generation += 1
         self._reload = _Reload(previous)
         self.target = target
@@ -324,7 +324,7 @@ class Supervision:
         return [each for each in queued if not (isinstance(each, Kill) and each.child.pid not in self)] + actions
 
     def _kill_overdue(self, child: Child, now: float, deadlines: Mapping[int, float]) -> Iterator[Action]:
-        """The next kill stage of a worker that is overdue, or whose kill has begun; not during the grace time."""
+        """The next kill stage of an overdue worker, or of one after its first stage; none during the grace time."""
         overdue_at = self._overdue_at(child, deadlines)
         is_overdue = overdue_at is not None and now >= max(overdue_at, self._grace_until)
         if child.next_kill_at is not None and now >= child.next_kill_at:
@@ -334,7 +334,7 @@ class Supervision:
         elif child.kill_stages_done or not is_overdue:
             return
         elif self._reload and child.generation == self.generation:
-            self._fail_reload(f"{child.name} missed its deadline", now, except_for=child)
+            self._fail_reload(f"{child.name} missed its deadline", except_for=child)
         yield Kill(child, _KILL_STAGES[child.kill_stages_done])
         child.kill_stages_done += 1
         child.next_kill_at = now + KILL_STAGE_S if child.kill_stages_done < len(_KILL_STAGES) else math.inf
@@ -445,15 +445,15 @@ class Supervision:
         self.pause_s = min(LONGEST_PAUSE_S, self.pause_s * 2 or FIRST_PAUSE_S)
         self._not_before = now + self.pause_s
 
-    def _fail_reload(self, why: str, now: float, except_for: Child | None = None) -> None:
+    def _fail_reload(self, why: str, except_for: Child | None = None) -> None:
         assert self._reload is not None
         self.target = self._reload.previous_target
         self._reload = None
         self._failed_generation = self.generation
         self._queued.append(ReloadFailed(why))
-        self._kill_new_workers(now, except_for)
+        self._kill_new_workers(except_for)
 
-    def _kill_new_workers(self, now: float, except_for: Child | None = None) -> None:
+    def _kill_new_workers(self, except_for: Child | None = None) -> None:
         """Kill the workers that do not serve yet; `except_for` goes through its kill stages instead."""
         self._queued += [self._kill_now(child) for child in self._starting() if child is not except_for]
 

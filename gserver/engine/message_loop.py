@@ -92,7 +92,7 @@ class MessageLoop:
     ) -> Connection | None:
         """The main loop of a runner: serve all connections in `ready`, park among `idle`, and repeat.
 
-        Return the connection whose handler blocked meanwhile: other runners serve the rest, and the hub does not wait
+        Return a connection as soon as its handler has blocked: other runners serve the rest, and the hub does not wait
         for this one. Return None if enough runners are idle.
         """
         while True:
@@ -105,7 +105,7 @@ class MessageLoop:
             park()
 
     def _serve_ready(self, ready: deque[Connection], runner: Any) -> Connection | None:
-        """Serve the connections in `ready`, one after the other; return one whose handler has blocked, or None.
+        """Serve the connections in `ready`, one after the other; return the one with a blocked handler, or None.
 
         `runner.conn` is the connection that is being served.
         """

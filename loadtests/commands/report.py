@@ -106,9 +106,19 @@ def _writes(runs: Sequence[Run], request: ReportRequest) -> Iterator[Callable[[]
 
 def _write_hdr_logs(folders: Sequence[Path], to: Path) -> None:
     """Write the logs of a single run into `to`, those of several runs into a folder for each below it."""
+    for folder, name in zip(folders, _names(folders), strict=True):
+        write_hdr_logs(load_recording(folder / "client.json"), to / name if len(folders) > 1 else to)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The last name of each folder; further ones of the same name end in -2, -3, so that no file is overwritten."""
+    names: list[str] = []
     for folder in folders:
-        recording = load_recording(folder / "client.json")
-        write_hdr_logs(recording, to / folder.resolve().name if len(folders) > 1 else to)
+        name, number = folder.resolve().name, 2
+        while name in names:
+            name, number = f"{folder.resolve().name}-{number}", number + 1
+        names.append(name)
+    return names
 
 
 # The modules that draw take a second to import, so they are imported only when something is drawn.
@@ -127,6 +137,6 @@ def _write_pictures(folders: Sequence[Path], destination: Path, picture_format: 
     from loadtests.report.charts.run_charts import run_pictures
     from loadtests.report.run_data import load_evidence
 
-    for folder in folders:
-        prefix = f"{folder.resolve().name}-" if len(folders) > 1 else ""
+    for folder, name in zip(folders, _names(folders), strict=True):
+        prefix = f"{name}-" if len(folders) > 1 else ""
         save_pictures(run_pictures(load_evidence(folder)), destination, picture_format, prefix)

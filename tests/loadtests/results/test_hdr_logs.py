@@ -90,6 +90,13 @@ def test_the_logs_of_several_runs_are_in_a_folder_for_each(tmp_path: Path) -> No
     assert names[0] == names[1] != []
 
 
+def test_the_logs_of_runs_with_one_folder_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    runs = [save_evidence(tmp_path / host / "run", make_evidence()) for host in "ab"]
+
+    assert main(["report", *map(str, runs), "--json", "--hdr", str(tmp_path / "logs")]) == 0
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == ["run", "run-2"]
+
+
 def test_what_keeps_the_logs_from_being_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = save_evidence(tmp_path / "run", make_evidence())
     (tmp_path / "file").write_text("")
