@@ -24,7 +24,6 @@ Closes: close() closes everything, and removes the path if this arbiter has made
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import selectors
@@ -36,15 +35,14 @@ from typing import Any
 import gserver
 from gserver.arbiter.scoreboard import HEARTBEAT_S, Scoreboard, Slot
 from gserver.arbiter.supervision import Stage, Supervision
-from gserver.config.working_directory import absolute, moved_after_link, place_of
+from gserver.config.addresses import UnixBind
 from gserver.counters import CELLS, ERRORS, MESSAGES, RECEIVED, SENT, Counters, snapshot
 from gserver.errors import ConfigError
-from gserver.process.unix_sockets import identity, remove_stale, short_path
+from gserver.process.unix_listener import UnixListener
+from gserver.process.unix_sockets import short_path
 
 __all__ = ["StatsSocket", "document", "read_stats"]
 
-MODE = 0o600
-BACKLOG = 16
 # The limit of clients that have not read their document yet. At one more, the one that connected first is closed.
 MAX_READERS = 16
 READ_BYTES = 64 * 1024
@@ -130,74 +128,45 @@ class StatsSocket:
     """
 
     def __init__(self, path: str | None, selector: selectors.BaseSelector) -> None:
-        self._given_path = None if path is None else absolute(path)
-        self.path = None if path is None else place_of(path)
+        self._listener = UnixListener("stats socket", _bind_of(path))
         self._selector = selector
-        self._listener: socket.socket | None = None
         self._unread: dict[socket.socket, bytes] = {}  # client -> the bytes that are still to be sent
-        self._identity: tuple[int, int] | None = None  # by stat() of the path
 
     def open(self, scoreboard: Scoreboard, supervision: Supervision, suffix: str = "") -> None:
         """Listen at the path plus `suffix`; ConfigError if that is not possible."""
-        if self.path is None:
-            return
-        assert self._given_path is not None
-        self._given_path += suffix
-        self.path += suffix
         self._scoreboard, self._supervision = scoreboard, supervision
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            with short_path(self.path) as address:
-                remove_stale(address)
-                listener.bind(address)
-                self._identity = identity(address)
-                os.chmod(address, MODE)  # before listen(): no client can connect until then
-            listener.listen(BACKLOG)
-        except OSError as error:
-            listener.close()
-            raise ConfigError(f"stats socket {self.path!r} cannot be made: {error.strerror or error}") from error
-        listener.setblocking(False)
-        self._listener = listener
-        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        if self._listener.open(suffix):
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def rename(self, path: str | None) -> None:
         """Move the socket to another path."""
-        self._given_path = None if path is None else absolute(path)
-        old, self.path = self.path, None if path is None else place_of(path)
-        if old is not None and self.path is not None and self._is_own(old):
-            os.rename(old, self.path)
+        self._listener.rename(_bind_of(path))
 
     def follow(self) -> None:
         """Move the socket if a symbolic link in its path now leads elsewhere, and nothing is there."""
-        if self._given_path is not None and self.path is not None and self._is_own(self.path):
-            self.path = moved_after_link(self.path, self._given_path)
+        self._listener.follow()
 
     def close(self) -> None:
-        self.leave_to_child()
-        if self.path is not None and self._is_own(self.path):
-            with contextlib.suppress(OSError):
-                os.unlink(self.path)
+        self._close_readers()
+        self._listener.close()
 
     def leave_to_child(self) -> None:
         """In a child process: close the sockets, so that clients see end-of-file when the arbiter closes them.
 
         The selector is the arbiter's and is not changed.
         """
-        for each in [*self._unread, *([self._listener] if self._listener else [])]:
+        self._close_readers()
+        self._listener.leave_to_child()
+
+    def _close_readers(self) -> None:
+        for each in self._unread:
             each.close()
         self._unread.clear()
-        self._listener = None
-
-    def _is_own(self, path: str) -> bool:
-        try:
-            return self._identity is not None and identity(path) == self._identity
-        except OSError:
-            return False
 
     def _accept(self) -> None:
-        assert self._listener is not None
+        assert self._listener.socket is not None
         try:
-            reader, _ = self._listener.accept()
+            reader, _ = self._listener.socket.accept()
         except OSError:  # the client has gone already, or no descriptor is left
             return
         reader.setblocking(False)
@@ -224,6 +193,10 @@ class StatsSocket:
         self._selector.unregister(reader)
         del self._unread[reader]
         reader.close()
+
+
+def _bind_of(path: str | None) -> UnixBind | None:
+    return None if path is None else UnixBind(path)
 
 
 def read_stats(path: str, timeout_s: float = 5.0) -> dict[str, Any]:
