@@ -80,7 +80,8 @@ typedef struct {
     PyObject *sock, *codec, *state, *close_reason, *runner, *outbox, *turn_replies;
     PyObject *context; /* the contextvars of its user code between its turns; NULL or None: empty */
     long long received_bytes, sent_bytes, messages;
-    double active_at, received_at;
+    unsigned long long number;
+    double opened_at, active_at, received_at;
     int fd; /* -1: receive and send with the methods of the socket object */
     char is_sealed; /* receive() and push() are those of a subclass (TLS) */
 } Fields;
@@ -97,6 +98,8 @@ static PyMemberDef fields_members[] = {
     {"received_bytes", T_LONGLONG, offsetof(Fields, received_bytes), 0, NULL},
     {"sent_bytes", T_LONGLONG, offsetof(Fields, sent_bytes), 0, NULL},
     {"messages", T_LONGLONG, offsetof(Fields, messages), 0, NULL},
+    {"number", T_ULONGLONG, offsetof(Fields, number), 0, NULL},
+    {"opened_at", T_DOUBLE, offsetof(Fields, opened_at), 0, NULL},
     {"active_at", T_DOUBLE, offsetof(Fields, active_at), 0, NULL},
     {"received_at", T_DOUBLE, offsetof(Fields, received_at), 0, NULL},
     {"fd", T_INT, offsetof(Fields, fd), 0, NULL},

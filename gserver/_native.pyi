@@ -19,6 +19,8 @@ class ConnectionFields:
     received_bytes: int
     sent_bytes: int
     messages: int
+    number: int
+    opened_at: float
     active_at: float
     received_at: float
     fd: int

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import _socket
 import enum
+import itertools
 import json
 import logging
 import os
 import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fcntl import ioctl
 from termios import FIONREAD, TIOCOUTQ
 from typing import TYPE_CHECKING, Any, Protocol
@@ -74,6 +75,25 @@ class State(enum.Enum):
 _HANDSHAKING, _OPEN, _DRAINING, _CLOSED = State
 
 
+# Connection.number has the process id above these bits: Linux has process ids of 22 bits at most (PID_MAX_LIMIT). So it
+# stays the same in a process that the worker forks.
+_NUMBER_BITS = 42
+_NUMBER_MASK = (1 << _NUMBER_BITS) - 1
+
+
+_numbers: Iterator[int]
+
+
+def _count_from_one() -> None:
+    """Begin to count the connections of this process."""
+    global _numbers
+    _numbers = itertools.count((os.getpid() << _NUMBER_BITS) + 1)
+
+
+_count_from_one()
+os.register_at_fork(after_in_child=_count_from_one)
+
+
 class Owner(Protocol):
     """The server that a connection belongs to. It closes the socket."""
 
@@ -94,6 +114,8 @@ class Connection(ConnectionFields):
     """One accepted socket, as handlers see it.
 
     Attributes:
+        id: "PID-N": the worker's process id and the number of this connection in that process, from 1, such as
+            "4712-1893". Read-only. Both logs name the connection by it.
         peer: the peer's address.
         session: free for the service's own data about this connection; None at first. gserver never reads it.
         state: see State.
@@ -114,7 +136,6 @@ class Connection(ConnectionFields):
         "drain_reason",
         "due_tick",
         "handler_since",
-        "opened_at",
         "peer",
         "proxy",
         "retires_at",
@@ -129,6 +150,7 @@ class Connection(ConnectionFields):
         # The C code receives and sends on it. -1 once closed, because the number may then belong to another socket.
         self.fd = sock.fileno() if isinstance(sock, _socket.socket) else -1
         self.is_sealed = False  # True: a subclass's receive() and push() decrypt and encrypt
+        self.number = next(_numbers)
         self.peer = peer
         self.codec = codec
         self.session: Any = None
@@ -154,10 +176,14 @@ class Connection(ConnectionFields):
         self.context = None  # see swap_context()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self} {self.state.value}>"
+        return f"<{type(self).__name__} {self.id} {self} {self.state.value}>"
 
     def __str__(self) -> str:
         return format_address(self.peer)
+
+    @property
+    def id(self) -> str:
+        return f"{self.number >> _NUMBER_BITS}-{self.number & _NUMBER_MASK}"
 
     @property
     def is_probe(self) -> bool:

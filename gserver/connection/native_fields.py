@@ -1,5 +1,7 @@
 """The fields of a connection that every message reads or writes: a C struct if gserver was compiled, else slots.
 
+Two more are there because a C number takes 8 bytes, and a slot with an object 40: `number` and `opened_at`.
+
 GSERVER_PURE=1 in the environment selects Python, to compare the two or to look for a fault. A server that is not
 compiled logs that at its start.
 """
@@ -32,6 +34,8 @@ class _Slots:
         "fd",
         "is_sealed",
         "messages",
+        "number",
+        "opened_at",
         "outbox",
         "received_at",
         "received_bytes",
@@ -54,6 +58,8 @@ class _Slots:
     received_bytes: int
     sent_bytes: int
     messages: int
+    number: int
+    opened_at: float
     active_at: float
     received_at: float
 

@@ -62,9 +62,9 @@ def test_a_spinning_worker_logs_its_stack_and_connection_and_is_replaced(tmp_pat
         with Client(server.address, Lines()) as other:
             assert int(other.call(b"?")) != worker.pid
     assert f"Worker missed its heartbeat deadline (pid: {worker.pid})" in server.log
-    assert re.search(rf"Running greenlet for <Connection {host}:{port} open>", server.log)
+    assert re.search(rf"Running greenlet for <Connection {worker.pid}-\d+ {host}:{port} open>", server.log)
     assert "while True:" in server.log
-    assert re.search(r"Waiting greenlet for <Connection [\d.:]+ open>", server.log)
+    assert re.search(rf"Waiting greenlet for <Connection {worker.pid}-\d+ [\d.:]+ open>", server.log)
     assert "gevent.sleep(3600)" in server.log
 
 

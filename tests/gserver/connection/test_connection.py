@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
 from typing import Any
 
 import gevent
@@ -372,16 +375,84 @@ def test_a_graceful_end_of_the_peer_is_peer_eof(serving: Serving, greenlets: str
     assert keeper.conn.is_draining
 
 
-# Formatting
+# Names
 
 
-def test_a_connection_shows_its_peer_and_state(serving: Serving, greenlets: str) -> None:
+def test_a_connection_shows_its_id_its_peer_and_its_state(serving: Serving, greenlets: str) -> None:
     keeper, peer = keep(serving, greenlets)
     host, port = peer.sock.getsockname()
 
-    assert repr(keeper.conn) == f"<Connection {host}:{port} open>"
+    assert repr(keeper.conn) == f"<Connection {keeper.conn.id} {host}:{port} open>"
     keeper.conn.close()
-    assert repr(keeper.conn) == f"<Connection {host}:{port} closed>"
+    assert repr(keeper.conn) == f"<Connection {keeper.conn.id} {host}:{port} closed>"
+
+
+def test_ids_have_the_process_id_and_count_the_connections_of_all_servers(serving: Serving, greenlets: str) -> None:
+    keeper = Keeper()
+    servers = [serving.start(keeper.service(), greenlets=greenlets) for _ in range(2)]
+    for number in range(4):
+        serving.connect(servers[number % 2])
+        wait_until(lambda number=number: len(keeper.conns) > number)
+
+    pids, numbers = zip(*(conn.id.split("-") for conn in keeper.conns), strict=True)
+    assert set(pids) == {str(os.getpid())}
+    assert [int(number) - int(numbers[0]) for number in numbers] == [0, 1, 2, 3]
+    assert int(numbers[0]) > 0
+
+
+def test_an_id_stays_the_same_and_cannot_be_set(serving: Serving, greenlets: str) -> None:
+    keeper, peer = keep(serving, greenlets)
+    before = keeper.conn.id
+    peer.ask(b"hello")
+    with pytest.raises(AttributeError):
+        keeper.conn.id = "1-1"  # type: ignore[misc]
+    peer.close()
+    wait_until(lambda: keeper.gone)
+
+    assert keeper.conn.id == before
+
+
+PROGRAM = """
+import os, socket
+from gserver.codecs import Raw
+from gserver.connection.connection import Connection
+
+def connection():
+    ours, theirs = socket.socketpair()
+    return Connection(ours._sock if hasattr(ours, "_sock") else ours, ("127.0.0.1", 1), Raw(), None)
+
+first = [connection() for _ in range(3)]
+print(os.getpid(), *(conn.id for conn in first), flush=True)
+if os.fork() == 0:
+    print(os.getpid(), first[0].id, *(connection().id for _ in range(2)), flush=True)
+    os._exit(0)
+os.wait()
+print(os.getpid(), connection().id)
+"""
+
+
+def test_each_process_counts_from_one_and_a_connection_keeps_its_id_in_a_forked_process() -> None:
+    run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=60)
+
+    (parent, *before), (child, *in_child), (again, *after) = (line.split() for line in run.stdout.splitlines())
+    assert before == [f"{parent}-1", f"{parent}-2", f"{parent}-3"]
+    assert in_child == [f"{parent}-1", f"{child}-1", f"{child}-2"]
+    assert (again, after) == (parent, [f"{parent}-4"])
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        ((4712 << 42) + 1893, "4712-1893"),
+        ((1 << 64) - 1, "4194303-4398046511103"),
+        ((1 << 42) + 1, "1-1"),
+    ],
+)
+def test_an_id_has_room_for_every_process_id_of_linux(serving: Serving, greenlets: str, number: int, text: str) -> None:
+    keeper, _ = keep(serving, greenlets)
+    keeper.conn.number = number
+
+    assert keeper.conn.id == text
 
 
 @pytest.mark.parametrize(
