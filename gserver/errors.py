@@ -73,6 +73,7 @@ class CloseReason(enum.Enum):
 
     FINISHED = "finished"  # the service closed it, or its stream handler returned
     DRAINED = "drained"  # the server stops, and all replies to this peer were sent
+    ADMINISTRATIVE = "administrative"  # an operator closed it: gserverctl close
     KILLED = "killed"  # still busy at the end of graceful_timeout
     WORKER_DIED = "worker_died"  # its worker process ended; counted by the arbiter only
 

@@ -16,14 +16,27 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+from gserver.arbiter.administration import Administration
 from gserver.arbiter.binary_upgrade import BinaryUpgrade
-from gserver.arbiter.channel import BORN, DRAIN, DRAIN_AT_ONCE, LEFT, LISTEN, NOT_ACCEPTING, PRELOADED, READY, RECYCLE
+from gserver.arbiter.channel import (
+    ANSWER,
+    BORN,
+    DRAIN,
+    DRAIN_AT_ONCE,
+    LEFT,
+    LISTEN,
+    NOT_ACCEPTING,
+    PRELOADED,
+    READY,
+    RECYCLE,
+)
 from gserver.arbiter.child_processes import Death, Processes
 from gserver.arbiter.listeners import Listeners
 from gserver.arbiter.orphan_processes import OrphanProcesses
 from gserver.arbiter.preload import adopt_orphans
 from gserver.arbiter.reload_requests import ReloadRequests
 from gserver.arbiter.reloader import Reloader, WatchedFiles
+from gserver.arbiter.scoreboard import Scoreboard
 from gserver.arbiter.signals import Request, SignalQueue
 from gserver.arbiter.stats_socket import StatsSocket
 from gserver.arbiter.supervision import (
@@ -40,11 +53,13 @@ from gserver.arbiter.supervision import (
     Supervision,
 )
 from gserver.arbiter.worker_processes import EXIT_CANNOT_START, RunWorker, WorkerProcesses
+from gserver.arbiter.worker_questions import WorkerQuestions
 from gserver.arbiter.worker_spawning import Spawner
 from gserver.arbiter.worker_timeouts import FIRST_QUIT_S, SECOND_QUIT_S, drain_limit_of, policy_of
 from gserver.config.settings import MAX_WORKERS, Settings
 from gserver.config.sources import Configuration
 from gserver.config.working_directory import absolute, enter
+from gserver.control.control_socket import ControlSocket
 from gserver.counters import Counters
 from gserver.errors import ConfigError
 from gserver.process import logs
@@ -104,6 +119,9 @@ class Arbiter:
         self._selector = selectors.DefaultSelector()
         self._orphans = OrphanProcesses(self._selector)
         self._stats = StatsSocket(settings.stats_socket, self._selector)
+        self._questions = WorkerQuestions(self._ask_worker)
+        self._administration = Administration(self, self._questions)
+        self._control = ControlSocket(self._selector, self._administration)
         self._run_worker, self._run_preload_process = run_worker, run_preload_process
 
     def run(self) -> int:
@@ -150,6 +168,7 @@ class Arbiter:
         )
         self._spawner = Spawner(self._supervision, self._workers, self._read_messages)
         self._stats.open(self._workers.scoreboard, self._supervision, suffix)
+        self._open_control(suffix)
         log.info("Listening at: %s (%d)", self._listeners.describe(), self.pid)
         raise_open_files_limit(self.settings.worker_connections)
         adopt_orphans(is_needed=self.settings.preload_app)
@@ -160,6 +179,14 @@ class Arbiter:
             self._reloader.start(watched, self.settings.reload_engine)
         self._act()
 
+    def _open_control(self, suffix: str) -> None:
+        if self.settings.control_socket_disable:
+            return
+        if self.settings.control_socket is None:
+            self._control.open_default(os.environ, self.pid)
+        else:
+            self._control.open(self.settings.control_socket, suffix)
+
     # One iteration of the loop
 
     def _wait(self) -> None:
@@ -169,6 +196,8 @@ class Arbiter:
             self._supervision.wakes_at(now, deadlines),
             self._notifier.pings_at,
             self._orphans.wakes_at,
+            self._questions.wakes_at,
+            self._control.wakes_at,
             logs.retries_at(now),
         ]
         wakes_at = min((each for each in times if each is not None), default=None)
@@ -184,6 +213,8 @@ class Arbiter:
                 self._read_messages(key.data)
         self._notifier.ping(time.monotonic())
         self._orphans.kill_overdue(time.monotonic())
+        self._questions.expire(time.monotonic())
+        self._control.wake(time.monotonic())
         logs.retry()
 
     def _read_messages(self, pid: int) -> None:
@@ -199,6 +230,8 @@ class Arbiter:
                 self._supervision.stopped_accepting(pid, time.monotonic())
             elif message.kind == LEFT:
                 self._orphans.watch_reported(message.descriptors, time.monotonic())
+            elif message.kind == ANSWER:
+                self._questions.receive(pid, message.addresses[0])
             elif message.kind == PRELOADED:
                 self._spawner.preloaded(pid, self, self.settings, self._tls)
         if pid < 0:
@@ -284,6 +317,7 @@ class Arbiter:
     def _worker_ended(self, death: Death) -> None:
         """A worker has exited, or a preload process that was recorded as the first worker."""
         self._read_messages(death.pid)  # a last READY still shows that the application can be loaded
+        self._questions.worker_ended(death.pid)
         child = self._supervision.exited(death.pid, time.monotonic())
         self._listeners.worker_ended(death.pid)
         self._orphans.watch(self._workers.remove(death.pid), time.monotonic(), signal.SIGTERM)
@@ -306,6 +340,31 @@ class Arbiter:
         log.error("No worker can start; stopping")
         self._exit_status = EXIT_CANNOT_START
         self._stop(Request.QUIT)
+
+    # What the commands of the control socket need: see gserver.arbiter.administration.Server
+
+    @property
+    def supervision(self) -> Supervision:
+        return self._supervision
+
+    @property
+    def scoreboard(self) -> Scoreboard:
+        return self._workers.scoreboard
+
+    def reload(self) -> None:
+        self._handle_signal(Request.RELOAD)
+
+    def resize(self, target: int) -> None:
+        self._set_target(target)
+
+    def stop(self, quick: bool) -> None:
+        self._handle_signal(Request.QUIT if quick else Request.STOP)
+
+    def listener_rows(self) -> list[dict[str, Any]]:
+        return self._listeners.rows()
+
+    def _ask_worker(self, pid: int, text: str) -> bool:
+        return self._workers.ask(pid, text)
 
     # Requests
 
@@ -353,6 +412,7 @@ class Arbiter:
     def _reload(self) -> None:
         self._act()  # if a reload has just failed, first restore what this one must go back to
         log.info("Reloading")
+        self._administration.reload_began()
         self._reload_requests.collect(self._pidfile.path)
         self._notifier.reloading()
         if not self._supervision.is_reloading:
@@ -390,6 +450,7 @@ class Arbiter:
         self._before_reload = self.settings, self._tls
         self._pidfile.follow()
         self._stats.follow()
+        self._control.follow()
         log.info("Reloaded; listening at: %s", self._listeners.describe())
         self._reply(None)
 
@@ -411,6 +472,7 @@ class Arbiter:
 
     def _reply(self, failure: str | None) -> None:
         self._reload_requests.reply(failure)
+        self._administration.reload_ended(failure)
         if self._is_ready and not self._supervision.is_stopping:
             self._notifier.ready("reloaded" if failure is None else f"reload failed: {failure}")
 
@@ -440,6 +502,8 @@ class Arbiter:
         self._reopen_logs()  # until now, a log rotation has signalled the old arbiter: its pid was in the pid file
         self._pidfile.rename(self.settings.pidfile)
         self._stats.rename(self.settings.stats_socket)
+        if self.settings.control_socket is not None:
+            self._control.rename(self.settings.control_socket)
         self._notifier.took_over(self.pid)
 
     # Stopping
@@ -484,6 +548,7 @@ class Arbiter:
         self._listeners.close_without_unlink()
         self._upgrade.leave_to_child()
         self._stats.leave_to_child()
+        self._control.leave_to_child()
         self._orphans.leave_to_child()
         if self._daemon is not None:
             self._daemon.leave_to_child()
@@ -495,6 +560,7 @@ class Arbiter:
         self._close_listeners()
         self._pidfile.remove()
         self._stats.close()
+        self._control.close()
         self._reload_requests.reply("the server has stopped")
         if hasattr(self, "_workers"):
             self._workers.close()

@@ -5,9 +5,11 @@
                         RECYCLE        the worker has reached a recycling limit and is to be replaced
                         NOT_ACCEPTING  the worker drains and accepts no more connections
                         LEFT           with pidfds of the processes that the application has left running
+                        ANSWER         to a QUESTION; with one line of JSON
     arbiter -> worker   LISTEN         with the listeners to accept from
                         DRAIN          drain over drain_spread; with the addresses that are closed for good
                         DRAIN_AT_ONCE  the same, without a spread and within a second
+                        QUESTION       with one line of JSON: see gserver.arbiter.worker_questions
     arbiter -> child    REOPEN         with the paths of the log files, and descriptors of the opened files
     preload process -> arbiter   PRELOADED   the application is imported
     arbiter -> preload process   FORK        with a scoreboard slot, an age, and the worker's end of its channel
@@ -24,6 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = [
+    "ANSWER",
     "BORN",
     "DRAIN",
     "DRAIN_AT_ONCE",
@@ -34,6 +37,7 @@ __all__ = [
     "MAX_DESCRIPTORS",
     "NOT_ACCEPTING",
     "PRELOADED",
+    "QUESTION",
     "READY",
     "RECYCLE",
     "REOPEN",
@@ -46,6 +50,8 @@ READY = "ready"
 RECYCLE = "recycle"
 NOT_ACCEPTING = "not_accepting"
 LEFT = "left"
+QUESTION = "question"
+ANSWER = "answer"
 LISTEN = "listen"
 DRAIN = "drain"
 DRAIN_AT_ONCE = "drain at once"

@@ -18,8 +18,10 @@ import errno
 import logging
 import os
 import socket
+import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from gserver.config.addresses import Bind, FdBind, TcpBind, UnixBind, describe_address
 from gserver.config.working_directory import place_of
@@ -115,6 +117,24 @@ class Listeners:
     def describe(self) -> str:
         """The actual addresses as text, with the ports that the kernel chose."""
         return ", ".join(describe_address(listener.getsockname()) for listener in self._lanes[0].values())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each address: what was asked for, the actual address, and its accept queue.
+
+        Over all lanes; of a unix socket the kernel does not give the queue.
+        """
+        return [self._row(bind) for bind in self._lanes[0]]
+
+    def _row(self, bind: Bind) -> dict[str, Any]:
+        lanes = [lane[bind] for lane in self._lanes if bind in lane]
+        queued = [number for listener in lanes if (number := _queued(listener)) is not None]
+        return {
+            "bind": str(bind),
+            "address": describe_address(lanes[0].getsockname()),
+            "sockets": len(lanes),
+            "backlog": self._backlog,
+            "queued": sum(queued) if queued else None,
+        }
 
     @property
     def descriptors(self) -> dict[Bind, list[int]]:
@@ -257,6 +277,13 @@ class Listeners:
         with contextlib.suppress(FileNotFoundError):
             if made is not None and identity(slot) == made:
                 os.unlink(slot)
+
+
+def _queued(listener: socket.socket) -> int | None:
+    """How many connections wait in the accept queue: tcpi_unacked of TCP_INFO on a listener (tcp(7))."""
+    if listener.family == socket.AF_UNIX:
+        return None
+    return int(struct.unpack_from("=I", listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28), 24)[0])
 
 
 def _for_addresses(lane: Lane, binds: Sequence[Bind]) -> Lane:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gserver.arbiter.channel import REOPEN, Channel, Message
+from gserver.arbiter.channel import QUESTION, REOPEN, Channel, Message
 from gserver.arbiter.child_processes import Death, Ended, Processes
 from gserver.arbiter.listeners import Lane
 from gserver.arbiter.preload import PreloadProcess, PreloadProcesses, PreloadUnavailable
@@ -218,6 +218,11 @@ class WorkerProcesses:
             return
         listeners = [(str(bind), listener.fileno()) for lane in lanes for bind, listener in lane.items()]
         channel.send(kind, [*addresses, *(address for address, _ in listeners)], [fd for _, fd in listeners])
+
+    def ask(self, pid: int, text: str) -> bool:
+        """Send a QUESTION to a worker; return False if that is not possible."""
+        channel = self._channels.get(pid)
+        return channel is not None and channel.send(QUESTION, [text])
 
     def receive(self, pid: int) -> list[Message]:
         """The messages that a worker has sent. Closes the channel at end-of-file. Never blocks."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from gserver.config import validators
-from gserver.config.addresses import Bind
+from gserver.config.addresses import Bind, UnixBind
 from gserver.config.hooks import HOOKS, Hooks
 from gserver.config.tls_options import TlsConfig
 from gserver.config.validators import Check
@@ -307,6 +307,13 @@ class Settings:
         "Server Mechanics", None, validators.optional_text, "--stats-socket", metavar="PATH", fixed=True,
         help="unix socket (mode 600) that sends the server's counters, as JSON, to each client; read it with gserver "
              "--stats PATH")
+    control_socket: UnixBind | None = _setting(
+        "Server Mechanics", None, validators.socket_path, "--control-socket", metavar="PATH", fixed=True,
+        help="unix socket for gserverctl: PATH[,mode=600][,user=NAME][,group=NAME]; default: "
+             "$XDG_RUNTIME_DIR/gserver/PID.ctl, for root /run/gserver/PID.ctl, and none if that cannot be made")
+    control_socket_disable: bool = _setting(
+        "Server Mechanics", False, validators.switch, "--no-control-socket", action="store_true", fixed=True,
+        help="make no control socket")
     user: str | None = _setting(
         "Server Mechanics", None, validators.user_name, "-u", "--user", metavar="USER",
         help="user that the workers run as")

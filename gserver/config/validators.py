@@ -14,13 +14,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gserver.config.addresses import Bind, parse_bind
+from gserver.config.addresses import Bind, UnixBind, parse_bind
 from gserver.config.working_directory import absolute
 from gserver.limits.access_list import Network, parse_networks
 from gserver.limits.drain_spread import AUTO, Spread
 
 __all__ = [
     "Check",
+    "Reworded",
     "access_format",
     "binds",
     "directory",
@@ -36,6 +37,7 @@ __all__ = [
     "seconds",
     "size",
     "sni",
+    "socket_path",
     "spread",
     "switch",
     "texts",
@@ -62,14 +64,14 @@ class Check:
     def __call__(self, value: Any) -> Any:
         try:
             return self.convert(value)
-        except _Reworded:
+        except Reworded:
             raise
         except _REFUSALS:
             written = _written(value) if self.without_secrets is None else self.without_secrets(value)
             raise ValueError(f"{written}, must be {self.allowed}") from None
 
 
-class _Reworded(ValueError):
+class Reworded(ValueError):
     """A refusal with a text of its own, used instead of "must be ..."."""
 
 
@@ -110,7 +112,7 @@ def _networks(value: Any) -> tuple[Network, ...]:
     try:
         return parse_networks([str(each) for each in ([value] if isinstance(value, str) else value)])
     except ValueError as error:
-        raise _Reworded(str(error)) from None
+        raise Reworded(str(error)) from None
 
 
 def _sni(value: Any) -> tuple[tuple[str, str, str | None], ...]:
@@ -243,7 +245,22 @@ def _binds(value: Any) -> tuple[Bind, ...]:
     try:
         return tuple(parse_bind(text) for text in listed)
     except ValueError as error:
-        raise _Reworded(str(error)) from None
+        raise Reworded(str(error)) from None
+
+
+def _socket_path(value: Any) -> UnixBind | None:
+    """PATH[,mode=...][,user=...][,group=...]: as an address, without its unix: in front."""
+    if value is None or isinstance(value, UnixBind):
+        return value
+    _require(isinstance(value, str))
+    try:
+        bind = parse_bind(value if value.startswith("unix:") else f"unix:{value}")
+    except ValueError as error:
+        raise Reworded(str(error)) from None
+    assert isinstance(bind, UnixBind)
+    if bind.is_abstract:
+        raise Reworded(f"{value!r}, must be a path: an abstract socket has no permissions")
+    return bind
 
 
 def function_of(*parameters: str) -> Check:
@@ -274,4 +291,5 @@ user_name = Check("the name or the number of a user of this machine", _account(p
 group_name = Check("the name or the number of a group of this machine", _account(grp.getgrnam, grp.getgrgid))
 access_format = Check("text with placeholders such as %(h)s; %% is a percent sign", _access_format)
 log_configuration = Check("a dictionary for logging.config.dictConfig()", _log_configuration, _keys_of)
+socket_path = Check("PATH[,mode=660][,user=NAME][,group=NAME]", _socket_path)
 binds = Check("an address or a list of addresses", _binds)

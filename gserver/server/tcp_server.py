@@ -79,6 +79,7 @@ _LINGERING = {
     CloseReason.HANDLER_TIMEOUT,
     CloseReason.AGED,
     CloseReason.RATE_LIMIT,
+    CloseReason.ADMINISTRATIVE,
 }
 # The same, but only if something was sent: a flood of refused clients must cost as little as possible.
 _LINGERING_IF_ANSWERED = {CloseReason.FULL, CloseReason.ADDRESS_LIMIT, CloseReason.ACCEPT_RATE}
@@ -468,6 +469,20 @@ class TcpServer(StreamServer):
     def _check_quiet(self) -> None:
         if not self._connections and not self._bare and not self._linger:
             self._quiet.set()
+
+    def close_connection(self, conn: Connection, *, at_once: bool = False) -> None:
+        """Close one of the connections for an operator: after the reply that is due.
+
+        Args:
+            at_once: discard what is unsent, and kill the handler that runs.
+        """
+        if not at_once:
+            conn.close(CloseReason.ADMINISTRATIVE)
+            return
+        conn.abort(CloseReason.ADMINISTRATIVE)
+        if conn.runner is not None:
+            assert self._engine is not None
+            self._engine.kill(conn)
 
     @property
     def connections(self) -> frozenset[Connection]:

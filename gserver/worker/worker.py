@@ -30,6 +30,7 @@ from gserver.arbiter.channel import (
     DRAIN_AT_ONCE_S,
     LISTEN,
     NOT_ACCEPTING,
+    QUESTION,
     READY,
     RECYCLE,
     REOPEN,
@@ -151,11 +152,13 @@ class Worker:
         from gserver.connection.log_throttling import Notices
         from gserver.fault_isolation import log_hub_errors, shielded
         from gserver.worker.block_detector import BlockDetector
+        from gserver.worker.inspection import Inspection
 
         log_hub_errors()
         self._stop = Event()
         self._notices = Notices()
         self._served = served
+        self._inspection = Inspection(self._context.channel, lambda: self._servers, {})
         loop = gevent.get_hub().loop
         gevent.signal_handler(signal.SIGTERM, self._drain)
         gevent.signal_handler(signal.SIGQUIT, self._quit)
@@ -173,6 +176,7 @@ class Worker:
         self._context.channel.send(READY)
         self._stop.wait()
         killed = self._drain_servers()
+        self._inspection.close()
         self._heartbeat()
         if killed:
             log.warning("Killed %d connections that were still busy (pid: %d)", killed, self.pid)
@@ -193,6 +197,8 @@ class Worker:
             self._drain(tuple(address for address, _ in self._servers))
         elif message.kind == LISTEN:
             self._listen(message)
+        elif message.kind == QUESTION:
+            self._inspection.ask(message.addresses[0])
         elif message.kind == REOPEN:
             logs.adopt(message.addresses, message.descriptors)
         elif message.kind in (DRAIN, DRAIN_AT_ONCE):
@@ -305,6 +311,7 @@ class Worker:
             ("checking for new certificates", self._check_certificates),
             ("counting bytes", self._count_bytes),
             ("checking the recycling limits", self._check_recycling),
+            ("forgetting listings", self._inspection.forget_unread),
         ):
             shielded(name, step)
 

@@ -1,0 +1,243 @@
+"""Carries out the commands of the control socket: see gserver.control.protocol.COMMANDS.
+
+What the arbiter knows is answered at once. Questions about connections are passed on to the workers, and nothing waits
+for a worker: a reply is sent when the answers are there, or when their time is over.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import gserver
+from gserver.arbiter.connection_listing import ConnectionListing
+from gserver.arbiter.scoreboard import Scoreboard
+from gserver.arbiter.server_status import ReloadRecord, status_of, worker_rows
+from gserver.arbiter.supervision import Stage, Supervision
+from gserver.arbiter.worker_questions import Answer, WorkerQuestions
+from gserver.config.settings import MAX_WORKERS, Settings
+from gserver.control.arguments import MAX_ROWS
+from gserver.control.control_socket import Reply
+from gserver.control.protocol import Problem, Request
+from gserver.control.selection import Selection
+
+__all__ = ["Administration", "Server"]
+
+log = logging.getLogger("gserver.control")
+
+DEFAULT_SORT = "age"
+
+
+class Server(Protocol):
+    """What commands need of the arbiter."""
+
+    settings: Settings
+
+    @property
+    def supervision(self) -> Supervision: ...
+
+    @property
+    def scoreboard(self) -> Scoreboard: ...
+
+    def reload(self) -> None: ...
+
+    def resize(self, target: int) -> None: ...
+
+    def stop(self, quick: bool) -> None: ...
+
+    def listener_rows(self) -> list[dict[str, Any]]: ...
+
+
+class Administration:
+    """The commands of one arbiter.
+
+    Attributes:
+        is_taken_out: an operator has decided that load balancers are not to send clients here.
+    """
+
+    def __init__(self, server: Server, questions: WorkerQuestions) -> None:
+        self._server = server
+        self._questions = questions
+        self._started_at = time.monotonic()
+        self._reloads = ReloadRecord()
+        self._awaits_reload: list[Reply] = []
+        self.is_taken_out = False
+        self._commands: dict[str, Callable[[Reply, Mapping[str, Any]], None]] = {
+            "status": self._status,
+            "workers": self._workers,
+            "add_worker": self._add_worker,
+            "remove_worker": self._remove_worker,
+            "restart_worker": self._restart_worker,
+            "listeners": self._listeners,
+            "connections": self._connections,
+            "connection": self._connection,
+            "close": self._close,
+            "ready": self._ready,
+            "reload": self._reload,
+            "stop": self._stop,
+        }
+
+    def run(self, request: Request, reply: Reply) -> None:
+        """Carry out a request; see gserver.control.control_socket.Commands."""
+        self._commands[request.command](reply, request.arguments)
+
+    # The server
+
+    def _status(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        server = self._server
+        reply.result(
+            **status_of(server.settings, server.supervision, server.scoreboard, self._reloads),
+            version=gserver.__version__,
+            pid=os.getpid(),
+            uptime_s=time.monotonic() - self._started_at,
+        )
+
+    def _workers(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        rows = worker_rows(self._server.supervision, self._server.scoreboard)
+        reply.rows(rows, lambda: reply.result(count=len(rows)))
+
+    def _listeners(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        rows = self._server.listener_rows()
+        reply.rows(rows, lambda: reply.result(count=len(rows)))
+
+    def _ready(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        self.is_taken_out = not arguments["on"]
+        reply.result(ready=arguments["on"])
+
+    def _reload(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        self._refuse_while_stopping()
+        self._awaits_reload.append(reply)
+        self._server.reload()
+
+    def reload_began(self) -> None:
+        self._reloads.began()
+
+    def reload_ended(self, failure: str | None) -> None:
+        """A reload has ended, also one that HUP began: send the result to those that wait for it."""
+        self._reloads.ended(failure)
+        waiting, self._awaits_reload = self._awaits_reload, []
+        for reply in waiting:
+            if failure is None:
+                reply.result(**self._reloads.last or {})
+            else:
+                reply.error(Problem("failed", f"the reload failed, the old workers go on: {failure}"))
+
+    def _stop(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        quick = arguments.get("quick", False)
+        self._server.stop(quick)
+        reply.result(pid=os.getpid(), quick=quick)
+
+    # Workers
+
+    def _add_worker(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        self._resize(reply, self._server.supervision.target + 1)
+
+    def _remove_worker(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        self._resize(reply, self._server.supervision.target - 1)
+
+    def _resize(self, reply: Reply, target: int) -> None:
+        if not 1 <= target <= MAX_WORKERS:
+            raise Problem("failed", f"the number of workers would be {target}, must be from 1 to {MAX_WORKERS}")
+        self._refuse_while_stopping()
+        self._server.resize(target)
+        reply.result(target=target)
+
+    def _restart_worker(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        pid = self._worker(arguments["pid"])
+        self._refuse_while_stopping()
+        self._server.supervision.request_recycling(pid)
+        reply.result(pid=pid)
+
+    def _refuse_while_stopping(self) -> None:
+        if self._server.supervision.is_stopping:
+            raise Problem("failed", "the server is stopping")
+
+    def _worker(self, pid: int) -> int:
+        if pid not in self._server.supervision:
+            known = ", ".join(map(str, self._answering()))
+            raise Problem("not_found", f"there is no worker {pid}, must be one of: {known or 'none'}")
+        return pid
+
+    def _answering(self) -> list[int]:
+        """The workers that may have connections, and answer questions."""
+        return [child.pid for child in self._server.supervision if child.stage in (Stage.SERVING, Stage.DRAINING)]
+
+    def _asked(self, selection: Selection) -> list[int]:
+        """The workers that have the selected connections. The id of a connection begins with the pid of its worker."""
+        pids = self._answering()
+        if selection.connection is not None:
+            of, _, _ = selection.connection.partition("-")
+            pids = [pid for pid in pids if str(pid) == of]
+        if selection.worker is not None:
+            pids = [pid for pid in pids if pid == selection.worker]
+        return pids
+
+    # Connections
+
+    def _connections(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        where = arguments.get("where", "")
+        pids = self._asked(Selection.parse(where))
+        sort, limit = arguments.get("sort", DEFAULT_SORT), arguments.get("limit", MAX_ROWS)
+        ConnectionListing(self._questions, reply, pids, where, sort, limit).begin()
+
+    def _connection(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        name = arguments["connection"]
+        unknown = Problem("not_found", f"there is no connection {name}")
+        pids = self._asked(Selection(connection=name))
+        if not pids:
+            raise unknown
+
+        def answered(answers: Mapping[int, Answer]) -> None:
+            (answer,) = answers.values()
+            if answer.problem is not None:
+                reply.error(Problem("no_answer", f"worker {pids[0]}: {answer.problem}"))
+            elif answer.result["connection"] is None:
+                reply.error(unknown)
+            else:
+                reply.result(**answer.result["connection"])
+
+        self._ask_all(pids, "connection", {"connection": name}, answered)
+
+    def _close(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        selection = Selection.parse(arguments["where"])
+        if not selection.conditions:
+            raise Problem("invalid_argument", "close needs a condition: age>0 selects every connection")
+        asked = {"where": arguments["where"], "now": arguments.get("now", False)}
+        log.info("Control: close %s", asked)
+
+        def answered(answers: Mapping[int, Answer]) -> None:
+            closed = sum(answer.result["closed"] for answer in answers.values() if answer.problem is None)
+            if closed == 0 and selection.connection is not None and not _missing(answers):
+                reply.error(Problem("not_found", f"there is no connection {selection.connection}"))
+            else:
+                reply.result(closed=closed, missing=_missing(answers))
+
+        self._ask_all(self._asked(selection), "close", asked, answered)
+
+    def _ask_all(
+        self,
+        pids: Sequence[int],
+        subject: str,
+        arguments: Mapping[str, Any],
+        answered: Callable[[Mapping[int, Answer]], None],
+    ) -> None:
+        """Ask several workers, and call `answered` with the answers of all, by pid."""
+        answers: dict[int, Answer] = {}
+        if not pids:
+            answered(answers)
+
+        def take(pid: int, answer: Answer) -> None:
+            answers[pid] = answer
+            if len(answers) == len(pids):
+                answered(answers)
+
+        for pid in pids:
+            self._questions.ask(pid, subject, arguments, time.monotonic(), functools.partial(take, pid))
+
+
+def _missing(answers: Mapping[int, Answer]) -> list[dict[str, Any]]:
+    return [{"pid": pid, "problem": answer.problem} for pid, answer in answers.items() if answer.problem is not None]

@@ -1,0 +1,76 @@
+"""The kinds of arguments of control commands. Pure: each validates one value, as gserver.config.validators does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gserver.config.validators import Check, Reworded, switch
+from gserver.control.selection import SORT_KEYS, Selection
+
+__all__ = [
+    "MAX_ROWS",
+    "conditions",
+    "flag",
+    "pid",
+    "profile_seconds",
+    "row_limit",
+    "setting_values",
+    "some_text",
+    "sort_key",
+]
+
+MAX_ROWS = 1_000_000
+LONGEST_PROFILE_S = 300
+
+
+def _require(fact: bool) -> None:
+    if not fact:
+        raise ValueError
+
+
+def _conditions(value: Any) -> str:
+    _require(isinstance(value, str))
+    try:
+        Selection.parse(value)
+    except ValueError as error:
+        raise Reworded(f"{value!r}: {error}") from None
+    return str(value)
+
+
+def _whole(minimum: int, maximum: int) -> Check:
+    def convert(value: Any) -> int:
+        _require(isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum)
+        return int(value)
+
+    return Check(f"a whole number from {minimum} to {maximum}", convert)
+
+
+def _text(value: Any) -> str:
+    _require(isinstance(value, str) and value != "")
+    return str(value)
+
+
+def _sort_key(value: Any) -> str:
+    _require(isinstance(value, str) and value in SORT_KEYS)
+    return str(value)
+
+
+def _profile_seconds(value: Any) -> float:
+    _require(isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LONGEST_PROFILE_S)
+    return float(value)
+
+
+def _setting_values(value: Any) -> Mapping[str, Any]:
+    _require(isinstance(value, Mapping) and bool(value))
+    return dict(value)
+
+
+flag = switch
+pid = _whole(1, 2**31 - 1)
+row_limit = _whole(1, MAX_ROWS)
+some_text = Check("text", _text)
+sort_key = Check(f"one of {', '.join(SORT_KEYS)}", _sort_key)
+profile_seconds = Check(f"a number of seconds, above 0 and up to {LONGEST_PROFILE_S}", _profile_seconds)
+setting_values = Check("an object with a value for each setting", _setting_values)
+conditions = Check("conditions such as addr=10.0.0.0/8,state=handling,idle>60", _conditions)
