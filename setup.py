@@ -85,6 +85,7 @@ setup(
     entry_points={
         "console_scripts": [
             "gserver = gserver.__main__:entry_point",
+            "gserverctl = gserver.control.cli:entry_point",
             "loadtests = loadtests.cli:entry_point",
         ]
     },

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import functools
 import json
 import logging
@@ -19,6 +17,7 @@ from gserver.arbiter.binary_upgrade import BinaryUpgrade, Command, take_inherita
 from gserver.arbiter.reload_requests import request_reload
 from gserver.arbiter.reloader import check_engine
 from gserver.arbiter.stats_socket import read_stats
+from gserver.command_parser import CommandParser, complain
 from gserver.config.settings import Settings, declared
 from gserver.config.sources import (
     CONFIG_FILE,
@@ -53,47 +52,14 @@ def main(argv: Sequence[str], has_output: bool = True) -> int:
     try:
         return _run(_parser(has_output), argv)
     except ConfigError as error:
-        _complain(str(error))
+        complain("gserver", str(error))
         return 1
     except KeyboardInterrupt:  # while the arbiter waited for an address
         return 128 + signal.SIGINT
 
 
-def _complain(text: str) -> None:
-    with contextlib.suppress(OSError):  # the exit status reports the failure too
-        print("gserver:", *text.splitlines(), file=sys.stderr)
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser that raises ConfigError if standard output cannot be written."""
-
-    has_output = True
-
-    def print_out(self, text: str) -> None:
-        """Write to standard output; ConfigError if that fails."""
-        if not self.has_output:
-            raise ConfigError("cannot write to standard output: it is closed")
-        try:
-            encoding = sys.stdout.encoding or "utf-8"  # a path may contain characters that the encoding lacks
-            sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
-            sys.stdout.flush()
-        except OSError as error:
-            raise ConfigError(f"cannot write to standard output: {error.strerror}") from None
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        """Print the help or the version through print_out(): argparse would ignore an OSError and exit with status 0.
-
-        An OSError on standard error is ignored; argparse of Python 3.11.2 would raise it, and the status would be 1.
-        """
-        if file is sys.stdout:
-            self.print_out(message)
-        else:
-            with contextlib.suppress(OSError):
-                super()._print_message(message, file)
-
-
-def _parser(has_output: bool) -> _Parser:
-    parser = _Parser(
+def _parser(has_output: bool) -> CommandParser:
+    parser = CommandParser(
         prog="gserver",
         usage="gserver [OPTIONS] APP",
         description="Serve raw TCP. APP is MODULE:NAME, MODULE:FACTORY(ARGS), or a built-in service: echo, json.",
@@ -128,7 +94,7 @@ def _parser(has_output: bool) -> _Parser:
     return parser
 
 
-def _run(parser: _Parser, argv: Sequence[str]) -> int:
+def _run(parser: CommandParser, argv: Sequence[str]) -> int:
     arguments = vars(parser.parse_args(argv))
     app, config, check, show, pidfile, stats = [
         arguments.pop(name) for name in ("app", "config", "check_config", "print_config", "reload_pid", "stats")
@@ -165,20 +131,21 @@ def _run(parser: _Parser, argv: Sequence[str]) -> int:
     if settings.umask is not None:
         os.umask(settings.umask)
     logs.configure(settings)
-    set_title("arbiter", settings.proc_name or application.text)
+    name = settings.proc_name or application.text
+    set_title("arbiter", name)
     log.info("Starting gserver %s%s", gserver.__version__, "" if IS_NATIVE else ", not compiled")
     serve, preload = functools.partial(run_worker, application), functools.partial(run_preload_process, application)
-    return Arbiter(configuration, settings, serve, preload, upgrade, daemon).run()
+    return Arbiter(configuration, settings, serve, preload, upgrade, daemon, name).run()
 
 
 def _reload(pidfile: str) -> int:
     failure = request_reload(pidfile)
     if failure is not None:
-        _complain(f"the reload failed: {failure}")
+        complain("gserver", f"the reload failed: {failure}")
     return 0 if failure is None else 1
 
 
-def _print_stats(parser: _Parser, path: str) -> int:
+def _print_stats(parser: CommandParser, path: str) -> int:
     """Print the counters as JSON; ConfigError if no worker serves, so that the exit status is 1."""
     document = read_stats(path)
     parser.print_out(json.dumps(document, indent=2) + "\n")

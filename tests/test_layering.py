@@ -22,6 +22,7 @@ LAYERS = {
         ["gserver.cli"],
         ["gserver.worker"],
         ["gserver.arbiter"],
+        ["gserver.control"],
         ["gserver.server"],
         ["gserver.handlers"],
         ["gserver.engine"],
@@ -34,7 +35,7 @@ LAYERS = {
         ["gserver.limits"],
         ["gserver.framing"],
         ["gserver.codecs"],
-        ["gserver.counters", "gserver.user_errors", "gserver.fault_isolation"],
+        ["gserver.command_parser", "gserver.counters", "gserver.user_errors", "gserver.fault_isolation"],
         ["gserver.errors"],
     ],
     "loadtests": [

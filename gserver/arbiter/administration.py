@@ -17,6 +17,7 @@ import gserver
 from gserver.arbiter.connection_listing import ConnectionListing
 from gserver.arbiter.scoreboard import Scoreboard
 from gserver.arbiter.server_status import ReloadRecord, status_of, worker_rows
+from gserver.arbiter.stats_socket import document
 from gserver.arbiter.supervision import Stage, Supervision
 from gserver.arbiter.worker_questions import Answer, WorkerQuestions
 from gserver.config.settings import MAX_WORKERS, Settings
@@ -36,6 +37,7 @@ class Server(Protocol):
     """What commands need of the arbiter."""
 
     settings: Settings
+    name: str
 
     @property
     def supervision(self) -> Supervision: ...
@@ -90,11 +92,22 @@ class Administration:
     def _status(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
         server = self._server
         reply.result(
-            **status_of(server.settings, server.supervision, server.scoreboard, self._reloads),
             version=gserver.__version__,
             pid=os.getpid(),
+            name=server.name,
             uptime_s=time.monotonic() - self._started_at,
+            ready=self._why_not_ready() is None,
+            not_ready_because=self._why_not_ready(),
+            listeners=[row["address"] for row in server.listener_rows()],
+            **status_of(server.settings, server.supervision, server.scoreboard, self._reloads),
         )
+
+    def _why_not_ready(self) -> str | None:
+        """Why load balancers are not to send clients here, in one line; None: they are."""
+        if self.is_taken_out:
+            return "taken out by an operator"
+        problem: str | None = document(self._server.scoreboard, self._server.supervision)["problem"]
+        return problem
 
     def _workers(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
         rows = worker_rows(self._server.supervision, self._server.scoreboard)
@@ -195,10 +208,10 @@ class Administration:
             (answer,) = answers.values()
             if answer.problem is not None:
                 reply.error(Problem("no_answer", f"worker {pids[0]}: {answer.problem}"))
-            elif answer.result["connection"] is None:
+            elif not answer.rows:
                 reply.error(unknown)
             else:
-                reply.result(**answer.result["connection"])
+                reply.result(**answer.rows[0])
 
         self._ask_all(pids, "connection", {"connection": name}, answered)
 
@@ -210,7 +223,7 @@ class Administration:
         log.info("Control: close %s", asked)
 
         def answered(answers: Mapping[int, Answer]) -> None:
-            closed = sum(answer.result["closed"] for answer in answers.values() if answer.problem is None)
+            closed = sum(len(answer.rows) for answer in answers.values())
             if closed == 0 and selection.connection is not None and not _missing(answers):
                 reply.error(Problem("not_found", f"there is no connection {selection.connection}"))
             else:
@@ -236,7 +249,7 @@ class Administration:
                 answered(answers)
 
         for pid in pids:
-            self._questions.ask(pid, subject, arguments, time.monotonic(), functools.partial(take, pid))
+            self._questions.ask_all_pages(pid, subject, arguments, time.monotonic, functools.partial(take, pid))
 
 
 def _missing(answers: Mapping[int, Answer]) -> list[dict[str, Any]]:

@@ -88,6 +88,7 @@ class Arbiter:
         run_worker, run_preload_process: called in the child processes.
         upgrade: the links to the old arbiter, if there is one, and later to a new one.
         daemon: notified when the server is ready; None: the server runs in the foreground.
+        name: of the server, for operators: that of its processes in ps.
     """
 
     def __init__(
@@ -98,8 +99,10 @@ class Arbiter:
         run_preload_process: RunWorker,
         upgrade: BinaryUpgrade,
         daemon: Daemon | None = None,
+        name: str = "",
     ) -> None:
         self.settings = settings
+        self.name = name
         self.pid = os.getpid()
         self.log = log
         self._configuration = configuration

@@ -53,8 +53,8 @@ class ConnectionListing:
     def _answered(self, pid: int, answer: Answer) -> None:
         self._awaited.discard(pid)
         if answer.problem is None:
-            self._pages[pid] = answer.result["rows"][::-1]
-            self._more[pid] = answer.result["more"]
+            self._pages[pid] = answer.rows[::-1]
+            self._more[pid] = answer.more
         else:
             self._pages.pop(pid, None)
             self._missing.append({"pid": pid, "problem": answer.problem})
@@ -66,19 +66,22 @@ class ConnectionListing:
         if not self._reply.is_wanted:
             return
         rows = []
+        self._drop_finished()
         while self._left > 0 and self._pages and all(self._pages.values()):
             pid = max(self._pages, key=lambda each: self._value(self._pages[each][-1]))
             rows.append(self._pages[pid].pop())
             self._left -= 1
-            if not self._pages[pid] and self._more[pid] is None:
-                del self._pages[pid]
-        for pid in [pid for pid, page in self._pages.items() if not page and self._more[pid] is None]:
-            del self._pages[pid]
+            self._drop_finished()
         self._count += len(rows)
         if rows:
             self._reply.rows(rows, self._continue)
         else:
             self._continue()
+
+    def _drop_finished(self) -> None:
+        """Forget workers without further rows. The others' pages must not be empty for the next row to be known."""
+        for pid in [pid for pid, page in self._pages.items() if not page and self._more[pid] is None]:
+            del self._pages[pid]
 
     def _value(self, row: Mapping[str, Any]) -> float:
         value = row[NUMBERS[self._sort]]

@@ -1,11 +1,13 @@
 """Passes questions of the control socket to workers, and their answers back. Never waits for a worker.
 
-A worker has at most one question at a time, and an answer fits into one message of the channel. So answers leave room
-in the channel for the other messages. Further questions wait here. A worker that does not answer in time is stuck, or
-very busy; the time in which a question waits here counts as well.
+An answer is a series of rows, in pages: each page is an answer of its own, to a question for the next page. A worker
+has at most one question at a time, and a page fits into one message of the channel. So answers leave room in the
+channel for the other messages. Further questions wait here. A worker that does not answer in time is stuck, or very
+busy; the time in which a question waits here counts as well.
 
     QUESTION  {"number": 7, "subject": "connections", "arguments": {...}}
-    ANSWER    {"number": 7, "result": {...}}     or     {"number": 7, "error": "..."}
+    ANSWER    {"number": 7, "result": {"rows": [...], "more": 3}}     or     {"number": 7, "error": "..."}
+    QUESTION  {"number": 8, "subject": "next page", "arguments": {"more": 3}}
 """
 
 from __future__ import annotations
@@ -27,11 +29,13 @@ class Answer:
     """What a worker has answered.
 
     Attributes:
-        result: by name; empty after a failure.
-        problem: why there is no result, in one line; None: there is one.
+        rows: perhaps none, even if there is more.
+        more: what to ask for the next page with; None: there is none.
+        problem: why there is no answer, in one line; None: there is one.
     """
 
-    result: Mapping[str, Any]
+    rows: list[Any]
+    more: int | None = None
     problem: str | None = None
 
 
@@ -72,6 +76,26 @@ class WorkerQuestions:
         if len(queue) == 1:
             self._send_first(pid)
 
+    def ask_all_pages(
+        self,
+        pid: int,
+        subject: str,
+        arguments: Mapping[str, Any],
+        now: Callable[[], float],
+        answered: Callable[[Answer], None],
+    ) -> None:
+        """Ask a worker for all pages. `answered` is called once: with all rows, or with those before a problem."""
+        rows: list[Any] = []
+
+        def take(answer: Answer) -> None:
+            rows.extend(answer.rows)
+            if answer.more is None:
+                answered(Answer(rows, problem=answer.problem))
+            else:
+                self.ask(pid, "next page", {"more": answer.more}, now(), take)
+
+        self.ask(pid, subject, arguments, now(), take)
+
     def receive(self, pid: int, text: str) -> None:
         """A worker has answered. The answer to a question that was given up is ignored, and so is nonsense.
 
@@ -82,15 +106,17 @@ class WorkerQuestions:
             answer = json.loads(text)
             if not queue or queue[0].number != answer["number"]:
                 return
+            failure, page = answer.get("error"), answer.get("result", {"rows": [], "more": None})
+            found = Answer(list(page["rows"]), page["more"], failure)
         except (ValueError, LookupError, TypeError, RecursionError):
             return
         question = queue.popleft()
         self._send_first(pid)
-        question.answered(Answer(answer.get("result", {}), answer.get("error")))
+        question.answered(found)
 
     def worker_ended(self, pid: int) -> None:
         for question in self._waiting.pop(pid, ()):
-            question.answered(Answer({}, "the worker has ended"))
+            question.answered(Answer([], problem="the worker has ended"))
 
     @property
     def wakes_at(self) -> float | None:
@@ -109,7 +135,7 @@ class WorkerQuestions:
             if was_sent:
                 self._send_first(pid)
             for question in overdue:
-                question.answered(Answer({}, "the worker does not answer"))
+                question.answered(Answer([], problem="the worker does not answer"))
 
     def _send_first(self, pid: int) -> None:
         """Send the first question of the queue; without a channel to the worker, its questions are over."""
@@ -122,4 +148,4 @@ class WorkerQuestions:
             if self._send(pid, json.dumps(content)):
                 return
             queue.popleft()
-            first.answered(Answer({}, "the worker does not read its messages"))
+            first.answered(Answer([], problem="the worker does not read its messages"))

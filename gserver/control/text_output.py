@@ -1,0 +1,199 @@
+"""What gserverctl prints for people: tables, the summary of a server, and quantities with their units. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = [
+    "bytes_text",
+    "connection_table",
+    "details",
+    "duration",
+    "listener_table",
+    "status_text",
+    "table",
+    "worker_table",
+]
+
+_NONE = "-"
+Row = Mapping[str, Any]
+
+
+def duration(seconds: float | None) -> str:
+    """As text with three digits at most: 3 ms, 4.2 s, 12 min, 5 h 10 min, 3 d 4 h."""
+    if seconds is None:
+        return _NONE
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 99.95:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return "{} d {} h".format(*divmod(hours, 24))
+
+
+def bytes_text(size: int | None) -> str:
+    """As text: 312 B, 1.2 KiB, 34 MiB."""
+    if size is None:
+        return _NONE
+    if size < 1024:
+        return f"{size} B"
+    value, units = float(size), ["KiB", "MiB", "GiB", "TiB"]
+    value /= 1024
+    while value >= 999.5 and len(units) > 1:
+        value /= 1024
+        del units[0]
+    return f"{value:.3g} {units[0]}" if value < 999.5 else f"{value:.0f} {units[0]}"
+
+
+def table(rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+    """Lines with aligned columns; the first row has the headings. `numbers`: the columns that are aligned right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if index in numbers else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def worker_table(rows: Sequence[Row]) -> str:
+    head = ["PID", "STATE", "UP", "CONNECTIONS", "MESSAGES", "ERRORS", "LAG", "HEARTBEAT", "MEMORY", "FILES"]
+    cells = [
+        [
+            str(row["pid"]),
+            "stuck" if row["stuck"] else row["state"],
+            duration(row["up_s"]),
+            f"{row['open']:,}",
+            f"{row['messages']:,}",
+            f"{row['errors']:,}",
+            duration(row["lag_s"]),
+            _NONE if row["heartbeat_age_s"] is None else f"{duration(row['heartbeat_age_s'])} ago",
+            bytes_text(row["rss_bytes"]),
+            _NONE if row["open_files"] is None else f"{row['open_files']:,}",
+        ]
+        for row in rows
+    ]
+    return table([head, *cells], numbers=(0, 3, 4, 5, 9))
+
+
+def listener_table(rows: Sequence[Row]) -> str:
+    head = ["ADDRESS", "SOCKETS", "QUEUED", "BACKLOG"]
+    cells = [
+        [
+            row["address"],
+            str(row["sockets"]),
+            _NONE if row["queued"] is None else str(row["queued"]),
+            str(row["backlog"]),
+        ]
+        for row in rows
+    ]
+    return table([head, *cells], numbers=(1, 2, 3))
+
+
+def connection_table(rows: Sequence[Row]) -> str:
+    head = ["ID", "PEER", "LISTENER", "TLS", "STATE", "AGE", "IDLE", "MESSAGES", "IN", "OUT", "UNSENT", "HANDLER"]
+    cells = [
+        [
+            row["id"],
+            row["peer"] if row["proxy"] is None else f"{row['peer']} by {row['proxy']}",
+            row["listener"],
+            row["tls"] or _NONE,
+            row["state"],
+            duration(row["age_s"]),
+            duration(row["idle_s"]),
+            f"{row['messages']:,}",
+            bytes_text(row["received_bytes"]),
+            bytes_text(row["sent_bytes"]),
+            bytes_text(row["outbox_bytes"]) if row["outbox_bytes"] else _NONE,
+            _handler(row),
+        ]
+        for row in rows
+    ]
+    return table([head, *cells], numbers=(7,))
+
+
+def _handler(row: Row) -> str:
+    since = "" if row["handling_s"] is None else f" for {duration(row['handling_s'])}"
+    return f"{row['handler'] or ''}{since}".strip() or _NONE
+
+
+def details(fields: Row) -> str:
+    """One line for each field; a list has a line for each item."""
+    lines = []
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            lines += [(f"{name}.{inner}", part) for inner, part in value.items()]
+        elif isinstance(value, list):
+            lines += [(name if index == 0 else "", part) for index, part in enumerate(value)]
+        else:
+            lines.append((name, value))
+    return table([[name, _plain(name, value)] for name, value in lines])
+
+
+def _plain(name: str, value: Any) -> str:
+    if value is None:
+        return _NONE
+    if name.endswith("_s") and not isinstance(value, bool):
+        return duration(value)
+    return bytes_text(value) if name.endswith("bytes") else str(value)
+
+
+def status_text(status: Row, now: float) -> str:
+    """The summary of a server.
+
+    Args:
+        now: seconds since the epoch.
+    """
+    workers, connections = status["workers"], status["connections"]
+    closed = ", ".join(f"{reason} {count:,}" for reason, count in connections["closed"].items())
+    lines = [
+        [
+            "server",
+            f"{status['name']}, gserver {status['version']}, pid {status['pid']}, up {duration(status['uptime_s'])}",
+        ],
+        ["state", status["state"]],
+        ["ready", "yes" if status["ready"] else f"no: {status['not_ready_because']}"],
+        ["listening", ", ".join(status["listeners"]) or _NONE],
+        ["workers", _workers(workers)],
+        ["connections", f"{connections['open']:,} open, {connections['accepted']:,} accepted"],
+        ["closed", closed or "none"],
+        ["messages", f"{status['messages']:,} in all, {status['errors']:,} errors"],
+        ["lag", duration(status["lag_s"])],
+        ["reloads", _reloads(status["reloads"], now)],
+        *[["limit", _limit(each)] for each in status["limits"]],
+    ]
+    return table(lines)
+
+
+def _workers(workers: Row) -> str:
+    parts = [f"{workers['serving']} of {workers['target']} serve"]
+    starting = workers["booting"] + workers["ready"]
+    for count, what in ((starting, "starting"), (workers["draining"], "draining"), (workers["stuck"], "stuck")):
+        if count:
+            parts.append(f"{count} {what}")
+    return ", ".join(parts)
+
+
+def _reloads(reloads: Row, now: float) -> str:
+    last = reloads["last"]
+    if last is None:
+        return "none"
+    ago = f"{duration(max(0.0, now - last['at']))} ago"
+    outcome = f"done in {duration(last['seconds'])} ({last['kind']})"
+    if last["outcome"] != "done":
+        outcome = f"failed: {last['reason']}"
+    return f"{reloads['done']} done, {reloads['failed']} failed; the last, {ago}, {outcome}"
+
+
+def _limit(limit: Row) -> str:
+    share = limit["used"] / limit["limit"]
+    of = "" if limit["worker"] is None else f", in worker {limit['worker']}"
+    return f"{limit['name']}: {limit['used']:,} of {limit['limit']:,} ({share:.0%}{of})"
