@@ -21,6 +21,7 @@ from gserver.arbiter.reloader import check_engine
 from gserver.arbiter.stats_socket import read_stats
 from gserver.config.settings import Settings, declared
 from gserver.config.sources import (
+    CONCURRENCY,
     CONFIG_FILE,
     Configuration,
     add_arguments,
@@ -145,7 +146,12 @@ def _run(parser: _Parser, argv: Sequence[str]) -> int:
     folder = working_folder()
     name_entries(sys.path, os.environ.get("PYTHONPATH", ""))
     configuration = Configuration(
-        None if config is None else absolute(config), parse_environment(os.environ), arguments, tuple(sockets), folder
+        None if config is None else absolute(config),
+        parse_environment(os.environ),
+        arguments,
+        tuple(sockets),
+        folder,
+        os.environ.get(CONCURRENCY, ""),
     )
     settings = configuration.read()
     if show:

@@ -45,6 +45,7 @@ from gserver.limits.drain_spread import spread_s
 from gserver.process import logs
 from gserver.process.child import run_and_exit
 from gserver.process.daemon import leave_terminal
+from gserver.process.oom_score import raise_above
 from gserver.process.privileges import drop_privileges
 from gserver.process.proctitle import set_title
 from gserver.user_errors import check_made_codec
@@ -129,6 +130,7 @@ class Worker:
         settings = self.settings
         log.info("Booting worker (pid: %d)", self.pid)
         run_in_every_fork(self._leave_to_parent)
+        be_killed_first(self._context)
         self._hooks.call("post_fork", self._context.server, self)
         set_title("worker", settings.proc_name or self.application.text)
         drop_privileges(settings.user, settings.group, settings.initgroups)
@@ -387,6 +389,14 @@ def _call_within(stop: Any, seconds: float) -> None:
     if not greenlet.dead:
         log.error("stop() of the service did not return within %.3g s and is killed", seconds)
         greenlet.kill(timeout=STOP_KILL_S)
+
+
+def be_killed_first(context: WorkerContext) -> None:
+    """Apply worker_oom_score_adj to this process, so that the kernel does not kill the arbiter when memory runs out."""
+    by = context.settings.worker_oom_score_adj
+    failure = raise_above(context.server.pid, by) if by else None
+    if failure is not None:
+        log.warning("%s (pid: %d)", failure, os.getpid())
 
 
 def load(settings: Settings, application: Application) -> Any:
