@@ -20,6 +20,7 @@ from gserver.arbiter.stats_socket import read_stats
 from gserver.command_parser import CommandParser, complain
 from gserver.config.settings import Settings, declared
 from gserver.config.sources import (
+    CONCURRENCY,
     CONFIG_FILE,
     Configuration,
     add_arguments,
@@ -111,7 +112,12 @@ def _run(parser: CommandParser, argv: Sequence[str]) -> int:
     folder = working_folder()
     name_entries(sys.path, os.environ.get("PYTHONPATH", ""))
     configuration = Configuration(
-        None if config is None else absolute(config), parse_environment(os.environ), arguments, tuple(sockets), folder
+        None if config is None else absolute(config),
+        parse_environment(os.environ),
+        arguments,
+        tuple(sockets),
+        folder,
+        os.environ.get(CONCURRENCY, ""),
     )
     settings = configuration.read()
     if show:

@@ -16,7 +16,7 @@ _SETTINGS = f"""\
 
 A setting can be given in four places. A later place overrides an earlier one:
 
-1. the default;
+1. the default; for `workers`, the environment variable `WEB_CONCURRENCY`, if it is set and not empty;
 2. the config file (`-c FILE`, else `./gserver.conf.py`): a Python file, with the settings as module-level names;
 3. the environment variable `GSERVER_CMD_ARGS`, written like a command line;
 4. the command line.

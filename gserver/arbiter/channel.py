@@ -10,6 +10,7 @@
                         DRAIN          drain over drain_spread; with the addresses that are closed for good
                         DRAIN_AT_ONCE  the same, without a spread and within a second
                         QUESTION       with one line of JSON: see gserver.arbiter.worker_questions
+                        SET            with the values of live settings, as one line of JSON
     arbiter -> child    REOPEN         with the paths of the log files, and descriptors of the opened files
     preload process -> arbiter   PRELOADED   the application is imported
     arbiter -> preload process   FORK        with a scoreboard slot, an age, and the worker's end of its channel
@@ -41,6 +42,7 @@ __all__ = [
     "READY",
     "RECYCLE",
     "REOPEN",
+    "SET",
     "Channel",
     "Message",
 ]
@@ -52,6 +54,7 @@ NOT_ACCEPTING = "not_accepting"
 LEFT = "left"
 QUESTION = "question"
 ANSWER = "answer"
+SET = "set"
 LISTEN = "listen"
 DRAIN = "drain"
 DRAIN_AT_ONCE = "drain at once"

@@ -8,8 +8,8 @@
     <counts>: accepted, open, messages, errors, received_bytes, sent_bytes, closed: {reason: number}
 
 The event loop of a worker writes a heartbeat each second. heartbeat_age_s is the time since the last one, null before
-the first. A worker is stuck if that is more than 5 s. The server is healthy if at least one serving worker is not
-stuck; otherwise problem is the reason.
+the first. A worker is stuck if that is more than 5 s. The server is healthy if it is ready for clients: it does not
+stop and is not about to, min_workers serve, and at least one of them is not stuck. Otherwise problem is the reason.
 
 lag_s is the delay of the event loop in the last second, or its present delay if that is larger. lag_max_s is the
 largest delay since the worker's start. lag_histogram counts seconds by their lag: its keys are upper bounds in seconds,
@@ -57,7 +57,7 @@ def document(scoreboard: Scoreboard, supervision: Supervision) -> dict[str, Any]
     all_cells = [snapshot(scoreboard.ended.cells), *cells_of_workers]
     now = time.monotonic()
     workers = [_worker(slot, cells, supervision, now) for slot, cells in zip(slots, cells_of_workers, strict=True)]
-    problem = _problem(workers, supervision.is_stopping)
+    problem = supervision.unready or _stuck(workers)
     return {
         "version": gserver.__version__,
         "time_s": now,
@@ -95,15 +95,13 @@ def _lags(slot: Slot, age_s: float | None) -> dict[str, Any]:
     }
 
 
-def _problem(workers: Sequence[dict[str, Any]], is_stopping: bool) -> str | None:
-    """Why no client is served; None if clients are served."""
+def _stuck(workers: Sequence[dict[str, Any]]) -> str | None:
+    """Why the workers that serve answer no client; None if one of them does."""
     serving = [worker for worker in workers if worker["state"] == Stage.SERVING.value]
-    if not serving:
-        return "the server is stopping" if is_stopping else "no worker serves"
-    if all(worker["stuck"] for worker in serving):
-        latest_s = min(worker["heartbeat_age_s"] for worker in serving)
-        return f"every worker that serves is stuck: the last heartbeat is {latest_s:.1f} s old"
-    return None
+    if not all(worker["stuck"] for worker in serving):
+        return None
+    latest_s = min(worker["heartbeat_age_s"] for worker in serving)
+    return f"every worker that serves is stuck: the last heartbeat is {latest_s:.1f} s old"
 
 
 def _counts(cells: Sequence[int]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The time limits of workers, from the settings: for supervision, and for a stop. Pure."""
+"""The policy of supervision, from the settings: mainly the time limits of workers. Pure."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def policy_of(settings: Settings, before: Settings) -> Policy:
         0.0 if settings.reload else settings.reload_settle,
         settings.ready_timeout,
         max(drain_limit_of(settings), drain_limit_of(before)),
+        settings.min_workers,
     )
 
 

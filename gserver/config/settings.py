@@ -20,7 +20,7 @@ from gserver.limits.access_list import Network
 from gserver.limits.connection_limits import Action, FullAction, RateAction
 from gserver.limits.drain_spread import AUTO, LONGEST_S, PER_SECOND, Spread, longest_spread_s
 
-__all__ = ["ACCESS_LOG_FORMAT", "MAX_WORKERS", "Settings", "declared"]
+__all__ = ["ACCESS_LOG_FORMAT", "MAX_WORKERS", "WORKERS", "Settings", "declared"]
 
 GREENLETS = ("pooled", "dedicated")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -31,6 +31,8 @@ RELOAD_ENGINES = ("auto", "watchfiles", "poll")
 ACCESS_LOG_FORMAT = '%(h)s %(t)s "%(r)s" %(M)s %(I)s %(O)s %(L)s'
 # The scoreboard has twice as many slots: during a reload, two workers may exist for each.
 MAX_WORKERS = 500
+#: The check of the setting workers, also for the environment variable that is its default.
+WORKERS = validators.workers(MAX_WORKERS)
 
 
 def _setting(
@@ -97,8 +99,12 @@ class Settings:
              "default")
 
     workers: int = _setting(
-        "Worker Processes", 1, validators.whole(1, MAX_WORKERS), "-w", "--workers", metavar="N",
-        help="number of worker processes")
+        "Worker Processes", 1, WORKERS, "-w", "--workers", metavar="N",
+        help="number of worker processes; auto: the number of processors that may be used, by CPU affinity and by the "
+             "CPU quota of the control group; the environment variable WEB_CONCURRENCY is the default")
+    min_workers: int = _setting(
+        "Worker Processes", 1, validators.whole(1, MAX_WORKERS), "--min-workers", metavar="N",
+        help="number of serving workers below which health checks report the server as not ready; it goes on serving")
     worker_connections: int = _setting(
         "Worker Processes", 10_000, validators.whole(1), "--worker-connections", metavar="N",
         help="maximum number of connections per worker; full_action applies to further ones; the soft limit of open "
@@ -113,6 +119,11 @@ class Settings:
     preload_app: bool = _setting(
         "Worker Processes", False, validators.switch, "--preload", action="store_true", fixed=True,
         help="import the application once, in a process from which all workers are forked")
+    worker_oom_score_adj: int = _setting(
+        "Worker Processes", 0, validators.whole(0, 1000), "--worker-oom-score-adj", metavar="N",
+        help="how much higher the workers' oom_score_adj is than the arbiter's, up to 1000 in all: when memory runs "
+             "out, the kernel kills a worker before the arbiter; each 10 count like 1 %% of the memory of the machine "
+             "or the container")
     timeout: float = _setting(
         "Worker Processes", 30, validators.seconds, "-t", "--timeout", metavar="SECONDS",
         help="maximum time without a heartbeat from a worker; then its stacks are logged and it is killed; 0: no limit")
@@ -382,7 +393,16 @@ class Settings:
                 valid[name] = fields[name].metadata["check"](value)
             except ValueError as error:
                 raise ConfigError(f"setting {name} is {error}") from None
-        return cls(**valid)
+        settings = cls(**valid)
+        settings._check_together()
+        return settings
+
+    def _check_together(self) -> None:
+        """ConfigError for settings that are valid each, but not together."""
+        if self.min_workers > self.workers:
+            raise ConfigError(
+                f"setting min_workers is {self.min_workers}, must be at most workers, which is {self.workers}"
+            )
 
     @property
     def hooks(self) -> Hooks:

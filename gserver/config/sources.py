@@ -1,6 +1,7 @@
 """The sources of settings, in order of precedence, and how settings are printed.
 
-    default < config file (-c FILE, else ./gserver.conf.py) < GSERVER_CMD_ARGS < command line < systemd's sockets
+    default < WEB_CONCURRENCY < config file (-c FILE, else ./gserver.conf.py) < GSERVER_CMD_ARGS < command line
+    < systemd's sockets
 
 A config file is Python: its module-level names are settings. Ignored are functions other than hooks, classes, modules,
 and names that start with an underscore or an upper-case letter.
@@ -20,12 +21,13 @@ from typing import Any, NoReturn
 
 from gserver.config.addresses import Bind
 from gserver.config.hooks import HOOKS
-from gserver.config.settings import Settings, declared
+from gserver.config.settings import WORKERS, Settings, declared
 from gserver.config.working_directory import absolute, enter
 from gserver.errors import ConfigError
 from gserver.user_errors import described
 
 __all__ = [
+    "CONCURRENCY",
     "Configuration",
     "add_arguments",
     "as_text",
@@ -37,6 +39,8 @@ __all__ = [
 
 CONFIG_FILE = "gserver.conf.py"
 ENVIRONMENT = "GSERVER_CMD_ARGS"
+#: The default of the setting workers. Platforms set it to what fits their machine; gunicorn and uvicorn read it too.
+CONCURRENCY = "WEB_CONCURRENCY"
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Configuration:
     command_line: Mapping[str, Any] = field(default_factory=dict)
     sockets: tuple[Bind, ...] = ()  # passed by systemd; empty: none
     folder: str | None = None  # directory of the start; a relative chdir starts there; None: the working directory
+    concurrency: str = ""  # the environment variable WEB_CONCURRENCY; empty: not set
 
     def read(self) -> Settings:
         """Read all sources and return the settings; ConfigError, in one line, for a wrong one.
@@ -59,9 +64,17 @@ class Configuration:
             with contextlib.suppress(ConfigError):  # it may be removed, and not needed
                 enter(self.folder)
         values = {**(read_config_file(self.file) if self.file else {}), **self.environment, **self.command_line}
+        if self.concurrency and "workers" not in values:
+            values["workers"] = self._default_workers()
         if self.sockets:
             values["bind"] = [str(bind) for bind in self.sockets]
         return Settings.checked(self._with_chdir(values))
+
+    def _default_workers(self) -> int:
+        try:
+            return int(WORKERS(self.concurrency))
+        except ValueError as error:
+            raise ConfigError(f"environment variable {CONCURRENCY} is {error}") from None
 
     def _with_chdir(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return `values` with chdir absolute: at a reload, the working directory is still the previous chdir."""

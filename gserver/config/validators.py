@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gserver.config.addresses import Bind, UnixBind, parse_bind
+from gserver.config.processors import usable_processors
 from gserver.config.working_directory import absolute
 from gserver.limits.access_list import Network, parse_networks
 from gserver.limits.drain_spread import AUTO, Spread
@@ -44,9 +45,11 @@ __all__ = [
     "user_name",
     "variables",
     "whole",
+    "workers",
 ]
 
 LARGEST_WHOLE = 2**31 - 1
+AUTO_WORKERS = "auto"
 _REFUSALS = (ValueError, TypeError, LookupError, OverflowError)
 
 
@@ -95,6 +98,18 @@ def whole(minimum: int, maximum: int = LARGEST_WHOLE) -> Check:
 
     bounds = f"of at least {minimum}" if maximum == LARGEST_WHOLE else f"from {minimum} to {maximum}"
     return Check(f"a whole number {bounds}", convert)
+
+
+def workers(maximum: int) -> Check:
+    """Return a validator for a number of worker processes; "auto" is the number of usable processors."""
+    counted = whole(1, maximum)
+
+    def convert(value: Any) -> int:
+        if value == AUTO_WORKERS:
+            return min(maximum, usable_processors())
+        return int(counted.convert(value))
+
+    return Check(f"{AUTO_WORKERS}, or {counted.allowed}", convert)
 
 
 def _seconds(value: Any) -> float:

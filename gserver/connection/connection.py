@@ -210,6 +210,11 @@ class Connection(ConnectionFields):
         self.state = _HANDSHAKING
         self.retires_at = retires_at
 
+    def retire_at(self, retires_at: float) -> None:
+        """The maximum age has changed; see accepted(). Without effect once the connection drains."""
+        if not self.is_draining or self.state is _HANDSHAKING:
+            self.retires_at = retires_at
+
     def handshake_received(self, size: int) -> None:
         """Count `size` bytes of the PROXY header or the TLS handshake, until handshake_completed() resets the count."""
         self.received_bytes += size

@@ -69,6 +69,11 @@ class StreamConnection(Connection):
         self._read_began: float | None = None
         self._messages: Iterator[Any] = iter(())  # decoded, but not returned yet
 
+    def change_throttle(self, throttle: Throttle | None) -> None:
+        """Call another throttle, or none, after each receive from now on."""
+        self._throttle = throttle
+        self._metered_messages = self.messages
+
     def recv(self, max_bytes: int = RECEIVE_BYTES) -> bytes:
         """Return up to `max_bytes` bytes (default 64 KiB) as soon as there are any; b"" when no more will come.
 

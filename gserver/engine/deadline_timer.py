@@ -52,15 +52,20 @@ class DeadlineTimer:
     """
 
     def __init__(self, deadlines: Deadlines, engine: Engine[Any] | None) -> None:
-        self._deadlines = deadlines
         self._engine = engine
-        self._fresh_s = deadlines.fresh_s
-        self._tick_s = deadlines.tick_s
-        self._write_check_s = deadlines.write_s / CHECKS_PER_WRITE or NEVER
-        self._wheel: Wheel[Connection] = Wheel(self._tick_s)
+        self._wheel: Wheel[Connection] = Wheel(deadlines.tick_s)
+        self.change(deadlines)
         self._extended: dict[Connection, float] = {}  # the deadline for which each was given more time
         self._timer: Any = None
         self._timer_due = NEVER
+
+    def change(self, deadlines: Deadlines) -> None:
+        """Use other deadlines from now on. The caller calls watch() for each connection, for those that are sooner."""
+        self._deadlines = deadlines
+        self._fresh_s = deadlines.fresh_s
+        self._tick_s = deadlines.tick_s
+        self._write_check_s = deadlines.write_s / CHECKS_PER_WRITE or NEVER
+        self._wheel.change_tick(self._tick_s)
 
     def begin(self, conn: Connection) -> None:
         """Watch `conn`, which the service gets just now. Does what watch() would do, in a tenth of the time."""

@@ -17,7 +17,7 @@ from gserver.errors import ConfigError
 from gserver.limits.connection_limits import Limits
 from gserver.service import Service, StreamService
 
-__all__ = ["make_engine"]
+__all__ = ["change_rates", "make_engine"]
 
 _ENGINES: dict[str, Callable[[MessageLoop], Engine[Any]]] = {"pooled": PooledEngine, "dedicated": DedicatedEngine}
 
@@ -46,3 +46,22 @@ def make_engine(
     if greenlets not in _ENGINES:
         raise ConfigError(f"greenlets is {greenlets!r}, must be 'pooled' or 'dedicated'")
     return _ENGINES[greenlets](make_message_loop(service, counters, fairness, meter))
+
+
+def change_rates(
+    engine: Engine[Any],
+    service: Service | StreamService,
+    counters: Counters,
+    fairness: Fairness,
+    limits: Limits,
+    notices: Notices,
+) -> None:
+    """Meter the connections of `engine` by the rates of `limits` from now on; the arguments are make_engine()'s.
+
+    The caller calls engine.rates_changed() for each connection.
+    """
+    meter = RateLimiter.of(limits, notices)
+    if isinstance(engine, StreamEngine):
+        engine.throttle_by(None if meter is None else StreamRateLimiter(meter))
+    elif isinstance(engine, PooledEngine | DedicatedEngine) and isinstance(service, Service):
+        engine.use(make_message_loop(service, counters, fairness, meter))

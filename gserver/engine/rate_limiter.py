@@ -54,10 +54,12 @@ class RateLimiter:
 
     def charge(self, conn: Connection, messages: int, received_bytes: int) -> float:
         """Count what `conn` has sent; return how long it must not be read, in seconds."""
-        if conn.buckets is None:
-            conn.attach_buckets([TokenBucket(rate, max(rate, 1.0)) if rate else None for rate in self._rates])
+        if conn.buckets is None or conn.buckets[0] is not self._rates:  # it is new, or the rates have changed
+            conn.attach_buckets(
+                (self._rates, [TokenBucket(rate, max(rate, 1.0)) if rate else None for rate in self._rates])
+            )
         now = time.monotonic()
-        spent = zip(conn.buckets, (messages, received_bytes), strict=True)
+        spent = zip(conn.buckets[1], (messages, received_bytes), strict=True)
         waits: list[float] = [bucket.spend(now, amount) for bucket, amount in spent if bucket is not None]
         return max(waits)
 

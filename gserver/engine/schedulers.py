@@ -66,6 +66,9 @@ class Engine(Protocol[ConnectionKind]):
     def forget(self, conn: ConnectionKind) -> None:
         """Drop what is kept for `conn`, which is closed."""
 
+    def rates_changed(self, conn: ConnectionKind) -> None:
+        """The rate limits have changed, and hold for `conn` too."""
+
     def close(self) -> None:
         """Stop the watchers and the idle greenlets. The connections are closed already."""
 
@@ -132,6 +135,13 @@ class _MessageEngine:
     def _watch(self, conn: Connection) -> None:
         raise NotImplementedError
 
+    def use(self, message_loop: MessageLoop) -> None:
+        """Run the turns by another message loop from now on. Turns that run are completed by the previous one."""
+        self._message_loop = message_loop
+
+    def rates_changed(self, conn: Connection) -> None:
+        """Do nothing: the message loop meters its connections by itself."""
+
     def _resume(self, conn: Connection) -> None:
         """The blocked turn is over: serve the connection as before, or drain it if that was requested meanwhile."""
         if conn.state is State.DRAINING:
@@ -180,11 +190,21 @@ class PooledEngine(_MessageEngine):
         self._ready: deque[Connection] = deque()
         self._is_ready = self._ready.append  # made once: a bound method takes 72 bytes for each connection
         self._idle: list[Runner] = []
-        self._dispatch = partial(
-            message_loop.dispatch, self._ready, self._idle, self._make_runner, self._handler_blocks
-        )
         self._check = self._hub.loop.check(ref=False, priority=self._hub.loop.MINPRI)
+        self._start()
+
+    def _start(self) -> None:
+        self._dispatch = partial(
+            self._message_loop.dispatch, self._ready, self._idle, self._make_runner, self._handler_blocks
+        )
         self._check.start(self._dispatch)
+
+    def use(self, message_loop: MessageLoop) -> None:
+        self._end_runners()
+        super().use(message_loop)
+        self._check.stop()
+        self._idle = []  # the runners of the previous message loop park in its list, and end there
+        self._start()
 
     def add(self, conn: Connection) -> None:
         self._watch(conn)
@@ -196,9 +216,13 @@ class PooledEngine(_MessageEngine):
         """Do nothing: only a turn refers to a connection here."""
 
     def close(self) -> None:
-        self._message_loop.most_idle = 0
+        self._end_runners()
         self._check.stop()
         self._check.close()
+
+    def _end_runners(self) -> None:
+        """End the idle runners now, and each of the others when its turns are over."""
+        self._message_loop.most_idle = 0
         for runner in self._idle:
             self._hub.loop.run_callback(runner.throw)
         self._idle.clear()
@@ -265,10 +289,10 @@ class DedicatedEngine(_MessageEngine):
             _end_of_runner(conn, error)
 
     def _serve_for_life(self, runner: Runner, conn: Connection) -> None:
-        serve, park = self._message_loop.serve, self._park
+        park = self._park
         while conn.state is State.OPEN:
             runner.conn = conn
-            serve(conn)
+            self._message_loop.serve(conn)  # looked up each time: see use()
             runner.conn = None
             if conn.runner is not None:
                 self._resume(conn)

@@ -29,6 +29,13 @@ class StreamEngine:
         self._fairness = fairness
         self._throttle = throttle
 
+    def throttle_by(self, throttle: Throttle | None) -> None:
+        """Use another throttle from now on; rates_changed() is called for each connection that there is."""
+        self._throttle = throttle
+
+    def rates_changed(self, conn: StreamConnection) -> None:
+        conn.change_throttle(self._throttle)
+
     def add(self, conn: StreamConnection) -> None:
         conn.handler_starts(self._counters, self._fairness, self._throttle)
         conn.occupied_by(gevent.spawn(self._run, conn))

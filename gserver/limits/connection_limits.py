@@ -39,3 +39,8 @@ class Limits:
     rate_action: RateAction = "throttle"
     allow: tuple[Network, ...] = ()  # empty: all addresses
     deny: tuple[Network, ...] = ()
+
+    @property
+    def rates(self) -> tuple[float, float, RateAction]:
+        """The limits on what one connection sends."""
+        return self.max_message_rate, self.max_byte_rate, self.rate_action

@@ -26,13 +26,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gserver.errors import CloseReason
-from gserver.limits.timer_wheel import NEVER
+from gserver.limits.timer_wheel import NEVER, STEP_S
 
 __all__ = ["Deadlines", "Waiting"]
 
-# The tick of the wheel is this fraction of the shortest timeout, within these bounds.
+# The tick of the wheel is this fraction of the shortest timeout, from STEP_S to LONGEST_TICK_S.
 TICKS_A_DEADLINE = 20
-SHORTEST_TICK_S = 0.01
 LONGEST_TICK_S = 0.25
 
 
@@ -96,7 +95,7 @@ class Deadlines:
         of_messages = (self.message_s, self.handler_s, self.write_s)
         spans = (self.handshake_s, self.first_byte_s, self.idle_s, self.read_idle_s, *of_messages, self.max_age_s)
         shortest = min((span for span in spans if span), default=LONGEST_TICK_S * TICKS_A_DEADLINE)
-        return min(LONGEST_TICK_S, max(SHORTEST_TICK_S, shortest / TICKS_A_DEADLINE))
+        return min(LONGEST_TICK_S, max(STEP_S, shortest / TICKS_A_DEADLINE))
 
     @property
     def fresh_s(self) -> float:

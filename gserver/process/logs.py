@@ -29,7 +29,7 @@ from gserver.user_errors import described
 if TYPE_CHECKING:
     from gserver.connection.connection import Connection
 
-__all__ = ["access_line", "adopt", "configure", "descriptors", "finish", "reopen", "retries_at", "retry"]
+__all__ = ["access_line", "adopt", "configure", "descriptors", "finish", "reopen", "retries_at", "retry", "set_level"]
 
 _FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
 _TIME_FORMAT = "%Y-%m-%d %H:%M:%S %z"
@@ -68,6 +68,11 @@ def configure(settings: Settings) -> None:
             raise ConfigError(f"setting logconfig_dict cannot be used: {described(error)}") from error
     _captures_output = settings.capture_output
     _capture_output()
+
+
+def set_level(loglevel: str) -> None:
+    """Log from this level on, as the setting loglevel."""
+    _errors.setLevel(loglevel.upper())
 
 
 def _handlers(

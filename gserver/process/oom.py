@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from gserver.config.control_groups import control_groups
+
 __all__ = ["OomWatch"]
 
 _MACHINE = "/proc/vmstat"
@@ -59,34 +61,5 @@ def _count(path: str) -> int | None:
 
 def _group_files(proc: str = "/proc/self") -> list[str]:
     """Return the files that may have the counter for the control group of a process, the more precise ones first."""
-    try:
-        with open(f"{proc}/cgroup", "rb") as groups, open(f"{proc}/mountinfo", "rb") as mounts:
-            paths = _paths(os.fsdecode(groups.read()))
-            mounted = [os.fsdecode(line).split() for line in mounts]
-    except OSError:
-        return []
-    found = []
-    for fields in mounted:
-        root, point = fields[3], fields[4]
-        kind, options = fields[fields.index("-") + 1], fields[-1].split(",")
-        if kind == "cgroup" and "memory" in options and "memory" in paths:
-            found.append(os.path.join(_below(point, root, paths["memory"]), "memory.oom_control"))
-        elif kind == "cgroup2" and "" in paths:
-            found.append(os.path.join(_below(point, root, paths[""]), "memory.events"))
-    return found
-
-
-def _paths(text: str) -> dict[str, str]:
-    """Return controller -> path, with "" for version 2. A line is hierarchy:controllers:path."""
-    found = {}
-    for line in text.splitlines():
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
-            found[controller] = path
-    return found
-
-
-def _below(point: str, root: str, path: str) -> str:
-    """Return the folder of a group: a container may have only its own part of the tree mounted."""
-    inside = path.removeprefix(root) if root != "/" else path
-    return os.path.join(point, inside.strip("/"))
+    names = {1: "memory.oom_control", 2: "memory.events"}
+    return [os.path.join(group.folder, names[group.version]) for group in control_groups("memory", proc)]

@@ -60,12 +60,22 @@ class Door:
     """
 
     def __init__(self, limits: Limits, occupancy: Occupancy) -> None:
-        self._limits = limits
         self._occupancy = occupancy
+        self._entries: dict[Hashable, list[bytes]] = {}  # the table entries under which each connection is counted
+        self.change(limits)
+
+    def change(self, limits: Limits) -> None:
+        """Use other limits from now on. The caller calls recount() for each connection."""
+        self._limits = limits
         self._access = AccessList(limits.allow, limits.deny) if limits.allow or limits.deny else None
         self._accepts = TokenBucket(limits.max_accept_rate, limits.max_accept_rate) if limits.max_accept_rate else None
         self._counts_addresses = bool(limits.max_connections_per_ip or limits.max_connections_per_network)
-        self._entries: dict[Hashable, list[bytes]] = {}  # the table entries under which each connection is counted
+
+    def recount(self, key: Hashable, peer: Address) -> None:
+        """Count a connection that has been admitted by address again, as the present limits need it."""
+        self.left(key)
+        if self._counts_addresses:
+            self._count(key, peer)
 
     def check_accept(self) -> LimitExceeded | None:
         """Check a connection that was just accepted and counted, without its address.

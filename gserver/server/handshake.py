@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from _socket import MSG_PEEK
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from gserver.connection.connection import Connection
@@ -68,6 +68,10 @@ class Handshake:
         self._on_identified = on_identified
         self._on_completed = on_completed
         self._notices = notices
+
+    def change_proxies(self, proxies: AccessList) -> None:
+        """Trust other proxies from the next connection on."""
+        self._rules = replace(self._rules, proxies=proxies)
 
     def begin(self, conn: Connection) -> None:
         """Begin the handshake of `conn`; a connection that does not come from a trusted proxy is closed."""

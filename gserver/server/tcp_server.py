@@ -29,12 +29,13 @@ from gserver.connection.connection import Address, Connection, State, swap_conte
 from gserver.connection.lingering_close import LingeringClose
 from gserver.connection.log_throttling import CLOSED, NO_DESCRIPTOR, NO_SPARE, SHED, TURNED_AWAY, Notices
 from gserver.connection.stream_connection import StreamConnection
-from gserver.connection.time_slice import Fairness
+from gserver.connection.time_slice import SLICE_S, Fairness
 from gserver.counters import Counters
 from gserver.engine.deadline_timer import DeadlineTimer
-from gserver.engine.factory import make_engine
+from gserver.engine.factory import change_rates, make_engine
 from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded
 from gserver.fault_isolation import Killed, interrupt_program, shielded
+from gserver.limits.access_list import AccessList
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
 from gserver.server.admission import Door, OwnOccupancy
@@ -416,6 +417,56 @@ class TcpServer(StreamServer):
     def connection_waits(self, conn: Connection) -> None:
         """See Owner: a deadline of `conn` begins."""
         self._keeper.watch(conn)
+
+    # Changing limits while connections are served
+
+    def change(
+        self,
+        *,
+        deadlines: Deadlines,
+        limits: Limits,
+        send_limit: int,
+        keepalive: Keepalive,
+        proxies: AccessList,
+    ) -> None:
+        """Use other deadlines and limits from now on, also for the connections that there are.
+
+        The arguments are those of the constructor; proxies is that of EntranceRules. Connections are looked at in time
+        slices, so with many of them it takes some time. None is closed for a limit that it was admitted under. The
+        caller changes a door that several servers share; call this afterwards.
+        """
+        has_other_age = (self._deadlines.max_age_s, self._deadlines.max_age_jitter_s) != (
+            deadlines.max_age_s,
+            deadlines.max_age_jitter_s,
+        )
+        has_other_rates = limits.rates != self._limits.rates
+        self._deadlines, self._limits, self.send_limit = deadlines, limits, send_limit
+        self._keepalive = keepalive
+        if not self.closed and self.socket.family in (socket.AF_INET, socket.AF_INET6):
+            keepalive.set_on(self.socket)
+        if self._handshake is not None:
+            self._handshake.change_proxies(proxies)
+        self._keeper.change(deadlines)
+        if self._engine is not None and self._service is not None:
+            if has_other_rates:
+                change_rates(self._engine, self._service, self.counters, self._fairness, limits, self._notices)
+            self._callbacks.spawn(self._apply_to_connections, has_other_age)
+
+    def _apply_to_connections(self, has_other_age: bool) -> None:
+        assert self._engine is not None
+        slice_ends = time.monotonic() + SLICE_S
+        for conn in list(self._connections):
+            if time.monotonic() > slice_ends:
+                self._fairness.yield_to_others()
+                slice_ends = time.monotonic() + SLICE_S
+            if conn.state is State.CLOSED or conn not in self._connections:
+                continue
+            if conn not in self._outside or self._rules.proxy is None:  # else the client's address is not known yet
+                self._door.recount(conn, conn.peer)
+            self._engine.rates_changed(conn)
+            if has_other_age:
+                conn.retire_at(self._deadlines.retirement(conn.opened_at, random.random()))
+            self._keeper.watch(conn)
 
     # Ending
 

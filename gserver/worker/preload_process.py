@@ -27,7 +27,7 @@ from gserver.process.proctitle import set_title
 from gserver.worker.app_loader import Application
 from gserver.worker.fork_cleanup import run_in_every_fork
 from gserver.worker.process_exit import ProcessExit
-from gserver.worker.worker import END_S, load, run_worker
+from gserver.worker.worker import END_S, be_killed_first, load, run_worker
 
 __all__ = ["run_preload_process"]
 
@@ -44,6 +44,7 @@ def run_preload_process(application: Application, context: WorkerContext) -> int
     log.info("Preloading (pid: %d)", os.getpid())
     process_exit = ProcessExit(context.channel)
     run_in_every_fork(context.channel.close)
+    be_killed_first(context)
     set_title("preload", settings.proc_name or application.text)
     signal.signal(signal.SIGUSR2, _dump_stack)
     faulthandler.register(signal.SIGUSR2, chain=True)

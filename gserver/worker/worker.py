@@ -13,6 +13,7 @@ import faulthandler
 import functools
 import gc
 import importlib
+import json
 import logging
 import os
 import random
@@ -21,6 +22,7 @@ import socket
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +36,12 @@ from gserver.arbiter.channel import (
     READY,
     RECYCLE,
     REOPEN,
+    SET,
     Message,
 )
 from gserver.arbiter.scoreboard import HEARTBEAT_S
 from gserver.arbiter.worker_processes import EXIT_CANNOT_START, WorkerContext
+from gserver.config.live_settings import with_values
 from gserver.config.settings import Settings
 from gserver.config.working_directory import enter
 from gserver.counters import Counters
@@ -46,6 +50,8 @@ from gserver.limits.drain_spread import spread_s
 from gserver.process import logs
 from gserver.process.child import run_and_exit
 from gserver.process.daemon import leave_terminal
+from gserver.process.oom_score import raise_above
+from gserver.process.open_files import raise_open_files_limit
 from gserver.process.privileges import drop_privileges
 from gserver.process.proctitle import set_title
 from gserver.user_errors import check_made_codec
@@ -56,6 +62,7 @@ from gserver.worker.readiness_check import ReadyFailed, check_ready
 from gserver.worker.recycling import RecyclingLimits
 
 if TYPE_CHECKING:
+    from gserver.server.admission import Door
     from gserver.worker.block_detector import BlockDetector
     from gserver.worker.worker_server import WorkerServer
 
@@ -112,6 +119,7 @@ class Worker:
         self._recycling = RecyclingLimits.of(context.settings, random.Random(self.pid))
         self._started_at = time.monotonic()
         self._servers: list[tuple[str, WorkerServer]] = []  # address, server
+        self._door: Door | None = None  # the admission limits of all servers
         # Once it drains: the addresses that no worker serves after it.
         self._closing_addresses: tuple[str, ...] | None = None
         self._drains_at_once = False
@@ -130,6 +138,7 @@ class Worker:
         settings = self.settings
         log.info("Booting worker (pid: %d)", self.pid)
         run_in_every_fork(self._leave_to_parent)
+        be_killed_first(self._context)
         self._hooks.call("post_fork", self._context.server, self)
         set_title("worker", settings.proc_name or self.application.text)
         drop_privileges(settings.user, settings.group, settings.initgroups)
@@ -199,6 +208,8 @@ class Worker:
             self._listen(message)
         elif message.kind == QUESTION:
             self._inspection.ask(message.addresses[0])
+        elif message.kind == SET:
+            self._apply_live(json.loads(message.addresses[0]))
         elif message.kind == REOPEN:
             logs.adopt(message.addresses, message.descriptors)
         elif message.kind in (DRAIN, DRAIN_AT_ONCE):
@@ -213,7 +224,8 @@ class Worker:
         if self.settings.daemon:
             leave_terminal()  # start-up errors were printed there
         scoreboard = None if self.settings.reuse_port else self._context.scoreboard
-        door = Door(limits_of(self.settings), SharedCounts(self._context.scoreboard, self._context.slot))
+        if self._door is None:
+            self._door = Door(limits_of(self.settings), SharedCounts(self._context.scoreboard, self._context.slot))
         for address, descriptor in zip(message.addresses, message.descriptors, strict=True):
             listener = socket.socket(fileno=descriptor)
             server = WorkerServer(
@@ -223,13 +235,36 @@ class Worker:
                 self._counters,
                 scoreboard,
                 self,
-                door=door,
+                door=self._door,
                 tls=self._context.tls,
                 notices=self._notices,
             )
             server.start()
             self._servers.append((address, server))
         self._context.slot.is_serving = True
+
+    def _apply_live(self, values: Mapping[str, Any]) -> None:
+        """Take over other values of live settings; the arbiter has validated them."""
+        from gserver.worker.block_detector import BlockDetector
+        from gserver.worker.worker_server import limits_of
+
+        before = self.settings
+        self.settings = settings = with_values(before, values)
+        logs.set_level(settings.loglevel)
+        raise_open_files_limit(settings.worker_connections)
+        self._graceful_s = settings.graceful_timeout
+        self._recycling = RecyclingLimits.of(settings, random.Random(self.pid))
+        if before.block_warning != settings.block_warning:
+            if self._block_detector is not None:
+                self._block_detector.stop()
+            self._block_detector = BlockDetector(settings.block_warning) if settings.block_warning else None
+        if self._door is not None:
+            self._door.change(limits_of(settings))
+        for _, server in self._servers:
+            server.apply(settings)
+        if not settings.timeout:
+            self._context.slot.deadline = 0.0
+        log.info("Settings changed: %s (pid: %d)", ", ".join(values), self.pid)
 
     def _drain(self, closing_addresses: tuple[str, ...] = ()) -> None:
         if self._closing_addresses is not None:
@@ -394,6 +429,14 @@ def _call_within(stop: Any, seconds: float) -> None:
     if not greenlet.dead:
         log.error("stop() of the service did not return within %.3g s and is killed", seconds)
         greenlet.kill(timeout=STOP_KILL_S)
+
+
+def be_killed_first(context: WorkerContext) -> None:
+    """Apply worker_oom_score_adj to this process, so that the kernel does not kill the arbiter when memory runs out."""
+    by = context.settings.worker_oom_score_adj
+    failure = raise_above(context.server.pid, by) if by else None
+    if failure is not None:
+        log.warning("%s (pid: %d)", failure, os.getpid())
 
 
 def load(settings: Settings, application: Application) -> Any:

@@ -69,20 +69,32 @@ class WorkerServer(TcpServer):
             door=door,
             entrance=entrance_of(settings, tls),
             send_limit=settings.send_buffer_limit,
-            keepalive=Keepalive(
-                settings.tcp_keepalive_idle, settings.tcp_keepalive_interval, settings.tcp_keepalive_count
-            ),
+            keepalive=keepalive_of(settings),
             notices=notices,
         )
         self._scoreboard = scoreboard
-        self._max_connections = settings.worker_connections
         self._resumed_at = 0.0  # the end of the last pause
         self._hooks = settings.hooks
         self._worker = worker
-        self._access_format = settings.access_log_format if settings.accesslog else None
         # A hook that is not defined must cost nothing per connection.
         self._has_open_hook = "connection_open" in self._hooks
         self._has_close_hook = "connection_close" in self._hooks
+        self._use_own(settings)
+
+    def apply(self, settings: Settings) -> None:
+        """Use the live settings of `settings` from now on. The caller changes the door, which all servers share."""
+        self._use_own(settings)
+        self.change(
+            deadlines=deadlines_of(settings),
+            limits=limits_of(settings),
+            send_limit=settings.send_buffer_limit,
+            keepalive=keepalive_of(settings),
+            proxies=AccessList(settings.proxy_allow_ips, ()),
+        )
+
+    def _use_own(self, settings: Settings) -> None:
+        self._max_connections = settings.worker_connections
+        self._access_format = settings.access_log_format if settings.accesslog else None
         self._handles_close = self._has_close_hook or self._access_format is not None
 
     def do_read(self) -> tuple[Any, Any] | None:  # type: ignore[override]  # None: no accept now
@@ -163,6 +175,10 @@ def deadlines_of(settings: Settings) -> Deadlines:
         settings.max_connection_age_jitter,
         settings.read_idle_timeout,
     )
+
+
+def keepalive_of(settings: Settings) -> Keepalive:
+    return Keepalive(settings.tcp_keepalive_idle, settings.tcp_keepalive_interval, settings.tcp_keepalive_count)
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -39,7 +39,7 @@ def test_version_is_the_packages() -> None:
     ("arguments", "says"),
     [
         (["nocolon"], "application 'nocolon': expected MODULE:NAME, MODULE:FACTORY(ARGS) or one of echo, json"),
-        (["echo", "-w", "none"], "setting workers is 'none', must be a whole number from 1 to 500"),
+        (["echo", "-w", "none"], "setting workers is 'none', must be auto, or a whole number from 1 to 500"),
         (
             ["echo", "-b", "here"],
             "setting bind is 'here' has no port: expected HOST:PORT, [V6]:PORT, unix:PATH or fd://N",
@@ -140,7 +140,7 @@ def test_a_config_file_that_ends_the_process_is_one_line_as_any_other(tmp_path: 
         ("--wrokers 2", "GSERVER_CMD_ARGS: unrecognized arguments: --wrokers 2"),
         ("echo", "GSERVER_CMD_ARGS: unrecognized arguments: echo"),
         ("-n '", "GSERVER_CMD_ARGS: No closing quotation"),
-        ("-w none", "setting workers is 'none', must be a whole number from 1 to 500"),
+        ("-w none", "setting workers is 'none', must be auto, or a whole number from 1 to 500"),
     ],
 )
 def test_a_wrong_variable_is_one_line(

@@ -33,6 +33,12 @@ def add_up(address: tuple[str, int] | str) -> int:
         return result
 
 
+def test_the_environment_has_the_number_of_workers(tmp_path: Path) -> None:
+    with GserverProcess(tmp_path, "echo", workers=None, environment={"WEB_CONCURRENCY": "2"}) as server:
+        server.wait_for_log("Worker ready", 2)
+        assert len(server.workers()) == 2
+
+
 # Daemon and pid file
 
 

@@ -355,3 +355,48 @@ def test_a_worker_to_be_recycled_stays_until_a_follower_serves_even_if_some_die(
     assert supervision.wakes_at(LATER, {}) == LATER + FIRST_PAUSE_S
     assert act(supervision, LATER + FIRST_PAUSE_S, [3]) == ["fork 3"]
     assert serving(supervision) == [1]
+
+
+# Readiness
+
+
+def test_it_is_ready_while_enough_workers_serve() -> None:
+    supervision = make_serving(3, Policy(min_workers=2))
+    seen = [supervision.unready]
+    for pid in (1, 2, 3):
+        supervision.exited(pid, LATER)
+        seen.append(supervision.unready)
+
+    assert seen == [None, None, "too few workers serve: 1, min_workers is 2", "no worker serves"]
+
+
+def test_a_worker_that_starts_does_not_serve_yet() -> None:
+    supervision = Supervision(1)
+    act(supervision, 0.0, [1])
+    assert supervision.unready == "no worker serves"
+
+    supervision.became_ready(1, 0.0)
+    act(supervision, 0.0)
+    assert supervision.unready is None
+
+
+def test_a_server_that_is_about_to_stop_is_not_ready_although_it_serves() -> None:
+    supervision = make_serving(2)
+    supervision.is_leaving = True
+    leaving = supervision.unready
+    supervision.stop(LATER, 1.0)
+
+    assert leaving == "the server is about to stop: it still serves, for shutdown_delay"
+    assert supervision.unready == "the server is stopping"
+
+
+def test_workers_in_a_reload_keep_it_ready() -> None:
+    supervision = make_serving(2, Policy(min_workers=2))
+    supervision.begin_reload(2, LATER)
+    act(supervision, LATER, [3])
+    supervision.became_ready(3, LATER)
+    act(supervision, LATER, [4])
+    supervision.became_ready(4, LATER)
+    act(supervision, LATER)
+
+    assert supervision.unready is None

@@ -47,10 +47,10 @@ def test_settings_of_gunicorn_keep_their_names(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("workers", "0", "setting workers is '0', must be a whole number from 1 to 500"),
-        ("workers", 1.5, "setting workers is 1.5, must be a whole number from 1 to 500"),
-        ("workers", True, "setting workers is True, must be a whole number from 1 to 500"),
-        ("workers", "501", "setting workers is '501', must be a whole number from 1 to 500"),
+        ("workers", "0", "setting workers is '0', must be auto, or a whole number from 1 to 500"),
+        ("workers", 1.5, "setting workers is 1.5, must be auto, or a whole number from 1 to 500"),
+        ("workers", True, "setting workers is True, must be auto, or a whole number from 1 to 500"),
+        ("workers", "501", "setting workers is '501', must be auto, or a whole number from 1 to 500"),
         ("backlog", "many", "setting backlog is 'many', must be a whole number of at least 1"),
         ("graceful_timeout", "-1", "setting graceful_timeout is '-1', must be a number of seconds, 0 or more"),
         ("graceful_timeout", "nan", "setting graceful_timeout is 'nan', must be a number of seconds, 0 or more"),
@@ -103,6 +103,16 @@ def test_the_error_does_not_show_possible_passwords(name: str, value: Any, shown
 
     assert str(caught.value).startswith(f"setting {name} is {shown}, must be ")
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [({"min_workers": 3, "workers": 2}, "setting min_workers is 3, must be at most workers, which is 2")],
+)
+def test_settings_that_contradict_each_other_are_both_named(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.checked(values)
+    assert str(caught.value) == says
 
 
 def test_text_is_as_good_as_values() -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from gserver.config import validators
 from gserver.config.addresses import FdBind, TcpBind, UnixBind
 from gserver.config.hooks import HOOKS
-from gserver.config.settings import Settings, declared
+from gserver.config.settings import MAX_WORKERS, Settings, declared
 from gserver.config.sources import (
     Configuration,
     add_arguments,
@@ -73,6 +74,41 @@ def test_later_sources_win(tmp_path: Path) -> None:
     settings = Configuration(file, environment, parse("--backlog", "4")).read()
 
     assert (settings.workers, settings.timeout, settings.backlog, settings.graceful_timeout) == (2, 3.0, 4, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "text", "flags", "workers"),
+    [
+        ("3", "", (), 3),
+        (" 3 ", "", (), 3),
+        ("", "", (), 1),
+        ("3", "workers = 2", (), 2),
+        ("3", "", ("-w", "4"), 4),
+        ("none", "workers = 2", (), 2),
+    ],
+    ids=["alone", "with spaces", "empty", "file", "flag", "wrong but not used"],
+)
+def test_web_concurrency_is_the_default_of_workers(
+    tmp_path: Path, concurrency: str, text: str, flags: tuple[str, ...], workers: int
+) -> None:
+    configuration = Configuration(write(tmp_path, text), {}, parse(*flags), concurrency=concurrency)
+
+    assert configuration.read().workers == workers
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "501", "2.5", "many"])
+def test_a_wrong_web_concurrency_is_reported_with_its_name_and_value(wrong: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Configuration(concurrency=wrong).read()
+    allowed = "must be auto, or a whole number from 1 to 500"
+    assert str(caught.value) == f"environment variable WEB_CONCURRENCY is {wrong!r}, {allowed}"
+
+
+def test_workers_may_be_as_many_as_there_are_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    for found, workers in ((3, 3), (1000, MAX_WORKERS)):
+        monkeypatch.setattr(validators, "usable_processors", lambda found=found: found)
+        assert Configuration(command_line=parse("-w", "auto")).read().workers == workers
+        assert Configuration(concurrency="auto").read().workers == workers
 
 
 def test_sockets_of_systemd_take_the_place_of_binds() -> None:
