@@ -20,11 +20,14 @@ from gserver.arbiter.server_status import ReloadRecord, status_of, worker_rows
 from gserver.arbiter.stats_socket import document
 from gserver.arbiter.supervision import Stage, Supervision
 from gserver.arbiter.worker_questions import Answer, WorkerQuestions
-from gserver.config.settings import MAX_WORKERS, Settings
+from gserver.config.live_settings import LIVE, plain_values
+from gserver.config.settings import MAX_WORKERS, Settings, declared
+from gserver.config.sources import as_text, as_text_without_secrets
 from gserver.control.arguments import MAX_ROWS
 from gserver.control.control_socket import Reply
 from gserver.control.protocol import Problem, Request
 from gserver.control.selection import Selection
+from gserver.errors import ConfigError
 
 __all__ = ["Administration", "Server"]
 
@@ -50,6 +53,8 @@ class Server(Protocol):
     def resize(self, target: int) -> None: ...
 
     def stop(self, quick: bool) -> None: ...
+
+    def change_live(self, values: Mapping[str, Any]) -> None: ...
 
     def listener_rows(self) -> list[dict[str, Any]]: ...
 
@@ -81,6 +86,8 @@ class Administration:
             "ready": self._ready,
             "reload": self._reload,
             "stop": self._stop,
+            "settings": self._list_settings,
+            "set": self._set,
         }
 
     def run(self, request: Request, reply: Reply) -> None:
@@ -129,9 +136,9 @@ class Administration:
     def reload_began(self) -> None:
         self._reloads.began()
 
-    def reload_ended(self, failure: str | None) -> None:
+    def reload_ended(self, failure: str | None, is_live: bool = False) -> None:
         """A reload has ended, also one that HUP began: send the result to those that wait for it."""
-        self._reloads.ended(failure)
+        self._reloads.ended(failure, is_live)
         waiting, self._awaits_reload = self._awaits_reload, []
         for reply in waiting:
             if failure is None:
@@ -143,6 +150,32 @@ class Administration:
         quick = arguments.get("quick", False)
         self._server.stop(quick)
         reply.result(pid=os.getpid(), quick=quick)
+
+    # Settings
+
+    def _list_settings(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        settings = self._server.settings
+        rows = [
+            {
+                "name": each.name,
+                "value": as_text_without_secrets(each, getattr(settings, each.name)),
+                "default": as_text(each.default),
+                "is_default": getattr(settings, each.name) == each.default,
+                "is_live": each.name in LIVE,
+            }
+            for each in declared()
+        ]
+        reply.rows(rows, lambda: reply.result(count=len(rows)))
+
+    def _set(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        self._refuse_while_stopping()
+        values = arguments["values"]
+        try:
+            self._server.change_live(values)
+        except ConfigError as error:
+            raise Problem("invalid_argument", str(error)) from None
+        log.info("Control: set %s", values)
+        reply.result(values=plain_values(self._server.settings, values))
 
     # Workers
 

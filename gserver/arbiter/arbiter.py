@@ -9,11 +9,14 @@ Closes: run() closes the listeners, the channels and the signal queue. No worker
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import os
 import selectors
 import signal
 import time
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gserver.arbiter.administration import Administration
@@ -32,6 +35,7 @@ from gserver.arbiter.channel import (
 )
 from gserver.arbiter.child_processes import Death, Processes
 from gserver.arbiter.listeners import Listeners
+from gserver.arbiter.live_reload import LiveReload
 from gserver.arbiter.orphan_processes import OrphanProcesses
 from gserver.arbiter.preload import adopt_orphans
 from gserver.arbiter.reload_requests import ReloadRequests
@@ -56,6 +60,7 @@ from gserver.arbiter.worker_processes import EXIT_CANNOT_START, RunWorker, Worke
 from gserver.arbiter.worker_questions import WorkerQuestions
 from gserver.arbiter.worker_spawning import Spawner
 from gserver.arbiter.worker_timeouts import FIRST_QUIT_S, SECOND_QUIT_S, drain_limit_of, policy_of
+from gserver.config.live_settings import LIVE, changed_names, plain_values, with_values
 from gserver.config.settings import MAX_WORKERS, Settings
 from gserver.config.sources import Configuration
 from gserver.config.working_directory import absolute, enter
@@ -124,6 +129,7 @@ class Arbiter:
         self._stats = StatsSocket(settings.stats_socket, self._selector)
         self._questions = WorkerQuestions(self._ask_worker)
         self._administration = Administration(self, self._questions)
+        self._live_reload = LiveReload(self._questions, self._supervision)
         self._control = ControlSocket(self._selector, self._administration)
         self._run_worker, self._run_preload_process = run_worker, run_preload_process
 
@@ -418,15 +424,9 @@ class Arbiter:
         self._administration.reload_began()
         self._reload_requests.collect(self._pidfile.path)
         self._notifier.reloading()
-        if not self._supervision.is_reloading:
-            self._before_reload = self.settings, self._tls
         try:
             with self._orphans.exempting():
                 settings, fixed = self._configuration.read().with_fixed_of(self.settings)
-            enter(settings.chdir)
-            tls = certificates_of(settings)
-            self._listeners.open(settings.bind, patient=False)
-            logs.configure(settings)  # before the fork of new workers, which inherit the log files
         except ConfigError as error:
             self._reload_failed(ReloadFailed(str(error)))
             return
@@ -436,6 +436,51 @@ class Arbiter:
             return
         for name in fixed:
             log.warning("Setting %s cannot be changed by a reload: it needs a restart", name)
+        changed = changed_names(self.settings, settings)
+        if changed and LIVE.issuperset(changed) and not self._supervision.is_reloading:
+            self._live_reload.ask(functools.partial(self._reload_live, settings, changed))
+        else:
+            self._live_reload.cancel()
+            self._replace_workers(settings)
+
+    def _reload_live(self, settings: Settings, changed: Sequence[str], reason: str | None) -> None:
+        """Only live settings have changed: the running workers take them over, unless `reason` is one for new ones."""
+        if reason is not None:
+            log.info("Reloading with new workers: %s", reason)
+            self._replace_workers(settings)
+            return
+        self.change_live(plain_values(settings, changed))
+        log.info("Reloaded: the running workers go on with other settings (%s)", ", ".join(changed))
+        self._reply(None, is_live=True)
+
+    def change_live(self, values: Mapping[str, Any]) -> None:
+        """Change live settings, in all workers; ConfigError if that is not possible, and nothing is changed."""
+        settings = with_values(self.settings, values)
+        before, tls = self._before_reload
+        with contextlib.suppress(ConfigError):  # they do not fit to those that a failed reload would go back to
+            before = with_values(before, values)
+        self.settings, self._before_reload = settings, (before, tls)
+        self._supervision.policy = policy_of(settings, before)
+        logs.set_level(settings.loglevel)
+        raise_open_files_limit(settings.worker_connections)
+        for pid in self._workers.set_live(values):
+            self._supervision.request_recycling(pid)
+
+    def _replace_workers(self, settings: Settings) -> None:
+        if not self._supervision.is_reloading:
+            self._before_reload = self.settings, self._tls
+        try:
+            enter(settings.chdir)
+            tls = certificates_of(settings)
+            self._listeners.open(settings.bind, patient=False)
+            logs.configure(settings)  # before the fork of new workers, which inherit the log files
+        except ConfigError as error:
+            self._reload_failed(ReloadFailed(str(error)))
+            return
+        except Exception as error:  # such as a bug in ssl_context
+            log.exception("The reload could not start")
+            self._reload_failed(ReloadFailed(described(error)))
+            return
         self._apply(settings, tls)
         raise_open_files_limit(self.settings.worker_connections)
         self._call_hook("on_reload", self)
@@ -473,9 +518,9 @@ class Arbiter:
         except ConfigError as error:
             log.error("%s", error)
 
-    def _reply(self, failure: str | None) -> None:
+    def _reply(self, failure: str | None, is_live: bool = False) -> None:
         self._reload_requests.reply(failure)
-        self._administration.reload_ended(failure)
+        self._administration.reload_ended(failure, is_live)
         if self._is_ready and not self._supervision.is_stopping:
             self._notifier.ready("reloaded" if failure is None else f"reload failed: {failure}")
 
@@ -523,6 +568,9 @@ class Arbiter:
             self._supervision.stop(now, SECOND_QUIT_S)
             return
         quick = request is Request.QUIT
+        if self._live_reload.is_deciding:
+            self._live_reload.cancel()
+            self._reload_failed(ReloadFailed("the server is stopping"))
         log.info("Stopping: draining connections")
         limit_s = FIRST_QUIT_S if quick else drain_limit_of(self.settings)
         self._upgrade.hand_over(self._notifier, self._pidfile, self._processes.end)

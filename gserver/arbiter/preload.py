@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable
 
 from gserver.arbiter.channel import FORK, Channel
+from gserver.config.settings import Settings
 from gserver.errors import GServerError
 
 __all__ = ["PreloadProcess", "PreloadProcesses", "PreloadUnavailable", "adopt_orphans"]
@@ -30,10 +31,11 @@ class PreloadUnavailable(GServerError):
 
 
 class PreloadProcess:
-    """The arbiter's record of one preload process."""
+    """The arbiter's record of one preload process, with the settings that it was forked with."""
 
-    def __init__(self, pid: int, channel: Channel) -> None:
+    def __init__(self, pid: int, channel: Channel, settings: Settings) -> None:
         self.pid = pid
+        self.settings = settings
         self.is_ready = False
         self._channel = channel
 

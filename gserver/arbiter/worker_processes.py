@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import errno
 import functools
+import json
 import logging
 import selectors
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gserver.arbiter.channel import QUESTION, REOPEN, Channel, Message
+from gserver.arbiter.channel import QUESTION, REOPEN, SET, Channel, Message
 from gserver.arbiter.child_processes import Death, Ended, Processes
 from gserver.arbiter.listeners import Lane
 from gserver.arbiter.preload import PreloadProcess, PreloadProcesses, PreloadUnavailable
 from gserver.arbiter.scoreboard import Scoreboard, Slot
 from gserver.arbiter.signals import SignalQueue
 from gserver.arbiter.supervision import KillStage
+from gserver.config.live_settings import LIVE, changed_names, plain_values
 from gserver.config.settings import MAX_WORKERS, Settings
 from gserver.process import logs
 from gserver.process.descendants import close_all, descendants
@@ -52,6 +54,7 @@ class WorkerContext:
     server: Any  # the Arbiter, for the hooks; in the worker, its copy from the fork
     tls: Tls | None = None
     served: Any = None  # the application, if the preload process has loaded it
+    imported_files: Any = None  # with `served`: the ImportedFiles of the preload process
 
 
 #: The main function of a worker: called in the child, returns the exit status.
@@ -117,9 +120,13 @@ class WorkerProcesses:
                 pid = self._fork(
                     functools.partial(self._run_preload_process, context), self._preload_process_ended, ours
                 )
-                self.preload.current = PreloadProcess(pid, ours)
+                self.preload.current = PreloadProcess(pid, ours, settings)
             else:
                 self.preload.current.request_worker(slot.index, age, theirs)
+                # It forks workers with the settings of its own start: they get those that were changed since.
+                changed = LIVE.intersection(changed_names(self.preload.current.settings, settings))
+                if changed:
+                    ours.send(SET, [json.dumps(plain_values(settings, changed))])
                 pid = -age
                 self._requested_from[pid] = self.preload.current.pid
         except (OSError, PreloadUnavailable):
@@ -218,6 +225,11 @@ class WorkerProcesses:
             return
         listeners = [(str(bind), listener.fileno()) for lane in lanes for bind, listener in lane.items()]
         channel.send(kind, [*addresses, *(address for address, _ in listeners)], [fd for _, fd in listeners])
+
+    def set_live(self, values: Mapping[str, Any]) -> list[int]:
+        """Send values of live settings to all workers, also to booting ones; return those that did not get them."""
+        text = json.dumps(values)
+        return [pid for pid, channel in self._channels.items() if not channel.send(SET, [text])]
 
     def ask(self, pid: int, text: str) -> bool:
         """Send a QUESTION to a worker; return False if that is not possible."""

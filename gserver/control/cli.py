@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import gserver
 from gserver.command_parser import CommandParser, complain
+from gserver.config.settings import LOG_LEVELS
 from gserver.control import text_output
 from gserver.control.client import ControlClient, Unreachable
 from gserver.control.protocol import Problem
@@ -181,6 +182,35 @@ def _stop(server: ControlClient, arguments: argparse.Namespace, parser: CommandP
     return _show(parser, arguments, result, lambda: f"the server with pid {result['pid']} has stopped\n")
 
 
+def _get(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    result = server.call("settings")
+    known = {row["name"]: row for row in result["rows"]}
+    for name in arguments.names:
+        if name not in known:
+            raise _Usage(f"unknown setting {name!r}, must be one of: {', '.join(known)}")
+    rows = [
+        row
+        for row in result["rows"]
+        if (not arguments.names or row["name"] in arguments.names) and not (arguments.changed and row["is_default"])
+    ]
+    return _show(parser, arguments, {**result, "rows": rows}, lambda: text_output.setting_lines(rows))
+
+
+def _set(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    values = arguments.values
+    return _change(server, arguments, parser, {arguments.name: values[0] if len(values) == 1 else values})
+
+
+def _log_level(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    return _change(server, arguments, parser, {"loglevel": arguments.level})
+
+
+def _change(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser, values: Values) -> int:
+    result = server.call("set", values=values)
+    text = "".join(f"{name} = {text_output.value_text(value)}\n" for name, value in result["values"].items())
+    return _show(parser, arguments, result, lambda: f"until the next reload or start: {text}")
+
+
 # The arguments
 
 
@@ -222,6 +252,14 @@ def _parser(has_output: bool) -> CommandParser:
     _add_where(close)
     ready = add("ready", _ready, "tell load balancers whether to send clients here; the server goes on serving")
     ready.add_argument("state", choices=("off", "on"))
+    get = add("get", _get, "show settings, all or some")
+    get.add_argument("names", nargs="*", metavar="NAME")
+    get.add_argument("--changed", action="store_true", help="only those that differ from their default")
+    set_ = add("set", _set, "change a live setting, in all workers, until the next reload or start")
+    set_.add_argument("name", metavar="NAME")
+    set_.add_argument("values", nargs="*", metavar="VALUE", help="several, or none, for a list such as allow")
+    level = add("log-level", _log_level, "change the level of the error log until the next reload or start")
+    level.add_argument("level", choices=LOG_LEVELS)
     add("reload", _reload, "reload as HUP does, and wait for the result")
     stop = add("stop", _stop, "stop the server, and wait for its end")
     stop.add_argument("--quick", action="store_true", help="allow a second for replies that are due, as QUIT does")

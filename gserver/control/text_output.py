@@ -11,8 +11,10 @@ __all__ = [
     "details",
     "duration",
     "listener_table",
+    "setting_lines",
     "status_text",
     "table",
+    "value_text",
     "worker_table",
 ]
 
@@ -118,6 +120,15 @@ def connection_table(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     return table([head, *cells], numbers=(7,))
+
+
+def setting_lines(rows: Sequence[Row]) -> str:
+    """NAME = VALUE, as --print-config prints it, and whether it can be set live."""
+    return "".join(f"{row['name']} = {row['value']}{'  (live)' if row['is_live'] else ''}\n" for row in rows)
+
+
+def value_text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _handler(row: Row) -> str:

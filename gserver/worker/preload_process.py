@@ -26,6 +26,7 @@ from gserver.process.privileges import drop_privileges
 from gserver.process.proctitle import set_title
 from gserver.worker.app_loader import Application
 from gserver.worker.fork_cleanup import run_in_every_fork
+from gserver.worker.imported_files import ImportedFiles
 from gserver.worker.process_exit import ProcessExit
 from gserver.worker.worker import END_S, be_killed_first, load, run_worker
 
@@ -39,6 +40,7 @@ POLL_S = 0.0005
 def run_preload_process(application: Application, context: WorkerContext) -> int:
     """Fork workers until the arbiter has closed the channel; return the exit status of the process."""
     settings = context.settings
+    began_at = time.time()
     # The originals, before the application is imported and patches them. (A patched close is delayed.)
     fork, waitpid, close, poll = os.fork, os.waitpid, os.close, select.poll()
     log.info("Preloading (pid: %d)", os.getpid())
@@ -57,6 +59,7 @@ def run_preload_process(application: Application, context: WorkerContext) -> int
     except BaseException:
         log.exception("%r cannot be imported", application.text)
         return EXIT_CANNOT_START
+    imported = ImportedFiles.record(settings.chdir, began_at)
     for stream in (sys.stdout, sys.stderr):  # else each worker would print the buffered output again
         with contextlib.suppress(Exception):
             stream.flush()
@@ -74,7 +77,10 @@ def run_preload_process(application: Application, context: WorkerContext) -> int
         elif message.kind == FORK:
             try:
                 waitpid(
-                    fork_child(functools.partial(_run_intermediate, fork, application, context, message, served), fork),
+                    fork_child(
+                        functools.partial(_run_intermediate, fork, application, context, message, served, imported),
+                        fork,
+                    ),
                     0,
                 )
             except OSError as error:
@@ -90,15 +96,25 @@ def _dump_stack(number: int, frame: FrameType | None) -> None:
 
 
 def _run_intermediate(
-    fork: Any, application: Application, context: WorkerContext, message: Message, served: Any
+    fork: Any,
+    application: Application,
+    context: WorkerContext,
+    message: Message,
+    served: Any,
+    imported: ImportedFiles,
 ) -> NoReturn:
     """In the intermediate process: fork the worker, and exit, so that the arbiter adopts it."""
-    fork_child(functools.partial(_run_worker, application, context, message, served, os.getpid()), fork)
+    fork_child(functools.partial(_run_worker, application, context, message, served, imported, os.getpid()), fork)
     os._exit(0)  # there is nothing to flush, and it must not block
 
 
 def _run_worker(
-    application: Application, preload_context: WorkerContext, message: Message, served: Any, intermediate: int
+    application: Application,
+    preload_context: WorkerContext,
+    message: Message,
+    served: Any,
+    imported: ImportedFiles,
+    intermediate: int,
 ) -> int:
     """In the new worker: report its pid to the arbiter, and serve."""
     preload_context.channel.close()
@@ -116,6 +132,7 @@ def _run_worker(
         preload_context.server,
         preload_context.tls,
         served,
+        imported,
     )
     if "gevent" in sys.modules:
         import gevent

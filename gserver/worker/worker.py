@@ -22,7 +22,7 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,7 @@ from gserver.process.proctitle import set_title
 from gserver.user_errors import check_made_codec
 from gserver.worker.app_loader import Application
 from gserver.worker.fork_cleanup import make_inert, reset_signals, run_in_every_fork
+from gserver.worker.imported_files import ImportedFiles
 from gserver.worker.process_exit import ProcessExit
 from gserver.worker.readiness_check import ReadyFailed, check_ready
 from gserver.worker.recycling import RecyclingLimits
@@ -135,7 +136,7 @@ class Worker:
 
     def prepare(self) -> Any:
         """Load and check the application; return it. ConfigError, or an exception of the application."""
-        settings = self.settings
+        settings, began_at = self.settings, time.time()
         log.info("Booting worker (pid: %d)", self.pid)
         run_in_every_fork(self._leave_to_parent)
         be_killed_first(self._context)
@@ -149,6 +150,7 @@ class Worker:
         apply_settings(served, settings)
         self._hooks.call("post_worker_init", self)
         check_ready(served, settings.ready_timeout or None)
+        self._imported_files = self._context.imported_files or ImportedFiles.record(settings.chdir, began_at)
         return served
 
     # Serving
@@ -167,7 +169,7 @@ class Worker:
         self._stop = Event()
         self._notices = Notices()
         self._served = served
-        self._inspection = Inspection(self._context.channel, lambda: self._servers, {})
+        self._inspection = Inspection(self._context.channel, lambda: self._servers, self._subjects())
         loop = gevent.get_hub().loop
         gevent.signal_handler(signal.SIGTERM, self._drain)
         gevent.signal_handler(signal.SIGQUIT, self._quit)
@@ -195,6 +197,10 @@ class Worker:
             self._block_detector.stop()
         channel_watcher.stop()
         return 0
+
+    def _subjects(self) -> Mapping[str, Callable[[Mapping[str, Any]], Iterator[Any]]]:
+        """The questions of the arbiter about other things than connections."""
+        return {"changed files": lambda arguments: self._imported_files.changed()}
 
     def _read_message(self) -> None:
         """The channel is readable: act on a message, or drain if the arbiter has ended."""
