@@ -75,7 +75,10 @@ class CloseReason(enum.Enum):
     DRAINED = "drained"  # the server stops, and all replies to this peer were sent
     ADMINISTRATIVE = "administrative"  # an operator closed it: gserverctl close
     KILLED = "killed"  # still busy at the end of graceful_timeout
-    WORKER_DIED = "worker_died"  # its worker process ended; counted by the arbiter only
+
+    # For the counters only: no connection has one of these as its close reason.
+    HEALTH_CHECK = "health_check"  # a connection of the proxy itself, however it ended
+    WORKER_DIED = "worker_died"  # its worker process ended
 
 
 class GServerError(Exception):

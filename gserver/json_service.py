@@ -44,8 +44,8 @@ class JsonService(Service):
     JSON has no infinity and no NaN: a reply has null in their place, as in JavaScript. A handler that must not send
     null checks with math.isfinite().
 
-    Args: codec, on_open, on_close, ready, stop, probe and probe_on_open as in Service. The codec must encode dicts. The
-        default probe has an unknown type, and the error reply is a valid answer to it.
+    Args: codec, on_open, on_close, on_drain, ready, stop, probe and probe_on_open as in Service. The codec must encode
+        dicts. The default probe has an unknown type, and the error reply is a valid answer to it.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class JsonService(Service):
         *,
         on_open: Callable[[Connection], None] | None = None,
         on_close: Callable[[Connection, CloseReason], None] | None = None,
+        on_drain: Callable[[Connection], None] | None = None,
         ready: Ready | None = None,
         stop: Stop | None = None,
         probe: Any = PROBE,
@@ -65,6 +66,7 @@ class JsonService(Service):
             codec,
             on_open=on_open,
             on_close=on_close,
+            on_drain=on_drain,
             on_error=_error_reply,
             ready=ready,
             stop=stop,

@@ -45,6 +45,11 @@ class Service:
         codec: called without arguments for each connection; a codec class, or functools.partial of one.
         on_open: called as on_open(conn) before the first message.
         on_close: called as on_close(conn, reason) once, after the last message.
+        on_drain: called as on_drain(conn) once, when the connection is about to be closed because its worker drains or
+            because it has reached max_connection_age: conn.drain_reason is CloseReason.DRAINED or AGED. Everything that
+            the peer had sent by then is answered; no further message will be handled. The service may send a last
+            message, by which the peer connects elsewhere. It is not called for a peer that has left, nor for one that
+            is closed for another reason. An exception is logged. It has handler_timeout, and no longer than the drain.
         on_error: called as on_error(fault, conn) for a ProtocolError, a Malformed, a LimitExceeded (the connection is
             refused, or has sent too much), an exception of a handler, or a HandlerTimeout; its return value is encoded
             and sent to the peer. Default: nothing is sent. The connection stays open after a Malformed or an exception
@@ -57,8 +62,8 @@ class Service:
         probe: a message that every new worker must answer, with one message and without an error, before it accepts
             connections. The probe has its own connection, without TLS: conn.is_probe is true, conn.peer is "probe".
             None: no probe.
-        probe_on_open: call on_open and on_close for the probe's connection too. Default: only for clients, so that an
-            on_open that requires something of clients (a certificate, for example) does not reject the probe.
+        probe_on_open: call on_open, on_drain and on_close for the probe's connection too. Default: only for clients, so
+            that an on_open that requires something of clients (a certificate, for example) does not reject the probe.
 
     Raises: DeclarationError if a handler cannot be called with its arguments, or if `codec` cannot make a codec.
     """
@@ -70,6 +75,7 @@ class Service:
         *,
         on_open: Callable[[Connection], None] | None = None,
         on_close: Callable[[Connection, CloseReason], None] | None = None,
+        on_drain: Callable[[Connection], None] | None = None,
         on_error: OnError | None = None,
         ready: Ready | None = None,
         stop: Stop | None = None,
@@ -81,6 +87,7 @@ class Service:
         for name, hook, names in (
             ("on_open", on_open, ("conn",)),
             ("on_close", on_close, ("conn", "reason")),
+            ("on_drain", on_drain, ("conn",)),
             ("on_error", on_error, ("fault", "conn")),
             ("ready", ready, ()),
             ("stop", stop, ()),
@@ -91,6 +98,7 @@ class Service:
         self.codec = codec
         self.on_open = on_open
         self.on_close = on_close
+        self.on_drain = on_drain
         self.on_error: OnError = on_error or _no_reply
         self.ready = ready
         self.stop = stop
@@ -100,6 +108,10 @@ class Service:
 
 class StreamService:
     """A service in which a function owns its connection until it returns; made by @stream.
+
+    When the worker drains, or the connection reaches max_connection_age, conn.is_draining becomes true. A function that
+    reads gets what had been received by then, and after that the end, as if the peer had closed its side. It may then
+    send a last message. One that does something else checks conn.is_draining. It has graceful_timeout to return.
 
     Args: codec, ready, stop and probe as in Service.
     """

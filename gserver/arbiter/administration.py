@@ -114,7 +114,7 @@ class Administration:
         if self.is_taken_out:
             return "taken out by an operator"
         problem: str | None = document(self._server.scoreboard, self._server.supervision)["problem"]
-        return problem
+        return problem or self._server.supervision.unready
 
     def _workers(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
         rows = worker_rows(self._server.supervision, self._server.scoreboard)

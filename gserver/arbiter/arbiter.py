@@ -59,7 +59,7 @@ from gserver.arbiter.supervision import (
 from gserver.arbiter.worker_processes import EXIT_CANNOT_START, RunWorker, WorkerProcesses
 from gserver.arbiter.worker_questions import WorkerQuestions
 from gserver.arbiter.worker_spawning import Spawner
-from gserver.arbiter.worker_timeouts import FIRST_QUIT_S, SECOND_QUIT_S, drain_limit_of, policy_of
+from gserver.arbiter.worker_timeouts import FIRST_QUIT_S, SECOND_QUIT_S, policy_of
 from gserver.config.live_settings import LIVE, changed_names, plain_values, with_values
 from gserver.config.settings import MAX_WORKERS, Settings
 from gserver.config.sources import Configuration
@@ -119,6 +119,7 @@ class Arbiter:
         self._age = 0
         self._is_ready = False  # all workers have served at the same time once
         self._exit_status = 0
+        self._drains_at: float | None = None  # the end of a shutdown delay that runs
         self._supervision = Supervision(settings.workers, policy_of(settings, settings))
         self._listeners = Listeners(settings.backlog, settings.reuse_port, (settings.user, settings.group))
         self._pidfile = Pidfile(settings.pidfile)
@@ -207,6 +208,7 @@ class Arbiter:
             self._orphans.wakes_at,
             self._questions.wakes_at,
             self._control.wakes_at,
+            self._drains_at,
             logs.retries_at(now),
         ]
         wakes_at = min((each for each in times if each is not None), default=None)
@@ -220,6 +222,8 @@ class Arbiter:
                 key.data()
             else:
                 self._read_messages(key.data)
+        if self._drains_at is not None and time.monotonic() >= self._drains_at:
+            self._drain_all(is_quick=False)
         self._notifier.ping(time.monotonic())
         self._orphans.kill_overdue(time.monotonic())
         self._questions.expire(time.monotonic())
@@ -251,7 +255,7 @@ class Arbiter:
         while actions := self._decide():
             for action in actions:
                 self._do(action)
-        if not self._is_ready and self._supervision.is_complete and not self._supervision.is_stopping:
+        if not self._is_ready and self._supervision.is_complete and not self._is_going_away:
             self._became_ready()
 
     def _decide(self) -> list[Action]:
@@ -384,8 +388,17 @@ class Arbiter:
             self._reopen_logs()
         elif request in (Request.STOP, Request.QUIT):
             self._stop(request)
-        elif not self._supervision.is_stopping:
+        elif not self._is_going_away:
             self._handle_request(request)
+        elif not self._supervision.is_stopping:
+            self._refuse(request)
+
+    def _refuse(self, request: Request) -> None:
+        """Nothing that takes longer than the shutdown delay may begin in it."""
+        log.warning("Ignored, because the server is about to stop: %s", request.name)
+        if request is Request.RELOAD and not self._supervision.is_reloading:
+            self._reload_requests.collect(self._pidfile.path)
+            self._reload_requests.reply("the server is about to stop")
 
     def _handle_request(self, request: Request) -> None:
         if request is Request.RELOAD:
@@ -522,6 +535,8 @@ class Arbiter:
         self._reload_requests.reply(failure)
         self._administration.reload_ended(failure, is_live)
         if self._is_ready and not self._supervision.is_stopping:
+        self._administration.reload_ended(failure, is_live)
+        if self._is_ready and not self._is_going_away:
             self._notifier.ready("reloaded" if failure is None else f"reload failed: {failure}")
 
     # Binary upgrade: USR2
@@ -556,23 +571,50 @@ class Arbiter:
 
     # Stopping
 
+    @property
+    def _is_going_away(self) -> bool:
+        return self._supervision.is_stopping or self._supervision.is_leaving
+
     def _stop(self, request: Request) -> None:
-        is_at_once = self._supervision.is_stopping and request is Request.QUIT
-        if self._supervision.is_stopping and not is_at_once:
-            return
-        now = time.monotonic()
-        if is_at_once or self._exit_status:
-            log.info("Stopping: now")
-            for child in self._supervision:
-                self._processes.signal(child.pid, signal.SIGQUIT)
-            self._supervision.stop(now, SECOND_QUIT_S)
-            return
-        quick = request is Request.QUIT
+        is_quick = request is Request.QUIT
+        if self._supervision.is_stopping:
+            if is_quick:
+                self._stop_at_once()
+        elif self._exit_status:
+            self._stop_at_once()
+        elif is_quick or not self._begin_shutdown_delay():
+            self._drain_all(is_quick)
+
+    def _begin_shutdown_delay(self) -> bool:
+        """Serve on for shutdown_delay, but be no longer ready; return whether there is something to wait for.
+
+        No delay if one runs already, if no worker serves, and if another arbiter serves from the same sockets: clients
+        that connect, now or later, are served by that one.
+        """
+        delay_s = self.settings.shutdown_delay
+        is_serving = any(child.stage is Stage.SERVING for child in self._supervision)
+        if self._supervision.is_leaving or not delay_s or not is_serving or self._upgrade.is_under_way:
+            return False
+        log.info("Stopping in %g s: health checks fail from now on, clients are still served", delay_s)
+        self._supervision.is_leaving = True
+        self._drains_at = time.monotonic() + delay_s
+        self._notifier.stopping(delay_s + self._supervision.policy.drain_limit_s)
+        return True
+
+    def _stop_at_once(self) -> None:
+        log.info("Stopping: now")
+        for child in self._supervision:
+            self._processes.signal(child.pid, signal.SIGQUIT)
+        self._supervision.stop(time.monotonic(), SECOND_QUIT_S)
+
+    def _drain_all(self, is_quick: bool) -> None:
+        self._drains_at = None
         if self._live_reload.is_deciding:
             self._live_reload.cancel()
             self._reload_failed(ReloadFailed("the server is stopping"))
         log.info("Stopping: draining connections")
-        limit_s = FIRST_QUIT_S if quick else drain_limit_of(self.settings)
+        # That of the policy: in the middle of a reload, the old workers drain by the settings from before.
+        limit_s = FIRST_QUIT_S if is_quick else self._supervision.policy.drain_limit_s
         self._upgrade.hand_over(self._notifier, self._pidfile, self._processes.end)
         self._notifier.stopping(limit_s)
         addresses = [] if self._upgrade.is_under_way else [str(bind) for bind in self.settings.bind]
@@ -582,10 +624,10 @@ class Arbiter:
         self._reloader.stop()
         for child in self._supervision:
             if child.stage in (Stage.READY, Stage.SERVING):
-                self._workers.send(child.pid, DRAIN_AT_ONCE if quick else DRAIN, addresses)
+                self._workers.send(child.pid, DRAIN_AT_ONCE if is_quick else DRAIN, addresses)
             elif child.stage is not Stage.DRAINING:
                 self._spawner.kill(child)
-        self._supervision.stop(now, limit_s)
+        self._supervision.stop(time.monotonic(), limit_s)
 
     def _close_listeners(self) -> None:
         if self._upgrade.is_under_way:

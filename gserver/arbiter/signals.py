@@ -20,8 +20,11 @@ __all__ = ["SIGNALS", "WORKER_SIGNALS", "Request", "SignalQueue", "markdown_tabl
 class Request(enum.Enum):
     """What the arbiter does on a signal. The values are the texts of docs/signals.md."""
 
-    STOP = "drain all workers within graceful_timeout, then stop"
-    QUIT = "stop after at most 1 second for outstanding replies; during a drain: stop at once"
+    STOP = (
+        "serve on for shutdown_delay, drain all workers within drain_spread + graceful_timeout, then stop; during the "
+        "delay: drain now"
+    )
+    QUIT = "stop after at most 1 second for outstanding replies, without a delay; during a drain: stop at once"
     RELOAD = (
         "read the configuration again and replace the workers one after another; if the new ones fail, the old ones "
         "stay"

@@ -33,6 +33,7 @@ LIVE = frozenset(
         "worker_max_rss",
         "worker_max_rss_jitter",
         "ready_timeout",
+        "shutdown_delay",
         "graceful_timeout",
         "drain_spread",
         "reload_surge",

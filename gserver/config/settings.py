@@ -150,13 +150,18 @@ class Settings:
     ready_timeout: float = _setting(
         "Start, Reload and Stop", 30, validators.seconds, "--ready-timeout", metavar="SECONDS",
         help="maximum time for a new worker to import the application and answer the probe; 0: no limit")
+    shutdown_delay: float = _setting(
+        "Start, Reload and Stop", 0, validators.seconds, "--shutdown-delay", metavar="SECONDS",
+        help="time between TERM and the drain in which the server goes on accepting and serving while health checks "
+             "fail, so that load balancers send new clients elsewhere; a second TERM, INT or QUIT ends it; 0: no delay")
     graceful_timeout: float = _setting(
         "Start, Reload and Stop", 30, validators.seconds, "--graceful-timeout", metavar="SECONDS",
-        help="maximum time for running handlers to finish when their worker drains")
+        help="maximum time for running handlers to finish when their worker drains, after drain_spread; 0: no time, "
+             "and not without a limit as elsewhere: handlers that still run are killed")
     drain_spread: Spread = _setting(
         "Start, Reload and Stop", AUTO, validators.spread, "--drain-spread", metavar="SECONDS",
-        help="time over which a draining worker closes its connections, each at a random moment; auto: 1 second per "
-             f"{PER_SECOND} connections, at most {LONGEST_S:g} seconds")
+        help="time over which a draining worker closes its connections, each at a random moment; at most "
+             f"graceful_timeout; auto: 1 second per {PER_SECOND} connections, at most {LONGEST_S:g} seconds")
     reload_surge: int = _setting(
         "Start, Reload and Stop", 1, validators.whole(1, MAX_WORKERS), "--reload-surge", metavar="N",
         help="number of replacement workers that are started at a time")
@@ -402,6 +407,11 @@ class Settings:
         if self.min_workers > self.workers:
             raise ConfigError(
                 f"setting min_workers is {self.min_workers}, must be at most workers, which is {self.workers}"
+            )
+        if self.drain_spread != AUTO and self.drain_spread > self.graceful_timeout:
+            raise ConfigError(
+                f"setting drain_spread is {self.drain_spread:g}, must be at most graceful_timeout, which is "
+                f"{self.graceful_timeout:g}"
             )
 
     @property

@@ -120,6 +120,7 @@ class Connection(ConnectionFields):
         session: free for the service's own data about this connection; None at first. gserver never reads it.
         state: see State.
         close_reason: why the connection is being closed, or was; None until that is decided.
+        drain_reason: in a drain, the close reason to come: CloseReason.DRAINED, or AGED.
         received_bytes: bytes received so far.
         sent_bytes: bytes that the kernel has accepted for sending so far.
         messages: messages handled so far; 0 for a @stream handler that reads bytes.
@@ -191,8 +192,15 @@ class Connection(ConnectionFields):
 
     @property
     def is_draining(self) -> bool:
-        """True when no further message will be handled: the server is stopping, or close() was called."""
+        """True when no further message will be handled: the worker drains, the connection is too old, or close() was
+        called. See Service.on_drain; a @stream function that does not read must look here.
+        """
         return self.state is not _OPEN
+
+    @property
+    def is_health_check(self) -> bool:
+        """True for a connection that the proxy has made for itself (PROXY LOCAL), usually a health check."""
+        return self.proxy is not None and self.proxy.command == "LOCAL"
 
     @property
     def awaits_first_answer(self) -> bool:

@@ -193,7 +193,7 @@ class MessageLoop:
         conn.flush_replies()
 
     def serve_last(self, conn: Connection) -> None:
-        """The last turns of a drain: answer what the peer has sent by now, then close."""
+        """The last turns of a drain: answer what the peer has sent by now, call on_drain, then close."""
         if conn.state is State.CLOSED:
             return
         self.now = time.monotonic()
@@ -207,9 +207,28 @@ class MessageLoop:
                 owed -= conn.received_bytes - before
                 if conn.received_bytes == before:
                     break
+            if conn.close_reason is None and self._service.on_drain is not None:
+                self._call_on_drain(conn, self._service.on_drain)
         finally:
             conn.released()
             conn.close(conn.drain_reason)
+
+    def _call_on_drain(self, conn: Connection, on_drain: Callable[[Connection], None]) -> None:
+        """Call on_drain in a turn of its own. There is no answer to an exception: the peer has not asked anything."""
+        conn.begin_turn()
+        conn.handler_blocks(time.monotonic())
+        try:
+            on_drain(conn)
+        except Killed:
+            conn.abort(CloseReason.KILLED)
+            raise
+        except BaseException as error:
+            if conn.state is not State.CLOSED or not isinstance(error, ConnectionClosed):  # else the peer has left
+                self._counters.failed()
+                log.error("on_drain failed for %s", conn, exc_info=error)
+                interrupt_program(error)
+        finally:
+            conn.end_turn()
 
     def dismiss(self, conn: Connection, fault: BaseException) -> None:
         """Between two turns, send the service's answer to `fault`, and close."""

@@ -84,6 +84,7 @@ _LINGERING = {
 }
 # The same, but only if something was sent: a flood of refused clients must cost as little as possible.
 _LINGERING_IF_ANSWERED = {CloseReason.FULL, CloseReason.ADDRESS_LIMIT, CloseReason.ACCEPT_RATE}
+_ENDED_BY_PEER = {CloseReason.PEER_EOF, CloseReason.PEER_RESET}
 _KINDS: dict[tuple[bool, bool], type[Connection]] = {  # by: has a stream handler, uses TLS
     (False, False): Connection,
     (True, False): StreamConnection,
@@ -485,7 +486,20 @@ class TcpServer(StreamServer):
             self._linger.take(conn.sock)
         else:
             conn.sock.close()
-        self.counters.ended(reason, conn.received_bytes, conn.sent_bytes)
+        counted = CloseReason.HEALTH_CHECK if self._is_health_check(conn) else reason
+        self.counters.ended(counted, conn.received_bytes, conn.sent_bytes)
+
+    def _is_health_check(self, conn: Connection) -> bool:
+        """Whether a closed connection was one of the proxy itself, and not of a client.
+
+        A PROXY header with LOCAL shows it; and so does the end before the first byte, because for a client a proxy
+        sends the header as soon as it has connected.
+        """
+        if self._rules.proxy is None:
+            return False
+        if conn.proxy is None:
+            return not conn.received_bytes and conn.close_reason in _ENDED_BY_PEER
+        return conn.is_health_check
 
     def connection_left(self, conn: Connection) -> None:
         """See Owner: no handler uses `conn` any more. Call on_close, unless the service never had it."""

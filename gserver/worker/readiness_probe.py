@@ -1,8 +1,8 @@
 """The readiness probe: a new worker must reply to one real message before it accepts connections.
 
 The message is that of the built-in service, or the one that the service defines as its probe. It is sent over a private
-socket pair without TLS. conn.is_probe is True for that connection, and on_open and on_close are called for it only with
-probe_on_open. Each kind of failure is a ConfigError with its own message.
+socket pair without TLS. conn.is_probe is True for that connection, and on_open, on_drain and on_close are called for it
+only with probe_on_open. Each kind of failure is a ConfigError with its own message.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ class _FailureRecorder:
     """Records the first failure of a probe.
 
     Attributes:
-        service: a copy of the service that records failures, without on_open and on_close unless probe_on_open is set.
+        service: a copy of the service that records failures, without on_open, on_drain and on_close unless
+            probe_on_open is set.
         failure: the first failure as text; empty if there was none.
         hint: a possible reason, to be appended to the failure.
     """
@@ -130,9 +131,12 @@ class _FailureRecorder:
         if not served.probe_on_open:
             if served.on_open is not None:
                 self._on_open_hint = " (on_open is called for the probe only with probe_on_open=True)"
-            served.on_open = served.on_close = None
-        elif served.on_open is not None:
+            served.on_open = served.on_drain = served.on_close = None
+            return
+        if served.on_open is not None:
             served.on_open = self._recording("on_open", served.on_open)
+        if served.on_drain is not None:
+            served.on_drain = self._recording("on_drain", served.on_drain)
 
     def _record(self, failure: str) -> None:
         self.failure = self.failure or failure

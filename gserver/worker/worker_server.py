@@ -138,7 +138,7 @@ class WorkerServer(TcpServer):
         super().connection_closed(conn)
         reason = conn.close_reason
         assert reason is not None
-        if self._access_format is not None:
+        if self._access_format is not None and not self._is_health_check(conn):
             access_log.info("%s", access_line(self._access_format, conn, reason))
         if self._has_close_hook and was_opened:
             try:

@@ -117,6 +117,7 @@ def test_close_reasons_are_the_words_of_logs_and_metrics() -> None:
         "finished",
         "drained",
         "killed",
+        "health_check",
         "worker_died",
     ]
 

@@ -27,9 +27,13 @@ def test_hooks_are_kept() -> None:
     def on_close(conn: Any, reason: Any) -> None:
         return None
 
-    service = Service(lambda message, conn: message, on_open=on_open, on_close=on_close)
-    assert (service.on_open, service.on_close) == (on_open, on_close)
+    def on_drain(conn: Any) -> None:
+        return None
+
+    service = Service(lambda message, conn: message, on_open=on_open, on_close=on_close, on_drain=on_drain)
+    assert (service.on_open, service.on_close, service.on_drain) == (on_open, on_close, on_drain)
     assert Service(lambda message, conn: message).on_open is None
+    assert Service(lambda message, conn: message).on_drain is None
 
 
 def test_stream_marks_a_function_bare_or_with_a_codec() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gserver import codecs
+from gserver.arbiter.stats_socket import read_stats
 from gserver.config.settings import declared
 from gserver.connection.connection import format_address
 from tests.helpers.peers import haproxy, need, nginx
@@ -169,6 +170,36 @@ def test_health_checks_send_a_proxy_header_too(tmp_path: Path, option: str) -> N
     with who(tmp_path, "--proxy-protocol", "auto") as server, haproxy(tmp_path, text % port_of(server)) as proxy:
         wait_for(lambda: proxy.statistics()["one"]["check_status"] == "L7OK", "a check was answered")
         assert proxy.statistics()["one"]["chkfail"] == "0"
+
+
+#: HAProxy completes no TCP handshake for a check of the connection alone, without a header: nothing is accepted.
+OWN_CHECKS = {
+    "a header": "option tcp-check",
+    "a question": "option tcp-check\n tcp-check send who\\n\n tcp-check expect string 127.0.0.1",
+}
+
+
+@need("haproxy")
+@PROXY_PROTOCOL
+@pytest.mark.parametrize("name", OWN_CHECKS)
+def test_health_checks_are_not_counted_with_the_clients(tmp_path: Path, name: str) -> None:
+    server_line = "server one 127.0.0.1:%d send-proxy-v2 check inter 20ms"
+    text = f"listen who\n bind {{front}}\n {OWN_CHECKS[name]}\n {server_line}\n"
+    flags = ("--proxy-protocol", "v2", "--access-logfile", "access", "--stats-socket", "stats")
+    with who(tmp_path, *flags) as server, haproxy(tmp_path, text % port_of(server)) as proxy:
+
+        def counted() -> dict[str, int]:
+            closed: dict[str, int] = read_stats(str(tmp_path / "stats"))["totals"]["closed"]
+            return closed
+
+        wait_for(lambda: counted().get("health_check", 0) >= 3, "checks were made")
+        assert proxy.statistics()["one"]["chkfail"] == "0"
+        (client,) = ask(proxy.address, [b"who"], "127.0.0.77")
+        assert client.startswith(b"127.0.0.77:")
+        wait_for(lambda: set(counted()) == {"health_check", "peer_eof"}, "the client has left")
+        assert counted()["peer_eof"] == 1
+        wait_for(lambda: bool((tmp_path / "access").read_text()), "the client is in the access log")
+        assert (tmp_path / "access").read_text().count("\n") == 1
 
 
 @need("nginx")

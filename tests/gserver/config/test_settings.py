@@ -107,12 +107,35 @@ def test_the_error_does_not_show_possible_passwords(name: str, value: Any, shown
 
 @pytest.mark.parametrize(
     ("values", "says"),
-    [({"min_workers": 3, "workers": 2}, "setting min_workers is 3, must be at most workers, which is 2")],
+    [
+        ({"min_workers": 3, "workers": 2}, "setting min_workers is 3, must be at most workers, which is 2"),
+        (
+            {"drain_spread": "300"},
+            "setting drain_spread is 300, must be at most graceful_timeout, which is 30",
+        ),
+        (
+            {"drain_spread": 1.5, "graceful_timeout": 1},
+            "setting drain_spread is 1.5, must be at most graceful_timeout, which is 1",
+        ),
+    ],
 )
 def test_settings_that_contradict_each_other_are_both_named(values: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Settings.checked(values)
     assert str(caught.value) == says
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"drain_spread": 300, "graceful_timeout": 300},
+        {"drain_spread": 0, "graceful_timeout": 0},
+        {"drain_spread": "auto", "graceful_timeout": 0},
+        {"min_workers": 2, "workers": 2},
+    ],
+)
+def test_settings_at_their_common_limit_are_allowed(values: dict[str, Any]) -> None:
+    Settings.checked(values)
 
 
 def test_text_is_as_good_as_values() -> None:

@@ -44,16 +44,16 @@ def test_a_stop_of_idle_connections_ends_before_docker_kills() -> None:
 
 
 def test_a_reload_waits_for_workers_that_drain_by_the_settings_from_before() -> None:
-    slow, quick = (Settings.checked({"drain_spread": spread, "graceful_timeout": 3}) for spread in (60, 0))
+    slow, quick = (Settings.checked({"drain_spread": spread, "graceful_timeout": 60}) for spread in (50, 0))
 
-    assert policy_of(quick, slow).drain_limit_s == policy_of(slow, quick).drain_limit_s == 60 + 3 + KILL_GRACE_S
-    assert policy_of(quick, quick).drain_limit_s == 3 + KILL_GRACE_S
+    assert policy_of(quick, slow).drain_limit_s == policy_of(slow, quick).drain_limit_s == 50 + 60 + KILL_GRACE_S
+    assert policy_of(quick, quick).drain_limit_s == 60 + KILL_GRACE_S
 
 
 def test_the_setting_is_seconds_or_auto() -> None:
     assert Settings().drain_spread == "auto"
     for given_, value in (("auto", "auto"), ("2.5", 2.5), (0, 0.0)):
-        assert Settings.checked({"drain_spread": given_}).drain_spread == value
+        assert Settings.checked({"drain_spread": given_, "graceful_timeout": 30}).drain_spread == value
     for wrong in ("-1", "fast", "inf", None, True):
         with pytest.raises(ConfigError, match=r"^setting drain_spread is .*, must be auto, or a number of seconds"):
             Settings.checked({"drain_spread": wrong})

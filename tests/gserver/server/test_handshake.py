@@ -254,7 +254,11 @@ def test_a_header_that_arrives_byte_by_byte_has_no_more_time(serving: Serving) -
 
 @pytest.mark.parametrize(
     ("data", "reason"),
-    [(b"", CloseReason.PEER_EOF), (b"PROXY", CloseReason.HANDSHAKE_FAILED), (V2[:-1], CloseReason.HANDSHAKE_FAILED)],
+    [
+        (b"", CloseReason.HEALTH_CHECK),
+        (b"PROXY", CloseReason.HANDSHAKE_FAILED),
+        (V2[:-1], CloseReason.HANDSHAKE_FAILED),
+    ],
 )
 def test_the_end_inside_the_header_is_a_failed_handshake(
     serving: Serving, greenlets: str, data: bytes, reason: CloseReason
@@ -292,6 +296,89 @@ def test_the_end_after_the_header_is_peer_eof(serving: Serving, greenlets: str, 
     assert peer.read_to_end() == b""
     wait_until(lambda: told.closed == [(CLIENT, CloseReason.PEER_EOF)])
     assert_closed(server, CloseReason.PEER_EOF)
+
+
+# Health checks of the proxy
+
+
+def leave_at_once(peer: Peer) -> None:
+    peer.close()
+
+
+def reset_at_once(peer: Peer) -> None:
+    peer.reset()
+
+
+def send_local(peer: Peer) -> None:
+    peer.send(v2(command=0))
+    peer.close()
+
+
+def ask_after_local(peer: Peer) -> None:
+    peer.send(v2(command=0))
+    assert peer.ask(b"hello") == b"hello"
+    peer.close()
+
+
+def break_after_local(peer: Peer) -> None:
+    peer.send(v2(command=0) + b"x" * 70_000)
+    peer.read_to_end()
+
+
+CHECKS = [leave_at_once, reset_at_once, send_local, ask_after_local, break_after_local]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_health_check_is_counted_apart_however_it_ends(serving: Serving, greenlets: str, check: Any) -> None:
+    server = serving.start(make_echo_lines(), greenlets=greenlets, entrance=proxied())
+    check(serving.connect(server))
+    wait_until(lambda: server.counters.accepted == 1 and server.counters.open == 0)
+
+    assert_closed(server, CloseReason.HEALTH_CHECK)
+
+
+def test_the_service_has_health_checks_like_clients_and_can_tell_them_apart(serving: Serving, greenlets: str) -> None:
+    seen: list[Any] = []
+    service = make_echo_lines(
+        on_open=lambda conn: seen.append(conn.is_health_check), on_close=lambda conn, reason: seen.append(reason)
+    )
+    server = serving.start(service, greenlets=greenlets, entrance=proxied())
+    ask_after_local(serving.connect(server))
+    wait_until(lambda: len(seen) == 2)
+    peer = serving.connect(server)
+    peer.send(V2)
+    peer.ask(b"hello")
+    peer.close()
+    wait_until(lambda: len(seen) == 4)
+
+    assert seen == [True, CloseReason.PEER_EOF, False, CloseReason.PEER_EOF]
+    assert closed_reasons(server) == {CloseReason.HEALTH_CHECK: 1, CloseReason.PEER_EOF: 1}
+
+
+def test_a_client_that_leaves_after_its_header_is_no_health_check(serving: Serving, greenlets: str) -> None:
+    server = serving.start(make_echo_lines(), greenlets=greenlets, entrance=proxied())
+    peer = serving.connect(server)
+    peer.send(V2)
+    peer.close()
+
+    assert_closed(server, CloseReason.PEER_EOF)
+
+
+def test_without_the_proxy_protocol_there_are_no_health_checks(serving: Serving, greenlets: str) -> None:
+    server = serving.start(make_echo_lines(), greenlets=greenlets)
+    serving.connect(server).close()
+
+    assert_closed(server, CloseReason.PEER_EOF)
+
+
+def test_a_health_check_that_the_drain_ends_is_none_of_a_client(serving: Serving, greenlets: str) -> None:
+    server = serving.start(make_echo_lines(), greenlets=greenlets, entrance=proxied(), linger_s=0.05)
+    peer = serving.connect(server)
+    peer.send(v2(command=0))
+    peer.ask(b"hello")
+    server.drain(5.0)
+
+    assert_closed(server, CloseReason.HEALTH_CHECK)
 
 
 def test_a_drain_does_not_wait_for_headers(serving: Serving, greenlets: str) -> None:

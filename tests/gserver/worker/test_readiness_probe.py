@@ -67,11 +67,22 @@ def test_on_open_and_on_close_are_for_clients_alone() -> None:
         called.append(conn)
         conn.close(CloseReason.DENIED)
 
-    service = make_echo_lines(on_open=refuse, on_close=lambda conn, reason: called.append(reason), probe=b"?")
+    service = make_echo_lines(
+        on_open=refuse, on_drain=called.append, on_close=lambda conn, reason: called.append(reason), probe=b"?"
+    )
     probe(service, PATIENCE_S)
 
     assert called == []
     assert service.on_open is refuse
+
+
+def test_with_probe_on_open_a_drain_that_fails_does_not_pass() -> None:
+    def fail(conn: Connection) -> None:
+        raise RuntimeError("no")
+
+    service = make_echo_lines(on_drain=fail, probe=b"?", probe_on_open=True)
+    with pytest.raises(ConfigError, match=r"answered with an error: on_drain raised RuntimeError: no"):
+        probe(service, PATIENCE_S)
 
 
 @pytest.mark.parametrize("asked", [False, True])

@@ -18,12 +18,14 @@ from greenlet import greenlet
 from gserver.arbiter.scoreboard import Scoreboard, Slot
 from gserver.codecs import Lines
 from gserver.config.settings import Settings
+from gserver.connection.connection import format_address
 from gserver.counters import ACCEPTED, OPEN, Counters
 from gserver.errors import CloseReason, ConfigError, HandlerTimeout
 from gserver.service import Service
 from gserver.worker import accept_balance as gate
 from gserver.worker.accept_balance import LONGEST_PAUSE_S
 from gserver.worker.worker_server import WorkerServer
+from tests.helpers.proxied import CLIENT, v2
 from tests.helpers.serving import Peer
 from tests.helpers.waiting import assert_never, wait_until
 
@@ -217,6 +219,35 @@ def test_a_connection_that_is_open_at_the_end_is_reported_as_drained() -> None:
 
     assert calls == [CloseReason.DRAINED]
     peer.close()
+
+
+def test_a_connection_that_the_drain_ends_is_in_the_access_log_as_drained(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        caplog.at_level("INFO", "gserver.access"),
+        serving(accesslog="-", access_log_format="%(h)s %(r)s %(M)s") as server,
+    ):
+        peer = Peer(server.address)
+        peer.ask(b"1")
+    peer.close()
+
+    assert [record.getMessage().partition(" ")[2] for record in caplog.records] == ["drained 1"]
+
+
+def test_health_checks_are_not_in_the_access_log(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        caplog.at_level("INFO", "gserver.access"),
+        serving(accesslog="-", access_log_format="%(h)s %(r)s", proxy_protocol="v2") as server,
+    ):
+        Peer(server.address).close()
+        for header in (v2(command=0), v2()):
+            peer = Peer(server.address)
+            peer.send(header)
+            assert peer.ask(b"1") == b"1"
+            peer.close()
+        wait_until(lambda: server.counters.accepted == 3 and server.counters.open == 0)
+
+        assert server.counters.closed == {CloseReason.HEALTH_CHECK: 2, CloseReason.PEER_EOF: 1}
+    assert [record.getMessage() for record in caplog.records] == [f"{format_address(CLIENT)} peer_eof"]
 
 
 def test_all_hooks_get_the_same_connection() -> None:
