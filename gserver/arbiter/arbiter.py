@@ -20,10 +20,12 @@ from gserver.arbiter.binary_upgrade import BinaryUpgrade
 from gserver.arbiter.channel import BORN, DRAIN, DRAIN_AT_ONCE, LEFT, LISTEN, NOT_ACCEPTING, PRELOADED, READY, RECYCLE
 from gserver.arbiter.child_processes import Death, Processes
 from gserver.arbiter.listeners import Listeners
+from gserver.arbiter.metrics_process import MetricsProcess, RunMetrics, check_metrics
 from gserver.arbiter.orphan_processes import OrphanProcesses
 from gserver.arbiter.preload import adopt_orphans
 from gserver.arbiter.reload_requests import ReloadRequests
 from gserver.arbiter.reloader import Reloader, WatchedFiles
+from gserver.arbiter.restart_causes import restart_cause
 from gserver.arbiter.signals import Request, SignalQueue
 from gserver.arbiter.stats_socket import StatsSocket
 from gserver.arbiter.supervision import (
@@ -70,7 +72,7 @@ class Arbiter:
     Args:
         configuration: read again at every reload.
         settings: the settings at the start.
-        run_worker, run_preload_process: called in the child processes.
+        run_worker, run_preload_process, run_metrics: called in the child processes.
         upgrade: the links to the old arbiter, if there is one, and later to a new one.
         daemon: notified when the server is ready; None: the server runs in the foreground.
     """
@@ -81,6 +83,7 @@ class Arbiter:
         settings: Settings,
         run_worker: RunWorker,
         run_preload_process: RunWorker,
+        run_metrics: RunMetrics,
         upgrade: BinaryUpgrade,
         daemon: Daemon | None = None,
     ) -> None:
@@ -104,6 +107,7 @@ class Arbiter:
         self._selector = selectors.DefaultSelector()
         self._orphans = OrphanProcesses(self._selector)
         self._stats = StatsSocket(settings.stats_socket, self._selector)
+        self._metrics = MetricsProcess(run_metrics, (settings.user, settings.group))
         self._run_worker, self._run_preload_process = run_worker, run_preload_process
 
     def run(self) -> int:
@@ -112,6 +116,8 @@ class Arbiter:
         self._listeners.adopt(self._upgrade.inherited)
         self._listeners.open(self.settings.bind)
         self._listeners.keep(self.settings.bind)
+        self._metrics.adopt(self._upgrade.inherited_metrics)
+        self._metrics.open(self.settings.metrics_bind)
         self._signals = SignalQueue()
         self._processes = Processes(self._signals)
         try:
@@ -131,6 +137,7 @@ class Arbiter:
     def _is_over(self) -> bool:
         if not self._supervision.is_stopping or self._supervision:
             return False
+        self._metrics.stop()
         return not self._orphans.sweep(time.monotonic(), self._processes.__contains__)
 
     def _begin(self) -> None:
@@ -148,6 +155,8 @@ class Arbiter:
             self._worker_ended,
             self._close_in_child,
         )
+        self._facts = self._workers.scoreboard.server
+        self._facts.started_at = time.time()
         self._spawner = Spawner(self._supervision, self._workers, self._read_messages)
         self._stats.open(self._workers.scoreboard, self._supervision, suffix)
         log.info("Listening at: %s (%d)", self._listeners.describe(), self.pid)
@@ -159,6 +168,9 @@ class Arbiter:
             watched = WatchedFiles(self.settings.chdir, self._configuration.file, patterns)
             self._reloader.start(watched, self.settings.reload_engine)
         self._act()
+        self._metrics.prepare(self._workers.fork_helper, self._workers.scoreboard)
+        if self._upgrade.is_in_charge:
+            self._metrics.start(self.settings)
 
     # One iteration of the loop
 
@@ -169,6 +181,7 @@ class Arbiter:
             self._supervision.wakes_at(now, deadlines),
             self._notifier.pings_at,
             self._orphans.wakes_at,
+            self._metrics.wakes_at,
             logs.retries_at(now),
         ]
         wakes_at = min((each for each in times if each is not None), default=None)
@@ -184,6 +197,7 @@ class Arbiter:
                 self._read_messages(key.data)
         self._notifier.ping(time.monotonic())
         self._orphans.kill_overdue(time.monotonic())
+        self._metrics.restart_due()
         logs.retry()
 
     def _read_messages(self, pid: int) -> None:
@@ -209,6 +223,8 @@ class Arbiter:
         while actions := self._decide():
             for action in actions:
                 self._do(action)
+        self._facts.generation, self._facts.target = self._supervision.generation, self._supervision.target
+        self._facts.is_stopping = self._supervision.is_stopping
         if not self._is_ready and self._supervision.is_complete and not self._supervision.is_stopping:
             self._became_ready()
 
@@ -289,6 +305,9 @@ class Arbiter:
         self._orphans.watch(self._workers.remove(death.pid), time.monotonic(), signal.SIGTERM)
         if child is None:
             return
+        cause = restart_cause(child, death.code)
+        if cause is not None:
+            self._facts.restarted(cause)
         is_requested = child.stage is Stage.DRAINING or child.has_stopped_accepting
         log.log(logging.INFO if is_requested else logging.ERROR, "%s", death)
         self._call_hook("child_exit", self, child)
@@ -334,6 +353,7 @@ class Arbiter:
     def _reopen_logs(self) -> None:
         logs.reopen()
         self._workers.reopen_logs()
+        self._metrics.replace()
 
     def _set_target(self, target: int) -> None:
         before = self._supervision.target
@@ -362,7 +382,9 @@ class Arbiter:
                 settings, fixed = self._configuration.read().with_fixed_of(self.settings)
             enter(settings.chdir)
             tls = certificates_of(settings)
+            check_metrics(settings.metrics_bind)
             self._listeners.open(settings.bind, patient=False)
+            self._metrics.open(settings.metrics_bind, patient=False)
             logs.configure(settings)  # before the fork of new workers, which inherit the log files
         except ConfigError as error:
             self._reload_failed(ReloadFailed(str(error)))
@@ -388,8 +410,11 @@ class Arbiter:
         self._listeners.keep(self.settings.bind)
         self._workers.preload.end_reload(succeeded=True)
         self._before_reload = self.settings, self._tls
+        self._facts.reload_ended(True, time.time())
         self._pidfile.follow()
         self._stats.follow()
+        if self._upgrade.is_in_charge:
+            self._metrics.start(self.settings)
         log.info("Reloaded; listening at: %s", self._listeners.describe())
         self._reply(None)
 
@@ -398,6 +423,8 @@ class Arbiter:
             self._workers.preload.end_reload(succeeded=False)
             self._apply(*self._before_reload)
             self._listeners.keep(self.settings.bind)
+            self._metrics.keep(self.settings.metrics_bind)
+        self._facts.reload_ended(False, time.time())
         self._restore_surroundings()
         log.error("Reload failed, the old workers go on: %s", failed.why)
         self._reply(failed.why)
@@ -421,7 +448,9 @@ class Arbiter:
             log.warning("An upgrade is already running")
             return
         self._call_hook("pre_exec", self)
-        launcher = self._upgrade.start(self._signals, self._listeners.descriptors, self._configuration.sockets)
+        launcher = self._upgrade.start(
+            self._signals, self._listeners.descriptors, self._configuration.sockets, self._metrics.descriptors
+        )
         if launcher:
             self._processes.add(launcher, self._new_arbiter_ended)
             for pid in (launcher, self._upgrade.new_arbiter or launcher):
@@ -432,7 +461,7 @@ class Arbiter:
         log.error("The new arbiter ended with %s; the old one goes on", death.how)
 
     def _take_over(self) -> None:
-        """The old arbiter is stopping or has ended: take over the pid file, the stats socket and the notifications."""
+        """The old arbiter is stopping or has ended: take over pid file, stats socket, metrics, notifications."""
         if self._upgrade.is_old_arbiter_gone():
             self._selector.unregister(self._upgrade)
             self._upgrade.old_arbiter_ended()
@@ -440,6 +469,7 @@ class Arbiter:
         self._reopen_logs()  # until now, a log rotation has signalled the old arbiter: its pid was in the pid file
         self._pidfile.rename(self.settings.pidfile)
         self._stats.rename(self.settings.stats_socket)
+        self._metrics.start(self.settings)
         self._notifier.took_over(self.pid)
 
     # Stopping
@@ -458,6 +488,8 @@ class Arbiter:
         quick = request is Request.QUIT
         log.info("Stopping: draining connections")
         limit_s = FIRST_QUIT_S if quick else drain_limit_of(self.settings)
+        if self._upgrade.is_under_way:
+            self._metrics.stop()
         self._upgrade.hand_over(self._notifier, self._pidfile, self._processes.end)
         self._notifier.stopping(limit_s)
         addresses = [] if self._upgrade.is_under_way else [str(bind) for bind in self.settings.bind]
@@ -484,6 +516,7 @@ class Arbiter:
         self._listeners.close_without_unlink()
         self._upgrade.leave_to_child()
         self._stats.leave_to_child()
+        self._metrics.leave_to_child()
         self._orphans.leave_to_child()
         if self._daemon is not None:
             self._daemon.leave_to_child()
@@ -493,6 +526,7 @@ class Arbiter:
         self._upgrade.hand_over(self._notifier, self._pidfile, self._processes.end)
         self._processes.kill_all()
         self._close_listeners()
+        self._metrics.close(is_shared=self._upgrade.is_under_way)
         self._pidfile.remove()
         self._stats.close()
         self._reload_requests.reply("the server has stopped")

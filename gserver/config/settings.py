@@ -307,6 +307,11 @@ class Settings:
         "Server Mechanics", None, validators.optional_text, "--stats-socket", metavar="PATH", fixed=True,
         help="unix socket (mode 600) that sends the server's counters, as JSON, to each client; read it with gserver "
              "--stats PATH")
+    metrics_bind: Bind | None = _setting(
+        "Server Mechanics", None, validators.optional_bind, "--metrics-bind", metavar="ADDRESS",
+        help="address, as for bind, of the metrics for Prometheus (/metrics), the health checks (/livez and /readyz) "
+             "and a page for people (/); served by a process of their own; needs prometheus-client "
+             "(gserver-tcp[metrics]); default: none")
     user: str | None = _setting(
         "Server Mechanics", None, validators.user_name, "-u", "--user", metavar="USER",
         help="user that the workers run as")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gserver.config.addresses import Bind, parse_bind
+from gserver.config.addresses import Bind, FdBind, TcpBind, UnixBind, parse_bind
 from gserver.config.working_directory import absolute
 from gserver.limits.access_list import Network, parse_networks
 from gserver.limits.drain_spread import AUTO, Spread
@@ -30,6 +30,7 @@ __all__ = [
     "log_configuration",
     "networks",
     "one_of",
+    "optional_bind",
     "optional_text",
     "password",
     "rate",
@@ -246,6 +247,18 @@ def _binds(value: Any) -> tuple[Bind, ...]:
         raise _Reworded(str(error)) from None
 
 
+def _optional_bind(value: Any) -> Bind | None:
+    if value is None or isinstance(value, TcpBind | UnixBind):
+        return value
+    _require(isinstance(value, str))
+    try:
+        bind = parse_bind(value)
+    except ValueError as error:
+        raise _Reworded(str(error)) from None
+    _require(not isinstance(bind, FdBind))
+    return bind
+
+
 def function_of(*parameters: str) -> Check:
     """Return a validator for hooks: None, or a function that can be called with these arguments."""
 
@@ -274,4 +287,5 @@ user_name = Check("the name or the number of a user of this machine", _account(p
 group_name = Check("the name or the number of a group of this machine", _account(grp.getgrnam, grp.getgrgid))
 access_format = Check("text with placeholders such as %(h)s; %% is a percent sign", _access_format)
 log_configuration = Check("a dictionary for logging.config.dictConfig()", _log_configuration, _keys_of)
+optional_bind = Check("one address, HOST:PORT, [V6]:PORT or unix:PATH", _optional_bind)
 binds = Check("an address or a list of addresses", _binds)
