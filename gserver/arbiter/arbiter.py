@@ -333,6 +333,7 @@ class Arbiter:
             self._reap()
         elif request is Request.REOPEN:
             self._reopen_logs()
+            self._metrics.replace()
         elif request in (Request.STOP, Request.QUIT):
             self._stop(request)
         elif not self._supervision.is_stopping:
@@ -353,7 +354,6 @@ class Arbiter:
     def _reopen_logs(self) -> None:
         logs.reopen()
         self._workers.reopen_logs()
-        self._metrics.replace()
 
     def _set_target(self, target: int) -> None:
         before = self._supervision.target
@@ -469,7 +469,8 @@ class Arbiter:
         self._reopen_logs()  # until now, a log rotation has signalled the old arbiter: its pid was in the pid file
         self._pidfile.rename(self.settings.pidfile)
         self._stats.rename(self.settings.stats_socket)
-        self._metrics.start(self.settings)
+        if not self._metrics.is_started:
+            self._metrics.start(self.settings)
         self._notifier.took_over(self.pid)
 
     # Stopping

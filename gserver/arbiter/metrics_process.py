@@ -135,9 +135,14 @@ class MetricsProcess:
             self._lifeline = None
         self.keep(self._bind)
 
+    @property
+    def is_started(self) -> bool:
+        """Whether a process runs, or will be forked after a pause."""
+        return self._bind is not None
+
     def replace(self) -> None:
         """Replace the process, if one is to run: the new one has the log files that the arbiter has opened."""
-        if self._bind is not None:
+        if self.is_started:
             self.start(self._settings)
 
     def restart_due(self) -> None:

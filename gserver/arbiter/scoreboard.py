@@ -157,9 +157,9 @@ class Slot:
         return self._words[_FIRST_BUCKET:_HEAD].tolist()
 
     @property
-    def lag_sum_s(self) -> float:
-        """The sum of all lags that were recorded."""
-        return self._words[_LAG_SUM] / NANOSECONDS
+    def lag_sum_ns(self) -> int:
+        """The sum of all lags that were recorded. A whole number, because a sum of floats depends on their order."""
+        return self._words[_LAG_SUM]
 
     def take_lags(self, other: Slot) -> None:
         """Add the histogram of another slot to that of this one, and clear it there."""

@@ -6,6 +6,7 @@ It has no listener of the service and runs no code of the user: no hook, no appl
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from typing import Any
 
@@ -43,18 +44,21 @@ def _serve(context: MetricsContext) -> int:
     from gevent.event import Event
 
     from gserver.fault_isolation import log_hub_errors
-    from gserver.metrics.http_service import DEADLINES, LIMITS, http_service
+    from gserver.metrics.http_service import DEADLINES, LIMITS, OwnNotices, http_service
     from gserver.metrics.routes import make_application
     from gserver.server.tcp_server import TcpServer
 
     log_hub_errors()
     ended = Event()
     application = make_application(context.scoreboard, context.settings)
-    server = TcpServer(context.listener, http_service(application), deadlines=DEADLINES, limits=LIMITS)
+    server = TcpServer(
+        context.listener, http_service(application), deadlines=DEADLINES, limits=LIMITS, notices=OwnNotices()
+    )
     watcher: Any = gevent.get_hub().loop.io(context.lifeline, 1)
     watcher.start(ended.set)
     gevent.signal_handler(signal.SIGTERM, ended.set)
     server.start()
+    log.info("Metrics process ready (pid: %d)", os.getpid())
     ended.wait()
     server.close()
     server.drain(DRAIN_S, accept_queued=False)

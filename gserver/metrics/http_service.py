@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from gserver.codecs import Delimited
+from gserver.connection.connection import Address
+from gserver.connection.log_throttling import Notices
 from gserver.errors import FrameTooLarge, LimitExceeded, MessageTimeout
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
@@ -22,7 +24,7 @@ from gserver.service import Fault, Service
 if TYPE_CHECKING:
     from gserver.connection.connection import Connection
 
-__all__ = ["DEADLINES", "LIMITS", "WsgiApplication", "http_service"]
+__all__ = ["DEADLINES", "LIMITS", "OwnNotices", "WsgiApplication", "http_service"]
 
 WsgiApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -32,6 +34,16 @@ MAX_REQUEST_BYTES = 8192
 DEADLINES = Deadlines(first_byte_s=5.0, idle_s=5.0, message_s=5.0, handler_s=10.0, write_s=5.0, max_age_s=20.0)
 #: A client that is silent gives way to a new one. No address can hold all places.
 LIMITS = Limits(worker_connections=64, full_action="shed", max_connections_per_ip=16, ip_action="close")
+
+
+class OwnNotices(Notices):
+    """Log lines about clients that reach a limit here; without a prefix they would seem to be clients of the service.
+
+    log_due() is not called, so that the process sleeps while it is not used: a count is logged with the next event.
+    """
+
+    def note(self, level: int, line: str, peer: Address, why: str, setting: str = "") -> None:
+        super().note(level, f"Metrics: {line}", peer, why)
 
 
 def http_service(application: WsgiApplication) -> Service:

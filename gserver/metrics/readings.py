@@ -114,7 +114,7 @@ def _read_slots(
     totals = Counters([sum(cells[cell] for cells in all_cells) for cell in range(CELLS)])
     with_lags = [scoreboard.ended, *slots]
     counts = tuple(map(sum, zip(*(slot.lag_counts for slot in with_lags), strict=True)))
-    return workers, totals, Histogram(LAG_BOUNDS_S, counts, sum(slot.lag_sum_s for slot in with_lags))
+    return workers, totals, Histogram(LAG_BOUNDS_S, counts, sum(slot.lag_sum_ns for slot in with_lags) / 1e9)
 
 
 def _worker(slot: Slot, counters: Counters, now: float) -> WorkerReadings:
