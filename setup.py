@@ -80,6 +80,7 @@ setup(
     ext_modules=[Extension("gserver._native", ["gserver/_native.c"], optional=True)],
     package_data={
         "gserver": ["py.typed", "_native.pyi"],
+        "gserver.metrics": ["*.html"],
         "loadtests": ["py.typed", "servers/peers/*.js", "servers/peers/*.go", "servers/peers/*.c"],
         "loadtests.report": ["templates/*"],
     },

@@ -20,7 +20,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 import gserver
 from gserver.connection.native_fields import IS_NATIVE
-from gserver.counters import RECEIVED, SENT
 from gserver.errors import CloseReason
 from gserver.metrics.readings import Histogram, Readings, WorkerReadings
 
@@ -191,9 +190,9 @@ FAMILIES = (
         "counter",
         "gserver_received_bytes",
         "Bytes received, up to a second old.",
-        _one(lambda of: of.totals.cells[RECEIVED]),
+        _one(lambda of: of.received_bytes),
     ),
-    Family("counter", "gserver_sent_bytes", "Bytes sent, up to a second old.", _one(lambda of: of.totals.cells[SENT])),
+    Family("counter", "gserver_sent_bytes", "Bytes sent, up to a second old.", _one(lambda of: of.sent_bytes)),
     Family(
         "histogram",
         "gserver_event_loop_lag_seconds",

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from gserver.arbiter.restart_causes import RestartCause
 from gserver.arbiter.scoreboard import HEARTBEAT_S, LAG_BOUNDS_S, RESERVED, Scoreboard, Slot
 from gserver.config.settings import Settings
-from gserver.counters import CELLS, Counters, snapshot
+from gserver.counters import CELLS, RECEIVED, SENT, Counters, snapshot
 from gserver.metrics.health import Verdict, is_stuck, liveness, readiness
 
 __all__ = ["Histogram", "Readings", "WorkerReadings", "read"]
@@ -70,6 +70,14 @@ class Readings:
     def serving(self) -> int:
         """How many workers accept connections."""
         return sum(worker.is_serving for worker in self.workers)
+
+    @property
+    def received_bytes(self) -> int:
+        return self.totals.cells[RECEIVED]
+
+    @property
+    def sent_bytes(self) -> int:
+        return self.totals.cells[SENT]
 
     @property
     def liveness(self) -> Verdict:
