@@ -23,9 +23,12 @@ LOADTESTS = [
 ]
 # What the server uses if it is there: names in ps, and changed files as soon as they change.
 EXTRAS = ["setproctitle>=1.3", "watchfiles>=0.21"]
+# What `metrics_bind` needs.
+METRICS = ["prometheus-client>=0.16"]
 TEST = [
     *LOADTESTS,
     *EXTRAS,
+    *METRICS,
     "pytest>=9",
     "pytest-xdist>=3.8",
     "hypothesis>=6.100",
@@ -77,11 +80,12 @@ setup(
     ext_modules=[Extension("gserver._native", ["gserver/_native.c"], optional=True)],
     package_data={
         "gserver": ["py.typed", "_native.pyi"],
+        "gserver.metrics": ["*.html"],
         "loadtests": ["py.typed", "servers/peers/*.js", "servers/peers/*.go", "servers/peers/*.c"],
         "loadtests.report": ["templates/*"],
     },
     install_requires=["gevent>=26.4", "msgspec>=0.19"],
-    extras_require={"extras": EXTRAS, "sampler": SAMPLER, "loadtests": LOADTESTS, "test": TEST},
+    extras_require={"extras": EXTRAS, "metrics": METRICS, "sampler": SAMPLER, "loadtests": LOADTESTS, "test": TEST},
     entry_points={
         "console_scripts": [
             "gserver = gserver.__main__:entry_point",

@@ -14,6 +14,7 @@ from typing import Any
 import gserver
 from gserver.arbiter.arbiter import Arbiter, certificates_of
 from gserver.arbiter.binary_upgrade import BinaryUpgrade, Command, take_inheritance
+from gserver.arbiter.metrics_process import check_metrics
 from gserver.arbiter.reload_requests import request_reload
 from gserver.arbiter.reloader import check_engine
 from gserver.arbiter.stats_socket import read_stats
@@ -30,6 +31,7 @@ from gserver.config.sources import (
 from gserver.config.working_directory import absolute, enter, name_entries, working_folder
 from gserver.connection.native_fields import IS_NATIVE
 from gserver.errors import ConfigError
+from gserver.metrics.exporter import run_metrics
 from gserver.process import logs
 from gserver.process.daemon import Daemon
 from gserver.process.proctitle import find_title, set_title
@@ -124,6 +126,7 @@ def _run(parser: CommandParser, argv: Sequence[str]) -> int:
         parser.print_out(_shown(settings))
         return 0
     check_engine(settings.reload_engine)
+    check_metrics(settings.metrics_bind)
     if app is None:
         parser.error("the following arguments are required: APP")
     application = parse_application(app)
@@ -141,7 +144,7 @@ def _run(parser: CommandParser, argv: Sequence[str]) -> int:
     set_title("arbiter", name)
     log.info("Starting gserver %s%s", gserver.__version__, "" if IS_NATIVE else ", not compiled")
     serve, preload = functools.partial(run_worker, application), functools.partial(run_preload_process, application)
-    return Arbiter(configuration, settings, serve, preload, upgrade, daemon, name).run()
+    return Arbiter(configuration, settings, serve, preload, run_metrics, upgrade, daemon, name).run()
 
 
 def _reload(pidfile: str) -> int:

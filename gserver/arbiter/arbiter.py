@@ -36,10 +36,12 @@ from gserver.arbiter.channel import (
 from gserver.arbiter.child_processes import Death, Processes
 from gserver.arbiter.listeners import Listeners
 from gserver.arbiter.live_reload import LiveReload
+from gserver.arbiter.metrics_process import MetricsProcess, RunMetrics, check_metrics
 from gserver.arbiter.orphan_processes import OrphanProcesses
 from gserver.arbiter.preload import adopt_orphans
 from gserver.arbiter.reload_requests import ReloadRequests
 from gserver.arbiter.reloader import Reloader, WatchedFiles
+from gserver.arbiter.restart_causes import restart_cause
 from gserver.arbiter.scoreboard import Scoreboard
 from gserver.arbiter.signals import Request, SignalQueue
 from gserver.arbiter.stats_socket import StatsSocket
@@ -90,7 +92,7 @@ class Arbiter:
     Args:
         configuration: read again at every reload.
         settings: the settings at the start.
-        run_worker, run_preload_process: called in the child processes.
+        run_worker, run_preload_process, run_metrics: called in the child processes.
         upgrade: the links to the old arbiter, if there is one, and later to a new one.
         daemon: notified when the server is ready; None: the server runs in the foreground.
         name: of the server, for operators: that of its processes in ps.
@@ -102,6 +104,7 @@ class Arbiter:
         settings: Settings,
         run_worker: RunWorker,
         run_preload_process: RunWorker,
+        run_metrics: RunMetrics,
         upgrade: BinaryUpgrade,
         daemon: Daemon | None = None,
         name: str = "",
@@ -132,6 +135,7 @@ class Arbiter:
         self._administration = Administration(self, self._questions)
         self._live_reload = LiveReload(self._questions, self._supervision)
         self._control = ControlSocket(self._selector, self._administration)
+        self._metrics = MetricsProcess(run_metrics, (settings.user, settings.group))
         self._run_worker, self._run_preload_process = run_worker, run_preload_process
 
     def run(self) -> int:
@@ -140,6 +144,8 @@ class Arbiter:
         self._listeners.adopt(self._upgrade.inherited)
         self._listeners.open(self.settings.bind)
         self._listeners.keep(self.settings.bind)
+        self._metrics.adopt(self._upgrade.inherited_metrics)
+        self._metrics.open(self.settings.metrics_bind)
         self._signals = SignalQueue()
         self._processes = Processes(self._signals)
         try:
@@ -159,6 +165,7 @@ class Arbiter:
     def _is_over(self) -> bool:
         if not self._supervision.is_stopping or self._supervision:
             return False
+        self._metrics.stop()
         return not self._orphans.sweep(time.monotonic(), self._processes.__contains__)
 
     def _begin(self) -> None:
@@ -176,6 +183,8 @@ class Arbiter:
             self._worker_ended,
             self._close_in_child,
         )
+        self._facts = self._workers.scoreboard.server
+        self._facts.started_at = time.time()
         self._spawner = Spawner(self._supervision, self._workers, self._read_messages)
         self._stats.open(self._workers.scoreboard, self._supervision, suffix)
         self._open_control(suffix)
@@ -188,6 +197,9 @@ class Arbiter:
             watched = WatchedFiles(self.settings.chdir, self._configuration.file, patterns)
             self._reloader.start(watched, self.settings.reload_engine)
         self._act()
+        self._metrics.prepare(self._workers.fork_helper, self._workers.scoreboard)
+        if self._upgrade.is_in_charge:
+            self._metrics.start(self.settings)
 
     def _open_control(self, suffix: str) -> None:
         if self.settings.control_socket_disable:
@@ -209,6 +221,7 @@ class Arbiter:
             self._questions.wakes_at,
             self._control.wakes_at,
             self._drains_at,
+            self._metrics.wakes_at,
             logs.retries_at(now),
         ]
         wakes_at = min((each for each in times if each is not None), default=None)
@@ -228,6 +241,7 @@ class Arbiter:
         self._orphans.kill_overdue(time.monotonic())
         self._questions.expire(time.monotonic())
         self._control.wake(time.monotonic())
+        self._metrics.restart_due()
         logs.retry()
 
     def _read_messages(self, pid: int) -> None:
@@ -255,6 +269,8 @@ class Arbiter:
         while actions := self._decide():
             for action in actions:
                 self._do(action)
+        self._facts.generation, self._facts.target = self._supervision.generation, self._supervision.target
+        self._facts.is_stopping = self._supervision.is_stopping
         if not self._is_ready and self._supervision.is_complete and not self._is_going_away:
             self._became_ready()
 
@@ -336,6 +352,9 @@ class Arbiter:
         self._orphans.watch(self._workers.remove(death.pid), time.monotonic(), signal.SIGTERM)
         if child is None:
             return
+        cause = restart_cause(child, death.code)
+        if cause is not None:
+            self._facts.restarted(cause)
         is_requested = child.stage is Stage.DRAINING or child.has_stopped_accepting
         log.log(logging.INFO if is_requested else logging.ERROR, "%s", death)
         self._call_hook("child_exit", self, child)
@@ -386,6 +405,7 @@ class Arbiter:
             self._reap()
         elif request is Request.REOPEN:
             self._reopen_logs()
+            self._metrics.replace()
         elif request in (Request.STOP, Request.QUIT):
             self._stop(request)
         elif not self._is_going_away:
@@ -463,6 +483,7 @@ class Arbiter:
             self._replace_workers(settings)
             return
         self.change_live(plain_values(settings, changed))
+        self._facts.reload_ended(True, time.time())
         log.info("Reloaded: the running workers go on with other settings (%s)", ", ".join(changed))
         self._reply(None, is_live=True)
 
@@ -485,7 +506,9 @@ class Arbiter:
         try:
             enter(settings.chdir)
             tls = certificates_of(settings)
+            check_metrics(settings.metrics_bind)
             self._listeners.open(settings.bind, patient=False)
+            self._metrics.open(settings.metrics_bind, patient=False)
             logs.configure(settings)  # before the fork of new workers, which inherit the log files
         except ConfigError as error:
             self._reload_failed(ReloadFailed(str(error)))
@@ -509,9 +532,12 @@ class Arbiter:
         self._listeners.keep(self.settings.bind)
         self._workers.preload.end_reload(succeeded=True)
         self._before_reload = self.settings, self._tls
+        self._facts.reload_ended(True, time.time())
         self._pidfile.follow()
         self._stats.follow()
         self._control.follow()
+        if self._upgrade.is_in_charge:
+            self._metrics.start(self.settings)
         log.info("Reloaded; listening at: %s", self._listeners.describe())
         self._reply(None)
 
@@ -520,6 +546,8 @@ class Arbiter:
             self._workers.preload.end_reload(succeeded=False)
             self._apply(*self._before_reload)
             self._listeners.keep(self.settings.bind)
+            self._metrics.keep(self.settings.metrics_bind)
+        self._facts.reload_ended(False, time.time())
         self._restore_surroundings()
         log.error("Reload failed, the old workers go on: %s", failed.why)
         self._reply(failed.why)
@@ -534,8 +562,6 @@ class Arbiter:
     def _reply(self, failure: str | None, is_live: bool = False) -> None:
         self._reload_requests.reply(failure)
         self._administration.reload_ended(failure, is_live)
-        if self._is_ready and not self._supervision.is_stopping:
-        self._administration.reload_ended(failure, is_live)
         if self._is_ready and not self._is_going_away:
             self._notifier.ready("reloaded" if failure is None else f"reload failed: {failure}")
 
@@ -546,7 +572,9 @@ class Arbiter:
             log.warning("An upgrade is already running")
             return
         self._call_hook("pre_exec", self)
-        launcher = self._upgrade.start(self._signals, self._listeners.descriptors, self._configuration.sockets)
+        launcher = self._upgrade.start(
+            self._signals, self._listeners.descriptors, self._configuration.sockets, self._metrics.descriptors
+        )
         if launcher:
             self._processes.add(launcher, self._new_arbiter_ended)
             for pid in (launcher, self._upgrade.new_arbiter or launcher):
@@ -557,7 +585,7 @@ class Arbiter:
         log.error("The new arbiter ended with %s; the old one goes on", death.how)
 
     def _take_over(self) -> None:
-        """The old arbiter is stopping or has ended: take over the pid file, the stats socket and the notifications."""
+        """The old arbiter is stopping or has ended: take over pid file, stats socket, metrics, notifications."""
         if self._upgrade.is_old_arbiter_gone():
             self._selector.unregister(self._upgrade)
             self._upgrade.old_arbiter_ended()
@@ -567,6 +595,8 @@ class Arbiter:
         self._stats.rename(self.settings.stats_socket)
         if self.settings.control_socket is not None:
             self._control.rename(self.settings.control_socket)
+        if not self._metrics.is_started:
+            self._metrics.start(self.settings)
         self._notifier.took_over(self.pid)
 
     # Stopping
@@ -615,6 +645,8 @@ class Arbiter:
         log.info("Stopping: draining connections")
         # That of the policy: in the middle of a reload, the old workers drain by the settings from before.
         limit_s = FIRST_QUIT_S if is_quick else self._supervision.policy.drain_limit_s
+        if self._upgrade.is_under_way:
+            self._metrics.stop()
         self._upgrade.hand_over(self._notifier, self._pidfile, self._processes.end)
         self._notifier.stopping(limit_s)
         addresses = [] if self._upgrade.is_under_way else [str(bind) for bind in self.settings.bind]
@@ -642,6 +674,7 @@ class Arbiter:
         self._upgrade.leave_to_child()
         self._stats.leave_to_child()
         self._control.leave_to_child()
+        self._metrics.leave_to_child()
         self._orphans.leave_to_child()
         if self._daemon is not None:
             self._daemon.leave_to_child()
@@ -651,6 +684,7 @@ class Arbiter:
         self._upgrade.hand_over(self._notifier, self._pidfile, self._processes.end)
         self._processes.kill_all()
         self._close_listeners()
+        self._metrics.close(is_shared=self._upgrade.is_under_way)
         self._pidfile.remove()
         self._stats.close()
         self._control.close()

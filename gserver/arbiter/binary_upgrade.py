@@ -53,6 +53,7 @@ class Inheritance:
     listeners: Descriptors = field(default_factory=dict)
     lifeline: int | None = None
     activated: tuple[Bind, ...] = ()  # of the listeners, those that systemd passed to the first arbiter
+    metrics: Descriptors = field(default_factory=dict)  # the listener of metrics_bind
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class BinaryUpgrade:
 
     def __init__(self, command: Command, inheritance: Inheritance) -> None:
         self._command = command
-        self.inherited = inheritance.listeners
+        self.inherited, self.inherited_metrics = inheritance.listeners, inheritance.metrics
         self._from_old_arbiter = inheritance.lifeline
         self._to_new_arbiter: int | None = None
         self._launcher: int | None = None  # the pid of the launcher
@@ -116,25 +117,33 @@ class BinaryUpgrade:
         self._from_old_arbiter = None
         self.is_in_charge = True
 
-    def start(self, signals: SignalQueue, listeners: Descriptors, activated: Sequence[Bind]) -> int:
-        """Start the new arbiter; return the pid of the launcher, which exits with it. 0 if the fork failed."""
+    def start(
+        self,
+        signals: SignalQueue,
+        listeners: Descriptors,
+        activated: Sequence[Bind],
+        metrics: Descriptors | None = None,
+    ) -> int:
+        """Start the new arbiter; return the pid of the launcher, which exits with it. 0 if the fork failed.
+
+        Args:
+            metrics: the listener of metrics_bind.
+        """
         try:
-            launcher = self._fork(signals, listeners, activated)
+            launcher = self._fork(signals, Inheritance(listeners, None, tuple(activated), metrics or {}))
         except OSError as error:
             log.error("Cannot start a new arbiter: %s", error)
             return 0
         log.info("Started a new arbiter (pid: %d); send TERM to %d when it serves", self.new_arbiter, os.getpid())
         return launcher
 
-    def _fork(self, signals: SignalQueue, listeners: Descriptors, activated: Sequence[Bind]) -> int:
+    def _fork(self, signals: SignalQueue, passed: Inheritance) -> int:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             lifeline, self._to_new_arbiter = os.pipe()
             try:
                 with signals.held():
-                    launcher = fork_child(
-                        functools.partial(self._run_launcher, signals, theirs, lifeline, listeners, activated)
-                    )
+                    launcher = fork_child(functools.partial(self._run_launcher, signals, theirs, lifeline, passed))
             except OSError:
                 self.close()
                 raise
@@ -181,17 +190,10 @@ class BinaryUpgrade:
         if self._from_old_arbiter is not None:
             os.close(self._from_old_arbiter)
 
-    def _run_launcher(
-        self,
-        signals: SignalQueue,
-        report: socket.socket,
-        lifeline: int,
-        listeners: Descriptors,
-        activated: Sequence[Bind],
-    ) -> int:
+    def _run_launcher(self, signals: SignalQueue, report: socket.socket, lifeline: int, passed: Inheritance) -> int:
         """In the launcher, with signals held: fork the new arbiter, report its pid, and exit when it exits."""
         arbiter = os.getppid()
-        pid = fork_child(functools.partial(self._become_new_arbiter, signals, lifeline, listeners, activated))
+        pid = fork_child(functools.partial(self._become_new_arbiter, signals, lifeline, passed))
         report.sendall(b"%d" % pid)
         _close_all_but_standard()  # workers wait for end-of-file on the arbiter's descriptors
         set_title("upgrade", str(pid))
@@ -202,19 +204,19 @@ class BinaryUpgrade:
         code = os.waitstatus_to_exitcode(ended)
         return code if code >= 0 else 128 - code
 
-    def _become_new_arbiter(
-        self, signals: SignalQueue, lifeline: int, listeners: Descriptors, activated: Sequence[Bind]
-    ) -> int:
+    def _become_new_arbiter(self, signals: SignalQueue, lifeline: int, passed: Inheritance) -> int:
         """In the child of the launcher: execute the command, or return an exit status."""
         signals.leave_to_child()
         try:
             _unignore_signals()
-            for descriptor in (lifeline, *(each for group in listeners.values() for each in group)):
+            groups = [*passed.listeners.values(), *passed.metrics.values()]
+            for descriptor in (lifeline, *(each for group in groups for each in group)):
                 os.set_inheritable(descriptor, True)
             value = {
-                "listeners": [[str(bind), list(descriptors)] for bind, descriptors in listeners.items()],
+                "listeners": [[str(bind), list(descriptors)] for bind, descriptors in passed.listeners.items()],
                 "lifeline": lifeline,
-                "activated": [str(bind) for bind in activated],
+                "activated": [str(bind) for bind in passed.activated],
+                "metrics": [[str(bind), list(descriptors)] for bind, descriptors in passed.metrics.items()],
             }
             os.environ[VARIABLE] = json.dumps(value)
             os.environ.pop("WATCHDOG_PID", None)  # it names the old arbiter; the watchdog is for the service
@@ -256,4 +258,6 @@ def take_inheritance(environ: MutableMapping[str, str]) -> Inheritance:
         {parse_bind(bind): descriptors for bind, descriptors in value["listeners"]},
         value["lifeline"],
         tuple(parse_bind(bind) for bind in value["activated"]),
+        # An arbiter of a version without metrics passes none.
+        {parse_bind(bind): descriptors for bind, descriptors in value.get("metrics", ())},
     )

@@ -136,6 +136,14 @@ class Listeners:
             "queued": sum(queued) if queued else None,
         }
 
+    def describe_bind(self, bind: Bind) -> str:
+        """The actual address of one listener as text."""
+        return describe_address(self._lanes[0][bind].getsockname())
+
+    def duplicate(self, bind: Bind) -> socket.socket:
+        """The listener of an address once more, with a descriptor of its own, which the caller closes."""
+        return self._lanes[0][bind].dup()
+
     @property
     def descriptors(self) -> dict[Bind, list[int]]:
         """The descriptors by address, as adopt() of a new arbiter takes them."""

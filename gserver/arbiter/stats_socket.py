@@ -33,7 +33,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import gserver
-from gserver.arbiter.scoreboard import HEARTBEAT_S, Scoreboard, Slot
+from gserver.arbiter.scoreboard import HEARTBEAT_S, STUCK_S, Scoreboard, Slot
 from gserver.arbiter.supervision import Stage, Supervision
 from gserver.config.addresses import UnixBind
 from gserver.counters import CELLS, ERRORS, MESSAGES, RECEIVED, SENT, Counters, snapshot
@@ -46,8 +46,6 @@ __all__ = ["StatsSocket", "document", "read_stats"]
 # The limit of clients that have not read their document yet. At one more, the one that connected first is closed.
 MAX_READERS = 16
 READ_BYTES = 64 * 1024
-# Five heartbeats. Clients give up long before the setting timeout, after which the arbiter kills a worker.
-STUCK_S = 5.0
 
 
 def document(scoreboard: Scoreboard, supervision: Supervision) -> dict[str, Any]:

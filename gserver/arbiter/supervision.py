@@ -18,6 +18,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from gserver.arbiter.restart_causes import RestartCause
+
 __all__ = [
     "Action",
     "Child",
@@ -82,6 +84,9 @@ class Child:
     has_stopped_accepting: bool = False  # it has sent NOT_ACCEPTING, or drains by itself
     kill_stages_done: int = 0
     next_kill_at: float | None = None  # the next kill stage after the first one, or the end of the drain limit
+    drain_cause: RestartCause | None = None  # why it drains, if another worker replaces it
+    is_surplus: bool = False  # it was drained or killed, and no worker replaces it
+    has_served: bool = False
 
     @property
     def is_pending(self) -> bool:
@@ -220,6 +225,7 @@ class Supervision:
         child.has_stopped_accepting = True
         if child.stage is Stage.SERVING:
             self._pause_after_death(child, now)
+            child.drain_cause = RestartCause.EXITED
             self._begin_drain(child, now, self.policy.drain_limit_s)
             self._queued.append(Drain(child))
 
@@ -266,6 +272,7 @@ class Supervision:
             self._reload = None
             self._queued.append(ReloadFailed("the server is stopping"))
         for child in self:
+            child.is_surplus = True
             self._begin_drain(child, now, limit_s)
 
     # State
@@ -366,7 +373,7 @@ class Supervision:
     def _start_serving(self, now: float) -> Iterator[Action]:
         for child in self._in(Stage.READY):
             if not child.kill_stages_done and now >= self._may_serve_at(child):
-                child.stage, child.since = Stage.SERVING, now
+                child.stage, child.since, child.has_served = Stage.SERVING, now, True
                 self.pause_s = 0.0  # the application works
                 self._proven_generation = max(self._proven_generation, child.generation)
                 yield Go(child)
@@ -380,6 +387,8 @@ class Supervision:
         is_unproven = self._reload is not None and self._proven_generation < self.generation
         serving = [] if is_unproven else sorted(self._in(Stage.SERVING), key=self._drain_priority)
         for child in serving[: max(0, len(serving) - self.target)]:
+            child.drain_cause = self._replacement_cause(child)
+            child.is_surplus = child.drain_cause is None
             self._begin_drain(child, now, self.policy.drain_limit_s)
             yield Drain(child)
         starting = self._starting()
@@ -444,7 +453,12 @@ class Supervision:
         return [child for child in self._in(Stage.SERVING) if self._is_replaceable(child)]
 
     def _is_replaceable(self, child: Child) -> bool:
-        return child.needs_recycling or (self._reload is not None and child.generation < self.generation)
+        return self._replacement_cause(child) is not None
+
+    def _replacement_cause(self, child: Child) -> RestartCause | None:
+        if self._reload is not None and child.generation < self.generation:
+            return RestartCause.RELOADED
+        return RestartCause.RECYCLED if child.needs_recycling else None
 
     # Failures
 
@@ -476,4 +490,5 @@ class Supervision:
 
     def _kill_now(self, child: Child) -> Kill:
         child.stage, child.kill_stages_done, child.next_kill_at = Stage.DRAINING, len(_KILL_STAGES), math.inf
+        child.is_surplus = True
         return Kill(child, KillStage.KILL)

@@ -330,6 +330,11 @@ class Settings:
     control_socket_disable: bool = _setting(
         "Server Mechanics", False, validators.switch, "--no-control-socket", action="store_true", fixed=True,
         help="make no control socket")
+    metrics_bind: Bind | None = _setting(
+        "Server Mechanics", None, validators.optional_bind, "--metrics-bind", metavar="ADDRESS",
+        help="address, as for bind, of the metrics for Prometheus (/metrics), the health checks (/livez and /readyz) "
+             "and a page for people (/); served by a process of their own; needs prometheus-client "
+             "(gserver-tcp[metrics]); default: none")
     user: str | None = _setting(
         "Server Mechanics", None, validators.user_name, "-u", "--user", metavar="USER",
         help="user that the workers run as")
@@ -408,7 +413,7 @@ class Settings:
             raise ConfigError(
                 f"setting min_workers is {self.min_workers}, must be at most workers, which is {self.workers}"
             )
-        if self.drain_spread != AUTO and self.drain_spread > self.graceful_timeout:
+        if not isinstance(self.drain_spread, str) and self.drain_spread > self.graceful_timeout:
             raise ConfigError(
                 f"setting drain_spread is {self.drain_spread:g}, must be at most graceful_timeout, which is "
                 f"{self.graceful_timeout:g}"

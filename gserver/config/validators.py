@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gserver.config.addresses import Bind, UnixBind, parse_bind
+from gserver.config.addresses import Bind, FdBind, TcpBind, UnixBind, parse_bind
 from gserver.config.processors import usable_processors
 from gserver.config.working_directory import absolute
 from gserver.limits.access_list import Network, parse_networks
@@ -32,6 +32,7 @@ __all__ = [
     "log_configuration",
     "networks",
     "one_of",
+    "optional_bind",
     "optional_text",
     "password",
     "rate",
@@ -278,6 +279,18 @@ def _socket_path(value: Any) -> UnixBind | None:
     return bind
 
 
+def _optional_bind(value: Any) -> Bind | None:
+    if value is None or isinstance(value, TcpBind | UnixBind):
+        return value
+    _require(isinstance(value, str))
+    try:
+        bind = parse_bind(value)
+    except ValueError as error:
+        raise Reworded(str(error)) from None
+    _require(not isinstance(bind, FdBind))
+    return bind
+
+
 def function_of(*parameters: str) -> Check:
     """Return a validator for hooks: None, or a function that can be called with these arguments."""
 
@@ -307,4 +320,5 @@ group_name = Check("the name or the number of a group of this machine", _account
 access_format = Check("text with placeholders such as %(h)s; %% is a percent sign", _access_format)
 log_configuration = Check("a dictionary for logging.config.dictConfig()", _log_configuration, _keys_of)
 socket_path = Check("PATH[,mode=660][,user=NAME][,group=NAME]", _socket_path)
+optional_bind = Check("one address, HOST:PORT, [V6]:PORT or unix:PATH", _optional_bind)
 binds = Check("an address or a list of addresses", _binds)

@@ -109,6 +109,11 @@ class Tls:
             values["cert_reqs"] = next(name for name, number in _CERT_REQS.items() if number == values["cert_reqs"])
         return cls(TlsConfig(**values))
 
+    @property
+    def until(self) -> datetime | None:
+        """When the first of the certificates in use expires; None if the hook has loaded them."""
+        return self._contexts.until
+
     def reload_if_changed(self) -> bool:
         """Reload all files if one has changed; return whether it did. Call it about once per second.
 

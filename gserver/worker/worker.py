@@ -130,7 +130,8 @@ class Worker:
         self._has_requested_recycling = False
         self._block_detector: BlockDetector | None = None
         self._heartbeat_timer: Any = None  # a timer of gevent's loop
-        self._lag_recorded_at = 0.0
+        self._second_recorded_at = 0.0  # when lag and message rate were last written
+        self._messages_before = 0  # the number of messages at that time
 
     # Start
 
@@ -342,7 +343,7 @@ class Worker:
         from gserver.fault_isolation import shielded
 
         now = time.monotonic()
-        self._record_lag(now)
+        self._record_second(now)
         self._context.slot.heartbeat_at = now
         if self.settings.timeout:
             self._context.slot.deadline = now + self.settings.timeout
@@ -357,8 +358,10 @@ class Worker:
             shielded(name, step)
 
     def _check_certificates(self) -> None:
-        if self._context.tls is not None:
-            self._context.tls.reload_if_changed()
+        tls = self._context.tls
+        if tls is not None:
+            tls.reload_if_changed()
+            self._context.slot.certificate_not_after = None if tls.until is None else tls.until.timestamp()
 
     def _count_bytes(self) -> None:
         self._counters.enter_bytes(conn for _, server in self._servers for conn in server.connections)
@@ -373,16 +376,18 @@ class Worker:
             log.info("Worker is to be recycled: %s (pid: %d)", reason, self.pid)
             self._context.channel.send(RECYCLE)
 
-    def _record_lag(self, now: float) -> None:
-        """Record the delay of the event loop in the last second.
+    def _record_second(self, now: float) -> None:
+        """Record the message rate and the delay of the event loop in the last second.
 
         After a late heartbeat, libev runs the next one at once to catch up. That one is skipped here, so that the
         recorded delay remains for its second.
         """
-        if now - self._lag_recorded_at < HEARTBEAT_S / 2:
+        since_s, messages = now - self._second_recorded_at, self._counters.messages
+        if since_s < HEARTBEAT_S / 2:
             return
-        self._lag_recorded_at = now
         slot = self._context.slot
+        slot.message_rate = (messages - self._messages_before) / since_s
+        self._second_recorded_at, self._messages_before = now, messages
         late_s = max(0.0, now - slot.heartbeat_at - HEARTBEAT_S) if slot.heartbeat_at else 0.0
         blocked_s = 0.0 if self._block_detector is None else self._block_detector.take_longest()
         slot.lag_s = max(late_s, blocked_s)

@@ -20,6 +20,7 @@ import pytest
 from gserver.client import Client
 from gserver.codecs import Lines
 from gserver.process.log_handler import QUEUE_BYTES
+from tests.helpers.early_imports import EARLY_IMPORTS
 from tests.helpers.processes import (
     PATIENCE_S,
     GserverProcess,
@@ -33,22 +34,6 @@ NAMES = ("errors", "access")
 FILES = ("--log-file", "logs/errors", "--access-logfile", "logs/access")
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can change the user")
 needs_logrotate = pytest.mark.skipif(not shutil.which("logrotate"), reason="needs logrotate")
-
-
-# Imported by the arbiter, because workers of another user may not be able to read this interpreter.
-EARLY_IMPORTS = """
-import importlib, importlib.metadata, pkgutil
-import _threading_local, concurrent.futures.thread, encodings.idna, linecache, queue, selectors, subprocess
-import gevent, gserver
-importlib.metadata.entry_points()
-for _found in [*pkgutil.walk_packages(gserver.__path__, "gserver."), *pkgutil.iter_modules(gevent.__path__, "gevent.")]:
-    if "__main__" not in _found.name:
-        try:
-            importlib.import_module(_found.name)
-        except ImportError:
-            pass
-del gevent, gserver
-"""
 
 
 @pytest.fixture
