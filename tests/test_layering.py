@@ -74,7 +74,7 @@ PURE = [
     "gserver/arbiter/restart_causes.py",
     "gserver/arbiter/supervision.py",
     "gserver/arbiter/worker_timeouts.py",
-    "gserver/metrics/health.py",
+    "gserver/arbiter/health.py",
     "gserver/worker/accept_balance.py",
     "gserver/worker/recycling.py",
     "loadtests/comparison/*.py",

@@ -17,7 +17,6 @@ import gserver
 from gserver.arbiter.connection_listing import ConnectionListing
 from gserver.arbiter.scoreboard import Scoreboard
 from gserver.arbiter.server_status import ReloadRecord, status_of, worker_rows
-from gserver.arbiter.stats_socket import document
 from gserver.arbiter.supervision import Stage, Supervision
 from gserver.arbiter.worker_questions import Answer, WorkerQuestions
 from gserver.config.live_settings import LIVE, plain_values
@@ -60,11 +59,7 @@ class Server(Protocol):
 
 
 class Administration:
-    """The commands of one arbiter.
-
-    Attributes:
-        is_taken_out: an operator has decided that load balancers are not to send clients here.
-    """
+    """The commands of one arbiter."""
 
     def __init__(self, server: Server, questions: WorkerQuestions) -> None:
         self._server = server
@@ -72,7 +67,6 @@ class Administration:
         self._started_at = time.monotonic()
         self._reloads = ReloadRecord()
         self._awaits_reload: list[Reply] = []
-        self.is_taken_out = False
         self._commands: dict[str, Callable[[Reply, Mapping[str, Any]], None]] = {
             "status": self._status,
             "workers": self._workers,
@@ -103,18 +97,9 @@ class Administration:
             pid=os.getpid(),
             name=server.name,
             uptime_s=time.monotonic() - self._started_at,
-            ready=self._why_not_ready() is None,
-            not_ready_because=self._why_not_ready(),
             listeners=[row["address"] for row in server.listener_rows()],
             **status_of(server.settings, server.supervision, server.scoreboard, self._reloads),
         )
-
-    def _why_not_ready(self) -> str | None:
-        """Why load balancers are not to send clients here, in one line; None: they are."""
-        if self.is_taken_out:
-            return "taken out by an operator"
-        problem: str | None = document(self._server.scoreboard, self._server.supervision)["problem"]
-        return problem or self._server.supervision.unready
 
     def _workers(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
         rows = worker_rows(self._server.supervision, self._server.scoreboard)
@@ -125,7 +110,7 @@ class Administration:
         reply.rows(rows, lambda: reply.result(count=len(rows)))
 
     def _ready(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
-        self.is_taken_out = not arguments["on"]
+        self._server.scoreboard.server.is_taken_out = not arguments["on"]
         reply.result(ready=arguments["on"])
 
     def _reload(self, reply: Reply, arguments: Mapping[str, Any]) -> None:

@@ -270,7 +270,8 @@ class Arbiter:
             for action in actions:
                 self._do(action)
         self._facts.generation, self._facts.target = self._supervision.generation, self._supervision.target
-        self._facts.is_stopping = self._supervision.is_stopping
+        self._facts.is_stopping, self._facts.is_leaving = self._supervision.is_stopping, self._supervision.is_leaving
+        self._facts.min_workers = self.settings.min_workers
         if not self._is_ready and self._supervision.is_complete and not self._is_going_away:
             self._became_ready()
 

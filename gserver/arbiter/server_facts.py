@@ -10,8 +10,9 @@ from gserver.arbiter.restart_causes import RestartCause
 
 __all__ = ["FACT_WORDS", "ServerFacts"]
 
-_STARTED_AT, _GENERATION, _TARGET, _STOPPING, _TAKEN_OUT, _SUCCEEDED, _FAILED, _RELOAD_AT, _RELOAD_FAILED = range(9)
-_FIRST_CAUSE = 9
+_STARTED_AT, _GENERATION, _TARGET, _STOPPING, _LEAVING, _TAKEN_OUT, _MIN_WORKERS = range(7)
+_SUCCEEDED, _FAILED, _RELOAD_AT, _RELOAD_FAILED = range(7, 11)
+_FIRST_CAUSE = 11
 _CAUSES = {cause: _FIRST_CAUSE + index for index, cause in enumerate(RestartCause)}
 #: How many words the facts need.
 FACT_WORDS = _FIRST_CAUSE + len(_CAUSES)
@@ -62,6 +63,24 @@ class ServerFacts:
     @is_stopping.setter
     def is_stopping(self, value: bool) -> None:
         self._words[_STOPPING] = value
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the server is about to stop, and still serves for shutdown_delay."""
+        return bool(self._words[_LEAVING])
+
+    @is_leaving.setter
+    def is_leaving(self, value: bool) -> None:
+        self._words[_LEAVING] = value
+
+    @property
+    def min_workers(self) -> int:
+        """The setting min_workers; it can be changed while the server runs."""
+        return self._words[_MIN_WORKERS]
+
+    @min_workers.setter
+    def min_workers(self, value: int) -> None:
+        self._words[_MIN_WORKERS] = value
 
     @property
     def is_taken_out(self) -> bool:

@@ -65,10 +65,13 @@ def status_of(
     settings: Settings, supervision: Supervision, scoreboard: Scoreboard, reloads: ReloadRecord
 ) -> dict[str, Any]:
     """The summary of the server."""
-    rows, totals = worker_rows(supervision, scoreboard), document(scoreboard, supervision)["totals"]
+    rows, summary = worker_rows(supervision, scoreboard), document(scoreboard, supervision)
+    totals = summary["totals"]
     stages = [row["state"] for row in rows]
     return {
         "state": _state_of(supervision),
+        "ready": summary["ready"],
+        "not_ready_because": summary["not_ready_because"],
         "generation": supervision.generation,
         "workers": {
             "target": supervision.target,

@@ -1,6 +1,7 @@
 """The stats socket: every client that connects gets one JSON document, and end-of-file.
 
-    {"version": "0.3", "time_s": 8123.5, "pid": 4711, "healthy": true, "problem": null,
+    {"version": "0.3", "time_s": 8123.5, "pid": 4711, "healthy": true, "problem": null, "ready": true,
+     "not_ready_because": null,
      "workers": [{"pid": 4712, "age": 1, "generation": 0, "state": "serving", "stuck": false, <lags>, <counts>}, ...],
      "totals": {<counts>}}
 
@@ -8,8 +9,9 @@
     <counts>: accepted, open, messages, errors, received_bytes, sent_bytes, closed: {reason: number}
 
 The event loop of a worker writes a heartbeat each second. heartbeat_age_s is the time since the last one, null before
-the first. A worker is stuck if that is more than 5 s. The server is healthy if it is ready for clients: it does not
-stop and is not about to, min_workers serve, and at least one of them is not stuck. Otherwise problem is the reason.
+the first. A worker is stuck if that is more than 5 s. The server is healthy if clients are served: it does not stop,
+and at least one serving worker is not stuck. Otherwise problem is the reason. It is ready if load balancers should send
+clients here: see gserver.arbiter.health. Otherwise not_ready_because is the reason.
 
 lag_s is the delay of the event loop in the last second, or its present delay if that is larger. lag_max_s is the
 largest delay since the worker's start. lag_histogram counts seconds by their lag: its keys are upper bounds in seconds,
@@ -30,9 +32,11 @@ import selectors
 import socket
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gserver
+from gserver.arbiter.health import outage, readiness
 from gserver.arbiter.scoreboard import HEARTBEAT_S, STUCK_S, Scoreboard, Slot
 from gserver.arbiter.supervision import Stage, Supervision
 from gserver.config.addresses import UnixBind
@@ -48,6 +52,12 @@ MAX_READERS = 16
 READ_BYTES = 64 * 1024
 
 
+@dataclass(frozen=True)
+class _Health:
+    is_serving: bool
+    heartbeat_age_s: float | None
+
+
 def document(scoreboard: Scoreboard, supervision: Supervision) -> dict[str, Any]:
     """The document, from the scoreboard and the records of the workers."""
     slots = [slot for slot in scoreboard.used_slots() if slot.pid in supervision]
@@ -55,13 +65,24 @@ def document(scoreboard: Scoreboard, supervision: Supervision) -> dict[str, Any]
     all_cells = [snapshot(scoreboard.ended.cells), *cells_of_workers]
     now = time.monotonic()
     workers = [_worker(slot, cells, supervision, now) for slot, cells in zip(slots, cells_of_workers, strict=True)]
-    problem = supervision.unready or _stuck(workers)
+    health = [_Health(worker["state"] == Stage.SERVING.value, worker["heartbeat_age_s"]) for worker in workers]
+    problem = outage(health, is_stopping=supervision.is_stopping)
+    facts = scoreboard.server
+    ready = readiness(
+        health,
+        is_stopping=supervision.is_stopping,
+        is_leaving=supervision.is_leaving,
+        is_taken_out=facts.is_taken_out,
+        min_workers=facts.min_workers,
+    )
     return {
         "version": gserver.__version__,
         "time_s": now,
         "pid": os.getpid(),
         "healthy": problem is None,
         "problem": problem,
+        "ready": ready.is_good,
+        "not_ready_because": None if ready.is_good else ready.reason,
         "workers": workers,
         "totals": _counts([sum(cells[cell] for cells in all_cells) for cell in range(CELLS)]),
     }
@@ -91,15 +112,6 @@ def _lags(slot: Slot, age_s: float | None) -> dict[str, Any]:
         "lag_max_s": max(slot.lag_max_s, late_s),
         "lag_histogram": {str(bound): count for bound, count in slot.lag_histogram.items()},
     }
-
-
-def _stuck(workers: Sequence[dict[str, Any]]) -> str | None:
-    """Why the workers that serve answer no client; None if one of them does."""
-    serving = [worker for worker in workers if worker["state"] == Stage.SERVING.value]
-    if not all(worker["stuck"] for worker in serving):
-        return None
-    latest_s = min(worker["heartbeat_age_s"] for worker in serving)
-    return f"every worker that serves is stuck: the last heartbeat is {latest_s:.1f} s old"
 
 
 def _counts(cells: Sequence[int]) -> dict[str, Any]:

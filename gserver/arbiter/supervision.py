@@ -105,7 +105,6 @@ class Policy:
     settle_s: float = 0.0
     ready_timeout_s: float = 0.0  # 0: no limit
     drain_limit_s: float = 30.0
-    min_workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -285,20 +284,6 @@ class Supervision:
     @property
     def is_complete(self) -> bool:
         return len(self._in(Stage.SERVING)) >= self.target
-
-    @property
-    def unready(self) -> str | None:
-        """Why no load balancer should send clients to this server, in one line; None if it is ready for them."""
-        serving = len(self._in(Stage.SERVING))
-        if self.is_stopping:
-            return "the server is stopping"
-        if self.is_leaving:
-            return "the server is about to stop: it still serves, for shutdown_delay"
-        if not serving:
-            return "no worker serves"
-        if serving < self.policy.min_workers:
-            return f"too few workers serve: {serving}, min_workers is {self.policy.min_workers}"
-        return None
 
     @property
     def is_reloading(self) -> bool:

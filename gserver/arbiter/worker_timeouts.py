@@ -24,7 +24,6 @@ def policy_of(settings: Settings, before: Settings) -> Policy:
         0.0 if settings.reload else settings.reload_settle,
         settings.ready_timeout,
         max(drain_limit_of(settings), drain_limit_of(before)),
-        settings.min_workers,
     )
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from gserver.arbiter.health import Verdict, is_stuck, liveness, readiness
 from gserver.arbiter.restart_causes import RestartCause
 from gserver.arbiter.scoreboard import HEARTBEAT_S, LAG_BOUNDS_S, RESERVED, Scoreboard, Slot
 from gserver.config.settings import Settings
 from gserver.counters import CELLS, RECEIVED, SENT, Counters, snapshot
-from gserver.metrics.health import Verdict, is_stuck, liveness, readiness
 
 __all__ = ["Histogram", "Readings", "WorkerReadings", "read"]
 
@@ -57,7 +57,9 @@ class Readings:
     generation: int
     target: int
     is_stopping: bool
+    is_leaving: bool
     is_taken_out: bool
+    min_workers: int
     reloads_succeeded: int
     reloads_failed: int
     last_reload_at: float
@@ -85,7 +87,13 @@ class Readings:
 
     @property
     def readiness(self) -> Verdict:
-        return readiness(self.workers, is_stopping=self.is_stopping, is_taken_out=self.is_taken_out)
+        return readiness(
+            self.workers,
+            is_stopping=self.is_stopping,
+            is_leaving=self.is_leaving,
+            is_taken_out=self.is_taken_out,
+            min_workers=self.min_workers,
+        )
 
 
 def read(scoreboard: Scoreboard, settings: Settings, clock: Callable[[], float] = time.monotonic) -> Readings:
@@ -100,7 +108,9 @@ def read(scoreboard: Scoreboard, settings: Settings, clock: Callable[[], float] 
         facts.generation,
         facts.target,
         facts.is_stopping,
+        facts.is_leaving,
         facts.is_taken_out,
+        facts.min_workers,
         facts.reloads_succeeded,
         facts.reloads_failed,
         facts.last_reload_at,

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from gserver.arbiter.health import Verdict
 from gserver.arbiter.scoreboard import Scoreboard
 from gserver.config.settings import Settings
-from gserver.metrics.health import Verdict
 from gserver.metrics.prometheus_text import CONTENT_TYPE, as_prometheus_text
 from gserver.metrics.readings import Readings, read
 from gserver.metrics.status_page import as_page

@@ -69,7 +69,7 @@ def test_a_server_without_workers_has_a_page() -> None:
     text = outline(workers=0).text
 
     assert "Not ready" in text
-    assert "0 workers serve, at least 1 must" in text
+    assert "no worker serves" in text
     assert "none yet" in text
 
 

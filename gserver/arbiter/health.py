@@ -1,10 +1,10 @@
-"""Health: whether the server is alive, and whether it is ready for connections. Pure.
+"""Health: whether the server is alive, whether it serves, and whether it is ready for connections. Pure.
 
 *Alive* means that restarting the server would not help: a worker that serves has a recent heartbeat. While the server
 stops, no worker accepts connections any more, so any worker with a recent heartbeat counts.
 
-*Ready* means that new connections should be sent to the server: at least `min_workers` workers serve and are not stuck,
-the server does not stop, and the operator has not taken it out of service.
+*Ready* means that load balancers should send clients here. It is decided here alone: for /readyz, for gserverctl and
+for the stats socket.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Protocol
 
 from gserver.arbiter.scoreboard import STUCK_S
 
-__all__ = ["Verdict", "WorkerHealth", "is_stuck", "liveness", "readiness"]
+__all__ = ["Verdict", "WorkerHealth", "is_stuck", "liveness", "outage", "readiness"]
 
 
 class WorkerHealth(Protocol):
@@ -53,15 +53,35 @@ def liveness(workers: Sequence[WorkerHealth], *, is_stopping: bool) -> Verdict:
     return Verdict(True, f"{len(alive)} of {len(judged)} workers {what} and have a recent heartbeat")
 
 
-def readiness(
-    workers: Sequence[WorkerHealth], *, is_stopping: bool, is_taken_out: bool, min_workers: int = 1
-) -> Verdict:
-    """min_workers: how many workers must serve; at least 1."""
-    ready = sum(worker.is_serving and worker.heartbeat_age_s is not None and not is_stuck(worker) for worker in workers)
+def outage(workers: Sequence[WorkerHealth], *, is_stopping: bool) -> str | None:
+    """Why no client is served, in one line; None if clients are served."""
     if is_stopping:
-        return Verdict(False, "the server is stopping")
-    if is_taken_out:
-        return Verdict(False, "the operator has taken the server out of service")
-    if ready < min_workers:
-        return Verdict(False, f"{ready} workers serve, at least {min_workers} must")
-    return Verdict(True, f"{ready} workers serve")
+        return "the server is stopping"
+    serving = [worker for worker in workers if worker.is_serving]
+    if not serving:
+        return "no worker serves"
+    if all(map(is_stuck, serving)):
+        latest_s = min(worker.heartbeat_age_s or 0.0 for worker in serving)
+        return f"every worker that serves is stuck: the last heartbeat is {latest_s:.1f} s old"
+    return None
+
+
+def readiness(
+    workers: Sequence[WorkerHealth], *, is_stopping: bool, is_leaving: bool, is_taken_out: bool, min_workers: int
+) -> Verdict:
+    """Whether load balancers should send clients here.
+
+    Args:
+        is_leaving: the server is about to stop, and still serves for shutdown_delay.
+        is_taken_out: an operator has taken it out of service: gserverctl ready off.
+        min_workers: how many workers must serve; at least 1.
+    """
+    problem = outage(workers, is_stopping=is_stopping)
+    ready = sum(worker.is_serving and worker.heartbeat_age_s is not None and not is_stuck(worker) for worker in workers)
+    if problem is None and is_leaving:
+        problem = "the server is about to stop: it still serves, for shutdown_delay"
+    elif problem is None and is_taken_out:
+        problem = "the operator has taken the server out of service"
+    elif problem is None and ready < min_workers:
+        problem = f"too few workers serve: {ready}, min_workers is {min_workers}"
+    return Verdict(True, f"{ready} workers serve") if problem is None else Verdict(False, problem)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from gserver.arbiter.health import Verdict, is_stuck, liveness, outage, readiness
 from gserver.arbiter.scoreboard import STUCK_S
-from gserver.metrics.health import Verdict, is_stuck, liveness, readiness
 
 
 @dataclass
@@ -50,20 +50,38 @@ def test_a_server_is_alive_while_one_worker_serves_and_is_not_stuck(
     [
         ([SERVES], 1, Verdict(True, "1 workers serve")),
         ([SERVES, SERVES, STUCK], 2, Verdict(True, "2 workers serve")),
-        ([SERVES, STUCK, DRAINS, BOOTS], 2, Verdict(False, "1 workers serve, at least 2 must")),
-        ([Worker(True, None)], 1, Verdict(False, "0 workers serve, at least 1 must")),
-        ([], 1, Verdict(False, "0 workers serve, at least 1 must")),
+        ([SERVES, STUCK, DRAINS, BOOTS], 2, Verdict(False, "too few workers serve: 1, min_workers is 2")),
+        ([STUCK, STUCK], 1, Verdict(False, "every worker that serves is stuck: the last heartbeat is 6.0 s old")),
+        ([DRAINS, BOOTS], 1, Verdict(False, "no worker serves")),
+        ([], 1, Verdict(False, "no worker serves")),
     ],
 )
 def test_a_server_is_ready_with_enough_workers_that_serve(
     workers: list[Worker], min_workers: int, expected: Verdict
 ) -> None:
-    assert readiness(workers, is_stopping=False, is_taken_out=False, min_workers=min_workers) == expected
+    ready = readiness(workers, is_stopping=False, is_leaving=False, is_taken_out=False, min_workers=min_workers)
+
+    assert ready == expected
 
 
-def test_a_server_that_stops_or_is_taken_out_is_not_ready() -> None:
-    stopping = readiness([SERVES], is_stopping=True, is_taken_out=True)
-    taken_out = readiness([SERVES], is_stopping=False, is_taken_out=True)
+@pytest.mark.parametrize(
+    ("is_stopping", "is_leaving", "is_taken_out", "reason"),
+    [
+        (True, True, True, "the server is stopping"),
+        (False, True, True, "the server is about to stop: it still serves, for shutdown_delay"),
+        (False, False, True, "the operator has taken the server out of service"),
+    ],
+)
+def test_a_server_that_goes_or_is_taken_out_is_not_ready(
+    is_stopping: bool, is_leaving: bool, is_taken_out: bool, reason: str
+) -> None:
+    ready = readiness(
+        [SERVES], is_stopping=is_stopping, is_leaving=is_leaving, is_taken_out=is_taken_out, min_workers=1
+    )
 
-    assert stopping == Verdict(False, "the server is stopping")
-    assert taken_out == Verdict(False, "the operator has taken the server out of service")
+    assert ready == Verdict(False, reason)
+
+
+def test_a_server_that_is_taken_out_serves() -> None:
+    """So a health check that restarts servers does not restart it."""
+    assert outage([SERVES], is_stopping=False) is None
