@@ -563,6 +563,7 @@ class Arbiter:
         self._close_listeners()
         self._pidfile.remove()
         self._stats.close()
+        self._administration.server_stopped()
         self._control.close()
         self._reload_requests.reply("the server has stopped")
         if hasattr(self, "_workers"):
