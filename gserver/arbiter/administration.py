@@ -129,7 +129,13 @@ class Administration:
             if failure is None:
                 reply.result(**self._reloads.last or {})
             else:
-                reply.error(Problem("failed", f"the reload failed, the old workers go on: {failure}"))
+                reply.error(Problem("failed", f"the reload failed: {failure}"))
+
+    def server_stopped(self) -> None:
+        """No reload will end any more."""
+        waiting, self._awaits_reload = self._awaits_reload, []
+        for reply in waiting:
+            reply.error(Problem("failed", "the server has stopped"))
 
     def _stop(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
         quick = arguments.get("quick", False)
@@ -217,7 +223,7 @@ class Administration:
 
     def _connection(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
         name = arguments["connection"]
-        unknown = Problem("not_found", f"there is no connection {name}")
+        unknown = Problem("not_found", f"there is no connection {name!r}")
         pids = self._asked(Selection(connection=name))
         if not pids:
             raise unknown
@@ -226,7 +232,7 @@ class Administration:
             (answer,) = answers.values()
             if answer.problem is not None:
                 reply.error(Problem("no_answer", f"worker {pids[0]}: {answer.problem}"))
-            elif not answer.rows:
+            elif not answer.rows or not isinstance(answer.rows[0], dict):
                 reply.error(unknown)
             else:
                 reply.result(**answer.rows[0])
@@ -243,7 +249,7 @@ class Administration:
         def answered(answers: Mapping[int, Answer]) -> None:
             closed = sum(len(answer.rows) for answer in answers.values())
             if closed == 0 and selection.connection is not None and not _missing(answers):
-                reply.error(Problem("not_found", f"there is no connection {selection.connection}"))
+                reply.error(Problem("not_found", f"there is no connection {selection.connection!r}"))
             else:
                 reply.result(closed=closed, missing=_missing(answers))
 

@@ -688,6 +688,7 @@ class Arbiter:
         self._metrics.close(is_shared=self._upgrade.is_under_way)
         self._pidfile.remove()
         self._stats.close()
+        self._administration.server_stopped()
         self._control.close()
         self._reload_requests.reply("the server has stopped")
         if hasattr(self, "_workers"):

@@ -1,9 +1,10 @@
 """Passes questions of the control socket to workers, and their answers back. Never waits for a worker.
 
 An answer is a series of rows, in pages: each page is an answer of its own, to a question for the next page. A worker
-has at most one question at a time, and a page fits into one message of the channel. So answers leave room in the
-channel for the other messages. Further questions wait here. A worker that does not answer in time is stuck, or very
-busy; the time in which a question waits here counts as well.
+has at most one question at a time, and a page fits into one message of the channel. So questions and answers leave room
+in the channel for the other messages. Further questions wait here. A worker that does not answer in time is stuck, or
+very busy; the time in which a question waits here counts as well. It gets no other question before it has answered the
+last one, also if that was given up meanwhile.
 
     QUESTION  {"number": 7, "subject": "connections", "arguments": {...}}
     ANSWER    {"number": 7, "result": {"rows": [...], "more": 3}}     or     {"number": 7, "error": "..."}
@@ -22,6 +23,8 @@ __all__ = ["ANSWER_S", "Answer", "WorkerQuestions"]
 
 #: How long a worker may take for an answer, in seconds. Listings are answered page by page.
 ANSWER_S = 2.0
+# The most questions that wait for one worker. A client has one at a time, but it may go and come again.
+MAX_WAITING = 64
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,9 @@ class _Question:
     answered: Callable[[Answer], None]
 
 
+_NONE: deque[_Question] = deque()
+
+
 class WorkerQuestions:
     """The questions to all workers.
 
@@ -58,7 +64,8 @@ class WorkerQuestions:
     def __init__(self, send: Callable[[int, str], bool]) -> None:
         self._send = send
         self._number = 0
-        self._waiting: dict[int, deque[_Question]] = {}  # by pid; the first of each has been sent
+        self._waiting: dict[int, deque[_Question]] = {}  # by pid
+        self._unanswered: dict[int, int] = {}  # by pid: the number of the last question that was sent
 
     def ask(
         self,
@@ -70,11 +77,13 @@ class WorkerQuestions:
         limit_s: float = ANSWER_S,
     ) -> None:
         """Ask a worker. `answered` is called once: with its answer, or after `limit_s` seconds with a problem."""
-        self._number += 1
         queue = self._waiting.setdefault(pid, deque())
+        if len(queue) >= MAX_WAITING:
+            answered(Answer([], problem="too many questions wait for the worker"))
+            return
+        self._number += 1
         queue.append(_Question(self._number, subject, arguments, now + limit_s, answered))
-        if len(queue) == 1:
-            self._send_first(pid)
+        self._send_next(pid)
 
     def ask_all_pages(
         self,
@@ -97,24 +106,27 @@ class WorkerQuestions:
         self.ask(pid, subject, arguments, now(), take)
 
     def receive(self, pid: int, text: str) -> None:
-        """A worker has answered. The answer to a question that was given up is ignored, and so is nonsense.
+        """A worker has answered. The answer to a question that was given up is not passed on, and so is nonsense.
 
         A worker runs user code, which must not be able to end the arbiter.
         """
-        queue = self._waiting.get(pid)
         try:
             answer = json.loads(text)
-            if not queue or queue[0].number != answer["number"]:
-                return
-            failure, page = answer.get("error"), answer.get("result", {"rows": [], "more": None})
-            found = Answer(list(page["rows"]), page["more"], failure)
-        except (ValueError, LookupError, TypeError, RecursionError):
+            number, page = answer["number"], answer.get("result", {"rows": [], "more": None})
+            found = Answer(list(page["rows"]), page["more"], answer.get("error"))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return
-        question = queue.popleft()
-        self._send_first(pid)
-        question.answered(found)
+        if self._unanswered.get(pid) != number:
+            return
+        del self._unanswered[pid]
+        queue = self._waiting.get(pid, _NONE)
+        question = queue.popleft() if queue and queue[0].number == number else None
+        self._send_next(pid)
+        if question is not None:
+            question.answered(found)
 
     def worker_ended(self, pid: int) -> None:
+        self._unanswered.pop(pid, None)
         for question in self._waiting.pop(pid, ()):
             question.answered(Answer([], problem="the worker has ended"))
 
@@ -127,25 +139,24 @@ class WorkerQuestions:
         """Give up the questions that were not answered in time."""
         for pid, queue in list(self._waiting.items()):
             overdue = [question for question in queue if now >= question.until]
-            if not overdue:
-                continue
-            was_sent = queue[0] in overdue
-            for question in overdue:
-                queue.remove(question)
-            if was_sent:
-                self._send_first(pid)
+            if overdue:
+                self._waiting[pid] = deque(question for question in queue if now < question.until)
             for question in overdue:
                 question.answered(Answer([], problem="the worker does not answer"))
 
-    def _send_first(self, pid: int) -> None:
-        """Send the first question of the queue; without a channel to the worker, its questions are over."""
-        while (queue := self._waiting.get(pid)) is not None:
-            if not queue:
-                del self._waiting[pid]
-                return
+    def _send_next(self, pid: int) -> None:
+        """Send the first question that waits, if the worker has answered the last one.
+
+        Without a channel to the worker, its questions are over.
+        """
+        queue = self._waiting.get(pid, _NONE)
+        while queue and pid not in self._unanswered:
             first = queue[0]
             content = {"number": first.number, "subject": first.subject, "arguments": first.arguments}
             if self._send(pid, json.dumps(content)):
-                return
-            queue.popleft()
-            first.answered(Answer([], problem="the worker does not read its messages"))
+                self._unanswered[pid] = first.number
+            else:
+                queue.popleft()
+                first.answered(Answer([], problem="the worker does not read its messages"))
+        if not queue:
+            self._waiting.pop(pid, None)

@@ -21,6 +21,9 @@ __all__ = [
 ]
 
 MAX_ROWS = 1_000_000
+# The conditions of a listing are sent to each worker, in one message of its channel.
+MAX_CONDITIONS = 4096
+MAX_TEXT = 200
 LONGEST_PROFILE_S = 300
 
 
@@ -31,10 +34,12 @@ def _require(fact: bool) -> None:
 
 def _conditions(value: Any) -> str:
     _require(isinstance(value, str))
+    if len(value) > MAX_CONDITIONS:
+        raise Reworded(f"text of {len(value)} characters, must be at most {MAX_CONDITIONS}")
     try:
         Selection.parse(value)
     except ValueError as error:
-        raise Reworded(f"{value!r}: {error}") from None
+        raise Reworded(f"{value!r:.200}: {error}") from None
     return str(value)
 
 
@@ -47,7 +52,7 @@ def _whole(minimum: int, maximum: int) -> Check:
 
 
 def _text(value: Any) -> str:
-    _require(isinstance(value, str) and value != "")
+    _require(isinstance(value, str) and 1 <= len(value) <= MAX_TEXT)
     return str(value)
 
 
@@ -69,7 +74,7 @@ def _setting_values(value: Any) -> Mapping[str, Any]:
 flag = switch
 pid = _whole(1, 2**31 - 1)
 row_limit = _whole(1, MAX_ROWS)
-some_text = Check("text", _text)
+some_text = Check(f"text of at most {MAX_TEXT} characters", _text)
 sort_key = Check(f"one of {', '.join(SORT_KEYS)}", _sort_key)
 profile_seconds = Check(f"a number of seconds, above 0 and up to {LONGEST_PROFILE_S}", _profile_seconds)
 setting_values = Check("an object with a value for each setting", _setting_values)

@@ -51,8 +51,8 @@ def entry_point() -> NoReturn:
 def main(argv: Sequence[str], has_output: bool = True) -> int:
     """Run one command; return the exit status."""
     parser = _parser(has_output)
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse_args(argv)
         with _connect(arguments.socket) as server:
             return int(arguments.run(server, arguments, parser))
     except _Usage as error:
@@ -114,6 +114,13 @@ def _show(parser: CommandParser, arguments: argparse.Namespace, result: Values, 
     return INCOMPLETE if missing else DONE
 
 
+def _show_rows(
+    parser: CommandParser, arguments: argparse.Namespace, result: Values, text: Callable[[Sequence[Values]], str]
+) -> int:
+    rows = result.get("rows", [])
+    return _show(parser, arguments, result, lambda: text(rows))
+
+
 def _status(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
     status = server.call("status")
     _show(parser, arguments, status, lambda: text_output.status_text(status, time.time()))
@@ -123,7 +130,7 @@ def _status(server: ControlClient, arguments: argparse.Namespace, parser: Comman
 def _workers(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
     if arguments.action is None:
         result = server.call("workers")
-        return _show(parser, arguments, result, lambda: text_output.worker_table(result.get("rows", [])))
+        return _show_rows(parser, arguments, result, text_output.worker_table)
     if (arguments.action == "restart") != (arguments.pid is not None):
         raise _Usage("workers restart needs a PID, the other actions take none")
     if arguments.action == "restart":
@@ -137,13 +144,13 @@ def _workers(server: ControlClient, arguments: argparse.Namespace, parser: Comma
 
 def _listeners(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
     result = server.call("listeners")
-    return _show(parser, arguments, result, lambda: text_output.listener_table(result.get("rows", [])))
+    return _show_rows(parser, arguments, result, text_output.listener_table)
 
 
 def _connections(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
     given = {"sort": arguments.sort, "limit": arguments.limit, "where": ",".join(arguments.where)}
-    result = server.call("connections", **{name: value for name, value in given.items() if value})
-    return _show(parser, arguments, result, lambda: text_output.connection_table(result.get("rows", [])))
+    result = server.call("connections", **{name: value for name, value in given.items() if value not in (None, "")})
+    return _show_rows(parser, arguments, result, text_output.connection_table)
 
 
 def _connection(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:

@@ -39,6 +39,7 @@ class ControlClient:
     def __init__(self, path: str) -> None:
         self.path = path
         self.result: dict[str, Any] = {}
+        self._number = 0  # of the last request
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock.settimeout(SILENCE_S)
         try:
@@ -60,19 +61,21 @@ class ControlClient:
         self._sock.close()
 
     def call(self, command: str, *, limit_s: float | None = SILENCE_S, **arguments: Any) -> dict[str, Any]:
-        """Send a request, and return its result. Rows are in it as `rows`, if there are some.
+        """Send a request, and return its result. That of a command that lists has the rows in `rows`.
 
         Raises Problem if the server refuses, and Unreachable if it does not answer within `limit_s` (None: wait).
         """
         rows = list(self.request(command, limit_s=limit_s, **arguments))
-        return {"rows": rows, **self.result} if rows else self.result
+        return {"rows": rows, **self.result} if rows or "count" in self.result else self.result
 
     def request(self, command: str, *, limit_s: float | None = SILENCE_S, **arguments: Any) -> Iterator[Any]:
         """Send a request, and iterate over its rows; then `result` has its result. Raises what call() raises."""
         self._sock.settimeout(limit_s)
+        self._number += 1
+        number = self._number
         try:
-            self._sock.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
-            while "rows" in (line := self._next_line()):
+            self._sock.sendall(json.dumps({"command": command, "id": number, **arguments}).encode() + b"\n")
+            while "rows" in (line := self._next_line(number)):
                 yield from line["rows"]
         except OSError as error:
             raise Unreachable(f"the server at {self.path!r} does not answer: {error.strerror or error}") from None
@@ -91,16 +94,23 @@ class ControlClient:
         except OSError as error:
             raise Unreachable(f"the server at {self.path!r} has not ended: {error.strerror or error}") from None
 
-    def _next_line(self) -> dict[str, Any]:
+    def _next_line(self, number: int) -> dict[str, Any]:
+        """The next line of the reply to this request. Those to earlier requests were not read to their end."""
+        while (line := self._read_line()).get("id", number) not in (number, None):
+            pass
+        return line
+
+    def _read_line(self) -> dict[str, Any]:
         text = self._lines.readline()
         if not text.endswith(b"\n"):
             raise Unreachable(f"the server at {self.path!r} has ended")
         try:
             line = json.loads(text)
-            if line["schema"] != SCHEMA:
-                raise Unreachable(f"the server at {self.path!r} speaks version {line['schema']}, not {SCHEMA}")
-        except (ValueError, TypeError, LookupError):
-            raise Unreachable(f"{self.path!r} is not the control socket of a gserver") from None
-        if not isinstance(line, dict):
+            schema = line["schema"]
+        except (ValueError, TypeError, LookupError, RecursionError):
+            line = schema = None
+        if schema is not None and schema != SCHEMA:
+            raise Unreachable(f"the server at {self.path!r} has version {schema!r:.20} of the protocol, not {SCHEMA}")
+        if not isinstance(line, dict) or line.keys().isdisjoint(("rows", "result", "error")):
             raise Unreachable(f"{self.path!r} is not the control socket of a gserver")
         return line

@@ -277,15 +277,17 @@ class _Client:
         """Carry out the next request, if the last one is over."""
         if not self._is_busy and self._sent is None:
             end = self._inbox.find(b"\n")
-            if end >= 0:
+            if end < 0 and self._has_finished:  # the last line needs no line feed
+                end = len(self._inbox)
+            if end > MAX_REQUEST_BYTES or (end < 0 and len(self._inbox) > MAX_REQUEST_BYTES):
+                self._refuse()
+            elif self._has_finished and not self._inbox:
+                self.close()
+            elif end >= 0:
                 line = bytes(self._inbox[:end])
                 del self._inbox[: end + 1]
                 self._is_busy = True
                 self._run(self, line)
-            elif len(self._inbox) > MAX_REQUEST_BYTES:
-                self._refuse()
-            elif self._has_finished:
-                self.close()
         if not self.is_closed:
             self._choose_events()
 

@@ -6,18 +6,19 @@
     > {"command": "close", "id": 2}
     < {"schema": 1, "id": 2, "error": {"code": "invalid_argument", "message": "close needs the argument where"}}
 
-A request has one command and its arguments. Its `id`, any JSON value, is sent back. Each request gets exactly one line
-with `result` or `error`, and before that perhaps lines with `rows`. The requests of a connection are carried out in
-their order. A later version of gserver may add commands, arguments and fields; one that removes or changes some has
+A request has one command and its arguments. Its `id`, a text or a number, is sent back. Each request gets exactly one
+line with `result` or `error`, and before that perhaps lines with `rows`. The requests of a connection are carried out
+in their order. A later version of gserver may add commands, arguments and fields; one that removes or changes some has
 another schema number.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from gserver.config.validators import Check
 from gserver.control import arguments
@@ -97,7 +98,7 @@ COMMANDS: dict[str, Command] = {
 def parse_request(line: bytes) -> Request:
     """Parse and check one line. Problem says what is wrong; its `request_id` is the id, if there is one."""
     try:
-        document = json.loads(line)
+        document = json.loads(line, parse_constant=_no_json, parse_float=_finite)
     except (ValueError, RecursionError):
         raise Problem("malformed", "a request must be one line with a JSON object") from None
     if not isinstance(document, dict):
@@ -105,11 +106,25 @@ def parse_request(line: bytes) -> Request:
     name = document.pop("command", None)
     request_id = document.pop("id", None)
     document.pop("schema", None)
+    if not isinstance(request_id, str | int | float | None):
+        raise Problem("malformed", f"the id of a request must be a text or a number, not {type(request_id).__name__}")
     try:
         return _checked(name, document, request_id)
     except Problem as problem:
         problem.request_id = request_id
         raise
+
+
+def _no_json(text: str) -> NoReturn:
+    """NaN and Infinity: json.loads() takes them, but no other language does when they are sent back."""
+    raise ValueError
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
 
 
 def _checked(name: Any, given: Mapping[str, Any], request_id: Any) -> Request:

@@ -8,6 +8,7 @@ compare numbers. A row that lacks a field fulfils no condition on it.
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -31,7 +32,7 @@ NUMBERS = {
 }
 SORT_KEYS = tuple(NUMBERS)
 _TEXTS = ("id", "addr", "state", "listener", "tls", "worker")
-_FORM = re.compile(r"\s*([a-z]+)\s*([=<>])\s*(.*?)\s*", re.DOTALL)
+_FORM = re.compile(r"([a-z]+)\s*([=<>])(.*)", re.DOTALL)
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {"<": operator.lt, ">": operator.gt}
 
 Row = Mapping[str, Any]
@@ -55,10 +56,10 @@ class Selection:
         """Parse conditions; an empty text selects all. ValueError names what is wrong."""
         conditions, found = [], {}
         for part in filter(str.strip, text.split(",")):
-            match = _FORM.fullmatch(part)
-            if match is None or not match[3]:
+            match = _FORM.fullmatch(part.strip())
+            if match is None or not match[3].strip():
                 raise ValueError(f"{part!r} is no condition, must be NAME=TEXT, NAME>NUMBER or NAME<NUMBER")
-            name, comparison, value = match.groups()
+            name, comparison, value = match[1], match[2], match[3].strip()
             if name in found and comparison == "=":
                 raise ValueError(f"there are two conditions on {name}")
             found[name] = value
@@ -78,7 +79,9 @@ def _condition(name: str, comparison: str, value: str) -> Callable[[Row], bool]:
     try:
         number = float(value)
     except ValueError:
-        raise ValueError(f"{value!r} is no number") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is no number")
     field, compare = NUMBERS[name], _COMPARE[comparison]
     return lambda row: row[field] is not None and compare(row[field], number)
 
@@ -96,6 +99,9 @@ def _text_condition(name: str, value: str) -> Callable[[Row], bool]:
         if value not in ("yes", "no"):
             raise ValueError(f"{value!r} is no answer to tls, must be yes or no")
         return lambda row: (row["tls"] is not None) == (value == "yes")
-    if name == "worker" and not (value.isascii() and value.isdigit()):
-        raise ValueError(f"{value!r} is no process id")
-    return lambda row: str(row[name]) == value
+    if name == "worker":
+        if not (value.isascii() and value.isdigit() and len(value) <= 10):
+            raise ValueError(f"{value!r} is no process id")
+        pid = int(value)
+        return lambda row: row["worker"] == pid
+    return lambda row: row[name] == value

@@ -55,15 +55,21 @@ def bytes_text(size: int | None) -> str:
 
 def table(rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
     """Lines with aligned columns; the first row has the headings. `numbers`: the columns that are aligned right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    printable = [[_printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*printable, strict=True)]
     lines = []
-    for row in rows:
+    for row in printable:
         cells = [
             cell.rjust(width) if index in numbers else cell.ljust(width)
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines) + "\n"
+
+
+def _printable(text: str) -> str:
+    """Some texts come from peers, such as the server name of TLS: nothing in them may control the terminal."""
+    return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def worker_table(rows: Sequence[Row]) -> str:

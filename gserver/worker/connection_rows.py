@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import struct
@@ -15,6 +16,7 @@ from gserver.connection.stream_connection import StreamConnection
 __all__ = ["details_of", "facts_of", "row_of"]
 
 MAX_FRAMES = 50
+MAX_NAME = 200
 _NOT_USER_CODE = ("gserver", "gevent")
 # As the kernel gives them, struct tcp_info of linux/tcp.h: offset in bytes of 32-bit numbers.
 _TCP_INFO_BYTES = 104
@@ -69,7 +71,7 @@ def details_of(conn: Connection, listener: str, now: float) -> dict[str, Any]:
     """The row, the stack of the handler, TLS in full, and what the kernel knows of the connection."""
     return {
         **row_of(conn, listener, now),
-        "stack": [_described(frame) for frame in _user_frames(conn)][:MAX_FRAMES],
+        "stack": [_described(frame) for frame in itertools.islice(_user_frames(conn), MAX_FRAMES)],
         "tls_session": None if conn.tls is None else _tls_of(conn.tls),
         "unread_bytes": conn.unread_bytes(),
         "kernel": _kernel_facts(conn),
@@ -102,7 +104,7 @@ def _user_frames(conn: Connection) -> Iterator[FrameType]:
 
 def _described(frame: FrameType) -> str:
     code = frame.f_code
-    return f"{code.co_qualname} ({os.path.basename(code.co_filename)}:{frame.f_lineno})"
+    return f"{code.co_qualname:.{MAX_NAME}} ({os.path.basename(code.co_filename)}:{frame.f_lineno})"
 
 
 def _tls_of(info: Any) -> dict[str, Any]:

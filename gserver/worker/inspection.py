@@ -32,11 +32,19 @@ __all__ = ["Inspection"]
 
 log = logging.getLogger("gserver.worker")
 
-# A row has some 400 bytes, so a page leaves half of the channel's 64 KiB free.
-PAGE_ROWS = 64
+# A row has some 500 bytes. The channel encodes a page once more, which at most doubles it, and takes 64 KiB.
+PAGE_BYTES = 24 * 1024
+MAX_ROW_BYTES = 30 * 1024
 PAGE_S = 0.25
+#: Connections are sorted in runs of so many.
+RUN_ROWS = 64
 # The arbiter gives up a page after two seconds. What it does not ask for is forgotten after this time.
 UNREAD_S = 10.0
+# The most answers that are not read to their end; a client of the control socket has one.
+MAX_UNREAD = 32
+MAX_ERROR = 1000
+# How often an answer is sent again that the channel has no room for, and how long to wait before that.
+ATTEMPTS, RETRY_S = 100, 0.1
 
 Servers = Callable[[], Iterable[tuple[str, WorkerServer]]]
 Rows = Iterator[Any]  # None: nothing was found in this time slice, and the search goes on
@@ -49,6 +57,7 @@ class _Unread:
 
     rows: Rows
     asked_at: float
+    next_row: str | None = None  # one that did not fit into the last page
 
 
 class Inspection:
@@ -93,17 +102,23 @@ class Inspection:
         self._fairness.close()
 
     def _answer(self, number: int, subject: str, arguments: Mapping[str, Any]) -> None:
+        """Send an answer in any case: the arbiter asks nothing more before it has come."""
         try:
-            content = {"number": number, "result": self._page_of(subject, arguments)}
+            text = f'{{"number": {number}, "result": {self._page_of(subject, arguments)}}}'
         except gevent.GreenletExit:
             raise
         except BaseException as error:
             log.exception("a question of the control socket failed: %s", subject)
-            content = {"number": number, "error": described(error)}
-        self._channel.send(ANSWER, [json.dumps(content)])
+            text = json.dumps({"number": number, "error": described(error)[:MAX_ERROR]})
+        for _ in range(ATTEMPTS):
+            if self._channel.send(ANSWER, [text]):
+                break
+            gevent.sleep(RETRY_S)
 
-    def _page_of(self, subject: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def _page_of(self, subject: str, arguments: Mapping[str, Any]) -> str:
         if subject != "next page":
+            while len(self._unread) >= MAX_UNREAD:
+                del self._unread[min(self._unread, key=lambda each: self._unread[each].asked_at)]
             number = next(self._numbers)
             self._unread[number] = _Unread(self._subjects[subject](arguments), time.monotonic())
             return self._page(number)
@@ -111,23 +126,39 @@ class Inspection:
             raise LookupError("the answer was not read for some time, and is forgotten")
         return self._page(arguments["more"])
 
-    def _page(self, number: int) -> dict[str, Any]:
-        """The next rows; `more`: the number under which there are further ones, null if there are none."""
+    def _page(self, number: int) -> str:
+        """The next rows as JSON; `more`: the number under which there are further ones, null if there are none."""
         unread = self._unread[number]
-        rows: list[Any] = []
-        until = time.monotonic() + PAGE_S
         try:
-            for row in unread.rows:
-                if row is not None:
-                    rows.append(row)
-                if len(rows) >= PAGE_ROWS or time.monotonic() > until:
-                    unread.asked_at = time.monotonic()
-                    return {"rows": rows, "more": number}
+            rows, is_last = self._next_rows(unread)
         except BaseException:
             self._unread.pop(number, None)
             raise
-        self._unread.pop(number, None)
-        return {"rows": rows, "more": None}
+        unread.asked_at = time.monotonic()
+        if is_last:
+            self._unread.pop(number, None)
+        more = "null" if is_last else number
+        return f'{{"rows": [{", ".join(rows)}], "more": {more}}}'
+
+    def _next_rows(self, unread: _Unread) -> tuple[list[str], bool]:
+        """The rows of the next page, each as JSON; whether they are the last ones."""
+        rows = [] if unread.next_row is None else [unread.next_row]
+        unread.next_row = None
+        size = sum(map(len, rows))
+        until = time.monotonic() + PAGE_S
+        for row in unread.rows:
+            if row is not None:
+                text = json.dumps(row)
+                if len(text) > MAX_ROW_BYTES:
+                    raise ValueError(f"a row of {len(text)} bytes is too long for the channel")
+                size += len(text)
+                if rows and size > MAX_ROW_BYTES:
+                    unread.next_row = text
+                    return rows, False
+                rows.append(text)
+            if size >= PAGE_BYTES or time.monotonic() > until:
+                return rows, False
+        return rows, True
 
     def _slice_was_over(self) -> bool:
         """Call it after each step: at the end of a time slice it waits until the connections had a turn."""
@@ -164,16 +195,19 @@ class Inspection:
             place, facts = found
             value = facts[key]
             runs[-1].append((1.0 if value is None else -value, number, place))
-            if len(runs[-1]) >= PAGE_ROWS:
+            if len(runs[-1]) >= RUN_ROWS:
                 runs[-1].sort()
                 runs.append([])
         runs[-1].sort()
-        merged = heapq.merge(*runs)
-        for _, _, (_, listener, conn) in itertools.islice(merged, arguments["limit"]):
+        left = arguments["limit"]
+        for _, _, (_, listener, conn) in heapq.merge(*runs):
             if self._slice_was_over():
                 yield None
             if conn.state is not State.CLOSED:
                 yield row_of(conn, listener, time.monotonic())
+                left -= 1
+                if left <= 0:
+                    return
 
     def _describe(self, arguments: Mapping[str, Any]) -> Rows:
         for found in self._selected(f"id={arguments['connection']}"):
