@@ -17,7 +17,7 @@ import mmap
 import os
 from collections.abc import Iterator
 
-from gserver.counters import CELLS, OPEN, closed_cell, snapshot
+from gserver.counters import CELLS, OPEN, closed_cell, handler_seconds, handler_times, snapshot
 from gserver.errors import CloseReason
 from gserver.limits.address_table import TABLE_WORDS, AddressTable
 
@@ -111,6 +111,16 @@ class Slot:
         """
         counts = enumerate(self._words[_FIRST_BUCKET:_HEAD])
         return {2**bucket / 1000 if bucket < _BUCKETS - 1 else math.inf: count for bucket, count in counts if count}
+
+    @property
+    def handler_times(self) -> dict[float, int]:
+        """The histogram of sampled handler times, in seconds: see gserver.counters. Of `ended`: of ended workers."""
+        return handler_times(self.cells)
+
+    @property
+    def handler_seconds(self) -> float:
+        """The sum of the sampled handler times."""
+        return handler_seconds(self.cells)
 
     def reserve(self, age: int) -> None:
         """Reserve this slot for a worker that is about to be forked, and clear it."""
