@@ -307,6 +307,11 @@ typedef struct {
     PyObject_HEAD
     double now;
     long batch;
+    long sample_in;    /* messages until the next one whose handler is timed, that one included */
+    long sampled_one_of;
+    Py_ssize_t time_cell; /* index of the cell with the time of the handlers; those of their histogram follow */
+    int buckets;          /* cells of the histogram */
+    uint64_t shortest_ns; /* bound of its first bucket; each other bound is twice the one before */
     int is_bound; /* bind() was called */
     Py_ssize_t most_idle;
     Py_ssize_t counter; /* index of the cell that counts messages */
@@ -318,6 +323,7 @@ typedef struct {
 static PyMemberDef loop_members[] = {
     {"now", T_DOUBLE, offsetof(CompiledLoop, now), 0, NULL},
     {"_batch", T_LONG, offsetof(CompiledLoop, batch), 0, NULL},
+    {"_sample_in", T_LONG, offsetof(CompiledLoop, sample_in), 0, NULL},
     {"most_idle", T_PYSSIZET, offsetof(CompiledLoop, most_idle), 0, NULL},
     {NULL},
 };
@@ -463,14 +469,47 @@ encode(CompiledLoop *loop, PyObject *codec, PyObject *reply)
     return encoded;
 }
 
+static uint64_t
+nanoseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* Count the time of a handler: see Counters.handler_took(). */
+static void
+count_time(CompiledLoop *loop, uint64_t took)
+{
+    uint64_t *cells = (uint64_t *)loop->cells.buf + loop->time_cell;
+    int bucket = 0;
+    for (uint64_t rest = took / loop->shortest_ns; rest != 0 && bucket < loop->buckets - 1; rest >>= 1)
+        bucket++;
+    cells[0] += took;
+    cells[1 + bucket]++;
+}
+
+/* Call the handler. The call for one of sampled_one_of messages is timed: see MessageLoop._timed(). */
+static PyObject *
+call_handler(CompiledLoop *loop, Fields *conn, PyObject *message)
+{
+    PyObject *arguments[] = {message, (PyObject *)conn};
+    if (--loop->sample_in > 0)
+        return PyObject_Vectorcall(loop->on_message, arguments, 2, NULL);
+    loop->sample_in = loop->sampled_one_of;
+    uint64_t began = nanoseconds();
+    PyObject *reply = PyObject_Vectorcall(loop->on_message, arguments, 2, NULL);
+    count_time(loop, nanoseconds() - began);
+    return reply;
+}
+
 /* Call the handler, and append its encoded reply. */
 static int
 answer(CompiledLoop *loop, Fields *conn, PyObject *codec, PyObject *message, PyObject *replies)
 {
     if (Py_TYPE(message) == (PyTypeObject *)loop->malformed)
         return done(CALL2(loop, _malformed, conn, message));
-    PyObject *arguments[] = {message, (PyObject *)conn};
-    PyObject *reply = PyObject_Vectorcall(loop->on_message, arguments, 2, NULL);
+    PyObject *reply = call_handler(loop, conn, message);
     if (reply == NULL)
         return -1;
     if (reply == Py_None) {
@@ -820,10 +859,19 @@ loop_bind(PyObject *self, PyObject *arguments)
 {
     CompiledLoop *loop = (CompiledLoop *)self;
     PyObject *on_message, *cells, *raw, *json_lines, *encode_json, *malformed, *killed, *open;
-    Py_ssize_t counter;
-    if (!PyArg_ParseTuple(arguments, "OOnO!O!OO!OO", &on_message, &cells, &counter, &PyType_Type, &raw, &PyType_Type,
-                          &json_lines, &encode_json, &PyType_Type, &malformed, &killed, &open))
+    Py_ssize_t counter, time_cell;
+    unsigned long long shortest_ns;
+    long sampled_one_of;
+    int buckets;
+    if (!PyArg_ParseTuple(arguments, "OOn(niKl)O!O!OO!OO", &on_message, &cells, &counter, &time_cell, &buckets,
+                          &shortest_ns, &sampled_one_of, &PyType_Type, &raw, &PyType_Type, &json_lines, &encode_json,
+                          &PyType_Type, &malformed, &killed, &open))
         return NULL;
+    if (buckets < 1 || shortest_ns < 1 || sampled_one_of < 1) {
+        PyErr_Format(PyExc_ValueError, "%d buckets from %llu ns, for 1 of %ld messages: each must be at least 1", buckets,
+                     shortest_ns, sampled_one_of);
+        return NULL;
+    }
     loop_clear(self);
     if (PyObject_GetBuffer(cells, &loop->cells, PyBUF_WRITABLE) < 0)
         return NULL;
@@ -831,7 +879,16 @@ loop_bind(PyObject *self, PyObject *arguments)
         PyErr_Format(PyExc_ValueError, "there is no cell %zd of 8 bytes in %zd bytes", counter, loop->cells.len);
         return NULL;
     }
+    if (time_cell < 0 || (time_cell + 1 + buckets) * (Py_ssize_t)sizeof(uint64_t) > loop->cells.len) {
+        PyErr_Format(PyExc_ValueError, "there are no %d cells of 8 bytes from %zd on in %zd bytes", buckets + 1, time_cell,
+                     loop->cells.len);
+        return NULL;
+    }
     loop->counter = counter;
+    loop->time_cell = time_cell;
+    loop->buckets = buckets;
+    loop->shortest_ns = shortest_ns;
+    loop->sample_in = loop->sampled_one_of = sampled_one_of;
     loop->on_message = Py_NewRef(on_message);
     loop->raw = Py_NewRef(raw);
     loop->json_lines = Py_NewRef(json_lines);

@@ -36,6 +36,7 @@ class CompiledLoop:
         on_message: Any,
         cells: Any,
         counter: int,
+        timing: tuple[int, int, int, int],
         raw: type,
         json_lines: type,
         encode_json: Any,

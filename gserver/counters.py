@@ -1,5 +1,7 @@
 """The counters of a server. At every moment, accepted == open + sum(closed by reason).
 
+The time of handlers is sampled: one message of SAMPLED_ONE_OF, also in cells, as a histogram and a sum.
+
 The counts stand in cells that may be shared memory, so that other processes can read them and they outlive their own
 process. Connections, messages and errors are exact at every moment. Bytes are counted by each connection, and added up
 only when the totals are read, so that they cost the path of a message nothing.
@@ -7,6 +9,7 @@ only when the totals are read, so that they cost the path of a message nothing.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from typing import Protocol
@@ -17,21 +20,37 @@ __all__ = [
     "ACCEPTED",
     "CELLS",
     "ERRORS",
+    "HANDLER_NS",
     "MESSAGES",
     "OPEN",
     "RECEIVED",
+    "SAMPLED_ONE_OF",
     "SENT",
+    "SHORTEST_NS",
+    "TIME_BUCKETS",
     "Cells",
     "Counters",
     "closed_cell",
+    "handler_seconds",
+    "handler_times",
     "snapshot",
 ]
 
 ACCEPTED, OPEN, MESSAGES, ERRORS, RECEIVED, SENT = range(6)
 _FIRST_REASON = 6
 _REASONS = {reason: _FIRST_REASON + index for index, reason in enumerate(CloseReason)}
+#: The cell with the time of all sampled handlers, in nanoseconds. The cells of their histogram follow.
+HANDLER_NS = _FIRST_REASON + len(_REASONS)
+_FIRST_TIME = HANDLER_NS + 1
+#: The histogram of handler times: below 16 us, 32 us, 64 us and so on to 67 s, and one bucket for the rest.
+TIME_BUCKETS = 24
+SHORTEST_NS = 16_000
+_NANOSECONDS = 1_000_000_000
 #: How many cells Counters needs.
-CELLS = _FIRST_REASON + len(_REASONS)
+CELLS = _FIRST_TIME + TIME_BUCKETS
+#: Of so many messages of a message loop, the handler of one is timed. It is a prime: a client that sends messages in a
+#: fixed order, such as 16 at a time, does not always have the same one timed.
+SAMPLED_ONE_OF = 61
 
 
 class Cells(Protocol):
@@ -57,10 +76,24 @@ def snapshot(cells: memoryview) -> list[int]:
     A connection between two counters is counted as open. A connection is counted as accepted before anything else, so
     the cells of closed connections are read first: then there are never more of them than accepted ones.
     """
-    closed = cells[_FIRST_REASON:CELLS].tolist()
+    closed = cells[_FIRST_REASON:HANDLER_NS].tolist()
     counts = cells[:_FIRST_REASON].tolist()
     counts[OPEN] = counts[ACCEPTED] - sum(closed)
-    return counts + closed
+    return counts + closed + cells[HANDLER_NS:CELLS].tolist()
+
+
+def handler_times(cells: Cells) -> dict[float, int]:
+    """By upper bound in seconds: how many sampled handlers took less, and not less than the previous bound.
+
+    The last bound is infinity. Buckets are never left out: a monitor needs the same ones each time.
+    """
+    bounds = [SHORTEST_NS * 2**bucket / _NANOSECONDS for bucket in range(TIME_BUCKETS - 1)] + [math.inf]
+    return {bound: cells[_FIRST_TIME + bucket] for bucket, bound in enumerate(bounds)}
+
+
+def handler_seconds(cells: Cells) -> float:
+    """The time of all sampled handlers together."""
+    return cells[HANDLER_NS] / _NANOSECONDS
 
 
 class Counters:
@@ -108,6 +141,11 @@ class Counters:
 
     def failed(self) -> None:
         self.cells[ERRORS] += 1
+
+    def handler_took(self, nanoseconds: int) -> None:
+        """Count the time of one sampled handler: wall time, with all its waiting."""
+        self.cells[HANDLER_NS] += nanoseconds
+        self.cells[_FIRST_TIME + min((nanoseconds // SHORTEST_NS).bit_length(), TIME_BUCKETS - 1)] += 1
 
     def enter_bytes(self, connections: Iterable[_Carrier]) -> None:
         """Write the totals of bytes: of the closed connections, and of `connections`, which must be all open ones."""

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from gserver.arbiter.server_facts import FACT_WORDS, ServerFacts
-from gserver.counters import CELLS, OPEN, closed_cell, snapshot
+from gserver.counters import CELLS, OPEN, closed_cell, handler_seconds, handler_times, snapshot
 from gserver.errors import CloseReason
 from gserver.limits.address_table import TABLE_WORDS, AddressTable
 
@@ -166,6 +166,16 @@ class Slot:
         for word in (_LAG_SUM, *range(_FIRST_BUCKET, _HEAD)):
             self._words[word] += other._words[word]
             other._words[word] = 0
+
+    @property
+    def handler_times(self) -> dict[float, int]:
+        """The histogram of sampled handler times, in seconds: see gserver.counters. Of `ended`: of ended workers."""
+        return handler_times(self.cells)
+
+    @property
+    def handler_seconds(self) -> float:
+        """The sum of the sampled handler times."""
+        return handler_seconds(self.cells)
 
     def reserve(self, age: int) -> None:
         """Reserve this slot for a worker that is about to be forked, and clear it."""

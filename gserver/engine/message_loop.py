@@ -25,7 +25,7 @@ from gserver.codecs import Codec, Malformed
 from gserver.connection.buffer_sizes import RECEIVE_BYTES
 from gserver.connection.connection import HIGH_WATER, Connection, State
 from gserver.connection.time_slice import SLICE_S, Fairness
-from gserver.counters import MESSAGES, Counters
+from gserver.counters import MESSAGES, SAMPLED_ONE_OF, Counters
 from gserver.errors import CloseReason, ConnectionClosed, LimitExceeded, ProtocolError
 from gserver.fault_isolation import Killed, interrupt_program
 from gserver.service import Fault, Service
@@ -63,6 +63,7 @@ class MessageLoop:
         self._cells = counters.cells
         self._on_message = service.on_message
         self._batch = FIRST_BATCH
+        self._sample_in = SAMPLED_ONE_OF  # messages until the next one whose handler is timed, that one included
         self.now = time.monotonic()
         self.most_idle = IDLE_RUNNERS
 
@@ -163,7 +164,8 @@ class MessageLoop:
                         if type(message) is Malformed:
                             self._malformed(conn, message)
                         else:
-                            reply = on_message(message, conn)
+                            self._sample_in -= 1
+                            reply = (on_message if self._sample_in else self._timed)(message, conn)
                             if reply is not None:
                                 replies.append(_encoded(codec, reply))
                             elif conn.runner is not None:
@@ -181,6 +183,15 @@ class MessageLoop:
             conn.finish_messages(count, codec)
         except BaseException as error:
             self._interrupted(conn, handled, error)
+
+    def _timed(self, message: Any, conn: Connection) -> Any:
+        """Call the handler, and count its time; called for one of SAMPLED_ONE_OF messages."""
+        self._sample_in = SAMPLED_ONE_OF
+        began = time.monotonic_ns()
+        try:
+            return self._on_message(message, conn)
+        finally:
+            self._counters.handler_took(time.monotonic_ns() - began)
 
     def _interrupted(self, conn: Connection, handled: int, error: BaseException) -> None:
         """Count the messages handled in an interrupted turn. Only Killed is raised again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +15,17 @@ from gserver.counters import (
     ACCEPTED,
     CELLS,
     ERRORS,
+    HANDLER_NS,
     MESSAGES,
     OPEN,
     RECEIVED,
     SENT,
+    TIME_BUCKETS,
     Cells,
     Counters,
     closed_cell,
+    handler_seconds,
+    handler_times,
     snapshot,
 )
 from gserver.errors import CloseReason
@@ -108,6 +113,7 @@ def test_cells_may_be_of_any_kind(make: Callable[[], Cells]) -> None:
 
 def test_every_cell_has_one_meaning() -> None:
     cells = [ACCEPTED, OPEN, MESSAGES, ERRORS, RECEIVED, SENT, *map(closed_cell, CloseReason)]
+    cells += range(HANDLER_NS, HANDLER_NS + 1 + TIME_BUCKETS)
 
     assert sorted(cells) == list(range(CELLS))
 
@@ -248,3 +254,30 @@ def test_the_counters_balance_at_every_moment(serving: Serving, greenlets: str) 
     assert server.counters.closed[CloseReason.PEER_EOF] == 10
     assert server.counters.closed[CloseReason.PEER_RESET] == 10
     assert server.counters.closed[CloseReason.DRAINED] == 10
+
+
+def test_times_of_handlers_are_kept_by_their_length() -> None:
+    cells = make_cells()
+    counters = Counters(cells)
+    for microseconds in (0, 15.999, 16, 31.999, 32, 1_000, 60_000_000, 67_108_863, 67_108_864, 10**12):
+        counters.handler_took(int(microseconds * 1000))
+    counted = {bound: count for bound, count in handler_times(cells).items() if count}
+
+    assert counted == {16e-6: 2, 32e-6: 2, 64e-6: 1, 0.001024: 1, 67.108864: 2, math.inf: 2}
+    assert handler_seconds(cells) == pytest.approx(1e6 + 60 + 2 * 67.108864, abs=0.01)
+
+
+def test_the_bounds_are_the_same_for_every_histogram() -> None:
+    bounds = list(handler_times(make_cells()))
+
+    assert bounds == [16 * 2**power / 1e6 for power in range(TIME_BUCKETS - 1)] + [math.inf]
+    assert bounds[-2] > 60
+
+
+def test_a_snapshot_has_the_times_of_handlers() -> None:
+    cells = memoryview(bytearray(8 * CELLS)).cast("Q")
+    Counters(cells).handler_took(20_000)
+
+    copied = snapshot(cells)
+    assert handler_times(copied)[32e-6] == 1
+    assert handler_seconds(copied) == 20e-6

@@ -126,6 +126,25 @@ def test_lags_are_kept_by_their_length() -> None:
     assert (other.lag_s, other.lag_max_s, other.lag_histogram, other.pid) == (0.0, 0.0, {}, 12)
 
 
+def test_times_of_handlers_outlive_their_worker() -> None:
+    scoreboard = Scoreboard(2)
+    slot = make_taken(scoreboard, 11)
+    in_child(lambda: Counters(slot.cells).handler_took(3_000_000))
+    other = make_taken(scoreboard, 12)
+    Counters(other.cells).handler_took(20_000)
+
+    assert (slot.handler_times[0.004096], slot.handler_seconds) == (1, 0.003)
+    scoreboard.vacate(slot)
+    again = make_taken(scoreboard, 13)
+
+    assert again.index == slot.index
+    assert (sum(again.handler_times.values()), again.handler_seconds) == (0, 0.0)
+    assert (scoreboard.ended.handler_times[0.004096], scoreboard.ended.handler_seconds) == (1, 0.003)
+    scoreboard.vacate(other)
+    assert sum(scoreboard.ended.handler_times.values()) == 2
+    assert scoreboard.ended.handler_seconds == pytest.approx(0.00302)
+
+
 def test_neighbours_do_not_touch_each_other() -> None:
     scoreboard = Scoreboard(3)
     slots = [make_taken(scoreboard, pid) for pid in (11, 12, 13)]

@@ -12,6 +12,7 @@ import pytest
 
 from gserver.codecs import JsonLines, LengthPrefixed, Lines, Malformed
 from gserver.connection.connection import Connection
+from gserver.counters import SAMPLED_ONE_OF, handler_seconds, handler_times
 from gserver.engine import message_loop
 from gserver.errors import CloseReason, FrameTooLarge, IncompleteMessage, ProtocolError
 from gserver.json_service import JsonService
@@ -307,3 +308,77 @@ def test_random_bytes_never_reach_the_log_as_an_error(
     wait_until(lambda: server.counters.open == 0)
 
     assert errors_in(caplog) == []
+
+
+# The time of handlers
+
+WAIT_S = 0.05
+
+
+def sampled(server: Any) -> int:
+    return sum(handler_times(server.counters.cells).values())
+
+
+def test_one_of_many_messages_is_timed(serving: Serving, greenlets: str) -> None:
+    """Whichever connections they come on, and however many arrive together."""
+    server = serving.start(make_lines(lambda line, conn: line), greenlets=greenlets)
+    one, other = serving.meet(server), serving.meet(server)
+    for _ in range(SAMPLED_ONE_OF - 1):
+        one.ask(b"x")
+    assert sampled(server) == 0
+    other.ask(b"x")
+    assert sampled(server) == 1
+    one.send(b"x\n" * SAMPLED_ONE_OF * 3)
+    for _ in range(SAMPLED_ONE_OF * 3):
+        one.read_line()
+
+    assert sampled(server) == 4
+    assert 0 < handler_seconds(server.counters.cells) < 4 * 60
+
+
+def ask_until_timed(peer: Peer, line: bytes) -> bytes:
+    """Send `line` as the message that is timed, and return its reply."""
+    for _ in range(SAMPLED_ONE_OF - 1):
+        peer.ask(b"x")
+    return peer.ask(line)
+
+
+def test_the_time_of_a_handler_has_its_waiting(serving: Serving, greenlets: str) -> None:
+    """Other messages that come meanwhile are counted on, and are not in its time."""
+
+    def answer(line: bytes, conn: Connection) -> bytes:
+        if line == b"wait":
+            gevent.sleep(WAIT_S)
+        return line
+
+    server = serving.start(make_lines(answer), greenlets=greenlets)
+    one, other = serving.meet(server), serving.meet(server)
+    waiting = gevent.spawn(ask_until_timed, one, b"wait")
+    wait_until(lambda: any(conn.runner for conn in server.connections))
+    for _ in range(SAMPLED_ONE_OF - 1):
+        other.ask(b"x")
+    waiting.get()
+
+    counted = [(bound, count) for bound, count in handler_times(server.counters.cells).items() if count]
+    assert counted[-1][0] > WAIT_S
+    assert sampled(server) == 1
+    other.ask(b"x")
+    assert sampled(server) == 2
+    assert WAIT_S <= handler_seconds(server.counters.cells) < WAIT_S * 600
+
+
+def test_a_handler_that_fails_is_timed_too(serving: Serving, greenlets: str) -> None:
+    service = make_faulty(on_error=lambda fault, conn: b"failed")
+    server = serving.start(service, greenlets=greenlets)
+
+    assert ask_until_timed(serving.meet(server), b"fail") == b"failed"
+    assert sampled(server) == 1
+
+
+def test_malformed_messages_are_not_timed(serving: Serving, greenlets: str) -> None:
+    server = serving.start(make_faulty_json(), greenlets=greenlets)
+    peer = serving.meet(server)
+    for _ in range(SAMPLED_ONE_OF * 2):
+        peer.ask(b"no JSON")
+
+    assert sampled(server) == 0

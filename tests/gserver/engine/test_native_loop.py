@@ -150,4 +150,13 @@ def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(RuntimeError, match="bind"):
         CompiledLoop().serve(object())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="there is no cell 2 of 8 bytes in 16 bytes"):
-        CompiledLoop().bind(answer, bytearray(16), MESSAGES, Raw, Raw, repr, Raw, ValueError, None)
+        CompiledLoop().bind(answer, bytearray(16), MESSAGES, (0, 1, 1, 1), Raw, Raw, repr, Raw, ValueError, None)
+    for timing, text in (
+        ((3, 1, 1, 1), "there are no 2 cells of 8 bytes from 3 on in 32 bytes"),
+        ((-1, 1, 1, 1), "there are no 2 cells of 8 bytes from -1 on"),
+        ((0, 0, 1, 1), "0 buckets from 1 ns, for 1 of 1 messages: each must be at least 1"),
+        ((0, 1, 0, 1), "1 buckets from 0 ns"),
+        ((0, 1, 1, 0), "for 1 of 0 messages"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            CompiledLoop().bind(answer, bytearray(32), MESSAGES, timing, Raw, Raw, repr, Raw, ValueError, None)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
@@ -16,7 +17,7 @@ from gevent.event import Event
 from gserver.codecs import Lines
 from gserver.service import Service, stream
 from gserver.worker import stack_dump as stacks
-from gserver.worker.stack_dump import describe_stacks
+from gserver.worker.stack_dump import PIECE_BYTES, describe_stacks, stack_pieces
 from tests.helpers.serving import Serving
 from tests.helpers.waiting import wait_until
 
@@ -232,3 +233,92 @@ def test_a_greenlet_that_the_application_started_before_it_was_frozen_is_shown()
     done = subprocess.run([sys.executable, "-c", FROZEN], capture_output=True, text=True, timeout=60, check=True)
 
     assert "in in_the_background" in done.stdout
+
+
+# In pieces
+
+
+def test_pieces_have_the_stacks_of_the_handlers_that_wait(serving: Serving, greenlets: str) -> None:
+    service, waiting, go = make_sleeper()
+    server = serving.start(service, greenlets=greenlets)
+    idle, busy = serving.connect(server), serving.connect(server)
+    busy.send(b"1\n")
+    wait_until(lambda: waiting)
+    idle_connections = len(server.connections)
+
+    text = "".join(stack_pieces(server.connections))
+    go.set()
+    busy.read_line()
+    idle.ask(b"1")
+
+    assert text.count("Waiting greenlet") == 1
+    assert f"Waiting greenlet for {waiting[0]!r}, 0 messages handled:\n" in text
+    assert ", in deep_inside_the_handler\n    gevent.sleep(0.005)\n" in text
+    assert text.endswith(f"1 handlers wait, of {idle_connections} connections\n")
+
+
+def test_pieces_do_not_touch_the_garbage_collector(serving: Serving) -> None:
+    server = serving.start(Service(lambda line, conn: line, Lines))
+    serving.connect(server).ask(b"1")
+    gc.freeze()
+    frozen = gc.get_freeze_count()
+
+    assert list(stack_pieces(server.connections)) == ["", "0 handlers wait, of 1 connections\n"]
+    assert gc.get_freeze_count() >= frozen - 100  # freed objects; unfreeze() would make it 0
+
+
+def make_deep(depth: int) -> tuple[Any, list[Any]]:
+    """A greenlet that waits that deep, below functions with a long name; and its connection, as far as it is read."""
+    name = "a_function_with_an_\u00e9l\u00e9gant_name_" * 20
+    space: dict[str, Any] = {"wait": gevent.sleep}
+    exec(f"def {name}(depth):\n    {name}(depth - 1) if depth else wait(60)", space)
+    one = gevent.spawn(space[name], depth)
+    gevent.sleep(0)
+    return one, [SimpleNamespace(runner=one, messages=0)]
+
+
+def test_no_piece_is_larger_than_allowed() -> None:
+    one, connections = make_deep(200)
+    pieces = list(stack_pieces(connections * 100))
+    one.kill()
+
+    sizes = [len(piece.encode()) for piece in pieces]
+    assert PIECE_BYTES / 2 < max(sizes) <= PIECE_BYTES
+    assert sum(piece.count("Waiting greenlet") for piece in pieces) == 100
+    assert pieces[0].count("  ...\n") == pieces[0].count("Waiting greenlet") > 1
+    assert pieces[-1] == "100 handlers wait, of 100 connections\n"
+
+
+def test_a_piece_ends_after_some_stacks_and_some_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stacks, "PIECE_STACKS", 2)
+    monkeypatch.setattr(stacks, "PIECE_CONNECTIONS", 5)
+    one, connections = make_deep(0)
+    idle = [SimpleNamespace(runner=None)] * 5
+    ended = [SimpleNamespace(runner=gevent.Greenlet(len, ""), messages=0)]
+    pieces: list[str] = list(stack_pieces([*idle, *connections * 5, *ended, *idle]))  # type: ignore[list-item]
+    one.kill()
+
+    assert [piece.count("Waiting greenlet") for piece in pieces] == [0, 2, 2, 1, 0, 0, 0]
+    assert pieces[-1] == "5 handlers wait, of 16 connections\n"
+
+
+def test_a_connection_that_closes_between_two_pieces_disturbs_nothing(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stacks, "PIECE_CONNECTIONS", 1)
+    service, waiting, go = make_sleeper()
+    server = serving.start(service)
+    peers = [serving.connect(server) for _ in range(3)]
+    for peer in peers:
+        peer.send(b"1\n")
+    wait_until(lambda: len(waiting) == 3)
+    pieces = stack_pieces(server.connections)
+    first = next(pieces)
+    go.set()
+    for peer in peers:
+        peer.read_line()
+        peer.sock.close()
+    wait_until(lambda: not server.connections)
+
+    assert first.count("Waiting greenlet") == 1
+    assert list(pieces) == ["", "", "1 handlers wait, of 3 connections\n"]
