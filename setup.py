@@ -25,10 +25,13 @@ LOADTESTS = [
 EXTRAS = ["setproctitle>=1.3", "watchfiles>=0.21"]
 # What `metrics_bind` needs.
 METRICS = ["prometheus-client>=0.16"]
+# What `gserverctl top` needs.
+TOP = ["rich>=13"]
 TEST = [
     *LOADTESTS,
     *EXTRAS,
     *METRICS,
+    *TOP,
     "pytest>=9",
     "pytest-xdist>=3.8",
     "hypothesis>=6.100",
@@ -85,7 +88,14 @@ setup(
         "loadtests.report": ["templates/*"],
     },
     install_requires=["gevent>=26.4", "msgspec>=0.19"],
-    extras_require={"extras": EXTRAS, "metrics": METRICS, "sampler": SAMPLER, "loadtests": LOADTESTS, "test": TEST},
+    extras_require={
+        "extras": EXTRAS,
+        "metrics": METRICS,
+        "top": TOP,
+        "sampler": SAMPLER,
+        "loadtests": LOADTESTS,
+        "test": TEST,
+    },
     entry_points={
         "console_scripts": [
             "gserver = gserver.__main__:entry_point",

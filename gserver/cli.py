@@ -13,7 +13,7 @@ from typing import Any
 
 import gserver
 from gserver.arbiter.arbiter import Arbiter, certificates_of
-from gserver.arbiter.binary_upgrade import BinaryUpgrade, Command, take_inheritance
+from gserver.arbiter.binary_upgrade import BinaryUpgrade, Command, Inheritance, take_inheritance
 from gserver.arbiter.metrics_process import check_metrics
 from gserver.arbiter.reload_requests import request_reload
 from gserver.arbiter.reloader import check_engine
@@ -108,6 +108,24 @@ def _run(parser: CommandParser, argv: Sequence[str]) -> int:
         return _print_stats(parser, stats)
     find_title()
     inheritance = take_inheritance(os.environ)
+    try:
+        return _serve(parser, inheritance, app, config, arguments, check=check, show=show)
+    except ConfigError as error:
+        inheritance.report_failure(str(error))
+        raise
+
+
+def _serve(
+    parser: CommandParser,
+    inheritance: Inheritance,
+    app: str | None,
+    config: str | None,
+    arguments: dict[str, Any],
+    *,
+    check: bool,
+    show: bool,
+) -> int:
+    """Serve, or check or print the settings of a server."""
     sockets = inheritance.activated or take_sockets(os.environ, os.getpid())
     if config is None and os.path.exists(CONFIG_FILE):
         config = CONFIG_FILE

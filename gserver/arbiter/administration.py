@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import gserver
 from gserver.arbiter.connection_listing import ConnectionListing
+from gserver.arbiter.row_stream import RowStream
 from gserver.arbiter.scoreboard import Scoreboard
 from gserver.arbiter.server_status import ReloadRecord, status_of, worker_rows
 from gserver.arbiter.supervision import Stage, Supervision
@@ -33,6 +34,7 @@ __all__ = ["Administration", "Server"]
 log = logging.getLogger("gserver.control")
 
 DEFAULT_SORT = "age"
+DEFAULT_PROFILE_S = 10.0
 
 
 class Server(Protocol):
@@ -52,6 +54,17 @@ class Server(Protocol):
     def resize(self, target: int) -> None: ...
 
     def stop(self, quick: bool) -> None: ...
+
+    def start_upgrade(self) -> int | None: ...
+
+    def cancel_upgrade(self) -> int | None: ...
+
+    @property
+    def last_upgrade(self) -> dict[str, Any] | None: ...
+
+    def socket_of_new_arbiter(self, pid: int) -> str | None: ...
+
+    def dump_stacks(self, pid: int) -> None: ...
 
     def change_live(self, values: Mapping[str, Any]) -> None: ...
 
@@ -82,6 +95,10 @@ class Administration:
             "stop": self._stop,
             "settings": self._list_settings,
             "set": self._set,
+            "upgrade": self._upgrade,
+            "cancel_upgrade": self._cancel_upgrade,
+            "stacks": self._stacks,
+            "profile": self._profile,
         }
 
     def run(self, request: Request, reply: Reply) -> None:
@@ -98,6 +115,7 @@ class Administration:
             name=server.name,
             uptime_s=time.monotonic() - self._started_at,
             listeners=[row["address"] for row in server.listener_rows()],
+            upgrade=server.last_upgrade,
             **status_of(server.settings, server.supervision, server.scoreboard, self._reloads),
         )
 
@@ -141,6 +159,19 @@ class Administration:
         quick = arguments.get("quick", False)
         self._server.stop(quick)
         reply.result(pid=os.getpid(), quick=quick)
+
+    def _upgrade(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        self._refuse_while_stopping()
+        pid = self._server.start_upgrade()
+        if pid is None:
+            raise Problem("failed", "an upgrade is under way already, or no new arbiter can be started: see the log")
+        reply.result(pid=pid, socket=self._server.socket_of_new_arbiter(pid))
+
+    def _cancel_upgrade(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        pid = self._server.cancel_upgrade()
+        if pid is None:
+            raise Problem("failed", "no upgrade is under way")
+        reply.result(pid=pid)
 
     # Settings
 
@@ -212,6 +243,22 @@ class Administration:
         if selection.worker is not None:
             pids = [pid for pid in pids if pid == selection.worker]
         return pids
+
+    # What a worker's code is doing
+
+    def _stacks(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        pid = self._worker(arguments["pid"])
+        if any(
+            row["pid"] == pid and row["stuck"] for row in worker_rows(self._server.supervision, self._server.scoreboard)
+        ):
+            self._server.dump_stacks(pid)
+            raise Problem("no_answer", f"worker {pid} is stuck: it writes its stacks to the error log")
+        RowStream(self._questions, reply, pid, "stacks", {}).begin()
+
+    def _profile(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        pid = self._worker(arguments["pid"])
+        asked = {"seconds": arguments.get("seconds", DEFAULT_PROFILE_S)}
+        RowStream(self._questions, reply, pid, "profile", asked).begin()
 
     # Connections
 

@@ -67,6 +67,7 @@ from gserver.config.settings import MAX_WORKERS, Settings
 from gserver.config.sources import Configuration
 from gserver.config.working_directory import absolute, enter
 from gserver.control.control_socket import ControlSocket
+from gserver.control.socket_path import path_for
 from gserver.counters import Counters
 from gserver.errors import ConfigError
 from gserver.process import logs
@@ -371,6 +372,7 @@ class Arbiter:
             self._supervision.wait_for_reload()
             return
         log.error("No worker can start; stopping")
+        self._upgrade.report_failure("no worker could start, see the error log")
         self._exit_status = EXIT_CANNOT_START
         self._stop(Request.QUIT)
 
@@ -392,6 +394,36 @@ class Arbiter:
 
     def stop(self, quick: bool) -> None:
         self._handle_signal(Request.QUIT if quick else Request.STOP)
+
+    def start_upgrade(self) -> int | None:
+        """Start a new arbiter; return its pid, None if that is not possible now."""
+        if self._upgrade.is_under_way or self._is_going_away:
+            return None
+        self._start_new_arbiter()
+        return self._upgrade.new_arbiter
+
+    def cancel_upgrade(self) -> int | None:
+        """Stop the new arbiter; return its pid, None if there is none."""
+        pid = self._upgrade.new_arbiter
+        if pid is not None and self._upgrade.is_in_charge:
+            with contextlib.suppress(ProcessLookupError):  # it is not reaped before its launcher is
+                os.kill(pid, signal.SIGQUIT)
+        return pid
+
+    @property
+    def last_upgrade(self) -> dict[str, Any] | None:
+        return self._upgrade.last
+
+    def socket_of_new_arbiter(self, pid: int) -> str | None:
+        """The path of the control socket that the new arbiter will have."""
+        if self._control.path is None:
+            return None
+        is_default = self.settings.control_socket is None
+        return path_for(os.path.dirname(self._control.path), pid) if is_default else self._control.path + SECOND
+
+    def dump_stacks(self, pid: int) -> None:
+        """Have a worker write its stacks to the error log, even if it is stuck."""
+        self._processes.signal(pid, signal.SIGUSR2)
 
     def listener_rows(self) -> list[dict[str, Any]]:
         return self._listeners.rows()
@@ -582,7 +614,7 @@ class Arbiter:
                 self._orphans.exempt(pid)
 
     def _new_arbiter_ended(self, death: Death) -> None:
-        self._upgrade.lost(death.pid)
+        self._upgrade.lost(death.pid, f"it ended with {death.how}")
         log.error("The new arbiter ended with %s; the old one goes on", death.how)
 
     def _take_over(self) -> None:

@@ -2,7 +2,8 @@
 
 The old arbiter executes its own command again. The new one inherits the listeners and the read end of a pipe, the
 lifeline. A byte on the lifeline means that the old arbiter is stopping: the new one is in charge while the old one
-drains. End-of-file means that the old arbiter has ended. An environment variable holds the numbers of the descriptors.
+drains. End-of-file means that the old arbiter has ended. Into another pipe the new arbiter writes why it cannot start,
+for gserverctl upgrade. An environment variable holds the numbers of the descriptors.
 
 At a stop, systemd waits for the main process only if that is its own child. Therefore the old arbiter is not the parent
 of the new one. Between them is a launcher process. It exits when the new arbiter exits, with the same status, or when
@@ -18,11 +19,13 @@ import functools
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from gserver.arbiter.signals import SignalQueue
 from gserver.config.addresses import Bind, parse_bind
@@ -40,6 +43,7 @@ log = logging.getLogger("gserver.arbiter")
 VARIABLE = "GSERVER_INHERITS"
 LEAVING = b"L"
 MAX_PID_BYTES = 20
+MAX_REASON_BYTES = 4096  # PIPE_BUF: written at once, or not at all
 # prctl(2)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -54,6 +58,13 @@ class Inheritance:
     lifeline: int | None = None
     activated: tuple[Bind, ...] = ()  # of the listeners, those that systemd passed to the first arbiter
     metrics: Descriptors = field(default_factory=dict)  # the listener of metrics_bind
+    failures: int | None = None  # the pipe for the reason why this arbiter cannot start
+
+    def report_failure(self, text: str) -> None:
+        """Tell the old arbiter, if there is one, why this one cannot start. Never blocks."""
+        if self.failures is not None:
+            with contextlib.suppress(OSError):
+                os.write(self.failures, text.encode(errors="backslashreplace")[:MAX_REASON_BYTES])
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,10 @@ class BinaryUpgrade:
         self._from_old_arbiter = inheritance.lifeline
         self._to_new_arbiter: int | None = None
         self._launcher: int | None = None  # the pid of the launcher
+        self._failures: int | None = None  # the pipe for the reason why the new arbiter cannot start
+        #: What became of the last upgrade that this arbiter has begun: pid, is_running, failed_because; None: none.
+        self.last: dict[str, Any] | None = None
+        self.report_failure = inheritance.report_failure
         #: The pid of the new arbiter, while there is one.
         self.new_arbiter: int | None = None
         #: Whether this arbiter owns the pid file: there is no old arbiter, or that is stopping or has ended.
@@ -141,26 +156,47 @@ class BinaryUpgrade:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             lifeline, self._to_new_arbiter = os.pipe()
+            self._close_failures()
+            self._failures, failures = os.pipe()
+            passed = replace(passed, lifeline=lifeline, failures=failures)
             try:
                 with signals.held():
-                    launcher = fork_child(functools.partial(self._run_launcher, signals, theirs, lifeline, passed))
+                    launcher = fork_child(functools.partial(self._run_launcher, signals, theirs, passed))
             except OSError:
                 self.close()
                 raise
             finally:
                 os.close(lifeline)
+                os.close(failures)
             theirs.close()
             # A launcher that could not fork exits at once. Until then its pid stands for the new arbiter.
             self._launcher, self.new_arbiter = launcher, int(ours.recv(MAX_PID_BYTES) or launcher)
+            self.last = {"pid": self.new_arbiter, "is_running": True, "failed_because": None}
         return launcher
 
-    def lost(self, pid: int) -> bool:
-        """A child has ended: return whether the new arbiter has ended with it, and if so forget it."""
+    def lost(self, pid: int, how: str = "") -> bool:
+        """A child has ended: return whether the new arbiter has ended with it, and if so forget it.
+
+        Args:
+            how: how it has ended, if it has not written a reason itself.
+        """
         if pid != (self._launcher or self.new_arbiter):
             return False
+        if self.last is not None:
+            self.last = {**self.last, "is_running": False, "failed_because": self._read_failure() or how}
         self._launcher = self.new_arbiter = None
         self.close()
         return True
+
+    def _read_failure(self) -> str:
+        if self._failures is None or not select.select([self._failures], [], [], 0)[0]:
+            return ""
+        return os.read(self._failures, MAX_REASON_BYTES).decode(errors="replace")
+
+    def _close_failures(self) -> None:
+        if self._failures is not None:
+            os.close(self._failures)
+            self._failures = None
 
     def hand_over(self, notifier: Notifier, pidfile: Pidfile, end: Callable[[int], None]) -> None:
         """Leave the service to the new arbiter, if there is one, before this one stops.
@@ -183,6 +219,7 @@ class BinaryUpgrade:
         if self._to_new_arbiter is not None:
             os.close(self._to_new_arbiter)
             self._to_new_arbiter = None
+        self._close_failures()
 
     def leave_to_child(self) -> None:
         """In a child process: close both lifelines."""
@@ -190,10 +227,10 @@ class BinaryUpgrade:
         if self._from_old_arbiter is not None:
             os.close(self._from_old_arbiter)
 
-    def _run_launcher(self, signals: SignalQueue, report: socket.socket, lifeline: int, passed: Inheritance) -> int:
+    def _run_launcher(self, signals: SignalQueue, report: socket.socket, passed: Inheritance) -> int:
         """In the launcher, with signals held: fork the new arbiter, report its pid, and exit when it exits."""
         arbiter = os.getppid()
-        pid = fork_child(functools.partial(self._become_new_arbiter, signals, lifeline, passed))
+        pid = fork_child(functools.partial(self._become_new_arbiter, signals, passed))
         report.sendall(b"%d" % pid)
         _close_all_but_standard()  # workers wait for end-of-file on the arbiter's descriptors
         set_title("upgrade", str(pid))
@@ -204,17 +241,20 @@ class BinaryUpgrade:
         code = os.waitstatus_to_exitcode(ended)
         return code if code >= 0 else 128 - code
 
-    def _become_new_arbiter(self, signals: SignalQueue, lifeline: int, passed: Inheritance) -> int:
+    def _become_new_arbiter(self, signals: SignalQueue, passed: Inheritance) -> int:
         """In the child of the launcher: execute the command, or return an exit status."""
         signals.leave_to_child()
         try:
             _unignore_signals()
             groups = [*passed.listeners.values(), *passed.metrics.values()]
-            for descriptor in (lifeline, *(each for group in groups for each in group)):
+            assert passed.lifeline is not None
+            assert passed.failures is not None
+            for descriptor in (passed.lifeline, passed.failures, *(each for group in groups for each in group)):
                 os.set_inheritable(descriptor, True)
             value = {
                 "listeners": [[str(bind), list(descriptors)] for bind, descriptors in passed.listeners.items()],
-                "lifeline": lifeline,
+                "lifeline": passed.lifeline,
+                "failures": passed.failures,
                 "activated": [str(bind) for bind in passed.activated],
                 "metrics": [[str(bind), list(descriptors)] for bind, descriptors in passed.metrics.items()],
             }
@@ -253,11 +293,14 @@ def take_inheritance(environ: MutableMapping[str, str]) -> Inheritance:
     if text is None:
         return Inheritance()
     value = json.loads(text)
-    os.set_inheritable(value["lifeline"], False)
+    failures = value.get("failures")  # an arbiter of an earlier version passes none
+    for descriptor in (value["lifeline"], *([] if failures is None else [failures])):
+        os.set_inheritable(descriptor, False)
     return Inheritance(
         {parse_bind(bind): descriptors for bind, descriptors in value["listeners"]},
         value["lifeline"],
         tuple(parse_bind(bind) for bind in value["activated"]),
         # An arbiter of a version without metrics passes none.
         {parse_bind(bind): descriptors for bind, descriptors in value.get("metrics", ())},
+        failures,
     )

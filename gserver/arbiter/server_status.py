@@ -80,11 +80,15 @@ def status_of(
         },
         "connections": {name: totals[name] for name in ("open", "accepted", "closed")},
         "messages": totals["messages"],
+        "messages_per_s": sum(row["messages_per_s"] for row in rows),
         "errors": totals["errors"],
         "received_bytes": totals["received_bytes"],
         "sent_bytes": totals["sent_bytes"],
         "lag_s": max((row["lag_s"] for row in rows), default=0.0),
         "reloads": {"done": reloads.done, "failed": reloads.failed, "last": reloads.last},
+        "certificate_not_after": min(
+            (row["certificate_not_after"] for row in rows if row["certificate_not_after"] is not None), default=None
+        ),
         "limits": limits_of(settings, rows, totals),
     }
 

@@ -2,7 +2,8 @@
 
     {"version": "0.3", "time_s": 8123.5, "pid": 4711, "healthy": true, "problem": null, "ready": true,
      "not_ready_because": null,
-     "workers": [{"pid": 4712, "age": 1, "generation": 0, "state": "serving", "stuck": false, <lags>, <counts>}, ...],
+     "workers": [{"pid": 4712, "age": 1, "generation": 0, "state": "serving", "stuck": false, "messages_per_s": 83.0,
+                  "certificate_not_after": null, <lags>, <counts>}, ...],
      "totals": {<counts>}}
 
     <lags>:   heartbeat_age_s, lag_s, lag_max_s, lag_histogram: {"0.001": 600, "0.002": 3, "2.048": 1}
@@ -17,9 +18,12 @@ lag_s is the delay of the event loop in the last second, or its present delay if
 largest delay since the worker's start. lag_histogram counts seconds by their lag: its keys are upper bounds in seconds,
 each twice the previous one, the last is "inf"; empty buckets are left out.
 
-Times are on the monotonic clock. Totals are over all workers since the start of the arbiter. In each <counts>, accepted
-== open + sum(closed), also while workers are counting. Byte counts are up to a second old: a worker adds them up once
-per second.
+messages_per_s is the rate in the last second; 0 without a recent heartbeat. certificate_not_after is when the first of
+the worker's certificates expires, in seconds since 1970; null without TLS.
+
+Other times are on the monotonic clock. Totals are over all workers since the start of the arbiter. In each <counts>,
+accepted == open + sum(closed), also while workers are counting. Byte counts are up to a second old: a worker adds them
+up once per second.
 
 Closes: close() closes everything, and removes the path if this arbiter has made it.
 """
@@ -98,6 +102,8 @@ def _worker(slot: Slot, cells: Sequence[int], supervision: Supervision, now: flo
         "generation": child.generation,
         "state": child.stage.value,
         "stuck": age_s is not None and age_s > STUCK_S,
+        "messages_per_s": slot.message_rate if age_s is not None and age_s < 2 * HEARTBEAT_S else 0.0,
+        "certificate_not_after": slot.certificate_not_after,
         **_lags(slot, age_s),
         **_counts(cells),
     }

@@ -7,7 +7,9 @@ be reached; 4 done, but some workers did not answer.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import math
 import os
 import signal
 import sys
@@ -23,6 +25,7 @@ from gserver.control.client import ControlClient, Unreachable
 from gserver.control.protocol import Problem
 from gserver.control.selection import NUMBERS, SORT_KEYS, STATES
 from gserver.control.socket_path import default_folder, sockets_in
+from gserver.control.upgrade import upgrade
 from gserver.errors import ConfigError
 from gserver.process.daemon import drop_unwritten, open_standard
 
@@ -31,6 +34,7 @@ __all__ = ["entry_point", "main"]
 DONE, FAILED, USAGE, NO_SERVER, INCOMPLETE = range(5)
 # A reload and a stop take as long as the application and its drains do.
 AS_LONG_AS_IT_TAKES = None
+UPGRADE_S = 60.0
 
 Values = dict[str, Any]
 
@@ -189,6 +193,42 @@ def _stop(server: ControlClient, arguments: argparse.Namespace, parser: CommandP
     return _show(parser, arguments, result, lambda: f"the server with pid {result['pid']} has stopped\n")
 
 
+def _upgrade(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    result = upgrade(server, arguments.timeout)
+    text = (
+        f"upgraded: gserver {result['version']} with pid {result['pid']} serves, "
+        f"gserver {result['old_version']} with pid {result['old_pid']} has stopped\n"
+    )
+    return _show(parser, arguments, result, lambda: text)
+
+
+def _stacks(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    pids = [arguments.pid] if arguments.pid is not None else _serving(server)
+    found = {pid: "".join(server.call("stacks", pid=pid).get("rows", [])) for pid in pids}
+    text = "\n".join(f"Worker {pid}\n{stacks}" for pid, stacks in found.items())
+    return _show(parser, arguments, {"stacks": found}, lambda: text)
+
+
+def _serving(server: ControlClient) -> list[int]:
+    return [row["pid"] for row in server.call("workers").get("rows", []) if row["state"] in ("serving", "draining")]
+
+
+def _profile(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    result = server.call("profile", pid=arguments.pid, seconds=arguments.seconds)
+    stacks = "".join(result.pop("rows", []))
+    complain("gserverctl", text_output.profile_summary(result))
+    return _show(parser, arguments, {**result, "stacks": stacks.splitlines()}, lambda: stacks)
+
+
+def _top(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    if importlib.util.find_spec("rich") is None:
+        raise ConfigError("top needs rich: pip install 'gserver-tcp[top]'")
+    from gserver.control.top import show
+
+    show(server, arguments.interval, rounds=arguments.rounds)
+    return DONE
+
+
 def _get(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
     result = server.call("settings")
     known = {row["name"]: row for row in result["rows"]}
@@ -259,6 +299,26 @@ def _parser(has_output: bool) -> CommandParser:
     _add_where(close)
     ready = add("ready", _ready, "tell load balancers whether to send clients here; the server goes on serving")
     ready.add_argument("state", choices=("off", "on"))
+    upgrade_ = add(
+        "upgrade", _upgrade, "start a new server on the same sockets, wait until it is ready, stop the old one"
+    )
+    upgrade_.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=UPGRADE_S,
+        metavar="SECONDS",
+        help=f"how long the new server may take to be ready (default {UPGRADE_S:g}); then it is stopped",
+    )
+    stacks = add("stacks", _stacks, "show the stacks of the handlers that wait")
+    stacks.add_argument("pid", nargs="?", type=int, metavar="PID", help="of this worker (default: of all)")
+    profile = add(
+        "profile", _profile, "sample the code of a worker; prints collapsed stacks, for flamegraph.pl and speedscope"
+    )
+    profile.add_argument("pid", type=int, metavar="PID")
+    profile.add_argument("--seconds", type=_seconds, default=10.0, metavar="N", help="how long (default 10)")
+    top = add("top", _top, "show the workers and the busiest connections, live; needs rich")
+    top.add_argument("--interval", type=_seconds, default=2.0, metavar="SECONDS", help="between readings (default 2)")
+    top.add_argument("--rounds", type=int, metavar="N", help="end after so many readings")
     get = add("get", _get, "show settings, all or some")
     get.add_argument("names", nargs="*", metavar="NAME")
     get.add_argument("--changed", action="store_true", help="only those that differ from their default")
@@ -271,6 +331,13 @@ def _parser(has_output: bool) -> CommandParser:
     stop = add("stop", _stop, "stop the server, and wait for its end")
     stop.add_argument("--quick", action="store_true", help="allow a second for replies that are due, as QUIT does")
     return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
 
 
 def _add_where(parser: argparse.ArgumentParser) -> None:

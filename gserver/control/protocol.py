@@ -80,7 +80,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "ready": Command("whether load balancers are to send clients here", {"on": arguments.flag}, ("on",)),
     "reload": Command("reload as HUP does, and wait for the result"),
-    "upgrade": Command("start a new arbiter as USR2 does; the result has its pid"),
+    "upgrade": Command("start a new arbiter as USR2 does; the result has its pid and its control socket"),
+    "cancel_upgrade": Command("stop the new arbiter of an upgrade; this one goes on"),
     "stop": Command("stop as TERM does, or as QUIT does if quick", {"quick": arguments.flag}),
     "settings": Command("a row for each setting, with its value, its default, and whether it can be set live"),
     "set": Command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "details",
     "duration",
     "listener_table",
+    "profile_summary",
     "setting_lines",
     "status_text",
     "table",
@@ -73,13 +75,26 @@ def _printable(text: str) -> str:
 
 
 def worker_table(rows: Sequence[Row]) -> str:
-    head = ["PID", "STATE", "UP", "CONNECTIONS", "MESSAGES", "ERRORS", "LAG", "HEARTBEAT", "MEMORY", "FILES"]
+    head = [
+        "PID",
+        "STATE",
+        "UP",
+        "CONNECTIONS",
+        "MESSAGES/S",
+        "MESSAGES",
+        "ERRORS",
+        "LAG",
+        "HEARTBEAT",
+        "MEMORY",
+        "FILES",
+    ]
     cells = [
         [
             str(row["pid"]),
             "stuck" if row["stuck"] else row["state"],
             duration(row["up_s"]),
             f"{row['open']:,}",
+            f"{row['messages_per_s']:,.0f}",
             f"{row['messages']:,}",
             f"{row['errors']:,}",
             duration(row["lag_s"]),
@@ -89,7 +104,7 @@ def worker_table(rows: Sequence[Row]) -> str:
         ]
         for row in rows
     ]
-    return table([head, *cells], numbers=(0, 3, 4, 5, 9))
+    return table([head, *cells], numbers=(0, 3, 4, 5, 6, 10))
 
 
 def listener_table(rows: Sequence[Row]) -> str:
@@ -137,6 +152,15 @@ def value_text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def profile_summary(profile: Row) -> str:
+    """One line about a profile."""
+    busy = profile["samples"] - profile["idle"]
+    return (
+        f"{profile['samples']} samples in {duration(profile['seconds'])}, {busy} of them while the worker ran; "
+        f"CPU time of its main thread: {duration(profile['cpu_s'])}"
+    )
+
+
 def _handler(row: Row) -> str:
     since = "" if row["handling_s"] is None else f" for {duration(row['handling_s'])}"
     return f"{row['handler'] or ''}{since}".strip() or _NONE
@@ -182,9 +206,13 @@ def status_text(status: Row, now: float) -> str:
         ["workers", _workers(workers)],
         ["connections", f"{connections['open']:,} open, {connections['accepted']:,} accepted"],
         ["closed", closed or "none"],
-        ["messages", f"{status['messages']:,} in all, {status['errors']:,} errors"],
+        [
+            "messages",
+            f"{status['messages_per_s']:,.3g} per second, {status['messages']:,} in all, {status['errors']:,} errors",
+        ],
         ["lag", duration(status["lag_s"])],
         ["reloads", _reloads(status["reloads"], now)],
+        *([["certificate", _certificate(status["certificate_not_after"], now)]] * _has_certificate(status)),
         *[["limit", _limit(each)] for each in status["limits"]],
     ]
     return table(lines)
@@ -208,6 +236,15 @@ def _reloads(reloads: Row, now: float) -> str:
     if last["outcome"] != "done":
         outcome = f"failed: {last['reason']}"
     return f"{reloads['done']} done, {reloads['failed']} failed; the last, {ago}, {outcome}"
+
+
+def _has_certificate(status: Row) -> bool:
+    return status["certificate_not_after"] is not None
+
+
+def _certificate(not_after: int, now: float) -> str:
+    day = datetime.fromtimestamp(not_after, UTC).date()
+    return f"valid until {day}, for {duration(not_after - now)}" if not_after > now else f"expired on {day}"
 
 
 def _limit(limit: Row) -> str:

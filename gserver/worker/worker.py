@@ -63,6 +63,7 @@ from gserver.worker.readiness_check import ReadyFailed, check_ready
 from gserver.worker.recycling import RecyclingLimits
 
 if TYPE_CHECKING:
+    from gserver.connection.connection import Connection
     from gserver.server.admission import Door
     from gserver.worker.block_detector import BlockDetector
     from gserver.worker.worker_server import WorkerServer
@@ -201,7 +202,13 @@ class Worker:
 
     def _subjects(self) -> Mapping[str, Callable[[Mapping[str, Any]], Iterator[Any]]]:
         """The questions of the arbiter about other things than connections."""
-        return {"changed files": lambda arguments: self._imported_files.changed()}
+        from gserver.worker.code_inspection import CodeInspection
+
+        code = CodeInspection(self._connections, self._served)
+        return {"changed files": lambda arguments: self._imported_files.changed(), **code.subjects}
+
+    def _connections(self) -> list[Connection]:
+        return [conn for _, server in self._servers for conn in server.connections]
 
     def _read_message(self) -> None:
         """The channel is readable: act on a message, or drain if the arbiter has ended."""
@@ -408,8 +415,7 @@ class Worker:
         """USR2: log the stack of every greenlet. The arbiter sends USR2 only after a missed deadline."""
         from gserver.worker.stack_dump import describe_stacks
 
-        connections = [conn for _, server in self._servers for conn in server.connections]
-        stacks, deadline = describe_stacks(connections, frame), self._context.slot.deadline
+        stacks, deadline = describe_stacks(self._connections(), frame), self._context.slot.deadline
         if deadline is not None and time.monotonic() >= deadline:
             log.critical("Worker missed its heartbeat deadline (pid: %d)\n%s", self.pid, stacks)
         else:
