@@ -401,7 +401,7 @@ class Settings:
             raise ConfigError(
                 f"setting min_workers is {self.min_workers}, must be at most workers, which is {self.workers}"
             )
-        if self.drain_spread != AUTO and self.drain_spread > self.graceful_timeout:
+        if isinstance(self.drain_spread, float) and self.drain_spread > self.graceful_timeout:
             raise ConfigError(
                 f"setting drain_spread is {self.drain_spread:g}, must be at most graceful_timeout, which is "
                 f"{self.graceful_timeout:g}"
