@@ -347,7 +347,8 @@ class Settings:
         help=f"lowest level that is logged: {', '.join(LOG_LEVELS)}")
     accesslog: str | None = _setting(
         "Logging", None, validators.optional_text, "--access-logfile", metavar="FILE",
-        help="file for the access log: one line per closed connection; -: standard output")
+        help="file for the access log: one line per closed connection, without health checks of a proxy; -: standard "
+             "output")
     access_log_format: str = _setting(
         "Logging", ACCESS_LOG_FORMAT, validators.access_format, "--access-logformat", metavar="FORMAT",
         help="format of the access log: %%(h)s peer, %%(t)s time, %%(r)s close reason, %%(M)s messages, %%(I)s bytes "
