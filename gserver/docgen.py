@@ -47,16 +47,18 @@ An upgrade replaces the interpreter, gserver itself, or a *fixed* setting, witho
 
 1. Send USR2 to the old arbiter. It starts a new arbiter, and the pid file of the new arbiter has the suffix `.2`.
 2. Check the new arbiter.
-3. Send TERM to the old arbiter; or to the new one, if the upgrade has failed.
+3. Send TERM to the old arbiter; or to the new one, if the upgrade has failed. It has no `shutdown_delay`, because the
+   other one serves on the same sockets.
 
 ## How a worker ends
 
 A worker ends when the server stops, when a reload or a recycling limit such as `max_requests` replaces it, or when the
 worker receives TERM. The steps are always the same:
 
-1. The worker drains: it sends all outstanding replies, then closes the connections.
-2. `stop=` of the service is called. It has the rest of `graceful_timeout`, and at least 1 second; then it is killed. An
-   exception is logged.
+1. The worker drains: it sends all outstanding replies, calls `on_drain=` of the service for each connection, and closes
+   it.
+2. `stop=` of the service is called. It has the rest of `drain_spread` + `graceful_timeout`, and at least 1 second; then
+   it is killed. An exception is logged.
 3. The hook `worker_exit` is called.
 4. The functions that are registered with `atexit` are called. `concurrent.futures` and `multiprocessing` end their
    processes here. The worker does not wait for threads.

@@ -57,8 +57,8 @@ class Service:
         ready: called without arguments in every new worker, after the application is imported and before the worker
             accepts connections. If it raises, the worker accepts none.
         stop: called without arguments in every worker that exits normally, after its last connection is closed; closes
-            what `ready` has opened. It has the rest of graceful_timeout, and at least 1 second, before the worker is
-            killed. An exception is logged.
+            what `ready` has opened. It has the rest of drain_spread and graceful_timeout, and at least 1 second,
+            before the worker is killed. An exception is logged.
         probe: a message that every new worker must answer, with one message and without an error, before it accepts
             connections. The probe has its own connection, without TLS: conn.is_probe is true, conn.peer is "probe".
             None: no probe.

@@ -359,7 +359,8 @@ class Settings:
         help=f"lowest level that is logged: {', '.join(LOG_LEVELS)}")
     accesslog: str | None = _setting(
         "Logging", None, validators.optional_text, "--access-logfile", metavar="FILE",
-        help="file for the access log: one line per closed connection; -: standard output")
+        help="file for the access log: one line per closed connection, without health checks of a proxy; -: standard "
+             "output")
     access_log_format: str = _setting(
         "Logging", ACCESS_LOG_FORMAT, validators.access_format, "--access-logformat", metavar="FORMAT",
         help="format of the access log: %%(h)s peer, %%(t)s time, %%(r)s close reason, %%(M)s messages, %%(I)s bytes "
@@ -413,7 +414,7 @@ class Settings:
             raise ConfigError(
                 f"setting min_workers is {self.min_workers}, must be at most workers, which is {self.workers}"
             )
-        if not isinstance(self.drain_spread, str) and self.drain_spread > self.graceful_timeout:
+        if isinstance(self.drain_spread, float) and self.drain_spread > self.graceful_timeout:
             raise ConfigError(
                 f"setting drain_spread is {self.drain_spread:g}, must be at most graceful_timeout, which is "
                 f"{self.graceful_timeout:g}"

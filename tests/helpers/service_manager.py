@@ -125,13 +125,19 @@ class ServiceManager:
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         return self.inside("systemctl", "--user", *words)
 
+    def begin(self, *words: str) -> subprocess.Popen[bytes]:
+        """Start systemctl; the caller waits for its end."""
+        return subprocess.Popen(self._entering("systemctl", "--user", *words), env=self._environment)
+
     def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program in systemd's namespaces: it accepts commands only from there, and pids are those of there."""
-        (first,) = children_of(self._process.pid)
-        enter = ["nsenter", "--mount", "--pid", f"--target={first}"]
         return subprocess.run(
-            [*enter, *command], env=self._environment, capture_output=True, text=True, timeout=60, check=False
+            self._entering(*command), env=self._environment, capture_output=True, text=True, timeout=60, check=False
         )
+
+    def _entering(self, *command: str) -> list[str]:
+        (first,) = children_of(self._process.pid)
+        return ["nsenter", "--mount", "--pid", f"--target={first}", *command]
 
     def show(self, unit: str, name: str) -> str:
         """Return a property of a unit, such as MainPID."""

@@ -246,6 +246,22 @@ def test_an_upgraded_service_keeps_running_and_drains_at_a_stop(
     assert sorted(path.name for path in service.folder.iterdir() if path.name.startswith(("pid", "sock"))) == []
 
 
+def test_systemd_waits_for_the_shutdown_delay_of_a_service(systemd: ServiceManager) -> None:
+    """The delay is longer than TimeoutStopSec= and WatchdogSec=: systemd kills nothing, and reports success."""
+    service = Service(systemd, "--shutdown-delay 5")
+    with service.client() as client:
+        assert client.call(b"here") == b"here"
+        stopping = systemd.begin("stop", "gserver.service")
+        wait_for(lambda: "Stopping in 5 s" in service.log(), "the delay has begun")
+        assert client.call(b"here") == b"here"
+        with service.client() as another:
+            assert another.call(b"here") == b"here"
+        assert stopping.wait(60) == 0
+
+    assert (service.show("ActiveState"), service.show("Result")) == ("inactive", "success")
+    assert service.log().count("Stopped") == 1
+
+
 def test_systemds_watchdog_restarts_the_service_when_the_new_arbiter_hangs(
     systemd: ServiceManager,
 ) -> None:

@@ -49,7 +49,7 @@ def test_the_units_use_existing_flags(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def seconds_to_stop(settings: Settings) -> float:
-    return settings.longest_drain_s + KILL_GRACE_S
+    return settings.shutdown_delay + settings.longest_drain_s + KILL_GRACE_S
 
 
 def test_the_stop_timeout_of_the_unit_covers_the_default_drain() -> None:
@@ -81,10 +81,11 @@ def test_the_pod_stops_before_kubernetes_kills_it(capsys: pytest.CaptureFixture[
     module, *arguments = container["args"]
     assert main(["--print-config", module, *arguments]) == 0
     shown = dict(line.split(" = ", 1) for line in capsys.readouterr().out.splitlines())
-    settings = Settings.checked({name: shown[name] for name in ("graceful_timeout", "drain_spread", "stats_socket")})
-    pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    names = ("shutdown_delay", "graceful_timeout", "drain_spread", "stats_socket")
+    settings = Settings.checked({name: shown[name] for name in names})
 
-    assert pause + seconds_to_stop(settings) < spec["terminationGracePeriodSeconds"]
+    assert settings.shutdown_delay > 0
+    assert seconds_to_stop(settings) < spec["terminationGracePeriodSeconds"]
     assert container["readinessProbe"]["exec"]["command"] == ["gserver", "--stats", settings.stats_socket]
 
 

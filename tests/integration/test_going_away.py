@@ -158,7 +158,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
 
 def stopping_times(manager: socket.socket) -> list[float]:
     """The seconds that were requested with STOPPING=1, in order, without those of other messages."""
-    times = []
+    times: list[float] = []
     manager.setblocking(False)
     while True:
         try:

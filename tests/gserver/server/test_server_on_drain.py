@@ -128,6 +128,28 @@ def test_one_that_does_not_return_is_killed_at_the_end_of_the_drain(serving: Ser
     assert_closed(server, CloseReason.KILLED)
 
 
+def test_one_that_follows_a_handler_is_killed_as_well(serving: Serving, greenlets: str) -> None:
+    gate = Gate()
+    called: list[Connection] = []
+
+    def on_drain(conn: Connection) -> None:
+        called.append(conn)
+        gevent.sleep(60)
+
+    server = serving.start(gate.service(on_drain=on_drain), greenlets=greenlets, linger_s=0.05)
+    peer = serving.connect(server)
+    peer.send(b"wait\n")
+    wait_until(lambda: gate.waiting)
+    draining = gevent.spawn(server.drain, 1.0)
+    gevent.sleep(0.05)
+    gate.opened.set()
+    wait_until(lambda: bool(called))
+
+    assert draining.get() == 1
+    assert peer.read_to_end() == b"did wait\n"
+    assert_closed(server, CloseReason.KILLED)
+
+
 def test_it_has_the_time_of_a_handler(serving: Serving, greenlets: str, caplog: pytest.LogCaptureFixture) -> None:
     server = serving.start(
         make_echo_lines(on_drain=lambda conn: gevent.sleep(60)),
