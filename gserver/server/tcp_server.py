@@ -550,9 +550,9 @@ class TcpServer(StreamServer):
             self._engine.kill(conn)
 
     @property
-    def connections(self) -> frozenset[Connection]:
-        """The connections of the service that are open, or that a handler still uses."""
-        return frozenset(self._connections)
+    def connections(self) -> list[Connection]:
+        """The connections of the service that are open, or that a handler still uses: a list for the caller."""
+        return list(self._connections)
 
     def drain(
         self,

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import pytest
@@ -75,6 +75,10 @@ class ControlledServer(GserverProcess):
         self.path = str(folder / "ctl")
         given = ("--control-socket", self.path, "--access-logfile", str(folder / "access"))
         super().__init__(folder, "app:app", *given, *arguments, **{"workers": 2, **options})
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        return self
 
     def ctl(self, *arguments: str) -> Finished:
         return run("-s", self.path, *arguments)
