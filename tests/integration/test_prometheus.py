@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 import yaml
 
+pytest.importorskip("prometheus_client", reason="the metrics need prometheus-client")
+
 from gserver.metrics.prometheus_text import FAMILIES
 from tests.helpers.certificates import make_certificates
 from tests.helpers.processes import GserverProcess, wait_for
 from tests.helpers.scraping import metrics_address, request
 
-pytest.importorskip("prometheus_client", reason="the metrics need prometheus-client")
 needs_promtool = pytest.mark.skipif(
     not shutil.which("promtool"), reason="promtool is not installed (Debian: prometheus)"
 )

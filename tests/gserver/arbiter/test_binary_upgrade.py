@@ -37,6 +37,22 @@ def test_what_an_old_arbiter_left_is_taken_once() -> None:
     os.close(writer)
 
 
+def test_the_listener_of_the_metrics_is_inherited_apart(signals: SignalQueue, tmp_path: Path) -> None:
+    program = (
+        "import os, socket; from gserver.arbiter.binary_upgrade import take_inheritance\n"
+        "from gserver.config.addresses import *\n"
+        "inheritance = take_inheritance(os.environ); (bind,), ((descriptor,),) = zip(*inheritance.metrics.items())\n"
+        "assert (bind, inheritance.listeners) == (UnixBind('m'), {})\n"
+        "socket.socket(fileno=descriptor).accept()[0].sendall(b'served')"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+        upgrade = BinaryUpgrade(Command((sys.executable, "-c", program), str(tmp_path)), Inheritance())
+        pid = upgrade.start(signals, {}, (), {UnixBind("m"): [listener.fileno()]})
+        _, status = os.waitpid(pid, 0)
+
+        assert (status, upgrade.lost(pid), client.recv(100)) == (0, True, b"served")
+
+
 def test_what_is_inherited_is_not_left_to_other_programs() -> None:
     reader, writer = os.pipe()
     os.set_inheritable(reader, True)

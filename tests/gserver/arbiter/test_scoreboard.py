@@ -207,6 +207,25 @@ def test_a_state_changes_and_changes_back() -> None:
     assert not slot.is_serving
 
 
+def test_a_rate_and_the_end_of_a_certificate_are_kept_until_the_slot_is_taken_again() -> None:
+    scoreboard = Scoreboard(1)
+    slot = make_taken(scoreboard, 11)
+    assert (slot.message_rate, slot.certificate_not_after) == (0.0, None)
+    slot.message_rate, slot.certificate_not_after = 1234.567, 1_800_000_000.9
+
+    assert (slot.message_rate, slot.certificate_not_after) == (1234.567, 1_800_000_000)
+    scoreboard.vacate(slot)
+    again = make_taken(scoreboard, 12)
+    assert (again.message_rate, again.certificate_not_after) == (0.0, None)
+
+
+def test_a_certificate_of_long_ago_is_not_taken_for_none() -> None:
+    slot = make_taken(Scoreboard(1), 11)
+    slot.certificate_not_after = -5.0
+
+    assert slot.certificate_not_after == 1
+
+
 # Totals
 
 
@@ -237,6 +256,19 @@ def test_counters_survive_their_worker() -> None:
     assert (totals.accepted, totals.open, totals.messages) == (10, 0, 50)
     assert totals.cells[RECEIVED] == 5000
     assert totals.closed == {CloseReason.PEER_EOF: 5, CloseReason.DRAINED: 5}
+
+
+def test_lags_survive_their_worker() -> None:
+    scoreboard = Scoreboard(1)
+    for pid in (11, 12, 13):
+        slot = make_taken(scoreboard, pid)
+        slot.lag_s = 0.3
+        slot.lag_s = 0.0
+        scoreboard.vacate(slot)
+
+    assert scoreboard.ended.lag_histogram == {0.001: 3, 0.512: 3}
+    assert scoreboard.ended.lag_sum_ns == 900_000_000
+    assert slot.lag_histogram == {}
 
 
 def test_connections_that_end_with_their_worker_are_counted() -> None:
