@@ -35,6 +35,7 @@ LAYERS = {
         ["gserver.framing"],
         ["gserver.codecs"],
         ["gserver.counters", "gserver.user_errors", "gserver.fault_isolation"],
+        ["gserver.log_records"],
         ["gserver.errors"],
     ],
     "loadtests": [
