@@ -18,6 +18,8 @@ from typing import Any
 from gevent import get_hub
 from greenlet import GreenletExit
 
+from gserver.log_records import Identified, log_about
+
 __all__ = ["Killed", "interrupt_program", "log_hub_errors", "shielded"]
 
 log = logging.getLogger("gserver.server")
@@ -27,7 +29,7 @@ class Killed(GreenletExit):
     """Raised by the server in a handler that did not finish in time. A plain GreenletExit is the application's."""
 
 
-def shielded(what: str, callback: Callable[..., Any], *arguments: Any, conn: object = None) -> bool:
+def shielded(what: str, callback: Callable[..., Any], *arguments: Any, conn: Identified | None = None) -> bool:
     """Call `callback` in the hub; log an exception, and do not propagate it. Return whether there was none.
 
     Args:
@@ -38,7 +40,10 @@ def shielded(what: str, callback: Callable[..., Any], *arguments: Any, conn: obj
     try:
         callback(*arguments)
     except BaseException as error:
-        log.exception("%s failed%s", what, "" if conn is None else f" for {conn}")
+        if conn is None:
+            log.exception("%s failed", what)
+        else:
+            log_about(conn, log, logging.ERROR, "%(what)s failed for %(conn)s", what=what, exc_info=True)
         interrupt_program(error)
         return False
     return True

@@ -36,6 +36,7 @@ LAYERS = {
         ["gserver.framing"],
         ["gserver.codecs"],
         ["gserver.command_parser", "gserver.counters", "gserver.user_errors", "gserver.fault_isolation"],
+        ["gserver.log_records"],
         ["gserver.errors"],
     ],
     "loadtests": [

@@ -357,6 +357,9 @@ class Settings:
     loglevel: str = _setting(
         "Logging", "info", validators.one_of(*LOG_LEVELS), "--log-level", metavar="LEVEL",
         help=f"lowest level that is logged: {', '.join(LOG_LEVELS)}")
+    log_format: Literal["text", "json"] = _setting(
+        "Logging", "text", validators.one_of("text", "json"), "--log-format", metavar="FORMAT",
+        help="format of both logs: text, or json with one object a line")
     accesslog: str | None = _setting(
         "Logging", None, validators.optional_text, "--access-logfile", metavar="FILE",
         help="file for the access log: one line per closed connection, without health checks of a proxy; -: standard "
@@ -364,7 +367,8 @@ class Settings:
     access_log_format: str = _setting(
         "Logging", ACCESS_LOG_FORMAT, validators.access_format, "--access-logformat", metavar="FORMAT",
         help="format of the access log: %%(h)s peer, %%(t)s time, %%(r)s close reason, %%(M)s messages, %%(I)s bytes "
-             "received, %%(O)s bytes sent, %%(L)s duration of the connection, in seconds, %%(p)s process id")
+             "received, %%(O)s bytes sent, %%(L)s duration of the connection, in seconds, %%(p)s process id, %%(id)s "
+             "conn.id; without effect if log_format is json")
     logconfig_dict: Mapping[str, Any] | None = _setting(
         "Logging", None, validators.log_configuration,
         help="dictionary for logging.config.dictConfig(), applied after all other logging settings")

@@ -40,11 +40,12 @@ from gserver.connection.native_fields import ConnectionFields
 from gserver.errors import CloseReason, ConnectionClosed
 from gserver.fault_isolation import shielded
 from gserver.limits.timer_wheel import NEVER
+from gserver.log_records import log_about
 
 if TYPE_CHECKING:
     from gserver.codecs import Codec
 
-__all__ = ["HIGH_WATER", "PROBE_PEER", "Address", "Connection", "State", "format_address", "swap_context"]
+__all__ = ["HIGH_WATER", "PROBE_PEER", "Address", "Connection", "State", "format_address", "format_id", "swap_context"]
 
 log = logging.getLogger("gserver.connection")
 
@@ -184,7 +185,7 @@ class Connection(ConnectionFields):
 
     @property
     def id(self) -> str:
-        return f"{self.number >> _NUMBER_BITS}-{self.number & _NUMBER_MASK}"
+        return format_id(self.number)
 
     @property
     def is_probe(self) -> bool:
@@ -508,7 +509,10 @@ class Connection(ConnectionFields):
             outbox.stop()
         if log.isEnabledFor(logging.DEBUG):
             reason = self.close_reason.value if self.close_reason else None
-            log.debug("closed %s reason=%s received=%d sent=%d", self, reason, self.received_bytes, self.sent_bytes)
+            counts = f"received={self.received_bytes} sent={self.sent_bytes}"
+            log_about(
+                self, log, logging.DEBUG, "closed %(conn)s reason=%(reason)s %(counts)s", reason=reason, counts=counts
+            )
         self._owner.connection_closed(self)
         if not self.is_busy:
             self._owner.connection_left(self)
@@ -686,6 +690,11 @@ def swap_context(conn: Connection) -> None:
     theirs, mine = current.gr_context, conn.context
     if theirs is not mine:  # nearly always both are empty
         conn.context, current.gr_context = theirs, mine
+
+
+def format_id(number: int) -> str:
+    """Return the id for Connection.number."""
+    return f"{number >> _NUMBER_BITS}-{number & _NUMBER_MASK}"
 
 
 def format_address(address: Address) -> str:

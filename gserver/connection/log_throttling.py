@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gserver.connection.connection import Address, format_address
+from gserver.connection.connection import Address, Connection, format_address, format_id
 from gserver.errors import LimitExceeded
 
 __all__ = [
@@ -32,7 +32,7 @@ log = logging.getLogger("gserver.server")
 
 PERIOD_S = 10.0
 
-#: The log lines. count: events since the line before; peer: the address of the last one; why: the reason of the last.
+#: The log lines. count: events since the line before; peer: address and id of the last one; why: its reason.
 TURNED_AWAY = "%(why)s: %(count)d turned away, the last %(peer)s"
 SHED = "%(why)s: %(count)d idle closed to make room, the last %(peer)s"
 CLOSED = "%(why)s: %(count)d closed, the last %(peer)s"
@@ -49,6 +49,7 @@ class _Kind:
     level: int
     count: int = 0
     peer: Address = ""
+    number: int | None = None  # Connection.number; None: the last one has no Connection
     why: str = ""
     next_line_at: float = -math.inf
 
@@ -64,13 +65,13 @@ class Notices:
         self._clock = clock
         self._kinds: dict[tuple[str, str], _Kind] = {}  # by line and setting
 
-    def note(self, level: int, line: str, peer: Address, why: str, setting: str = "") -> None:
+    def note(self, level: int, line: str, client: Connection | Address, why: str, setting: str = "") -> None:
         """Count one more event, and log it if its kind has had no line for ten seconds.
 
         Args:
             level: the level of the log line.
             line: one of the lines above. Events with the same line and setting are of one kind, from all peers.
-            peer: the address of the client.
+            client: the connection, or the address of a client that has none.
             why: the reason, as text.
             setting: the setting that causes it; named in the line.
         """
@@ -78,13 +79,17 @@ class Notices:
         if kind is None:
             kind = self._kinds[line, setting] = _Kind(level)
         kind.count += 1
-        kind.peer, kind.why = peer, why
+        kind.why = why
+        if isinstance(client, Connection):  # the connection itself is not kept
+            kind.peer, kind.number = client.peer, client.number
+        else:
+            kind.peer, kind.number = client, None
         if self._clock() >= kind.next_line_at:
             self._write(line, setting, kind)
 
-    def limit(self, line: str, peer: Address, exceeded: LimitExceeded) -> None:
+    def limit(self, line: str, client: Connection | Address, exceeded: LimitExceeded) -> None:
         """Count a client that exceeded a limit, as a warning."""
-        self.note(logging.WARNING, line, peer, str(exceeded), exceeded.setting)
+        self.note(logging.WARNING, line, client, str(exceeded), exceeded.setting)
 
     def log_due(self) -> None:
         """Log the counts of kinds that have had no line for ten seconds. Must be called once a second."""
@@ -101,6 +106,11 @@ class Notices:
 
     def _write(self, line: str, setting: str, kind: _Kind) -> None:
         why = f"{kind.why} ({setting})" if setting else kind.why
-        log.log(kind.level, line, {"why": why, "count": kind.count, "peer": format_address(kind.peer)})
+        peer = format_address(kind.peer)
+        fields = {"peer": peer} if kind.peer else {}
+        if kind.number is not None:
+            fields["connection"] = format_id(kind.number)
+            peer = f"{peer} ({fields['connection']})"
+        log.log(kind.level, line, {"why": why, "count": kind.count, "peer": peer}, extra=fields)
         kind.count = 0
         kind.next_line_at = self._clock() + PERIOD_S

@@ -88,7 +88,7 @@ def _fastest() -> tuple[type, bool]:
         except ImportError:  # it was installed without a compiler
             return _Slots, False
         compiled = tuple(getattr(_native, name, None) for name in ("RECEIVE_BYTES", "HIGH_WATER"))
-        if compiled != (RECEIVE_BYTES, HIGH_WATER):
+        if compiled != (RECEIVE_BYTES, HIGH_WATER) or set(_Slots.__slots__) - set(dir(_native.ConnectionFields)):
             raise RuntimeError(f"{_native.__file__} was built from other sources than these: build it again")
         return _native.ConnectionFields, True
     return _Slots, False

@@ -23,6 +23,7 @@ from gserver.errors import CloseReason, HandlerTimeout, MessageTimeout
 from gserver.fault_isolation import shielded
 from gserver.limits.deadlines import Deadlines
 from gserver.limits.timer_wheel import NEVER, Wheel
+from gserver.log_records import log_about
 
 __all__ = ["DeadlineTimer"]
 
@@ -139,7 +140,7 @@ class DeadlineTimer:
     def _expire(self, conn: Connection, reason: CloseReason) -> None:
         engine = self._engine
         assert engine is not None
-        log.debug("%s: %s", conn, reason.value)
+        log_about(conn, log, logging.DEBUG, "%(conn)s: %(reason)s", reason=reason.value)
         if reason is CloseReason.AGED and conn.handshake_since is None:
             engine.drain(conn, reason)
         elif reason is CloseReason.MESSAGE_TIMEOUT:

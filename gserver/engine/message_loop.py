@@ -28,6 +28,7 @@ from gserver.connection.time_slice import SLICE_S, Fairness
 from gserver.counters import MESSAGES, SAMPLED_ONE_OF, Counters
 from gserver.errors import CloseReason, ConnectionClosed, LimitExceeded, ProtocolError
 from gserver.fault_isolation import Killed, interrupt_program
+from gserver.log_records import log_about
 from gserver.service import Fault, Service
 
 __all__ = ["IDLE_RUNNERS", "MessageLoop"]
@@ -298,7 +299,7 @@ class MessageLoop:
 
     def _malformed(self, conn: Connection, message: Malformed) -> None:
         self._counters.failed()
-        log.debug("%s: %s: %s", conn, message.message, message.detail)
+        log_about(conn, log, logging.DEBUG, "%(conn)s: %(fault)s", fault=f"{message.message}: {message.detail}")
         if not self._answer_fault(conn, message):
             conn.close(CloseReason.PROTOCOL_ERROR)
 
@@ -306,7 +307,7 @@ class MessageLoop:
         """Answer and close: the peer broke the framing or exceeded a limit, or the codec failed."""
         if isinstance(error, ProtocolError | LimitExceeded):
             self._counters.failed()
-            log.debug("%s: %s", conn, error)
+            log_about(conn, log, logging.DEBUG, "%(conn)s: %(error)s", error=error)
             self._answer_fault(conn, error)
             conn.close(error.close_reason)
         else:
@@ -323,7 +324,7 @@ class MessageLoop:
         if is_closed and isinstance(error, ConnectionClosed):  # the peer is gone, and the close reason records it
             return False
         self._counters.failed()
-        log.error("%s failed for %s", what, conn, exc_info=error)
+        log_about(conn, log, logging.ERROR, "%(what)s failed for %(conn)s", what=what, exc_info=error)
         interrupt_program(error)
         return not is_closed and self._answer_fault(conn, error)
 
@@ -336,7 +337,7 @@ class MessageLoop:
         except Killed:
             raise
         except BaseException as error:
-            log.exception("on_error failed for %s", conn)
+            log_about(conn, log, logging.ERROR, "on_error failed for %(conn)s", exc_info=True)
             interrupt_program(error)
             return False
         return reply is not None

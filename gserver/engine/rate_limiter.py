@@ -66,7 +66,7 @@ class RateLimiter:
     def too_fast(self, conn: Connection) -> LimitExceeded:
         """Count `conn` for the log; return the limit that it exceeds."""
         limit = self.exceeded()
-        self._notices.limit(THROTTLED if self.action == "throttle" else CLOSED, conn.peer, limit)
+        self._notices.limit(THROTTLED if self.action == "throttle" else CLOSED, conn, limit)
         return limit
 
     def exceeded(self) -> LimitExceeded:

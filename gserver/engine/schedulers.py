@@ -31,6 +31,7 @@ from gserver.connection.connection import Connection, State
 from gserver.engine.message_loop import MessageLoop
 from gserver.errors import CloseReason, LimitExceeded, ProtocolError
 from gserver.fault_isolation import Killed, interrupt_program, shielded
+from gserver.log_records import log_about
 
 __all__ = ["DedicatedEngine", "Engine", "PooledEngine"]
 
@@ -103,7 +104,11 @@ def _end_of_runner(conn: Connection | None, error: BaseException) -> None:
         error: Killed, or an exception that a handler has left behind in its greenlet, such as a gevent.Timeout.
     """
     if not isinstance(error, GreenletExit):
-        log.error("something that a handler left behind ended the connection %s", conn, exc_info=error)
+        text = "something that a handler left behind ended"
+        if conn is None:
+            log.error(f"{text} a greenlet without a connection", exc_info=error)
+        else:
+            log_about(conn, log, logging.ERROR, f"{text} the connection %(conn)s", exc_info=error)
         interrupt_program(error)
     if conn is not None:
         conn.abort(CloseReason.KILLED if isinstance(error, Killed) else CloseReason.HANDLER_ERROR)

@@ -11,6 +11,7 @@ from gserver.connection.time_slice import Fairness
 from gserver.counters import Counters
 from gserver.errors import CloseReason, ConnectionClosed, LimitExceeded, ProtocolError
 from gserver.fault_isolation import Killed, interrupt_program
+from gserver.log_records import log_about
 from gserver.service import StreamService
 
 __all__ = ["StreamEngine"]
@@ -54,7 +55,7 @@ class StreamEngine:
 
     def failed(self, what: str, conn: StreamConnection, error: BaseException) -> None:
         self._counters.failed()
-        log.error("%s failed for %s", what, conn, exc_info=error)
+        log_about(conn, log, logging.ERROR, "%(what)s failed for %(conn)s", what=what, exc_info=error)
         interrupt_program(error)
 
     def interrupt(self, conn: StreamConnection, error: BaseException) -> None:
@@ -82,7 +83,7 @@ class StreamEngine:
             conn.abort(CloseReason.KILLED)
         except (ProtocolError, LimitExceeded) as error:
             self._counters.failed()
-            log.debug("%s: %s", conn, error)
+            log_about(conn, log, logging.DEBUG, "%(conn)s: %(error)s", error=error)
             conn.close(error.close_reason)
         except BaseException as error:
             if isinstance(error, ConnectionClosed) and (conn.peer_finished or conn.is_draining):

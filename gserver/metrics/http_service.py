@@ -42,7 +42,7 @@ class OwnNotices(Notices):
     log_due() is not called, so that the process sleeps while it is not used: a count is logged with the next event.
     """
 
-    def note(self, level: int, line: str, peer: Address, why: str, setting: str = "") -> None:
+    def note(self, level: int, line: str, peer: Connection | Address, why: str, setting: str = "") -> None:
         super().note(level, f"Metrics: {line}", peer, why)
 
 

@@ -26,6 +26,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 
+from gserver.process.log_formats import unformattable
 from gserver.process.log_output import Output
 
 __all__ = ["FLUSH_S", "QUEUE_BYTES", "REPORT_S", "LogHandler", "finish"]
@@ -91,11 +92,14 @@ class LogHandler(logging.Handler):
         try:
             text = self.format(record)
         except BaseException as error:  # arguments that do not fit the message must not print a traceback
-            words = record.msg if isinstance(record.msg, str) else type(record.msg)
-            text = (
-                f"{record.name} logged a message that cannot be formatted: {words!r} ({type(error).__name__}: {error})"
-            )
+            text = self._format_broken(record, unformattable(record, error))
         return (text + "\n").encode("utf-8", "backslashreplace")
+
+    def _format_broken(self, record: logging.LogRecord, text: str) -> str:
+        try:
+            return self.format(logging.LogRecord(record.name, record.levelno, record.pathname, 0, text, (), None))
+        except BaseException:  # the formatter itself fails
+            return text
 
     def _offer(self, line: bytes) -> None:
         if self._queued_bytes < QUEUE_BYTES:

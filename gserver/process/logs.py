@@ -1,7 +1,8 @@
 """Configures the error log and the access log, and reopens their files.
 
 The error log has one line per event, with time, process and level, in gunicorn's format; the access log has one line
-per closed connection. Loggers of other packages are not changed. log_handler.py writes the lines, without blocking.
+per closed connection. log_formats.py has the formats. Loggers of other packages are not changed. log_handler.py writes
+the lines, without blocking.
 
 Only the arbiter reopens files that were moved (log rotation). It sends the descriptors to its children over their
 channels. So a child needs no permission for the folder, and a worker that is still booting has the new files when it
@@ -15,24 +16,19 @@ import logging
 import logging.config
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
 
 from gserver.config.settings import Settings
 from gserver.config.working_directory import absolute
-from gserver.errors import CloseReason, ConfigError
+from gserver.errors import ConfigError
+from gserver.process.log_formats import access_formatter, error_formatter
 from gserver.process.log_handler import LogHandler, finish
 from gserver.process.log_output import Output
+from gserver.process.systemd import is_journal
 from gserver.user_errors import described
 
-if TYPE_CHECKING:
-    from gserver.connection.connection import Connection
+__all__ = ["adopt", "configure", "descriptors", "finish", "reopen", "retries_at", "retry", "set_level"]
 
-__all__ = ["access_line", "adopt", "configure", "descriptors", "finish", "reopen", "retries_at", "retry", "set_level"]
-
-_FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
-_TIME_FORMAT = "%Y-%m-%d %H:%M:%S %z"
 RETRY_S = 1.0
 _STANDARD_OUTPUT, _STANDARD_ERROR = 1, 2
 
@@ -56,7 +52,9 @@ def configure(settings: Settings) -> None:
         _close(errors)
         raise
     for handler in errors:
-        handler.setFormatter(logging.Formatter(_FORMAT, _TIME_FORMAT))
+        handler.setFormatter(error_formatter(settings.log_format, _is_read_by_journal(handler, _STANDARD_ERROR)))
+    for handler in access:
+        handler.setFormatter(access_formatter(settings.log_format, _is_read_by_journal(handler, _STANDARD_OUTPUT)))
     _route(_errors, errors)
     _errors.setLevel(settings.loglevel.upper())
     _route(_access, access)
@@ -66,6 +64,8 @@ def configure(settings: Settings) -> None:
             logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, **settings.logconfig_dict})
         except BaseException as error:  # it may contain classes of the user
             raise ConfigError(f"setting logconfig_dict cannot be used: {described(error)}") from error
+        own = list(_own())
+        _close(handler for handler in [*errors, *access] if handler not in own)  # the dictionary has replaced them
     _captures_output = settings.capture_output
     _capture_output()
 
@@ -91,6 +91,10 @@ def _handlers(
         return [LogHandler(f"{title} {where!r}", Output.of_path(path), path, report)]
     except OSError as error:
         raise ConfigError(f"cannot log to {where!r}: {error.strerror}") from error
+
+
+def _is_read_by_journal(handler: LogHandler, standard: int) -> bool:
+    return handler.path is None and is_journal(standard, os.environ)
 
 
 def _route(logger: logging.Logger, handlers: list[LogHandler]) -> None:
@@ -167,32 +171,3 @@ def _capture_output() -> None:
                     stream.flush()
             for standard in (_STANDARD_OUTPUT, _STANDARD_ERROR):
                 handler.output.put_under(standard)
-
-
-def access_line(form: str, conn: Connection, reason: CloseReason) -> str:
-    """Return the line of the access log for a closed connection."""
-    return form % _Atoms(conn, reason)
-
-
-class _Atoms(dict[str, Any]):
-    """The values for %(x)s, computed when they are used; "-" for an unknown name."""
-
-    def __init__(self, conn: Connection, reason: CloseReason) -> None:
-        self._conn = conn
-        self._reason = reason
-
-    def __missing__(self, name: str) -> Any:
-        conn = self._conn
-        if name == "t":
-            return time.strftime("[%d/%b/%Y:%H:%M:%S %z]")
-        if name == "L":
-            return f"{time.monotonic() - conn.opened_at:.6f}"
-        plain = {
-            "h": conn,
-            "r": self._reason.value,
-            "M": conn.messages,
-            "I": conn.received_bytes,
-            "O": conn.sent_bytes,
-            "p": os.getpid(),
-        }
-        return plain.get(name, "-")

@@ -1,4 +1,6 @@
-"""Socket activation, notification and watchdog of systemd: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3).
+"""systemd: socket activation, notification, watchdog, and the journal.
+
+See sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3), and JOURNAL_STREAM in systemd.exec(5).
 
 Without systemd, all functions do nothing.
 """
@@ -6,13 +8,14 @@ Without systemd, all functions do nothing.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 from gserver.config.addresses import FdBind
 
-__all__ = ["FIRST_DESCRIPTOR", "Notifier", "take_sockets"]
+__all__ = ["FIRST_DESCRIPTOR", "Notifier", "is_journal", "take_sockets"]
 
 FIRST_DESCRIPTOR = 3
 # Time of a stop after the drain: signals to the remaining workers, and the last lines of the log.
@@ -26,6 +29,19 @@ def take_sockets(environ: MutableMapping[str, str], pid: int) -> tuple[FdBind, .
     if for_pid != str(pid) or not (count.isascii() and count.isdigit()):
         return ()
     return tuple(FdBind(FIRST_DESCRIPTOR + index) for index in range(int(count)))
+
+
+def is_journal(descriptor: int, environ: Mapping[str, str]) -> bool:
+    """Return whether systemd's journal reads what is written to `descriptor`.
+
+    JOURNAL_STREAM has the device and the inode of the stream to the journal. A process may have inherited the variable
+    and write to another file, so both are compared.
+    """
+    try:
+        found = os.fstat(descriptor)
+    except OSError:  # it is closed
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 class Notifier:

@@ -17,6 +17,7 @@ from gserver.connection.log_throttling import HANDSHAKE, TURNED_AWAY, Notices
 from gserver.errors import CloseReason, LimitExceeded, ProxyError, TlsError
 from gserver.fault_isolation import shielded
 from gserver.limits.access_list import AccessList
+from gserver.log_records import log_about
 from gserver.server.proxy_protocol import ProxyReader, peer_of
 from gserver.tls.contexts import Tls
 from gserver.tls.session import TlsStream
@@ -82,7 +83,7 @@ class Handshake:
                 refusal = LimitExceeded(
                     "connections come from trusted proxies only", CloseReason.DENIED, "proxy_allow_ips"
                 )
-                self._notices.limit(TURNED_AWAY, conn.peer, refusal)
+                self._notices.limit(TURNED_AWAY, conn, refusal)
                 conn.close(CloseReason.DENIED)
         else:
             self._begin_tls(conn)
@@ -99,9 +100,9 @@ class Handshake:
         self._on_completed(conn)
 
     def _failed(self, conn: Connection, error: ProxyError | TlsError) -> None:
-        log.debug("%s: %s", conn, error)
+        log_about(conn, log, logging.DEBUG, "%(conn)s: %(error)s", error=error)
         if error.close_reason is CloseReason.HANDSHAKE_FAILED:
-            self._notices.note(logging.INFO, HANDSHAKE, conn.peer, str(error))
+            self._notices.note(logging.INFO, HANDSHAKE, conn, str(error))
         conn.close(error.close_reason)
 
     def _peer_closed(self, conn: Connection, within: str) -> None:
@@ -129,7 +130,7 @@ class Handshake:
             return
         conn.handshake_received(len(taken))
         if reader.header is not None:
-            conn.identified(reader.header, peer_of(reader.header, conn.peer))
+            conn.identified(replace(reader.header, sender=conn.peer), peer_of(reader.header, conn.peer))
             if self._on_identified(conn):
                 self._begin_tls(conn)
 

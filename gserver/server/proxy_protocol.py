@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Any, Literal
 
@@ -42,6 +42,7 @@ class ProxyHeader:
         command: "PROXY"; "LOCAL" for a connection of the proxy itself, such as a health check.
         source, destination: the addresses of the client's connection to the proxy; None if the header has none.
         tlvs: type and value of each extension of version 2, in order.
+        sender: the address of the proxy, as accept() returned it; not compared.
     """
 
     version: int
@@ -49,6 +50,7 @@ class ProxyHeader:
     source: Endpoint | None = None
     destination: Endpoint | None = None
     tlvs: tuple[tuple[int, bytes], ...] = ()
+    sender: Any = field(default=None, compare=False)
 
     def tlv(self, type_: int) -> bytes | None:
         """Return the value of the first extension of this type, or None."""

@@ -67,7 +67,8 @@ class BareHandlers:
         except BaseException:
             if not self._logs_failures:
                 raise
-            log.exception("handler failed for %s", format_address(address))
+            peer = format_address(address)
+            log.exception("handler failed for %s", peer, extra={"peer": peer})
         finally:
             self.end(sock, reason)
 

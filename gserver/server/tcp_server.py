@@ -38,6 +38,7 @@ from gserver.fault_isolation import Killed, interrupt_program, shielded
 from gserver.limits.access_list import AccessList
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
+from gserver.log_records import log_about
 from gserver.server.admission import Door, OwnOccupancy
 from gserver.server.handshake import EntranceRules, Handshake
 from gserver.server.idle_eviction import IdleEviction
@@ -316,10 +317,10 @@ class TcpServer(StreamServer):
             conn.accepted(self._deadlines.retirement(conn.opened_at, random.random()))
         else:
             conn.accepted()
-        log.debug("accepted %s", conn)
+        log_about(conn, log, logging.DEBUG, "accepted %(conn)s")
         if failure is not None:  # without a codec there is no answer
             self.counters.failed()
-            log.error("codec failed for %s", conn, exc_info=failure)
+            log_about(conn, log, logging.ERROR, "codec failed for %(conn)s", exc_info=failure)
             conn.close(CloseReason.HANDLER_ERROR)
             return conn
         # The address first, if it is known: no connection is evicted for a client that is refused anyway.
@@ -350,8 +351,8 @@ class TcpServer(StreamServer):
         return refusal is None
 
     def _refuse(self, conn: Connection, refusal: LimitExceeded) -> None:
-        log.debug("refused %s: %s", conn, refusal)
-        self._notices.limit(TURNED_AWAY, conn.peer, refusal)
+        log_about(conn, log, logging.DEBUG, "refused %(conn)s: %(refusal)s", refusal=refusal)
+        self._notices.limit(TURNED_AWAY, conn, refusal)
         conn.stop_watching()  # input behind the PROXY header may arrive before the greenlet that sends the refusal runs
         if self._door.action_for(refusal) != "close" and self._rules.tls is None:
             assert self._engine is not None
@@ -363,7 +364,7 @@ class TcpServer(StreamServer):
         """Evict the longest idle connection, if the action for `refusal` is "shed"; return whether one was evicted."""
         longest = self._idle_eviction.take() if self._door.action_for(refusal) == "shed" else None
         if longest is not None:
-            self._notices.limit(SHED, longest.peer, refusal)
+            self._notices.limit(SHED, longest, refusal)
             longest.close(CloseReason.SHED)
         return longest is not None
 
@@ -481,7 +482,7 @@ class TcpServer(StreamServer):
         self._door.left(conn)
         if reason is CloseReason.BUFFER_LIMIT:
             text = f"more than {self.send_limit} bytes wait to be sent"
-            self._notices.limit(CLOSED, conn.peer, LimitExceeded(text, reason, "send_buffer_limit"))
+            self._notices.limit(CLOSED, conn, LimitExceeded(text, reason, "send_buffer_limit"))
         if reason in _LINGERING or (reason in _LINGERING_IF_ANSWERED and conn.sent_bytes):
             self._linger.take(conn.sock)
         else:
@@ -521,7 +522,7 @@ class TcpServer(StreamServer):
             raise
         except BaseException as error:
             self.counters.failed()
-            log.exception("on_close failed for %s", conn)
+            log_about(conn, log, logging.ERROR, "on_close failed for %(conn)s", exc_info=True)
             interrupt_program(error)
 
     def _bare_ended(self, sock: Any, reason: CloseReason) -> None:

@@ -22,6 +22,7 @@ from gevent.monkey import get_original
 from gserver.connection.connection import Connection
 from gserver.engine.schedulers import Runner
 from gserver.fault_isolation import shielded
+from gserver.log_records import fields_of, title_of
 
 __all__ = ["BlockDetector"]
 
@@ -48,6 +49,7 @@ class BlockDetector:
         self._thread = _this_thread()
         self._longest_s = 0.0
         self._report = ""  # the connection, the function and the stack of the present block
+        self._fields: dict[str, str] = {}  # those of its connection
         self._blocked_s = 0.0
         self._iteration = 0  # the loop's count of iterations at the last check at which it had run
         self._ran_at = 0.0  # the time of that check
@@ -85,7 +87,8 @@ class BlockDetector:
         self._blocked_s = now - self._ran_at
         self._longest_s = max(self._longest_s, self._blocked_s)
         if self._blocked_s >= self._block_s and not self._report:
-            self._report = _describe(frame)
+            report, self._fields = _describe(frame)
+            self._report = report  # last: another thread logs as soon as it is set
 
     def _loop_has_run(self) -> None:
         if self._report and not self._is_stopped:
@@ -94,7 +97,8 @@ class BlockDetector:
     def _log_block(self) -> None:
         """In the event loop, after the block: log it."""
         report, self._report = self._report, ""
-        log.warning("The event loop was blocked for %.1f s or more: %s", self._blocked_s, report)
+        text = "The event loop was blocked for %.1f s or more: %s"
+        log.warning(text, self._blocked_s, report, extra=self._fields)
 
 
 def _is_idle(frame: FrameType) -> bool:
@@ -119,8 +123,8 @@ def _connection_of(frame: FrameType) -> Connection | None:
     return conn if isinstance(conn, Connection) else None
 
 
-def _describe(innermost: FrameType) -> str:
-    """The connection, the function that it has called, and the stack.
+def _describe(innermost: FrameType) -> tuple[str, dict[str, str]]:
+    """The connection, the function that it has called, and the stack; and the fields of the connection.
 
     The connection is that of the innermost frame of gserver that has one.
     """
@@ -130,6 +134,7 @@ def _describe(innermost: FrameType) -> str:
         if conn is not None:
             break
         called = frame
-    where = f"{conn} in " if conn is not None else ""
+    where = f"{title_of(conn)} in " if conn is not None else ""
     function = "" if called is None else f"{called.f_globals.get('__name__')}.{called.f_code.co_name}"
-    return f"{where}{function}\n{''.join(traceback.format_stack(innermost))}"
+    report = f"{where}{function}\n{''.join(traceback.format_stack(innermost))}"
+    return report, {} if conn is None else fields_of(conn)

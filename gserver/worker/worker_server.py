@@ -11,14 +11,14 @@ import gevent
 
 from gserver.arbiter.scoreboard import Scoreboard
 from gserver.config.settings import Settings
-from gserver.connection.connection import Connection
+from gserver.connection.connection import Connection, format_address
 from gserver.connection.log_throttling import Notices
 from gserver.counters import Counters
 from gserver.errors import HandlerTimeout
 from gserver.limits.access_list import AccessList
 from gserver.limits.connection_limits import Limits
 from gserver.limits.deadlines import Deadlines
-from gserver.process.logs import access_line
+from gserver.process.access_records import access_record
 from gserver.server.admission import Door
 from gserver.server.handshake import EntranceRules
 from gserver.server.tcp_server import Handle, Keepalive, TcpServer
@@ -76,6 +76,7 @@ class WorkerServer(TcpServer):
         self._resumed_at = 0.0  # the end of the last pause
         self._hooks = settings.hooks
         self._worker = worker
+        self._listener_name = ""  # in the access log
         # A hook that is not defined must cost nothing per connection.
         self._has_open_hook = "connection_open" in self._hooks
         self._has_close_hook = "connection_close" in self._hooks
@@ -96,6 +97,10 @@ class WorkerServer(TcpServer):
         self._max_connections = settings.worker_connections
         self._access_format = settings.access_log_format if settings.accesslog else None
         self._handles_close = self._has_close_hook or self._access_format is not None
+
+    def init_socket(self) -> None:
+        super().init_socket()
+        self._listener_name = format_address(self.address)
 
     def do_read(self) -> tuple[Any, Any] | None:  # type: ignore[override]  # None: no accept now
         pause = self._pause()
@@ -139,7 +144,7 @@ class WorkerServer(TcpServer):
         reason = conn.close_reason
         assert reason is not None
         if self._access_format is not None and not self._is_health_check(conn):
-            access_log.info("%s", access_line(self._access_format, conn, reason))
+            access_log.handle(access_record(access_log, self._access_format, conn, reason, self._listener_name))
         if self._has_close_hook and was_opened:
             try:
                 self._hooks.call("connection_close", self._worker, conn, reason, passes=_was_thrown_in)

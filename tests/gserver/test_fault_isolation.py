@@ -121,7 +121,16 @@ def name_of(peer: Peer) -> str:
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    """The messages of the errors. The id of a connection is removed, after a check that the message names it."""
+    return [_without_id(record) for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def _without_id(record: logging.LogRecord) -> str:
+    message, conn = record.getMessage(), getattr(record, "connection", None)
+    if conn is None:
+        return message
+    assert f"{vars(record)['peer']} ({conn})" in message
+    return message.replace(f" ({conn})", "")
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)

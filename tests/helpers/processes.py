@@ -59,7 +59,8 @@ def is_running(pid: int) -> bool:
 
 def assert_totals_balance(log: str) -> None:
     """Check each line of totals in the log: every accepted connection was closed, with one reason."""
-    for accepted, still_open, closed in re.findall(r"Totals: .* accepted (\d+), open (\d+), closed: (.*)", log):
+    totals = re.findall(r"Totals: .* accepted (\d+), open (\d+), closed: ([\w, ]*)", log)  # in text or in JSON
+    for accepted, still_open, closed in totals:
         ended = sum(int(part.rpartition(" ")[2]) for part in closed.split(", ") if part != "none")
         assert (int(still_open), ended) == (0, int(accepted)), log
 

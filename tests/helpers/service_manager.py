@@ -7,6 +7,7 @@ Requires root, Debian's package `systemd`, and writable control groups.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ from tests.helpers.processes import children_of, wait_for
 __all__ = ["ServiceManager", "missing_for_a_manager"]
 
 SYSTEMD = "/lib/systemd/systemd"
+JOURNALD = "/lib/systemd/systemd-journald"
 _START = """
 for group in $GROUPS_TO_JOIN; do echo $$ > "$group/cgroup.procs" || exit 1; done
 exec unshare --mount --pid --fork --mount-proc --propagation private --kill-child sh -c '
@@ -29,6 +31,11 @@ mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/system || exit 1
 touch "$HOME/console" && mount --bind "$HOME/console" /dev/console || exit 1
 "$SYSTEMD" --user --unit=basic.target --log-target=console &
 wait $!'
+"""
+_START_JOURNAL = f"""
+mkdir -p /run/systemd/journal /run/log/journal /run/systemd/journald.conf.d || exit 1
+printf '[Journal]\\nStorage=volatile\\nAudit=no\\nReadKMsg=no\\n' > /run/systemd/journald.conf.d/test.conf || exit 1
+{JOURNALD} > "$HOME/journal.log" 2>&1 &
 """
 
 
@@ -142,6 +149,21 @@ class ServiceManager:
     def show(self, unit: str, name: str) -> str:
         """Return a property of a unit, such as MainPID."""
         return self.call("show", "--value", "--property", name, unit).strip()
+
+    def start_journal(self) -> None:
+        """Start a journal in the namespaces; units that are started later write to it."""
+        if not shutil.which(JOURNALD):
+            pytest.skip(f"needs {JOURNALD}")
+        self.inside("sh", "-c", _START_JOURNAL)
+        try:
+            wait_for(lambda: self.inside("test", "-S", "/run/systemd/journal/stdout").returncode == 0, "it listens", 30)
+        except AssertionError:
+            pytest.skip(f"systemd-journald cannot be started here: {(self.folder / 'journal.log').read_text()}")
+
+    def journal(self) -> list[dict[str, str]]:
+        """Return the entries of the journal."""
+        output = self.inside("journalctl", "--no-pager", "--output=json").stdout
+        return [json.loads(line) for line in output.splitlines()]
 
 
 def _below(group: Path) -> Iterator[Path]:

@@ -38,7 +38,7 @@ READS = {
 IN_OTHERS = re.compile(r"Date\.now|new Date|gettimeofday|CLOCK_REALTIME|\btime\((?:NULL|0|&)")
 #: Allowed readings, and the reason.
 ALLOWED = {
-    "gserver/process/logs.py: strftime": "the time in a line of the access log",
+    "gserver/process/access_records.py: strftime": "the time in a line of the access log",
     "gserver/tls/contexts.py: now": "expiry of a certificate is a calendar date",
     "loadtests/users/tcp_user.py: time": "Locust's event request carries the wall clock",
     "loadtests/locust_integration/compat.py: time": "Locust's statistics and CSV rows are by the wall clock",

@@ -34,7 +34,17 @@ def test_no_flag_is_used_twice() -> None:
     [
         *("bind", "backlog", "workers", "worker_connections", "max_requests", "max_requests_jitter", "timeout"),
         *("graceful_timeout", "preload_app", "reload", "reuse_port", "chdir", "daemon", "raw_env", "pidfile", "user"),
-        *("group", "umask", "initgroups", "proc_name", "errorlog", "accesslog", "access_log_format", "loglevel"),
+        *(
+            "group",
+            "umask",
+            "initgroups",
+            "proc_name",
+            "errorlog",
+            "log_format",
+            "accesslog",
+            "access_log_format",
+            "loglevel",
+        ),
         *("logconfig_dict", "capture_output", "on_starting", "when_ready", "pre_fork", "post_fork", "on_exit"),
         *("post_worker_init", "worker_int", "worker_abort", "worker_exit", "child_exit", "nworkers_changed"),
         *("on_reload", "pre_exec"),

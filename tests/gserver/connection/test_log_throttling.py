@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gserver import Service
-from gserver.codecs import Lines
+from gserver.codecs import Lines, Raw
 from gserver.config.tls_options import TlsConfig
 from gserver.connection.connection import Connection
-from gserver.connection.log_throttling import HANDSHAKE, PERIOD_S, SHED, TURNED_AWAY, Notices
+from gserver.connection.log_throttling import HANDSHAKE, NO_SPARE, PERIOD_S, SHED, TURNED_AWAY, Notices
 from gserver.errors import CloseReason, ConnectionClosed, LimitExceeded
 from gserver.limits.access_list import parse_networks
 from gserver.limits.connection_limits import Limits
@@ -126,6 +127,28 @@ def test_events_with_different_reasons_are_of_one_kind(notices: Notices, caplog:
 
     assert len(caplog.records) == 2
     assert lines_of(caplog)[1].endswith("99, the last with 192.0.2.1:5: no TLS: the first bytes are 99")
+
+
+def test_a_connection_is_named_by_its_address_and_its_id_and_is_not_kept(
+    notices: Notices, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Sock:
+        pass
+
+    conn = Connection(Sock(), ("192.0.2.1", 5), Raw(), Sock())  # type: ignore[arg-type]
+    references = sys.getrefcount(conn)
+    notices.limit(TURNED_AWAY, conn, FULL)
+    notices.note(logging.INFO, HANDSHAKE, conn, "no TLS")
+    notices.note(logging.ERROR, NO_SPARE, "", "Too many open files")
+
+    assert lines_of(caplog) == [
+        full(1) + f" ({conn.id})",
+        f"INFO handshake failed: 1, the last with 192.0.2.1:5 ({conn.id}): no TLS",
+        "ERROR cannot accept: Too many open files; clients wait in the queue",
+    ]
+    fields = [(getattr(record, "connection", None), getattr(record, "peer", None)) for record in caplog.records]
+    assert fields == [(conn.id, "192.0.2.1:5"), (conn.id, "192.0.2.1:5"), (None, None)]
+    assert sys.getrefcount(conn) == references
 
 
 # On servers

@@ -17,6 +17,14 @@ def test_the_compiled_module_has_the_same_sizes() -> None:
     assert (_native.RECEIVE_BYTES, _native.HIGH_WATER) == (RECEIVE_BYTES, HIGH_WATER)
 
 
+def test_a_compiled_module_without_a_field_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was built before the field was added."""
+    monkeypatch.setattr(native_fields._Slots, "__slots__", (*native_fields._Slots.__slots__, "added"))
+
+    with pytest.raises(RuntimeError, match="built from other sources"):
+        native_fields._fastest()
+
+
 @pytest.mark.parametrize("name", ["RECEIVE_BYTES", "HIGH_WATER"])
 def test_a_compiled_module_with_other_sizes_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(native_fields, name, 1)

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from gserver.codecs import Raw
-from gserver.config.settings import ACCESS_LOG_FORMAT, Settings
-from gserver.config.validators import access_format
+from gserver.config.settings import Settings
 from gserver.connection.connection import Connection
 from gserver.errors import CloseReason, ConfigError
 from gserver.process import logs
+from gserver.process.access_records import access_record
 from gserver.process.log_handler import LogHandler
 
 
@@ -41,15 +42,6 @@ def configure(**values: object) -> Settings:
     settings = Settings.checked(values)
     logs.configure(settings)
     return settings
-
-
-def make_connection() -> Connection:
-    class Sock:
-        pass
-
-    conn = Connection(Sock(), ("127.0.0.1", 5), Raw(), Sock())  # type: ignore[arg-type]
-    conn.messages, conn.received_bytes, conn.sent_bytes = 2, 30, 40
-    return conn
 
 
 def test_the_error_log_is_a_line_for_each_event(tmp_path: Path) -> None:
@@ -119,6 +111,137 @@ def test_a_dictionary_configures_the_rest(tmp_path: Path) -> None:
     logging.getLogger("gserver.worker").setLevel(logging.NOTSET)
 
 
+def test_both_logs_can_be_json(tmp_path: Path) -> None:
+    configure(errorlog=str(tmp_path / "errors"), accesslog=str(tmp_path / "access"), log_format="json")
+    logging.getLogger("gserver.worker").warning("heard\n%d", 1, extra={"connection": "1-2"})
+    logging.getLogger("gserver.worker").warning("heard %d", "broken")
+    logging.getLogger("gserver.access").info("a line")
+
+    first, second = map(json.loads, (tmp_path / "errors").read_text().splitlines())
+    assert (first["level"], first["message"], first["connection"]) == ("WARNING", "heard\n1", "1-2")
+    assert second["message"].startswith("gserver.worker logged a message that cannot be formatted: 'heard %d'")
+    assert json.loads((tmp_path / "access").read_text())["message"] == "a line"
+
+
+def test_a_reload_changes_the_format(tmp_path: Path) -> None:
+    for form in ("text", "json", "text"):
+        configure(errorlog=str(tmp_path / "errors"), log_format=form)
+        logging.getLogger("gserver").error("heard")
+
+    assert [line[0] for line in (tmp_path / "errors").read_text().splitlines()] == ["[", "{", "["]
+
+
+def test_the_report_of_lost_lines_is_json_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(errorlog=str(tmp_path / "errors"), accesslog="/dev/full", log_format="json")
+    logging.getLogger("gserver.access").info("a line")
+
+    event = json.loads((tmp_path / "errors").read_text())
+    assert event["message"] == "The access log '/dev/full' lost lines: 1 (No space left on device)"
+
+
+def test_a_dictionary_can_format_the_fields_of_the_access_log(tmp_path: Path) -> None:
+    form = "%(id)s %(reason)s %(messages)d %(duration_s).1f %(listener)s"
+    handler = {"class": "logging.FileHandler", "filename": str(tmp_path / "own"), "formatter": "own"}
+    configure(
+        accesslog=str(tmp_path / "access"),
+        logconfig_dict={
+            "formatters": {"own": {"format": form}},
+            "handlers": {"own": handler},
+            "loggers": {"gserver.access": {"handlers": ["own"]}},
+        },
+    )
+    logger = logging.getLogger("gserver.access")
+    conn = Connection(object(), ("127.0.0.1", 5), Raw(), object())  # type: ignore[arg-type]
+    logger.handle(access_record(logger, "%(h)s", conn, CloseReason.PEER_EOF, "127.0.0.1:3000"))
+
+    assert (tmp_path / "own").read_text() == f"{conn.id} peer_eof 0 0.0 127.0.0.1:3000\n"
+
+
+# The journal
+
+JOURNAL_PROGRAM = """
+import logging, os, sys
+from gserver.codecs import Raw
+from gserver.connection.connection import Connection
+from gserver.config.settings import Settings
+from gserver.process import logs
+from gserver.process.access_records import access_record
+
+if sys.argv[1] != "elsewhere":
+    found = os.fstat({"error": 2, "output": 1}[sys.argv[1]])
+    os.environ["JOURNAL_STREAM"] = f"{found.st_dev}:{found.st_ino}"
+else:
+    os.environ["JOURNAL_STREAM"] = "1:2"
+logs.configure(Settings.checked({"accesslog": "-", "log_format": sys.argv[2], "loglevel": "debug"}))
+try:
+    raise ValueError("two\\nlines")
+except ValueError:
+    logging.getLogger("gserver.worker").exception("failed")
+logging.getLogger("gserver").debug("detail")
+logging.getLogger("gserver.access").info("access")
+"""
+
+
+def run_in_journal(which: str, form: str, kind: str) -> tuple[list[str], list[str]]:
+    """Run a program with streams of a kind, and JOURNAL_STREAM for one; return the lines of both."""
+    pairs = [socket.socketpair() if kind == "socket" else os.pipe() for _ in range(2)]
+    ours, theirs = zip(*((_fileno(end[0]), _fileno(end[1])) for end in pairs), strict=True)
+    subprocess.run(
+        [sys.executable, "-c", JOURNAL_PROGRAM, which, form], stdout=theirs[0], stderr=theirs[1], timeout=60, check=True
+    )
+    for descriptor in theirs:
+        os.close(descriptor)
+    texts = []
+    for descriptor in ours:
+        with open(descriptor) as stream:
+            texts.append(stream.read())
+    return texts[0].splitlines(), texts[1].splitlines()
+
+
+def _fileno(end: socket.socket | int) -> int:
+    return end if isinstance(end, int) else end.detach()
+
+
+@pytest.mark.parametrize("kind", ["socket", "pipe"])
+def test_lines_for_the_journal_have_their_priority_and_no_time(kind: str) -> None:
+    output, errors = run_in_journal("error", "text", kind)
+
+    assert errors[:2] == ["<3>[ERROR] failed", "<3>Traceback (most recent call last):"]
+    assert errors[-3:] == ["<3>ValueError: two", "<3>lines", "<7>[DEBUG] detail"]
+    assert all(line.startswith("<3>") for line in errors[:-1])
+    assert output == ["access"]
+
+
+def test_json_lines_for_the_journal_have_their_priority() -> None:
+    _, errors = run_in_journal("error", "json", "socket")
+
+    assert [line[:3] for line in errors] == ["<3>", "<7>"]
+    assert json.loads(errors[0][3:])["exception"].endswith("ValueError: two\nlines")
+
+
+def test_the_access_log_for_the_journal_has_its_priority_only_on_its_own_stream() -> None:
+    output, errors = run_in_journal("output", "text", "socket")
+
+    assert output == ["<6>access"]
+    assert re.fullmatch(r"\[.+\] \[\d+\] \[ERROR\] failed", errors[0])
+
+
+def test_a_journal_of_another_stream_changes_nothing() -> None:
+    output, errors = run_in_journal("elsewhere", "text", "socket")
+
+    assert output == ["access"]
+    assert re.fullmatch(r"\[.+\] \[\d+\] \[ERROR\] failed", errors[0])
+
+
+def test_a_log_in_a_file_is_not_for_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+    configure(errorlog=str(tmp_path / "errors"))
+    logging.getLogger("gserver").error("heard")
+
+    assert (tmp_path / "errors").read_text().startswith("[2")
+
+
 BAD_DICTIONARIES: list[dict[str, object]] = [
     {"handlers": {"x": {"class": "no.such.Handler"}}},
     {"handlers": {"x": {"class": "logging.FileHandler", "filename": "/nowhere/at/all"}}},
@@ -138,79 +261,6 @@ BAD_DICTIONARIES: list[dict[str, object]] = [
 def test_a_wrong_dictionary_is_a_clear_error(dictionary: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"^setting logconfig_dict cannot be used: ."):
         configure(logconfig_dict=dictionary)
-
-
-def test_a_line_of_the_access_log_has_the_values_of_the_format() -> None:
-    line = logs.access_line(ACCESS_LOG_FORMAT, make_connection(), CloseReason.PEER_EOF)
-
-    assert re.fullmatch(r'127\.0\.0\.1:5 \[\d\d/\w{3}/\d{4}:[\d:]+ [+-]\d{4}\] "peer_eof" 2 30 40 \d+\.\d{6}', line)
-
-
-def test_atoms_that_do_not_exist_are_a_dash() -> None:
-    line = logs.access_line("%(p)s %(nothing)s 100%%", make_connection(), CloseReason.DRAINED)
-
-    assert line == f"{os.getpid()} - 100%"
-
-
-@pytest.mark.parametrize(
-    ("atom", "expected"),
-    [
-        ("h", r"127\.0\.0\.1:5"),
-        ("t", r"\[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]"),
-        ("r", "peer_eof"),
-        ("M", "2"),
-        ("I", "30"),
-        ("O", "40"),
-        ("L", r"\d+\.\d{6}"),
-        pytest.param("p", str(os.getpid()), id="p"),  # an id that is the same in every process
-        ("", "-"),
-        ("nothing", "-"),
-        ("__class__", "-"),
-    ],
-)
-def test_every_atom_is_filled_in(atom: str, expected: str) -> None:
-    assert re.fullmatch(expected, logs.access_line(f"%({atom})s", make_connection(), CloseReason.PEER_EOF))
-
-
-@pytest.mark.parametrize("reason", CloseReason)
-def test_every_reason_has_its_name_in_the_access_log(reason: CloseReason) -> None:
-    assert logs.access_line("%(r)s", make_connection(), reason) == reason.value
-
-
-@pytest.mark.parametrize("form", ["%(M)5d|%(O)-4s|%(p)d", "%(I)03d %(r).4s %(h)r %(nothing)5s"])
-def test_every_format_that_is_accepted_can_be_formatted(form: str) -> None:
-    assert "%" not in logs.access_line(access_format(form), make_connection(), CloseReason.DRAINED)
-
-
-FORGERIES = [
-    "/tmp/a\nforged",
-    b"\0a\nforged",
-    "/tmp/a\rforged",
-    '/a","reason":"forged',
-    "/a\\",
-    '/a" [1] "forged" 0 0 0 0',
-]
-FORGERIES += ["/a\u2028\x85\x0b", b"/\xff\xfe", "/\ud800"]
-
-
-@pytest.mark.parametrize("path", FORGERIES, ids=ascii)
-def test_a_client_cannot_write_fields_of_its_own_by_the_path_it_is_bound_to(path: str | bytes) -> None:
-    conn = make_connection()
-    conn.peer = path
-    form = '{"peer":"%(h)s","reason":"%(r)s","messages":%(M)s}'
-    fields = json.loads(logs.access_line(form, conn, CloseReason.PEER_EOF), object_pairs_hook=list)
-    line = logs.access_line(ACCESS_LOG_FORMAT, conn, CloseReason.PEER_EOF)
-
-    assert fields == [("peer", "unix:" + os.fsdecode(path)), ("reason", "peer_eof"), ("messages", 2)]
-    assert re.fullmatch(r'unix:\S+ \[\d\d/\w{3}/\d{4}:[\d:]+ [+-]\d{4}\] "peer_eof" 2 30 40 \d+\.\d{6}', line)
-
-
-@pytest.mark.parametrize("path", FORGERIES, ids=ascii)
-def test_a_client_cannot_write_lines_of_its_own_by_the_path_it_is_bound_to(path: str | bytes) -> None:
-    conn = make_connection()
-    conn.peer = path
-
-    assert len(logs.access_line("%(h)s", conn, CloseReason.PEER_EOF).splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["errorlog", "accesslog"])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gserver.config.addresses import FdBind
-from gserver.process.systemd import Notifier, take_sockets
+from gserver.process.systemd import Notifier, is_journal, take_sockets
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -192,3 +192,21 @@ def test_a_manager_that_does_not_read_never_holds_up_the_server(manager: socket.
     ended = subprocess.run([sys.executable, "-c", TALKATIVE], env=environ, timeout=60, check=False)
 
     assert ended.returncode == 0
+
+
+# The journal
+
+
+def test_a_descriptor_is_the_journal_if_its_device_and_inode_are_those_of_the_variable() -> None:
+    ours, theirs = os.pipe()
+    found = os.fstat(theirs)
+    right = f"{found.st_dev}:{found.st_ino}"
+    try:
+        assert is_journal(theirs, {"JOURNAL_STREAM": right})
+        for wrong in (f"{found.st_dev}:{found.st_ino + 1}", f"{found.st_dev + 1}:{found.st_ino}", "", "x", f"{right} "):
+            assert not is_journal(theirs, {"JOURNAL_STREAM": wrong})
+        assert not is_journal(theirs, {})
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert not is_journal(theirs, {"JOURNAL_STREAM": right})  # closed

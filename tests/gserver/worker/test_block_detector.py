@@ -58,7 +58,11 @@ def test_a_handler_that_blocks_is_named(
 
         (record,) = caplog.records
         text = record.getMessage()
-        assert f"{host}:{port} in tests.gserver.worker.test_block_detector.on_message\n" in text
+        fields = vars(record)
+        assert fields["peer"] == f"{host}:{port}"
+        assert (
+            f"{host}:{port} ({fields['connection']}) in tests.gserver.worker.test_block_detector.on_message\n" in text
+        )
         assert "really_sleep(BLOCK_S * 5)" in text or "sum(range(1000))" in text or "time.monotonic() < until" in text
         assert BLOCK_S * 2 <= watch.take_longest() <= BLOCK_S * 600
         assert watch.take_longest() == 0.0
