@@ -83,7 +83,7 @@ def test_connections_are_logged_at_debug_with_reason_and_bytes(tmp_path: Path) -
         with server.connect() as client:
             client.sendall(b"12345")
             assert client.recv(100) == b"12345"
-        server.wait_for_log(r"closed 127\.0\.0\.1:\d+ reason=peer_eof received=5 sent=5")
+        server.wait_for_log(r"closed 127\.0\.0\.1:\d+ \(\d+-\d+\) reason=peer_eof received=5 sent=5")
 
 
 def test_messages_received_before_a_term_are_answered(tmp_path: Path, slow_app: str) -> None:

@@ -345,7 +345,8 @@ def test_a_handler_that_blocks_the_worker_is_named_in_the_log(tmp_path: Path) ->
         assert guest.hear().endswith(" block")
         name = f"127.0.0.1:{guest.sock.getsockname()[1]}"
 
-        server.wait_for_log(rf"The event loop was blocked for \d+\.\d s or more: {re.escape(name)} in app\.answer")
+        named = rf"{re.escape(name)} \(\d+-\d+\) in app\.answer"
+        server.wait_for_log(rf"The event loop was blocked for \d+\.\d s or more: {named}")
         server.wait_for_log(r'app\.py", line \d+, in answer\n')
         assert 'get_original("time", "sleep")(1.0)' in server.log
 
