@@ -171,7 +171,8 @@ def _run(parser: _Parser, argv: Sequence[str]) -> int:
     set_title("arbiter", settings.proc_name or application.text)
     log.info("Starting gserver %s%s", gserver.__version__, "" if IS_NATIVE else ", not compiled")
     serve, preload = functools.partial(run_worker, application), functools.partial(run_preload_process, application)
-    return Arbiter(configuration, settings, serve, preload, run_metrics, upgrade, daemon).run()
+    metrics = functools.partial(run_metrics, application.text)
+    return Arbiter(configuration, settings, serve, preload, metrics, upgrade, daemon).run()
 
 
 def _reload(pidfile: str) -> int:
