@@ -162,7 +162,8 @@ def _serve(
     set_title("arbiter", name)
     log.info("Starting gserver %s%s", gserver.__version__, "" if IS_NATIVE else ", not compiled")
     serve, preload = functools.partial(run_worker, application), functools.partial(run_preload_process, application)
-    return Arbiter(configuration, settings, serve, preload, run_metrics, upgrade, daemon, name).run()
+    metrics = functools.partial(run_metrics, application.text)
+    return Arbiter(configuration, settings, serve, preload, metrics, upgrade, daemon, name).run()
 
 
 def _reload(pidfile: str) -> int:

@@ -25,10 +25,14 @@ DRAIN_S = 5.0
 EXIT_CANNOT_START = 3
 
 
-def run_metrics(context: MetricsContext) -> int:
-    """Serve until the arbiter has closed the lifeline, or has ended; return the exit status."""
+def run_metrics(name: str, context: MetricsContext) -> int:
+    """Serve until the arbiter has closed the lifeline, or has ended; return the exit status.
+
+    Args:
+        name: of the application, for the title of the process.
+    """
     settings = context.settings
-    set_title("metrics", settings.proc_name or "gserver")
+    set_title("metrics", settings.proc_name or name)
     try:
         drop_privileges(settings.user, settings.group, settings.initgroups)
     except ConfigError as error:

@@ -116,6 +116,7 @@ def test_close_reasons_are_the_words_of_logs_and_metrics() -> None:
         "buffer_limit",
         "finished",
         "drained",
+        "administrative",
         "killed",
         "health_check",
         "worker_died",

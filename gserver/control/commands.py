@@ -1,0 +1,204 @@
+"""The commands of gserverctl: each makes its requests, prints the result, and returns the exit status.
+
+run_...(server, arguments, parser): the connection to the server, the parsed arguments, and where output goes
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gserver.command_parser import CommandParser, complain
+from gserver.control import text_output
+from gserver.control.client import ControlClient
+from gserver.control.upgrade import upgrade
+from gserver.errors import ConfigError
+
+__all__ = [
+    "DONE",
+    "FAILED",
+    "INCOMPLETE",
+    "NO_SERVER",
+    "USAGE",
+    "UsageError",
+    "run_close",
+    "run_connection",
+    "run_connections",
+    "run_get",
+    "run_listeners",
+    "run_log_level",
+    "run_profile",
+    "run_ready",
+    "run_reload",
+    "run_set",
+    "run_stacks",
+    "run_status",
+    "run_stop",
+    "run_top",
+    "run_upgrade",
+    "run_workers",
+]
+
+# Exit statuses.
+DONE, FAILED, USAGE, NO_SERVER, INCOMPLETE = range(5)
+# A reload and a stop take as long as the application and its drains do.
+AS_LONG_AS_IT_TAKES = None
+
+Values = dict[str, Any]
+
+
+class UsageError(Exception):
+    """Wrong usage that argparse does not find."""
+
+
+def _show(parser: CommandParser, arguments: argparse.Namespace, result: Values, text: Callable[[], str]) -> int:
+    """Print a result, as JSON if that is wanted; return the exit status."""
+    parser.print_out(json.dumps(result, indent=2) + "\n" if arguments.json else text())
+    missing = result.get("missing", [])
+    for each in missing:
+        complain("gserverctl", f"worker {each['pid']} is missing: {each['problem']}")
+    return INCOMPLETE if missing else DONE
+
+
+def _show_rows(
+    parser: CommandParser, arguments: argparse.Namespace, result: Values, text: Callable[[Sequence[Values]], str]
+) -> int:
+    rows = result.get("rows", [])
+    return _show(parser, arguments, result, lambda: text(rows))
+
+
+def run_status(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    status = server.call("status")
+    _show(parser, arguments, status, lambda: text_output.status_text(status, time.time()))
+    return DONE if status["ready"] else FAILED
+
+
+def run_workers(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    if arguments.action is None:
+        result = server.call("workers")
+        return _show_rows(parser, arguments, result, text_output.worker_table)
+    if (arguments.action == "restart") != (arguments.pid is not None):
+        raise UsageError("workers restart needs a PID, the other actions take none")
+    if arguments.action == "restart":
+        result = server.call("restart_worker", pid=arguments.pid)
+        text = f"worker {arguments.pid} will be replaced\n"
+    else:
+        result = server.call(f"{arguments.action}_worker")
+        text = f"the server goes on with {result['target']} workers\n"
+    return _show(parser, arguments, result, lambda: text)
+
+
+def run_listeners(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    result = server.call("listeners")
+    return _show_rows(parser, arguments, result, text_output.listener_table)
+
+
+def run_connections(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    given = {"sort": arguments.sort, "limit": arguments.limit, "where": ",".join(arguments.where)}
+    result = server.call("connections", **{name: value for name, value in given.items() if value not in (None, "")})
+    return _show_rows(parser, arguments, result, text_output.connection_table)
+
+
+def run_connection(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    result = server.call("connection", connection=arguments.id)
+    return _show(parser, arguments, result, lambda: text_output.details(result))
+
+
+def run_close(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    conditions = [*arguments.where]
+    conditions += [f"id={arguments.id}"] if arguments.id else []
+    conditions += [f"addr={arguments.addr}"] if arguments.addr else []
+    conditions += [f"worker={arguments.worker}"] if arguments.worker else []
+    if not conditions:
+        raise UsageError("close needs an ID, --addr, --worker or --where")
+    result = server.call("close", where=",".join(conditions), now=arguments.now)
+    return _show(parser, arguments, result, lambda: f"closed: {result['closed']:,}\n")
+
+
+def run_ready(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    result = server.call("ready", on=arguments.state == "on")
+    text = "load balancers are told that clients may come\n"
+    if arguments.state == "off":
+        text = "load balancers are told to send no clients; the server goes on serving\n"
+    return _show(parser, arguments, result, lambda: text)
+
+
+def run_reload(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    result = server.call("reload", limit_s=AS_LONG_AS_IT_TAKES)
+    text = f"reloaded in {text_output.duration(result['seconds'])} ({result['kind']})\n"
+    return _show(parser, arguments, result, lambda: text)
+
+
+def run_stop(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    result = server.call("stop", quick=arguments.quick)
+    server.wait_for_end(AS_LONG_AS_IT_TAKES)
+    return _show(parser, arguments, result, lambda: f"the server with pid {result['pid']} has stopped\n")
+
+
+def run_upgrade(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    result = upgrade(server, arguments.timeout)
+    text = (
+        f"upgraded: gserver {result['version']} with pid {result['pid']} serves, "
+        f"gserver {result['old_version']} with pid {result['old_pid']} has stopped\n"
+    )
+    return _show(parser, arguments, result, lambda: text)
+
+
+def run_stacks(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    pids = [arguments.pid] if arguments.pid is not None else _serving(server)
+    found = {pid: "".join(server.call("stacks", pid=pid).get("rows", [])) for pid in pids}
+    text = "\n".join(f"Worker {pid}\n{stacks}" for pid, stacks in found.items())
+    return _show(parser, arguments, {"stacks": found}, lambda: text)
+
+
+def _serving(server: ControlClient) -> list[int]:
+    return [row["pid"] for row in server.call("workers").get("rows", []) if row["state"] in ("serving", "draining")]
+
+
+def run_profile(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    result = server.call("profile", pid=arguments.pid, seconds=arguments.seconds)
+    stacks = "".join(result.pop("rows", []))
+    complain("gserverctl", text_output.profile_summary(result))
+    return _show(parser, arguments, {**result, "stacks": stacks.splitlines()}, lambda: stacks)
+
+
+def run_top(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    if importlib.util.find_spec("rich") is None:
+        raise ConfigError("top needs rich: pip install 'gserver-tcp[top]'")
+    from gserver.control.top import show
+
+    show(server, arguments.interval, rounds=arguments.rounds)
+    return DONE
+
+
+def run_get(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    result = server.call("settings")
+    known = {row["name"]: row for row in result["rows"]}
+    for name in arguments.names:
+        if name not in known:
+            raise UsageError(f"unknown setting {name!r}, must be one of: {', '.join(known)}")
+    rows = [
+        row
+        for row in result["rows"]
+        if (not arguments.names or row["name"] in arguments.names) and not (arguments.changed and row["is_default"])
+    ]
+    return _show(parser, arguments, {**result, "rows": rows}, lambda: text_output.setting_lines(rows))
+
+
+def run_set(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    values = arguments.values
+    return _change(server, arguments, parser, {arguments.name: values[0] if len(values) == 1 else values})
+
+
+def run_log_level(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    return _change(server, arguments, parser, {"loglevel": arguments.level})
+
+
+def _change(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser, values: Values) -> int:
+    result = server.call("set", values=values)
+    text = "".join(f"{name} = {text_output.value_text(value)}\n" for name, value in result["values"].items())
+    return _show(parser, arguments, result, lambda: f"until the next reload or start: {text}")
