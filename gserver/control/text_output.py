@@ -212,7 +212,7 @@ def status_text(status: Row, now: float) -> str:
         ],
         ["lag", duration(status["lag_s"])],
         ["reloads", _reloads(status["reloads"], now)],
-        *([["certificate", _certificate(status["certificate_not_after"], now)]] * _has_certificate(status)),
+        *[["certificate", _certificate(end, now)] for end in (status["certificate_not_after"],) if end is not None],
         *[["limit", _limit(each)] for each in status["limits"]],
     ]
     return table(lines)
@@ -236,10 +236,6 @@ def _reloads(reloads: Row, now: float) -> str:
     if last["outcome"] != "done":
         outcome = f"failed: {last['reason']}"
     return f"{reloads['done']} done, {reloads['failed']} failed; the last, {ago}, {outcome}"
-
-
-def _has_certificate(status: Row) -> bool:
-    return status["certificate_not_after"] is not None
 
 
 def _certificate(not_after: int, now: float) -> str:
