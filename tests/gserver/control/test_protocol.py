@@ -51,9 +51,9 @@ def test_a_request_has_a_command_its_arguments_and_an_id() -> None:
             "connections: argument limit is 0, must be a whole number from 1 to 1000000",
         ),
         (
-            b'{"command": "connections", "where": "age"}',
+            b'{"command": "connections", "where": "x"}',
             "invalid_argument",
-            "connections: argument where is 'age': 'age' is no condition, must be NAME=TEXT, NAME>NUMBER or NAME<NUMBER",
+            "connections: argument where is 'x': 'x' is no condition, must be NAME=TEXT, NAME>NUMBER or NAME<NUMBER",
         ),
     ],
 )
