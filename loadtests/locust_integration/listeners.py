@@ -63,6 +63,7 @@ _is_clock_known = Event()
 _has_sent_last_report = Event()
 
 compat.write_last_row_of_csv()
+compat.cache_default_arguments()
 
 
 def wait_for_clock() -> None:

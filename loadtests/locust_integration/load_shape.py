@@ -42,7 +42,6 @@ REPORTS_S = 4
 # If all users were started, and their number has stayed below the target for so long, the others have ended.
 ENDED_S = 8
 
-compat.cache_default_arguments()
 compat.count_users_of_one_class_quickly()
 
 
