@@ -68,6 +68,8 @@ PURE = [
     "gserver/counters.py",
     "gserver/arbiter/supervision.py",
     "gserver/arbiter/worker_timeouts.py",
+    "gserver/arbiter/worker_questions.py",
+    *(f"gserver/control/{name}.py" for name in ("protocol", "arguments", "selection", "text_output")),
     "gserver/worker/accept_balance.py",
     "gserver/worker/recycling.py",
     "loadtests/comparison/*.py",
