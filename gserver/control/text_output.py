@@ -208,10 +208,8 @@ def status_text(status: Row, now: float) -> str:
         ["workers", _workers(workers)],
         ["connections", f"{connections['open']:,} open, {connections['accepted']:,} accepted"],
         ["closed", closed or "none"],
-        [
-            "messages",
-            f"{status['messages_per_s']:,.3g} per second, {status['messages']:,} in all, {status['errors']:,} errors",
-        ],
+        ["messages", f"{status['messages_per_s']:,.0f} a second, {status['messages']:,} in all"],
+        ["errors", f"{status['errors']:,}"],
         ["lag", duration(status["lag_s"])],
         ["reloads", _reloads(status["reloads"], now)],
         *[["certificate", _certificate(end, now)] for end in (status["certificate_not_after"],) if end is not None],

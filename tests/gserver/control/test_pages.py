@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gserver.control import cli
+from gserver.control.commands import DONE, FAILED, INCOMPLETE, NO_SERVER, USAGE
 from gserver.control.protocol import COMMANDS, MAX_REQUEST_BYTES, SCHEMA
 from gserver.control.selection import NUMBERS, SORT_KEYS, STATES
 from gserver.control.text_output import connection_table, details, listener_table, status_text, worker_table
@@ -45,11 +46,11 @@ def test_every_exit_status_is_in_the_page() -> None:
     table = section(GSERVERCTL, "Exit statuses")
 
     assert [int(status) for status in re.findall(r"^\| (\d) \|", table, re.M)] == [
-        cli.DONE,
-        cli.FAILED,
-        cli.USAGE,
-        cli.NO_SERVER,
-        cli.INCOMPLETE,
+        DONE,
+        FAILED,
+        USAGE,
+        NO_SERVER,
+        INCOMPLETE,
     ]
 
 
@@ -88,8 +89,6 @@ def test_every_command_of_the_protocol_has_a_section_with_its_arguments(name: st
     headings = [line for line in re.findall(r"^### (.*)$", PROTOCOL, re.M) if f"`{name}`" in line]
     assert len(headings) == 1, headings
     text = section(PROTOCOL, headings[0])
-    if "reserved" in text:
-        return
     for argument in COMMANDS[name].arguments:
         assert f"`{argument}`" in text, argument
         assert ("required" in text) >= (argument in COMMANDS[name].required)

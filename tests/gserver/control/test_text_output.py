@@ -92,6 +92,7 @@ WORKER: dict[str, Any] = {
     "stuck": False,
     "up_s": 75.0,
     "open": 12_000,
+    "messages_per_s": 1204.4,
     "messages": 5,
     "errors": 0,
     "lag_s": 0.002,
@@ -106,10 +107,10 @@ def test_a_stuck_worker_is_shown_with_the_age_of_its_heartbeat() -> None:
     starting = {**WORKER, "pid": 7, "state": "booting", "heartbeat_age_s": None}
 
     assert worker_table([WORKER, stuck, starting]) == (
-        " PID  STATE    UP    CONNECTIONS  MESSAGES  ERRORS  LAG   HEARTBEAT   MEMORY   FILES\n"
-        "4711  serving  75 s       12,000         5       0  2 ms  500 ms ago  33 MiB  12,010\n"
-        "4712  stuck    75 s       12,000         5       0  2 ms  31 s ago    -            -\n"
-        "   7  booting  75 s       12,000         5       0  2 ms  -           33 MiB  12,010\n"
+        " PID  STATE    UP    CONNECTIONS  MESSAGES/S  MESSAGES  ERRORS  LAG   HEARTBEAT   MEMORY   FILES\n"
+        "4711  serving  75 s       12,000       1,204         5       0  2 ms  500 ms ago  33 MiB  12,010\n"
+        "4712  stuck    75 s       12,000       1,204         5       0  2 ms  31 s ago    -            -\n"
+        "   7  booting  75 s       12,000       1,204         5       0  2 ms  -           33 MiB  12,010\n"
     )
 
 
@@ -184,8 +185,10 @@ STATUS: dict[str, Any] = {
     "workers": {"target": 2, "booting": 0, "ready": 0, "serving": 2, "draining": 0, "stuck": 0},
     "connections": {"open": 2, "accepted": 5, "closed": {"peer_eof": 2, "administrative": 1}},
     "messages": 9,
+    "messages_per_s": 1204.4,
     "errors": 0,
     "lag_s": 0.0,
+    "certificate_not_after": None,
     "reloads": {"done": 0, "failed": 0, "last": None},
     "limits": [{"name": "worker_connections", "used": 2, "limit": 10_000, "worker": 4711}],
 }
@@ -200,11 +203,23 @@ def test_the_status_of_a_server() -> None:
         "workers      2 of 2 serve\n"
         "connections  2 open, 5 accepted\n"
         "closed       peer_eof 2, administrative 1\n"
-        "messages     9 in all, 0 errors\n"
+        "messages     1,204 a second, 9 in all\n"
+        "errors       0\n"
         "lag          0 ms\n"
         "reloads      none\n"
         "limit        worker_connections: 2 of 10,000 (0%, in worker 4711)\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("not_after", "text"),
+    [
+        (1_800_000_000, "certificate  valid until 2027-01-15, for 2 d 0 h"),
+        (1_799_827_199, "certificate  expired on 2027-01-13"),
+    ],
+)
+def test_the_end_of_a_certificate_is_in_the_status(not_after: int, text: str) -> None:
+    assert text in status_text({**STATUS, "certificate_not_after": not_after}, 1_799_827_200.0)
 
 
 def test_the_status_of_a_server_with_problems() -> None:
