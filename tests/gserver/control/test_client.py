@@ -81,7 +81,12 @@ def test_it_waits_for_a_place_in_a_full_accept_queue(tmp_path: Path) -> None:
         listener.bind(path)
         listener.listen(0)
         first.connect(path)
-        accepting = threading.Timer(0.2, lambda: [listener.accept()[0].close() for _ in range(2)])
+
+        def accept_both() -> None:
+            for _ in range(2):
+                listener.accept()[0].close()
+
+        accepting = threading.Timer(0.2, accept_both)
         accepting.start()
         ControlClient(path).close()
         accepting.join()
