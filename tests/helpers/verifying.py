@@ -19,16 +19,31 @@ import select
 import socket
 import threading
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import BinaryIO, Self
 
-__all__ = ["Ended", "Loss", "VerifyingClients"]
+__all__ = ["Ended", "Habits", "Loss", "VerifyingClients"]
 
 PATIENCE_S = 60.0
-#: Pauses between two bursts of requests, so that the clients leave the servers some processor time.
-LONGEST_PAUSE_S = 0.02
 #: Every so many bursts one request asks for a slow reply, which a drain has to wait for.
 SLOW_EVERY = 20
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How a client behaves.
+
+    Attributes:
+        life: how many bursts of requests it sends on a connection; None: it stays until the server closes it.
+        longest_pause_s: the longest pause between two bursts. The shortest is 0.
+        looks: whether it looks at its connection before it sends; if not, it sends into a connection that has ended.
+    """
+
+    life: int | None = None
+    longest_pause_s: float = 0.02
+    looks: bool = True
 
 
 class Loss(Exception):
@@ -44,7 +59,7 @@ class VerifyingClients:
 
     Args:
         address: of the load balancer.
-        lives: one client for each number, which is the bursts of a connection; 0: until the server closes it.
+        habits: one client for each.
         farewell: the line that the server may send before it closes a connection; None: none is expected.
 
     Attributes:
@@ -56,12 +71,12 @@ class VerifyingClients:
         losses: what was lost, one text each.
     """
 
-    def __init__(self, address: tuple[str, int], lives: list[int], farewell: bytes | None = None) -> None:
+    def __init__(self, address: tuple[str, int], habits: Sequence[Habits], farewell: bytes | None = None) -> None:
         self._address = address
         self._farewell = farewell
         self._is_over = threading.Event()
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._run, args=each) for each in enumerate(lives)]
+        self._threads = [threading.Thread(target=self._run, args=each) for each in enumerate(habits)]
         self.ends: Counter[str] = Counter()
         self.crossed = 0
         self.answered_by: Counter[str] = Counter()
@@ -82,24 +97,24 @@ class VerifyingClients:
         for thread in self._threads:
             thread.join()
 
-    def _run(self, number: int, life: int) -> None:
+    def _run(self, number: int, habits: Habits) -> None:
         client = _Client(number, self._farewell)
         while not self._is_over.is_set():
             try:
-                self._use_connection(client, life)
+                self._use_connection(client, habits)
             except Loss as loss:
                 self._lost(client, str(loss))
             except OSError as error:
                 self._lost(client, f"{type(error).__name__}: {error}")
 
-    def _use_connection(self, client: _Client, life: int) -> None:
+    def _use_connection(self, client: _Client, habits: Habits) -> None:
         bursts = 0
         with socket.create_connection(self._address, PATIENCE_S) as sock, sock.makefile("rb") as replies:
             client.replies_here = 0
             client.has_farewell = False
-            while client.unanswered or not (self._is_over.is_set() or (life and bursts == life)):
+            while client.unanswered or not (self._is_over.is_set() or bursts == habits.life):
                 try:
-                    if select.select([sock], [], [], 0)[0]:
+                    if habits.looks and select.select([sock], [], [], 0)[0]:
                         client.read_end(replies)
                     if not client.unanswered:
                         bursts += 1
@@ -110,7 +125,7 @@ class VerifyingClients:
                 except Ended:
                     self._ended(client)
                     return
-                self._is_over.wait(random.uniform(0, LONGEST_PAUSE_S))
+                self._is_over.wait(random.uniform(0, habits.longest_pause_s))
 
     def _answered(self, payload: bytes, by: str) -> None:
         with self._lock:

@@ -22,7 +22,7 @@ from gserver.control.client import ControlClient, Unreachable
 from tests.helpers.namespaces import Network, network
 from tests.helpers.peers import HAProxy, haproxy, need
 from tests.helpers.processes import PATIENCE_S, is_running, wait_for
-from tests.helpers.verifying import VerifyingClients
+from tests.helpers.verifying import Habits, VerifyingClients
 
 pytest.importorskip("prometheus_client", reason="the metrics need prometheus-client")
 
@@ -50,6 +50,12 @@ def leave(conn):
 
 app = Service(answer, Lines, ON_DRAIN)
 """
+#: Connections of one exchange, of some, and of as many as the server allows; and idle clients. With pauses of 6 s a
+#: client also sends when the server has closed the socket, 2 s after the end that the client has not looked at.
+HABITS = [
+    *[Habits(1), Habits(5), Habits(50), Habits(), Habits(looks=False)] * 2,
+    *[Habits(longest_pause_s=6.0), Habits(longest_pause_s=6.0, looks=False)] * 4,
+]
 #: Without retries HAProxy hides no failed connect. Two failed checks take 0.2 s, and shutdown_delay is 3 s.
 BALANCER = """
 listen service
@@ -224,9 +230,7 @@ def field(folder: Path, *, says_farewell: bool) -> Iterator[Field]:
             host.start()
         servers = "".join(SERVER % (name, net.address(name)) for name in HOSTS)
         proxy = stack.enter_context(haproxy(folder, BALANCER + servers, prefix=net.command("proxy")))
-        # Connections of one exchange, of some, and of as many as the server allows.
-        lives = [1, 1, 5, 5, 50, 50, 0, 0, 0, 0]
-        clients = VerifyingClients(proxy.address, lives, FAREWELL if says_farewell else None)
+        clients = VerifyingClients(proxy.address, HABITS, FAREWELL if says_farewell else None)
         made = Field(hosts, proxy, clients)
         for host in hosts:
             made.wait_until(host, "UP")
