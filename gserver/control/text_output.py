@@ -13,6 +13,7 @@ __all__ = [
     "duration",
     "listener_table",
     "profile_summary",
+    "rate",
     "setting_lines",
     "status_text",
     "table",
@@ -55,6 +56,11 @@ def bytes_text(size: int | None) -> str:
     return f"{value:.3g} {units[0]}" if value < 999.5 else f"{value:.0f} {units[0]}"
 
 
+def rate(per_second: float) -> str:
+    """As text: 0, 0.3, 7.5, 12,345."""
+    return f"{per_second:,.0f}" if per_second >= 9.95 or per_second == 0 else f"{per_second:.1f}"
+
+
 def table(rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
     """Lines with aligned columns; the first row has the headings. `numbers`: the columns that are aligned right."""
     printable = [[_printable(cell) for cell in row] for row in rows]
@@ -94,7 +100,7 @@ def worker_table(rows: Sequence[Row]) -> str:
             "stuck" if row["stuck"] else row["state"],
             duration(row["up_s"]),
             f"{row['open']:,}",
-            f"{row['messages_per_s']:,.0f}",
+            rate(row["messages_per_s"]),
             f"{row['messages']:,}",
             f"{row['errors']:,}",
             duration(row["lag_s"]),
@@ -208,7 +214,7 @@ def status_text(status: Row, now: float) -> str:
         ["closed", closed or "none"],
         [
             "messages",
-            f"{status['messages_per_s']:,.3g} per second, {status['messages']:,} in all, {status['errors']:,} errors",
+            f"{rate(status['messages_per_s'])} per second, {status['messages']:,} in all, {status['errors']:,} errors",
         ],
         ["lag", duration(status["lag_s"])],
         ["reloads", _reloads(status["reloads"], now)],
