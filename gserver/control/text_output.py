@@ -26,13 +26,15 @@ Row = Mapping[str, Any]
 
 
 def duration(seconds: float | None) -> str:
-    """As text with three digits at most: 3 ms, 4.2 s, 12 min, 5 h 10 min, 3 d 4 h."""
+    """As text, within a percent up to two hours: 3 ms, 4.2 s, 12 min 5 s, 100 min, 5 h 10 min, 3 d 4 h."""
     if seconds is None:
         return _NONE
     if seconds < 0.9995:
         return f"{seconds * 1000:.3g} ms"
     if seconds < 99.95:
         return f"{seconds:.3g} s"
+    if seconds < 3599.5:
+        return "{} min {} s".format(*divmod(round(seconds), 60))
     minutes = round(seconds / 60)
     if minutes < 120:
         return f"{minutes} min"
