@@ -77,6 +77,8 @@ class ControlClient:
             self._sock.sendall(json.dumps({"command": command, "id": number, **arguments}).encode() + b"\n")
             while "rows" in (line := self._next_line(number)):
                 yield from line["rows"]
+        except (ConnectionResetError, BrokenPipeError):
+            raise Unreachable(f"the server at {self.path!r} has ended") from None
         except OSError as error:
             raise Unreachable(f"the server at {self.path!r} does not answer: {error.strerror or error}") from None
         if "error" in line:
