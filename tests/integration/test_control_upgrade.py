@@ -365,7 +365,8 @@ def test_when_the_old_one_is_killed_the_new_one_goes_on(tmp_path: Path) -> None:
         assert client.returncode == 3
         assert re.search(rf"has ended, before the new server with pid {new} was ready$", errors)
         gate.unlink()
-        wait_for(lambda: Path(server.path).exists() and not server.leftovers(), "the new one has taken over")
+        wait_for(lambda: (tmp_path / "gserver.pid").read_text() == f"{new}\n", "the new one has taken over")
+        wait_for(lambda: server.leftovers() == [], "it has taken over all paths")
         wait_for(lambda: server.call("status")["ready"], "the new one serves")
         assert server.call("status")["pid"] == new
 
