@@ -184,7 +184,8 @@ class Administration:
         """Stop as TERM does, but never the only server: the new arbiter may have ended meanwhile."""
         last = self._server.last_upgrade
         if last is None or not last["is_running"]:
-            raise Problem("failed", f"there is no new arbiter: {last and last['failed_because'] or 'none was started'}")
+            why = "none was started" if last is None else last["failed_because"]
+            raise Problem("failed", f"there is no new arbiter: {why}")
         self._server.stop(quick=False)
         reply.result(pid=os.getpid())
 
@@ -269,12 +270,15 @@ class Administration:
 
     def _stacks(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
         pid = self._worker(arguments["pid"])
-        if any(
-            row["pid"] == pid and row["stuck"] for row in worker_rows(self._server.supervision, self._server.scoreboard)
-        ):
+
+        def dump() -> str:
             self._server.dump_stacks(pid)
-            raise Problem("no_answer", f"worker {pid} is stuck: it writes its stacks to the error log")
-        RowStream(self._questions, reply, pid, "stacks", {}).begin()
+            return f"worker {pid} does not answer: it writes its stacks to the error log, as soon as it can"
+
+        rows = worker_rows(self._server.supervision, self._server.scoreboard)
+        if any(row["pid"] == pid and row["stuck"] for row in rows):
+            raise Problem("no_answer", dump())
+        RowStream(self._questions, reply, pid, "stacks", {}, dump).begin()
 
     def _profile(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
         pid = self._worker(arguments["pid"])

@@ -112,7 +112,7 @@ class BinaryUpgrade:
 
     @property
     def last(self) -> dict[str, Any] | None:
-        """What is known about the new arbiter that was started last, as UpgradeReports.state(); None: there was none."""
+        """The state of the new arbiter that was started last: see UpgradeReports.state(). None: there was none."""
         return None if self._reports is None else self._reports.state()
 
     def fileno(self) -> int:

@@ -102,7 +102,7 @@ class UpgradeReports:
             for name, kind in _TYPES.items():
                 value = report.get(name)
                 if isinstance(value, kind):
-                    self._state[name] = _one_line(value) if name == "failed_because" else value
+                    self._state[name] = _one_line(value) if isinstance(value, str) else value
 
 
 def _one_line(text: str) -> str:

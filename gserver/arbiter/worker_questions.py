@@ -35,11 +35,13 @@ class Answer:
         rows: perhaps none, even if there is more.
         more: what to ask for the next page with; None: there is none.
         problem: why there is no answer, in one line; None: there is one.
+        is_overdue: the worker has not answered in time.
     """
 
     rows: list[Any]
     more: int | None = None
     problem: str | None = None
+    is_overdue: bool = False
 
 
 @dataclass
@@ -142,7 +144,7 @@ class WorkerQuestions:
             if overdue:
                 self._waiting[pid] = deque(question for question in queue if now < question.until)
             for question in overdue:
-                question.answered(Answer([], problem="the worker does not answer"))
+                question.answered(Answer([], problem="the worker does not answer", is_overdue=True))
 
     def _send_next(self, pid: int) -> None:
         """Send the first question that waits, if the worker has answered the last one.

@@ -7,6 +7,7 @@ be reached; 4 done, but some workers did not answer.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import signal
@@ -153,7 +154,7 @@ def _add_inspection(add: Add) -> None:
     profile.add_argument("--seconds", type=_seconds, default=10.0, metavar="N", help="how long (default 10)")
     top = add("top", commands.run_top, "show the workers and the busiest connections, live; needs rich")
     top.add_argument("--interval", type=_seconds, default=2.0, metavar="SECONDS", help="between readings (default 2)")
-    top.add_argument("--rounds", type=int, metavar="N", help="end after so many readings")
+    top.add_argument("--rounds", type=_count, metavar="N", help="end after so many readings")
 
 
 def _add_steering(add: Add) -> None:
@@ -187,10 +188,19 @@ def _add_steering(add: Add) -> None:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
-    return seconds
+    with contextlib.suppress(ValueError):
+        seconds = float(text)
+        if 0 < seconds < math.inf:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+
+
+def _count(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        count = int(text)
+        if count > 0:
+            return count
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
 
 
 def _add_where(parser: argparse.ArgumentParser) -> None:

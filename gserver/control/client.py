@@ -19,7 +19,7 @@ from typing import Any, Self
 from gserver.control.protocol import SCHEMA, Problem
 from gserver.process.unix_sockets import short_path
 
-__all__ = ["ControlClient", "Unreachable"]
+__all__ = ["SILENCE_S", "ControlClient", "Unreachable"]
 
 #: How long a server may take for the next line, in seconds. The arbiter answers within a few for each worker.
 SILENCE_S = 30.0
