@@ -32,7 +32,7 @@ __all__ = ["entry_point", "main"]
 UPGRADE_S = 60.0
 
 #: Adds a command: its name, its function and its help.
-Add = Callable[[str, Callable[..., int], str], argparse.ArgumentParser]
+Add = Callable[..., argparse.ArgumentParser]
 
 
 def entry_point() -> NoReturn:
@@ -113,11 +113,12 @@ def _parser(has_output: bool) -> CommandParser:
     parser.add_argument("-v", "--version", action="version", version=f"gserverctl {gserver.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=CommandParser)
 
-    def add(name: str, run: Callable[..., int], help: str) -> argparse.ArgumentParser:
+    def add(name: str, run: Callable[..., int], help: str, has_json: bool = True) -> argparse.ArgumentParser:
         command = subparsers.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
         command.has_output = has_output
         command.set_defaults(run=run)
-        command.add_argument("--json", action="store_true", help="print the reply of the server as JSON")
+        if has_json:
+            command.add_argument("--json", action="store_true", help="print the reply of the server as JSON")
         return command
 
     _add_inspection(add)
@@ -152,7 +153,7 @@ def _add_inspection(add: Add) -> None:
     )
     profile.add_argument("pid", type=int, metavar="PID")
     profile.add_argument("--seconds", type=_seconds, default=10.0, metavar="N", help="how long (default 10)")
-    top = add("top", commands.run_top, "show the workers and the busiest connections, live; needs rich")
+    top = add("top", commands.run_top, "show the workers and the busiest connections, live; needs rich", False)
     top.add_argument("--interval", type=_seconds, default=2.0, metavar="SECONDS", help="between readings (default 2)")
     top.add_argument("--rounds", type=_count, metavar="N", help="end after so many readings")
 

@@ -190,7 +190,7 @@ def run_top(server: ControlClient, arguments: argparse.Namespace, parser: Comman
         raise ConfigError("top needs rich: pip install 'gserver-tcp[top]'")
     from gserver.control.top import show
 
-    show(server, arguments.interval, rounds=arguments.rounds)
+    show(server, arguments.interval, parser.print_out, arguments.rounds)
     return DONE
 
 
