@@ -36,6 +36,7 @@ from gserver.process import logs
 from gserver.process.daemon import Daemon
 from gserver.process.proctitle import find_title, set_title
 from gserver.process.systemd import take_sockets
+from gserver.user_errors import described
 from gserver.worker.app_loader import Application, parse_application
 from gserver.worker.preload_process import run_preload_process
 from gserver.worker.readiness_check import try_start
@@ -111,7 +112,10 @@ def _run(parser: CommandParser, argv: Sequence[str]) -> int:
     try:
         return _serve(parser, inheritance, app, config, arguments, check=check, show=show)
     except ConfigError as error:
-        inheritance.report_failure(str(error))
+        inheritance.report(failed_because=str(error))
+        raise
+    except Exception as error:
+        inheritance.report(failed_because=described(error))
         raise
 
 

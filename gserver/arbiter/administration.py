@@ -62,7 +62,8 @@ class Server(Protocol):
     @property
     def last_upgrade(self) -> dict[str, Any] | None: ...
 
-    def socket_of_new_arbiter(self, pid: int) -> str | None: ...
+    @property
+    def is_upgrading(self) -> bool: ...
 
     def dump_stacks(self, pid: int) -> None: ...
 
@@ -97,6 +98,7 @@ class Administration:
             "set": self._set,
             "upgrade": self._upgrade,
             "cancel_upgrade": self._cancel_upgrade,
+            "finish_upgrade": self._finish_upgrade,
             "stacks": self._stacks,
             "profile": self._profile,
         }
@@ -132,7 +134,7 @@ class Administration:
         reply.result(ready=arguments["on"])
 
     def _reload(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
-        self._refuse_while_stopping()
+        self._refuse_while_going_away()
         self._awaits_reload.append(reply)
         self._server.reload()
 
@@ -161,17 +163,31 @@ class Administration:
         reply.result(pid=os.getpid(), quick=quick)
 
     def _upgrade(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
-        self._refuse_while_stopping()
-        pid = self._server.start_upgrade()
+        server = self._server
+        self._refuse_while_going_away()
+        if server.is_upgrading:
+            raise Problem("failed", f"an upgrade is under way: {_partner(server.last_upgrade)}")
+        log.info("Control: upgrade")
+        pid = server.start_upgrade()
         if pid is None:
-            raise Problem("failed", "an upgrade is under way already, or no new arbiter can be started: see the log")
-        reply.result(pid=pid, socket=self._server.socket_of_new_arbiter(pid))
+            raise Problem("failed", "no new arbiter can be started, see the error log")
+        reply.result(pid=pid)
 
     def _cancel_upgrade(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
         pid = self._server.cancel_upgrade()
         if pid is None:
-            raise Problem("failed", "no upgrade is under way")
+            raise Problem("failed", "no upgrade is under way that could be cancelled")
+        log.info("Control: cancel the upgrade to %d", pid)
         reply.result(pid=pid)
+
+    def _finish_upgrade(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        """Stop as TERM does, but never the only server: the new arbiter may have ended meanwhile."""
+        last = self._server.last_upgrade
+        if last is None or not last["is_running"]:
+            why = "none was started" if last is None else last["failed_because"]
+            raise Problem("failed", f"there is no new arbiter: {why}")
+        self._server.stop(quick=False)
+        reply.result(pid=os.getpid())
 
     # Settings
 
@@ -224,6 +240,12 @@ class Administration:
         if self._server.supervision.is_stopping:
             raise Problem("failed", "the server is stopping")
 
+    def _refuse_while_going_away(self) -> None:
+        """Refuse what takes time: in the shutdown delay the arbiter begins nothing of it."""
+        self._refuse_while_stopping()
+        if self._server.supervision.is_leaving:
+            raise Problem("failed", "the server is about to stop")
+
     def _worker(self, pid: int) -> int:
         if pid not in self._server.supervision:
             known = ", ".join(map(str, self._answering()))
@@ -248,12 +270,15 @@ class Administration:
 
     def _stacks(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
         pid = self._worker(arguments["pid"])
-        if any(
-            row["pid"] == pid and row["stuck"] for row in worker_rows(self._server.supervision, self._server.scoreboard)
-        ):
+
+        def dump() -> str:
             self._server.dump_stacks(pid)
-            raise Problem("no_answer", f"worker {pid} is stuck: it writes its stacks to the error log")
-        RowStream(self._questions, reply, pid, "stacks", {}).begin()
+            return f"worker {pid} does not answer: it writes its stacks to the error log, as soon as it can"
+
+        rows = worker_rows(self._server.supervision, self._server.scoreboard)
+        if any(row["pid"] == pid and row["stuck"] for row in rows):
+            raise Problem("no_answer", dump())
+        RowStream(self._questions, reply, pid, "stacks", {}, dump).begin()
 
     def _profile(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
         pid = self._worker(arguments["pid"])
@@ -321,6 +346,13 @@ class Administration:
 
         for pid in pids:
             self._questions.ask_all_pages(pid, subject, arguments, time.monotonic, functools.partial(take, pid))
+
+
+def _partner(upgrade: Mapping[str, Any] | None) -> str:
+    """The other arbiter of an upgrade, and what an operator can do about it."""
+    if upgrade is None or not upgrade["is_running"]:
+        return "this server was started by one, and the old server still runs"
+    return f"a new arbiter runs with pid {upgrade['pid']}; stop this server to finish, or that one to give up"
 
 
 def _missing(answers: Mapping[int, Answer]) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import gserver
 from gserver.arbiter.administration import Administration
 from gserver.arbiter.binary_upgrade import BinaryUpgrade
 from gserver.arbiter.channel import (
@@ -67,7 +68,6 @@ from gserver.config.settings import MAX_WORKERS, Settings
 from gserver.config.sources import Configuration
 from gserver.config.working_directory import absolute, enter
 from gserver.control.control_socket import ControlSocket
-from gserver.control.socket_path import path_for
 from gserver.counters import Counters
 from gserver.errors import ConfigError
 from gserver.process import logs
@@ -189,6 +189,7 @@ class Arbiter:
         self._spawner = Spawner(self._supervision, self._workers, self._read_messages)
         self._stats.open(self._workers.scoreboard, self._supervision, suffix)
         self._open_control(suffix)
+        self._upgrade.report(version=gserver.__version__, control_socket=self._control.path)
         log.info("Listening at: %s (%d)", self._listeners.describe(), self.pid)
         raise_open_files_limit(self.settings.worker_connections)
         adopt_orphans(is_needed=self.settings.preload_app)
@@ -301,6 +302,7 @@ class Arbiter:
     def _became_ready(self) -> None:
         self._is_ready = True
         self._call_hook("when_ready", self)
+        self._upgrade.report(is_ready=True)
         self._notifier.ready(f"{self._supervision.target} workers")
         if self._daemon is not None:
             self._daemon.ready()
@@ -372,7 +374,7 @@ class Arbiter:
             self._supervision.wait_for_reload()
             return
         log.error("No worker can start; stopping")
-        self._upgrade.report_failure("no worker could start, see the error log")
+        self._upgrade.report(failed_because="no worker could start, see the error log")
         self._exit_status = EXIT_CANNOT_START
         self._stop(Request.QUIT)
 
@@ -396,30 +398,25 @@ class Arbiter:
         self._handle_signal(Request.QUIT if quick else Request.STOP)
 
     def start_upgrade(self) -> int | None:
-        """Start a new arbiter; return its pid, None if that is not possible now."""
-        if self._upgrade.is_under_way or self._is_going_away:
-            return None
+        """Start a new arbiter; return its pid, None if that failed."""
         self._start_new_arbiter()
         return self._upgrade.new_arbiter
 
     def cancel_upgrade(self) -> int | None:
-        """Stop the new arbiter; return its pid, None if there is none."""
+        """Stop the new arbiter, the second time by force; return its pid, None if there is none to stop."""
         pid = self._upgrade.new_arbiter
-        if pid is not None and self._upgrade.is_in_charge:
-            with contextlib.suppress(ProcessLookupError):  # it is not reaped before its launcher is
-                os.kill(pid, signal.SIGQUIT)
+        if pid is None or self._is_going_away:
+            return None
+        self._upgrade.cancel()
         return pid
+
+    @property
+    def is_upgrading(self) -> bool:
+        return self._upgrade.is_under_way
 
     @property
     def last_upgrade(self) -> dict[str, Any] | None:
         return self._upgrade.last
-
-    def socket_of_new_arbiter(self, pid: int) -> str | None:
-        """The path of the control socket that the new arbiter will have."""
-        if self._control.path is None:
-            return None
-        is_default = self.settings.control_socket is None
-        return path_for(os.path.dirname(self._control.path), pid) if is_default else self._control.path + SECOND
 
     def dump_stacks(self, pid: int) -> None:
         """Have a worker write its stacks to the error log, even if it is stuck."""

@@ -20,7 +20,7 @@ from typing import Any, Self
 from gserver.control.protocol import SCHEMA, Problem
 from gserver.process.unix_sockets import short_path
 
-__all__ = ["ControlClient", "Unreachable"]
+__all__ = ["SILENCE_S", "ControlClient", "Unreachable"]
 
 #: How long a server may take for the next line, in seconds. The arbiter answers within a few for each worker.
 SILENCE_S = 30.0
@@ -81,6 +81,8 @@ class ControlClient:
             self._sock.sendall(json.dumps({"command": command, "id": number, **arguments}).encode() + b"\n")
             while "rows" in (line := self._next_line(number)):
                 yield from line["rows"]
+        except (ConnectionResetError, BrokenPipeError):
+            raise Unreachable(f"the server at {self.path!r} has ended") from None
         except OSError as error:
             raise Unreachable(f"the server at {self.path!r} does not answer: {error.strerror or error}") from None
         if "error" in line:

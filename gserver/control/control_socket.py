@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import select
 import selectors
 import socket
 import time
@@ -40,12 +41,12 @@ class Reply(Protocol):
 
     @property
     def is_wanted(self) -> bool:
-        """False once the client has gone."""
+        """False once the client has gone: it has closed both directions, not only its sending side."""
 
     def rows(self, rows: Sequence[Any], sent: Callable[[], None]) -> None:
         """Send some rows, and call `sent` when the client has read them."""
 
-    def result(self, **fields: Any) -> None: ...
+    def result(self, /, **fields: Any) -> None: ...
 
     def error(self, problem: Problem) -> None: ...
 
@@ -175,12 +176,13 @@ class _Reply:
 
     @property
     def is_wanted(self) -> bool:
+        self._client.close_if_gone()
         return not self._client.is_closed
 
     def rows(self, rows: Sequence[Any], sent: Callable[[], None]) -> None:
         self._client.send(encode(self._id, rows=rows), sent)
 
-    def result(self, **fields: Any) -> None:
+    def result(self, /, **fields: Any) -> None:
         self._finish(encode(self._id, result=fields))
 
     def error(self, problem: Problem) -> None:
@@ -243,6 +245,17 @@ class _Client:
             pass
         except OSError:
             self.close()
+
+    def close_if_gone(self) -> None:
+        """Close if nobody reads any more.
+
+        After the end of the client's requests the socket is not looked at, so only this notices that it has gone.
+        """
+        if self._has_finished and not self.is_closed:
+            poll = select.poll()
+            poll.register(self.sock, 0)
+            if any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0)):
+                self.close()
 
     def close(self) -> None:
         if not self.is_closed:

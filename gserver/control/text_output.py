@@ -13,6 +13,7 @@ __all__ = [
     "duration",
     "listener_table",
     "profile_summary",
+    "rate",
     "setting_lines",
     "status_text",
     "table",
@@ -57,6 +58,11 @@ def bytes_text(size: int | None) -> str:
     return f"{value:.3g} {units[0]}" if value < 999.5 else f"{value:.0f} {units[0]}"
 
 
+def rate(per_second: float) -> str:
+    """As text: 0, 0.3, 7.5, 12,345."""
+    return f"{per_second:,.0f}" if per_second >= 9.95 or per_second == 0 else f"{per_second:.1f}"
+
+
 def table(rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
     """Lines with aligned columns; the first row has the headings. `numbers`: the columns that are aligned right."""
     printable = [[_printable(cell) for cell in row] for row in rows]
@@ -96,7 +102,7 @@ def worker_table(rows: Sequence[Row]) -> str:
             "stuck" if row["stuck"] else row["state"],
             duration(row["up_s"]),
             f"{row['open']:,}",
-            f"{row['messages_per_s']:,.0f}",
+            rate(row["messages_per_s"]),
             f"{row['messages']:,}",
             f"{row['errors']:,}",
             duration(row["lag_s"]),
@@ -208,7 +214,7 @@ def status_text(status: Row, now: float) -> str:
         ["workers", _workers(workers)],
         ["connections", f"{connections['open']:,} open, {connections['accepted']:,} accepted"],
         ["closed", closed or "none"],
-        ["messages", f"{status['messages_per_s']:,.0f} a second, {status['messages']:,} in all"],
+        ["messages", f"{rate(status['messages_per_s'])} a second, {status['messages']:,} in all"],
         ["errors", f"{status['errors']:,}"],
         ["lag", duration(status["lag_s"])],
         ["reloads", _reloads(status["reloads"], now)],

@@ -28,7 +28,7 @@ from gserver.user_errors import described
 from gserver.worker.connection_rows import details_of, facts_of, row_of
 from gserver.worker.worker_server import WorkerServer
 
-__all__ = ["Inspection"]
+__all__ = ["Inspection", "Refused"]
 
 log = logging.getLogger("gserver.worker")
 
@@ -49,6 +49,10 @@ ATTEMPTS, RETRY_S = 100, 0.1
 Servers = Callable[[], Iterable[tuple[str, WorkerServer]]]
 Rows = Iterator[Any]  # None: nothing was found in this time slice, and the search goes on
 Place = tuple[WorkerServer, str, Connection]  # the server, the address of its listener, the connection
+
+
+class Refused(Exception):
+    """A question that cannot be answered now, for a reason that is no mistake; the text is the answer."""
 
 
 @dataclass
@@ -107,6 +111,8 @@ class Inspection:
             text = f'{{"number": {number}, "result": {self._page_of(subject, arguments)}}}'
         except gevent.GreenletExit:
             raise
+        except Refused as refusal:
+            text = json.dumps({"number": number, "error": str(refusal)[:MAX_ERROR]})
         except BaseException as error:
             log.exception("a question of the control socket failed: %s", subject)
             text = json.dumps({"number": number, "error": described(error)[:MAX_ERROR]})
@@ -116,6 +122,9 @@ class Inspection:
             gevent.sleep(RETRY_S)
 
     def _page_of(self, subject: str, arguments: Mapping[str, Any]) -> str:
+        if subject == "forget":  # closes the generator of its rows
+            self._unread.pop(arguments["more"], None)
+            return '{"rows": [], "more": null}'
         if subject != "next page":
             while len(self._unread) >= MAX_UNREAD:
                 del self._unread[min(self._unread, key=lambda each: self._unread[each].asked_at)]
@@ -123,7 +132,7 @@ class Inspection:
             self._unread[number] = _Unread(self._subjects[subject](arguments), time.monotonic())
             return self._page(number)
         if arguments["more"] not in self._unread:
-            raise LookupError("the answer was not read for some time, and is forgotten")
+            raise Refused("the answer was not read for some time, and is forgotten")
         return self._page(arguments["more"])
 
     def _page(self, number: int) -> str:

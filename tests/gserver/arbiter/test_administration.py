@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -48,6 +48,9 @@ class Server:
         self.scoreboard = Scoreboard(1000)
         self.supervision = Supervision(3)
         self.calls: list[Any] = []
+        self.new_arbiter: int | None = None
+        self.is_upgrading = False
+        self.last_upgrade: dict[str, Any] | None = None
         self.asked: list[tuple[int, dict[str, Any]]] = []
         for age, pid in enumerate((ONE, OTHER, STARTING), 1):
             slot = self.scoreboard.free_slot()
@@ -72,6 +75,20 @@ class Server:
 
     def stop(self, quick: bool) -> None:
         self.calls.append(("stop", quick))
+
+    def start_upgrade(self) -> int | None:
+        self.calls.append("upgrade")
+        return self.new_arbiter
+
+    def cancel_upgrade(self) -> int | None:
+        self.calls.append("cancel")
+        return self.new_arbiter
+
+    def dump_stacks(self, pid: int) -> None:
+        self.calls.append(("dump", pid))
+
+    def change_live(self, values: Mapping[str, Any]) -> None:
+        self.calls.append(("set", dict(values)))
 
     def listener_rows(self) -> list[dict[str, Any]]:
         return [{"address": "127.0.0.1:7000"}]
@@ -120,12 +137,12 @@ def test_status(server: Server) -> None:
 def test_ready_off_is_the_reason_why_it_is_not_ready(server: Server) -> None:
     assert server.run("ready", on=False).answer == {"ready": False}
     taken_out = server.run("status").answer
-    assert server.administration.is_taken_out
+    assert server.scoreboard.server.is_taken_out
     server.run("ready", on=True)
     restored = server.run("status").answer
 
     assert taken_out is not None
-    assert (taken_out["ready"], taken_out["not_ready_because"]) == (False, "taken out by an operator")
+    assert (taken_out["ready"], taken_out["not_ready_because"]) == (False, "the operator has taken the server out of service")
     assert restored is not None
     assert (restored["ready"], restored["not_ready_because"]) == (True, None)
 

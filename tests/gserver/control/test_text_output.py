@@ -15,8 +15,12 @@ from gserver.control.text_output import (
     details,
     duration,
     listener_table,
+    profile_summary,
+    rate,
+    setting_lines,
     status_text,
     table,
+    value_text,
     worker_table,
 )
 
@@ -92,11 +96,11 @@ WORKER: dict[str, Any] = {
     "stuck": False,
     "up_s": 75.0,
     "open": 12_000,
-    "messages_per_s": 1204.4,
     "messages": 5,
     "errors": 0,
     "lag_s": 0.002,
     "heartbeat_age_s": 0.5,
+    "messages_per_s": 7.25,
     "rss_bytes": 33 << 20,
     "open_files": 12_010,
 }
@@ -108,10 +112,34 @@ def test_a_stuck_worker_is_shown_with_the_age_of_its_heartbeat() -> None:
 
     assert worker_table([WORKER, stuck, starting]) == (
         " PID  STATE    UP    CONNECTIONS  MESSAGES/S  MESSAGES  ERRORS  LAG   HEARTBEAT   MEMORY   FILES\n"
-        "4711  serving  75 s       12,000       1,204         5       0  2 ms  500 ms ago  33 MiB  12,010\n"
-        "4712  stuck    75 s       12,000       1,204         5       0  2 ms  31 s ago    -            -\n"
-        "   7  booting  75 s       12,000       1,204         5       0  2 ms  -           33 MiB  12,010\n"
+        "4711  serving  75 s       12,000         7.2         5       0  2 ms  500 ms ago  33 MiB  12,010\n"
+        "4712  stuck    75 s       12,000         7.2         5       0  2 ms  31 s ago    -            -\n"
+        "   7  booting  75 s       12,000         7.2         5       0  2 ms  -           33 MiB  12,010\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("per_second", "text"),
+    [(0.0, "0"), (0.04, "0.0"), (0.3, "0.3"), (9.94, "9.9"), (9.96, "10"), (1234.5, "1,234"), (2e6, "2,000,000")],
+)
+def test_rates(per_second: float, text: str) -> None:
+    assert rate(per_second) == text
+
+
+def test_the_summary_of_a_profile() -> None:
+    profile = {"samples": 990, "idle": 400, "seconds": 10.0, "cpu_s": 5.5}
+
+    assert profile_summary(profile) == (
+        "990 samples in 10 s, 590 of them while the worker ran; CPU time of its main thread: 5.5 s"
+    )
+
+
+def test_settings_and_their_values() -> None:
+    rows = [{"name": "workers", "value": "2", "is_live": False}, {"name": "loglevel", "value": "info", "is_live": True}]
+
+    assert setting_lines(rows) == "workers = 2\nloglevel = info  (live)\n"
+    assert value_text(["10.0.0.0/8", "::1"]) == "10.0.0.0/8 ::1"
+    assert value_text(3) == "3"
 
 
 def test_listeners() -> None:
@@ -185,11 +213,12 @@ STATUS: dict[str, Any] = {
     "workers": {"target": 2, "booting": 0, "ready": 0, "serving": 2, "draining": 0, "stuck": 0},
     "connections": {"open": 2, "accepted": 5, "closed": {"peer_eof": 2, "administrative": 1}},
     "messages": 9,
-    "messages_per_s": 1204.4,
+    "messages_per_s": 1234.5,
     "errors": 0,
     "lag_s": 0.0,
     "certificate_not_after": None,
     "reloads": {"done": 0, "failed": 0, "last": None},
+    "upgrade": None,
     "limits": [{"name": "worker_connections", "used": 2, "limit": 10_000, "worker": 4711}],
 }
 
@@ -203,7 +232,7 @@ def test_the_status_of_a_server() -> None:
         "workers      2 of 2 serve\n"
         "connections  2 open, 5 accepted\n"
         "closed       peer_eof 2, administrative 1\n"
-        "messages     1,204 a second, 9 in all\n"
+        "messages     1,234 a second, 9 in all\n"
         "errors       0\n"
         "lag          0 ms\n"
         "reloads      none\n"
