@@ -165,6 +165,8 @@ class Inspection:
                     unread.next_row = text
                     return rows, False
                 rows.append(text)
+            else:
+                self._slice_was_over()
             if size >= PAGE_BYTES or time.monotonic() > until:
                 return rows, False
         return rows, True
