@@ -15,6 +15,7 @@ from typing import Any
 from gserver.command_parser import CommandParser, complain
 from gserver.control import text_output
 from gserver.control.client import ControlClient
+from gserver.control.protocol import Problem
 from gserver.control.upgrade import upgrade
 from gserver.errors import ConfigError
 
@@ -78,14 +79,17 @@ def run_status(server: ControlClient, arguments: argparse.Namespace, parser: Com
 
 
 def run_workers(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    if arguments.now and arguments.action != "restart":
+        raise UsageError("--now belongs to workers restart PID")
     if arguments.action is None:
         result = server.call("workers")
         return _show_rows(parser, arguments, result, text_output.worker_table)
     if (arguments.action == "restart") != (arguments.pid is not None):
         raise UsageError("workers restart needs a PID, the other actions take none")
     if arguments.action == "restart":
-        result = server.call("restart_worker", pid=arguments.pid)
-        text = f"worker {arguments.pid} will be replaced\n"
+        options = {"now": True} if arguments.now else {}
+        result = server.call("restart_worker", pid=arguments.pid, **options)
+        text = f"worker {arguments.pid} will be {'killed and ' if arguments.now else ''}replaced\n"
     else:
         result = server.call(f"{arguments.action}_worker")
         text = f"the server goes on with {result['target']} workers\n"
@@ -149,10 +153,22 @@ def run_upgrade(server: ControlClient, arguments: argparse.Namespace, parser: Co
 
 
 def run_stacks(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
-    pids = [arguments.pid] if arguments.pid is not None else _serving(server)
-    found = {pid: "".join(server.call("stacks", pid=pid).get("rows", [])) for pid in pids}
+    found: dict[int, str] = {}
+    missing = []
+    for pid in [arguments.pid] if arguments.pid is not None else _serving(server):
+        try:
+            found[pid] = "".join(server.call("stacks", pid=pid).get("rows", []))
+        except Problem as problem:
+            if arguments.pid is not None:
+                raise
+            missing.append({"pid": pid, "problem": _without_worker(str(problem), pid)})
     text = "\n".join(f"Worker {pid}\n{stacks}" for pid, stacks in found.items())
-    return _show(parser, arguments, {"stacks": found}, lambda: text)
+    return _show(parser, arguments, {"stacks": found, "missing": missing}, lambda: text)
+
+
+def _without_worker(problem: str, pid: int) -> str:
+    """The text of a problem without the worker, because the line about a missing worker begins with it."""
+    return problem.removeprefix(f"worker {pid} is ").removeprefix(f"worker {pid}: ")
 
 
 def _serving(server: ControlClient) -> list[int]:

@@ -194,7 +194,6 @@ def status_text(status: Row, now: float) -> str:
         now: seconds since the epoch.
     """
     workers, connections = status["workers"], status["connections"]
-    closed = ", ".join(f"{reason} {count:,}" for reason, count in connections["closed"].items())
     lines = [
         [
             "server",
@@ -205,17 +204,22 @@ def status_text(status: Row, now: float) -> str:
         ["listening", ", ".join(status["listeners"]) or _NONE],
         ["workers", _workers(workers)],
         ["connections", f"{connections['open']:,} open, {connections['accepted']:,} accepted"],
-        ["closed", closed or "none"],
+        ["closed", _counts(connections["closed"])],
         [
             "messages",
             f"{status['messages_per_s']:,.3g} per second, {status['messages']:,} in all, {status['errors']:,} errors",
         ],
         ["lag", duration(status["lag_s"])],
+        ["restarts", _counts(status.get("restarts", {}))],
         ["reloads", _reloads(status["reloads"], now)],
         *[["certificate", _certificate(end, now)] for end in (status["certificate_not_after"],) if end is not None],
         *[["limit", _limit(each)] for each in status["limits"]],
     ]
     return table(lines)
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
 
 
 def _workers(workers: Row) -> str:

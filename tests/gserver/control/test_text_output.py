@@ -183,6 +183,7 @@ STATUS: dict[str, Any] = {
     "messages": 9,
     "errors": 0,
     "lag_s": 0.0,
+    "restarts": {"signal": 2, "timeout": 1},
     "reloads": {"done": 0, "failed": 0, "last": None},
     "limits": [{"name": "worker_connections", "used": 2, "limit": 10_000, "worker": 4711}],
 }
@@ -199,6 +200,7 @@ def test_the_status_of_a_server() -> None:
         "closed       peer_eof 2, administrative 1\n"
         "messages     9 in all, 0 errors\n"
         "lag          0 ms\n"
+        "restarts     signal 2, timeout 1\n"
         "reloads      none\n"
         "limit        worker_connections: 2 of 10,000 (0%, in worker 4711)\n"
     )
