@@ -451,6 +451,8 @@ class Supervision:
     def _replacement_cause(self, child: Child) -> RestartCause | None:
         if self._reload is not None and child.generation < self.generation:
             return RestartCause.RELOADED
+        if child.must_end_since is not None:
+            return RestartCause.TIMEOUT
         return RestartCause.RECYCLED if child.needs_recycling else None
 
     # Failures

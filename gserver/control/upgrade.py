@@ -1,7 +1,7 @@
 """gserverctl upgrade: starts a new server beside the running one, waits until it is ready, and stops the old one.
 
 If the new server ends, or is not ready in time, it is stopped, and the old one goes on. Works by the control sockets of
-both, so it is the same under a service manager, which follows the upgrade by itself (see docs/deploying.md).
+both, so it is the same under a service manager, which follows the upgrade by itself (see docs/operations.md).
 """
 
 from __future__ import annotations
