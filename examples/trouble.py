@@ -8,6 +8,8 @@
     loop TEXT        stuck: computes for ever, and blocks its worker
     store TEXT       leaks: keeps 1 MiB of each message's text
     crash TEXT       crashes: the process ends by a signal, as by a fault in C code
+
+Do not let anybody but yourself send messages to it.
 """
 
 import os

@@ -1,8 +1,8 @@
 """Plays the runbook of docs/operations.md: runs its commands in their order, and compares what they print.
 
-A case of the runbook is the text below one heading. Its blocks of the language `console` have commands and their output.
-Each line of the page must be among those that the command prints, without regard to numbers and white space. `...` in a
-line stands for any text, and as a whole line for lines that are left out.
+A case of the runbook is the text below one heading. Its blocks of the language `console` have commands and output. Each
+line of the page must be among those that the command prints, without regard to numbers and white space. `...` in a line
+stands for any text, and as a whole line for lines that are left out.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class Case:
             if step.is_steering:
                 assert is_as_on_the_page()
             else:
-                wait_for(is_as_on_the_page, step.command, 20.0)
+                wait_for(is_as_on_the_page, step.command)
         except AssertionError:
             shown = "\n".join(expected)
             raise AssertionError(f"{words}\nexpected:\n{shown}\nprinted:\n{printed}") from None

@@ -1,4 +1,4 @@
-"""Every configuration of docs/operations.md, executed: by systemd, HAProxy, nginx, and a server with the probes of a pod.
+"""Every configuration of docs/operations.md, executed: by systemd, HAProxy, nginx, and a server with a pod's probes.
 
 The runbook at its end is played in test_runbook.py. Prometheus reads its configuration and rules in test_prometheus.py;
 logrotate rotates in test_log_files.py. Addresses, ports and folders are replaced by those of the test, nothing else.
@@ -15,8 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -93,7 +92,15 @@ def test_each_block_of_the_page_is_executed_by_a_test() -> None:
     """A new block needs a test here."""
     languages = re.findall(r"^```(\w*)\n", CONFIGURATIONS, re.M)
 
-    assert [each for each in languages if each] == ["python", "console", "console", "yaml", "haproxy", "console", "nginx"]
+    assert [each for each in languages if each] == [
+        "python",
+        "console",
+        "console",
+        "yaml",
+        "haproxy",
+        "console",
+        "nginx",
+    ]
 
 
 def test_the_service_of_the_page_tells_its_clients_that_it_goes_away(tmp_path: Path) -> None:
@@ -174,7 +181,11 @@ def test_systemd_starts_reloads_upgrades_and_stops_the_units(systemd: ServiceMan
     assert service.gserverctl("status").returncode == 0
 
     systemd.call("stop", "gserver.service")
-    assert (service.show("ActiveState"), service.show("Result"), service.show("NRestarts")) == ("inactive", "success", "0")
+    assert (service.show("ActiveState"), service.show("Result"), service.show("NRestarts")) == (
+        "inactive",
+        "success",
+        "0",
+    )
     with socket.create_connection(("127.0.0.1", service.port), PATIENCE_S) as waiting:  # the socket unit has it
         waiting.sendall(b"again\n")
         assert waiting.makefile("rb").readline() == b"again\n"
@@ -194,7 +205,9 @@ def test_the_journal_has_the_line_in_which_a_worker_of_the_units_crashed(systemd
     def messages() -> list[str]:
         return [str(entry.get("MESSAGE")) for entry in systemd.journal()]
 
-    wait_for(lambda: any(re.search(r"myapp.py\", line \d+ in crash", each) for each in messages()), "the line of Python")
+    wait_for(
+        lambda: any(re.search(r"myapp.py\", line \d+ in crash", each) for each in messages()), "the line of Python"
+    )
     assert any("Worker exited with signal SIGSEGV" in each for each in messages())
 
 
@@ -399,7 +412,9 @@ def test_no_client_notices_a_restart_of_all_hosts_behind_haproxy(tmp_path: Path)
         front = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         adapted = text.replace("/run/haproxy/admin.sock", str(tmp_path / "admin")).replace("inter 2s", "inter 100ms")
         adapted = adapted.replace("maxconn 40000", "maxconn 400")  # this machine may not allow as many open files
-        adapted = adapted.replace("bind 0.0.0.0:3001", f"bind fd@{front.fileno()}").replace("check port 9110 ", "check ")
+        adapted = adapted.replace("bind 0.0.0.0:3001", f"bind fd@{front.fileno()}").replace(
+            "check port 9110 ", "check "
+        )
         for address, host in (("10.0.0.1:3000", one), ("10.0.0.2:3000", two)):
             adapted = adapted.replace(address, f"127.0.0.1:{host.port} port {host.metrics}")
         (tmp_path / "haproxy.cfg").write_text(adapted)
@@ -437,7 +452,10 @@ def request_ready(host: Host) -> bool:
 @need("haproxy")
 def test_the_pauses_of_the_page_and_the_shutdown_delay_are_as_long_as_haproxy_needs() -> None:
     text = (EXAMPLES / "haproxy/haproxy.cfg").read_text()
-    (inter_s, fall), (check_s,) = *re.findall(r"inter (\d+)s fall (\d+)", text), re.findall(r"timeout check (\d+)s", text)
+    (inter_s, fall), (check_s,) = (
+        *re.findall(r"inter (\d+)s fall (\d+)", text),
+        re.findall(r"timeout check (\d+)s", text),
+    )
     longest_s = int(fall) * (int(inter_s) + int(check_s))
     pauses = [float(step.split()[1]) for step in commands_of("HAProxy") if step.startswith("sleep")]
     arguments = command_in(text)
@@ -501,7 +519,9 @@ def test_the_command_of_the_page_changes_the_release(tmp_path: Path) -> None:
     pidfile = str(tmp_path / "gserver.pid")
     with GserverProcess(tmp_path, "myapp:api", "--chdir", str(tmp_path / "current"), "--pid", pidfile) as server:
         assert exchange(server.address) == b"hello"
-        adapted = command.replace("/run/myapp/gserver.pid", pidfile).replace("gserver --", f"{sys.executable} -m gserver --")
+        adapted = command.replace("/run/myapp/gserver.pid", pidfile).replace(
+            "gserver --", f"{sys.executable} -m gserver --"
+        )
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         subprocess.run(["sh", "-c", adapted], cwd=tmp_path, check=True, timeout=PATIENCE_S, env=environment)
         assert exchange(server.address) == b"HELLO"
@@ -522,7 +542,7 @@ def value_of(text: str) -> float:
         return f"({number} * {UNITS.get(unit, 1.0)})"
 
     text = re.sub(r"([\d.,]*\d)(?: ([a-zA-Z]+))?", quantity, text.replace(" x ", " * "))
-    return float(eval(re.sub(r"[a-zA-Z_/]{2,}", "", text)))  # noqa: S307
+    return float(eval(re.sub(r"[a-zA-Z_/]{2,}", "", text)))
 
 
 @pytest.mark.parametrize("line", sums())

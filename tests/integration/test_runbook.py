@@ -186,7 +186,7 @@ def test_crashing(tmp_path: Path) -> None:
     with (
         Troubled(tmp_path) as server,
         Asking(server, "hello", count=4, pause_s=0.2),
-        Asking(server, "crash", before_s=1.5, source=CULPRIT),
+        Asking(server, "crash", before_s=4.0, source=CULPRIT),
     ):
         wait_for(lambda: server.status["restarts"].get("signal", 0) >= 2, "workers crash")
         case = Case(server, "Crashing")
