@@ -9,7 +9,6 @@ Closes: run() closes the listeners, the channels and the signal queue. No worker
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import selectors
@@ -338,8 +337,7 @@ class Arbiter:
             self._spawner.overdue(child) if kill_stage is KillStage.DUMP else self._spawner.kill(child)
             return
         if kill_stage is KillStage.DUMP:
-            what = "did not become ready in time" if child.stage is Stage.BOOTING else "missed its heartbeat deadline"
-            log.critical("Worker %s (pid: %d)", what, child.pid)
+            log.critical("Worker %s (pid: %d)", _why_killed(child), child.pid)
         elif child.stage is not Stage.DRAINING or self._supervision.is_stopping:
             log.warning("Sending %s to worker (pid: %d)", kill_stage.name, child.pid)
         self._workers.kill(child.pid, kill_stage)
@@ -739,6 +737,12 @@ class Arbiter:
         self._orphans.close()
         self._selector.close()
         self._upgrade.close()
+
+
+def _why_killed(child: Child) -> str:
+    if child.must_end_since is not None:
+        return "is killed and replaced, as an operator has requested"
+    return "did not become ready in time" if child.stage is Stage.BOOTING else "missed its heartbeat deadline"
 
 
 def certificates_of(settings: Settings) -> Tls | None:

@@ -202,7 +202,6 @@ def status_text(status: Row, now: float) -> str:
         now: seconds since the epoch.
     """
     workers, connections = status["workers"], status["connections"]
-    closed = ", ".join(f"{reason} {count:,}" for reason, count in connections["closed"].items())
     lines = [
         [
             "server",
@@ -213,15 +212,20 @@ def status_text(status: Row, now: float) -> str:
         ["listening", ", ".join(status["listeners"]) or _NONE],
         ["workers", _workers(workers)],
         ["connections", f"{connections['open']:,} open, {connections['accepted']:,} accepted"],
-        ["closed", closed or "none"],
+        ["closed", _counts(connections["closed"])],
         ["messages", f"{rate(status['messages_per_s'])} a second, {status['messages']:,} in all"],
         ["errors", f"{status['errors']:,}"],
         ["lag", duration(status["lag_s"])],
+        ["restarts", _counts(status.get("restarts", {}))],
         ["reloads", _reloads(status["reloads"], now)],
         *[["certificate", _certificate(end, now)] for end in (status["certificate_not_after"],) if end is not None],
         *[["limit", _limit(each)] for each in status["limits"]],
     ]
     return table(lines)
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
 
 
 def _workers(workers: Row) -> str:

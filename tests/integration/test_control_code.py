@@ -22,7 +22,7 @@ from gserver.control.protocol import Problem
 from tests.helpers.processes import PATIENCE_S, GserverProcess, wait_for
 from tests.integration.test_control import COMMAND, Finished, assert_one_line, run, succeeded
 
-APP = '''
+APP = """
 import time
 import gevent
 from gevent.monkey import get_original
@@ -51,7 +51,7 @@ def handle(line, conn):
     return line
 
 app = Service(handle, codec=Lines)
-'''
+"""
 #: A collapsed stack, as flamegraph.pl reads it: frames, separated by ";", then a space and a count.
 COLLAPSED = re.compile(r"[^;\s]+(;[^;\s]+)* [1-9][0-9]*")
 
@@ -176,13 +176,17 @@ def test_a_blocked_worker_writes_its_stacks_to_the_log_and_the_others_are_shown(
         assert blocked
         finished = server.ctl("stacks")
         assert finished.returncode == 4, finished
-        missing = re.match(r"gserverctl: worker (\d+) is missing: worker \1 does not answer: it writes", finished.stderr)
+        missing = re.match(
+            r"gserverctl: worker (\d+) is missing: worker \1 does not answer: it writes", finished.stderr
+        )
         assert missing, finished
         (other,) = set(pids) - {int(missing[1])}
         assert f"Worker {other}\n" in finished.stdout
         server.wait_for_log("Stacks of the worker, requested by USR2")
         assert 'get_original("time", "sleep")(3600)' in server.log
-        assert_one_line(server.ctl("stacks", missing[1]), 1, f"worker {missing[1]} does not answer: it writes its stacks")
+        assert_one_line(
+            server.ctl("stacks", missing[1]), 1, f"worker {missing[1]} does not answer: it writes its stacks"
+        )
         os.kill(int(missing[1]), signal.SIGKILL)
 
 
@@ -222,7 +226,9 @@ def test_a_profile_finds_the_busiest_function(server: Served) -> None:
     lines = finished.stdout.splitlines()
 
     assert finished.returncode == 0, finished
-    assert re.match(r"gserverctl: \d+ samples in 2\.?\d* s, \d+ of them while the worker ran; CPU time ", finished.stderr)
+    assert re.match(
+        r"gserverctl: \d+ samples in 2\.?\d* s, \d+ of them while the worker ran; CPU time ", finished.stderr
+    )
     assert all(COLLAPSED.fullmatch(line) for line in lines)
     assert re.match(r"handler:app:handle;.*;app:spin:\d+ \d+$", lines[0])
     counts = [int(line.rpartition(" ")[2]) for line in lines]

@@ -142,7 +142,10 @@ def test_ready_off_is_the_reason_why_it_is_not_ready(server: Server) -> None:
     restored = server.run("status").answer
 
     assert taken_out is not None
-    assert (taken_out["ready"], taken_out["not_ready_because"]) == (False, "the operator has taken the server out of service")
+    assert (taken_out["ready"], taken_out["not_ready_because"]) == (
+        False,
+        "the operator has taken the server out of service",
+    )
     assert restored is not None
     assert (restored["ready"], restored["not_ready_because"]) == (True, None)
 
@@ -214,6 +217,12 @@ def test_the_number_of_workers_has_limits(server: Server, target: int, command: 
         "failed",
         f"the number of workers would be {expected}, must be from 1 to {MAX_WORKERS}",
     )
+
+
+def test_a_stuck_worker_is_killed_and_replaced(server: Server) -> None:
+    assert server.run("restart_worker", pid=OTHER, now=True).answer == {"pid": OTHER}
+    assert server.supervision[OTHER].needs_recycling
+    assert server.supervision[OTHER].must_end_since is not None
 
 
 def test_a_worker_is_replaced(server: Server) -> None:

@@ -217,6 +217,7 @@ STATUS: dict[str, Any] = {
     "errors": 0,
     "lag_s": 0.0,
     "certificate_not_after": None,
+    "restarts": {"signal": 2, "timeout": 1},
     "reloads": {"done": 0, "failed": 0, "last": None},
     "upgrade": None,
     "limits": [{"name": "worker_connections", "used": 2, "limit": 10_000, "worker": 4711}],
@@ -235,6 +236,7 @@ def test_the_status_of_a_server() -> None:
         "messages     1,234 a second, 9 in all\n"
         "errors       0\n"
         "lag          0 ms\n"
+        "restarts     signal 2, timeout 1\n"
         "reloads      none\n"
         "limit        worker_connections: 2 of 10,000 (0%, in worker 4711)\n"
     )
