@@ -646,3 +646,33 @@ def test_with_thousands_of_connections_a_change_blocks_nobody(
     assert len(slices) > 20
     assert sorted(slices)[-3] < SLICE_LIMIT_S, sorted(slices)[-10:]
     assert all(conn.retires_at < time.monotonic() + NEVER_S for conn in conns)
+
+
+def test_thousands_of_connections_that_are_idle_for_too_long_are_closed_in_slices(
+    serving: Serving, greenlets: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serving.start(telling_echo(), greenlets=greenlets, deadlines=only(idle_s=NEVER_S))
+    conns = [Connection(Quiet(), ("10.0.0.1", 1), Lines(), server) for _ in range(COUNT)]  # type: ignore[arg-type]
+    for conn in conns:
+        server.counters.opened()
+        server._connections.add(conn)
+        conn.active_at = conn.received_at = conn.active_at - 60.0
+    checks_s: list[float] = []
+    original = server._keeper._check_due
+
+    def measured() -> None:
+        began = time.thread_time()
+        original()
+        checks_s.append(time.thread_time() - began)
+
+    monkeypatch.setattr(server._keeper, "_check_due", measured)
+    peer = serving.meet(server)
+    assert peer.is_served
+    gc.collect()
+    change(server, deadlines=only(idle_s=30.0))
+    while len(server.connections) > 1:
+        assert peer.ask(b"hello") == b"hello"
+
+    assert closed_reasons(server) == {CloseReason.IDLE_TIMEOUT: COUNT}
+    assert len(checks_s) > 20
+    assert sorted(checks_s)[-3] < SLICE_LIMIT_S, sorted(checks_s)[-10:]
