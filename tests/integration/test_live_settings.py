@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -56,6 +56,10 @@ class Server(GserverProcess):
         self.pidfile, self.control = str(folder / "gserver.pid"), str(folder / "ctl")
         given = ("app:app", "--pid", self.pidfile, "--control-socket", self.control, *QUICK, *arguments)
         super().__init__(folder, *given, **options)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        return self
 
     def write_config(self, text: str) -> None:
         (self.folder / "gserver.conf.py").write_text(text)
@@ -131,7 +135,7 @@ def test_a_reload_of_live_settings_keeps_every_connection_and_answers_each_messa
                     before = swarm.tally.verified
                     assert server.reload(config) == KEPT
                     wait_for(lambda: swarm.tally.verified > before + 100, "the traffic goes on")  # noqa: B023
-        assert (swarm.tally.faults, swarm.tally.turned_away, swarm.tally.ended.keys()) == ([], 0, {"by the client"})
+        assert (swarm.tally.faults, swarm.tally.turned_away, set(swarm.tally.ended)) == ([], 0, {"by the client"})
         assert server.serving_pids() == pids
         assert server.log.count("Reloaded: the running workers go on with other settings") == 8
         assert server.call("status")["reloads"]["last"]["kind"] == "settings only"
@@ -538,7 +542,7 @@ def test_set_while_a_worker_drains_does_not_disturb_the_drain(tmp_path: Path) ->
 def test_set_is_refused_in_a_stop(tmp_path: Path) -> None:
     with Server(tmp_path, "--graceful-timeout", "3") as server, server.talking() as (client,):
         client.send(b"wait")
-        wait_for(lambda: server.call("connections", where="state=handling").get("rows"), "the handler runs")
+        wait_for(lambda: bool(server.call("connections", where="state=handling").get("rows")), "the handler runs")
         with ControlClient(server.control) as control:
             server.signal(signal.SIGTERM)
             server.wait_for_log("Stopping: draining")
@@ -629,7 +633,7 @@ def test_the_next_drain_uses_the_other_spread_and_time(tmp_path: Path) -> None:
     with Server(tmp_path) as server, server.talking(3) as clients:
         server.call("set", values={"graceful_timeout": 20, "drain_spread": 1.5})
         clients[0].send(b"wait")
-        wait_for(lambda: server.call("connections", where="state=handling").get("rows"), "the handler runs")
+        wait_for(lambda: bool(server.call("connections", where="state=handling").get("rows")), "the handler runs")
         server.call("set", values={"graceful_timeout": 2})
         server.signal(signal.SIGTERM)
         server.wait_for_log(re.escape("Draining 3 connections over 1.5 s"))

@@ -381,7 +381,7 @@ def test_connections_above_the_limits_are_counted_under_every_entry() -> None:
 def test_after_any_changes_nothing_is_left_in_the_table(changes: list[tuple[int, int, int]]) -> None:
     occupancy = FakeOccupancy()
     door = Door(Limits(), occupancy)
-    peers = {"a": V4, "b": NEIGHBOUR, "c": STRANGER, "d": ("2001:db8::1", 1, 0, 0), "e": "/a/path"}
+    peers: dict[str, Any] = {"a": V4, "b": NEIGHBOUR, "c": STRANGER, "d": ("2001:db8::1", 1, 0, 0), "e": "/a/path"}
     for key, peer in peers.items():
         door.check_address(key, peer)
     for per_ip, per_network, bits in changes:

@@ -236,7 +236,7 @@ def test_no_deadline_is_left_of_a_connection_whose_codec_fails(serving: Serving,
         is_broken, kept = False, b""
 
         @property
-        def partial(self) -> Any:  # type: ignore[override]
+        def partial(self) -> Any:
             if self.is_broken:
                 raise RuntimeError("no")
             return self.kept
@@ -521,7 +521,7 @@ def test_a_lower_limit_of_unsent_bytes_holds_for_the_next_message(serving: Servi
 
 def keepalive_of(sock: Any) -> tuple[int, int, int]:
     options = (plain.TCP_KEEPIDLE, plain.TCP_KEEPINTVL, plain.TCP_KEEPCNT)
-    return tuple(sock.getsockopt(plain.IPPROTO_TCP, option) for option in options)  # type: ignore[return-value]
+    return tuple(sock.getsockopt(plain.IPPROTO_TCP, option) for option in options)
 
 
 def test_keepalive_holds_for_new_connections_and_can_be_the_kernels_again(serving: Serving) -> None:
