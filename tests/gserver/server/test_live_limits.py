@@ -25,7 +25,7 @@ from gserver.server.tcp_server import SEND_LIMIT, Keepalive, TcpServer
 from gserver.service import StreamService
 from gserver.tls.contexts import Tls, TlsConfig
 from tests.helpers.certificates import make_certificates
-from tests.helpers.limited import assert_turned_away, bare_echo, echo_stream, telling_echo
+from tests.helpers.limited import EVERY_PROXY, OFF, assert_turned_away, bare_echo, change, echo_stream, telling_echo
 from tests.helpers.proxied import proxied, v1
 from tests.helpers.services import Gate, Keeper, make_lines
 from tests.helpers.serving import Peer, Serving, assert_closed, closed_reasons
@@ -34,21 +34,10 @@ from tests.helpers.waiting import assert_never, wait_until
 #: Short, and long enough for a busy host.
 SOON_S = 0.1
 NEVER_S = 3600.0
-OFF = Deadlines(**{field.name: 0.0 for field in dataclasses.fields(Deadlines)})
-EVERY_PROXY = AccessList((), ())
 KINDS = pytest.mark.parametrize("served", [telling_echo(), echo_stream], ids=["service", "stream"])
 WITH_BARE = pytest.mark.parametrize(
     "served", [telling_echo(), echo_stream, bare_echo], ids=["service", "stream", "bare"]
 )
-
-
-def change(server: TcpServer, *, deadlines: Deadlines = OFF, limits: Limits | None = None, **others: Any) -> None:
-    """Change deadlines and limits, also those of the door, as a worker does."""
-    limits = limits or Limits()
-    server._door.change(limits)
-    given: dict[str, Any] = {"send_limit": SEND_LIMIT, "keepalive": Keepalive(), "proxies": EVERY_PROXY, **others}
-    server.change(deadlines=deadlines, limits=limits, **given)
-    wait_until(lambda: not server._callbacks.greenlets)
 
 
 def only(**deadlines: float) -> Deadlines:
