@@ -25,12 +25,14 @@ from gserver.arbiter.channel import (
     BORN,
     DRAIN,
     DRAIN_AT_ONCE,
+    FAILED,
     LEFT,
     LISTEN,
     NOT_ACCEPTING,
     PRELOADED,
     READY,
     RECYCLE,
+    STACKS,
 )
 from gserver.arbiter.child_processes import Death, Processes
 from gserver.arbiter.listeners import Listeners
@@ -260,6 +262,10 @@ class Arbiter:
                 self._orphans.watch_reported(message.descriptors, time.monotonic())
             elif message.kind == ANSWER:
                 self._questions.receive(pid, message.addresses[0])
+            elif message.kind == STACKS:
+                self._administration.stacks_written(pid, message.addresses[0])
+            elif message.kind == FAILED:
+                self._supervision.cannot_start_because(pid, message.addresses[0])
             elif message.kind == PRELOADED:
                 self._spawner.preloaded(pid, self, self.settings, self._tls)
         if pid < 0:
