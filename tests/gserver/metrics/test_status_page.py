@@ -77,3 +77,16 @@ def test_values_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gserver.__version__", "<i>&")
 
     assert "<h1>gserver &lt;i&gt;&amp;</h1>" in as_page(read(make_board(), Settings()))
+
+
+def test_the_page_has_quantiles_and_a_histogram_of_handler_times() -> None:
+    board = make_board(workers=1)
+    assert "p50 none yet" in " ".join(Outline(as_page(read(board, Settings()))).text.split())
+    for nanoseconds in [20_000] * 98 + [3_000_000, 70_000_000_000]:
+        Counters(board.slot(0).cells).handler_took(nanoseconds)
+    text = " ".join(Outline(as_page(read(board, Settings()))).text.split())
+
+    assert "one message in 61" in text
+    assert "p50 about 24 us p90 about 31 us p99 about 4.1 ms" in text
+    assert "below 16 us 0 below 32 us 98 below 64 us 0" in text
+    assert text.count("67.11 s or more 1") == 1
