@@ -47,7 +47,7 @@ class Histogram:
     sum_s: float
 
     def quantile(self, share: float) -> float | None:
-        """An estimate in seconds: the values of a bucket are taken as spread evenly, as Prometheus does. None: no value.
+        """An estimate in seconds: the values of a bucket are taken as spread evenly, as Prometheus does. None: none.
 
         In the last bucket it is its lower bound.
         """

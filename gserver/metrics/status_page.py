@@ -101,12 +101,12 @@ def _state(worker: WorkerReadings) -> tuple[str, str]:
 
 
 def _reloads(readings: Readings) -> list[tuple[str, str]]:
-    outcome = "failed" if readings.last_reload_failed else "succeeded"
-    last = [("Last reload", "none yet")]
+    last = "none yet"
     if readings.last_reload_at:
-        last = [("Last reload", outcome), ("It ended at", _instant(readings.last_reload_at))]
+        ago = _span(readings.read_at.timestamp() - readings.last_reload_at)
+        last = f"{'failed' if readings.last_reload_failed else 'succeeded'}, {ago} ago"
     return [
-        *last,
+        ("Last reload", last),
         ("Reloads succeeded", _number(readings.reloads_succeeded)),
         ("Reloads failed", _number(readings.reloads_failed)),
         *((f"Workers: {cause.value}", _number(count)) for cause, count in readings.restarts.items()),
@@ -126,7 +126,9 @@ def _bars(histogram: Histogram, text: Callable[[float], str]) -> str:
     used = [index for index, count in enumerate(histogram.counts) if count]
     largest, first = max(histogram.counts), max(0, used[0] - 1) if used else 0
     rows = []
-    for bound, count in list(zip(histogram.bounds_s, histogram.counts, strict=True))[first : used[-1] + 1 if used else 1]:
+    for bound, count in list(zip(histogram.bounds_s, histogram.counts, strict=True))[
+        first : used[-1] + 1 if used else 1
+    ]:
         below = f"below {text(bound)}" if bound < float("inf") else f"{text(histogram.bounds_s[-2])} or more"
         width = 100 * count / largest if largest else 0
         bar = f'<i style="width:{width:.1f}%"></i>' if count else ""

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -22,7 +22,7 @@ from gserver.control.protocol import Problem
 from tests.helpers.processes import PATIENCE_S, GserverProcess, wait_for
 from tests.integration.test_control import COMMAND, Finished, assert_one_line, run, succeeded
 
-APP = '''
+APP = """
 import time
 import gevent
 from gevent.monkey import get_original
@@ -51,7 +51,7 @@ def handle(line, conn):
     return line
 
 app = Service(handle, codec=Lines)
-'''
+"""
 #: A collapsed stack, as flamegraph.pl reads it: frames, separated by ";", then a space and a count.
 COLLAPSED = re.compile(r"[^;\s]+(;[^;\s]+)* [1-9][0-9]*")
 
@@ -63,6 +63,10 @@ class Served(GserverProcess):
         (folder / "app.py").write_text(app)
         self.path = str(folder / "ctl")
         super().__init__(folder, "app:app", "--control-socket", self.path, *arguments, **options)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        return self
 
     def ctl(self, *arguments: str) -> Finished:
         return run("-s", self.path, *arguments)
@@ -176,13 +180,17 @@ def test_a_blocked_worker_writes_its_stacks_to_the_log_and_the_others_are_shown(
         assert blocked
         finished = server.ctl("stacks")
         assert finished.returncode == 4, finished
-        missing = re.match(r"gserverctl: worker (\d+) is missing: worker \1 does not answer: it writes", finished.stderr)
+        missing = re.match(
+            r"gserverctl: worker (\d+) is missing: worker \1 does not answer: it writes", finished.stderr
+        )
         assert missing, finished
         (other,) = set(pids) - {int(missing[1])}
         assert f"Worker {other}\n" in finished.stdout
         server.wait_for_log("Stacks of the worker, requested by USR2")
         assert 'get_original("time", "sleep")(3600)' in server.log
-        assert_one_line(server.ctl("stacks", missing[1]), 1, f"worker {missing[1]} does not answer: it writes its stacks")
+        assert_one_line(
+            server.ctl("stacks", missing[1]), 1, f"worker {missing[1]} does not answer: it writes its stacks"
+        )
         os.kill(int(missing[1]), signal.SIGKILL)
 
 
@@ -222,7 +230,9 @@ def test_a_profile_finds_the_busiest_function(server: Served) -> None:
     lines = finished.stdout.splitlines()
 
     assert finished.returncode == 0, finished
-    assert re.match(r"gserverctl: \d+ samples in 2\.?\d* s, \d+ of them while the worker ran; CPU time ", finished.stderr)
+    assert re.match(
+        r"gserverctl: \d+ samples in 2\.?\d* s, \d+ of them while the worker ran; CPU time ", finished.stderr
+    )
     assert all(COLLAPSED.fullmatch(line) for line in lines)
     assert re.match(r"handler:app:handle;.*;app:spin:\d+ \d+$", lines[0])
     counts = [int(line.rpartition(" ")[2]) for line in lines]
@@ -346,7 +356,11 @@ def test_no_answer_of_a_worker_ends_the_arbiter(tmp_path: Path) -> None:
         pid = server.worker
         outcomes: list[str] = []
         while not outcomes or "does not answer" not in outcomes[-1]:
-            asked = [("connection", {"connection": f"{pid}-1"}), ("stacks", {"pid": pid}), ("connections", {})]
+            asked: list[tuple[str, dict[str, Any]]] = [
+                ("connection", {"connection": f"{pid}-1"}),
+                ("stacks", {"pid": pid}),
+                ("connections", {}),
+            ]
             command, arguments = asked[len(outcomes) % 3]
             try:
                 client.call(command, **arguments)

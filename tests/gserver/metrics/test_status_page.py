@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import html.parser
+import time
 
 import pytest
 
@@ -58,10 +59,10 @@ def test_the_page_has_states_rates_limits_and_reloads() -> None:
     slot.message_rate = 56_789.0
     Counters(slot.cells).ended(CloseReason.IDLE_TIMEOUT)
     board.slot(0).heartbeat_at -= 100.0
-    board.server.reload_ended(False, 1_796_049_006.0)
+    board.server.reload_ended(False, time.time() - 7201.5)
     text = Outline(as_page(read(board, Settings.checked({"max_connections": 5000})))).text
 
-    for part in ("stuck", "serves", "1,233", "56,789", "idle_timeout", "5,000", "failed", "2026-11-30 14:30:06 UTC"):
+    for part in ("stuck", "serves", "1,233", "56,789", "idle_timeout", "5,000", "failed, 2 h 1 s ago"):
         assert part in text
 
 
