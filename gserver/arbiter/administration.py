@@ -233,7 +233,11 @@ class Administration:
     def _restart_worker(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
         pid = self._worker(arguments["pid"])
         self._refuse_while_stopping()
-        self._server.supervision.request_recycling(pid)
+        if arguments.get("now", False):
+            log.info("Control: kill and replace worker %d", pid)
+            self._server.supervision.request_kill(pid, time.monotonic())
+        else:
+            self._server.supervision.request_recycling(pid)
         reply.result(pid=pid)
 
     def _refuse_while_stopping(self) -> None:

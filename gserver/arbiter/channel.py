@@ -92,9 +92,17 @@ class Channel:
     def fileno(self) -> int:
         return self._end.fileno()
 
+    @staticmethod
+    def fits(kind: str, addresses: Sequence[str]) -> bool:
+        """Whether a message is short enough to be sent."""
+        return len(_encoded(kind, addresses)) <= MAX_BYTES
+
     def send(self, kind: str, addresses: Sequence[str] = (), descriptors: Sequence[int] = ()) -> bool:
-        """Send a message; return False if the other process has ended, or has hundreds of messages unread."""
-        text = json.dumps([kind, *addresses]).encode()
+        """Send a message; return False if the other process has ended, or has hundreds of messages unread.
+
+        A message of more than 64 KiB is not sent either: see fits().
+        """
+        text = _encoded(kind, addresses)
         if len(text) > MAX_BYTES:
             return False
         try:
@@ -123,3 +131,7 @@ class Channel:
 
     def close(self) -> None:
         self._end.close()
+
+
+def _encoded(kind: str, addresses: Sequence[str]) -> bytes:
+    return json.dumps([kind, *addresses]).encode()

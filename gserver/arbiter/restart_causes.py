@@ -16,7 +16,7 @@ class RestartCause(enum.Enum):
 
     EXITED = "exited"  # by itself, while it served, or drained on a TERM that was not the arbiter's
     SIGNAL = "signal"  # by a signal that was not the arbiter's, while it served
-    TIMEOUT = "timeout"  # killed by the arbiter: no heartbeat in time, or not ready in time
+    TIMEOUT = "timeout"  # killed by the arbiter: no heartbeat or not ready in time, or restart --now
     START_FAILED = "start_failed"  # before it served
     RECYCLED = "recycled"  # it had reached a limit, such as max_requests
     RELOADED = "reloaded"  # by a worker of a new generation

@@ -85,6 +85,7 @@ def status_of(
         "received_bytes": totals["received_bytes"],
         "sent_bytes": totals["sent_bytes"],
         "lag_s": max((row["lag_s"] for row in rows), default=0.0),
+        "restarts": {cause.value: count for cause, count in scoreboard.server.restarts.items() if count},
         "reloads": {"done": reloads.done, "failed": reloads.failed, "last": reloads.last},
         "certificate_not_after": min(
             (row["certificate_not_after"] for row in rows if row["certificate_not_after"] is not None), default=None

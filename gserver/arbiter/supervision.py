@@ -87,6 +87,7 @@ class Child:
     drain_cause: RestartCause | None = None  # why it drains, if another worker replaces it
     is_surplus: bool = False  # it was drained or killed, and no worker replaces it
     has_served: bool = False
+    must_end_since: float | None = None  # an operator has it killed and replaced, without a drain
 
     @property
     def is_pending(self) -> bool:
@@ -215,6 +216,11 @@ class Supervision:
         """A worker has reached a limit and is to be replaced."""
         if pid in self._workers:
             self._workers[pid].needs_recycling = True
+
+    def request_kill(self, pid: int, now: float) -> None:
+        """Replace a worker that is stuck: the kill stages begin at once, as after a missed deadline."""
+        if pid in self._workers:
+            self._workers[pid].needs_recycling, self._workers[pid].must_end_since = True, now
 
     def stopped_accepting(self, pid: int, now: float) -> None:
         """A worker has stopped accepting: it was sent DRAIN, or it got TERM itself and drains."""
@@ -349,6 +355,8 @@ class Supervision:
         child.next_kill_at = now + KILL_STAGE_S if child.kill_stages_done < len(_KILL_STAGES) else math.inf
 
     def _overdue_at(self, child: Child, deadlines: Mapping[int, float]) -> float | None:
+        if child.must_end_since is not None:
+            return child.must_end_since
         if child.stage is not Stage.BOOTING:
             return deadlines.get(child.pid)
         if child.is_pending:
@@ -443,6 +451,8 @@ class Supervision:
     def _replacement_cause(self, child: Child) -> RestartCause | None:
         if self._reload is not None and child.generation < self.generation:
             return RestartCause.RELOADED
+        if child.must_end_since is not None:
+            return RestartCause.TIMEOUT
         return RestartCause.RECYCLED if child.needs_recycling else None
 
     # Failures

@@ -133,6 +133,9 @@ def _add_inspection(add: Add) -> None:
     workers = add("workers", commands.run_workers, "list the workers, or add, remove or restart one")
     workers.add_argument("action", nargs="?", choices=("add", "remove", "restart"))
     workers.add_argument("pid", nargs="?", type=int, metavar="PID", help="the worker to restart")
+    workers.add_argument(
+        "--now", action="store_true", help="restart without a drain: log its stacks and kill it, because it is stuck"
+    )
     add("listeners", commands.run_listeners, "list the addresses that are listened on")
     connections = add("connections", commands.run_connections, "list connections")
     connections.add_argument("--sort", choices=SORT_KEYS, help="what to sort by, the largest first (default age)")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -41,10 +42,13 @@ class ControlClient:
         self.result: dict[str, Any] = {}
         self._number = 0  # of the last request
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._sock.settimeout(SILENCE_S)
+        # In blocking mode connect() waits for a place in the accept queue, at most as long as a send may take. With a
+        # timeout of Python's it would fail at once (EAGAIN).
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(SILENCE_S), 0))
         try:
             with short_path(path) as address:
                 self._sock.connect(address)
+            self._sock.settimeout(SILENCE_S)
         except OSError as error:
             self._sock.close()
             raise Unreachable(f"control socket {path!r} cannot be used: {error.strerror or error}") from None

@@ -79,14 +79,17 @@ def run_status(server: ControlClient, arguments: argparse.Namespace, parser: Com
 
 
 def run_workers(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    if arguments.now and arguments.action != "restart":
+        raise UsageError("--now belongs to workers restart PID")
     if arguments.action is None:
         result = server.call("workers")
         return _show_rows(parser, arguments, result, text_output.worker_table)
     if (arguments.action == "restart") != (arguments.pid is not None):
         raise UsageError("workers restart needs a PID, the other actions take none")
     if arguments.action == "restart":
-        result = server.call("restart_worker", pid=arguments.pid)
-        text = f"worker {arguments.pid} will be replaced\n"
+        options = {"now": True} if arguments.now else {}
+        result = server.call("restart_worker", pid=arguments.pid, **options)
+        text = f"worker {arguments.pid} will be {'killed and ' if arguments.now else ''}replaced\n"
     else:
         result = server.call(f"{arguments.action}_worker")
         text = f"the server goes on with {result['target']} workers\n"

@@ -29,7 +29,7 @@ __all__ = ["Commands", "ControlSocket", "Reply"]
 
 log = logging.getLogger("gserver.control")
 
-# At one more, the client that has been silent for longest is closed.
+# At one more, the client that has been silent for longest is closed; one that waits for its reply only if all do.
 MAX_CLIENTS = 32
 READ_BYTES = 16 * 1024
 # How long to wait before the next accept if no descriptor is left.
@@ -142,7 +142,7 @@ class ControlSocket:
                 self.wakes_at = time.monotonic() + EXHAUSTED_PAUSE_S
             return
         if len(self._clients) >= MAX_CLIENTS:
-            self._clients[0].close()
+            next((each for each in self._clients if not each.awaits_reply), self._clients[0]).close()
         self._clients.append(_Client(sock, self._selector, self._run, self._left, self._is_active))
 
     def _run(self, client: _Client, line: bytes) -> None:
@@ -217,6 +217,11 @@ class _Client:
         self._has_finished = False  # the client has closed its sending side
         self._events = 0
         self._choose_events()
+
+    @property
+    def awaits_reply(self) -> bool:
+        """Whether its request is being carried out. False while it has replies to read."""
+        return self._is_busy and not self._outbox
 
     def send(self, line: bytes, sent: Callable[[], None]) -> None:
         """Send a line; call `sent` once the kernel has taken it, from the loop."""

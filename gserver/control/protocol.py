@@ -65,7 +65,9 @@ COMMANDS: dict[str, Command] = {
     "add_worker": Command("one worker more"),
     "remove_worker": Command("one worker fewer, down to one; the oldest drains"),
     "restart_worker": Command(
-        "replace a worker: a new one serves, then this one drains", {"pid": arguments.pid}, ("pid",)
+        "replace a worker: a new one serves, then this one drains; now: its stacks are logged, and it is killed",
+        {"pid": arguments.pid, "now": arguments.flag},
+        ("pid",),
     ),
     "listeners": Command("a row for each address that is listened on"),
     "connections": Command(

@@ -26,14 +26,14 @@ Row = Mapping[str, Any]
 
 
 def duration(seconds: float | None) -> str:
-    """As text, within a percent up to two hours: 3 ms, 4.2 s, 12 min 5 s, 100 min, 5 h 10 min, 3 d 4 h."""
+    """As text, rounded to 5 % or better: 3 ms, 4.2 s, 2 min 30 s, 12 min, 5 h 10 min, 3 d 4 h."""
     if seconds is None:
         return _NONE
     if seconds < 0.9995:
         return f"{seconds * 1000:.3g} ms"
     if seconds < 99.95:
         return f"{seconds:.3g} s"
-    if seconds < 3599.5:
+    if seconds < 599.5:
         return "{} min {} s".format(*divmod(round(seconds), 60))
     minutes = round(seconds / 60)
     if minutes < 120:
@@ -202,7 +202,6 @@ def status_text(status: Row, now: float) -> str:
         now: seconds since the epoch.
     """
     workers, connections = status["workers"], status["connections"]
-    closed = ", ".join(f"{reason} {count:,}" for reason, count in connections["closed"].items())
     lines = [
         [
             "server",
@@ -213,17 +212,20 @@ def status_text(status: Row, now: float) -> str:
         ["listening", ", ".join(status["listeners"]) or _NONE],
         ["workers", _workers(workers)],
         ["connections", f"{connections['open']:,} open, {connections['accepted']:,} accepted"],
-        ["closed", closed or "none"],
-        [
-            "messages",
-            f"{rate(status['messages_per_s'])} per second, {status['messages']:,} in all, {status['errors']:,} errors",
-        ],
+        ["closed", _counts(connections["closed"])],
+        ["messages", f"{rate(status['messages_per_s'])} a second, {status['messages']:,} in all"],
+        ["errors", f"{status['errors']:,}"],
         ["lag", duration(status["lag_s"])],
+        ["restarts", _counts(status.get("restarts", {}))],
         ["reloads", _reloads(status["reloads"], now)],
         *[["certificate", _certificate(end, now)] for end in (status["certificate_not_after"],) if end is not None],
         *[["limit", _limit(each)] for each in status["limits"]],
     ]
     return table(lines)
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
 
 
 def _workers(workers: Row) -> str:

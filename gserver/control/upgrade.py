@@ -2,7 +2,7 @@
 
 If the new server ends, or is not ready in time, or at Ctrl-C, it is stopped, and the old one goes on. All of it goes
 through the old server, to which the new one reports. So it is the same under a service manager, which follows the
-upgrade by itself (see docs/deploying.md).
+upgrade by itself (see docs/operations.md).
 """
 
 from __future__ import annotations

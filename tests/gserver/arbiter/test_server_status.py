@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gserver.arbiter.restart_causes import RestartCause
 from gserver.arbiter.scoreboard import Scoreboard, Slot
 from gserver.arbiter.server_status import ReloadRecord, limits_of, status_of, worker_rows
 from gserver.arbiter.supervision import Supervision
@@ -70,7 +71,14 @@ def test_the_summary_counts_workers_and_connections(server: Server) -> None:
     assert serving["state"] == "serving"
     assert serving["workers"]["serving"] == 2
     assert serving["connections"] == {"open": 1, "accepted": 2, "closed": {"peer_eof": 1}}
-    assert serving["reloads"] == {"done": 0, "failed": 0, "last": None}
+    assert (serving["restarts"], serving["reloads"]) == ({}, {"done": 0, "failed": 0, "last": None})
+
+
+def test_the_summary_counts_the_workers_that_were_replaced_by_cause(server: Server) -> None:
+    for cause in (RestartCause.SIGNAL, RestartCause.SIGNAL, RestartCause.TIMEOUT):
+        server.scoreboard.server.restarted(cause)
+
+    assert server.status()["restarts"] == {"signal": 2, "timeout": 1}
 
 
 def test_a_server_that_reloads_or_stops(server: Server) -> None:

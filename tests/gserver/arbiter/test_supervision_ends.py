@@ -54,6 +54,19 @@ def test_the_kill_stages_come_in_order_a_second_apart() -> None:
     assert supervision.wakes_at(DUE_AT + 10, deadlines) == LATER
 
 
+def test_a_worker_that_an_operator_has_killed_goes_through_all_stages_before_its_deadline() -> None:
+    supervision = make_serving(2)
+    supervision.request_kill(1, 5.0)
+    supervision.request_kill(99, 5.0)  # it has ended meanwhile
+    deadlines = {1: LATER, 2: LATER}
+
+    assert supervision.wakes_at(5.0, deadlines) == 5.0
+    assert sorted(act(supervision, 5.0, [3], deadlines=deadlines)) == ["dump 1", "fork 3"]
+    assert act(supervision, 5.0 + KILL_STAGE_S, deadlines=deadlines) == ["abort 1"]
+    supervision.exited(1, 6.5)
+    assert act(supervision, 6.5, deadlines=deadlines) == []  # the one that replaces it boots already
+
+
 def test_a_worker_that_is_being_killed_is_replaced_when_it_has_ended() -> None:
     supervision = make_struck(2)
     supervision.exited(1, DUE_AT + 2)

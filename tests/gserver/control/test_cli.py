@@ -72,6 +72,7 @@ NO_ROWS = {"rows": [], "count": 0, "missing": []}
         (["workers", "add"], ("add_worker", {})),
         (["workers", "remove"], ("remove_worker", {})),
         (["workers", "restart", "7"], ("restart_worker", {"pid": 7})),
+        (["workers", "restart", "7", "--now"], ("restart_worker", {"pid": 7, "now": True})),
         (["listeners"], ("listeners", {})),
         (["connections"], ("connections", {})),
         (
@@ -128,6 +129,16 @@ def test_workers_that_are_missing_are_status_4(server: FakeClient, run: Run) -> 
     )
 
 
+def test_stacks_of_all_workers_leave_out_a_stuck_one(server: FakeClient, run: Run) -> None:
+    server.answers["workers"] = {"rows": [{**WORKER, "pid": 7, "state": "serving"}]}
+    server.answers["stacks"] = Problem("no_answer", "worker 7 is stuck: it writes its stacks to the error log")
+    status, output, errors = run("stacks")
+
+    assert (status, output) == (4, "")
+    assert errors == "gserverctl: worker 7 is missing: stuck: it writes its stacks to the error log\n"
+    assert run("stacks", "7") == (1, "", "gserverctl: worker 7 is stuck: it writes its stacks to the error log\n")
+
+
 def test_a_refusal_is_status_1_and_no_server_status_3(server: FakeClient, run: Run) -> None:
     server.answers["connection"] = Problem("not_found", "there is no connection '7-1'")
     assert run("connection", "7-1") == (1, "", "gserverctl: there is no connection '7-1'\n")
@@ -142,6 +153,8 @@ def test_a_refusal_is_status_1_and_no_server_status_3(server: FakeClient, run: R
         ["fly"],
         ["workers", "restart"],
         ["workers", "add", "7"],
+        ["workers", "--now"],
+        ["workers", "add", "--now"],
         ["workers", "restart", "x"],
         ["close"],
         ["ready"],
