@@ -23,7 +23,7 @@ __all__ = ["UpgradeReports", "send_report"]
 MAX_REPORT_BYTES = 4096
 # More than any arbiter sends. The kernel keeps at most 64 KiB of what was not read.
 MAX_BYTES = 64 * 1024
-#: The longest text in a report, in characters. In JSON each has six bytes at most, or twelve for two.
+#: The longest text in a report, in characters. Each has six bytes at most.
 MAX_TEXT = 600
 _TYPES = {"version": str, "control_socket": str, "is_ready": bool, "failed_because": str}
 
@@ -32,7 +32,8 @@ def send_report(descriptor: int, **fields: Any) -> None:
     """Send a report. Never blocks: without a reader, or without room, the report is lost."""
     cut = {name: value[:MAX_TEXT] if isinstance(value, str) else value for name, value in fields.items()}
     with contextlib.suppress(OSError):
-        os.write(descriptor, json.dumps(cut).encode() + b"\n")
+        # A surrogate becomes its escape, which is the same in JSON.
+        os.write(descriptor, json.dumps(cut, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
 
 
 class UpgradeReports:

@@ -111,7 +111,9 @@ def _parser(has_output: bool) -> CommandParser:
     parser.has_output = has_output
     parser.add_argument("-s", "--socket", metavar="PATH", help="control socket (default: that of the only server)")
     parser.add_argument("-v", "--version", action="version", version=f"gserverctl {gserver.__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=CommandParser)
+    subparsers = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True, parser_class=CommandParser
+    )
 
     def add(name: str, run: Callable[..., int], help: str, has_json: bool = True) -> argparse.ArgumentParser:
         command = subparsers.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
@@ -154,8 +156,10 @@ def _add_inspection(add: Add) -> None:
         commands.run_profile,
         "sample the code of a worker; prints collapsed stacks, as flamegraph.pl and speedscope take them",
     )
-    profile.add_argument("pid", type=int, metavar="PID")
-    profile.add_argument("--seconds", type=_seconds, default=10.0, metavar="N", help="how long (default 10)")
+    profile.add_argument("pid", type=int, metavar="PID", help="the worker")
+    profile.add_argument(
+        "--seconds", type=_seconds, default=10.0, metavar="N", help="how long (default 10, at most 300)"
+    )
     top = add("top", commands.run_top, "show the workers and the busiest connections, live; needs rich", False)
     top.add_argument("--interval", type=_seconds, default=2.0, metavar="SECONDS", help="between readings (default 2)")
     top.add_argument("--rounds", type=_count, metavar="N", help="end after so many readings")
@@ -167,10 +171,10 @@ def _add_steering(add: Add) -> None:
     )
     ready.add_argument("state", choices=("off", "on"))
     get = add("get", commands.run_get, "show settings, all or some")
-    get.add_argument("names", nargs="*", metavar="NAME")
+    get.add_argument("names", nargs="*", metavar="NAME", help="of a setting, as in docs/settings.md (default: all)")
     get.add_argument("--changed", action="store_true", help="only those that differ from their default")
     set_ = add("set", commands.run_set, "change a live setting, in all workers, until the next reload or start")
-    set_.add_argument("name", metavar="NAME")
+    set_.add_argument("name", metavar="NAME", help="of a setting")
     set_.add_argument("values", nargs="*", metavar="VALUE", help="several, or none, for a list such as allow")
     level = add("log-level", commands.run_log_level, "change the level of the error log until the next reload or start")
     level.add_argument("level", choices=LOG_LEVELS)

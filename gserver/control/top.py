@@ -92,8 +92,8 @@ class Screen:
             _line(_summary(status)),
             _line(_identity(status, now)),
             "",
-            _worker_table(sorted(workers, key=_urgency)[:shown], len(workers), width),
-            "",
+            _worker_table(sorted(workers, key=_urgency)[:shown], width),
+            f"and {len(workers) - shown} more" if shown < len(workers) else "",
             self._connection_table(list(found.values()), now, width, max(LEAST_ROWS, left - shown)),
         )
 
@@ -158,13 +158,12 @@ def _urgency(row: Row) -> tuple[bool, float]:
     return not row["stuck"], -row["messages_per_s"]
 
 
-def _worker_table(rows: Sequence[Row], of: int, width: int) -> Table:
-    left_out = of - len(rows)
+def _worker_table(rows: Sequence[Row], width: int) -> Table:
     table = _table("WORKER", "STATE")
     is_wide = width >= WIDE
     for name in ("CONNECTIONS", "MSG/S", "ERRORS", "LAG", "MEMORY", "FILES", *(["UP"] if is_wide else [])):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column(f"{left_out} more are not shown" if left_out else "", no_wrap=True, ratio=1)
+    table.add_column("", ratio=1)
     for row in rows:
         table.add_row(
             str(row["pid"]),

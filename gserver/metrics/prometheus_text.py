@@ -20,6 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 import gserver
 from gserver.connection.native_fields import IS_NATIVE
+from gserver.counters import SAMPLED_ONE_OF
 from gserver.errors import CloseReason
 from gserver.metrics.readings import Histogram, Readings, WorkerReadings
 
@@ -109,8 +110,7 @@ def _build(readings: Readings) -> Iterable[Sample]:
 
 
 _WORKER = ("worker",)
-#: All metrics, in the order of the output. A histogram of the time of handlers goes behind that of the event loop: one
-#: more entry with `histogram`, and one more field of Readings.
+#: All metrics, in the order of the output.
 FAMILIES = (
     # The server.
     Family(
@@ -198,6 +198,12 @@ FAMILIES = (
         "gserver_event_loop_lag_seconds",
         "Seconds of all workers by the largest delay of the event loop in that second.",
         histogram=lambda of: of.lags,
+    ),
+    Family(
+        "histogram",
+        "gserver_handler_duration_seconds",
+        f"Time that a handler took for a message, with its waiting, of one message in {SAMPLED_ONE_OF}.",
+        histogram=lambda of: of.handlers,
     ),
     # Workers.
     Family(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from gserver.arbiter.health import Verdict, is_stuck, liveness, readiness
 from gserver.arbiter.restart_causes import RestartCause
 from gserver.arbiter.scoreboard import HEARTBEAT_S, LAG_BOUNDS_S, RESERVED, Scoreboard, Slot
 from gserver.config.settings import Settings
-from gserver.counters import CELLS, RECEIVED, SENT, Counters, snapshot
+from gserver.counters import CELLS, RECEIVED, SENT, Counters, handler_seconds, handler_times, snapshot
 
 __all__ = ["Histogram", "Readings", "WorkerReadings", "read"]
 
@@ -44,6 +45,18 @@ class Histogram:
     bounds_s: tuple[float, ...]
     counts: tuple[int, ...]
     sum_s: float
+
+    def quantile(self, share: float) -> float | None:
+        """An estimate in seconds: the values of a bucket are taken as spread evenly, as Prometheus does. None: none.
+
+        In the last bucket it is its lower bound.
+        """
+        wanted, lower = share * sum(self.counts), 0.0
+        for bound, count in zip(self.bounds_s, self.counts, strict=True):
+            if count and wanted <= count:
+                return lower if bound == math.inf else lower + (bound - lower) * wanted / count
+            wanted, lower = wanted - count, bound
+        return None
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,12 @@ class Readings:
     @property
     def sent_bytes(self) -> int:
         return self.totals.cells[SENT]
+
+    @property
+    def handlers(self) -> Histogram:
+        """The time of handlers, of one message of SAMPLED_ONE_OF."""
+        times = handler_times(self.totals.cells)
+        return Histogram(tuple(times), tuple(times.values()), handler_seconds(self.totals.cells))
 
     @property
     def liveness(self) -> Verdict:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import html
 import importlib.resources
 import string
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 import gserver
+from gserver.counters import SAMPLED_ONE_OF
 from gserver.metrics.readings import Histogram, Readings, WorkerReadings
 
 __all__ = ["as_page"]
@@ -64,7 +65,10 @@ def as_page(readings: Readings) -> str:
         ),
         closed=_rows((reason.value, _number(count)) for reason, count in totals.closed.most_common())
         or _rows([("none yet", "")]),
-        lags=_lag_rows(readings.lags),
+        lags=_bars(readings.lags, _short),
+        sampled=SAMPLED_ONE_OF,
+        handlers=_rows(_quantiles(readings.handlers)),
+        handler_bars=_bars(readings.handlers, _fine),
         reloads=_rows(_reloads(readings)),
         limits=_rows((name, _limit(readings, name)) for name in _LIMITS),
     )
@@ -97,25 +101,35 @@ def _state(worker: WorkerReadings) -> tuple[str, str]:
 
 
 def _reloads(readings: Readings) -> list[tuple[str, str]]:
-    outcome = "failed" if readings.last_reload_failed else "succeeded"
-    last = [("Last reload", "none yet")]
+    last = "none yet"
     if readings.last_reload_at:
-        last = [("Last reload", outcome), ("It ended at", _instant(readings.last_reload_at))]
+        ago = _span(readings.read_at.timestamp() - readings.last_reload_at)
+        last = f"{'failed' if readings.last_reload_failed else 'succeeded'}, {ago} ago"
     return [
-        *last,
+        ("Last reload", last),
         ("Reloads succeeded", _number(readings.reloads_succeeded)),
         ("Reloads failed", _number(readings.reloads_failed)),
         *((f"Workers: {cause.value}", _number(count)) for cause, count in readings.restarts.items()),
     ]
 
 
-def _lag_rows(lags: Histogram) -> str:
-    """One row per bucket up to the last one that is not empty, with a bar as long as its share."""
-    used = [index for index, count in enumerate(lags.counts) if count]
-    largest = max(lags.counts)
+def _quantiles(histogram: Histogram) -> list[tuple[str, str]]:
+    found = [(name, histogram.quantile(share)) for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))]
+    return [(name, "none yet" if value is None else f"about {_fine(value)}") for name, value in found]
+
+
+def _bars(histogram: Histogram, text: Callable[[float], str]) -> str:
+    """One row per bucket, with a bar as long as its share.
+
+    The empty ones after the last that is not empty are left out, and all but one of those before the first.
+    """
+    used = [index for index, count in enumerate(histogram.counts) if count]
+    largest, first = max(histogram.counts), max(0, used[0] - 1) if used else 0
     rows = []
-    for bound, count in list(zip(lags.bounds_s, lags.counts, strict=True))[: used[-1] + 1 if used else 1]:
-        below = f"below {_short(bound)}" if bound < float("inf") else f"{_short(lags.bounds_s[-2])} or more"
+    for bound, count in list(zip(histogram.bounds_s, histogram.counts, strict=True))[
+        first : used[-1] + 1 if used else 1
+    ]:
+        below = f"below {text(bound)}" if bound < float("inf") else f"{text(histogram.bounds_s[-2])} or more"
         width = 100 * count / largest if largest else 0
         bar = f'<i style="width:{width:.1f}%"></i>' if count else ""
         rows.append(
@@ -165,3 +179,8 @@ def _short(seconds: float) -> str:
         if seconds < 0.1
         else f"{seconds * 1000:.0f} ms"
     )
+
+
+def _fine(seconds: float) -> str:
+    """The same, with microseconds."""
+    return _short(seconds) if seconds >= 0.001 else f"{seconds * 1e6:.0f} us"

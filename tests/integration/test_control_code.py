@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -63,6 +63,10 @@ class Served(GserverProcess):
         (folder / "app.py").write_text(app)
         self.path = str(folder / "ctl")
         super().__init__(folder, "app:app", "--control-socket", self.path, *arguments, **options)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        return self
 
     def ctl(self, *arguments: str) -> Finished:
         return run("-s", self.path, *arguments)
@@ -352,7 +356,11 @@ def test_no_answer_of_a_worker_ends_the_arbiter(tmp_path: Path) -> None:
         pid = server.worker
         outcomes: list[str] = []
         while not outcomes or "does not answer" not in outcomes[-1]:
-            asked = [("connection", {"connection": f"{pid}-1"}), ("stacks", {"pid": pid}), ("connections", {})]
+            asked: list[tuple[str, dict[str, Any]]] = [
+                ("connection", {"connection": f"{pid}-1"}),
+                ("stacks", {"pid": pid}),
+                ("connections", {}),
+            ]
             command, arguments = asked[len(outcomes) % 3]
             try:
                 client.call(command, **arguments)

@@ -19,6 +19,7 @@ import yaml
 
 pytest.importorskip("prometheus_client", reason="the metrics need prometheus-client")
 
+from gserver.counters import SAMPLED_ONE_OF
 from gserver.metrics.prometheus_text import FAMILIES
 from tests.helpers.certificates import make_certificates
 from tests.helpers.processes import GserverProcess, wait_for
@@ -135,8 +136,9 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
                     server.connect() as sock,
                     files.client_context().wrap_socket(sock, server_hostname="localhost") as client,
                 ):
-                    client.sendall(b"hello\n" * 10)
-                    assert client.recv(100)
+                    for _ in range(2 * SAMPLED_ONE_OF):  # a worker has timed a handler
+                        client.sendall(b"hello\n")
+                        assert client.recv(100)
                 wait_for(lambda: made.values("gserver_connections_accepted_total") > accepted, "a scrape")  # noqa: B023
             yield made
         finally:

@@ -31,7 +31,7 @@ class Reply:
         self.listed += rows
         sent()
 
-    def result(self, **fields: Any) -> None:
+    def result(self, /, **fields: Any) -> None:
         assert self.answer is None
         self.answer = fields
 
@@ -226,6 +226,114 @@ def test_a_server_that_stops_changes_nothing_else(server: Server, command: str, 
     assert code_of(server.run(command, **arguments)) == ("failed", "the server is stopping")
     assert server.calls == []
     assert server.run("status").answer is not None
+
+
+# Upgrades
+
+RUNNING = {"pid": 7, "is_running": True, "failed_because": None}
+
+
+def test_an_upgrade_is_started(server: Server) -> None:
+    server.new_arbiter = 7
+
+    assert server.run("upgrade").answer == {"pid": 7}
+    assert server.calls == ["upgrade"]
+
+
+def test_status_has_what_became_of_the_upgrade(server: Server) -> None:
+    server.last_upgrade = RUNNING
+    answer = server.run("status").answer
+
+    assert answer is not None
+    assert answer["upgrade"] == RUNNING
+
+
+def test_an_upgrade_that_cannot_be_started(server: Server) -> None:
+    assert code_of(server.run("upgrade")) == ("failed", "no new arbiter can be started, see the error log")
+
+
+@pytest.mark.parametrize(
+    ("last", "text"),
+    [
+        (RUNNING, "a new arbiter runs with pid 7; stop this server to finish, or that one to give up"),
+        (None, "this server was started by one, and the old server still runs"),
+        ({**RUNNING, "is_running": False}, "this server was started by one, and the old server still runs"),
+    ],
+)
+def test_one_upgrade_at_a_time(server: Server, last: dict[str, Any] | None, text: str) -> None:
+    server.is_upgrading, server.last_upgrade = True, last
+
+    assert code_of(server.run("upgrade")) == ("failed", f"an upgrade is under way: {text}")
+    assert server.calls == []
+
+
+def test_an_upgrade_is_finished_only_if_the_new_arbiter_runs(server: Server) -> None:
+    assert code_of(server.run("finish_upgrade")) == ("failed", "there is no new arbiter: none was started")
+    server.last_upgrade = {"pid": 7, "is_running": False, "failed_because": "it ended with status 1"}
+    assert code_of(server.run("finish_upgrade")) == ("failed", "there is no new arbiter: it ended with status 1")
+    assert server.calls == []
+    server.last_upgrade = RUNNING
+    assert server.run("finish_upgrade").answer == {"pid": os.getpid()}
+    assert server.calls == [("stop", False)]
+
+
+def test_an_upgrade_is_cancelled(server: Server) -> None:
+    assert code_of(server.run("cancel_upgrade")) == ("failed", "no upgrade is under way that could be cancelled")
+    server.new_arbiter = 7
+    assert server.run("cancel_upgrade").answer == {"pid": 7}
+
+
+@pytest.mark.parametrize("command", ["reload", "upgrade"])
+def test_in_the_shutdown_delay_nothing_long_begins(server: Server, command: str) -> None:
+    server.supervision.is_leaving = True
+
+    assert code_of(server.run(command)) == ("failed", "the server is about to stop")
+    assert server.calls == []
+
+
+# What a worker's code is doing
+
+
+@pytest.mark.parametrize("command", ["stacks", "profile"])
+def test_stacks_and_profiles_are_rows_of_one_worker(server: Server, command: str) -> None:
+    reply = server.run(command, pid=ONE)
+    assert [(pid, question["subject"]) for pid, question in server.asked] == [(ONE, command)]
+    server.answer(w101=["text", {"samples": 3}])
+
+    assert (reply.listed, reply.answer) == (["text"], {"pid": ONE, "samples": 3})
+
+
+def test_a_profile_lasts_ten_seconds_by_default(server: Server) -> None:
+    server.run("profile", pid=ONE)
+    server.run("profile", pid=OTHER, seconds=3)
+
+    assert [question["arguments"] for _, question in server.asked] == [{"seconds": 10.0}, {"seconds": 3.0}]
+
+
+@pytest.mark.parametrize("command", ["stacks", "profile"])
+def test_an_unknown_worker_has_neither(server: Server, command: str) -> None:
+    text = f"there is no worker 5, must be one of: {ONE}, {OTHER}"
+
+    assert code_of(server.run(command, pid=5)) == ("not_found", text)
+
+
+DUMPED = f"worker {ONE} does not answer: it writes its stacks to the error log, as soon as it can"
+
+
+def test_a_worker_that_does_not_answer_dumps_its_stacks(server: Server) -> None:
+    reply = server.run("stacks", pid=ONE)
+    assert server.questions.wakes_at is not None
+    server.questions.expire(server.questions.wakes_at)
+
+    assert code_of(reply) == ("no_answer", DUMPED)
+    assert server.calls == [("dump", ONE)]
+
+
+def test_a_stuck_worker_is_not_waited_for(server: Server) -> None:
+    server.scoreboard.slot(0).heartbeat_at = time.monotonic() - 60
+
+    assert code_of(server.run("stacks", pid=ONE)) == ("no_answer", DUMPED)
+    assert (server.calls, server.asked) == ([("dump", ONE)], [])
 
 
 # Workers

@@ -289,3 +289,104 @@ def test_closing_twice_closes_nothing_of_others(signals: SignalQueue) -> None:
     for descriptor in (reader, writer):
         os.close(descriptor)
     os.waitpid(pid, 0)
+
+
+# Reports about the start
+
+
+def test_a_new_arbiter_reports_to_the_old_one(signals: SignalQueue) -> None:
+    program = (
+        "import os; from gserver.arbiter.binary_upgrade import take_inheritance\n"
+        "inheritance = take_inheritance(os.environ)\n"
+        "assert not os.get_inheritable(inheritance.reports) and not os.get_blocking(inheritance.reports)\n"
+        "inheritance.report(version='9', failed_because='a wrong setting')"
+    )
+    upgrade = BinaryUpgrade(Command((sys.executable, "-c", program), "/"), Inheritance())
+    launcher = upgrade.start(signals, {}, ())
+    assert upgrade.last is not None
+    assert (upgrade.last["pid"], upgrade.last["is_running"]) == (upgrade.new_arbiter, True)
+    os.waitpid(launcher, 0)
+    assert upgrade.lost(launcher, "it ended with status 0")
+
+    assert upgrade.last["failed_because"] == "a wrong setting"
+    assert (upgrade.last["version"], upgrade.last["is_running"]) == ("9", False)
+
+
+def test_before_an_upgrade_there_is_no_last_one() -> None:
+    assert BinaryUpgrade(Command((), "/"), Inheritance()).last is None
+
+
+def test_a_new_arbiter_that_reports_nothing_has_ended_somehow(signals: SignalQueue) -> None:
+    upgrade = BinaryUpgrade(Command((sys.executable, "-c", "raise SystemExit(3)"), "/"), Inheritance())
+    launcher = upgrade.start(signals, {}, ())
+    os.waitpid(launcher, 0)
+    upgrade.lost(launcher, "it ended with status 3")
+
+    assert upgrade.last is not None
+    assert upgrade.last["failed_because"] == "it ended with status 3"
+
+
+def test_an_old_arbiter_of_an_earlier_version_gets_no_reports() -> None:
+    reader, writer = os.pipe()
+    environ = {VARIABLE: json.dumps({"listeners": [], "lifeline": reader, "activated": [], "failures": writer})}
+    inheritance = take_inheritance(environ)
+    inheritance.report(is_ready=True)
+
+    assert inheritance.reports is None
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_worker_of_the_new_arbiter_cannot_report() -> None:
+    lifeline = os.pipe()
+    reader, writer = os.pipe()
+    upgrade = BinaryUpgrade(Command((), "/"), Inheritance(lifeline=lifeline[0], reports=writer))
+    upgrade.leave_to_child()
+
+    assert os.read(reader, 10) == b""
+    os.close(reader)
+    os.close(lifeline[1])
+
+
+def test_cancelling_quits_and_then_kills(signals: SignalQueue, tmp_path: Path) -> None:
+    program = (
+        "import signal, time; signal.signal(signal.SIGQUIT, lambda *given: open('quit', 'w'))\n"
+        "open('runs', 'w')\nwhile True: time.sleep(1)"
+    )
+    upgrade = BinaryUpgrade(Command((sys.executable, "-c", program), str(tmp_path)), Inheritance())
+    upgrade.cancel()  # there is none
+    launcher = upgrade.start(signals, {}, ())
+    wait_for((tmp_path / "runs").exists, "it runs")
+    upgrade.cancel()
+    wait_for((tmp_path / "quit").exists, "it was told to quit")
+    upgrade.cancel()
+    _, status = os.waitpid(launcher, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGKILL
+    assert upgrade.lost(launcher)
+
+
+@pytest.mark.parametrize("left", range(4))
+def test_an_upgrade_without_descriptors_leaves_none_open(
+    signals: SignalQueue, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    pipe = os.pipe
+    calls: list[None] = []
+
+    def scarce() -> tuple[int, int]:
+        calls.append(None)
+        if len(calls) > left:
+            raise OSError(24, "Too many open files")
+        return pipe()
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr("gserver.arbiter.binary_upgrade.os.pipe", scarce)
+    upgrade = BinaryUpgrade(Command((sys.executable, "-c", ""), "/"), Inheritance())
+    launcher = upgrade.start(signals, {}, ())
+    if launcher:
+        os.waitpid(launcher, 0)
+        upgrade.lost(launcher)
+
+    assert (launcher == 0) == (left < 2)
+    assert (upgrade.last is None) == (left < 2)
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -208,6 +208,18 @@ def test_nonsense_is_ignored(channels: Channels, text: str) -> None:
     assert channels.answers == [Answer([])]
 
 
+@pytest.mark.parametrize("depth", [*range(6, 20), *range(900, 1000)])
+def test_an_answer_that_is_too_deep_is_a_problem(channels: Channels, depth: int) -> None:
+    """Some depths can be parsed, but not be made into JSON again for the client."""
+    channels.ask()
+    deep = "[" * depth + "]" * depth
+    channels.questions.receive(PID, f'{{"number": 1, "result": {{"rows": {deep}, "more": null}}}}')
+
+    assert all(json.dumps(answer.rows) for answer in channels.answers)
+    assert [answer.problem for answer in channels.answers] in ([None], ["its answer is nested too deeply"], [])
+    assert channels.answers or depth > 900
+
+
 @given(
     st.lists(
         st.one_of(

@@ -401,6 +401,31 @@ def test_a_half_closed_client_gets_its_replies_and_then_the_end(loop: Loop, conn
     assert loop.watched == 1
 
 
+def test_a_reply_to_a_half_closed_client_is_wanted_until_it_has_gone(loop: Loop, connect: Connect) -> None:
+    """The socket of such a client is not watched, so only a look at it shows that it has gone."""
+    client = connect()
+    client.request("reload")
+    client.sock.shutdown(socket.SHUT_WR)
+    loop.settle()
+    (reply,) = loop.commands.waiting
+    before = reply.is_wanted
+    client.close()
+    assert loop.turn() == 0
+
+    assert (before, reply.is_wanted) == (True, False)
+    reply.result()
+    assert loop.watched == 1
+
+
+def test_a_result_may_have_any_names(loop: Loop, connect: Connect) -> None:
+    client = connect()
+    client.request("reload")
+    loop.settle()
+    loop.commands.waiting.pop().result(**{"self": 1, "": 2})
+
+    assert client.line()["result"] == {"self": 1, "": 2}
+
+
 def test_a_client_that_resets(loop: Loop, connect: Connect) -> None:
     client = connect()
     client.request("status")

@@ -11,7 +11,7 @@ pytest.importorskip("prometheus_client", reason="the metrics need prometheus-cli
 from prometheus_client.parser import text_string_to_metric_families
 
 from gserver.config.settings import Settings
-from gserver.counters import Counters
+from gserver.counters import TIME_BUCKETS, Counters
 from gserver.errors import CloseReason
 from gserver.metrics.prometheus_text import FAMILIES, as_prometheus_text
 from gserver.metrics.readings import read
@@ -61,16 +61,39 @@ def test_every_close_reason_has_a_sample_from_the_start() -> None:
     assert closed["idle_timeout"] == sum(closed.values()) == 1
 
 
+def buckets_of(name: str, found: dict[tuple[str, tuple[str, ...]], float]) -> dict[float, float]:
+    return {float(labels[0]): value for (each, labels), value in found.items() if each == f"{name}_bucket"}
+
+
 def test_a_histogram_is_cumulative_and_has_its_sum() -> None:
     board = make_board(workers=1)
     for lag_s in (0.0, 0.0005, 0.0015, 0.3, 50.0):
         board.slot(0).lag_s = lag_s
     found = samples(as_prometheus_text(read(board, Settings())))
 
-    buckets = {float(labels[0]): value for (name, labels), value in found.items() if name.endswith("_seconds_bucket")}
+    buckets = buckets_of("gserver_event_loop_lag_seconds", found)
     assert (buckets[0.001], buckets[0.002], buckets[0.256], buckets[0.512], buckets[math.inf]) == (2, 3, 3, 4, 5)
     assert found["gserver_event_loop_lag_seconds_count", ()] == 5
     assert found["gserver_event_loop_lag_seconds_sum", ()] == pytest.approx(50.302)
+
+
+def test_the_handler_times_are_those_of_all_workers_and_of_those_that_ended() -> None:
+    board = make_board(workers=1)
+    ended = add_worker(board, 99)
+    for slot in (board.slot(0), ended):
+        for nanoseconds in (1_000, 20_000, 40_000_000, 3_600_000_000_000):
+            Counters(slot.cells).handler_took(nanoseconds)
+    before = as_prometheus_text(read(board, Settings()))
+    board.vacate(ended)
+    found = samples(as_prometheus_text(read(board, Settings())))
+
+    name = "gserver_handler_duration_seconds"
+    assert buckets_of(name, found) == buckets_of(name, samples(before))
+    buckets = buckets_of(name, found)
+    assert len(buckets) == TIME_BUCKETS
+    assert (buckets[16e-6], buckets[32e-6], buckets[64e-6], buckets[math.inf]) == (2, 4, 4, 8)
+    assert found[f"{name}_count", ()] == 8
+    assert found[f"{name}_sum", ()] == pytest.approx(7200.080_042)
 
 
 def test_a_value_that_does_not_exist_is_absent() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import time
 
@@ -7,8 +8,8 @@ import pytest
 
 from gserver.arbiter.scoreboard import RESERVED
 from gserver.config.settings import Settings
-from gserver.counters import MESSAGES
-from gserver.metrics.readings import read
+from gserver.counters import MESSAGES, Counters
+from gserver.metrics.readings import Histogram, read
 from tests.gserver.metrics.boards import add_worker, make_board
 
 
@@ -59,6 +60,32 @@ def test_counts_and_lags_of_workers_that_ended_remain() -> None:
     assert sum(readings.lags.counts) == 4
     assert readings.lags.counts[readings.lags.bounds_s.index(0.512)] == 3
     assert readings.lags.sum_s == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("counts", "share", "value"),
+    [
+        ((0, 0, 0), 0.5, None),
+        ((4, 0, 0), 0.5, 0.5),
+        ((4, 0, 0), 1.0, 1.0),
+        ((0, 4, 0), 0.5, 1.5),
+        ((2, 2, 0), 0.75, 1.5),
+        ((0, 0, 9), 0.99, 2.0),
+        ((98, 1, 1), 0.99, 2.0),
+    ],
+)
+def test_a_quantile_is_estimated_inside_its_bucket(counts: tuple[int, ...], share: float, value: float | None) -> None:
+    assert Histogram((1.0, 2.0, math.inf), counts, 0.0).quantile(share) == value
+
+
+def test_the_handler_times_of_all_workers() -> None:
+    board = make_board(workers=2)
+    for number, nanoseconds in enumerate((10_000, 40_000)):
+        Counters(board.slot(number).cells).handler_took(nanoseconds)
+    handlers = read(board, Settings()).handlers
+
+    assert handlers.counts[:4] == (1, 0, 1, 0)
+    assert (handlers.bounds_s[0], handlers.bounds_s[-1], handlers.sum_s) == (16e-6, math.inf, 50e-6)
 
 
 def test_no_total_decreases_while_the_arbiter_vacates_slots() -> None:

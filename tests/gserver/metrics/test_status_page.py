@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import html.parser
+import time
 
 import pytest
 
@@ -58,10 +59,10 @@ def test_the_page_has_states_rates_limits_and_reloads() -> None:
     slot.message_rate = 56_789.0
     Counters(slot.cells).ended(CloseReason.IDLE_TIMEOUT)
     board.slot(0).heartbeat_at -= 100.0
-    board.server.reload_ended(False, 1_796_049_006.0)
+    board.server.reload_ended(False, time.time() - 7201.5)
     text = Outline(as_page(read(board, Settings.checked({"max_connections": 5000})))).text
 
-    for part in ("stuck", "serves", "1,233", "56,789", "idle_timeout", "5,000", "failed", "2026-11-30 14:30:06 UTC"):
+    for part in ("stuck", "serves", "1,233", "56,789", "idle_timeout", "5,000", "failed, 2 h 1 s ago"):
         assert part in text
 
 
@@ -77,3 +78,16 @@ def test_values_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gserver.__version__", "<i>&")
 
     assert "<h1>gserver &lt;i&gt;&amp;</h1>" in as_page(read(make_board(), Settings()))
+
+
+def test_the_page_has_quantiles_and_a_histogram_of_handler_times() -> None:
+    board = make_board(workers=1)
+    assert "p50 none yet" in " ".join(Outline(as_page(read(board, Settings()))).text.split())
+    for nanoseconds in [20_000] * 98 + [3_000_000, 70_000_000_000]:
+        Counters(board.slot(0).cells).handler_took(nanoseconds)
+    text = " ".join(Outline(as_page(read(board, Settings()))).text.split())
+
+    assert "one message in 61" in text
+    assert "p50 about 24 us p90 about 31 us p99 about 4.1 ms" in text
+    assert "below 16 us 0 below 32 us 98 below 64 us 0" in text
+    assert text.count("67.11 s or more 1") == 1

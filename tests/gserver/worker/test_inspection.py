@@ -24,7 +24,7 @@ from gserver.counters import Counters
 from gserver.errors import CloseReason
 from gserver.service import Service
 from gserver.worker import inspection as inspection_module
-from gserver.worker.inspection import MAX_UNREAD, Inspection
+from gserver.worker.inspection import MAX_UNREAD, Inspection, Refused
 from gserver.worker.worker_server import WorkerServer
 from tests.helpers.serving import Peer
 from tests.helpers.waiting import assert_never, wait_until
@@ -296,6 +296,36 @@ def test_answers_that_are_not_read_are_forgotten(
         worker.send("next page", more=first["more"])
 
         assert worker.receive()["error"] == "the answer was not read for some time, and is forgotten"
+
+
+def test_an_answer_is_forgotten_at_once_if_that_is_demanded() -> None:
+    ended: list[bool] = []
+
+    def endless(arguments: Mapping[str, Any]) -> Iterator[Any]:
+        try:
+            while True:
+                yield "x" * 1000
+        finally:
+            ended.append(True)
+
+    worker = Worker(endless=endless)
+    more = worker.page("endless")["more"]
+    assert (ended, more is not None) == ([], True)
+    assert worker.page("forget", more=more) == {"rows": [], "more": None}
+    assert ended == [True]
+    worker.close()
+
+
+def test_a_refusal_is_the_answer_and_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def refusing(arguments: Mapping[str, Any]) -> Iterator[Any]:
+        yield None
+        raise Refused("not now")
+
+    worker = Worker(refusing=refusing)
+    worker.send("refusing")
+    assert worker.receive()["error"] == "not now"
+    assert caplog.records == []
+    worker.close()
 
 
 def test_at_most_so_many_answers_are_kept(worker: Worker) -> None:

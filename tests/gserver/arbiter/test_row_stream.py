@@ -1,0 +1,148 @@
+"""The rows of one worker for one client: pages in order, the summary, clients that go, workers that do not answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gserver.arbiter.row_stream import RowStream
+from gserver.arbiter.worker_questions import ANSWER_S, WorkerQuestions
+from gserver.control.protocol import Problem
+
+PID = 7
+
+
+class Client:
+    """Reads rows when the test says so."""
+
+    def __init__(self) -> None:
+        self.is_wanted = True
+        self.listed: list[Any] = []
+        self.answer: dict[str, Any] | None = None
+        self.problem: Problem | None = None
+        self._sent: Callable[[], None] | None = None
+
+    def rows(self, rows: Sequence[Any], sent: Callable[[], None]) -> None:
+        assert rows
+        self.listed += rows
+        self._sent = sent
+
+    def read(self) -> None:
+        sent, self._sent = self._sent, None
+        assert sent is not None
+        sent()
+
+    def result(self, /, **fields: Any) -> None:
+        assert self.answer is None
+        self.answer = fields
+
+    def error(self, problem: Problem) -> None:
+        self.problem = problem
+
+
+class Worker:
+    """Answers with what the test gives."""
+
+    def __init__(self, overdue: Callable[[], str] | None = None) -> None:
+        self.questions = WorkerQuestions(self.send)
+        self.client = Client()
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self._number = 0
+        RowStream(self.questions, self.client, PID, "stacks", {"a": 1}, overdue).begin()
+
+    def send(self, pid: int, text: str) -> bool:
+        question = json.loads(text)
+        self._number = question["number"]
+        self.asked.append((question["subject"], question["arguments"]))
+        return True
+
+    def answer(self, rows: Any, more: Any = None) -> None:
+        self.questions.receive(PID, json.dumps({"number": self._number, "result": {"rows": rows, "more": more}}))
+
+
+def test_a_page_is_asked_for_when_the_client_has_read_the_last_one() -> None:
+    worker = Worker()
+    worker.answer(["one"], more=5)
+    assert worker.asked == [("stacks", {"a": 1})]
+    worker.client.read()
+    assert worker.asked[1:] == [("next page", {"more": 5})]
+    worker.answer([], more=5)  # nothing was found in time
+    worker.answer(["two"])
+    worker.client.read()
+
+    assert worker.client.listed == ["one", "two"]
+    assert worker.client.answer == {"pid": PID}
+    assert len(worker.asked) == 3
+
+
+def test_an_object_at_the_end_is_the_summary() -> None:
+    worker = Worker()
+    worker.answer(["one", {"samples": 3}])
+    worker.client.read()
+
+    assert (worker.client.listed, worker.client.answer) == (["one"], {"pid": PID, "samples": 3})
+
+
+def test_a_summary_cannot_have_another_pid() -> None:
+    worker = Worker()
+    worker.answer([{"pid": 1, "self": 2, "": 3}])
+
+    assert worker.client.answer == {"pid": PID, "self": 2, "": 3}
+
+
+def test_an_object_that_is_not_at_the_end_is_a_row() -> None:
+    worker = Worker()
+    worker.answer([{"a": 1}], more=5)
+
+    assert worker.client.listed == [{"a": 1}]
+
+
+def test_for_a_client_that_has_gone_the_worker_forgets_the_rest() -> None:
+    worker = Worker()
+    worker.client.is_wanted = False
+    worker.answer(["one"], more=5)
+    worker.answer([])
+
+    assert worker.asked[1:] == [("forget", {"more": 5})]
+    assert (worker.client.listed, worker.client.answer, worker.client.problem) == ([], None, None)
+
+
+def test_a_worker_has_nothing_to_forget_after_the_last_page() -> None:
+    worker = Worker()
+    worker.client.is_wanted = False
+    worker.answer(["one"])
+
+    assert len(worker.asked) == 1
+
+
+def code_of(worker: Worker) -> tuple[str, str]:
+    assert worker.client.problem is not None
+    return worker.client.problem.code, str(worker.client.problem)
+
+
+def test_an_error_of_the_worker_is_the_reply() -> None:
+    worker = Worker(overdue=lambda: "it is overdue")
+    worker.questions.receive(PID, json.dumps({"number": 1, "error": "a profile is running already"}))
+
+    assert code_of(worker) == ("no_answer", f"worker {PID}: a profile is running already")
+
+
+def test_a_worker_that_is_overdue_has_its_own_text() -> None:
+    plain, with_text = Worker(), Worker(overdue=lambda: "it is overdue")
+    for worker in (plain, with_text):
+        until = worker.questions.wakes_at
+        assert until is not None
+        worker.questions.expire(until + ANSWER_S)
+
+    assert code_of(plain) == ("no_answer", f"worker {PID}: the worker does not answer")
+    assert code_of(with_text) == ("no_answer", "it is overdue")
+
+
+def test_a_worker_that_ends_between_two_pages() -> None:
+    worker = Worker()
+    worker.answer(["one"], more=5)
+    worker.client.read()
+    worker.questions.worker_ended(PID)
+
+    assert code_of(worker) == ("no_answer", f"worker {PID}: the worker has ended")
