@@ -329,13 +329,6 @@ def test_a_worker_that_does_not_answer_dumps_its_stacks(server: Server) -> None:
     assert server.calls == [("dump", ONE)]
 
 
-def test_a_stuck_worker_is_not_waited_for(server: Server) -> None:
-    server.scoreboard.slot(0).heartbeat_at = time.monotonic() - 60
-
-    assert code_of(server.run("stacks", pid=ONE)) == ("no_answer", DUMPED)
-    assert (server.calls, server.asked) == ([("dump", ONE)], [])
-
-
 # Workers
 
 
