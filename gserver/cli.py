@@ -15,7 +15,7 @@ import gserver
 from gserver.arbiter.arbiter import Arbiter, certificates_of
 from gserver.arbiter.binary_upgrade import BinaryUpgrade, Command, Inheritance, take_inheritance
 from gserver.arbiter.metrics_process import check_metrics
-from gserver.arbiter.reload_requests import request_reload
+from gserver.arbiter.reload_requests import ReloadFailedError, request_reload
 from gserver.arbiter.reloader import check_engine
 from gserver.arbiter.stats_socket import read_stats
 from gserver.command_parser import CommandParser, complain
@@ -36,6 +36,7 @@ from gserver.process import logs
 from gserver.process.daemon import Daemon
 from gserver.process.proctitle import find_title, set_title
 from gserver.process.systemd import take_sockets
+from gserver.user_errors import described
 from gserver.worker.app_loader import Application, parse_application
 from gserver.worker.preload_process import run_preload_process
 from gserver.worker.readiness_check import try_start
@@ -85,7 +86,8 @@ def _parser(has_output: bool) -> CommandParser:
     commands.add_argument(
         "--reload-pid",
         metavar="PIDFILE",
-        help="reload the server with this pid file, wait for the end, and exit with 0 if the reload succeeded, else 1",
+        help="reload the server with this pid file, wait for the end, print whether the workers are new ones, and exit "
+        "with 0 if the reload succeeded, else 1",
     )
     commands.add_argument(
         "--stats",
@@ -103,7 +105,7 @@ def _run(parser: CommandParser, argv: Sequence[str]) -> int:
         arguments.pop(name) for name in ("app", "config", "check_config", "print_config", "reload_pid", "stats")
     ]
     if pidfile is not None:
-        return _reload(pidfile)
+        return _reload(parser, pidfile)
     if stats is not None:
         return _print_stats(parser, stats)
     find_title()
@@ -111,7 +113,10 @@ def _run(parser: CommandParser, argv: Sequence[str]) -> int:
     try:
         return _serve(parser, inheritance, app, config, arguments, check=check, show=show)
     except ConfigError as error:
-        inheritance.report_failure(str(error))
+        inheritance.report(failed_because=str(error))
+        raise
+    except Exception as error:
+        inheritance.report(failed_because=described(error))
         raise
 
 
@@ -166,11 +171,14 @@ def _serve(
     return Arbiter(configuration, settings, serve, preload, metrics, upgrade, daemon, name).run()
 
 
-def _reload(pidfile: str) -> int:
-    failure = request_reload(pidfile)
-    if failure is not None:
-        complain("gserver", f"the reload failed: {failure}")
-    return 0 if failure is None else 1
+def _reload(parser: CommandParser, pidfile: str) -> int:
+    try:
+        how = request_reload(pidfile)
+    except ReloadFailedError as error:
+        complain("gserver", f"the reload failed: {error}")
+        return 1
+    parser.print_out(f"gserver: reloaded {how}".rstrip() + "\n")
+    return 0
 
 
 def _print_stats(parser: CommandParser, path: str) -> int:

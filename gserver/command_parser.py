@@ -28,8 +28,11 @@ class CommandParser(argparse.ArgumentParser):
         if not self.has_output:
             raise ConfigError("cannot write to standard output: it is closed")
         try:
-            encoding = sys.stdout.encoding or "utf-8"  # a path may contain characters that the encoding lacks
-            sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            sys.stdout.flush()
+            # A path may contain characters that the encoding lacks.
+            rest = memoryview(text.encode(sys.stdout.encoding or "utf-8", "backslashreplace"))
+            while rest:  # with PYTHONUNBUFFERED a write may take a part, and sys.stdout.write() drops the others
+                rest = rest[sys.stdout.buffer.write(rest) or 0 :]
             sys.stdout.flush()
         except OSError as error:
             raise ConfigError(f"cannot write to standard output: {error.strerror}") from None

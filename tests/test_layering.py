@@ -76,6 +76,7 @@ PURE = [
     "gserver/arbiter/supervision.py",
     "gserver/arbiter/worker_timeouts.py",
     "gserver/arbiter/health.py",
+    "gserver/arbiter/worker_questions.py",
     "gserver/worker/accept_balance.py",
     "gserver/worker/recycling.py",
     "loadtests/comparison/*.py",

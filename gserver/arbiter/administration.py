@@ -62,7 +62,8 @@ class Server(Protocol):
     @property
     def last_upgrade(self) -> dict[str, Any] | None: ...
 
-    def socket_of_new_arbiter(self, pid: int) -> str | None: ...
+    @property
+    def is_upgrading(self) -> bool: ...
 
     def dump_stacks(self, pid: int) -> None: ...
 
@@ -98,6 +99,7 @@ class Administration:
             "set": self._set,
             "upgrade": self._upgrade,
             "cancel_upgrade": self._cancel_upgrade,
+            "finish_upgrade": self._finish_upgrade,
             "stacks": self._stacks,
             "profile": self._profile,
         }
@@ -133,7 +135,7 @@ class Administration:
         reply.result(ready=arguments["on"])
 
     def _reload(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
-        self._refuse_while_stopping()
+        self._refuse_while_going_away()
         self._awaits_reload.append(reply)
         self._server.reload()
 
@@ -162,17 +164,31 @@ class Administration:
         reply.result(pid=os.getpid(), quick=quick)
 
     def _upgrade(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
-        self._refuse_while_stopping()
-        pid = self._server.start_upgrade()
+        server = self._server
+        self._refuse_while_going_away()
+        if server.is_upgrading:
+            raise Problem("failed", f"an upgrade is under way: {_partner(server.last_upgrade)}")
+        log.info("Control: upgrade")
+        pid = server.start_upgrade()
         if pid is None:
-            raise Problem("failed", "an upgrade is under way already, or no new arbiter can be started: see the log")
-        reply.result(pid=pid, socket=self._server.socket_of_new_arbiter(pid))
+            raise Problem("failed", "no new arbiter can be started, see the error log")
+        reply.result(pid=pid)
 
     def _cancel_upgrade(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
         pid = self._server.cancel_upgrade()
         if pid is None:
-            raise Problem("failed", "no upgrade is under way")
+            raise Problem("failed", "no upgrade is under way that could be cancelled")
+        log.info("Control: cancel the upgrade to %d", pid)
         reply.result(pid=pid)
+
+    def _finish_upgrade(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        """Stop as TERM does, but never the only server: the new arbiter may have ended meanwhile."""
+        last = self._server.last_upgrade
+        if last is None or not last["is_running"]:
+            why = "none was started" if last is None else last["failed_because"]
+            raise Problem("failed", f"there is no new arbiter: {why}")
+        self._server.stop(quick=False)
+        reply.result(pid=os.getpid())
 
     # Settings
 
@@ -229,6 +245,12 @@ class Administration:
         if self._server.supervision.is_stopping:
             raise Problem("failed", "the server is stopping")
 
+    def _refuse_while_going_away(self) -> None:
+        """Refuse what takes time: in the shutdown delay the arbiter begins nothing of it."""
+        self._refuse_while_stopping()
+        if self._server.supervision.is_leaving:
+            raise Problem("failed", "the server is about to stop")
+
     def _worker(self, pid: int) -> int:
         if pid not in self._server.supervision:
             known = ", ".join(map(str, self._answering()))
@@ -253,15 +275,15 @@ class Administration:
 
     def _stacks(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
         pid = self._worker(arguments["pid"])
-        if any(
-            row["pid"] == pid and row["stuck"] for row in worker_rows(self._server.supervision, self._server.scoreboard)
-        ):
+        rows = worker_rows(self._server.supervision, self._server.scoreboard)
+        if any(row["pid"] == pid and row["stuck"] for row in rows):
             self._ask_stuck(pid, reply)
-            return
-        RowStream(self._questions, reply, pid, "stacks", {}).begin()
+        else:
+            overdue = functools.partial(self._ask_stuck, pid, reply)
+            RowStream(self._questions, reply, pid, "stacks", {}, overdue).begin()
 
     def _ask_stuck(self, pid: int, reply: Reply) -> None:
-        """A signal handler of the worker writes its stacks to the error log, and sends them; unless C code runs.
+        """A signal handler of the worker writes its stacks to the error log, and sends them, unless C code runs.
 
         A question makes that wait end: the worker answers it only if it goes on.
         """
@@ -271,8 +293,8 @@ class Administration:
         def gave_up(answer: Answer) -> None:
             if (pid, reply) in self._await_stacks:
                 self._await_stacks.remove((pid, reply))
-                where = "its stacks are in the error log, if it can write them at all"
-                reply.error(Problem("no_answer", f"worker {pid} is stuck: {where}"))
+                text = f"worker {pid} does not answer: it writes its stacks to the error log, as soon as it can"
+                reply.error(Problem("no_answer", text))
 
         self._questions.ask(pid, "stacks", {}, time.monotonic(), gave_up)
 
@@ -349,6 +371,13 @@ class Administration:
 
         for pid in pids:
             self._questions.ask_all_pages(pid, subject, arguments, time.monotonic, functools.partial(take, pid))
+
+
+def _partner(upgrade: Mapping[str, Any] | None) -> str:
+    """The other arbiter of an upgrade, and what an operator can do about it."""
+    if upgrade is None or not upgrade["is_running"]:
+        return "this server was started by one, and the old server still runs"
+    return f"a new arbiter runs with pid {upgrade['pid']}; stop this server to finish, or that one to give up"
 
 
 def _missing(answers: Mapping[int, Answer]) -> list[dict[str, Any]]:

@@ -9,16 +9,15 @@ Closes: run() closes the listeners, the channels and the signal queue. No worker
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import logging
 import os
 import selectors
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import gserver
 from gserver.arbiter.administration import Administration
 from gserver.arbiter.binary_upgrade import BinaryUpgrade
 from gserver.arbiter.channel import (
@@ -41,7 +40,7 @@ from gserver.arbiter.live_reload import LiveReload
 from gserver.arbiter.metrics_process import MetricsProcess, RunMetrics, check_metrics
 from gserver.arbiter.orphan_processes import OrphanProcesses
 from gserver.arbiter.preload import adopt_orphans
-from gserver.arbiter.reload_requests import ReloadRequests
+from gserver.arbiter.reload_requests import FULL, LIVE, ReloadRequests
 from gserver.arbiter.reloader import Reloader, WatchedFiles
 from gserver.arbiter.restart_causes import restart_cause
 from gserver.arbiter.scoreboard import Scoreboard
@@ -64,12 +63,11 @@ from gserver.arbiter.worker_processes import EXIT_CANNOT_START, RunWorker, Worke
 from gserver.arbiter.worker_questions import WorkerQuestions
 from gserver.arbiter.worker_spawning import Spawner
 from gserver.arbiter.worker_timeouts import FIRST_QUIT_S, SECOND_QUIT_S, policy_of
-from gserver.config.live_settings import LIVE, changed_names, plain_values, with_values
+from gserver.config.live_settings import changed_names, plain_values, reason_for_new_workers, with_values
 from gserver.config.settings import MAX_WORKERS, Settings
 from gserver.config.sources import Configuration
 from gserver.config.working_directory import absolute, enter
 from gserver.control.control_socket import ControlSocket
-from gserver.control.socket_path import path_for
 from gserver.counters import Counters
 from gserver.errors import ConfigError
 from gserver.process import logs
@@ -137,6 +135,7 @@ class Arbiter:
         self._questions = WorkerQuestions(self._ask_worker)
         self._administration = Administration(self, self._questions)
         self._live_reload = LiveReload(self._questions, self._supervision)
+        self._awaiting = settings  # while _live_reload decides: the settings to apply then
         self._control = ControlSocket(self._selector, self._administration)
         self._metrics = MetricsProcess(run_metrics, (settings.user, settings.group))
         self._run_worker, self._run_preload_process = run_worker, run_preload_process
@@ -191,6 +190,7 @@ class Arbiter:
         self._spawner = Spawner(self._supervision, self._workers, self._read_messages)
         self._stats.open(self._workers.scoreboard, self._supervision, suffix)
         self._open_control(suffix)
+        self._upgrade.report(version=gserver.__version__, control_socket=self._control.path)
         log.info("Listening at: %s (%d)", self._listeners.describe(), self.pid)
         raise_open_files_limit(self.settings.worker_connections)
         adopt_orphans(is_needed=self.settings.preload_app)
@@ -307,6 +307,7 @@ class Arbiter:
     def _became_ready(self) -> None:
         self._is_ready = True
         self._call_hook("when_ready", self)
+        self._upgrade.report(is_ready=True)
         self._notifier.ready(f"{self._supervision.target} workers")
         if self._daemon is not None:
             self._daemon.ready()
@@ -377,7 +378,7 @@ class Arbiter:
             self._supervision.wait_for_reload()
             return
         log.error("No worker can start; stopping")
-        self._upgrade.report_failure("no worker could start, see the error log")
+        self._upgrade.report(failed_because="no worker could start, see the error log")
         self._exit_status = EXIT_CANNOT_START
         self._stop(Request.QUIT)
 
@@ -401,30 +402,25 @@ class Arbiter:
         self._handle_signal(Request.QUIT if quick else Request.STOP)
 
     def start_upgrade(self) -> int | None:
-        """Start a new arbiter; return its pid, None if that is not possible now."""
-        if self._upgrade.is_under_way or self._is_going_away:
-            return None
+        """Start a new arbiter; return its pid, None if that failed."""
         self._start_new_arbiter()
         return self._upgrade.new_arbiter
 
     def cancel_upgrade(self) -> int | None:
-        """Stop the new arbiter; return its pid, None if there is none."""
+        """Stop the new arbiter, the second time by force; return its pid, None if there is none to stop."""
         pid = self._upgrade.new_arbiter
-        if pid is not None and self._upgrade.is_in_charge:
-            with contextlib.suppress(ProcessLookupError):  # it is not reaped before its launcher is
-                os.kill(pid, signal.SIGQUIT)
+        if pid is None or self._is_going_away:
+            return None
+        self._upgrade.cancel()
         return pid
+
+    @property
+    def is_upgrading(self) -> bool:
+        return self._upgrade.is_under_way
 
     @property
     def last_upgrade(self) -> dict[str, Any] | None:
         return self._upgrade.last
-
-    def socket_of_new_arbiter(self, pid: int) -> str | None:
-        """The path of the control socket that the new arbiter will have."""
-        if self._control.path is None:
-            return None
-        is_default = self.settings.control_socket is None
-        return path_for(os.path.dirname(self._control.path), pid) if is_default else self._control.path + SECOND
 
     def dump_stacks(self, pid: int) -> None:
         """Have a worker write its stacks to the error log, even if it is stuck."""
@@ -491,6 +487,7 @@ class Arbiter:
 
     def _reload(self) -> None:
         self._act()  # if a reload has just failed, first restore what this one must go back to
+        self._live_reload.cancel()
         log.info("Reloading")
         self._administration.reload_began()
         self._reload_requests.collect(self._pidfile.path)
@@ -507,20 +504,28 @@ class Arbiter:
             return
         for name in fixed:
             log.warning("Setting %s cannot be changed by a reload: it needs a restart", name)
-        changed = changed_names(self.settings, settings)
-        if changed and LIVE.issuperset(changed) and not self._supervision.is_reloading:
-            self._live_reload.ask(functools.partial(self._reload_live, settings, changed))
+        reason = reason_for_new_workers(changed_names(self.settings, settings), fixed)
+        if reason is None and self._supervision.is_reloading:
+            reason = "a reload is abandoned for this one"
+        if reason is None:
+            self._awaiting = settings
+            self._live_reload.ask(self._reload_live)
         else:
-            self._live_reload.cancel()
-            self._replace_workers(settings)
+            self._replace_workers(settings, reason)
 
-    def _reload_live(self, settings: Settings, changed: Sequence[str], reason: str | None) -> None:
+    def _reload_live(self, reason: str | None) -> None:
         """Only live settings have changed: the running workers take them over, unless `reason` is one for new ones."""
+        settings = self._awaiting
+        changed = changed_names(self.settings, settings)
+        if reason is None:
+            try:
+                self.change_live(plain_values(settings, changed))
+            except ConfigError as error:
+                reason = str(error)
         if reason is not None:
-            log.info("Reloading with new workers: %s", reason)
-            self._replace_workers(settings)
+            self._replace_workers(settings, reason)
             return
-        self.change_live(plain_values(settings, changed))
+        self._call_hook("on_reload", self)
         self._facts.reload_ended(True, time.time())
         log.info("Reloaded: the running workers go on with other settings (%s)", ", ".join(changed))
         self._reply(None, is_live=True)
@@ -528,17 +533,22 @@ class Arbiter:
     def change_live(self, values: Mapping[str, Any]) -> None:
         """Change live settings, in all workers; ConfigError if that is not possible, and nothing is changed."""
         settings = with_values(self.settings, values)
-        before, tls = self._before_reload
-        with contextlib.suppress(ConfigError):  # they do not fit to those that a failed reload would go back to
-            before = with_values(before, values)
-        self.settings, self._before_reload = settings, (before, tls)
+        # They must also fit to those that a failed reload goes back to, and to those that a reload is about to apply.
+        before, tls = with_values(self._before_reload[0], values), self._before_reload[1]
+        awaiting = with_values(self._awaiting, values) if self._live_reload.is_deciding else self._awaiting
+        self._workers.check_fits(values, settings, before)
+        has_other_level = settings.loglevel != self.settings.loglevel
+        self.settings, self._before_reload, self._awaiting = settings, (before, tls), awaiting
         self._supervision.policy = policy_of(settings, before)
-        logs.set_level(settings.loglevel)
         raise_open_files_limit(settings.worker_connections)
+        if has_other_level:
+            logs.set_level(settings.loglevel)
+            self._metrics.replace()
         for pid in self._workers.set_live(values):
             self._supervision.request_recycling(pid)
 
-    def _replace_workers(self, settings: Settings) -> None:
+    def _replace_workers(self, settings: Settings, reason: str) -> None:
+        log.info("Reloading with new workers: %s", reason)
         if not self._supervision.is_reloading:
             self._before_reload = self.settings, self._tls
         try:
@@ -598,7 +608,7 @@ class Arbiter:
             log.error("%s", error)
 
     def _reply(self, failure: str | None, is_live: bool = False) -> None:
-        self._reload_requests.reply(failure)
+        self._reload_requests.reply(failure, LIVE if is_live else FULL)
         self._administration.reload_ended(failure, is_live)
         if self._is_ready and not self._is_going_away:
             self._notifier.ready("reloaded" if failure is None else f"reload failed: {failure}")
@@ -645,6 +655,9 @@ class Arbiter:
 
     def _stop(self, request: Request) -> None:
         is_quick = request is Request.QUIT
+        if self._live_reload.is_deciding:
+            self._live_reload.cancel()
+            self._reload_failed(ReloadFailed("the server is stopping"))
         if self._supervision.is_stopping:
             if is_quick:
                 self._stop_at_once()
@@ -677,9 +690,6 @@ class Arbiter:
 
     def _drain_all(self, is_quick: bool) -> None:
         self._drains_at = None
-        if self._live_reload.is_deciding:
-            self._live_reload.cancel()
-            self._reload_failed(ReloadFailed("the server is stopping"))
         log.info("Stopping: draining connections")
         # That of the policy: in the middle of a reload, the old workers drain by the settings from before.
         limit_s = FIRST_QUIT_S if is_quick else self._supervision.policy.drain_limit_s

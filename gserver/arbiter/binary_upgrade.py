@@ -2,8 +2,8 @@
 
 The old arbiter executes its own command again. The new one inherits the listeners and the read end of a pipe, the
 lifeline. A byte on the lifeline means that the old arbiter is stopping: the new one is in charge while the old one
-drains. End-of-file means that the old arbiter has ended. Into another pipe the new arbiter writes why it cannot start,
-for gserverctl upgrade. An environment variable holds the numbers of the descriptors.
+drains. End-of-file means that the old arbiter has ended. Through another pipe the new arbiter reports how its start
+goes (see upgrade_reports.py). An environment variable holds the numbers of the descriptors.
 
 At a stop, systemd waits for the main process only if that is its own child. Therefore the old arbiter is not the parent
 of the new one. Between them is a launcher process. It exits when the new arbiter exits, with the same status, or when
@@ -19,7 +19,6 @@ import functools
 import json
 import logging
 import os
-import select
 import signal
 import socket
 import sys
@@ -28,6 +27,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gserver.arbiter.signals import SignalQueue
+from gserver.arbiter.upgrade_reports import UpgradeReports, send_report
 from gserver.config.addresses import Bind, parse_bind
 from gserver.config.working_directory import absolute, enter, working_folder
 from gserver.errors import ConfigError
@@ -43,7 +43,6 @@ log = logging.getLogger("gserver.arbiter")
 VARIABLE = "GSERVER_INHERITS"
 LEAVING = b"L"
 MAX_PID_BYTES = 20
-MAX_REASON_BYTES = 4096  # PIPE_BUF: written at once, or not at all
 # prctl(2)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -58,13 +57,12 @@ class Inheritance:
     lifeline: int | None = None
     activated: tuple[Bind, ...] = ()  # of the listeners, those that systemd passed to the first arbiter
     metrics: Descriptors = field(default_factory=dict)  # the listener of metrics_bind
-    failures: int | None = None  # the pipe for the reason why this arbiter cannot start
+    reports: int | None = None  # the pipe for reports about the start of this arbiter
 
-    def report_failure(self, text: str) -> None:
-        """Tell the old arbiter, if there is one, why this one cannot start. Never blocks."""
-        if self.failures is not None:
-            with contextlib.suppress(OSError):
-                os.write(self.failures, text.encode(errors="backslashreplace")[:MAX_REASON_BYTES])
+    def report(self, **fields: Any) -> None:
+        """Report to the old arbiter, if there is one that reads it: see gserver.arbiter.upgrade_reports."""
+        if self.reports is not None:
+            send_report(self.reports, **fields)
 
 
 @dataclass(frozen=True)
@@ -92,13 +90,12 @@ class BinaryUpgrade:
     def __init__(self, command: Command, inheritance: Inheritance) -> None:
         self._command = command
         self.inherited, self.inherited_metrics = inheritance.listeners, inheritance.metrics
+        self._inheritance = inheritance
         self._from_old_arbiter = inheritance.lifeline
         self._to_new_arbiter: int | None = None
         self._launcher: int | None = None  # the pid of the launcher
-        self._failures: int | None = None  # the pipe for the reason why the new arbiter cannot start
-        #: What became of the last upgrade that this arbiter has begun: pid, is_running, failed_because; None: none.
-        self.last: dict[str, Any] | None = None
-        self.report_failure = inheritance.report_failure
+        self._reports: UpgradeReports | None = None  # of the new arbiter that was started last
+        self.report = inheritance.report
         #: The pid of the new arbiter, while there is one.
         self.new_arbiter: int | None = None
         #: Whether this arbiter owns the pid file: there is no old arbiter, or that is stopping or has ended.
@@ -112,6 +109,11 @@ class BinaryUpgrade:
     def is_under_way(self) -> bool:
         """Whether another arbiter serves from the same listeners."""
         return not self.is_in_charge or self.new_arbiter is not None
+
+    @property
+    def last(self) -> dict[str, Any] | None:
+        """The state of the new arbiter that was started last: see UpgradeReports.state(). None: there was none."""
+        return None if self._reports is None else self._reports.state()
 
     def fileno(self) -> int:
         """The lifeline from the old arbiter, for select: readable when that is stopping, and when it has ended."""
@@ -154,49 +156,47 @@ class BinaryUpgrade:
 
     def _fork(self, signals: SignalQueue, passed: Inheritance) -> int:
         ours, theirs = socket.socketpair()
-        with ours, theirs:
-            lifeline, self._to_new_arbiter = os.pipe()
-            self._close_failures()
-            self._failures, failures = os.pipe()
-            passed = replace(passed, lifeline=lifeline, failures=failures)
+        with ours, theirs, contextlib.ExitStack() as passed_on:
             try:
+                lifeline, self._to_new_arbiter = os.pipe()
+                passed_on.callback(os.close, lifeline)
+                reader, reports = os.pipe()
+                passed_on.callback(os.close, reports)
+                self._reports = UpgradeReports(reader)
+                passed = replace(passed, lifeline=lifeline, reports=reports)
                 with signals.held():
                     launcher = fork_child(functools.partial(self._run_launcher, signals, theirs, passed))
             except OSError:
                 self.close()
+                self._reports = None
                 raise
-            finally:
-                os.close(lifeline)
-                os.close(failures)
             theirs.close()
             # A launcher that could not fork exits at once. Until then its pid stands for the new arbiter.
             self._launcher, self.new_arbiter = launcher, int(ours.recv(MAX_PID_BYTES) or launcher)
-            self.last = {"pid": self.new_arbiter, "is_running": True, "failed_because": None}
+            self._reports.pid = self.new_arbiter
         return launcher
 
     def lost(self, pid: int, how: str = "") -> bool:
         """A child has ended: return whether the new arbiter has ended with it, and if so forget it.
 
         Args:
-            how: how it has ended, if it has not written a reason itself.
+            how: how it has ended, if it has not reported a reason itself.
         """
         if pid != (self._launcher or self.new_arbiter):
             return False
-        if self.last is not None:
-            self.last = {**self.last, "is_running": False, "failed_because": self._read_failure() or how}
+        if self._reports is not None:
+            self._reports.ended(how)
         self._launcher = self.new_arbiter = None
         self.close()
         return True
 
-    def _read_failure(self) -> str:
-        if self._failures is None or not select.select([self._failures], [], [], 0)[0]:
-            return ""
-        return os.read(self._failures, MAX_REASON_BYTES).decode(errors="replace")
-
-    def _close_failures(self) -> None:
-        if self._failures is not None:
-            os.close(self._failures)
-            self._failures = None
+    def cancel(self) -> None:
+        """Stop the new arbiter: QUIT the first time, later KILL, because it may be unable to act on signals."""
+        if self.new_arbiter is not None and self._reports is not None:
+            number = signal.SIGKILL if self._reports.is_cancelled else signal.SIGQUIT
+            self._reports.is_cancelled = True
+            with contextlib.suppress(ProcessLookupError):  # it is not reaped before its launcher is
+                os.kill(self.new_arbiter, number)
 
     def hand_over(self, notifier: Notifier, pidfile: Pidfile, end: Callable[[int], None]) -> None:
         """Leave the service to the new arbiter, if there is one, before this one stops.
@@ -219,11 +219,14 @@ class BinaryUpgrade:
         if self._to_new_arbiter is not None:
             os.close(self._to_new_arbiter)
             self._to_new_arbiter = None
-        self._close_failures()
+        if self._reports is not None:
+            self._reports.close()
 
     def leave_to_child(self) -> None:
-        """In a child process: close both lifelines."""
+        """In a child process: close both lifelines, and the pipes for reports."""
         self.close()
+        if self._inheritance.reports is not None:
+            os.close(self._inheritance.reports)
         if self._from_old_arbiter is not None:
             os.close(self._from_old_arbiter)
 
@@ -248,13 +251,13 @@ class BinaryUpgrade:
             _unignore_signals()
             groups = [*passed.listeners.values(), *passed.metrics.values()]
             assert passed.lifeline is not None
-            assert passed.failures is not None
-            for descriptor in (passed.lifeline, passed.failures, *(each for group in groups for each in group)):
+            assert passed.reports is not None
+            for descriptor in (passed.lifeline, passed.reports, *(each for group in groups for each in group)):
                 os.set_inheritable(descriptor, True)
             value = {
                 "listeners": [[str(bind), list(descriptors)] for bind, descriptors in passed.listeners.items()],
                 "lifeline": passed.lifeline,
-                "failures": passed.failures,
+                "reports": passed.reports,
                 "activated": [str(bind) for bind in passed.activated],
                 "metrics": [[str(bind), list(descriptors)] for bind, descriptors in passed.metrics.items()],
             }
@@ -293,14 +296,17 @@ def take_inheritance(environ: MutableMapping[str, str]) -> Inheritance:
     if text is None:
         return Inheritance()
     value = json.loads(text)
-    failures = value.get("failures")  # an arbiter of an earlier version passes none
-    for descriptor in (value["lifeline"], *([] if failures is None else [failures])):
-        os.set_inheritable(descriptor, False)
+    reports = value.get("reports")  # an arbiter of an earlier version passes none
+    for descriptor in (value["lifeline"], reports):
+        if descriptor is not None:
+            os.set_inheritable(descriptor, False)
+    if reports is not None:
+        os.set_blocking(reports, False)
     return Inheritance(
         {parse_bind(bind): descriptors for bind, descriptors in value["listeners"]},
         value["lifeline"],
         tuple(parse_bind(bind) for bind in value["activated"]),
         # An arbiter of a version without metrics passes none.
         {parse_bind(bind): descriptors for bind, descriptors in value.get("metrics", ())},
-        failures,
+        reports,
     )

@@ -6,7 +6,7 @@
                         NOT_ACCEPTING  the worker drains and accepts no more connections
                         LEFT           with pidfds of the processes that the application has left running
                         ANSWER         to a QUESTION; with one line of JSON
-                        STACKS         the worker is stuck, and got USR2; with its stacks, the running one first
+                        STACKS         the worker got USR2; with its stacks, the running one first
                         FAILED         the worker cannot start; with the reason, in one line
     arbiter -> worker   LISTEN         with the listeners to accept from
                         DRAIN          drain over drain_spread; with the addresses that are closed for good
@@ -98,9 +98,17 @@ class Channel:
     def fileno(self) -> int:
         return self._end.fileno()
 
+    @staticmethod
+    def fits(kind: str, addresses: Sequence[str]) -> bool:
+        """Whether a message is short enough to be sent."""
+        return len(_encoded(kind, addresses)) <= MAX_BYTES
+
     def send(self, kind: str, addresses: Sequence[str] = (), descriptors: Sequence[int] = ()) -> bool:
-        """Send a message; return False if the other process has ended, or has hundreds of messages unread."""
-        text = json.dumps([kind, *addresses]).encode()
+        """Send a message; return False if the other process has ended, or has hundreds of messages unread.
+
+        A message of more than 64 KiB is not sent either: see fits().
+        """
+        text = _encoded(kind, addresses)
         if len(text) > MAX_BYTES:
             return False
         try:
@@ -129,3 +137,7 @@ class Channel:
 
     def close(self) -> None:
         self._end.close()
+
+
+def _encoded(kind: str, addresses: Sequence[str]) -> bytes:
+    return json.dumps([kind, *addresses]).encode()

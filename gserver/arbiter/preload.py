@@ -57,7 +57,8 @@ class PreloadProcesses:
 
     def __init__(self, end: Callable[[int], None]) -> None:
         self.current: PreloadProcess | None = None
-        self._previous: PreloadProcess | None = None
+        #: During a reload: the process that is used again if the reload fails.
+        self.previous: PreloadProcess | None = None
         self._is_reloading = False
         self._end = end
 
@@ -73,7 +74,7 @@ class PreloadProcesses:
     def begin_reload(self) -> None:
         """From now on, workers need a new preload process, which the next fork makes."""
         if not self._is_reloading and self.is_ready:
-            self._previous = self.current
+            self.previous = self.current
         else:  # it is not ready, or belongs to a reload that is abandoned for this one
             self._dismiss(self.current)
         self.current, self._is_reloading = None, True
@@ -81,16 +82,16 @@ class PreloadProcesses:
     def end_reload(self, succeeded: bool) -> None:
         """Keep the new preload process after a success, the previous one, if it still runs, after a failure."""
         if self._is_reloading:
-            self._dismiss(self._previous if succeeded else self.current)
-            self.current = self.current if succeeded else self._previous
-            self._previous, self._is_reloading = None, False
+            self._dismiss(self.previous if succeeded else self.current)
+            self.current = self.current if succeeded else self.previous
+            self.previous, self._is_reloading = None, False
 
     def lost(self, pid: int) -> bool:
         """A preload process has ended: forget it, and return whether it was still needed."""
         if self.current is not None and self.current.pid == pid:
             self.current = None
-        elif self._previous is not None and self._previous.pid == pid:
-            self._previous = None
+        elif self.previous is not None and self.previous.pid == pid:
+            self.previous = None
         else:
             return False
         return True
@@ -98,8 +99,8 @@ class PreloadProcesses:
     def dismiss_all(self) -> None:
         """End all preload processes: no more workers are needed."""
         self._dismiss(self.current)
-        self._dismiss(self._previous)
-        self.current = self._previous = None
+        self._dismiss(self.previous)
+        self.current = self.previous = None
 
     def _dismiss(self, preload_process: PreloadProcess | None) -> None:
         if preload_process is not None:

@@ -3,6 +3,9 @@
 The command binds a datagram socket beside the pid file, sends HUP to the arbiter, and waits for a reply. When the
 arbiter begins a reload, it lists the sockets that are there; when the reload ends, it sends the result to each. So the
 result is never that of a reload that had begun before the request.
+
+The name of a socket has the pid of the command. A leading 0 means that the command understands how the server was
+reloaded. Earlier versions write no 0, and read only "done" as a success; those of the server accept any number.
 """
 
 from __future__ import annotations
@@ -15,14 +18,16 @@ import signal
 import socket
 import stat
 
-from gserver.errors import ConfigError
+from gserver.errors import ConfigError, GServerError
 from gserver.process.pidfile import read_pid
 from gserver.process.unix_sockets import short_path
 
-__all__ = ["ReloadRequests", "request_reload"]
+__all__ = ["FULL", "LIVE", "ReloadFailedError", "ReloadRequests", "request_reload"]
 
 SUFFIX = ".asks"
 DONE = "done"
+#: With new workers, or with the running workers and every connection.
+FULL, LIVE = "with new workers", "with other settings: every connection is kept"
 MAX_REPLY_BYTES = 4096
 
 
@@ -40,10 +45,17 @@ class ReloadRequests:
                 {*self._paths, *(path for path in waiting if _requester_pid(pidfile, path).isdecimal())}
             )
 
-    def reply(self, failure: str | None) -> None:
-        """Send the result of the reload to all: `failure` is the reason, None means success."""
+    def reply(self, failure: str | None, how: str = FULL) -> None:
+        """Send the result of the reload to all.
+
+        Args:
+            failure: the reason; None means success.
+            how: after a success: FULL or LIVE.
+        """
         for path in self._paths:
-            _send_reply(path, DONE if failure is None else f"failed: {failure}")
+            understands = os.path.basename(path).rsplit(".", 2)[1].startswith("0")
+            done = f"{DONE} {how}" if understands else DONE
+            _send_reply(path, done if failure is None else f"failed: {failure}")
         self._paths.clear()
 
 
@@ -69,15 +81,20 @@ def _send_reply(path: str, reply: str) -> None:
                 os.unlink(path)
 
 
-def request_reload(pidfile: str) -> str | None:
-    """Reload the server of `pidfile` and wait for the result; return why the reload failed, or None after success.
+class ReloadFailedError(GServerError):
+    """The reload has failed; the text is the reason."""
 
-    ConfigError if the file names no running process, or one that this user may not signal.
+
+def request_reload(pidfile: str) -> str:
+    """Reload the server of `pidfile` and wait for the result; return how it was reloaded: FULL, LIVE or "".
+
+    An earlier version of the server does not state how. ReloadFailedError if the reload fails. ConfigError if the file
+    names no running process, or one that this user may not signal.
     """
     pid = read_pid(pidfile)
     if pid is None:
         raise ConfigError(f"there is no process id in {pidfile!r}")
-    path = f"{os.path.abspath(pidfile)}.{os.getpid()}{SUFFIX}"
+    path = f"{os.path.abspath(pidfile)}.0{os.getpid()}{SUFFIX}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         try:
             with short_path(path) as address:
@@ -90,7 +107,7 @@ def request_reload(pidfile: str) -> str | None:
             os.unlink(path)
 
 
-def _request(receiver: socket.socket, pidfile: str, pid: int) -> str | None:
+def _request(receiver: socket.socket, pidfile: str, pid: int) -> str:
     try:
         arbiter = os.pidfd_open(pid)  # readable when that process ends
     except ProcessLookupError:
@@ -107,6 +124,8 @@ def _request(receiver: socket.socket, pidfile: str, pid: int) -> str | None:
     finally:
         os.close(arbiter)
     if receiver.fileno() not in readable:
-        return "the server has ended"
+        raise ReloadFailedError("the server has ended")
     reply = receiver.recv(MAX_REPLY_BYTES).decode(errors="ignore")
-    return None if reply == DONE else reply.removeprefix("failed: ")
+    if reply != DONE and not reply.startswith(f"{DONE} "):
+        raise ReloadFailedError(reply.removeprefix("failed: "))
+    return reply.removeprefix(DONE).removeprefix(" ")

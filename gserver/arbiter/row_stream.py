@@ -1,12 +1,13 @@
 """Passes the rows of one worker's answer on to a client, page by page, as the client reads them.
 
-The last row may be an object with a summary: its fields are those of the result.
+The last row may be an object with a summary: its fields are those of the result. A client that goes ends the work of
+the worker: it forgets what nobody reads.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gserver.arbiter.worker_questions import Answer, WorkerQuestions
@@ -17,15 +18,26 @@ __all__ = ["RowStream"]
 
 
 class RowStream:
-    """Asks one worker, and replies with its rows. begin() begins; everything else happens when the worker answers."""
+    """Asks one worker, and replies with its rows. begin() begins; everything else happens when the worker answers.
+
+    Args:
+        overdue: called if the worker does not answer in time, and replies; None: the reply is an error.
+    """
 
     def __init__(
-        self, questions: WorkerQuestions, reply: Reply, pid: int, subject: str, arguments: Mapping[str, Any]
+        self,
+        questions: WorkerQuestions,
+        reply: Reply,
+        pid: int,
+        subject: str,
+        arguments: Mapping[str, Any],
+        overdue: Callable[[], None] | None = None,
     ) -> None:
         self._questions = questions
         self._reply = reply
         self._pid = pid
         self._subject, self._arguments = subject, arguments
+        self._overdue = overdue
 
     def begin(self) -> None:
         self._ask(self._subject, self._arguments)
@@ -34,10 +46,16 @@ class RowStream:
         self._questions.ask(self._pid, subject, arguments, time.monotonic(), self._answered)
 
     def _answered(self, answer: Answer) -> None:
-        if not self._reply.is_wanted:  # the worker forgets what nobody asks for
+        if not self._reply.is_wanted:
+            if answer.more is not None:
+                arguments = {"more": answer.more}
+                self._questions.ask(self._pid, "forget", arguments, time.monotonic(), lambda answer: None)
             return
         if answer.problem is not None:
-            self._reply.error(Problem("no_answer", f"worker {self._pid}: {answer.problem}"))
+            if answer.is_overdue and self._overdue is not None:
+                self._overdue()
+            else:
+                self._reply.error(Problem("no_answer", f"worker {self._pid}: {answer.problem}"))
             return
         rows, summary = answer.rows, {}
         if answer.more is None and rows and isinstance(rows[-1], dict):
@@ -45,7 +63,7 @@ class RowStream:
 
         def go_on() -> None:
             if answer.more is None:
-                self._reply.result(pid=self._pid, **summary)
+                self._reply.result(**{**summary, "pid": self._pid})
             else:
                 self._ask("next page", {"more": answer.more})
 

@@ -26,6 +26,7 @@ from gserver.arbiter.signals import SignalQueue
 from gserver.arbiter.supervision import KillStage
 from gserver.config.live_settings import LIVE, changed_names, plain_values
 from gserver.config.settings import MAX_WORKERS, Settings
+from gserver.errors import ConfigError
 from gserver.process import logs
 from gserver.process.descendants import close_all, descendants
 
@@ -124,9 +125,9 @@ class WorkerProcesses:
             else:
                 self.preload.current.request_worker(slot.index, age, theirs)
                 # It forks workers with the settings of its own start: they get those that were changed since.
-                changed = LIVE.intersection(changed_names(self.preload.current.settings, settings))
-                if changed:
-                    ours.send(SET, [json.dumps(plain_values(settings, changed))])
+                values = _live_changes(self.preload.current.settings, settings)
+                if values:
+                    ours.send(SET, [json.dumps(values)])
                 pid = -age
                 self._requested_from[pid] = self.preload.current.pid
         except (OSError, PreloadUnavailable):
@@ -226,6 +227,19 @@ class WorkerProcesses:
         listeners = [(str(bind), listener.fileno()) for lane in lanes for bind, listener in lane.items()]
         channel.send(kind, [*addresses, *(address for address, _ in listeners)], [fd for _, fd in listeners])
 
+    def check_fits(self, values: Mapping[str, Any], settings: Settings, before: Settings) -> None:
+        """ConfigError if set_live() cannot send these values, or fork() could not pass them on to a later worker.
+
+        Args:
+            settings: the settings with these values.
+            before: the same, of those that a failed reload goes back to.
+        """
+        preloaded = ((self.preload.current, settings), (self.preload.previous, before))
+        messages = [_live_changes(each.settings, then) for each, then in preloaded if each is not None]
+        if not all(Channel.fits(SET, [json.dumps(message)]) for message in (values, *messages)):
+            names = ", ".join(values)
+            raise ConfigError(f"too much for running workers: {names}; change the configuration, and reload")
+
     def set_live(self, values: Mapping[str, Any]) -> list[int]:
         """Send values of live settings to all workers, also to booting ones; return those that did not get them."""
         text = json.dumps(values)
@@ -278,3 +292,8 @@ class WorkerProcesses:
             self._close_channel(pid)
         for descriptors in self._orphans_of.values():
             close_all(descriptors)
+
+
+def _live_changes(before: Settings, after: Settings) -> dict[str, Any]:
+    """The live settings that differ, with their values after."""
+    return plain_values(after, [name for name in changed_names(before, after) if name in LIVE])

@@ -23,6 +23,8 @@ __all__ = ["ANSWER_S", "Answer", "WorkerQuestions"]
 
 #: How long a worker may take for an answer, in seconds. Listings are answered page by page.
 ANSWER_S = 2.0
+# Rows are objects of texts, numbers, lists and objects. What is deeper may be parsed, but not be made into JSON again.
+MAX_DEPTH = 8
 # The most questions that wait for one worker. A client has one at a time, but it may go and come again.
 MAX_WAITING = 64
 
@@ -35,11 +37,13 @@ class Answer:
         rows: perhaps none, even if there is more.
         more: what to ask for the next page with; None: there is none.
         problem: why there is no answer, in one line; None: there is one.
+        is_overdue: the worker has not answered in time.
     """
 
     rows: list[Any]
     more: int | None = None
     problem: str | None = None
+    is_overdue: bool = False
 
 
 @dataclass
@@ -114,6 +118,8 @@ class WorkerQuestions:
             answer = json.loads(text)
             number, page = answer["number"], answer.get("result", {"rows": [], "more": None})
             found = Answer(list(page["rows"]), page["more"], answer.get("error"))
+            if not _is_shallow([found.rows, found.more, found.problem], MAX_DEPTH):
+                found = Answer([], problem="its answer is nested too deeply")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return
         if self._unanswered.get(pid) != number:
@@ -142,7 +148,7 @@ class WorkerQuestions:
             if overdue:
                 self._waiting[pid] = deque(question for question in queue if now < question.until)
             for question in overdue:
-                question.answered(Answer([], problem="the worker does not answer"))
+                question.answered(Answer([], problem="the worker does not answer", is_overdue=True))
 
     def _send_next(self, pid: int) -> None:
         """Send the first question that waits, if the worker has answered the last one.
@@ -160,3 +166,10 @@ class WorkerQuestions:
                 first.answered(Answer([], problem="the worker does not read its messages"))
         if not queue:
             self._waiting.pop(pid, None)
+
+
+def _is_shallow(value: Any, depth: int) -> bool:
+    if not isinstance(value, list | dict):
+        return True
+    inside = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_is_shallow(each, depth - 1) for each in inside)

@@ -6,16 +6,14 @@ next reload. All other settings need new workers: what they do happens once, whe
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import CodeType, FunctionType
 from typing import Any
 
-from gserver.config.hooks import HOOKS
 from gserver.config.settings import Settings, declared
 from gserver.errors import ConfigError
 
-__all__ = ["LIVE", "changed_names", "plain_values", "with_values"]
+__all__ = ["LIVE", "changed_names", "plain_values", "reason_for_new_workers", "with_values"]
 
 #: The names of the live settings.
 LIVE = frozenset(
@@ -68,8 +66,14 @@ LIVE = frozenset(
         "access_log_format",
     ]
 )
-# How deep functions that hooks use are compared.
+# How deep functions that hooks use are compared: a hook, a function that it calls, and one that that one calls.
 _DEPTH = 3
+#: What a function has beside its code and its globals.
+_PARTS: tuple[Callable[[FunctionType], Any], ...] = (
+    lambda function: function.__defaults__,
+    lambda function: function.__kwdefaults__,
+    lambda function: function.__dict__,
+)
 
 
 def changed_names(before: Settings, after: Settings) -> list[str]:
@@ -78,11 +82,20 @@ def changed_names(before: Settings, after: Settings) -> list[str]:
     A config file is run again at each reload, so its hooks are new functions each time. Two hooks are the same if
     their code is the same, and the values that they use.
     """
-    return [
-        field.name
-        for field in declared()
-        if not _is_same(getattr(before, field.name), getattr(after, field.name), field.name in HOOKS)
-    ]
+    return [field.name for field in declared() if not _is_same(getattr(before, field.name), getattr(after, field.name))]
+
+
+def reason_for_new_workers(changed: Sequence[str], fixed: Sequence[str]) -> str | None:
+    """Why a reload that changes these settings needs new workers, in a few words; None if it changes live ones only.
+
+    Args:
+        changed: the names of the settings that the reload changes.
+        fixed: the names of those that differ, but cannot be changed by a reload.
+    """
+    others = [name for name in (*changed, *fixed) if name not in LIVE]
+    if others:
+        return f"setting {others[0]} has changed"
+    return None if changed else "no setting has changed"
 
 
 def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
@@ -90,8 +103,7 @@ def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
     for name in values:
         if name in {field.name for field in declared()} and name not in LIVE:
             raise ConfigError(f"setting {name} needs new workers: change the configuration, and reload")
-    checked = Settings.checked({**plain_values(settings, LIVE), "workers": settings.workers, **values})
-    return dataclasses.replace(settings, **{name: getattr(checked, name) for name in values})
+    return settings.with_checked(values)
 
 
 def plain_values(settings: Settings, names: Iterable[str]) -> dict[str, Any]:
@@ -103,24 +115,26 @@ def _plain(value: Any) -> Any:
     return [str(each) for each in value] if isinstance(value, tuple) else value
 
 
-def _is_same(before: Any, after: Any, is_hook: bool) -> bool:
-    if is_hook or (isinstance(before, FunctionType) and isinstance(after, FunctionType)):
-        return _is_same_function(before, after, _DEPTH)
-    return bool(before == after)
+def _is_same(before: Any, after: Any, depth: int = _DEPTH) -> bool:
+    """Whether a value is still the same, as far as can be seen: where it is not certain, it is another one."""
+    if before is after:
+        return True
+    if isinstance(before, FunctionType) and isinstance(after, FunctionType):
+        return depth > 0 and _is_same_function(before, after, depth)
+    try:  # the repr: 1, 1.0 and True are equal, also within tuples and dictionaries
+        return type(before) is type(after) and bool(before == after) and repr(before) == repr(after)
+    except Exception:  # of the user's __eq__ or __repr__
+        return False
 
 
-def _is_same_function(before: Any, after: Any, depth: int) -> bool:
-    if not (isinstance(before, FunctionType) and isinstance(after, FunctionType)):
-        return bool(before == after)
+def _is_same_function(before: FunctionType, after: FunctionType, depth: int) -> bool:
     return (
-        depth > 0
-        and _at_line_1(before.__code__) == _at_line_1(after.__code__)
-        and before.__defaults__ == after.__defaults__
-        and before.__kwdefaults__ == after.__kwdefaults__
+        _at_line_1(before.__code__) == _at_line_1(after.__code__)
         and before.__closure__ is None
         and after.__closure__ is None
+        and all(_is_same(part(before), part(after)) for part in _PARTS)
         and all(
-            _is_same_function(before.__globals__.get(name), after.__globals__.get(name), depth - 1)
+            _is_same(before.__globals__.get(name), after.__globals__.get(name), depth - 1)
             for name in _names_in(before.__code__)
         )
     )

@@ -399,6 +399,10 @@ class Settings:
 
         ConfigError names the setting, the value and what is allowed.
         """
+        return cls().with_checked(values)
+
+    def with_checked(self, values: Mapping[str, Any]) -> Settings:
+        """Validate `values`, by name, and return these settings with them. ConfigError as for checked()."""
         fields = {field.name: field for field in declared()}
         valid = {}
         for name, value in values.items():
@@ -408,7 +412,7 @@ class Settings:
                 valid[name] = fields[name].metadata["check"](value)
             except ValueError as error:
                 raise ConfigError(f"setting {name} is {error}") from None
-        settings = cls(**valid)
+        settings = dataclasses.replace(self, **valid)
         settings._check_together()
         return settings
 

@@ -8,8 +8,8 @@ that were received by then.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 from gevent import get_hub
 from greenlet import getcurrent
@@ -27,8 +27,15 @@ _OPEN = State.OPEN  # looking up an enum member on its class costs as much as a 
 # A handler that iterates over messages checks its time slice after so many.
 LOOK_EVERY = 16
 
-#: Called as throttle(conn, received_bytes) after each receive. It may block, or raise LimitExceeded.
-Throttle = Callable[["StreamConnection", int], None]
+
+class Throttle(Protocol):
+    """Limits how fast the handler of a connection reads."""
+
+    def __call__(self, conn: StreamConnection, received_bytes: int, /) -> None:
+        """Called after each receive. It may block, or raise LimitExceeded."""
+
+    def end(self) -> None:
+        """Throttle no connection any more: another one takes over."""
 
 
 class StreamConnection(Connection):

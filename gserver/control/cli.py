@@ -7,6 +7,7 @@ be reached; 4 done, but some workers did not answer.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import signal
@@ -31,7 +32,7 @@ __all__ = ["entry_point", "main"]
 UPGRADE_S = 60.0
 
 #: Adds a command: its name, its function and its help.
-Add = Callable[[str, Callable[..., int], str], argparse.ArgumentParser]
+Add = Callable[..., argparse.ArgumentParser]
 
 
 def entry_point() -> NoReturn:
@@ -112,11 +113,12 @@ def _parser(has_output: bool) -> CommandParser:
     parser.add_argument("-v", "--version", action="version", version=f"gserverctl {gserver.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=CommandParser)
 
-    def add(name: str, run: Callable[..., int], help: str) -> argparse.ArgumentParser:
+    def add(name: str, run: Callable[..., int], help: str, has_json: bool = True) -> argparse.ArgumentParser:
         command = subparsers.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
         command.has_output = has_output
         command.set_defaults(run=run)
-        command.add_argument("--json", action="store_true", help="print the reply of the server as JSON")
+        if has_json:
+            command.add_argument("--json", action="store_true", help="print the reply of the server as JSON")
         return command
 
     _add_inspection(add)
@@ -154,9 +156,9 @@ def _add_inspection(add: Add) -> None:
     )
     profile.add_argument("pid", type=int, metavar="PID")
     profile.add_argument("--seconds", type=_seconds, default=10.0, metavar="N", help="how long (default 10)")
-    top = add("top", commands.run_top, "show the workers and the busiest connections, live; needs rich")
+    top = add("top", commands.run_top, "show the workers and the busiest connections, live; needs rich", False)
     top.add_argument("--interval", type=_seconds, default=2.0, metavar="SECONDS", help="between readings (default 2)")
-    top.add_argument("--rounds", type=int, metavar="N", help="end after so many readings")
+    top.add_argument("--rounds", type=_count, metavar="N", help="end after so many readings")
 
 
 def _add_steering(add: Add) -> None:
@@ -190,10 +192,19 @@ def _add_steering(add: Add) -> None:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
-    return seconds
+    with contextlib.suppress(ValueError):
+        seconds = float(text)
+        if 0 < seconds < math.inf:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+
+
+def _count(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        count = int(text)
+        if count > 0:
+            return count
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
 
 
 def _add_where(parser: argparse.ArgumentParser) -> None:

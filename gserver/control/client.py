@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +20,7 @@ from typing import Any, Self
 from gserver.control.protocol import SCHEMA, Problem
 from gserver.process.unix_sockets import short_path
 
-__all__ = ["ControlClient", "Unreachable"]
+__all__ = ["SILENCE_S", "ControlClient", "Unreachable"]
 
 #: How long a server may take for the next line, in seconds. The arbiter answers within a few for each worker.
 SILENCE_S = 30.0
@@ -41,10 +42,13 @@ class ControlClient:
         self.result: dict[str, Any] = {}
         self._number = 0  # of the last request
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._sock.settimeout(SILENCE_S)
+        # In blocking mode connect() waits for a place in the accept queue, at most as long as a send may take. With a
+        # timeout of Python's it would fail at once (EAGAIN).
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(SILENCE_S), 0))
         try:
             with short_path(path) as address:
                 self._sock.connect(address)
+            self._sock.settimeout(SILENCE_S)
         except OSError as error:
             self._sock.close()
             raise Unreachable(f"control socket {path!r} cannot be used: {error.strerror or error}") from None
@@ -77,6 +81,8 @@ class ControlClient:
             self._sock.sendall(json.dumps({"command": command, "id": number, **arguments}).encode() + b"\n")
             while "rows" in (line := self._next_line(number)):
                 yield from line["rows"]
+        except (ConnectionResetError, BrokenPipeError):
+            raise Unreachable(f"the server at {self.path!r} has ended") from None
         except OSError as error:
             raise Unreachable(f"the server at {self.path!r} does not answer: {error.strerror or error}") from None
         if "error" in line:

@@ -14,7 +14,7 @@ from typing import Any
 
 from gserver.command_parser import CommandParser, complain
 from gserver.control import text_output
-from gserver.control.client import ControlClient
+from gserver.control.client import SILENCE_S, ControlClient
 from gserver.control.protocol import Problem
 from gserver.control.upgrade import upgrade
 from gserver.errors import ConfigError
@@ -153,22 +153,27 @@ def run_upgrade(server: ControlClient, arguments: argparse.Namespace, parser: Co
 
 
 def run_stacks(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
-    found: dict[int, str] = {}
-    missing = []
-    for pid in [arguments.pid] if arguments.pid is not None else _serving(server):
+    """Of one worker, or of all: then those that do not answer are missing."""
+    if arguments.pid is not None:
+        return _show_stacks(parser, arguments, {arguments.pid: _stacks_of(server, arguments.pid)}, [])
+    found, missing = {}, []
+    for pid in _serving(server):
         try:
-            found[pid] = "".join(server.call("stacks", pid=pid).get("rows", []))
+            found[pid] = _stacks_of(server, pid)
         except Problem as problem:
-            if arguments.pid is not None:
-                raise
-            missing.append({"pid": pid, "problem": _without_worker(str(problem), pid)})
+            missing.append({"pid": pid, "problem": str(problem)})
+    return _show_stacks(parser, arguments, found, missing)
+
+
+def _stacks_of(server: ControlClient, pid: int) -> str:
+    return "".join(server.call("stacks", pid=pid).get("rows", []))
+
+
+def _show_stacks(
+    parser: CommandParser, arguments: argparse.Namespace, found: dict[int, str], missing: list[Values]
+) -> int:
     text = "\n".join(f"Worker {pid}\n{stacks}" for pid, stacks in found.items())
     return _show(parser, arguments, {"stacks": found, "missing": missing}, lambda: text)
-
-
-def _without_worker(problem: str, pid: int) -> str:
-    """The text of a problem without the worker, because the line about a missing worker begins with it."""
-    return problem.removeprefix(f"worker {pid} is ").removeprefix(f"worker {pid}: ")
 
 
 def _serving(server: ControlClient) -> list[int]:
@@ -176,7 +181,8 @@ def _serving(server: ControlClient) -> list[int]:
 
 
 def run_profile(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
-    result = server.call("profile", pid=arguments.pid, seconds=arguments.seconds)
+    limit_s = arguments.seconds + SILENCE_S  # the rows come at the end
+    result = server.call("profile", limit_s=limit_s, pid=arguments.pid, seconds=arguments.seconds)
     stacks = "".join(result.pop("rows", []))
     complain("gserverctl", text_output.profile_summary(result))
     return _show(parser, arguments, {**result, "stacks": stacks.splitlines()}, lambda: stacks)
@@ -187,7 +193,7 @@ def run_top(server: ControlClient, arguments: argparse.Namespace, parser: Comman
         raise ConfigError("top needs rich: pip install 'gserver-tcp[top]'")
     from gserver.control.top import show
 
-    show(server, arguments.interval, rounds=arguments.rounds)
+    show(server, arguments.interval, parser.print_out, arguments.rounds)
     return DONE
 
 

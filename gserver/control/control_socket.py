@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import select
 import selectors
 import socket
 import time
@@ -28,7 +29,7 @@ __all__ = ["Commands", "ControlSocket", "Reply"]
 
 log = logging.getLogger("gserver.control")
 
-# At one more, the client that has been silent for longest is closed.
+# At one more, the client that has been silent for longest is closed; one that waits for its reply only if all do.
 MAX_CLIENTS = 32
 READ_BYTES = 16 * 1024
 # How long to wait before the next accept if no descriptor is left.
@@ -40,12 +41,12 @@ class Reply(Protocol):
 
     @property
     def is_wanted(self) -> bool:
-        """False once the client has gone."""
+        """False once the client has gone: it has closed both directions, not only its sending side."""
 
     def rows(self, rows: Sequence[Any], sent: Callable[[], None]) -> None:
         """Send some rows, and call `sent` when the client has read them."""
 
-    def result(self, **fields: Any) -> None: ...
+    def result(self, /, **fields: Any) -> None: ...
 
     def error(self, problem: Problem) -> None: ...
 
@@ -141,7 +142,7 @@ class ControlSocket:
                 self.wakes_at = time.monotonic() + EXHAUSTED_PAUSE_S
             return
         if len(self._clients) >= MAX_CLIENTS:
-            self._clients[0].close()
+            next((each for each in self._clients if not each.awaits_reply), self._clients[0]).close()
         self._clients.append(_Client(sock, self._selector, self._run, self._left, self._is_active))
 
     def _run(self, client: _Client, line: bytes) -> None:
@@ -175,12 +176,13 @@ class _Reply:
 
     @property
     def is_wanted(self) -> bool:
+        self._client.close_if_gone()
         return not self._client.is_closed
 
     def rows(self, rows: Sequence[Any], sent: Callable[[], None]) -> None:
         self._client.send(encode(self._id, rows=rows), sent)
 
-    def result(self, **fields: Any) -> None:
+    def result(self, /, **fields: Any) -> None:
         self._finish(encode(self._id, result=fields))
 
     def error(self, problem: Problem) -> None:
@@ -216,6 +218,11 @@ class _Client:
         self._events = 0
         self._choose_events()
 
+    @property
+    def awaits_reply(self) -> bool:
+        """Whether its request is being carried out. False while it has replies to read."""
+        return self._is_busy and not self._outbox
+
     def send(self, line: bytes, sent: Callable[[], None]) -> None:
         """Send a line; call `sent` once the kernel has taken it, from the loop."""
         if self.is_closed:
@@ -238,6 +245,17 @@ class _Client:
             pass
         except OSError:
             self.close()
+
+    def close_if_gone(self) -> None:
+        """Close if nobody reads any more.
+
+        After the end of the client's requests the socket is not looked at, so only this notices that it has gone.
+        """
+        if self._has_finished and not self.is_closed:
+            poll = select.poll()
+            poll.register(self.sock, 0)
+            if any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0)):
+                self.close()
 
     def close(self) -> None:
         if not self.is_closed:

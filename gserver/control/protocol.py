@@ -82,8 +82,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "ready": Command("whether load balancers are to send clients here", {"on": arguments.flag}, ("on",)),
     "reload": Command("reload as HUP does, and wait for the result"),
-    "upgrade": Command("start a new arbiter as USR2 does; the result has its pid and its control socket"),
-    "cancel_upgrade": Command("stop the new arbiter of an upgrade; this one goes on"),
+    "upgrade": Command("start a new arbiter as USR2 does; `upgrade` of status has what becomes of it"),
+    "finish_upgrade": Command("stop as TERM does, if the new arbiter of an upgrade runs"),
+    "cancel_upgrade": Command("stop the new arbiter of an upgrade, the second time by force; this one goes on"),
     "stop": Command("stop as TERM does, or as QUIT does if quick", {"quick": arguments.flag}),
     "settings": Command("a row for each setting, with its value, its default, and whether it can be set live"),
     "set": Command(

@@ -13,6 +13,7 @@ __all__ = [
     "duration",
     "listener_table",
     "profile_summary",
+    "rate",
     "setting_lines",
     "status_text",
     "table",
@@ -25,13 +26,15 @@ Row = Mapping[str, Any]
 
 
 def duration(seconds: float | None) -> str:
-    """As text with three digits at most: 3 ms, 4.2 s, 12 min, 5 h 10 min, 3 d 4 h."""
+    """As text, rounded to 5 % or better: 3 ms, 4.2 s, 2 min 30 s, 12 min, 5 h 10 min, 3 d 4 h."""
     if seconds is None:
         return _NONE
     if seconds < 0.9995:
         return f"{seconds * 1000:.3g} ms"
     if seconds < 99.95:
         return f"{seconds:.3g} s"
+    if seconds < 599.5:
+        return "{} min {} s".format(*divmod(round(seconds), 60))
     minutes = round(seconds / 60)
     if minutes < 120:
         return f"{minutes} min"
@@ -53,6 +56,11 @@ def bytes_text(size: int | None) -> str:
         value /= 1024
         del units[0]
     return f"{value:.3g} {units[0]}" if value < 999.5 else f"{value:.0f} {units[0]}"
+
+
+def rate(per_second: float) -> str:
+    """As text: 0, 0.3, 7.5, 12,345."""
+    return f"{per_second:,.0f}" if per_second >= 9.95 or per_second == 0 else f"{per_second:.1f}"
 
 
 def table(rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
@@ -94,7 +102,7 @@ def worker_table(rows: Sequence[Row]) -> str:
             "stuck" if row["stuck"] else row["state"],
             duration(row["up_s"]),
             f"{row['open']:,}",
-            f"{row['messages_per_s']:,.0f}",
+            rate(row["messages_per_s"]),
             f"{row['messages']:,}",
             f"{row['errors']:,}",
             duration(row["lag_s"]),
@@ -205,10 +213,8 @@ def status_text(status: Row, now: float) -> str:
         ["workers", _workers(workers)],
         ["connections", f"{connections['open']:,} open, {connections['accepted']:,} accepted"],
         ["closed", _counts(connections["closed"])],
-        [
-            "messages",
-            f"{status['messages_per_s']:,.3g} per second, {status['messages']:,} in all, {status['errors']:,} errors",
-        ],
+        ["messages", f"{rate(status['messages_per_s'])} a second, {status['messages']:,} in all"],
+        ["errors", f"{status['errors']:,}"],
         ["lag", duration(status["lag_s"])],
         ["restarts", _counts(status.get("restarts", {}))],
         ["reloads", _reloads(status["reloads"], now)],

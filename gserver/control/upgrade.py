@@ -1,7 +1,8 @@
 """gserverctl upgrade: starts a new server beside the running one, waits until it is ready, and stops the old one.
 
-If the new server ends, or is not ready in time, it is stopped, and the old one goes on. Works by the control sockets of
-both, so it is the same under a service manager, which follows the upgrade by itself (see docs/operations.md).
+If the new server ends, or is not ready in time, or at Ctrl-C, it is stopped, and the old one goes on. All of it goes
+through the old server, to which the new one reports. So it is the same under a service manager, which follows the
+upgrade by itself (see docs/operations.md).
 """
 
 from __future__ import annotations
@@ -16,19 +17,26 @@ from gserver.control.protocol import Problem
 __all__ = ["upgrade"]
 
 POLL_S = 0.1
-# How long a new server that is cancelled may take to end before that is reported.
+# How long a new server that is cancelled may take to end before it is killed, and after that.
 CANCEL_S = 10.0
 
 
 def upgrade(old: ControlClient, ready_within_s: float) -> dict[str, Any]:
     """Replace the server behind `old` by a new one; return what both are. Returns after the end of the old one.
 
-    Problem if the new one could not take over, with the reason; the old one goes on.
+    Problem if the new one could not take over, with the reason; the old one goes on. Unreachable if the old one ends.
     """
     before = old.call("status")
-    started = old.call("upgrade")
-    after = _wait_until_ready(old, started, time.monotonic() + ready_within_s, ready_within_s)
-    old.call("stop")
+    pid = old.call("upgrade")["pid"]
+    try:
+        after = _wait_until_ready(old, time.monotonic() + ready_within_s, ready_within_s)
+        old.call("finish_upgrade")
+    except KeyboardInterrupt:
+        with contextlib.suppress(Unreachable), ControlClient(old.path) as again:  # `old` may be inside a reply
+            _cancel(again)
+        raise
+    except Unreachable as error:
+        raise Unreachable(f"{error}, before the new server with pid {pid} was ready") from None
     old.wait_for_end(None)
     return {
         "old_pid": before["pid"],
@@ -38,38 +46,42 @@ def upgrade(old: ControlClient, ready_within_s: float) -> dict[str, Any]:
     }
 
 
-def _wait_until_ready(old: ControlClient, started: dict[str, Any], until: float, limit_s: float) -> dict[str, Any]:
-    waits_for = "it has no control socket"
+def _wait_until_ready(old: ControlClient, until: float, limit_s: float) -> dict[str, Any]:
+    """What is known about the new server, once all its workers serve."""
     while True:
-        state = old.call("status")["upgrade"]
+        state: dict[str, Any] = old.call("status")["upgrade"]
         if not state["is_running"]:
             raise Problem("failed", f"the new server could not start, the old one goes on: {state['failed_because']}")
-        status = _status(started["socket"])
-        if status is not None:
-            if status["ready"] and status["state"] == "serving":
-                return status
-            waits_for = status["not_ready_because"] or status["state"]
+        if state["is_ready"]:
+            return state
         if time.monotonic() > until:
-            _cancel(old)
-            text = (
-                f"the new server was not ready within {limit_s:g} s and was stopped, the old one goes on: {waits_for}"
-            )
+            waits_for = _waits_for(state)
+            outcome = "was stopped" if _cancel(old) else f"does not end (pid {state['pid']})"
+            text = f"the new server was not ready within {limit_s:g} s and {outcome}, the old one goes on: {waits_for}"
             raise Problem("failed", text)
         time.sleep(POLL_S)
 
 
-def _status(path: str | None) -> dict[str, Any] | None:
-    """The state of the new server; None as long as it has no control socket."""
-    if path is None:
-        return None
-    with contextlib.suppress(Unreachable), ControlClient(path) as new:
-        return new.call("status")
-    return None
+def _waits_for(state: dict[str, Any]) -> str:
+    """Why the new server is not ready, as far as it can be known."""
+    if state["version"] is None:
+        return "it has not come so far as to read its settings and listen"
+    if state["control_socket"] is not None:
+        with contextlib.suppress(Unreachable, Problem), ControlClient(state["control_socket"]) as new:
+            status = new.call("status", limit_s=2.0)
+            workers = status["workers"]
+            return status["not_ready_because"] or f"{workers['serving']} of {workers['target']} workers serve"
+    return "its workers do not serve"
 
 
-def _cancel(old: ControlClient) -> None:
-    with contextlib.suppress(Problem):  # it has just ended
-        old.call("cancel_upgrade")
-    until = time.monotonic() + CANCEL_S
-    while old.call("status")["upgrade"]["is_running"] and time.monotonic() < until:
-        time.sleep(POLL_S)
+def _cancel(old: ControlClient) -> bool:
+    """Stop the new server, by force if it does not end in time; return whether it has ended."""
+    for _ in range(2):
+        with contextlib.suppress(Problem):  # it has just ended
+            old.call("cancel_upgrade")
+        until = time.monotonic() + CANCEL_S
+        while time.monotonic() < until:
+            if not old.call("status")["upgrade"]["is_running"]:
+                return True
+            time.sleep(POLL_S)
+    return False

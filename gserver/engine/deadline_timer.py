@@ -61,7 +61,7 @@ class DeadlineTimer:
         self._timer_due = NEVER
 
     def change(self, deadlines: Deadlines) -> None:
-        """Use other deadlines from now on. The caller calls watch() for each connection, for those that are sooner."""
+        """Use other deadlines from now on. The caller calls watch_anew() for each connection that there is."""
         self._deadlines = deadlines
         self._fresh_s = deadlines.fresh_s
         self._tick_s = deadlines.tick_s
@@ -81,6 +81,15 @@ class DeadlineTimer:
             due = self._deadlines.first(conn)[0]
             if conn.outbox is not None:
                 due = min(due, time.monotonic() + self._write_check_s)
+            self._wheel.place(conn, due)
+            if due < self._timer_due:
+                self._set_timer()
+
+    def watch_anew(self, conn: Connection) -> None:
+        """The deadlines have changed: check `conn` in time for those that run, and for those that begin unnoticed."""
+        if conn.state is not State.CLOSED:
+            self.watch(conn)
+            due = time.monotonic() + self._fresh_s
             self._wheel.place(conn, due)
             if due < self._timer_due:
                 self._set_timer()

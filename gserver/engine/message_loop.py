@@ -68,6 +68,10 @@ class MessageLoop:
         self.now = time.monotonic()
         self.most_idle = IDLE_RUNNERS
 
+    def retire(self) -> None:
+        """Another message loop is used from now on. This one completes its turns, and its runners end then."""
+        self.most_idle = 0
+
     def dispatch(
         self,
         ready: deque[Connection],

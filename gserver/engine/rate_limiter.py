@@ -24,7 +24,7 @@ from gserver.service import Service
 
 __all__ = ["RateLimitedMessageLoop", "RateLimiter", "StreamRateLimiter"]
 
-# A throttled connection checks this often whether it has to close.
+# A throttled connection checks this often whether it has to close, and whether the rates are still the same.
 LONGEST_SLEEP_S = 0.25
 
 
@@ -44,6 +44,7 @@ class RateLimiter:
         self.action = action
         self._rates = (max_message_rate, max_byte_rate)
         self._notices = notices or Notices()
+        self._is_over = False
 
     @classmethod
     def of(cls, limits: Limits, notices: Notices) -> RateLimiter | None:
@@ -52,8 +53,14 @@ class RateLimiter:
             return None
         return cls(limits.max_message_rate, limits.max_byte_rate, limits.rate_action, notices)
 
+    def end(self) -> None:
+        """The rates are changed: nothing is metered any more, and connections that are throttled are read again."""
+        self._is_over = True
+
     def charge(self, conn: Connection, messages: int, received_bytes: int) -> float:
         """Count what `conn` has sent; return how long it must not be read, in seconds."""
+        if self._is_over:  # its turn, or its handler, had begun before
+            return 0.0
         if conn.buckets is None or conn.buckets[0] is not self._rates:  # it is new, or the rates have changed
             conn.attach_buckets(
                 (self._rates, [TokenBucket(rate, max(rate, 1.0)) if rate else None for rate in self._rates])
@@ -62,6 +69,12 @@ class RateLimiter:
         spent = zip(conn.buckets[1], (messages, received_bytes), strict=True)
         waits: list[float] = [bucket.spend(now, amount) for bucket, amount in spent if bucket is not None]
         return max(waits)
+
+    def wait_unread(self, conn: Connection, seconds: float) -> None:
+        """Block the calling greenlet for `seconds`, or until `conn` has to close, or the rates are changed."""
+        until = time.monotonic() + seconds
+        while conn.state is State.OPEN and not self._is_over and (left := until - time.monotonic()) > 0:
+            gevent.sleep(min(left, LONGEST_SLEEP_S))
 
     def too_fast(self, conn: Connection) -> LimitExceeded:
         """Count `conn` for the log; return the limit that it exceeds."""
@@ -78,18 +91,14 @@ class RateLimiter:
         return LimitExceeded(text, CloseReason.RATE_LIMIT, ", ".join(settings))
 
 
-def wait_unread(conn: Connection, seconds: float) -> None:
-    """Block the calling greenlet for `seconds`, or until `conn` has to close."""
-    until = time.monotonic() + seconds
-    while conn.state is State.OPEN and (left := until - time.monotonic()) > 0:
-        gevent.sleep(min(left, LONGEST_SLEEP_S))
-
-
 class StreamRateLimiter:
     """The throttle of stream handlers, called after each receive. It counts the messages since the receive before."""
 
     def __init__(self, meter: RateLimiter) -> None:
         self._meter = meter
+
+    def end(self) -> None:
+        self._meter.end()
 
     def __call__(self, conn: StreamConnection, received_bytes: int) -> None:
         wait_s = self._meter.charge(conn, conn.take_unmetered_messages(), received_bytes)
@@ -97,7 +106,7 @@ class StreamRateLimiter:
             limit = self._meter.too_fast(conn)
             if self._meter.action != "throttle":
                 raise limit
-        wait_unread(conn, wait_s)
+        self._meter.wait_unread(conn, wait_s)
 
 
 class RateLimitedMessageLoop(MessageLoop):
@@ -106,6 +115,10 @@ class RateLimitedMessageLoop(MessageLoop):
     def __init__(self, service: Service, counters: Counters, fairness: Fairness, meter: RateLimiter) -> None:
         super().__init__(service, counters, fairness)
         self._meter = meter
+
+    def retire(self) -> None:
+        super().retire()
+        self._meter.end()
 
     def serve(self, conn: Connection) -> None:
         messages, received_bytes = conn.messages, conn.received_bytes
@@ -122,7 +135,7 @@ class RateLimitedMessageLoop(MessageLoop):
             self.dismiss(conn, limit)
         else:
             try:
-                wait_unread(conn, wait_s)
+                self._meter.wait_unread(conn, wait_s)
             except Killed:
                 conn.abort(CloseReason.KILLED)
                 raise

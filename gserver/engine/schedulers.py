@@ -142,6 +142,7 @@ class _MessageEngine:
 
     def use(self, message_loop: MessageLoop) -> None:
         """Run the turns by another message loop from now on. Turns that run are completed by the previous one."""
+        self._message_loop.retire()
         self._message_loop = message_loop
 
     def rates_changed(self, conn: Connection) -> None:
@@ -205,7 +206,7 @@ class PooledEngine(_MessageEngine):
         self._check.start(self._dispatch)
 
     def use(self, message_loop: MessageLoop) -> None:
-        self._end_runners()
+        self._end_idle_runners()
         super().use(message_loop)
         self._check.stop()
         self._idle = []  # the runners of the previous message loop park in its list, and end there
@@ -221,13 +222,12 @@ class PooledEngine(_MessageEngine):
         """Do nothing: only a turn refers to a connection here."""
 
     def close(self) -> None:
-        self._end_runners()
+        self._message_loop.retire()
+        self._end_idle_runners()
         self._check.stop()
         self._check.close()
 
-    def _end_runners(self) -> None:
-        """End the idle runners now, and each of the others when its turns are over."""
-        self._message_loop.most_idle = 0
+    def _end_idle_runners(self) -> None:
         for runner in self._idle:
             self._hub.loop.run_callback(runner.throw)
         self._idle.clear()

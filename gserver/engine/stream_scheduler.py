@@ -32,6 +32,8 @@ class StreamEngine:
 
     def throttle_by(self, throttle: Throttle | None) -> None:
         """Use another throttle from now on; rates_changed() is called for each connection that there is."""
+        if self._throttle is not None:
+            self._throttle.end()
         self._throttle = throttle
 
     def rates_changed(self, conn: StreamConnection) -> None:

@@ -7,7 +7,7 @@ connection too many, but never accept one too many.
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Protocol
 
 from gserver.connection.connection import Address, format_address
@@ -62,20 +62,27 @@ class Door:
     def __init__(self, limits: Limits, occupancy: Occupancy) -> None:
         self._occupancy = occupancy
         self._entries: dict[Hashable, list[bytes]] = {}  # the table entries under which each connection is counted
+        self._limits = Limits()
+        self._access: AccessList | None = None
+        self._accepts: TokenBucket | None = None
         self.change(limits)
 
     def change(self, limits: Limits) -> None:
         """Use other limits from now on. The caller calls recount() for each connection."""
-        self._limits = limits
-        self._access = AccessList(limits.allow, limits.deny) if limits.allow or limits.deny else None
-        self._accepts = TokenBucket(limits.max_accept_rate, limits.max_accept_rate) if limits.max_accept_rate else None
+        before, self._limits = self._limits, limits
+        if (limits.allow, limits.deny) != (before.allow, before.deny):
+            self._access = AccessList(limits.allow, limits.deny) if limits.allow or limits.deny else None
+        rate = limits.max_accept_rate
+        if rate != before.max_accept_rate:  # a new bucket is full
+            self._accepts = TokenBucket(rate, rate) if rate else None
         self._counts_addresses = bool(limits.max_connections_per_ip or limits.max_connections_per_network)
 
     def recount(self, key: Hashable, peer: Address) -> None:
         """Count a connection that has been admitted by address again, as the present limits need it."""
         self.left(key)
-        if self._counts_addresses:
-            self._count(key, peer)
+        for _, _, _, entry in self._countings(peer):
+            if self._occupancy.own.add(entry):
+                self._entries.setdefault(key, []).append(entry)
 
     def check_accept(self) -> LimitExceeded | None:
         """Check a connection that was just accepted and counted, without its address.
@@ -107,18 +114,8 @@ class Door:
         return self._count(key, peer) if self._counts_addresses else None
 
     def _count(self, key: Hashable, peer: Address) -> LimitExceeded | None:
-        limits = self._limits
         own, tables = self._occupancy.own, list(self._occupancy.tables())
-        network_bits = limits.ipv4_network_bits, limits.ipv6_network_bits
-        for most, (bits4, bits6), what, setting in (
-            # A subscriber has at least 64 bits of IPv6 addresses.
-            (limits.max_connections_per_ip, (32, 64), "address", "max_connections_per_ip"),
-            (limits.max_connections_per_network, network_bits, "network", "max_connections_per_network"),
-        ):
-            network = network_key(peer, bits4, bits6) if most else None
-            if network is None:
-                continue
-            entry = network + what.encode()  # address and network may have the same bits, but are counted separately
+        for most, what, setting, entry in self._countings(peer):
             if not own.add(entry):
                 continue
             self._entries.setdefault(key, []).append(entry)
@@ -126,6 +123,20 @@ class Door:
                 text = f"more than {most} connections from one {what}"
                 return LimitExceeded(text, CloseReason.ADDRESS_LIMIT, setting)
         return None
+
+    def _countings(self, peer: Address) -> Iterator[tuple[int, str, str, bytes]]:
+        """For each limit by address: the limit, what it is for, its setting, and the table entry of `peer`."""
+        limits = self._limits
+        network_bits = limits.ipv4_network_bits, limits.ipv6_network_bits
+        for most, (bits4, bits6), what, setting in (
+            # A subscriber has at least 64 bits of IPv6 addresses.
+            (limits.max_connections_per_ip, (32, 64), "address", "max_connections_per_ip"),
+            (limits.max_connections_per_network, network_bits, "network", "max_connections_per_network"),
+        ):
+            network = network_key(peer, bits4, bits6) if most else None
+            if network is not None:
+                # An address and a network may have the same bits, but are counted separately.
+                yield most, what, setting, network + what.encode()
 
     def left(self, key: Hashable) -> None:
         """Remove a connection that is closed from the counts by address."""

@@ -39,6 +39,7 @@ class BareHandlers:
         self._logs_failures = logs_failures
         self._has_warned = False
         self._greenlets: dict[Any, Any] = {}
+        self._addresses: dict[Any, Any] = {}
 
     def __len__(self) -> int:
         return len(self._greenlets)
@@ -47,8 +48,13 @@ class BareHandlers:
     def sockets(self) -> list[Any]:
         return list(self._greenlets)
 
-    def began(self, sock: Any) -> None:
+    def began(self, sock: Any, address: Any) -> None:
         self._greenlets[sock] = None
+        self._addresses[sock] = address
+
+    def address_of(self, sock: Any) -> Any:
+        """The address of the peer; None once the handler has ended."""
+        return self._addresses.get(sock)
 
     def run(self, handle: Callable[[Any, Any], Any], sock: Any, address: Any) -> None:
         """Call `handle` in the current greenlet, and end(sock) when it returns or raises."""
@@ -74,7 +80,7 @@ class BareHandlers:
 
     def end(self, sock: Any, reason: CloseReason) -> None:
         if sock in self._greenlets:
-            del self._greenlets[sock]
+            del self._greenlets[sock], self._addresses[sock]
             self._ended(sock, reason)
 
     def interrupt_all(self) -> int:

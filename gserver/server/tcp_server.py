@@ -85,6 +85,7 @@ _LINGERING = {
 }
 # The same, but only if something was sent: a flood of refused clients must cost as little as possible.
 _LINGERING_IF_ANSWERED = {CloseReason.FULL, CloseReason.ADDRESS_LIMIT, CloseReason.ACCEPT_RATE}
+_KEEPALIVE_OPTIONS = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
 _ENDED_BY_PEER = {CloseReason.PEER_EOF, CloseReason.PEER_RESET}
 _KINDS: dict[tuple[bool, bool], type[Connection]] = {  # by: has a stream handler, uses TLS
     (False, False): Connection,
@@ -105,13 +106,19 @@ class Keepalive:
     def set_on(self, listener: Any) -> None:
         """Set it on a listener. Accepted sockets inherit it, so it costs no system call for each of them."""
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in (
-            (socket.TCP_KEEPIDLE, self.idle_s),
-            (socket.TCP_KEEPINTVL, self.interval_s),
-            (socket.TCP_KEEPCNT, self.count),
-        ):
-            if value:
-                listener.setsockopt(socket.IPPROTO_TCP, option, value)
+        defaults = _keepalive_defaults(listener.family)  # the listener may have other values from before a reload
+        for option, value in zip(_KEEPALIVE_OPTIONS, (self.idle_s, self.interval_s, self.count), strict=True):
+            listener.setsockopt(socket.IPPROTO_TCP, option, value or defaults[option])
+
+
+@functools.cache  # a change of limits must not need a descriptor
+def _keepalive_defaults(family: int) -> dict[int, int]:
+    """The kernel's values, by option."""
+    fresh = _socket.socket(family, _socket.SOCK_STREAM)
+    try:
+        return {option: fresh.getsockopt(socket.IPPROTO_TCP, option) for option in _KEEPALIVE_OPTIONS}
+    finally:
+        fresh.close()
 
 
 class TcpServer(StreamServer):
@@ -290,7 +297,7 @@ class TcpServer(StreamServer):
             self.counters.ended(refusal.close_reason)
             sock.close()
             return
-        self._bare.began(sock)
+        self._bare.began(sock, address)
         super().do_handle(sock, address)
 
     def do_close(self, sock: Any, *args: Any) -> None:
@@ -437,6 +444,8 @@ class TcpServer(StreamServer):
         slices, so with many of them it takes some time. None is closed for a limit that it was admitted under. The
         caller changes a door that several servers share; call this afterwards.
         """
+        if self._drained is not None and self._drained.is_set():  # all is closed
+            return
         has_other_age = (self._deadlines.max_age_s, self._deadlines.max_age_jitter_s) != (
             deadlines.max_age_s,
             deadlines.max_age_jitter_s,
@@ -449,26 +458,35 @@ class TcpServer(StreamServer):
         if self._handshake is not None:
             self._handshake.change_proxies(proxies)
         self._keeper.change(deadlines)
-        if self._engine is not None and self._service is not None:
-            if has_other_rates:
-                change_rates(self._engine, self._service, self.counters, self._fairness, limits, self._notices)
-            self._callbacks.spawn(self._apply_to_connections, has_other_age)
+        if self._engine is not None and self._service is not None and has_other_rates:
+            change_rates(self._engine, self._service, self.counters, self._fairness, limits, self._notices)
+        self._callbacks.spawn(self._apply_to_all, has_other_age, has_other_rates)
 
-    def _apply_to_connections(self, has_other_age: bool) -> None:
-        assert self._engine is not None
+    def _apply_to_all(self, has_other_age: bool, has_other_rates: bool) -> None:
         slice_ends = time.monotonic() + SLICE_S
-        for conn in list(self._connections):
+        for each in [*self._connections, *self._bare.sockets]:
             if time.monotonic() > slice_ends:
                 self._fairness.yield_to_others()
                 slice_ends = time.monotonic() + SLICE_S
-            if conn.state is State.CLOSED or conn not in self._connections:
-                continue
-            if conn not in self._outside or self._rules.proxy is None:  # else the client's address is not known yet
-                self._door.recount(conn, conn.peer)
+            if not isinstance(each, Connection):
+                shielded("changing limits", self._recount_bare, each)
+            elif each.state is not State.CLOSED and each in self._connections:
+                shielded("changing limits", self._apply_to, each, has_other_age, has_other_rates, conn=each)
+
+    def _recount_bare(self, sock: Any) -> None:
+        peer = self._bare.address_of(sock)
+        if peer is not None:
+            self._door.recount(sock, peer)
+
+    def _apply_to(self, conn: Connection, has_other_age: bool, has_other_rates: bool) -> None:
+        assert self._engine is not None
+        if self._rules.proxy is None or conn.proxy is not None:  # else the client's address is not known yet
+            self._door.recount(conn, conn.peer)
+        if has_other_rates:
             self._engine.rates_changed(conn)
-            if has_other_age:
-                conn.retire_at(self._deadlines.retirement(conn.opened_at, random.random()))
-            self._keeper.watch(conn)
+        if has_other_age:
+            conn.retire_at(self._deadlines.retirement(conn.opened_at, random.random()))
+        self._keeper.watch_anew(conn)
 
     # Ending
 

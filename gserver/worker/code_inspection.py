@@ -13,12 +13,14 @@ from typing import Any
 import gevent
 
 from gserver.connection.connection import Connection
-from gserver.worker.profiler import Profile, Profiler
+from gserver.worker.inspection import Refused
+from gserver.worker.profiler import CannotProfile, Profile, Profiler
 from gserver.worker.stack_dump import stack_pieces
 
 __all__ = ["ROW_CHARACTERS", "CodeInspection"]
 
-ROW_CHARACTERS = 4000
+# In JSON a character has twelve bytes at most, and a row may have 30 KiB: see gserver.worker.inspection.
+ROW_CHARACTERS = 2000
 POLL_S = 0.2
 
 
@@ -45,7 +47,10 @@ class CodeInspection:
 
     def _profile(self, arguments: Mapping[str, Any]) -> Iterator[Any]:
         """Sample, and return the collapsed stacks; None while it lasts. Ends early if nobody asks for the rest."""
-        self._profiler.start(arguments["seconds"])
+        try:
+            self._profiler.start(arguments["seconds"])
+        except CannotProfile as error:
+            raise Refused(str(error)) from None
         profile: Profile | None = None
         try:
             until = time.monotonic() + arguments["seconds"]

@@ -28,7 +28,7 @@ from gserver.user_errors import described
 from gserver.worker.connection_rows import details_of, facts_of, row_of
 from gserver.worker.worker_server import WorkerServer
 
-__all__ = ["Inspection"]
+__all__ = ["Inspection", "Refused"]
 
 log = logging.getLogger("gserver.worker")
 
@@ -49,6 +49,10 @@ ATTEMPTS, RETRY_S = 100, 0.1
 Servers = Callable[[], Iterable[tuple[str, WorkerServer]]]
 Rows = Iterator[Any]  # None: nothing was found in this time slice, and the search goes on
 Place = tuple[WorkerServer, str, Connection]  # the server, the address of its listener, the connection
+
+
+class Refused(Exception):
+    """A question that cannot be answered now, for a reason that is no mistake; the text is the answer."""
 
 
 @dataclass
@@ -107,6 +111,8 @@ class Inspection:
             text = f'{{"number": {number}, "result": {self._page_of(subject, arguments)}}}'
         except gevent.GreenletExit:
             raise
+        except Refused as refusal:
+            text = json.dumps({"number": number, "error": str(refusal)[:MAX_ERROR]})
         except BaseException as error:
             log.exception("a question of the control socket failed: %s", subject)
             text = json.dumps({"number": number, "error": described(error)[:MAX_ERROR]})
@@ -116,6 +122,9 @@ class Inspection:
             gevent.sleep(RETRY_S)
 
     def _page_of(self, subject: str, arguments: Mapping[str, Any]) -> str:
+        if subject == "forget":  # closes the generator of its rows
+            self._unread.pop(arguments["more"], None)
+            return '{"rows": [], "more": null}'
         if subject != "next page":
             while len(self._unread) >= MAX_UNREAD:
                 del self._unread[min(self._unread, key=lambda each: self._unread[each].asked_at)]
@@ -123,7 +132,7 @@ class Inspection:
             self._unread[number] = _Unread(self._subjects[subject](arguments), time.monotonic())
             return self._page(number)
         if arguments["more"] not in self._unread:
-            raise LookupError("the answer was not read for some time, and is forgotten")
+            raise Refused("the answer was not read for some time, and is forgotten")
         return self._page(arguments["more"])
 
     def _page(self, number: int) -> str:
@@ -156,6 +165,8 @@ class Inspection:
                     unread.next_row = text
                     return rows, False
                 rows.append(text)
+            else:
+                self._slice_was_over()
             if size >= PAGE_BYTES or time.monotonic() > until:
                 return rows, False
         return rows, True
@@ -186,9 +197,9 @@ class Inspection:
     def _list(self, arguments: Mapping[str, Any]) -> Rows:
         """Rows of connections, the one with the largest value first.
 
-        They are sorted in short runs, which are merged while they are read: sorting 15,000 at once takes some 10 ms.
+        They are sorted in short runs, which are merged while they are read: sorting 15,000 at once takes 4 ms.
         The runs have numbers instead of connections, so that the garbage collector has nothing to visit in them: with
-        connections it takes 2 ms at a time.
+        connections it takes 1 ms at a time.
         """
         conns: list[Connection | None] = []
         listeners: list[str] = []

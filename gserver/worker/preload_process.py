@@ -26,7 +26,7 @@ from gserver.process.privileges import drop_privileges
 from gserver.process.proctitle import set_title
 from gserver.worker.app_loader import Application
 from gserver.worker.fork_cleanup import run_in_every_fork
-from gserver.worker.imported_files import ImportedFiles
+from gserver.worker.imported_files import ImportBeginning, ImportedFiles
 from gserver.worker.process_exit import ProcessExit
 from gserver.worker.worker import END_S, be_killed_first, load, run_worker
 
@@ -40,7 +40,7 @@ POLL_S = 0.0005
 def run_preload_process(application: Application, context: WorkerContext) -> int:
     """Fork workers until the arbiter has closed the channel; return the exit status of the process."""
     settings = context.settings
-    began_at = time.time()
+    began = ImportBeginning.now(settings.chdir)
     # The originals, before the application is imported and patches them. (A patched close is delayed.)
     fork, waitpid, close, poll = os.fork, os.waitpid, os.close, select.poll()
     log.info("Preloading (pid: %d)", os.getpid())
@@ -59,7 +59,7 @@ def run_preload_process(application: Application, context: WorkerContext) -> int
     except BaseException:
         log.exception("%r cannot be imported", application.text)
         return EXIT_CANNOT_START
-    imported = ImportedFiles.record(settings.chdir, began_at)
+    imported = ImportedFiles.record(settings.chdir, began)
     for stream in (sys.stdout, sys.stderr):  # else each worker would print the buffered output again
         with contextlib.suppress(Exception):
             stream.flush()

@@ -41,7 +41,7 @@ from gserver.arbiter.channel import (
     STACKS,
     Message,
 )
-from gserver.arbiter.scoreboard import HEARTBEAT_S, STUCK_S
+from gserver.arbiter.scoreboard import HEARTBEAT_S
 from gserver.arbiter.worker_processes import EXIT_CANNOT_START, WorkerContext
 from gserver.config.live_settings import with_values
 from gserver.config.settings import Settings
@@ -59,7 +59,7 @@ from gserver.process.proctitle import set_title
 from gserver.user_errors import check_made_codec, described
 from gserver.worker.app_loader import Application
 from gserver.worker.fork_cleanup import make_inert, reset_signals, run_in_every_fork
-from gserver.worker.imported_files import ImportedFiles
+from gserver.worker.imported_files import ImportBeginning, ImportedFiles
 from gserver.worker.process_exit import ProcessExit
 from gserver.worker.readiness_check import ReadyFailed, check_ready
 from gserver.worker.recycling import RecyclingLimits
@@ -144,7 +144,7 @@ class Worker:
 
     def prepare(self) -> Any:
         """Load and check the application; return it. ConfigError, or an exception of the application."""
-        settings, began_at = self.settings, time.time()
+        settings, began = self.settings, ImportBeginning.now(self.settings.chdir)
         log.info("Booting worker (pid: %d)", self.pid)
         run_in_every_fork(self._leave_to_parent)
         be_killed_first(self._context)
@@ -158,7 +158,7 @@ class Worker:
         apply_settings(served, settings)
         self._hooks.call("post_worker_init", self)
         check_ready(served, settings.ready_timeout or None)
-        self._imported_files = self._context.imported_files or ImportedFiles.record(settings.chdir, began_at)
+        self._imported_files = self._context.imported_files or ImportedFiles.record(settings.chdir, began)
         return served
 
     # Serving
@@ -268,15 +268,21 @@ class Worker:
         self._context.slot.is_serving = True
 
     def _apply_live(self, values: Mapping[str, Any]) -> None:
-        """Take over other values of live settings; the arbiter has validated them."""
+        """Take over other values of live settings; the arbiter has validated them for its own settings."""
         from gserver.worker.block_detector import BlockDetector
         from gserver.worker.worker_server import limits_of
 
         before = self.settings
-        self.settings = settings = with_values(before, values)
-        logs.set_level(settings.loglevel)
+        try:
+            self.settings = settings = with_values(before, values)
+        except ConfigError as error:  # it drains, with settings from before a reload that others do not fit to
+            log.warning("Settings not changed: %s (pid: %d)", error, self.pid)
+            return
+        if before.loglevel != settings.loglevel:
+            logs.set_level(settings.loglevel)
         raise_open_files_limit(settings.worker_connections)
-        self._graceful_s = settings.graceful_timeout
+        if self._closing_addresses is None:  # a drain that has begun ends as planned
+            self._graceful_s = settings.graceful_timeout
         self._recycling = RecyclingLimits.of(settings, random.Random(self.pid))
         if before.block_warning != settings.block_warning:
             if self._block_detector is not None:
@@ -426,9 +432,8 @@ class Worker:
         from gserver.worker.stack_dump import describe_stacks
 
         stacks, deadline = describe_stacks(self._connections(), frame), self._context.slot.deadline
-        if time.monotonic() - self._context.slot.heartbeat_at > STUCK_S:
-            # Somebody may wait for them at the control socket. Sending one short message never blocks.
-            self._context.channel.send(STACKS, [stacks[:MAX_STACKS]])
+        # Somebody may wait for them at the control socket. Sending one message never blocks.
+        self._context.channel.send(STACKS, [stacks[:MAX_STACKS]])
         if deadline is not None and time.monotonic() >= deadline:
             log.critical("Worker missed its heartbeat deadline (pid: %d)\n%s", self.pid, stacks)
         else:

@@ -4,9 +4,11 @@
         ...             # all clients are connected and active
     attack.report       # how many are alive, were closed or refused
 
+The address is a pair of host and port, or the path of a unix socket.
+
 As a program, python -m tests.helpers.hostile HOST PORT KIND=COUNT... prints `ready` when all clients are connected,
-runs until its standard input ends, and prints the report as JSON. A client that the server closes is counted and
-connects again after half a second.
+runs until its standard input ends, and prints the report as JSON. HOST is the path of a unix socket if PORT is empty.
+A client that the server closes is counted and connects again after half a second.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from pathlib import Path
 from types import TracebackType
 
 __all__ = ["KINDS", "Attack"]
+
+Address = tuple[str, int] | str
 
 ROOT = Path(__file__).parent.parent.parent
 #: The program ends after this time if its standard input stays open.
@@ -151,7 +155,7 @@ KINDS: dict[str, type[Hostile]] = {
 class Crowd:
     """All clients, in one selector loop."""
 
-    def __init__(self, address: tuple[str, int], counts: dict[str, int]) -> None:
+    def __init__(self, address: Address, counts: dict[str, int]) -> None:
         self._address = address
         self._selector = selectors.DefaultSelector()
         self._alive: set[Hostile] = set()
@@ -165,7 +169,7 @@ class Crowd:
             self.run_once(0.01)
 
     def _connect(self, kind: type[Hostile]) -> None:
-        sock = socket.socket()
+        sock = socket.socket(socket.AF_UNIX if isinstance(self._address, str) else socket.AF_INET)
         try:
             sock.settimeout(60)
             sock.connect(self._address)
@@ -223,11 +227,12 @@ class Crowd:
 class Attack:
     """The program as a child process; in the `with`, all clients are connected."""
 
-    def __init__(self, address: tuple[str, int], **counts: int) -> None:
+    def __init__(self, address: Address, **counts: int) -> None:
         words = [f"{kind}={count}" for kind, count in counts.items()]
+        place = (address, "") if isinstance(address, str) else (address[0], str(address[1]))
         self.report: dict[str, dict[str, int]] = {}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.helpers.hostile", address[0], str(address[1]), *words],
+            [sys.executable, "-m", "tests.helpers.hostile", *place, *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
@@ -248,7 +253,7 @@ class Attack:
 
 def main(host: str, port: str, *words: str) -> None:
     counts = {kind: int(count) for kind, _, count in (word.partition("=") for word in words)}
-    crowd = Crowd((host, int(port)), counts)
+    crowd = Crowd((host, int(port)) if port else host, counts)
     print("ready", flush=True)
     os.set_blocking(0, False)
     until = time.monotonic() + LONGEST_S

@@ -26,6 +26,12 @@ class Network:
     def command(self, host: str, *words: str) -> list[str]:
         return ["ip", "netns", "exec", self._names[host], *words]
 
+    def pids(self, host: str) -> set[int]:
+        """The processes in the namespace of a host."""
+        words = ["ip", "netns", "pids", self._names[host]]
+        listed = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
+        return set(map(int, listed.split()))
+
     def plug(self, host: str, is_in: bool) -> None:
         """Connect or disconnect a host (not the first one) by setting its link up or down."""
         first, name = next(iter(self._names)), self._names[host]

@@ -70,7 +70,11 @@ def converse(command: Sequence[str], data: bytes) -> bytes:
 
 @contextmanager
 def started(
-    command: Sequence[str], folder: Path, is_ready: Callable[[], bool], descriptors: Sequence[int] = ()
+    command: Sequence[str],
+    folder: Path,
+    is_ready: Callable[[], bool],
+    descriptors: Sequence[int] = (),
+    prefix: Sequence[str] = (),
 ) -> Iterator[None]:
     """Run a program until the `with` is left; `descriptors` are passed on. Raises Ended if it ends before."""
     log = folder / f"{command[0]}.log"
@@ -78,7 +82,7 @@ def started(
     assert path is not None, command[0]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [path, *command[1:]],
+            [*prefix, path, *command[1:]],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -122,8 +126,13 @@ class HAProxy:
 
 
 @contextmanager
-def haproxy(folder: Path, configuration: str, host: str = "127.0.0.1") -> Iterator[HAProxy]:
-    """Run HAProxy in TCP mode; {front} in `configuration` is replaced by the address of the front end."""
+def haproxy(folder: Path, configuration: str, host: str = "127.0.0.1", prefix: Sequence[str] = ()) -> Iterator[HAProxy]:
+    """Run HAProxy in TCP mode; {front} in `configuration` is replaced by the address of the front end.
+
+    Args:
+        host: address of the front end, which is in the network of the caller.
+        prefix: a command that runs HAProxy elsewhere, such as in another network namespace.
+    """
     # HAProxy gets a listening socket, so that no other process can take the port.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as front:
@@ -131,7 +140,7 @@ def haproxy(folder: Path, configuration: str, host: str = "127.0.0.1") -> Iterat
         whole = HAPROXY.format(folder=folder) + configuration.replace("{front}", f"fd@{front.fileno()}")
         path.write_text(whole)
         admin = folder / "admin"
-        with started(["haproxy", "-db", "-f", str(path)], folder, admin.exists, [front.fileno()]):
+        with started(["haproxy", "-db", "-f", str(path)], folder, admin.exists, [front.fileno()], prefix):
             yield HAProxy(front.getsockname()[:2], admin)
 
 

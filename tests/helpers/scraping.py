@@ -32,12 +32,17 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def request(address: Address, path: str, method: str = "GET") -> Answer:
-    """Send a request to an address or to the path of a unix socket; OSError if there is no answer."""
+def request(address: Address, path: str, method: str = "GET", source: str | None = None) -> Answer:
+    """Send a request to an address or to the path of a unix socket; OSError if there is no answer.
+
+    Args:
+        source: the IP address that the request comes from; default: the system chooses.
+    """
     if isinstance(address, str):
         connection: http.client.HTTPConnection = _UnixConnection(address)
     else:
-        connection = http.client.HTTPConnection(*address, timeout=PATIENCE_S)
+        local = None if source is None else (source, 0)
+        connection = http.client.HTTPConnection(*address, timeout=PATIENCE_S, source_address=local)
     try:
         connection.request(method, path)
         answer = connection.getresponse()
@@ -47,9 +52,9 @@ def request(address: Address, path: str, method: str = "GET") -> Answer:
         connection.close()
 
 
-def read_metrics(address: Address) -> dict[str, float]:
+def read_metrics(address: Address, source: str | None = None) -> dict[str, float]:
     """Return the samples of /metrics, as 'name{label="value"}' -> value."""
-    answer = request(address, "/metrics")
+    answer = request(address, "/metrics", source=source)
     assert answer.status == 200, answer
     samples = (line.rpartition(" ") for line in answer.text.splitlines() if not line.startswith("#"))
     return {name: float(value) for name, _, value in samples}

@@ -137,6 +137,7 @@ def test_without_descriptors(tmp_path: Path) -> None:
             wait_for(lambda: server.status["workers"]["serving"] == 2, "there is one worker more")
             with idle_clients(server, 10, "127.0.0.1"):
                 wait_for(lambda: len(server.connection_rows("addr=127.0.0.1")) == 10, "the others are served")
+            wait_for(lambda: len(server.connection_rows(f"addr={CULPRIT},idle>1")) > 40, "they are idle for a second")
             case.play(1)
             wait_for(lambda: server.status["connections"]["closed"].get("administrative", 0) > 40, "they are closed")
         case.end()

@@ -9,9 +9,10 @@ import shutil
 import signal
 import socket
 import stat
-import subprocess
 import sys
 import tempfile
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -20,8 +21,11 @@ import pytest
 from gserver.arbiter.worker_processes import EXIT_CANNOT_START
 from gserver.client import Client
 from gserver.codecs import JsonLines, Lines
+from gserver.control.client import ControlClient
 from tests.helpers.processes import PATIENCE_S, GserverProcess, is_alive, run_gserver, wait_for
+from tests.helpers.scraping import metrics_address, metrics_pid, read_metrics
 from tests.helpers.swarm import LINE_APP, Swarm
+from tests.helpers.system_calls import CALLS_OF_TRACING, WORKER_CALLS_A_SECOND, traced, wait_until_quiet
 
 SUM = {"type": "SUM", "a": 10, "b": 20}
 is_root = os.getuid() == 0
@@ -377,19 +381,38 @@ def test_as_process_1_it_reaps_orphans_and_stops_on_term(tmp_path: Path) -> None
     assert "Worker exited with status 3" not in server.log
 
 
-def test_an_idle_worker_wakes_up_once_a_second(tmp_path: Path) -> None:
-    if not shutil.which("strace"):
-        pytest.skip("needs strace")
-    with GserverProcess(tmp_path, "json", workers=2) as server:
-        trace = ["timeout", "-s", "INT", "5", "strace", "-qq", "-ttt", "-e", "trace=epoll_wait,epoll_pwait,select,poll"]
-        tracers = [
-            subprocess.Popen([*trace, "-p", str(process.pid)], stderr=subprocess.PIPE, text=True)
-            for process in server.tree()
-        ]
-        traces = [tracer.communicate(timeout=PATIENCE_S)[1] for tracer in tracers]
-    if any("Operation not permitted" in seen for seen in traces):
-        pytest.skip("strace may not attach here")
-    for seen, a_second in zip(traces, (0, 1, 1), strict=True):  # the arbiter, and the workers
-        began_at = [float(moment) for moment in re.findall(r"^(\d+\.\d+) epoll", seen, re.MULTILINE)]
-        seconds = began_at[-1] - began_at[0] if began_at else 0.0
-        assert len(began_at) <= 1 + a_second * (seconds + 1), seen
+#: A connection of its own, a page of a few KB, and the memory and the files of each process.
+CALLS_A_SCRAPE = 60
+OPERATED = ("--control-socket", "ctl", "--metrics-bind", "127.0.0.1:0")
+
+
+@pytest.mark.parametrize("scrapes", [None, 0, 4], ids=["plain", "operated", "scraped"])
+def test_an_idle_server_makes_few_system_calls(tmp_path: Path, scrapes: int | None) -> None:
+    """A control socket and metrics cost the arbiter and the workers nothing, whether they are used or not."""
+    if scrapes is not None:
+        pytest.importorskip("prometheus_client", reason="the metrics need prometheus-client")
+    flags = ("--no-control-socket",) if scrapes is None else OPERATED
+    with GserverProcess(tmp_path, "json", *flags, workers=2) as server, ExitStack() as stack:
+        metrics = []
+        if scrapes is not None:
+            server.wait_for_log("Metrics process ready")
+            metrics.append(metrics_pid(server))
+            stack.enter_context(ControlClient(str(tmp_path / "ctl"))).call("status")  # it stays connected
+        arbiter, workers = server.process.pid, server.serving_pids()
+        for pid in (arbiter, *metrics):
+            wait_until_quiet(pid)
+        with traced([arbiter, *workers, *metrics]) as calls:
+            began = time.time()
+            for _ in range(scrapes or 0):
+                read_metrics(metrics_address(server))
+                time.sleep(1)
+            time.sleep(5 - (scrapes or 0))
+            seconds = time.time() - began
+
+    assert len(workers) == 2
+    assert len(calls[arbiter]) <= CALLS_OF_TRACING
+    for pid in workers:
+        lasted = max(seconds, calls[pid][-1] - calls[pid][0])
+        assert lasted - 2 <= len(calls[pid]) <= WORKER_CALLS_A_SECOND * (lasted + 1)
+    for pid in metrics:
+        assert len(calls[pid]) <= CALLS_A_SCRAPE * (scrapes or 0) + CALLS_OF_TRACING

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -49,6 +49,9 @@ class Server:
         self.scoreboard = Scoreboard(1000)
         self.supervision = Supervision(3)
         self.calls: list[Any] = []
+        self.new_arbiter: int | None = None
+        self.is_upgrading = False
+        self.last_upgrade: dict[str, Any] | None = None
         self.asked: list[tuple[int, dict[str, Any]]] = []
         for age, pid in enumerate((ONE, OTHER, STARTING), 1):
             slot = self.scoreboard.free_slot()
@@ -74,8 +77,19 @@ class Server:
     def stop(self, quick: bool) -> None:
         self.calls.append(("stop", quick))
 
+    def start_upgrade(self) -> int | None:
+        self.calls.append("upgrade")
+        return self.new_arbiter
+
+    def cancel_upgrade(self) -> int | None:
+        self.calls.append("cancel")
+        return self.new_arbiter
+
     def dump_stacks(self, pid: int) -> None:
         self.calls.append(("dump", pid))
+
+    def change_live(self, values: Mapping[str, Any]) -> None:
+        self.calls.append(("set", dict(values)))
 
     def listener_rows(self) -> list[dict[str, Any]]:
         return [{"address": "127.0.0.1:7000"}]
@@ -132,7 +146,7 @@ def test_a_worker_that_is_stuck_in_c_code_sends_no_stacks(server: Server) -> Non
     server.administration.stacks_written(OTHER, "too late")
 
     assert code_of(reply)[0] == "no_answer"
-    assert f"worker {OTHER} is stuck: " in code_of(reply)[1]
+    assert f"worker {OTHER} does not answer: " in code_of(reply)[1]
     assert reply.listed == []
 
 
@@ -152,12 +166,15 @@ def test_status(server: Server) -> None:
 def test_ready_off_is_the_reason_why_it_is_not_ready(server: Server) -> None:
     assert server.run("ready", on=False).answer == {"ready": False}
     taken_out = server.run("status").answer
-    assert server.administration.is_taken_out
+    assert server.scoreboard.server.is_taken_out
     server.run("ready", on=True)
     restored = server.run("status").answer
 
     assert taken_out is not None
-    assert (taken_out["ready"], taken_out["not_ready_because"]) == (False, "taken out by an operator")
+    assert (taken_out["ready"], taken_out["not_ready_because"]) == (
+        False,
+        "the operator has taken the server out of service",
+    )
     assert restored is not None
     assert (restored["ready"], restored["not_ready_because"]) == (True, None)
 

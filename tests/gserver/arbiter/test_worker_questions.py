@@ -102,7 +102,7 @@ def test_a_question_is_given_up_in_time(channels: Channels) -> None:
     channels.questions.expire(ANSWER_S - 0.1)
     assert channels.answers == []
     channels.questions.expire(ANSWER_S)
-    assert channels.answers == [Answer([], problem="the worker does not answer")]
+    assert channels.answers == [Answer([], problem="the worker does not answer", is_overdue=True)]
     assert channels.questions.wakes_at == 1.0 + ANSWER_S
     channels.questions.expire(1.0 + ANSWER_S)
 
@@ -116,7 +116,7 @@ def test_a_stuck_worker_is_sent_nothing_more_until_it_answers(channels: Channels
         channels.ask(now=float(number))
         channels.questions.expire(number + 0.9 + ANSWER_S)
     assert len(channels.sent) == 1
-    assert channels.answers == [Answer([], problem="the worker does not answer")] * 1000
+    assert channels.answers == [Answer([], problem="the worker does not answer", is_overdue=True)] * 1000
     channels.ask("last", now=2000.0)
     channels.answer(1)  # late, so nobody gets it
     assert len(channels.answers) == 1000

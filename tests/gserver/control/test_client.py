@@ -75,6 +75,23 @@ def reply(*rows: list[Any], **last: Any) -> Callable[[dict[str, Any]], list[Any]
     ]
 
 
+def test_it_waits_for_a_place_in_a_full_accept_queue(tmp_path: Path) -> None:
+    path = str(tmp_path / "ctl")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(path)
+        listener.listen(0)
+        first.connect(path)
+
+        def accept_both() -> None:
+            for _ in range(2):
+                listener.accept()[0].close()
+
+        accepting = threading.Timer(0.2, accept_both)
+        accepting.start()
+        ControlClient(path).close()
+        accepting.join()
+
+
 def test_a_call_returns_the_result_and_rows(serve: Serve) -> None:
     client = serve(
         reply(result={"pid": 1}), reply([1, 2], [3], result={"count": 3}), reply(result={"count": 0, "missing": []})

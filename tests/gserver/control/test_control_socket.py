@@ -420,6 +420,37 @@ def test_at_one_more_the_client_that_was_silent_for_longest_is_closed(loop: Loop
     assert loop.watched == 1 + MAX_CLIENTS
 
 
+def test_a_client_that_waits_for_its_reply_is_closed_only_if_all_do(loop: Loop, connect: Connect) -> None:
+    clients = [connect() for _ in range(MAX_CLIENTS)]
+    for client in clients[:-1]:
+        client.request("reload")
+        loop.settle()
+    connect()
+    assert [number for number, client in enumerate(clients) if client.is_closed()] == [MAX_CLIENTS - 1]
+    loop.commands.waiting[0].result()
+    loop.settle()
+    assert clients[0].line()
+
+    newcomers = [connect() for _ in range(2)]
+    newcomers[0].request("reload")
+    loop.settle()
+    assert clients[0].is_closed()
+    assert not any(client.is_closed() for client in clients[1:-1])
+
+
+def test_a_client_that_does_not_read_its_replies_gives_way(loop: Loop, connect: Connect) -> None:
+    clients = [connect() for _ in range(MAX_CLIENTS)]
+    for client in clients:
+        client.request("reload")
+    loop.settle()
+    clients[7].request("connections", limit=MANY_ROWS)
+    loop.commands.waiting[7].result()
+    loop.settle()
+    connect()
+
+    assert not any(client.is_closed() for client in clients[:7] + clients[8:])
+
+
 def test_thousands_of_clients_come_and_go(loop: Loop) -> None:
     kept: list[socket.socket] = []
     for number in range(3000):

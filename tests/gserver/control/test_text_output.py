@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gserver.control.text_output import (
@@ -15,8 +15,12 @@ from gserver.control.text_output import (
     details,
     duration,
     listener_table,
+    profile_summary,
+    rate,
+    setting_lines,
     status_text,
     table,
+    value_text,
     worker_table,
 )
 
@@ -32,7 +36,9 @@ from gserver.control.text_output import (
         (0.9996, "1 s"),
         (4.24, "4.24 s"),
         (99.9, "99.9 s"),
-        (99.96, "2 min"),
+        (99.96, "1 min 40 s"),
+        (599.4, "9 min 59 s"),
+        (599.6, "10 min"),
         (7_000, "117 min"),
         (7_200, "2 h 0 min"),
         (18_600, "5 h 10 min"),
@@ -44,13 +50,14 @@ def test_durations(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
 
 
-@given(st.floats(0.0, 1e9))
+@settings(max_examples=300)
+@given(st.floats(0.0, 1e6) | st.floats(0.0, 1e9))
 def test_a_duration_is_short_and_near(seconds: float) -> None:
     text = duration(seconds)
     units = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
     value = sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.e-]+) (\w+)", text))
 
-    assert abs(value - seconds) <= max(0.01 * seconds, 1e-9) or ("h" in text and abs(value - seconds) <= 3600)
+    assert abs(value - seconds) <= 0.051 * seconds + 1e-9
     assert seconds < 1e-6 or seconds > 1e8 or len(text) <= 12
 
 
@@ -93,6 +100,7 @@ WORKER: dict[str, Any] = {
     "errors": 0,
     "lag_s": 0.002,
     "heartbeat_age_s": 0.5,
+    "messages_per_s": 7.25,
     "rss_bytes": 33 << 20,
     "open_files": 12_010,
 }
@@ -103,11 +111,35 @@ def test_a_stuck_worker_is_shown_with_the_age_of_its_heartbeat() -> None:
     starting = {**WORKER, "pid": 7, "state": "booting", "heartbeat_age_s": None}
 
     assert worker_table([WORKER, stuck, starting]) == (
-        " PID  STATE    UP    CONNECTIONS  MESSAGES  ERRORS  LAG   HEARTBEAT   MEMORY   FILES\n"
-        "4711  serving  75 s       12,000         5       0  2 ms  500 ms ago  33 MiB  12,010\n"
-        "4712  stuck    75 s       12,000         5       0  2 ms  31 s ago    -            -\n"
-        "   7  booting  75 s       12,000         5       0  2 ms  -           33 MiB  12,010\n"
+        " PID  STATE    UP    CONNECTIONS  MESSAGES/S  MESSAGES  ERRORS  LAG   HEARTBEAT   MEMORY   FILES\n"
+        "4711  serving  75 s       12,000         7.2         5       0  2 ms  500 ms ago  33 MiB  12,010\n"
+        "4712  stuck    75 s       12,000         7.2         5       0  2 ms  31 s ago    -            -\n"
+        "   7  booting  75 s       12,000         7.2         5       0  2 ms  -           33 MiB  12,010\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("per_second", "text"),
+    [(0.0, "0"), (0.04, "0.0"), (0.3, "0.3"), (9.94, "9.9"), (9.96, "10"), (1234.5, "1,234"), (2e6, "2,000,000")],
+)
+def test_rates(per_second: float, text: str) -> None:
+    assert rate(per_second) == text
+
+
+def test_the_summary_of_a_profile() -> None:
+    profile = {"samples": 990, "idle": 400, "seconds": 10.0, "cpu_s": 5.5}
+
+    assert profile_summary(profile) == (
+        "990 samples in 10 s, 590 of them while the worker ran; CPU time of its main thread: 5.5 s"
+    )
+
+
+def test_settings_and_their_values() -> None:
+    rows = [{"name": "workers", "value": "2", "is_live": False}, {"name": "loglevel", "value": "info", "is_live": True}]
+
+    assert setting_lines(rows) == "workers = 2\nloglevel = info  (live)\n"
+    assert value_text(["10.0.0.0/8", "::1"]) == "10.0.0.0/8 ::1"
+    assert value_text(3) == "3"
 
 
 def test_listeners() -> None:
@@ -181,10 +213,13 @@ STATUS: dict[str, Any] = {
     "workers": {"target": 2, "booting": 0, "ready": 0, "serving": 2, "draining": 0, "stuck": 0},
     "connections": {"open": 2, "accepted": 5, "closed": {"peer_eof": 2, "administrative": 1}},
     "messages": 9,
+    "messages_per_s": 1234.5,
     "errors": 0,
     "lag_s": 0.0,
+    "certificate_not_after": None,
     "restarts": {"signal": 2, "timeout": 1},
     "reloads": {"done": 0, "failed": 0, "last": None},
+    "upgrade": None,
     "limits": [{"name": "worker_connections", "used": 2, "limit": 10_000, "worker": 4711}],
 }
 
@@ -198,12 +233,24 @@ def test_the_status_of_a_server() -> None:
         "workers      2 of 2 serve\n"
         "connections  2 open, 5 accepted\n"
         "closed       peer_eof 2, administrative 1\n"
-        "messages     9 in all, 0 errors\n"
+        "messages     1,234 a second, 9 in all\n"
+        "errors       0\n"
         "lag          0 ms\n"
         "restarts     signal 2, timeout 1\n"
         "reloads      none\n"
         "limit        worker_connections: 2 of 10,000 (0%, in worker 4711)\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("not_after", "text"),
+    [
+        (1_800_000_000, "certificate  valid until 2027-01-15, for 2 d 0 h"),
+        (1_799_827_199, "certificate  expired on 2027-01-13"),
+    ],
+)
+def test_the_end_of_a_certificate_is_in_the_status(not_after: int, text: str) -> None:
+    assert text in status_text({**STATUS, "certificate_not_after": not_after}, 1_799_827_200.0)
 
 
 def test_the_status_of_a_server_with_problems() -> None:

@@ -44,12 +44,12 @@ def test_a_client_that_sends_too_many_messages_is_throttled(
 ) -> None:
     pauses_s: list[float] = []
 
-    def wait_unread(conn: Connection, seconds: float) -> None:
+    def wait_unread(limiter: meter.RateLimiter, conn: Connection, seconds: float) -> None:
         if seconds > 0:
             pauses_s.append(seconds)
             gevent.sleep(seconds)
 
-    monkeypatch.setattr(meter, "wait_unread", wait_unread)
+    monkeypatch.setattr(meter.RateLimiter, "wait_unread", wait_unread)
     server = serving.start(service, greenlets=greenlets, limits=Limits(max_message_rate=100))
     fast, other = serving.meet(server), serving.meet(server)
     began = time.monotonic()

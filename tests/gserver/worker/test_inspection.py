@@ -295,7 +295,7 @@ def test_answers_that_are_not_read_are_forgotten(
         assert worker.inspection._unread == {}
         worker.send("next page", more=first["more"])
 
-        assert worker.receive()["error"] == "LookupError: the answer was not read for some time, and is forgotten"
+        assert worker.receive()["error"] == "the answer was not read for some time, and is forgotten"
 
 
 def test_at_most_so_many_answers_are_kept(worker: Worker) -> None:
