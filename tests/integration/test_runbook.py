@@ -12,6 +12,7 @@ import re
 import socket
 import statistics
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -68,11 +69,11 @@ def test_the_first_look(tmp_path: Path) -> None:
 
 
 def test_a_handler_computes(tmp_path: Path) -> None:
-    with (
-        Troubled(tmp_path) as server,
-        Asking(server, "search red shoes", source=CULPRIT),
-        Asking(server, "hello", count=20, pause_s=0.2) as others,
-    ):
+    with Troubled(tmp_path) as server, ExitStack() as stack:
+        others = stack.enter_context(Asking(server, "hello", count=20, pause_s=0.07))
+        # Each worker has some of them before one gets slow: later it would accept few.
+        wait_for(lambda: min(row["open"] for row in server.worker_rows()) > 0, "both workers have connections")
+        stack.enter_context(Asking(server, "search red shoes", source=CULPRIT))
         slow = worker_of(server)
         wait_for(lambda: len(others.latencies()) > 0, "the others are served")
         wait_for(lambda: max(others.latencies(), default=0.0) > NOTICED_S, "they notice")
