@@ -146,7 +146,7 @@ def test_a_worker_that_is_stuck_in_c_code_sends_no_stacks(server: Server) -> Non
     server.administration.stacks_written(OTHER, "too late")
 
     assert code_of(reply)[0] == "no_answer"
-    assert f"worker {OTHER} is stuck: " in code_of(reply)[1]
+    assert f"worker {OTHER} does not answer: " in code_of(reply)[1]
     assert reply.listed == []
 
 
