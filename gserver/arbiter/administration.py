@@ -81,6 +81,7 @@ class Administration:
         self._started_at = time.monotonic()
         self._reloads = ReloadRecord()
         self._awaits_reload: list[Reply] = []
+        self._await_stacks: list[tuple[int, Reply]] = []  # with the worker
         self._commands: dict[str, Callable[[Reply, Mapping[str, Any]], None]] = {
             "status": self._status,
             "workers": self._workers,
@@ -274,15 +275,36 @@ class Administration:
 
     def _stacks(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
         pid = self._worker(arguments["pid"])
-
-        def dump() -> str:
-            self._server.dump_stacks(pid)
-            return f"worker {pid} does not answer: it writes its stacks to the error log, as soon as it can"
-
         rows = worker_rows(self._server.supervision, self._server.scoreboard)
         if any(row["pid"] == pid and row["stuck"] for row in rows):
-            raise Problem("no_answer", dump())
-        RowStream(self._questions, reply, pid, "stacks", {}, dump).begin()
+            self._ask_stuck(pid, reply)
+            return
+        # One that does not answer in time is as good as stuck, only not for so long.
+        overdue = functools.partial(self._ask_stuck, pid, reply)
+        RowStream(self._questions, reply, pid, "stacks", {}, overdue).begin()
+
+    def _ask_stuck(self, pid: int, reply: Reply) -> None:
+        """A signal handler of the worker writes its stacks to the error log, and sends them; unless C code runs.
+
+        A question makes that wait end: the worker answers it only if it goes on.
+        """
+        self._await_stacks.append((pid, reply))
+        self._server.dump_stacks(pid)
+
+        def gave_up(answer: Answer) -> None:
+            if (pid, reply) in self._await_stacks:
+                self._await_stacks.remove((pid, reply))
+                where = "its stacks are in the error log, if it can write them at all"
+                reply.error(Problem("no_answer", f"worker {pid} is stuck: {where}"))
+
+        self._questions.ask(pid, "stacks", {}, time.monotonic(), gave_up)
+
+    def stacks_written(self, pid: int, text: str) -> None:
+        """A worker that is stuck has sent its stacks."""
+        waiting = [reply for of, reply in self._await_stacks if of == pid]
+        self._await_stacks = [each for each in self._await_stacks if each[0] != pid]
+        for reply in waiting:
+            reply.rows([text if text.endswith("\n") else f"{text}\n"], functools.partial(reply.result, pid=pid))
 
     def _profile(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
         pid = self._worker(arguments["pid"])

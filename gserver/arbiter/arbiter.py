@@ -25,12 +25,14 @@ from gserver.arbiter.channel import (
     BORN,
     DRAIN,
     DRAIN_AT_ONCE,
+    FAILED,
     LEFT,
     LISTEN,
     NOT_ACCEPTING,
     PRELOADED,
     READY,
     RECYCLE,
+    STACKS,
 )
 from gserver.arbiter.child_processes import Death, Processes
 from gserver.arbiter.listeners import Listeners
@@ -260,6 +262,10 @@ class Arbiter:
                 self._orphans.watch_reported(message.descriptors, time.monotonic())
             elif message.kind == ANSWER:
                 self._questions.receive(pid, message.addresses[0])
+            elif message.kind == STACKS:
+                self._administration.stacks_written(pid, message.addresses[0])
+            elif message.kind == FAILED:
+                self._supervision.cannot_start_because(pid, message.addresses[0])
             elif message.kind == PRELOADED:
                 self._spawner.preloaded(pid, self, self.settings, self._tls)
         if pid < 0:
@@ -361,18 +367,18 @@ class Arbiter:
         log.log(logging.INFO if is_requested else logging.ERROR, "%s", death)
         self._call_hook("child_exit", self, child)
         if self._supervision.cannot_start and not self._supervision.is_stopping:
-            self._cannot_start()
+            self._cannot_start(child.start_failure)
         elif child.stage is not Stage.DRAINING and self._supervision.pause_s:
             early = "A worker ended within a second of serving" if child.stage is Stage.SERVING else _NEVER_SERVED
             log.error("%s: the next fork is in %g s", early, self._supervision.pause_s)
 
-    def _cannot_start(self) -> None:
+    def _cannot_start(self, reason: str | None) -> None:
         if self.settings.reload:
             log.error("No worker can start; waiting for a change of the files")
             self._supervision.wait_for_reload()
             return
         log.error("No worker can start; stopping")
-        self._upgrade.report(failed_because="no worker could start, see the error log")
+        self._upgrade.report(failed_because=f"no worker could start: {reason or 'see the error log'}")
         self._exit_status = EXIT_CANNOT_START
         self._stop(Request.QUIT)
 

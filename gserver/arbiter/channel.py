@@ -6,6 +6,8 @@
                         NOT_ACCEPTING  the worker drains and accepts no more connections
                         LEFT           with pidfds of the processes that the application has left running
                         ANSWER         to a QUESTION; with one line of JSON
+                        STACKS         the worker is stuck, and got USR2; with its stacks, the running one first
+                        FAILED         the worker cannot start; with the reason, in one line
     arbiter -> worker   LISTEN         with the listeners to accept from
                         DRAIN          drain over drain_spread; with the addresses that are closed for good
                         DRAIN_AT_ONCE  the same, without a spread and within a second
@@ -32,6 +34,7 @@ __all__ = [
     "DRAIN",
     "DRAIN_AT_ONCE",
     "DRAIN_AT_ONCE_S",
+    "FAILED",
     "FORK",
     "LEFT",
     "LISTEN",
@@ -43,6 +46,7 @@ __all__ = [
     "RECYCLE",
     "REOPEN",
     "SET",
+    "STACKS",
     "Channel",
     "Message",
 ]
@@ -54,6 +58,8 @@ NOT_ACCEPTING = "not_accepting"
 LEFT = "left"
 QUESTION = "question"
 ANSWER = "answer"
+STACKS = "stacks"
+FAILED = "failed"
 SET = "set"
 LISTEN = "listen"
 DRAIN = "drain"

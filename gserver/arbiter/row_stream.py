@@ -21,7 +21,7 @@ class RowStream:
     """Asks one worker, and replies with its rows. begin() begins; everything else happens when the worker answers.
 
     Args:
-        overdue: called if the worker does not answer in time; returns the text of the problem. None: nothing is done.
+        overdue: called if the worker does not answer in time, and replies instead. None: that is an error.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class RowStream:
         pid: int,
         subject: str,
         arguments: Mapping[str, Any],
-        overdue: Callable[[], str] | None = None,
+        overdue: Callable[[], None] | None = None,
     ) -> None:
         self._questions = questions
         self._reply = reply
@@ -52,10 +52,10 @@ class RowStream:
                 self._questions.ask(self._pid, "forget", arguments, time.monotonic(), lambda answer: None)
             return
         if answer.problem is not None:
-            problem = f"worker {self._pid}: {answer.problem}"
             if answer.is_overdue and self._overdue is not None:
-                problem = self._overdue()
-            self._reply.error(Problem("no_answer", problem))
+                self._overdue()
+            else:
+                self._reply.error(Problem("no_answer", f"worker {self._pid}: {answer.problem}"))
             return
         rows, summary = answer.rows, {}
         if answer.more is None and rows and isinstance(rows[-1], dict):

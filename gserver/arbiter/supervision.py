@@ -87,6 +87,7 @@ class Child:
     drain_cause: RestartCause | None = None  # why it drains, if another worker replaces it
     is_surplus: bool = False  # it was drained or killed, and no worker replaces it
     has_served: bool = False
+    start_failure: str | None = None  # why it cannot start, as it has reported
     must_end_since: float | None = None  # an operator has it killed and replaced, without a drain
 
     @property
@@ -212,6 +213,11 @@ class Supervision:
             child.stage, child.since = Stage.READY, now
             self._was_ever_ready = True
 
+    def cannot_start_because(self, pid: int, reason: str) -> None:
+        """A worker has reported why it cannot start; it is about to end."""
+        if pid in self._workers:
+            self._workers[pid].start_failure = reason
+
     def request_recycling(self, pid: int) -> None:
         """A worker has reached a limit and is to be replaced."""
         if pid in self._workers:
@@ -243,7 +249,8 @@ class Supervision:
         if child.stage is not Stage.DRAINING:
             self._pause_after_death(child, now)
             if self._reload and child.generation == self.generation:
-                self._fail_reload(f"{child.name} ended while it was {child.stage.value}")
+                why = f"{child.name} ended while it was {child.stage.value}"
+                self._fail_reload(why if child.start_failure is None else f"{why}: {child.start_failure}")
         return child
 
     def could_not_spawn(self, now: float) -> None:

@@ -161,7 +161,7 @@ def run_stacks(server: ControlClient, arguments: argparse.Namespace, parser: Com
         try:
             found[pid] = _stacks_of(server, pid)
         except Problem as problem:
-            missing.append({"pid": pid, "problem": str(problem)})
+            missing.append({"pid": pid, "problem": str(problem).removeprefix(f"worker {pid} is ")})
     return _show_stacks(parser, arguments, found, missing)
 
 

@@ -30,6 +30,7 @@ from gserver.arbiter.channel import (
     DRAIN,
     DRAIN_AT_ONCE,
     DRAIN_AT_ONCE_S,
+    FAILED,
     LISTEN,
     NOT_ACCEPTING,
     QUESTION,
@@ -37,6 +38,7 @@ from gserver.arbiter.channel import (
     RECYCLE,
     REOPEN,
     SET,
+    STACKS,
     Message,
 )
 from gserver.arbiter.scoreboard import HEARTBEAT_S
@@ -54,7 +56,7 @@ from gserver.process.oom_score import raise_above
 from gserver.process.open_files import raise_open_files_limit
 from gserver.process.privileges import drop_privileges
 from gserver.process.proctitle import set_title
-from gserver.user_errors import check_made_codec
+from gserver.user_errors import check_made_codec, described
 from gserver.worker.app_loader import Application
 from gserver.worker.fork_cleanup import make_inert, reset_signals, run_in_every_fork
 from gserver.worker.imported_files import ImportBeginning, ImportedFiles
@@ -78,6 +80,10 @@ STOP_KILL_S = 0.2
 # After the drain: the limit for stop(), hooks, exit functions and flushing. Less than KILL_GRACE_S of the arbiter.
 END_S = 3.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+# With an older heartbeat than this, the worker does not answer questions of the arbiter in time, which is two seconds.
+BLOCKED_S = HEARTBEAT_S + 0.5
+# Characters that are sent to the arbiter: each takes 6 bytes at most, and a message 64 KiB.
+MAX_STACKS, MAX_REASON = 10_000, 500
 
 
 def run_worker(application: Application, context: WorkerContext) -> int:
@@ -95,9 +101,11 @@ def _run(worker: Worker) -> int:
         served = worker.prepare()
     except ConfigError as error:
         log.error("%s", error, exc_info=error.__cause__ if isinstance(error, ReadyFailed) else None)
+        worker.report_failure(str(error))
         return EXIT_CANNOT_START
-    except BaseException:
+    except BaseException as error:
         log.exception("%r cannot be imported", worker.application.text)
+        worker.report_failure(f"{worker.application.text!r} cannot be imported: {described(error)}")
         return EXIT_CANNOT_START
     return worker.serve(served)
 
@@ -199,6 +207,10 @@ class Worker:
             self._block_detector.stop()
         channel_watcher.stop()
         return 0
+
+    def report_failure(self, reason: str) -> None:
+        """Send the arbiter the reason why this worker cannot start."""
+        self._context.channel.send(FAILED, [" ".join(reason.split())[:MAX_REASON]])
 
     def _subjects(self) -> Mapping[str, Callable[[Mapping[str, Any]], Iterator[Any]]]:
         """The questions of the arbiter about other things than connections."""
@@ -422,6 +434,9 @@ class Worker:
         from gserver.worker.stack_dump import describe_stacks
 
         stacks, deadline = describe_stacks(self._connections(), frame), self._context.slot.deadline
+        if time.monotonic() - self._context.slot.heartbeat_at > BLOCKED_S:
+            # Somebody may wait for them at the control socket. Sending one short message never blocks.
+            self._context.channel.send(STACKS, [stacks[:MAX_STACKS]])
         if deadline is not None and time.monotonic() >= deadline:
             log.critical("Worker missed its heartbeat deadline (pid: %d)\n%s", self.pid, stacks)
         else:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gserver.arbiter.administration import Administration
-from gserver.arbiter.scoreboard import Scoreboard
+from gserver.arbiter.scoreboard import STUCK_S, Scoreboard
 from gserver.arbiter.supervision import Supervision
 from gserver.arbiter.worker_questions import ANSWER_S, WorkerQuestions
 from gserver.config.settings import MAX_WORKERS, Settings
@@ -120,6 +120,34 @@ def server() -> Server:
 def code_of(reply: Reply) -> tuple[str, str]:
     assert reply.problem is not None
     return reply.problem.code, str(reply.problem)
+
+
+def make_stuck(server: Server) -> None:
+    (slot,) = [slot for slot in server.scoreboard.used_slots() if slot.pid == OTHER]
+    slot.heartbeat_at = time.monotonic() - 2 * STUCK_S
+
+
+def test_a_stuck_worker_sends_its_stacks_from_a_signal_handler(server: Server) -> None:
+    make_stuck(server)
+    one, other = server.run("stacks", pid=OTHER), server.run("stacks", pid=OTHER)
+    server.administration.stacks_written(ONE, "of another worker")
+    server.administration.stacks_written(OTHER, "Running greenlet:")
+    server.questions.expire(time.monotonic() + 2 * ANSWER_S)
+
+    assert server.calls == [("dump", OTHER), ("dump", OTHER)]
+    assert (one.listed, one.answer, one.problem) == (["Running greenlet:\n"], {"pid": OTHER}, None)
+    assert (other.listed, other.problem) == (one.listed, None)
+
+
+def test_a_worker_that_is_stuck_in_c_code_sends_no_stacks(server: Server) -> None:
+    make_stuck(server)
+    reply = server.run("stacks", pid=OTHER)
+    server.questions.expire(time.monotonic() + 2 * ANSWER_S)
+    server.administration.stacks_written(OTHER, "too late")
+
+    assert code_of(reply)[0] == "no_answer"
+    assert f"worker {OTHER} is stuck: " in code_of(reply)[1]
+    assert reply.listed == []
 
 
 # The server
@@ -289,23 +317,16 @@ def test_an_unknown_worker_has_neither(server: Server, command: str) -> None:
     assert code_of(server.run(command, pid=5)) == ("not_found", text)
 
 
-DUMPED = f"worker {ONE} does not answer: it writes its stacks to the error log, as soon as it can"
-
-
-def test_a_worker_that_does_not_answer_dumps_its_stacks(server: Server) -> None:
-    reply = server.run("stacks", pid=ONE)
+def test_a_worker_that_does_not_answer_sends_its_stacks_from_a_signal_handler(server: Server) -> None:
+    reply, other = server.run("stacks", pid=ONE), server.run("stacks", pid=OTHER)
     assert server.questions.wakes_at is not None
-    server.questions.expire(server.questions.wakes_at)
+    server.questions.expire(server.questions.wakes_at + 0.1)
+    assert server.calls == [("dump", ONE), ("dump", OTHER)]
+    server.administration.stacks_written(ONE, "it computes")
+    server.questions.expire(server.questions.wakes_at + ANSWER_S)
 
-    assert code_of(reply) == ("no_answer", DUMPED)
-    assert server.calls == [("dump", ONE)]
-
-
-def test_a_stuck_worker_is_not_waited_for(server: Server) -> None:
-    server.scoreboard.slot(0).heartbeat_at = time.monotonic() - 60
-
-    assert code_of(server.run("stacks", pid=ONE)) == ("no_answer", DUMPED)
-    assert (server.calls, server.asked) == ([("dump", ONE)], [])
+    assert (reply.listed, reply.answer) == (["it computes\n"], {"pid": ONE})
+    assert f"worker {OTHER} is stuck: " in code_of(other)[1]
 
 
 # Workers
