@@ -367,18 +367,18 @@ class Arbiter:
         log.log(logging.INFO if is_requested else logging.ERROR, "%s", death)
         self._call_hook("child_exit", self, child)
         if self._supervision.cannot_start and not self._supervision.is_stopping:
-            self._cannot_start()
+            self._cannot_start(child.start_failure)
         elif child.stage is not Stage.DRAINING and self._supervision.pause_s:
             early = "A worker ended within a second of serving" if child.stage is Stage.SERVING else _NEVER_SERVED
             log.error("%s: the next fork is in %g s", early, self._supervision.pause_s)
 
-    def _cannot_start(self) -> None:
+    def _cannot_start(self, reason: str | None) -> None:
         if self.settings.reload:
             log.error("No worker can start; waiting for a change of the files")
             self._supervision.wait_for_reload()
             return
         log.error("No worker can start; stopping")
-        self._upgrade.report(failed_because="no worker could start, see the error log")
+        self._upgrade.report(failed_because=f"no worker could start: {reason or 'see the error log'}")
         self._exit_status = EXIT_CANNOT_START
         self._stop(Request.QUIT)
 

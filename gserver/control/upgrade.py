@@ -65,7 +65,7 @@ def _wait_until_ready(old: ControlClient, until: float, limit_s: float) -> dict[
 def _waits_for(state: dict[str, Any]) -> str:
     """Why the new server is not ready, as far as it can be known."""
     if state["version"] is None:
-        return "it has not come so far as to read its settings and listen"
+        return "it has reported nothing: it hangs before it listens, or its version is too old for this"
     if state["control_socket"] is not None:
         with contextlib.suppress(Unreachable, Problem), ControlClient(state["control_socket"]) as new:
             status = new.call("status", limit_s=2.0)

@@ -24,11 +24,12 @@ from gserver.process import logs
 from gserver.process.child import fork_child
 from gserver.process.privileges import drop_privileges
 from gserver.process.proctitle import set_title
+from gserver.user_errors import described
 from gserver.worker.app_loader import Application
 from gserver.worker.fork_cleanup import run_in_every_fork
 from gserver.worker.imported_files import ImportBeginning, ImportedFiles
 from gserver.worker.process_exit import ProcessExit
-from gserver.worker.worker import END_S, be_killed_first, load, run_worker
+from gserver.worker.worker import END_S, be_killed_first, load, report_failure, run_worker
 
 __all__ = ["run_preload_process"]
 
@@ -55,9 +56,11 @@ def run_preload_process(application: Application, context: WorkerContext) -> int
         served = load(settings, application)
     except ConfigError as error:
         log.error("%s", error)
+        report_failure(context.channel, str(error))
         return EXIT_CANNOT_START
-    except BaseException:
+    except BaseException as error:
         log.exception("%r cannot be imported", application.text)
+        report_failure(context.channel, f"{application.text!r} cannot be imported: {described(error)}")
         return EXIT_CANNOT_START
     imported = ImportedFiles.record(settings.chdir, began)
     for stream in (sys.stdout, sys.stderr):  # else each worker would print the buffered output again

@@ -39,6 +39,7 @@ from gserver.arbiter.channel import (
     REOPEN,
     SET,
     STACKS,
+    Channel,
     Message,
 )
 from gserver.arbiter.scoreboard import HEARTBEAT_S
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
     from gserver.worker.block_detector import BlockDetector
     from gserver.worker.worker_server import WorkerServer
 
-__all__ = ["Worker", "run_worker"]
+__all__ = ["Worker", "report_failure", "run_worker"]
 
 log = logging.getLogger("gserver.worker")
 
@@ -80,6 +81,8 @@ STOP_KILL_S = 0.2
 # After the drain: the limit for stop(), hooks, exit functions and flushing. Less than KILL_GRACE_S of the arbiter.
 END_S = 3.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+# With an older heartbeat than this, the worker does not answer questions of the arbiter in time, which is two seconds.
+BLOCKED_S = HEARTBEAT_S + 0.5
 # Characters that are sent to the arbiter: each takes 6 bytes at most, and a message 64 KiB.
 MAX_STACKS, MAX_REASON = 10_000, 500
 
@@ -88,22 +91,22 @@ def run_worker(application: Application, context: WorkerContext) -> int:
     """Run a worker until it has drained; return the exit status of the process."""
     process_exit = ProcessExit(context.channel)
     try:
-        return _run(Worker(application, context, process_exit))
+        return _run(Worker(application, context, process_exit), context.channel)
     finally:
         process_exit.limit_if_none(END_S)
         process_exit.run()
 
 
-def _run(worker: Worker) -> int:
+def _run(worker: Worker, channel: Channel) -> int:
     try:
         served = worker.prepare()
     except ConfigError as error:
         log.error("%s", error, exc_info=error.__cause__ if isinstance(error, ReadyFailed) else None)
-        worker.report_failure(str(error))
+        report_failure(channel, str(error))
         return EXIT_CANNOT_START
     except BaseException as error:
         log.exception("%r cannot be imported", worker.application.text)
-        worker.report_failure(f"{worker.application.text!r} cannot be imported: {described(error)}")
+        report_failure(channel, f"{worker.application.text!r} cannot be imported: {described(error)}")
         return EXIT_CANNOT_START
     return worker.serve(served)
 
@@ -205,10 +208,6 @@ class Worker:
             self._block_detector.stop()
         channel_watcher.stop()
         return 0
-
-    def report_failure(self, reason: str) -> None:
-        """Send the arbiter the reason why this worker cannot start."""
-        self._context.channel.send(FAILED, [" ".join(reason.split())[:MAX_REASON]])
 
     def _subjects(self) -> Mapping[str, Callable[[Mapping[str, Any]], Iterator[Any]]]:
         """The questions of the arbiter about other things than connections."""
@@ -472,6 +471,11 @@ def be_killed_first(context: WorkerContext) -> None:
     failure = raise_above(context.server.pid, by) if by else None
     if failure is not None:
         log.warning("%s (pid: %d)", failure, os.getpid())
+
+
+def report_failure(channel: Channel, reason: str) -> None:
+    """Send the arbiter the reason why this process cannot start."""
+    channel.send(FAILED, [" ".join(reason.split())[:MAX_REASON]])
 
 
 def load(settings: Settings, application: Application) -> Any:

@@ -317,16 +317,16 @@ def test_an_unknown_worker_has_neither(server: Server, command: str) -> None:
     assert code_of(server.run(command, pid=5)) == ("not_found", text)
 
 
-DUMPED = f"worker {ONE} does not answer: it writes its stacks to the error log, as soon as it can"
-
-
-def test_a_worker_that_does_not_answer_dumps_its_stacks(server: Server) -> None:
-    reply = server.run("stacks", pid=ONE)
+def test_a_worker_that_does_not_answer_sends_its_stacks_from_a_signal_handler(server: Server) -> None:
+    reply, other = server.run("stacks", pid=ONE), server.run("stacks", pid=OTHER)
     assert server.questions.wakes_at is not None
-    server.questions.expire(server.questions.wakes_at)
+    server.questions.expire(server.questions.wakes_at + 0.1)
+    assert server.calls == [("dump", ONE), ("dump", OTHER)]
+    server.administration.stacks_written(ONE, "it computes")
+    server.questions.expire(server.questions.wakes_at + ANSWER_S)
 
-    assert code_of(reply) == ("no_answer", DUMPED)
-    assert server.calls == [("dump", ONE)]
+    assert (reply.listed, reply.answer) == (["it computes\n"], {"pid": ONE})
+    assert f"worker {OTHER} does not answer: " in code_of(other)[1]
 
 
 # Workers

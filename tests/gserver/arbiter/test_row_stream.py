@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
+
 from gserver.arbiter.row_stream import RowStream
 from gserver.arbiter.worker_questions import ANSWER_S, WorkerQuestions
 from gserver.control.protocol import Problem
@@ -44,7 +46,7 @@ class Client:
 class Worker:
     """Answers with what the test gives."""
 
-    def __init__(self, overdue: Callable[[], str] | None = None) -> None:
+    def __init__(self, overdue: Callable[[], None] | None = None) -> None:
         self.questions = WorkerQuestions(self.send)
         self.client = Client()
         self.asked: list[tuple[str, dict[str, Any]]] = []
@@ -122,21 +124,22 @@ def code_of(worker: Worker) -> tuple[str, str]:
 
 
 def test_an_error_of_the_worker_is_the_reply() -> None:
-    worker = Worker(overdue=lambda: "it is overdue")
+    worker = Worker(overdue=lambda: pytest.fail("it has answered"))
     worker.questions.receive(PID, json.dumps({"number": 1, "error": "a profile is running already"}))
 
     assert code_of(worker) == ("no_answer", f"worker {PID}: a profile is running already")
 
 
-def test_a_worker_that_is_overdue_has_its_own_text() -> None:
-    plain, with_text = Worker(), Worker(overdue=lambda: "it is overdue")
-    for worker in (plain, with_text):
+def test_for_a_worker_that_is_overdue_another_may_reply() -> None:
+    called: list[str] = []
+    plain, other = Worker(), Worker(overdue=lambda: called.append("overdue"))
+    for worker in (plain, other):
         until = worker.questions.wakes_at
         assert until is not None
         worker.questions.expire(until + ANSWER_S)
 
     assert code_of(plain) == ("no_answer", f"worker {PID}: the worker does not answer")
-    assert code_of(with_text) == ("no_answer", "it is overdue")
+    assert (called, other.client.problem) == (["overdue"], None)
 
 
 def test_a_worker_that_ends_between_two_pages() -> None:

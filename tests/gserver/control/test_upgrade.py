@@ -84,7 +84,10 @@ def test_the_reason_of_a_new_one_that_ended_is_the_error() -> None:
 @pytest.mark.parametrize(
     ("state", "reason"),
     [
-        ({**STATE, "version": None}, "it has not come so far as to read its settings and listen"),
+        (
+            {**STATE, "version": None},
+            "it has reported nothing: it hangs before it listens, or its version is too old for this",
+        ),
         (STATE, "its workers do not serve"),
         ({**STATE, "control_socket": "/nowhere/ctl"}, "its workers do not serve"),
     ],
