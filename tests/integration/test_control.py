@@ -233,7 +233,7 @@ def test_ready_off_fails_the_check_and_on_restores_it(server: ControlledServer) 
     assert "clients may come" in succeeded(server.ctl("ready", "on"))
 
     assert taken_out.returncode == 1
-    assert re.search(r"^ready +no: taken out by an operator$", taken_out.stdout, re.M)
+    assert re.search(r"^ready +no: the operator has taken the server out of service$", taken_out.stdout, re.M)
     succeeded(server.ctl("status"))
 
 
