@@ -527,6 +527,7 @@ class Arbiter:
             return
         self._call_hook("on_reload", self)
         self._facts.reload_ended(True, time.time())
+        self._follow_links()
         log.info("Reloaded: the running workers go on with other settings (%s)", ", ".join(changed))
         self._reply(None, is_live=True)
 
@@ -581,13 +582,17 @@ class Arbiter:
         self._workers.preload.end_reload(succeeded=True)
         self._before_reload = self.settings, self._tls
         self._facts.reload_ended(True, time.time())
-        self._pidfile.follow()
-        self._stats.follow()
-        self._control.follow()
+        self._follow_links()
         if self._upgrade.is_in_charge:
             self._metrics.start(self.settings)
         log.info("Reloaded; listening at: %s", self._listeners.describe())
         self._reply(None)
+
+    def _follow_links(self) -> None:
+        """A symbolic link in a path may lead elsewhere now."""
+        self._pidfile.follow()
+        self._stats.follow()
+        self._control.follow()
 
     def _reload_failed(self, failed: ReloadFailed) -> None:
         if not self._supervision.is_reloading:

@@ -14,6 +14,9 @@ from gserver.arbiter.worker_questions import Answer, WorkerQuestions
 
 __all__ = ["LiveReload"]
 
+# A worker runs user code, and may name anything.
+MAX_PATH = 500
+
 #: Called with None if the workers may go on, else with the reason for new ones, in a few words.
 Decided = Callable[[str | None], None]
 
@@ -60,7 +63,7 @@ class LiveReload:
         if answer.problem is not None:
             self._decide(f"worker {pid}: {answer.problem}")
         elif answer.rows:
-            self._decide(f"{answer.rows[0]} has changed")
+            self._decide(f"{str(answer.rows[0])[:MAX_PATH]} has changed")
         elif not self._awaited:
             self._decide(None)
 

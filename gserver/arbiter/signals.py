@@ -27,7 +27,7 @@ class Request(enum.Enum):
     QUIT = "stop after at most 1 second for outstanding replies, without a delay; during a drain: stop at once"
     RELOAD = (
         "read the configuration again and replace the workers one after another; if the new ones fail, the old ones "
-        "stay"
+        "stay; without new workers if only live settings have changed: see Reload"
     )
     MORE = "one worker more"
     FEWER = "one worker fewer, down to one"

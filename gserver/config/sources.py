@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from gserver.config.addresses import Bind
 from gserver.config.hooks import HOOKS
+from gserver.config.live_settings import LIVE
 from gserver.config.settings import WORKERS, Settings, declared
 from gserver.config.working_directory import absolute, enter
 from gserver.errors import ConfigError
@@ -150,6 +151,8 @@ def _row(setting: Field[Any]) -> str:
         meaning += f"; {flags} turns it off"
     if setting.metadata["fixed"]:
         meaning += " *(fixed)*"
+    if setting.name in LIVE:
+        meaning += " *(live)*"
     return f"| `{name}` | {flags} | {default} | {meaning} | {setting.metadata['check'].allowed} |"
 
 

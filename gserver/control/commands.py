@@ -161,8 +161,13 @@ def run_stacks(server: ControlClient, arguments: argparse.Namespace, parser: Com
         try:
             found[pid] = _stacks_of(server, pid)
         except Problem as problem:
-            missing.append({"pid": pid, "problem": str(problem).removeprefix(f"worker {pid} is ")})
+            missing.append({"pid": pid, "problem": _without_worker(str(problem), pid)})
     return _show_stacks(parser, arguments, found, missing)
+
+
+def _without_worker(problem: str, pid: int) -> str:
+    """The text of a problem without the worker, because the line about a missing worker begins with it."""
+    return problem.removeprefix(f"worker {pid} is ").removeprefix(f"worker {pid}: ").removeprefix(f"worker {pid} ")
 
 
 def _stacks_of(server: ControlClient, pid: int) -> str:

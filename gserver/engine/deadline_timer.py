@@ -7,17 +7,22 @@ The peer may have met its deadline although the worker notices late: timers run 
 a silent peer is closed, its socket is checked for input. And after the event loop has been blocked, no connection is
 closed before the loop has run once more. Each of these two delays is granted once for each deadline, so that no peer
 can postpone one for ever.
+
+Thousands of connections may be due at once: after a shorter timeout was set, or if their clients stop together. They
+are checked in time slices, one for each iteration of the event loop.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from typing import Any
 
 from gevent import get_hub
 
 from gserver.connection.connection import Connection, State
+from gserver.connection.time_slice import SLICE_S
 from gserver.engine.schedulers import Engine
 from gserver.errors import CloseReason, HandlerTimeout, MessageTimeout
 from gserver.fault_isolation import shielded
@@ -57,6 +62,8 @@ class DeadlineTimer:
         self._wheel: Wheel[Connection] = Wheel(deadlines.tick_s)
         self.change(deadlines)
         self._extended: dict[Connection, float] = {}  # the deadline for which each was given more time
+        self._unchecked: deque[Connection] = deque()  # due, but not checked yet
+        self._was_blocked = False  # when they were due
         self._timer: Any = None
         self._timer_due = NEVER
 
@@ -109,7 +116,7 @@ class DeadlineTimer:
 
     def _set_timer(self) -> None:
         self.close()
-        due = self._wheel.next_due
+        due = time.monotonic() if self._unchecked else self._wheel.next_due
         if due < NEVER:
             self._timer_due = due
             self._timer = get_hub().loop.timer(max(0.0, due - time.monotonic()), ref=False)
@@ -117,15 +124,22 @@ class DeadlineTimer:
 
     def _check_due(self) -> None:
         now = time.monotonic()
-        was_blocked = now - self._timer_due > BLOCKED_LOOP_S
+        slice_ends = now + SLICE_S
+        if not self._unchecked:
+            self._was_blocked = now - self._timer_due > BLOCKED_LOOP_S
+            self._unchecked.extend(self._wheel.take_due(now))
         try:
-            for conn in self._wheel.take_due(now):
-                if not shielded("a deadline", self._check, conn, now, was_blocked, conn=conn):
+            while self._unchecked and now < slice_ends:
+                conn = self._unchecked.popleft()
+                if not shielded("a deadline", self._check, conn, now, self._was_blocked, conn=conn):
                     shielded("closing", conn.abort, CloseReason.HANDLER_ERROR, conn=conn)
+                now = time.monotonic()
         finally:
             self._set_timer()
 
     def _check(self, conn: Connection, now: float, was_blocked: bool) -> None:
+        if conn.state is State.CLOSED:  # while it waited for its check
+            return
         conn.note_write_progress()
         due, reason = self._deadlines.first(conn)
         if due <= now:

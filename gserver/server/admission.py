@@ -61,7 +61,8 @@ class Door:
 
     def __init__(self, limits: Limits, occupancy: Occupancy) -> None:
         self._occupancy = occupancy
-        self._entries: dict[Hashable, list[bytes]] = {}  # the table entries under which each connection is counted
+        # The table entries under which each connection is counted: tuples, which the garbage collector need not visit.
+        self._entries: dict[Hashable, tuple[bytes, ...]] = {}
         self._limits = Limits()
         self._access: AccessList | None = None
         self._accepts: TokenBucket | None = None
@@ -81,8 +82,7 @@ class Door:
         """Count a connection that has been admitted by address again, as the present limits need it."""
         self.left(key)
         for _, _, _, entry in self._countings(peer):
-            if self._occupancy.own.add(entry):
-                self._entries.setdefault(key, []).append(entry)
+            self._enter(key, entry)
 
     def check_accept(self) -> LimitExceeded | None:
         """Check a connection that was just accepted and counted, without its address.
@@ -114,15 +114,19 @@ class Door:
         return self._count(key, peer) if self._counts_addresses else None
 
     def _count(self, key: Hashable, peer: Address) -> LimitExceeded | None:
-        own, tables = self._occupancy.own, list(self._occupancy.tables())
+        tables = list(self._occupancy.tables())
         for most, what, setting, entry in self._countings(peer):
-            if not own.add(entry):
-                continue
-            self._entries.setdefault(key, []).append(entry)
-            if sum(table.count(entry) for table in tables) > most:
+            if self._enter(key, entry) and sum(table.count(entry) for table in tables) > most:
                 text = f"more than {most} connections from one {what}"
                 return LimitExceeded(text, CloseReason.ADDRESS_LIMIT, setting)
         return None
+
+    def _enter(self, key: Hashable, entry: bytes) -> bool:
+        """Count a connection under an entry; return False if the table has no room for it."""
+        has_room = self._occupancy.own.add(entry)
+        if has_room:
+            self._entries[key] = (*self._entries.get(key, ()), entry)
+        return has_room
 
     def _countings(self, peer: Address) -> Iterator[tuple[int, str, str, bytes]]:
         """For each limit by address: the limit, what it is for, its setting, and the table entry of `peer`."""

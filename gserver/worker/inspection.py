@@ -22,7 +22,7 @@ from gevent.pool import Group
 
 from gserver.arbiter.channel import ANSWER, Channel
 from gserver.connection.connection import Connection, State
-from gserver.connection.time_slice import SLICE_S, Fairness
+from gserver.connection.time_slice import Fairness
 from gserver.control.selection import NUMBERS, Selection
 from gserver.user_errors import described
 from gserver.worker.connection_rows import details_of, facts_of, row_of
@@ -36,6 +36,8 @@ log = logging.getLogger("gserver.worker")
 PAGE_BYTES = 24 * 1024
 MAX_ROW_BYTES = 30 * 1024
 PAGE_S = 0.25
+# Half of a message's time slice, because one step may go beyond it.
+SLICE_S = 0.0005
 #: Connections are sorted in runs of so many.
 RUN_ROWS = 64
 # The arbiter gives up a page after two seconds. What it does not ask for is forgotten after this time.

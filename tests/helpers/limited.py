@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from gserver import Service, stream
 from gserver.codecs import Lines
 from gserver.connection.stream_connection import StreamConnection
-from gserver.server.tcp_server import TcpServer
+from gserver.limits.access_list import AccessList
+from gserver.limits.connection_limits import Limits
+from gserver.limits.deadlines import Deadlines
+from gserver.server.tcp_server import SEND_LIMIT, Keepalive, TcpServer
 from tests.helpers.services import make_echo_lines
 from tests.helpers.serving import Peer, Serving
+from tests.helpers.waiting import wait_until
 
-__all__ = ["admitted", "assert_turned_away", "bare_echo", "echo_stream", "telling_echo"]
+__all__ = ["EVERY_PROXY", "OFF", "admitted", "assert_turned_away", "bare_echo", "change", "echo_stream", "telling_echo"]
+
+#: No deadline at all.
+OFF = Deadlines(**{field.name: 0.0 for field in dataclasses.fields(Deadlines)})
+EVERY_PROXY = AccessList((), ())
 
 
 def telling_echo(**hooks: Any) -> Service:
@@ -42,3 +51,12 @@ def admitted(serving: Serving, server: TcpServer, count: int, host: str = "127.0
 def assert_turned_away(peer: Peer, message: bytes = b"") -> None:
     """Check that the client receives this message and then an orderly end."""
     assert peer.read_to_end() == message
+
+
+def change(server: TcpServer, *, deadlines: Deadlines = OFF, limits: Limits | None = None, **others: Any) -> None:
+    """Change deadlines and limits, also those of the door, as a worker does."""
+    limits = limits or Limits()
+    server._door.change(limits)
+    given: dict[str, Any] = {"send_limit": SEND_LIMIT, "keepalive": Keepalive(), "proxies": EVERY_PROXY, **others}
+    server.change(deadlines=deadlines, limits=limits, **given)
+    wait_until(lambda: not server._callbacks.greenlets)

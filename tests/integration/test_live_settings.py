@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -53,8 +53,13 @@ class Server(GserverProcess):
         self.folder = folder
         self.write_app(app)
         self.write_config(config)
-        given = ("app:app", "--pid", "gserver.pid", "--control-socket", "ctl", *QUICK, *arguments)
+        self.pidfile, self.control = str(folder / "gserver.pid"), str(folder / "ctl")
+        given = ("app:app", "--pid", self.pidfile, "--control-socket", self.control, *QUICK, *arguments)
         super().__init__(folder, *given, **options)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        return self
 
     def write_config(self, text: str) -> None:
         (self.folder / "gserver.conf.py").write_text(text)
@@ -68,11 +73,11 @@ class Server(GserverProcess):
         """Reload, with another config file; return what the command prints."""
         if config is not None:
             self.write_config(config)
-        ended = run_gserver("--reload-pid", "gserver.pid", cwd=self.folder)
+        ended = run_gserver("--reload-pid", self.pidfile)
         return ended.stdout + ended.stderr
 
     def call(self, command: str, **arguments: Any) -> dict[str, Any]:
-        with ControlClient(str(self.folder / "ctl")) as client:
+        with ControlClient(self.control) as client:
             return client.call(command, **arguments)
 
     def value_of(self, name: str) -> str:
@@ -130,7 +135,7 @@ def test_a_reload_of_live_settings_keeps_every_connection_and_answers_each_messa
                     before = swarm.tally.verified
                     assert server.reload(config) == KEPT
                     wait_for(lambda: swarm.tally.verified > before + 100, "the traffic goes on")  # noqa: B023
-        assert (swarm.tally.faults, swarm.tally.turned_away, swarm.tally.ended.keys()) == ([], 0, {"by the client"})
+        assert (swarm.tally.faults, swarm.tally.turned_away, set(swarm.tally.ended)) == ([], 0, {"by the client"})
         assert server.serving_pids() == pids
         assert server.log.count("Reloaded: the running workers go on with other settings") == 8
         assert server.call("status")["reloads"]["last"]["kind"] == "settings only"
@@ -140,7 +145,7 @@ def test_a_reload_of_live_settings_keeps_every_connection_and_answers_each_messa
 def test_other_values_hold_for_connections_that_are_open(tmp_path: Path) -> None:
     with Server(tmp_path, config="idle_timeout = 500\n") as server, server.talking(3) as clients:
         assert server.reload("idle_timeout = 0.5\n") == KEPT
-        wait_for(lambda: server.call("status")["open"] == 0, "idle connections are closed")
+        wait_for(lambda: server.call("status")["connections"]["open"] == 0, "idle connections are closed")
         assert not any(map(is_served, clients))
 
 
@@ -364,12 +369,15 @@ def test_a_broken_configuration_abandons_a_reload_that_is_not_decided(tmp_path: 
         server.write_config("idle_timeout = 71\n")
         server.signal(signal.SIGHUP)
         server.wait_for_log("Reloading")
-        assert server.reload("1 / 0\n").startswith("gserver: the reload failed: ")
+        server.write_config("1 / 0\n")
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("Reload failed, the old workers go on: config file")
         os.kill(pid, signal.SIGCONT)
         with server.talking() as (client,):
             assert is_served(client)
         assert server.serving_pids() == [pid]
         assert float(server.value_of("idle_timeout")) == 300
+        assert "with new workers" not in server.log
 
 
 # gserverctl set
@@ -425,14 +433,13 @@ def test_a_worker_that_is_forked_later_has_the_values(tmp_path: Path) -> None:
         ({"idle_timeout": None}, "setting idle_timeout is None"),
         ({"idle_timeout": [1]}, r"setting idle_timeout is \[1\]"),
         ({"idle_timeout": {"a": 1}}, "setting idle_timeout is"),
-        ({"idle_timeout": 1e999}, "setting idle_timeout is inf"),
         ({"max_connections": 1.5}, "setting max_connections is 1.5"),
         ({"max_connections": 10**30}, "setting max_connections is 1000000"),
         ({"allow": "10.0.0.1/8"}, "did you mean 10.0.0.0/8"),
         ({"allow": 7}, "setting allow is 7"),
         ({"allow": [["10.0.0.0/8"]]}, "setting allow is"),
         ({"loglevel": "loud"}, "setting loglevel is 'loud'"),
-        ({"access_log_format": "%(nonsense)s"}, "setting access_log_format is"),
+        ({"access_log_format": "%(nonsense"}, "setting access_log_format is"),
         ({"drain_spread": 99}, "setting drain_spread is 99, must be at most graceful_timeout"),
         ({"min_workers": 9}, "setting min_workers is 9, must be at most workers"),
         ({"workers": 2}, "setting workers needs new workers"),
@@ -535,8 +542,8 @@ def test_set_while_a_worker_drains_does_not_disturb_the_drain(tmp_path: Path) ->
 def test_set_is_refused_in_a_stop(tmp_path: Path) -> None:
     with Server(tmp_path, "--graceful-timeout", "3") as server, server.talking() as (client,):
         client.send(b"wait")
-        wait_for(lambda: server.call("connections", where="state=handling").get("rows"), "the handler runs")
-        with ControlClient(str(tmp_path / "ctl")) as control:
+        wait_for(lambda: bool(server.call("connections", where="state=handling").get("rows")), "the handler runs")
+        with ControlClient(server.control) as control:
             server.signal(signal.SIGTERM)
             server.wait_for_log("Stopping: draining")
             with pytest.raises(Problem, match="the server is stopping"):
@@ -553,7 +560,8 @@ def test_a_worker_that_does_not_read_its_messages_is_replaced(tmp_path: Path) ->
                 server.call("set", values={"deny": ["127.0.0.2", *lists_of(number)]})
             wait_for(lambda: pid not in server.serving_pids() or len(server.serving_pids()) > 1, "it is replaced")
         finally:
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):  # it was killed: it did not drain in time
+                os.kill(pid, signal.SIGCONT)
         server.wait_until_complete(1)
         assert server.serving_pids() != [pid]
         with socket.create_connection(server.address, source_address=("127.0.0.2", 0), timeout=60) as client:
@@ -587,7 +595,7 @@ def test_the_log_level_and_the_format_of_the_access_log_change_at_once(tmp_path:
         server.wait_for_log("DEBUG.* accepted ")
         server.call("set", values={"loglevel": "warning"})
         with server.talking(), server.talking():
-            wait_for(lambda: server.call("status")["open"] == 2, "both are counted")
+            wait_for(lambda: server.call("status")["connections"]["open"] == 2, "both are counted")
         assert server.log.count("Settings changed") <= 4
 
 
@@ -625,7 +633,7 @@ def test_the_next_drain_uses_the_other_spread_and_time(tmp_path: Path) -> None:
     with Server(tmp_path) as server, server.talking(3) as clients:
         server.call("set", values={"graceful_timeout": 20, "drain_spread": 1.5})
         clients[0].send(b"wait")
-        wait_for(lambda: server.call("connections", where="state=handling").get("rows"), "the handler runs")
+        wait_for(lambda: bool(server.call("connections", where="state=handling").get("rows")), "the handler runs")
         server.call("set", values={"graceful_timeout": 2})
         server.signal(signal.SIGTERM)
         server.wait_for_log(re.escape("Draining 3 connections over 1.5 s"))

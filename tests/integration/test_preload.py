@@ -14,6 +14,7 @@ from gserver.arbiter.channel import BORN, FORK, Channel
 from gserver.arbiter.preload import PreloadProcess, PreloadProcesses, PreloadUnavailable
 from gserver.client import Client
 from gserver.codecs import Lines
+from gserver.config.settings import Settings
 from tests.helpers.processes import GserverProcess, children_of, is_alive, run_gserver, wait_for
 
 APP = """
@@ -161,7 +162,7 @@ def test_a_stop_waits_for_no_preload_process(tmp_path: Path, stop: int) -> None:
 
 def test_a_preload_process_that_is_not_ready_cannot_fork() -> None:
     ours, theirs = Channel.pair()
-    preload_process = PreloadProcess(1, ours)
+    preload_process = PreloadProcess(1, ours, Settings.checked({}))
     with pytest.raises(PreloadUnavailable, match="cannot fork"):
         preload_process.request_worker(0, 1, theirs)
     preload_process.is_ready = True
@@ -174,7 +175,7 @@ def test_a_preload_process_that_is_not_ready_cannot_fork() -> None:
 def test_a_request_carries_the_end_of_a_channel_over_which_the_worker_answers() -> None:
     ours, preload_processes = Channel.pair()
     workers_here, workers = Channel.pair()
-    preload_process = PreloadProcess(1, ours)
+    preload_process = PreloadProcess(1, ours, Settings.checked({}))
     preload_process.is_ready = True
     preload_process.request_worker(3, 4, workers)
     workers.close()
@@ -212,7 +213,7 @@ def ready(pid: int) -> PreloadProcess:
     ours, theirs = Channel.pair()
     for end in (ours, theirs):
         end.close()
-    preload_process = PreloadProcess(pid, ours)
+    preload_process = PreloadProcess(pid, ours, Settings.checked({}))
     preload_process.is_ready = True
     return preload_process
 

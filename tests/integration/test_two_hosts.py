@@ -1,4 +1,4 @@
-"""Two hosts behind HAProxy are restarted, upgraded, reloaded and drained under load, and no exchange is lost.
+"""Two hosts behind HAProxy are restarted, upgraded, reloaded, recycled and drained, and no exchange is lost.
 
 The hosts are network namespaces. What counts as a loss is defined in tests/helpers/verifying.py.
 """
@@ -65,6 +65,8 @@ listen service
     timeout check 10s
     option httpchk GET /readyz
 """
+#: Connects and replies that failed, and connects that were tried again.
+NO_ERRORS = {"econ": "0", "eresp": "0", "wretr": "0", "wredis": "0"}
 SERVER = "    server %s %s:3000 send-proxy-v2 check port 9110 inter 100ms fall 2 rise 2\n"
 CONFIG = """
 bind = "{address}:3000"
@@ -125,10 +127,13 @@ class Host:
         """The state of the server; nothing while it has no control socket."""
         assert self._process is None or self._process.poll() in (None, 0), self.log
         try:
-            with ControlClient(self._path) as client:
-                return client.call("status")
+            return self.call("status")
         except Unreachable:
             return {}
+
+    def call(self, command: str) -> dict[str, Any]:
+        with ControlClient(self._path) as client:
+            return client.call(command)
 
     def ctl(self, *arguments: str) -> str:
         """Run gserverctl, which has to succeed."""
@@ -147,7 +152,7 @@ class Host:
         if self._process is not None and self._process.pid == pid:
             assert self._process.wait(PATIENCE_S) == 0, self.log
             self._process = None
-        wait_for(lambda: not is_running(pid), f"the server of {self.name} has ended")
+        wait_for(lambda: not is_running(pid), f"process {pid} of {self.name} has ended")
 
     def close(self) -> None:
         """Stop the server, and check that no process of it is left; kill what is left."""
@@ -201,6 +206,20 @@ class Field:
         self._wait_for_replies(host)
         assert self._failed_checks(host) == failed, "HAProxy must not notice an upgrade"
 
+    def recycle(self, host: Host) -> None:
+        """Replace each worker by a new one."""
+        for row in host.call("workers")["rows"]:
+            if row["state"] == "serving":
+                host.ctl("workers", "restart", str(row["pid"]))
+                host.wait_for_end(row["pid"])
+        self.wait_until(host, "UP")
+
+    def check_proxy(self) -> None:
+        """Check that HAProxy had no error of a connection to a server, and hid none."""
+        for host in self.hosts:
+            columns = self._proxy.statistics()[host.name]
+            assert {name: columns[name] for name in NO_ERRORS} == NO_ERRORS
+
     def wait_until(self, host: Host, state: str) -> None:
         wait_for(lambda: self._proxy.statistics()[host.name]["status"] == state, f"{host.name} is {state}")
 
@@ -218,7 +237,7 @@ class Field:
 
 
 Action = Callable[[Field, Host], None]
-ACTIONS: tuple[Action, ...] = (Field.restart, Field.upgrade, Field.reload, Field.drain)
+ACTIONS: tuple[Action, ...] = (Field.restart, Field.upgrade, Field.reload, Field.recycle, Field.drain)
 
 
 @contextmanager
@@ -236,6 +255,7 @@ def field(folder: Path, *, says_farewell: bool) -> Iterator[Field]:
             made.wait_until(host, "UP")
         with clients:
             yield made
+        made.check_proxy()
 
 
 def check(made: Field) -> None:
@@ -253,8 +273,8 @@ def check(made: Field) -> None:
 
 @pytest.mark.parametrize(
     ("actions", "says_farewell"),
-    [((Field.restart, Field.upgrade), False), ((Field.reload, Field.drain), True)],
-    ids=["restart and upgrade", "reload and drain, with a farewell"],
+    [((Field.restart, Field.upgrade), False), ((Field.reload, Field.recycle, Field.drain), True)],
+    ids=["restart and upgrade", "reload, recycle and drain, with a farewell"],
 )
 def test_no_exchange_is_lost(tmp_path: Path, actions: tuple[Action, ...], says_farewell: bool) -> None:
     with field(tmp_path, says_farewell=says_farewell) as made:

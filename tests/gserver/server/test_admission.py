@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -341,3 +342,79 @@ def test_a_server_of_its_own_counts_the_connections_of_its_counters() -> None:
 
     assert occupancy.open_here() == occupancy.open_everywhere() == occupancy.sharers() == 1
     assert list(occupancy.tables()) == [occupancy.own]
+
+
+# Other limits while there are connections
+
+
+def test_connections_that_were_admitted_without_a_limit_are_counted_when_there_is_one() -> None:
+    occupancy = FakeOccupancy()
+    door = Door(Limits(), occupancy)
+    assert door.check_address(1, V4) is None
+    door.change(Limits(max_connections_per_ip=1))
+    assert door.check_address(2, V4) is None  # not counted yet: the caller counts them one after another
+    door.left(2)
+    door.recount(1, V4)
+
+    assert isinstance(door.check_address(3, V4), LimitExceeded)
+    assert door.check_address(4, NEIGHBOUR) is None
+
+
+def test_connections_above_the_limits_are_counted_under_every_entry() -> None:
+    door = Door(Limits(), FakeOccupancy())
+    door.change(Limits(max_connections_per_ip=1, max_connections_per_network=3))
+    for key in range(3):
+        door.recount(key, V4)
+
+    assert isinstance(door.check_address("new", NEIGHBOUR), LimitExceeded)  # the network has three
+    door.left("new")
+    door.left(0)
+    assert door.check_address("new", NEIGHBOUR) is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 2), st.sampled_from([8, 16, 24])),
+        max_size=8,
+    )
+)
+def test_after_any_changes_nothing_is_left_in_the_table(changes: list[tuple[int, int, int]]) -> None:
+    occupancy = FakeOccupancy()
+    door = Door(Limits(), occupancy)
+    peers: dict[str, Any] = {"a": V4, "b": NEIGHBOUR, "c": STRANGER, "d": ("2001:db8::1", 1, 0, 0), "e": "/a/path"}
+    for key, peer in peers.items():
+        door.check_address(key, peer)
+    for per_ip, per_network, bits in changes:
+        door.change(
+            Limits(max_connections_per_ip=per_ip, max_connections_per_network=per_network, ipv4_network_bits=bits)
+        )
+        for key, peer in peers.items():
+            door.recount(key, peer)
+            door.recount(key, peer)
+    fresh = Door(door._limits, other := FakeOccupancy())
+    for key, peer in peers.items():
+        fresh.recount(key, peer)
+    assert door._entries == fresh._entries
+    for key in peers:
+        door.left(key)
+        fresh.left(key)
+
+    assert not any(table.count(entry) for table in (occupancy.own, other.own) for entry in _entries_of(peers.values()))
+
+
+def _entries_of(peers: Any) -> list[bytes]:
+    door = Door(Limits(max_connections_per_ip=1, max_connections_per_network=1), FakeOccupancy())
+    return [entry for peer in peers for *_, entry in door._countings(peer)]
+
+
+def test_the_accept_rate_gets_no_new_burst_by_another_change(clock: Clock) -> None:
+    limits = Limits(max_accept_rate=2)
+    door = Door(limits, FakeOccupancy())
+    assert [door.check_accept() is None for _ in range(3)] == [True, True, False]
+    door.change(dataclasses.replace(limits, max_connections=100))
+    assert door.check_accept() is not None
+    door.change(dataclasses.replace(limits, max_accept_rate=3))
+    assert door.check_accept() is None
+    door.change(Limits())
+
+    assert all(door.check_accept() is None for _ in range(50))

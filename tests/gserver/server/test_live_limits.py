@@ -25,7 +25,7 @@ from gserver.server.tcp_server import SEND_LIMIT, Keepalive, TcpServer
 from gserver.service import StreamService
 from gserver.tls.contexts import Tls, TlsConfig
 from tests.helpers.certificates import make_certificates
-from tests.helpers.limited import assert_turned_away, bare_echo, echo_stream, telling_echo
+from tests.helpers.limited import EVERY_PROXY, OFF, assert_turned_away, bare_echo, change, echo_stream, telling_echo
 from tests.helpers.proxied import proxied, v1
 from tests.helpers.services import Gate, Keeper, make_lines
 from tests.helpers.serving import Peer, Serving, assert_closed, closed_reasons
@@ -34,21 +34,10 @@ from tests.helpers.waiting import assert_never, wait_until
 #: Short, and long enough for a busy host.
 SOON_S = 0.1
 NEVER_S = 3600.0
-OFF = Deadlines(**{field.name: 0.0 for field in dataclasses.fields(Deadlines)})
-EVERY_PROXY = AccessList((), ())
 KINDS = pytest.mark.parametrize("served", [telling_echo(), echo_stream], ids=["service", "stream"])
 WITH_BARE = pytest.mark.parametrize(
     "served", [telling_echo(), echo_stream, bare_echo], ids=["service", "stream", "bare"]
 )
-
-
-def change(server: TcpServer, *, deadlines: Deadlines = OFF, limits: Limits | None = None, **others: Any) -> None:
-    """Change deadlines and limits, also those of the door, as a worker does."""
-    limits = limits or Limits()
-    server._door.change(limits)
-    given: dict[str, Any] = {"send_limit": SEND_LIMIT, "keepalive": Keepalive(), "proxies": EVERY_PROXY, **others}
-    server.change(deadlines=deadlines, limits=limits, **given)
-    wait_until(lambda: not server._callbacks.greenlets)
 
 
 def only(**deadlines: float) -> Deadlines:
@@ -236,7 +225,7 @@ def test_no_deadline_is_left_of_a_connection_whose_codec_fails(serving: Serving,
         is_broken, kept = False, b""
 
         @property
-        def partial(self) -> Any:  # type: ignore[override]
+        def partial(self) -> Any:
             if self.is_broken:
                 raise RuntimeError("no")
             return self.kept
@@ -521,7 +510,7 @@ def test_a_lower_limit_of_unsent_bytes_holds_for_the_next_message(serving: Servi
 
 def keepalive_of(sock: Any) -> tuple[int, int, int]:
     options = (plain.TCP_KEEPIDLE, plain.TCP_KEEPINTVL, plain.TCP_KEEPCNT)
-    return tuple(sock.getsockopt(plain.IPPROTO_TCP, option) for option in options)  # type: ignore[return-value]
+    return tuple(sock.getsockopt(plain.IPPROTO_TCP, option) for option in options)
 
 
 def test_keepalive_holds_for_new_connections_and_can_be_the_kernels_again(serving: Serving) -> None:
@@ -646,3 +635,33 @@ def test_with_thousands_of_connections_a_change_blocks_nobody(
     assert len(slices) > 20
     assert sorted(slices)[-3] < SLICE_LIMIT_S, sorted(slices)[-10:]
     assert all(conn.retires_at < time.monotonic() + NEVER_S for conn in conns)
+
+
+def test_thousands_of_connections_that_are_idle_for_too_long_are_closed_in_slices(
+    serving: Serving, greenlets: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serving.start(telling_echo(), greenlets=greenlets, deadlines=only(idle_s=NEVER_S))
+    conns = [Connection(Quiet(), ("10.0.0.1", 1), Lines(), server) for _ in range(COUNT)]  # type: ignore[arg-type]
+    for conn in conns:
+        server.counters.opened()
+        server._connections.add(conn)
+        conn.active_at = conn.received_at = conn.active_at - 60.0
+    checks_s: list[float] = []
+    original = server._keeper._check_due
+
+    def measured() -> None:
+        began = time.thread_time()
+        original()
+        checks_s.append(time.thread_time() - began)
+
+    monkeypatch.setattr(server._keeper, "_check_due", measured)
+    peer = serving.meet(server)
+    assert peer.is_served
+    gc.collect()
+    change(server, deadlines=only(idle_s=30.0))
+    while len(server.connections) > 1:
+        assert peer.ask(b"hello") == b"hello"
+
+    assert closed_reasons(server) == {CloseReason.IDLE_TIMEOUT: COUNT}
+    assert len(checks_s) > 20
+    assert sorted(checks_s)[-3] < SLICE_LIMIT_S, sorted(checks_s)[-10:]

@@ -19,6 +19,7 @@ from gserver.server.handshake import EntranceRules
 from gserver.server.tcp_server import TcpServer
 from gserver.tls.contexts import Tls, TlsConfig
 from tests.helpers.certificates import CertificateFiles, make_certificates
+from tests.helpers.limited import OFF, change
 from tests.helpers.serving import Peer, Serving, assert_closed, closed_reasons
 from tests.helpers.waiting import wait_until
 
@@ -316,3 +317,37 @@ def test_gevents_arguments_make_tls_for_services_too(serving: Serving, files: Ce
 def test_invalid_tls_arguments_are_named(arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="TLS needs certfile or ssl_context, and accepts "):
         TcpServer(("127.0.0.1", 0), Service(lambda line, conn: line, Lines), **arguments)
+
+
+# Other deadlines and limits while there are connections
+
+
+@SERVICES
+def test_rates_are_turned_on_and_off_behind_tls(
+    serving: Serving, files: CertificateFiles, entrance: EntranceRules, greenlets: str, service: Any
+) -> None:
+    server = serving.start(service, greenlets=greenlets, entrance=entrance)
+    peer = connect(serving, server, files)
+    assert peer.ask(b"hello") == b"hello"
+    change(server, limits=Limits(max_message_rate=0.001))
+    peer.send(b"1\n")  # takes the burst of one message
+    peer.send(b"2\n")
+    peer.send(b"3\n")
+    wait_until(lambda: server.counters.messages >= 2)
+    change(server)
+
+    assert peer.read_exactly(6) == b"1\n2\n3\n"  # not after an hour
+    assert peer.ask(b"hello") == b"hello"
+
+
+@SERVICES
+def test_a_shorter_timeout_closes_idle_connections_behind_tls(
+    serving: Serving, files: CertificateFiles, entrance: EntranceRules, greenlets: str, service: Any
+) -> None:
+    server = serving.start(service, greenlets=greenlets, entrance=entrance, deadlines=OFF)
+    peer = connect(serving, server, files)
+    assert peer.ask(b"hello") == b"hello"
+    change(server, deadlines=Deadlines(idle_s=0.1))
+
+    assert peer.read_end() == b""
+    assert_closed(server, CloseReason.IDLE_TIMEOUT)

@@ -163,7 +163,7 @@ def test_modules_without_a_usable_file_do_not_count(
     odd.__file__ = file  # type: ignore[assignment]
     monkeypatch.setitem(sys.modules, "odd", odd)
     monkeypatch.setitem(sys.modules, "odder", Odd("odder"))
-    monkeypatch.setitem(sys.modules, "oddest", object())  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "oddest", object())
     files = record(folder, "imported_app")
 
     assert changed(files) == []

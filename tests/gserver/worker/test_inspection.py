@@ -436,9 +436,13 @@ def many_connections(server: WorkerServer) -> Iterator[None]:
 def test_no_slice_of_an_answer_about_many_connections_is_long(
     roomy: None, subject: str, arguments: dict[str, Any], count: int
 ) -> None:
-    """On a busy machine caches are cold, so one of three attempts must have short slices only."""
+    """One of ten attempts must have short slices only.
+
+    What the host takes away from a virtual processor counts as CPU time, a millisecond or more, at any place. A slice
+    that is long by itself is long in each attempt.
+    """
     longest_s = []
-    for _ in range(3):
+    for _ in range(10):
         slices = slices_of(subject, arguments, count)
         longest_s.append(max(slices))
         if longest_s[-1] <= LONGEST_SLICE_S:
