@@ -278,13 +278,12 @@ class Administration:
         rows = worker_rows(self._server.supervision, self._server.scoreboard)
         if any(row["pid"] == pid and row["stuck"] for row in rows):
             self._ask_stuck(pid, reply)
-            return
-        # One that does not answer in time is as good as stuck, only not for so long.
-        overdue = functools.partial(self._ask_stuck, pid, reply)
-        RowStream(self._questions, reply, pid, "stacks", {}, overdue).begin()
+        else:
+            overdue = functools.partial(self._ask_stuck, pid, reply)
+            RowStream(self._questions, reply, pid, "stacks", {}, overdue).begin()
 
     def _ask_stuck(self, pid: int, reply: Reply) -> None:
-        """A signal handler of the worker writes its stacks to the error log, and sends them; unless C code runs.
+        """A signal handler of the worker writes its stacks to the error log, and sends them, unless C code runs.
 
         A question makes that wait end: the worker answers it only if it goes on.
         """
@@ -294,8 +293,8 @@ class Administration:
         def gave_up(answer: Answer) -> None:
             if (pid, reply) in self._await_stacks:
                 self._await_stacks.remove((pid, reply))
-                where = "its stacks are in the error log, if it can write them at all"
-                reply.error(Problem("no_answer", f"worker {pid} is stuck: {where}"))
+                text = f"worker {pid} does not answer: it writes its stacks to the error log, as soon as it can"
+                reply.error(Problem("no_answer", text))
 
         self._questions.ask(pid, "stacks", {}, time.monotonic(), gave_up)
 

@@ -6,7 +6,7 @@
                         NOT_ACCEPTING  the worker drains and accepts no more connections
                         LEFT           with pidfds of the processes that the application has left running
                         ANSWER         to a QUESTION; with one line of JSON
-                        STACKS         the worker is stuck, and got USR2; with its stacks, the running one first
+                        STACKS         the worker got USR2; with its stacks, the running one first
                         FAILED         the worker cannot start; with the reason, in one line
     arbiter -> worker   LISTEN         with the listeners to accept from
                         DRAIN          drain over drain_spread; with the addresses that are closed for good

@@ -21,7 +21,7 @@ class RowStream:
     """Asks one worker, and replies with its rows. begin() begins; everything else happens when the worker answers.
 
     Args:
-        overdue: called if the worker does not answer in time, and replies instead. None: that is an error.
+        overdue: called if the worker does not answer in time, and replies; None: the reply is an error.
     """
 
     def __init__(

@@ -431,9 +431,8 @@ class Worker:
         from gserver.worker.stack_dump import describe_stacks
 
         stacks, deadline = describe_stacks(self._connections(), frame), self._context.slot.deadline
-        if time.monotonic() - self._context.slot.heartbeat_at > BLOCKED_S:
-            # Somebody may wait for them at the control socket. Sending one short message never blocks.
-            self._context.channel.send(STACKS, [stacks[:MAX_STACKS]])
+        # Somebody may wait for them at the control socket. Sending one message never blocks.
+        self._context.channel.send(STACKS, [stacks[:MAX_STACKS]])
         if deadline is not None and time.monotonic() >= deadline:
             log.critical("Worker missed its heartbeat deadline (pid: %d)\n%s", self.pid, stacks)
         else:

@@ -173,15 +173,19 @@ def test_five_thousand_stacks_are_shown_while_others_are_served(server: Served) 
         assert slowest < 1.0
 
 
-def test_a_blocked_worker_sends_its_stacks_and_writes_them_to_the_log(tmp_path: Path) -> None:
-    with Served(tmp_path, workers=2) as server, server.sent(b"block"):
-        output = succeeded(server.ctl("stacks"))
-        assert all(f"Worker {pid}\n" in output for pid in server.serving_pids())
-        assert 'get_original("time", "sleep")(3600)' in output
+def test_a_blocked_worker_sends_its_stacks_from_a_signal_handler_and_logs_them(tmp_path: Path) -> None:
+    with Served(tmp_path, workers=2) as server, contextlib.ExitStack() as stack:
+        pids = server.serving_pids()
+        blocked = stack.enter_context(server.sent(b"block"))
+        assert blocked
+        shown = succeeded(server.ctl("stacks"))
+        assert all(f"Worker {pid}\n" in shown for pid in pids)
+        found = re.search(r"Worker (\d+)\nRunning greenlet for <Connection \1-", shown)
+        assert found, shown
+        assert 'get_original("time", "sleep")(3600)' in shown
         server.wait_for_log("Stacks of the worker, requested by USR2")
         assert 'get_original("time", "sleep")(3600)' in server.log
-        found = re.search(r"requested by USR2 \(pid: (\d+)\)", server.log)
-        assert found
+        assert succeeded(server.ctl("stacks", found[1])).startswith(f"Worker {found[1]}\nRunning greenlet")
         os.kill(int(found[1]), signal.SIGKILL)
 
 
@@ -189,8 +193,8 @@ def test_a_stopped_worker_writes_its_stacks_when_it_goes_on(server: Served) -> N
     pid = server.worker
     os.kill(pid, signal.SIGSTOP)
     try:
-        problem = "stuck: its stacks are in the error log, if it can write them at all"
-        assert_one_line(server.ctl("stacks", str(pid)), 1, f"^gserverctl: worker {pid} is {problem}$")
+        problem = "does not answer: it writes its stacks to the error log, as soon as it can"
+        assert_one_line(server.ctl("stacks", str(pid)), 1, f"^gserverctl: worker {pid} {problem}$")
         assert_one_line(server.ctl("stacks"), 4, f"^gserverctl: worker {pid} is missing: {problem}$")
     finally:
         os.kill(pid, signal.SIGCONT)

@@ -231,7 +231,7 @@ def test_a_stop_in_a_reload_gives_the_old_workers_the_time_of_their_own_settings
         for client in clients:
             client.sendall(b"x")
             assert client.recv(1) == b"x"
-        config.write_text("drain_spread = 0\ngraceful_timeout = 0\nreload_settle = 3600\n")
+        config.write_text("drain_spread = 0\ngraceful_timeout = 0\nreload_settle = 3600\nraw_env = ['NEW=1']\n")
         server.signal(signal.SIGHUP)
         server.wait_for_log("Worker ready", 2)
         server.signal(signal.SIGTERM)

@@ -12,6 +12,7 @@ import re
 import socket
 import statistics
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -68,11 +69,11 @@ def test_the_first_look(tmp_path: Path) -> None:
 
 
 def test_a_handler_computes(tmp_path: Path) -> None:
-    with (
-        Troubled(tmp_path) as server,
-        Asking(server, "search red shoes", source=CULPRIT),
-        Asking(server, "hello", count=20, pause_s=0.2) as others,
-    ):
+    with Troubled(tmp_path) as server, ExitStack() as stack:
+        others = stack.enter_context(Asking(server, "hello", count=20, pause_s=0.07))
+        # Each worker has some of them before one gets slow: later it would accept few.
+        wait_for(lambda: min(row["open"] for row in server.worker_rows()) > 0, "both workers have connections")
+        stack.enter_context(Asking(server, "search red shoes", source=CULPRIT))
         slow = worker_of(server)
         wait_for(lambda: len(others.latencies()) > 0, "the others are served")
         wait_for(lambda: max(others.latencies(), default=0.0) > NOTICED_S, "they notice")
@@ -137,6 +138,7 @@ def test_without_descriptors(tmp_path: Path) -> None:
             wait_for(lambda: server.status["workers"]["serving"] == 2, "there is one worker more")
             with idle_clients(server, 10, "127.0.0.1"):
                 wait_for(lambda: len(server.connection_rows("addr=127.0.0.1")) == 10, "the others are served")
+            wait_for(lambda: len(server.connection_rows(f"addr={CULPRIT},idle>1")) > 40, "they are idle for a second")
             case.play(1)
             wait_for(lambda: server.status["connections"]["closed"].get("administrative", 0) > 40, "they are closed")
         case.end()

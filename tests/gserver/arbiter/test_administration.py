@@ -146,7 +146,7 @@ def test_a_worker_that_is_stuck_in_c_code_sends_no_stacks(server: Server) -> Non
     server.administration.stacks_written(OTHER, "too late")
 
     assert code_of(reply)[0] == "no_answer"
-    assert f"worker {OTHER} is stuck: " in code_of(reply)[1]
+    assert f"worker {OTHER} does not answer: " in code_of(reply)[1]
     assert reply.listed == []
 
 
@@ -326,7 +326,7 @@ def test_a_worker_that_does_not_answer_sends_its_stacks_from_a_signal_handler(se
     server.questions.expire(server.questions.wakes_at + ANSWER_S)
 
     assert (reply.listed, reply.answer) == (["it computes\n"], {"pid": ONE})
-    assert f"worker {OTHER} is stuck: " in code_of(other)[1]
+    assert f"worker {OTHER} does not answer: " in code_of(other)[1]
 
 
 # Workers

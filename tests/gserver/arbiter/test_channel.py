@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gserver.arbiter.channel import DRAIN, LISTEN, MAX_DESCRIPTORS, READY, Channel, Message
+from gserver.arbiter.channel import DRAIN, LISTEN, MAX_DESCRIPTORS, READY, SET, Channel, Message
 
 Pair = tuple[Channel, Channel]
 
@@ -186,3 +186,18 @@ def test_a_message_that_cannot_be_sent_leaves_the_others(pair: Pair) -> None:
     os.close(received)
     assert os.read(reader, 1) == b""
     os.close(reader)
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_whether_a_message_fits_is_known_before_it_is_sent(pair: Pair, quote: str) -> None:
+    """Quotation marks and letters beyond ASCII are longer in JSON."""
+    one, other = pair
+    longest = max(size for size in range(30_000, 70_000, 7) if Channel.fits(SET, [quote * size or "x" * size]))
+    text = quote * longest or "x" * longest
+
+    assert one.send(SET, [text])
+    assert other.receive() == Message(SET, (text,))
+    assert not Channel.fits(SET, [text + "\N{SNOWMAN}" * 5])
+    assert not one.send(SET, [text + "\N{SNOWMAN}" * 5])
+    with pytest.raises(BlockingIOError):
+        other.receive()

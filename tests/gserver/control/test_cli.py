@@ -131,12 +131,12 @@ def test_workers_that_are_missing_are_status_4(server: FakeClient, run: Run) -> 
 
 def test_stacks_of_all_workers_leave_out_a_stuck_one(server: FakeClient, run: Run) -> None:
     server.answers["workers"] = {"rows": [{**WORKER, "pid": 7, "state": "serving"}]}
-    server.answers["stacks"] = Problem("no_answer", "worker 7 is stuck: it writes its stacks to the error log")
+    server.answers["stacks"] = Problem("no_answer", "worker 7 does not answer")
     status, output, errors = run("stacks")
 
     assert (status, output) == (4, "")
-    assert errors == "gserverctl: worker 7 is missing: stuck: it writes its stacks to the error log\n"
-    assert run("stacks", "7") == (1, "", "gserverctl: worker 7 is stuck: it writes its stacks to the error log\n")
+    assert errors == "gserverctl: worker 7 is missing: does not answer\n"
+    assert run("stacks", "7") == (1, "", "gserverctl: worker 7 does not answer\n")
 
 
 def test_a_refusal_is_status_1_and_no_server_status_3(server: FakeClient, run: Run) -> None:

@@ -464,3 +464,27 @@ def slices_of(subject: str, arguments: dict[str, Any], count: int) -> list[float
 
     assert len(rows) == count
     return slices.found_s
+
+
+def test_a_search_that_finds_nothing_lets_the_connections_run() -> None:
+    """As the search for changed files does, of which there are a thousand."""
+
+    def searching(arguments: Any) -> Iterator[Any]:
+        until = time.thread_time() + 0.1
+        while time.thread_time() < until:
+            yield None
+        yield "the end"
+
+    worker = Worker(searching=searching)
+    try:
+        with contextlib.closing(Peer(worker.server.address)) as peer:
+            worker.send("searching")
+            answers = 0
+            while not worker.inspection._unread and not answers:
+                answers += peer.ask(b"hello") == b"hello"
+            while any(not greenlet.dead for greenlet in worker.inspection._greenlets):
+                answers += peer.ask(b"hello") == b"hello"
+        assert answers > 10
+        assert worker.receive()["result"]["rows"] in ([], ["the end"])  # in one page, or in several
+    finally:
+        worker.close()
