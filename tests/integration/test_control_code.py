@@ -193,8 +193,8 @@ def test_a_stopped_worker_writes_its_stacks_when_it_goes_on(server: Served) -> N
     pid = server.worker
     os.kill(pid, signal.SIGSTOP)
     try:
-        problem = "stuck: its stacks are in the error log, if it can write them at all"
-        assert_one_line(server.ctl("stacks", str(pid)), 1, f"^gserverctl: worker {pid} is {problem}$")
+        problem = "does not answer: it writes its stacks to the error log, as soon as it can"
+        assert_one_line(server.ctl("stacks", str(pid)), 1, f"^gserverctl: worker {pid} {problem}$")
         assert_one_line(server.ctl("stacks"), 4, f"^gserverctl: worker {pid} is missing: {problem}$")
     finally:
         os.kill(pid, signal.SIGCONT)

@@ -135,7 +135,7 @@ def test_stacks_of_all_workers_leave_out_a_stuck_one(server: FakeClient, run: Ru
     status, output, errors = run("stacks")
 
     assert (status, output) == (4, "")
-    assert errors == "gserverctl: worker 7 is missing: worker 7 does not answer\n"
+    assert errors == "gserverctl: worker 7 is missing: does not answer\n"
     assert run("stacks", "7") == (1, "", "gserverctl: worker 7 does not answer\n")
 
 
