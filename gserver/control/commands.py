@@ -167,7 +167,7 @@ def run_stacks(server: ControlClient, arguments: argparse.Namespace, parser: Com
 
 def _without_worker(problem: str, pid: int) -> str:
     """The text of a problem without the worker, because the line about a missing worker begins with it."""
-    return problem.removeprefix(f"worker {pid} is ").removeprefix(f"worker {pid}: ")
+    return problem.removeprefix(f"worker {pid} is ").removeprefix(f"worker {pid}: ").removeprefix(f"worker {pid} ")
 
 
 def _stacks_of(server: ControlClient, pid: int) -> str:

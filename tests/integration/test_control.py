@@ -131,7 +131,7 @@ def test_status_shows_the_server(server: ControlledServer) -> None:
         text = succeeded(server.ctl("status"))
         document = json.loads(succeeded(server.ctl("status", "--json")))
 
-    assert re.search(rf"^server +app:app, gserver \S+, pid {server.process.pid}, up .* s$", text, re.M)
+    assert re.search(rf"^server +app:app, gserver \S+, pid {server.process.pid}, up .*s$", text, re.M)
     assert re.search(r"^workers +2 of 2 serve$", text, re.M)
     assert re.search(r"^connections +1 open, 1 accepted$", text, re.M)
     assert document["ready"]
@@ -328,7 +328,8 @@ def test_a_drained_worker_is_still_asked(server: ControlledServer) -> None:
 
 def user_server(folder: Path, runtime: Path, *arguments: str, **options: Any) -> GserverProcess:
     """A server of a user that is not root, whose folder for sockets is `runtime`."""
-    command = [*AS_USER, sys.executable, "-m", "gserver", "echo", "-b", "127.0.0.1:0", *arguments]
+    # -P: the folder of the sockets, "gserver" in the working directory, is no package.
+    command = [*AS_USER, sys.executable, "-P", "-m", "gserver", "echo", "-b", "127.0.0.1:0", *arguments]
     return GserverProcess(folder, command=command, environment={"XDG_RUNTIME_DIR": str(runtime)}, **options)
 
 
@@ -488,7 +489,7 @@ def unix_sockets(process: psutil.Process) -> list[Any]:
 
 @needs_user_namespace
 def test_a_server_in_the_background_has_the_socket_of_its_arbiter(tmp_path: Path) -> None:
-    command = [*AS_USER, sys.executable, "-m", "gserver", "echo", "-b", "127.0.0.1:0", "-D", "--pid", "pid"]
+    command = [*AS_USER, sys.executable, "-P", "-m", "gserver", "echo", "-b", "127.0.0.1:0", "-D", "--pid", "pid"]
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
     subprocess.run([*command, "--log-file", "log"], cwd=tmp_path, env=environment, check=True, timeout=PATIENCE_S)
     pid = int((tmp_path / "pid").read_text())

@@ -388,7 +388,7 @@ def test_when_the_old_one_is_killed_the_new_one_goes_on(tmp_path: Path) -> None:
 
 @needs_user_namespace
 def test_the_default_path(tmp_path: Path) -> None:
-    command = [*AS_USER, sys.executable, "-m", "gserver", "echo", "-b", "127.0.0.1:0", "-p", "gserver.pid"]
+    command = [*AS_USER, sys.executable, "-P", "-m", "gserver", "echo", "-b", "127.0.0.1:0", "-p", "gserver.pid"]
     with GserverProcess(tmp_path, command=command, environment={"XDG_RUNTIME_DIR": str(tmp_path)}) as server:
         new, old = upgraded(as_user(tmp_path, "upgrade"))
         assert old == server.process.pid

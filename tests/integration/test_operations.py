@@ -427,7 +427,7 @@ def test_no_client_notices_a_restart_of_all_hosts_behind_haproxy(tmp_path: Path)
             return proxy.statistics()[name]["status"].startswith("UP")
 
         wait_for(lambda: is_up("one") and is_up("two"), "both are up")
-        assert proxy.statistics()["one"]["check_status"] == "L7OK"
+        wait_for(lambda: proxy.statistics()["one"]["check_status"] == "L7OK", "the first check has succeeded")
         for name, host in (("one", one), ("two", two)):
             for step in commands_of("HAProxy"):
                 program, *words = shlex.split(step)
