@@ -38,6 +38,15 @@ READS = {
 IN_OTHERS = re.compile(r"Date\.now|new Date|gettimeofday|CLOCK_REALTIME|\btime\((?:NULL|0|&)")
 #: Allowed readings, and the reason.
 ALLOWED = {
+    "gserver/arbiter/arbiter.py: time": "when the server started, and when a reload ended, for people and metrics",
+    "gserver/arbiter/server_status.py: time": "when a reload ended, for people",
+    "gserver/control/commands.py: time": "how long ago something was, for people",
+    "gserver/control/socket_path.py: time": "the age of a file",
+    "gserver/control/top.py: localtime": "the time on a screen",
+    "gserver/control/top.py: strftime": "the time on a screen",
+    "gserver/control/top.py: time": "the time on a screen",
+    "gserver/metrics/readings.py: now": "the time on a page",
+    "gserver/worker/imported_files.py: time": "times of changes of files are wall clock times",
     "gserver/process/access_records.py: strftime": "the time in a line of the access log",
     "gserver/tls/contexts.py: now": "expiry of a certificate is a calendar date",
     "loadtests/users/tcp_user.py: time": "Locust's event request carries the wall clock",

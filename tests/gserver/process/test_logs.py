@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -190,7 +191,7 @@ def run_in_journal(which: str, form: str, kind: str) -> tuple[list[str], list[st
         [sys.executable, "-c", JOURNAL_PROGRAM, which, form], stdout=theirs[0], stderr=theirs[1], timeout=60, check=True
     )
     for descriptor in theirs:
-        os.close(descriptor)
+        io.FileIO(descriptor, "w").close()  # in a patched process, os.close() returns before it is closed
     texts = []
     for descriptor in ours:
         with open(descriptor) as stream:

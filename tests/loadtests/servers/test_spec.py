@@ -43,7 +43,7 @@ def test_values_are_url_decoded_and_some_settings_may_be_repeated() -> None:
         ("gserver:", "the server is 'gserver:', expected gserver:APP"),
         ("node:json", "the server is 'node:json', expected gserver:APP"),
         ("gserver:json?worker=2", "unknown setting 'worker', did you mean 'workers'?"),
-        ("gserver:json?workers=none", "setting workers is 'none', must be a whole number"),
+        ("gserver:json?workers=none", "setting workers is 'none', must be auto, or a whole number"),
         ("gserver:json?workers", "setting workers has no value: write workers=VALUE"),
         ("gserver:json?workers=1&workers=2", "setting workers is given twice"),
         ("gserver:json?preload_app=1", "setting preload_app is '1', must be true or false"),
