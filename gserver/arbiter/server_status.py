@@ -21,15 +21,12 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass
 class ReloadRecord:
-    """What became of the reloads of this arbiter.
+    """What became of the last reload. The counts are in the scoreboard (ServerFacts).
 
     Attributes:
-        done, failed: how many.
         last: the last one; None: there was none.
     """
 
-    done: int = 0
-    failed: int = 0
     last: dict[str, Any] | None = None
     _began_at: float = field(default=0.0, repr=False)
 
@@ -37,8 +34,6 @@ class ReloadRecord:
         self._began_at = time.monotonic()
 
     def ended(self, failure: str | None, is_live: bool = False) -> None:
-        self.done += failure is None
-        self.failed += failure is not None
         self.last = {
             "at": time.time(),
             "seconds": time.monotonic() - self._began_at,
@@ -86,7 +81,11 @@ def status_of(
         "sent_bytes": totals["sent_bytes"],
         "lag_s": max((row["lag_s"] for row in rows), default=0.0),
         "restarts": {cause.value: count for cause, count in scoreboard.server.restarts.items() if count},
-        "reloads": {"done": reloads.done, "failed": reloads.failed, "last": reloads.last},
+        "reloads": {
+            "done": scoreboard.server.reloads_succeeded,
+            "failed": scoreboard.server.reloads_failed,
+            "last": reloads.last,
+        },
         "certificate_not_after": min(
             (row["certificate_not_after"] for row in rows if row["certificate_not_after"] is not None), default=None
         ),
