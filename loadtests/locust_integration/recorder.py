@@ -1,6 +1,6 @@
 """The recording of this process, which also feeds Locust's own statistics.
 
-Recording a success costs a few additions. Four times a second, and before they are read, Locust's statistics receive
+Recording a success costs a few additions. Twenty times a second, and before they are read, Locust's statistics receive
 what was recorded since, as if a worker had reported it. An event for each success would cost more than the rest of the
 exchange, so events.request is fired for successes only if something else listens to it; for failures it always is.
 """

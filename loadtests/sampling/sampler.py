@@ -24,6 +24,7 @@ from gserver.arbiter.stats_socket import read_stats
 from gserver.config.addresses import TcpBind
 from gserver.errors import ConfigError
 from loadtests.host import kernel_counters
+from loadtests.sampling.idle_scheduling import IdleScheduling
 from loadtests.sampling.process_tree import Budget, Plateau, Tree
 from loadtests.sampling.remote_feed import Broadcast, Feed
 from loadtests.sampling.wakeup import Wakeup
@@ -212,7 +213,7 @@ def _loop(
     sampler: Sampler, interval_s: float, wakeup: Wakeup, write: Callable[[Mapping[str, Any]], None]
 ) -> str | None:
     """Sample every `interval_s` seconds; return why the samples ended, None for a signal."""
-    due_s = time.monotonic()
+    due_s, scheduling = time.monotonic(), IdleScheduling()
     while True:
         for number in wakeup.wait(due_s):
             if number != signal.SIGUSR1:
@@ -223,6 +224,7 @@ def _loop(
             assert sampler.server is not None
             return f"process {sampler.server.root_pid} has ended"
         write(sample)
+        scheduling.sampled()
         due_s = max(due_s + interval_s, time.monotonic())  # a late sample is not made up for
 
 
@@ -240,7 +242,7 @@ def _relay(request: SampleRequest, wakeup: Wakeup) -> str | None:
     assert request.output is not None
     sampler = Sampler(None, _tree(request.generator_pid), stats_socket=None)
     with request.output.open("a") as file, Feed((request.connect.host, request.connect.port), wakeup) as feed:
-        write = _writer(file)
+        write, scheduling = _writer(file), IdleScheduling()
         for sample in feed:
             here = sampler.take()
             assert here is not None
@@ -252,4 +254,5 @@ def _relay(request: SampleRequest, wakeup: Wakeup) -> str | None:
                 "sampler_cpu_s": here["sampler"]["cpu_s"],
             }
             write(sample)
+            scheduling.sampled()
     return feed.why_ended
