@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import msgspec
 
-from gserver.codecs import CODECS, Codec, JsonLines, Malformed, Raw, codec_named
+from gserver.codecs import CODECS, Codec, JsonLines, Malformed, MsgPack, Raw, codec_named
 from gserver.config.addresses import TcpBind, UnixBind, parse_bind
 from gserver.connection.buffer_sizes import RECEIVE_BYTES
 from gserver.errors import ConnectionClosed, GServerError
@@ -194,8 +194,8 @@ def _print_replies(client: Client, replies: BinaryIO, failures: list[Exception])
 
 
 def _message(codec: Codec, line: bytes) -> Any:
-    """Convert a line of input to a message: JSON for a JSON codec, bytes for the others."""
-    if isinstance(codec, JsonLines):
+    """Convert a line of input to a message: JSON for a codec that carries data, bytes for the others."""
+    if isinstance(codec, JsonLines | MsgPack):
         try:
             return msgspec.json.decode(line)
         except msgspec.DecodeError as error:

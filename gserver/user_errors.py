@@ -26,9 +26,19 @@ __all__ = [
     "check_plain",
     "declaration_error",
     "described",
+    "first_annotation",
     "named",
     "place_of_function",
+    "takes_argument",
 ]
+
+if sys.version_info >= (3, 14):
+    from annotationlib import Format
+
+    # An annotation may name what is imported for type checkers only.
+    _inspect = functools.partial(inspect.signature, annotation_format=Format.FORWARDREF)
+else:
+    _inspect = inspect.signature
 
 _OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
 #: The methods of a codec, with the names of their arguments.
@@ -157,10 +167,38 @@ def _unusual_kind(function: Any) -> str | None:
     return None
 
 
-def _signature(function: Any) -> inspect.Signature | None:
+def first_annotation(function: Any) -> Any:
+    """Return the annotation of a function's first argument, evaluated; inspect.Parameter.empty if there is none.
+
+    DeclarationError for a name that is known neither to the function's module nor to the caller of gserver.
+    """
+    signature = _signature(function, follow_wrapped=True)
+    parameters = [] if signature is None else [*signature.parameters.values()]
+    annotation = parameters[0].annotation if parameters else inspect.Parameter.empty
+    if hasattr(annotation, "__forward_arg__"):  # Python 3.14: a name that is not defined yet
+        annotation = annotation.__forward_arg__
+    if not isinstance(annotation, str):
+        return annotation
+    caller = _caller()
+    known = getattr(inspect.unwrap(function), "__globals__", {})
+    try:
+        return eval(annotation, known, caller.f_locals if caller is not None else None)
+    except Exception as error:
+        raise declaration_error(
+            f"the annotation {annotation!r} of {named(function)} cannot be evaluated: {described(error)}"
+        ) from error
+
+
+def takes_argument(function: Any, name: str) -> bool:
+    """Return whether `function` has an argument of this name."""
+    signature = _signature(function)
+    return signature is not None and name in signature.parameters
+
+
+def _signature(function: Any, follow_wrapped: bool = False) -> inspect.Signature | None:
     """Return the signature of the function itself, not of one that a decorator wraps; None if it is not known."""
     try:
-        return inspect.signature(function, follow_wrapped=False)
+        return _inspect(function, follow_wrapped=follow_wrapped)
     except (TypeError, ValueError):
         return None
 
@@ -206,9 +244,14 @@ def place_of_function(function: Any) -> str:
     return f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
 
 
+def _caller() -> FrameType | None:
+    """Return the frame that called into gserver."""
+    return next((frame for frame in _frames() if not _is_own(frame)), None)
+
+
 def _place_of_caller() -> str:
     """Return the line that called into gserver, as " (FILE:LINE)"."""
-    frame = next((frame for frame in _frames() if not _is_own(frame)), None)
+    frame = _caller()
     return f" ({frame.f_code.co_filename}:{frame.f_lineno})" if frame is not None else ""
 
 

@@ -27,6 +27,7 @@ from gserver.codecs.json_lines import JsonLines
 from gserver.codecs.length_prefixed import LengthPrefixed
 from gserver.codecs.lines import Lines
 from gserver.codecs.malformed import Malformed
+from gserver.codecs.msgpack import MsgPack
 from gserver.codecs.netstring import Netstring
 from gserver.codecs.octet_counted import OctetCounted
 from gserver.codecs.raw import Raw
@@ -43,6 +44,7 @@ __all__ = [
     "LengthPrefixed",
     "Lines",
     "Malformed",
+    "MsgPack",
     "Netstring",
     "OctetCounted",
     "Raw",
@@ -76,6 +78,7 @@ CODECS: dict[str, Callable[[], Codec]] = {
     "netstring": Netstring,
     "octet_counted": OctetCounted,
     "content_length": ContentLength,
+    "msgpack": MsgPack,
 }
 
 

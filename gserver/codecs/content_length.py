@@ -85,7 +85,7 @@ class JsonContentLength(ContentLength):
 
     Args:
         max_bytes, overflow, max_discard: as in ContentLength.
-        max_depth, duplicate_keys: as in JsonLines.
+        max_depth, duplicate_keys, type: as in JsonLines.
     """
 
     __slots__ = ("_values",)
@@ -98,9 +98,10 @@ class JsonContentLength(ContentLength):
         duplicate_keys: DuplicateKeys = "last",
         overflow: Overflow = "close",
         max_discard: int | None = None,
+        type: Any = Any,
     ) -> None:
         super().__init__(max_bytes, overflow=overflow, max_discard=max_discard)
-        self._values = JsonValues(max_depth, duplicate_keys)
+        self._values = JsonValues(max_depth, duplicate_keys, type)
 
     def messages(self) -> Iterator[Any]:
         return map(self._values.decode, super().messages())

@@ -9,14 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from gserver.codecs.json_values import (
-    DEFAULT_MAX_DEPTH,
-    NOT_JSON,
-    DuplicateKeys,
-    JsonValues,
-    decode_json,
-    encode_json,
-)
+from gserver.codecs.json_values import DEFAULT_MAX_DEPTH, NOT_JSON, DuplicateKeys, JsonValues, encode_json
 from gserver.codecs.lines import DEFAULT_MAX_BYTES, Lines
 from gserver.codecs.size_limit import Overflow
 from gserver.codecs.wrong_type import not_json
@@ -33,6 +26,11 @@ class JsonLines(Lines):
         duplicate_keys: for equal keys in an object: the "last" one is used (default), or "refuse": a Malformed.
         overflow: what a longer line becomes: FrameTooLarge ("close", the default), or a Malformed ("discard").
         max_discard: longest line that is discarded; default: 16 times max_bytes, at least 1 MiB.
+        type: the type of the messages, such as a msgspec.Struct or a union of tagged ones: each value is validated and
+            converted; one that does not fit is a Malformed, whose text names the field. Default: any JSON value.
+
+    Example:
+        codec=functools.partial(JsonLines, type=Login | Position)
     """
 
     __slots__ = ("_values",)
@@ -45,9 +43,10 @@ class JsonLines(Lines):
         duplicate_keys: DuplicateKeys = "last",
         overflow: Overflow = "close",
         max_discard: int | None = None,
+        type: Any = Any,
     ) -> None:
         super().__init__(max_bytes, overflow=overflow, max_discard=max_discard)
-        self._values = JsonValues(max_depth, duplicate_keys)
+        self._values = JsonValues(max_depth, duplicate_keys, type)
 
     def messages(self) -> Iterable[Any]:
         complete, values = self._complete, self._values
@@ -59,7 +58,7 @@ class JsonLines(Lines):
         lines = complete[:-1].split(b"\n")  # a CR before the LF is white space in JSON
         if len(complete) <= values.shallow_bytes or values.none_is_deep(complete, lines):
             try:
-                return list(map(decode_json, lines))  # no Python call per line; usually all lines are JSON
+                return list(map(values.decode_valid, lines))  # no Python call per line; usually all lines are JSON
             except NOT_JSON:
                 pass
         return map(values.decode, lines)

@@ -1,8 +1,8 @@
-"""Malformed: delivered in place of a message with valid framing and invalid content."""
+"""Malformed: delivered in place of a message with valid framing and invalid content; MalformedError, if it is raised."""
 
 from __future__ import annotations
 
-__all__ = ["Malformed"]
+__all__ = ["Malformed", "MalformedError"]
 
 
 class Malformed:
@@ -21,3 +21,15 @@ class Malformed:
 
     def __repr__(self) -> str:
         return f"Malformed({self.message!r}, {self.detail!r})"
+
+
+class MalformedError(Exception):
+    """A service raises it in on_message for a message of the wrong shape: handled as if a codec had found it.
+
+    Attributes:
+        malformed: what on_error gets.
+    """
+
+    def __init__(self, malformed: Malformed) -> None:
+        super().__init__(malformed.message)
+        self.malformed = malformed

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-__all__ = ["not_bytes", "not_json"]
+__all__ = ["not_bytes", "not_json", "not_msgpack"]
 
 _HINTS: dict[type, str] = {
     str: ": use .encode()",
@@ -28,6 +28,12 @@ def not_bytes(codec: object, message: Any) -> TypeError:
 def not_json(codec: object, message: Any, error: Exception) -> TypeError:
     """Return the error for a message of a JSON codec; `error` is the encoder's."""
     return TypeError(f"a message of {type(codec).__name__} must be a JSON value: {error}{_unawaited(message)}")
+
+
+def not_msgpack(codec: object, message: Any, error: Exception) -> Exception:
+    """Return the error for a message of MsgPack; `error` is the encoder's."""
+    kind = ValueError if isinstance(error, OverflowError) else TypeError
+    return kind(f"a message of {type(codec).__name__} must be a MessagePack value: {error}{_unawaited(message)}")
 
 
 def _unawaited(message: Any) -> str:

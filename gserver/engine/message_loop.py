@@ -22,6 +22,7 @@ from typing import Any
 from greenlet import getcurrent
 
 from gserver.codecs import Codec, Malformed
+from gserver.codecs.malformed import MalformedError
 from gserver.connection.buffer_sizes import RECEIVE_BYTES
 from gserver.connection.connection import HIGH_WATER, Connection, State
 from gserver.connection.time_slice import SLICE_S, Fairness
@@ -319,7 +320,9 @@ class MessageLoop:
             conn.close(CloseReason.HANDLER_ERROR)
 
     def _handler_failed(self, conn: Connection, error: BaseException) -> None:
-        if not self.failed("handler", conn, error):
+        if isinstance(error, MalformedError):
+            self._malformed(conn, error.malformed)
+        elif not self.failed("handler", conn, error):
             conn.close(CloseReason.HANDLER_ERROR)
 
     def failed(self, what: str, conn: Connection, error: BaseException) -> bool:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from gserver.codecs import JsonLines, Lines, Malformed
+from gserver.codecs.malformed import MalformedError
 from gserver.errors import FrameTooLarge
 from gserver.json_service import JsonService
 
@@ -66,7 +67,15 @@ def make_api() -> JsonService:
 
 
 def reply_to(message: Any) -> Any:
-    return make_api().on_message(message, CONN)
+    """The reply to a message, as the message loop gets it."""
+    return reply_of(make_api(), message)
+
+
+def reply_of(api: JsonService, message: Any) -> Any:
+    try:
+        return api.on_message(message, CONN)
+    except MalformedError as error:
+        return api.on_error(error.malformed, CONN)
 
 
 def error(text: str) -> dict[str, str]:
@@ -158,7 +167,7 @@ def test_one_handler_may_serve_several_types() -> None:
 def test_two_services_do_not_share_their_handlers() -> None:
     make_api()
 
-    assert JsonService().on_message({"type": "SUM", "a": 1, "b": 2}, CONN) == error("Unknown type")
+    assert reply_of(JsonService(), {"type": "SUM", "a": 1, "b": 2}) == error("Unknown type")
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from gserver import codecs, errors, framing
 GSERVER = {
     *("Client", "CloseReason", "Codec", "ConfigError", "Connection", "ConnectionClosed", "ContentLength", "Delimited"),
     *("Fault", "FrameTooLarge", "GServerError", "HandlerTimeout", "JsonContentLength", "JsonLines", "JsonService"),
-    *("LengthPrefixed", "LimitExceeded", "Lines", "Malformed", "Netstring", "OctetCounted", "ProtocolError", "Raw"),
-    *("Service", "StreamConnection", "TcpServer", "VarintPrefixed", "__version__", "stream"),
+    *("LengthPrefixed", "LimitExceeded", "Lines", "Malformed", "MsgPack", "Netstring", "OctetCounted"),
+    *("ProtocolError", "Raw", "Service", "StreamConnection", "TcpServer", "VarintPrefixed", "__version__", "stream"),
 }
 ERRORS = {
     *("CloseReason", "ConfigError", "ConnectionClosed", "DeclarationError", "FrameTooLarge", "GServerError"),
@@ -25,7 +25,7 @@ ERRORS = {
 }
 CODECS = {
     *("CODECS", "Codec", "ContentLength", "Delimited", "JsonContentLength", "JsonLines", "LengthPrefixed", "Lines"),
-    *("Malformed", "Netstring", "OctetCounted", "Raw", "VarintPrefixed", "codec_named"),
+    *("Malformed", "MsgPack", "Netstring", "OctetCounted", "Raw", "VarintPrefixed", "codec_named"),
 }
 PUBLIC = {
     "gserver": GSERVER,

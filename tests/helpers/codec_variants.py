@@ -15,6 +15,7 @@ from gserver.codecs import (
     JsonLines,
     LengthPrefixed,
     Lines,
+    MsgPack,
     Netstring,
     OctetCounted,
     Raw,
@@ -61,6 +62,7 @@ VARIANTS: dict[str, list[Callable[[], Codec]]] = {
     "netstring": with_options(Netstring),
     "octet_counted": with_options(OctetCounted, {}, {"newline": True}),
     "content_length": with_options(ContentLength),
+    "msgpack": [*with_options(MsgPack, {"max_depth": 2}), partial(MsgPack, type=dict[str, int])],
     "json_content_length": [*with_options(JsonContentLength), partial(JsonContentLength, duplicate_keys="refuse")],
 }
 
@@ -103,6 +105,17 @@ ALPHABETS: dict[str, list[bytes]] = {
         b"abcdefghi",
         b"X:y\r\n",
         b"\n",
+    ],
+    "msgpack": [
+        b"\x00\x00\x00\x01",
+        b"\x00\x00\x00\x04",
+        b"\x00\x00\x00\x09",
+        b"\x81\xa1a\x01",
+        b"\x91\x91\x91\x90",
+        b"\xdd\xff\xff\xff",
+        b"\xc1",
+        b"\xc7",
+        b"\xff" * 9,
     ],
     "json_content_length": [
         b"Content-Length: 2\r\n\r\n",
