@@ -61,6 +61,7 @@ class CloseReason(enum.Enum):
     HANDLER_TIMEOUT = "handler_timeout"
     WRITE_TIMEOUT = "write_timeout"  # the peer accepted none of the bytes to be sent
     AGED = "aged"  # max_connection_age was reached
+    DEADLINE = "deadline"  # of conn.set_deadline()
 
     # Limits.
     DENIED = "denied"  # by the peer's address: allow and deny

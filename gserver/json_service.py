@@ -77,7 +77,7 @@ class JsonService(Service):
         on_error: as in Service; a message of an unknown type or with a wrong field is a Malformed, whose text names the
             field. Default: the error reply described above.
         probe: as in Service. Default: a message of a type that no client uses.
-        on_open, on_close, on_drain, ready, stop, probe_on_open: as in Service.
+        on_open, on_close, on_drain, ready, stop, probe_on_open, concurrency, ordered: as in Service.
     """
 
     def __init__(
@@ -92,10 +92,13 @@ class JsonService(Service):
         stop: Stop | None = None,
         probe: Any = PROBE,
         probe_on_open: bool = False,
+        concurrency: int = 1,
+        ordered: bool = False,
     ) -> None:
-        self._plain_codec, self._plain_probe = codec, probe
+        self._plain_codec: Callable[..., Codec] = codec
+        self._plain_probe = probe
         #: Struct -> its handler.
-        self._structs: dict[type, OnMessage] = {}
+        self._structs: dict[type[msgspec.Struct], OnMessage] = {}
         #: Tag, or value of the field "type" -> handler, and the shape or None.
         self._routes: dict[Any, tuple[OnMessage, Any]] = {PROBE_TYPE: (_answer_probe, None)}
         self._has_plain_routes = False
@@ -110,6 +113,8 @@ class JsonService(Service):
             stop=stop,
             probe=probe,
             probe_on_open=probe_on_open,
+            concurrency=concurrency,
+            ordered=ordered,
         )
 
     @overload
@@ -168,7 +173,7 @@ class JsonService(Service):
     def _dispatch_by_struct(self) -> None:
         probe = _probe_like(next(iter(self._structs)))
         self._handlers = {**self._structs, probe: _answer_probe}
-        union = Union[tuple(self._handlers)]  # noqa: UP007  # of a tuple of types
+        union: Any = Union.__getitem__(tuple(self._handlers))
         _check_shape(f"the union of {', '.join(map(named, self._structs))}", union)
         self.codec = functools.partial(self._plain_codec, type=union)
         self.on_message: OnMessage = self._by_struct

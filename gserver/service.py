@@ -62,6 +62,11 @@ class Service:
         probe: a message that every new worker must answer, with one message and without an error, before it accepts
             connections. The probe has its own connection, without TLS: conn.is_probe is true, conn.peer is "probe".
             None: no probe.
+        concurrency: how many messages of one connection may be handled at the same time; default 1. With more, each
+            handler runs in a greenlet of its own: for a protocol whose messages have ids, so that a slow one does not
+            delay the others. While so many run, the connection is not read.
+        ordered: whether the replies are sent in the order of their messages, however long each takes; default False:
+            in the order in which they are ready. Without effect if concurrency is 1: they are in order.
         probe_on_open: call on_open, on_drain and on_close for the probe's connection too. Default: only for clients, so
             that an on_open that requires something of clients (a certificate, for example) does not reject the probe.
 
@@ -81,9 +86,13 @@ class Service:
         stop: Stop | None = None,
         probe: Any = None,
         probe_on_open: bool = False,
+        concurrency: int = 1,
+        ordered: bool = False,
     ) -> None:
         check_function("on_message", on_message, "message", "conn")
         check_codec(codec)
+        if not isinstance(concurrency, int) or concurrency < 1:
+            raise declaration_error(f"concurrency is {concurrency!r}, must be an integer from 1")
         for name, hook, names in (
             ("on_open", on_open, ("conn",)),
             ("on_close", on_close, ("conn", "reason")),
@@ -104,6 +113,8 @@ class Service:
         self.stop = stop
         self.probe = probe
         self.probe_on_open = probe_on_open
+        self.concurrency = concurrency
+        self.ordered = ordered
 
 
 class StreamService:

@@ -1,4 +1,4 @@
-"""Malformed: delivered in place of a message with valid framing and invalid content; MalformedError, if it is raised."""
+"""Malformed: delivered in place of a message with valid framing and invalid content. MalformedError raises one."""
 
 from __future__ import annotations
 

@@ -37,12 +37,15 @@ from greenlet import getcurrent
 
 from gserver.connection.buffer_sizes import HIGH_WATER
 from gserver.connection.native_fields import ConnectionFields
+from gserver.connection.tasks import Tasks
 from gserver.errors import CloseReason, ConnectionClosed
 from gserver.fault_isolation import shielded
 from gserver.limits.timer_wheel import NEVER
 from gserver.log_records import log_about
 
 if TYPE_CHECKING:
+    from gevent import Greenlet
+
     from gserver.codecs import Codec
 
 __all__ = ["HIGH_WATER", "PROBE_PEER", "Address", "Connection", "State", "format_address", "format_id", "swap_context"]
@@ -108,7 +111,12 @@ class Owner(Protocol):
         """Called once, after connection_closed(), when no handler uses the connection any more."""
 
     def connection_waits(self, conn: Connection) -> None:
-        """Called when a deadline of its own begins: for a message, a blocked handler or a blocked send."""
+        """Called when a deadline of its own begins: of a message, a handler or send that blocks, or set_deadline()."""
+
+    def spawn_task(
+        self, conn: Connection, function: Callable[..., object], arguments: tuple[Any, ...]
+    ) -> Greenlet[..., Any]:
+        """Call the function in a greenlet that is a task of the connection: see Connection.spawn()."""
 
 
 class Connection(ConnectionFields):
@@ -135,6 +143,7 @@ class Connection(ConnectionFields):
         "_message_began",
         "_owner",
         "buckets",
+        "deadline_at",
         "drain_reason",
         "due_tick",
         "handler_since",
@@ -142,6 +151,7 @@ class Connection(ConnectionFields):
         "proxy",
         "retires_at",
         "session",
+        "tasks",
         "watcher",
     )
 
@@ -163,7 +173,7 @@ class Connection(ConnectionFields):
         self.messages = 0
         # gserver.limits.deadlines describes these three and the next four.
         self.opened_at = self.active_at = self.received_at = time.monotonic()
-        self.retires_at = NEVER
+        self.retires_at = self.deadline_at = NEVER
         self.handler_since: float | None = None
         self._message_began: tuple[int, float] | None = None  # number of the incomplete message, and its first moment
         self.due_tick = 0
@@ -171,6 +181,7 @@ class Connection(ConnectionFields):
         self.proxy: Any = None
         self.buckets: Any = None  # token buckets, if rates are limited
         self.watcher: Any = None  # READ watcher
+        self.tasks: Tasks | None = None  # of spawn(); None while there are none
         self.runner: Any = None  # the greenlet that is blocked in a turn of this connection, or None
         self._owner = owner
         self.outbox: Outbox | None = None
@@ -303,6 +314,8 @@ class Connection(ConnectionFields):
 
     def turn_over(self) -> None:
         """No handler uses the connection any more, and it was closed meanwhile: finish the close."""
+        if self.tasks is not None:
+            return
         if self.state is _CLOSED:
             self._owner.connection_left(self)
         else:
@@ -388,7 +401,8 @@ class Connection(ConnectionFields):
             self.wait_for_room()
 
     def _check_open(self) -> None:
-        if self.close_reason is not None:
+        """ConnectionClosed if nothing can be sent any more; a close waits for the tasks, which may still send."""
+        if self.close_reason is not None and (self.state is _CLOSED or self.tasks is None):
             raise ConnectionClosed(f"{self!r} is closed", self.close_reason)
 
     def append_reply(self, data: bytes) -> None:
@@ -455,7 +469,62 @@ class Connection(ConnectionFields):
         self.active_at = now = time.monotonic()
         return now
 
+    # Tasks
+
+    def spawn(self, function: Callable[..., object], *arguments: Any) -> Greenlet[..., Any]:
+        """Call function(*arguments) in a greenlet of its own, so that the handler can return at once.
+
+            def handle(line, conn):
+                conn.spawn(look_up, line, conn)  # which calls conn.send() when it has the answer
+
+        The task is part of the connection. A close and a drain wait until it has ended, and send what it sends. It may
+        take handler_timeout, like a handler. An exception is logged, and on_error may answer it; otherwise it ends the
+        connection. While a task runs, the connection is not idle. A ContextVar has the value that it had in the caller.
+
+        Return the gevent.Greenlet, for example to kill() it. For work that lasts as long as the connection, such as
+        sending news, use gevent.spawn(): send() raises ConnectionClosed at the end.
+
+        Raises ConnectionClosed if the connection is closed.
+        """
+        self._check_open()
+        return self._owner.spawn_task(self, function, arguments)
+
+    def task_began(self, greenlet: Any) -> None:
+        """Called for each new task: the connection is busy until task_ended()."""
+        if self.tasks is None:
+            self.tasks = Tasks()
+        self.tasks.running.add(greenlet)
+
+    def task_ended(self, greenlet: Any) -> None:
+        """A task has ended. After the last one, a close that waits is finished."""
+        tasks = self.tasks
+        if tasks is None:
+            return
+        tasks.ended(greenlet)
+        if tasks.running:
+            return
+        self.tasks = None
+        if self.close_reason is None:
+            self.restart_idle_clocks()
+        elif not self.is_busy:
+            self.turn_over()
+
     # Closing
+
+    def set_deadline(self, seconds: float | None) -> None:
+        """Close the connection in `seconds`, whatever happens meanwhile, for the reason CloseReason.DEADLINE.
+
+        For what a client must do in time, such as to log in: on_open calls set_deadline(10), and the handler of the
+        login calls set_deadline(None). A handler that runs then is completed, and its reply is sent. The next call
+        replaces the deadline, None clears it. It is met to a tick: see gserver.limits.deadlines.
+
+        ValueError for a number that is negative or not finite.
+        """
+        if seconds is not None and not 0 <= seconds < NEVER:
+            raise ValueError(f"the deadline is {seconds!r}, must be seconds from 0, or None")
+        self.deadline_at = NEVER if seconds is None else time.monotonic() + seconds
+        if self.close_reason is None:
+            self._owner.connection_waits(self)
 
     def start_draining(self, reason: CloseReason = CloseReason.DRAINED) -> None:
         """Handle no further message. The turn that runs is completed, and its replies are sent.
@@ -487,8 +556,8 @@ class Connection(ConnectionFields):
 
     @property
     def is_busy(self) -> bool:
-        """True while a handler uses this connection."""
-        return self.turn_replies is not None
+        """True while a handler or a task uses this connection."""
+        return self.turn_replies is not None or self.tasks is not None
 
     def abort(self, reason: CloseReason) -> None:
         """Close at once; bytes that the kernel has not accepted are lost."""
@@ -538,7 +607,7 @@ class Connection(ConnectionFields):
 
     @property
     def is_listening(self) -> bool:
-        return self.state is _OPEN and self.runner is None
+        return self.state is _OPEN and self.runner is None and self.tasks is None
 
     def message_began(self) -> None:
         """Part of a message has arrived: its deadline runs. Only the first call for each message counts."""

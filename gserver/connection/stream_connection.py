@@ -187,12 +187,23 @@ class StreamConnection(Connection):
 
     @property
     def is_busy(self) -> bool:
-        return self._is_handled
+        return self._is_handled or self.tasks is not None
 
     def close(self, reason: CloseReason = CloseReason.FINISHED) -> None:
         """Like Connection.close(), but without waiting for the handler: it returns no reply."""
         super().close(reason)
-        self._finish_if_sent()
+        if self.tasks is None:
+            self._finish_if_sent()
+
+    def task_ended(self, greenlet: Any) -> None:
+        super().task_ended(greenlet)
+        if self.tasks is None and self.close_reason is not None:
+            self._finish_if_sent()
+
+    @property
+    def is_handled(self) -> bool:
+        """True until the handler has returned."""
+        return self._is_handled
 
     def handler_starts(self, counters: Counters, fairness: Fairness, throttle: Throttle | None) -> None:
         """The engine is about to call the handler: the connection can be read from now on."""

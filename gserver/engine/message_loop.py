@@ -27,6 +27,7 @@ from gserver.connection.buffer_sizes import RECEIVE_BYTES
 from gserver.connection.connection import HIGH_WATER, Connection, State
 from gserver.connection.time_slice import SLICE_S, Fairness
 from gserver.counters import MESSAGES, SAMPLED_ONE_OF, Counters
+from gserver.engine.concurrent_handlers import ConcurrentHandlers
 from gserver.errors import CloseReason, ConnectionClosed, LimitExceeded, ProtocolError
 from gserver.fault_isolation import Killed, interrupt_program
 from gserver.log_records import log_about
@@ -41,6 +42,8 @@ FIRST_BATCH = 16
 LARGEST_BATCH = 256
 #: Idle runners that are kept. After a burst of blocked handlers, runners beyond this number end.
 IDLE_RUNNERS = 64
+# A message loop that starts tasks does not time them: ConcurrentHandlers does.
+NOT_SAMPLED = 2**31 - 1
 
 
 class MessageLoop:
@@ -64,8 +67,12 @@ class MessageLoop:
         self._fairness = fairness
         self._cells = counters.cells
         self._on_message = service.on_message
+        # Messages until the next one whose handler is timed, that one included.
+        self._sample_in = SAMPLED_ONE_OF
+        if service.concurrency > 1:
+            self._on_message = ConcurrentHandlers(service, counters, self)
+            self._sample_in = NOT_SAMPLED
         self._batch = FIRST_BATCH
-        self._sample_in = SAMPLED_ONE_OF  # messages until the next one whose handler is timed, that one included
         self.now = time.monotonic()
         self.most_idle = IDLE_RUNNERS
 
@@ -224,6 +231,9 @@ class MessageLoop:
                 owed -= conn.received_bytes - before
                 if conn.received_bytes == before:
                     break
+            if conn.tasks is not None and self._service.on_drain is not None:
+                conn.stop_handler_clock()
+                conn.tasks.wait_for_fewer_than(1)
             if conn.close_reason is None and self._service.on_drain is not None:
                 self._call_on_drain(conn, self._service.on_drain)
         finally:
@@ -318,6 +328,15 @@ class MessageLoop:
         else:
             self.failed("codec", conn, error)
             conn.close(CloseReason.HANDLER_ERROR)
+
+    def handler_returned(self, conn: Connection, reply: Any) -> None:
+        """See Answers: of a handler that ran as a task."""
+        if reply is not None:
+            conn.write(_encoded(conn.codec, reply))
+
+    def handler_failed(self, conn: Connection, error: BaseException) -> None:
+        """See Answers: of a handler that ran as a task."""
+        self._handler_failed(conn, error)
 
     def _handler_failed(self, conn: Connection, error: BaseException) -> None:
         if isinstance(error, MalformedError):

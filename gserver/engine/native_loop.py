@@ -11,7 +11,7 @@ from gserver.codecs.json_values import encode_json
 from gserver.connection.connection import State
 from gserver.connection.native_fields import IS_NATIVE
 from gserver.connection.time_slice import Fairness
-from gserver.counters import HANDLER_NS, MESSAGES, SAMPLED_ONE_OF, SHORTEST_NS, TIME_BUCKETS, Counters
+from gserver.counters import HANDLER_NS, MESSAGES, SHORTEST_NS, TIME_BUCKETS, Counters
 from gserver.engine.message_loop import MessageLoop
 from gserver.engine.rate_limiter import RateLimitedMessageLoop, RateLimiter
 from gserver.fault_isolation import Killed
@@ -28,8 +28,8 @@ if IS_NATIVE:
         def __init__(self, service: Service, counters: Counters, fairness: Fairness) -> None:
             super().__init__(service, counters, fairness)
             codecs = (Raw, JsonLines, encode_json, Malformed)
-            timing = (HANDLER_NS, TIME_BUCKETS, SHORTEST_NS, SAMPLED_ONE_OF)
-            self.bind(service.on_message, counters.cells, MESSAGES, timing, *codecs, Killed, State.OPEN)
+            timing = (HANDLER_NS, TIME_BUCKETS, SHORTEST_NS, self._sample_in)
+            self.bind(self._on_message, counters.cells, MESSAGES, timing, *codecs, Killed, State.OPEN)
 
 
 def make_message_loop(

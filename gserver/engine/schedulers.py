@@ -29,6 +29,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from gserver.connection.connection import Connection, State
 from gserver.engine.message_loop import MessageLoop
+from gserver.engine.task_runner import kill_tasks
 from gserver.errors import CloseReason, LimitExceeded, ProtocolError
 from gserver.fault_isolation import Killed, interrupt_program, shielded
 from gserver.log_records import log_about
@@ -181,6 +182,7 @@ class _MessageEngine:
             conn.runner.throw(error)
 
     def kill(self, conn: Connection) -> None:
+        kill_tasks(conn)
         runner = conn.runner
         if runner is None:
             conn.abort(CloseReason.KILLED)

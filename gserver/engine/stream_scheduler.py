@@ -9,6 +9,7 @@ import gevent
 from gserver.connection.stream_connection import StreamConnection, Throttle
 from gserver.connection.time_slice import Fairness
 from gserver.counters import Counters
+from gserver.engine.task_runner import kill_tasks
 from gserver.errors import CloseReason, ConnectionClosed, LimitExceeded, ProtocolError
 from gserver.fault_isolation import Killed, interrupt_program
 from gserver.log_records import log_about
@@ -64,7 +65,11 @@ class StreamEngine:
         """Do nothing: a stream handler has no deadline, it may run as long as its connection is open."""
 
     def kill(self, conn: StreamConnection) -> None:
-        gevent.kill(conn.runner, Killed)
+        kill_tasks(conn)
+        if conn.is_handled:
+            gevent.kill(conn.runner, Killed)
+        else:  # its handler has returned, and it waits for its tasks
+            conn.abort(CloseReason.KILLED)
 
     def forget(self, conn: StreamConnection) -> None:
         """Do nothing: a handler that still runs gets ConnectionClosed."""

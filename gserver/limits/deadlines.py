@@ -8,6 +8,7 @@
     idle         between two messages, with nothing left to send: since bytes were last received or sent
     read idle    outside of handlers: since bytes were last received; sent bytes do not count
     age          from the accept; each connection draws its own
+    deadline     set by the service for one connection: Connection.set_deadline()
 
 The deadlines are independent: each closes the connection at its own time. Before the first byte, only the first byte
 and the age have deadlines; if the first byte timeout is off, idle and read idle run from the start. Within a message,
@@ -71,8 +72,12 @@ class Waiting(Protocol):
         """When the connection reaches its maximum age."""
 
     @property
+    def deadline_at(self) -> float:
+        """When the deadline is over that the service has set."""
+
+    @property
     def is_listening(self) -> bool:
-        """Whether the connection only waits for the next message: no handler runs."""
+        """Whether the connection only waits for the next message: no handler and no task runs."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,7 @@ class Deadlines:
 
     def _all(self, conn: Waiting) -> Iterator[tuple[float, CloseReason]]:
         yield conn.retires_at, CloseReason.AGED
+        yield conn.deadline_at, CloseReason.DEADLINE
         if conn.handshake_since is not None:
             yield _after(conn.handshake_since, self.handshake_s), CloseReason.HANDSHAKE_TIMEOUT
             return

@@ -33,6 +33,7 @@ from gserver.connection.time_slice import SLICE_S, Fairness
 from gserver.counters import Counters
 from gserver.engine.deadline_timer import DeadlineTimer
 from gserver.engine.factory import change_rates, make_engine
+from gserver.engine.task_runner import TaskRunner, kill_tasks
 from gserver.errors import CloseReason, HandlerTimeout, LimitExceeded
 from gserver.fault_isolation import Killed, interrupt_program, shielded
 from gserver.limits.access_list import AccessList
@@ -204,6 +205,7 @@ class TcpServer(StreamServer):
             else make_engine(self._service, greenlets, self.counters, self._fairness, self._limits, self._notices)
         )
         self._keeper = DeadlineTimer(self._deadlines, self._engine)
+        self._task_runner = TaskRunner(self._failed, lambda: self._deadlines.handler_s)
         # The cast: gevent keeps a service, but does not call it.
         super().__init__(listener, cast(Any, handle), backlog, spawn, **ssl_args)
 
@@ -427,6 +429,16 @@ class TcpServer(StreamServer):
         """See Owner: a deadline of `conn` begins."""
         self._keeper.watch(conn)
 
+    def spawn_task(
+        self, conn: Connection, function: Callable[..., object], arguments: tuple[Any, ...]
+    ) -> gevent.Greenlet[..., Any]:
+        """See Owner."""
+        return self._task_runner.spawn(conn, function, arguments)
+
+    def _failed(self, what: str, conn: Connection, error: BaseException) -> object:
+        assert self._engine is not None
+        return self._engine.failed(what, conn, error)
+
     # Changing limits while connections are served
 
     def change(
@@ -564,6 +576,7 @@ class TcpServer(StreamServer):
             conn.close(CloseReason.ADMINISTRATIVE)
             return
         conn.abort(CloseReason.ADMINISTRATIVE)
+        kill_tasks(conn)
         if conn.runner is not None:
             assert self._engine is not None
             self._engine.kill(conn)

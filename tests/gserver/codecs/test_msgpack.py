@@ -92,7 +92,9 @@ def nested(depth: int) -> bytes:
     return b"\x91" * (depth - 1) + b"\x90"
 
 
-@pytest.mark.parametrize("open_", [b"\x91", b"\x81\xa1a", b"\xdc\x00\x01", b"\x81\x91"], ids=["array", "map", "16", "key"])
+@pytest.mark.parametrize(
+    "open_", [b"\x91", b"\x81\xa1a", b"\xdc\x00\x01", b"\x81\x91"], ids=["array", "map", "16", "key"]
+)
 def test_nesting_is_limited(open_: bytes) -> None:
     """A key that is an array has a value too, so the nesting of keys is built from both sides."""
     value = open_ * 4 + b"\x01" * 8

@@ -1,0 +1,39 @@
+"""The tasks of one connection: greenlets that run beside its handler. See Connection.spawn()."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gevent.event import Event
+
+__all__ = ["Tasks"]
+
+
+class Tasks:
+    """The greenlets of one connection that have not ended. It exists only while there are some.
+
+    Attributes:
+        running: the greenlets.
+        newest_answered: set when the newest message that is handled concurrently and in order has been answered.
+    """
+
+    __slots__ = ("_one_ended", "newest_answered", "running")
+
+    def __init__(self) -> None:
+        self.running: set[Any] = set()
+        self.newest_answered: Event | None = None
+        self._one_ended: Event | None = None
+
+    def ended(self, greenlet: Any) -> None:
+        """A task has ended, or was killed before it began."""
+        self.running.discard(greenlet)
+        if self._one_ended is not None:
+            self._one_ended.set()
+            self._one_ended = None
+
+    def wait_for_fewer_than(self, number: int) -> None:
+        """Block the calling greenlet while so many tasks run."""
+        while len(self.running) >= number:
+            if self._one_ended is None:
+                self._one_ended = Event()
+            self._one_ended.wait()

@@ -1,0 +1,87 @@
+"""Handles several messages of one connection at the same time: see Service(concurrency=...).
+
+Each message is a task of its connection. While as many run as are allowed, the turn waits, so the connection is not
+read: a peer that does not wait for replies cannot start an unlimited number.
+
+In order: a reply waits until the message before has been answered. The task before it has the earlier deadline, so it
+cannot wait longer than for that.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+from gevent.event import Event
+
+from gserver.connection.connection import Connection
+from gserver.counters import SAMPLED_ONE_OF, Counters
+from gserver.fault_isolation import Killed
+from gserver.service import OnMessage, Service
+
+__all__ = ["ConcurrentHandlers"]
+
+
+class Answers(Protocol):
+    """What a message loop does with the result of a handler."""
+
+    def handler_returned(self, conn: Connection, reply: Any) -> None:
+        """Encode and send a reply, if there is one."""
+
+    def handler_failed(self, conn: Connection, error: BaseException) -> None:
+        """Log and count an exception, and answer it."""
+
+
+class ConcurrentHandlers:
+    """Takes the place of the service's on_message in a message loop."""
+
+    def __init__(self, service: Service, counters: Counters, answers: Answers) -> None:
+        self._on_message: OnMessage = service.on_message
+        self._concurrency = service.concurrency
+        self._is_ordered = service.ordered
+        self._counters = counters
+        self._answers = answers
+        self._sample_in = SAMPLED_ONE_OF
+
+    def __call__(self, message: Any, conn: Connection) -> None:
+        """Start the handler; block while too many run for this connection."""
+        tasks = conn.tasks
+        if tasks is not None and len(tasks.running) >= self._concurrency:
+            conn.step_aside(lambda: tasks.wait_for_fewer_than(self._concurrency))
+        before = None if conn.tasks is None else conn.tasks.newest_answered
+        answered = Event() if self._is_ordered else None
+        conn.spawn(self._handle, message, conn, before, answered)
+        if conn.tasks is not None:
+            conn.tasks.newest_answered = answered
+
+    def _handle(self, message: Any, conn: Connection, before: Event | None, answered: Event | None) -> None:
+        try:
+            self._answer(message, conn, before)
+        finally:
+            if answered is not None:
+                answered.set()
+
+    def _answer(self, message: Any, conn: Connection, before: Event | None) -> None:
+        try:
+            try:
+                reply = self._timed(message, conn)
+            finally:
+                if before is not None:
+                    before.wait()
+            self._answers.handler_returned(conn, reply)
+        except Killed:
+            raise
+        except BaseException as error:
+            self._answers.handler_failed(conn, error)
+
+    def _timed(self, message: Any, conn: Connection) -> Any:
+        """Call the handler. The time of one of SAMPLED_ONE_OF is counted, as in the message loop."""
+        self._sample_in -= 1
+        if self._sample_in:
+            return self._on_message(message, conn)
+        self._sample_in = SAMPLED_ONE_OF
+        began = time.monotonic_ns()
+        try:
+            return self._on_message(message, conn)
+        finally:
+            self._counters.handler_took(time.monotonic_ns() - began)
