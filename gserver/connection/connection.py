@@ -61,6 +61,13 @@ Address = tuple[Any, ...] | str | bytes
 PROBE_PEER: Address = str(b"probe", "ascii")
 
 
+#: What dir() of a connection shows: the names for handlers, and none of the server's own.
+FOR_HANDLERS = (
+    *("close", "close_reason", "codec", "drain_reason", "id", "is_draining", "is_health_check", "is_probe", "messages"),
+    *("opened_at", "peer", "proxy", "received_bytes", "send", "send_nowait", "sent_bytes", "session", "set_deadline"),
+    *("spawn", "state", "tls", "write"),
+)
+
 # Close reasons for which the bytes in the kernel's send buffer are discarded too (the close sends a reset).
 _DISCARDING = {CloseReason.WRITE_TIMEOUT, CloseReason.BUFFER_LIMIT}
 # Close reasons that replace an earlier one: the connection was closing already, but could not send all its replies.
@@ -123,6 +130,7 @@ class Connection(ConnectionFields):
     """One accepted socket, as handlers see it.
 
     Attributes:
+        codec: the codec of this connection; a handler may replace it, for the messages after the one that it handles.
         id: "PID-N": the worker's process id and the number of this connection in that process, from 1, such as
             "4712-1893". Read-only. Both logs name the connection by it.
         peer: the peer's address.
@@ -193,6 +201,9 @@ class Connection(ConnectionFields):
 
     def __str__(self) -> str:
         return format_address(self.peer)
+
+    def __dir__(self) -> list[str]:
+        return sorted(FOR_HANDLERS)
 
     @property
     def id(self) -> str:

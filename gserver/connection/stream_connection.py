@@ -76,6 +76,9 @@ class StreamConnection(Connection):
         self._read_began: float | None = None
         self._messages: Iterator[Any] = iter(())  # decoded, but not returned yet
 
+    def __dir__(self) -> list[str]:
+        return sorted([*super().__dir__(), "peer_finished", "read_exactly", "recv"])
+
     def change_throttle(self, throttle: Throttle | None) -> None:
         """Call another throttle, or none, after each receive from now on."""
         self._throttle = throttle
@@ -219,6 +222,7 @@ class StreamConnection(Connection):
 
     @property
     def peer_finished(self) -> bool:
+        """True when the peer has closed its side, and everything before that was read."""
         return self._at_end
 
     @property

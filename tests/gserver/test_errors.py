@@ -107,6 +107,7 @@ def test_close_reasons_are_the_words_of_logs_and_metrics() -> None:
         "handler_timeout",
         "write_timeout",
         "aged",
+        "deadline",
         "denied",
         "full",
         "address_limit",

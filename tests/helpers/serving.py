@@ -84,8 +84,12 @@ class Peer:
     @property
     def is_served(self) -> bool:
         """Whether the server echoes a line."""
+        return self.is_answered(b"hello")
+
+    def is_answered(self, line: bytes) -> bool:
+        """Whether the server echoes this line."""
         try:
-            return self.ask(b"hello") == b"hello"
+            return self.ask(line) == line
         except (AssertionError, OSError):
             return False
 

@@ -27,6 +27,7 @@ class Waiting:
     handler_since: float | None = None
     stalled_since: float | None = None
     retires_at: float = NEVER
+    deadline_at: float = NEVER
     is_listening: bool = True
 
 
@@ -43,6 +44,9 @@ class Waiting:
         (Waiting(stalled_since=1, handler_since=10), 7, CloseReason.WRITE_TIMEOUT),
         (Waiting(active_at=10, retires_at=11), 11, CloseReason.AGED),
         (Waiting(handler_since=10, is_listening=False, retires_at=14), 14, CloseReason.AGED),
+        (Waiting(active_at=10, deadline_at=11), 11, CloseReason.DEADLINE),
+        (Waiting(handler_since=10, is_listening=False, deadline_at=14), 14, CloseReason.DEADLINE),
+        (Waiting(active_at=10, has_spoken=True, deadline_at=20), 13, CloseReason.IDLE_TIMEOUT),
     ],
 )
 def test_the_first_deadline_depends_on_the_state(conn: Waiting, due: float, reason: CloseReason) -> None:
