@@ -42,6 +42,7 @@ def facts_of(conn: Connection, listener: str, now: float) -> dict[str, Any]:
         "bytes": conn.received_bytes + conn.sent_bytes,
         "outbox_bytes": 0 if conn.outbox is None else conn.outbox.size,
         "handling_s": None if handling_since is None else now - handling_since,
+        "tasks": 0 if conn.tasks is None else len(conn.tasks.running),
     }
 
 
@@ -55,7 +56,7 @@ def _state_of(conn: Connection) -> str:
         return "streaming"
     if conn.outbox is not None:
         return "sending"
-    if conn.runner is not None:
+    if conn.runner is not None or conn.tasks is not None:
         return "handling"
     if conn.is_paused:
         return "throttled"
@@ -89,13 +90,19 @@ def _proxy_of(conn: Connection) -> str | None:
 
 
 def _place_of(conn: Connection) -> str | None:
-    """The innermost line of user code that the blocked handler is in, such as "fetch (app.py:17)"."""
+    """The innermost line of user code that the handler, or a task, waits in, such as "fetch (app.py:17)"."""
     return next((_described(frame) for frame in _user_frames(conn)), None)
 
 
 def _user_frames(conn: Connection) -> Iterator[FrameType]:
-    """The frames of the blocked handler, from the innermost, without those of gevent and gserver."""
-    frame = None if conn.runner is None else conn.runner.gr_frame
+    """The frames of the blocked handler, from the innermost, without those of gevent and gserver.
+
+    If no handler waits, those of one of the tasks.
+    """
+    waiting = conn.runner
+    if waiting is None and conn.tasks is not None:
+        waiting = next(iter(conn.tasks.running), None)
+    frame = None if waiting is None else waiting.gr_frame
     while frame is not None:
         if str(frame.f_globals.get("__name__")).partition(".")[0] not in _NOT_USER_CODE:
             yield frame

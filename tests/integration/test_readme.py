@@ -1,102 +1,24 @@
-"""Run every command of the README in its order, and compare the stable part of the output.
-
-Changes: ports are replaced by free ones, a Locust with a web UI runs headless for two seconds, and a run is shortened.
-`make demo` and `make test` are skipped, because `make test` runs this test.
-"""
+"""Run every command of the README in its order, and compare the stable part of the output."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import re
-import shlex
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-from loadtests.host.subprocesses import free_port
-from tests.helpers.processes import GserverProcess
+from tests.helpers.documents import Reader, commands, write_modules
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-PATIENCE_S = 120.0
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
-
-
-def commands() -> Iterator[tuple[str, str]]:
-    """Yield each command, and the output that the README shows for it."""
-    for block in blocks("console"):
-        command, _, output = block.partition("\n")
-        assert command.startswith("$ "), block
-        yield command.removeprefix("$ "), output
-
-
-class Reader:
-    """Runs the README's commands in `folder`."""
-
-    def __init__(self, folder: Path, servers: contextlib.ExitStack) -> None:
-        self.folder = folder
-        self.servers = servers
-        self.ports: dict[str, int] = {}
-
-    def type(self, command: str, shown: str) -> None:
-        words = shlex.split(command)
-        if words[0] == "make":
-            return
-        command = re.sub(r"127\.0\.0\.1:(\d+)", self._free, command)
-        if words[0] == "gserver" and "-b" in words:
-            self._serve(command)
-        elif words[0] == "locust":
-            self._run(f"{command} --headless -u 5 -r 5 -t 2s".replace("loadtests/", f"{ROOT}/loadtests/"))
-        elif words[:2] == ["loadtests", "run"]:
-            # Status 3: the machine is too busy for valid figures; the README is still right.
-            assert re.search(r"none\s+of", self._run(f"{command} --duration 5", 0, 3))
-        elif words[:2] == ["loadtests", "compare"]:
-            assert self._run(command, folder=ROOT) == shown
-        else:
-            assert self._run(command) == shown
-
-    def _free(self, found: re.Match[str]) -> str:
-        return f"127.0.0.1:{self.ports.setdefault(found[1], free_port())}"
-
-    def _serve(self, command: str) -> None:
-        arguments = shlex.split(command)[1:]
-        bind = arguments.pop(arguments.index("-b") + 1)
-        arguments.remove("-b")
-        workers = int(arguments[arguments.index("-w") + 1]) if "-w" in arguments else 1
-        self.servers.enter_context(GserverProcess(self.folder, *arguments, bind=bind, workers=workers))
-
-    def _run(self, command: str, *statuses: int, folder: Path | None = None) -> str:
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        ended = subprocess.run(
-            ["bash", "-c", command],
-            cwd=folder or self.folder,
-            env={**os.environ, "PATH": path, "COLUMNS": "100"},
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-        assert ended.returncode in (statuses or (0,)), ended
-        return ended.stdout
+README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 def test_every_command_of_the_readme_works(tmp_path: Path) -> None:
-    (code,) = blocks("python")
-    name = re.match(r"# (\w+\.py)\n", code)
-    assert name
-    (tmp_path / name[1]).write_text(code)
+    write_modules(README, tmp_path)
     with contextlib.ExitStack() as servers:
         reader = Reader(tmp_path, servers)
-        for command, shown in commands():
+        for command, shown in commands(README):
             reader.type(command, shown)
 
 
 def test_the_readme_begins_with_make_demo_and_make_test() -> None:
-    typed = [command for command, _ in commands()]
+    typed = [command for command, _ in commands(README)]
 
     assert typed[:2] == ["make demo", "make test"]

@@ -60,6 +60,10 @@ def facts(conn: Connection) -> dict[str, Any]:
     return facts_of(conn, LISTENER, time.monotonic())
 
 
+def sleep_long() -> None:
+    gevent.sleep(1000)
+
+
 def test_the_facts_of_an_idle_connection(serving: Serving) -> None:
     _, peer, conn = meet(serving)
     assert peer.ask(b"hello") == b"hello"
@@ -81,6 +85,7 @@ def test_the_facts_of_an_idle_connection(serving: Serving) -> None:
         "bytes": 12,
         "outbox_bytes": 0,
         "handling_s": None,
+        "tasks": 0,
     }
 
 
@@ -94,6 +99,20 @@ def test_a_message_that_has_begun_is_being_received(serving: Serving) -> None:
     _, peer, conn = meet(serving)
     peer.send(b"half a li")
     wait_until(lambda: facts(conn)["state"] == "receiving")
+
+
+def test_a_task_has_its_place_and_is_counted(serving: Serving) -> None:
+    _, peer, conn = meet(serving)
+    conn.spawn(gevent.sleep, 1000)
+    task = conn.spawn(sleep_long)
+    assert peer.ask(b"hello") == b"hello"
+    facts_with_tasks, row = facts(conn), row_of(conn, LISTENER, time.monotonic())
+    gevent.killall(list(conn.tasks.running if conn.tasks else ()))
+
+    assert (facts_with_tasks["state"], facts_with_tasks["tasks"]) == ("handling", 2)
+    assert row["handler"] is None or row["handler"].startswith("sleep_long (test_connection_rows.py:")
+    wait_until(lambda: facts(conn)["state"] == "idle")
+    assert task.ready()
 
 
 def test_a_blocked_handler_has_its_place_and_its_time(serving: Serving) -> None:
@@ -159,7 +178,15 @@ def test_all_states_are_those_of_conditions() -> None:
 )
 def test_states_of_a_connection(fields: dict[str, Any], state: str) -> None:
     conn: Any = SimpleNamespace(
-        **{"state": State.OPEN, "outbox": None, "runner": None, "is_paused": False, "message_since": None, **fields}
+        **{
+            "state": State.OPEN,
+            "outbox": None,
+            "runner": None,
+            "tasks": None,
+            "is_paused": False,
+            "message_since": None,
+            **fields,
+        }
     )
 
     assert connection_rows._state_of(conn) == state

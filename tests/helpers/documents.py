@@ -1,0 +1,95 @@
+"""Runs the commands of a document, and compares their output with what the document shows.
+
+Changes: ports are replaced by free ones, a Locust with a web UI runs headless for two seconds, and a run is shortened.
+`make` is skipped, because `make test` runs these tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from loadtests.host.subprocesses import free_port
+from tests.helpers.processes import GserverProcess
+
+__all__ = ["Reader", "blocks", "commands", "write_modules"]
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 120.0
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Return the code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+def write_modules(text: str, folder: Path) -> None:
+    """Write each block of Python into the file that its first line names."""
+    for code in blocks(text, "python"):
+        name = re.match(r"# (\w+\.py)\n", code)
+        assert name, code
+        (folder / name[1]).write_text(code)
+
+
+def commands(text: str) -> Iterator[tuple[str, str]]:
+    """Yield each command, and the output that the document shows for it."""
+    for block in blocks(text, "console"):
+        command, _, output = block.partition("\n")
+        assert command.startswith("$ "), block
+        yield command.removeprefix("$ "), output
+
+
+class Reader:
+    """Runs the commands of a document in `folder`."""
+
+    def __init__(self, folder: Path, servers: contextlib.ExitStack) -> None:
+        self.folder = folder
+        self.servers = servers
+        self.ports: dict[str, int] = {}
+
+    def type(self, command: str, shown: str) -> None:
+        words = shlex.split(command)
+        if words[0] == "make":
+            return
+        command = re.sub(r"127\.0\.0\.1:(\d+)", self._free, command)
+        if words[0] == "gserver" and "-b" in words:
+            self._serve(command)
+        elif words[0] == "locust":
+            self._run(f"{command} --headless -u 5 -r 5 -t 2s".replace("loadtests/", f"{ROOT}/loadtests/"))
+        elif words[:2] == ["loadtests", "run"]:
+            # Status 3: the machine is too busy for valid figures; the document is still right.
+            assert re.search(r"none\s+of", self._run(f"{command} --duration 5", 0, 3))
+        elif words[:2] == ["loadtests", "compare"]:
+            assert self._run(command, folder=ROOT) == shown
+        else:
+            assert self._run(command) == shown
+
+    def _free(self, found: re.Match[str]) -> str:
+        return f"127.0.0.1:{self.ports.setdefault(found[1], free_port())}"
+
+    def _serve(self, command: str) -> None:
+        arguments = shlex.split(command)[1:]
+        bind = arguments.pop(arguments.index("-b") + 1)
+        arguments.remove("-b")
+        workers = int(arguments[arguments.index("-w") + 1]) if "-w" in arguments else 1
+        self.servers.enter_context(GserverProcess(self.folder, *arguments, bind=bind, workers=workers))
+
+    def _run(self, command: str, *statuses: int, folder: Path | None = None) -> str:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        ended = subprocess.run(
+            ["bash", "-c", command],
+            cwd=folder or self.folder,
+            env={**os.environ, "PATH": path, "COLUMNS": "100"},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert ended.returncode in (statuses or (0,)), ended
+        return ended.stdout
