@@ -69,7 +69,9 @@ def test_every_job_is_tried() -> None:
 
 
 @needs_gcc
-@pytest.mark.parametrize("job", SMALL)
+@pytest.mark.parametrize(
+    "job", [each if each in ("echo", "idle") else pytest.param(each, marks=pytest.mark.longhaul) for each in SMALL]
+)
 def test_a_job_measures_ours_and_its_peers(job: str, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if job == "cluster" and len(os.sched_getaffinity(0)) < 2:
         pytest.skip("there is only one core")

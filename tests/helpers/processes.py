@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -18,6 +19,8 @@ import psutil
 __all__ = ["GserverProcess", "children_of", "is_alive", "is_running", "run_gserver", "wait_for"]
 
 PATIENCE_S = 60.0
+#: How long a server may drain at the end of a test before its handlers get one second.
+DRAIN_S = 3.0
 
 
 def wait_for(fact: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
@@ -122,6 +125,10 @@ class GserverProcess:
         try:
             if self.process.poll() is None:
                 self.process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(DRAIN_S)
+            if self.process.poll() is None:  # a handler still waits: do not wait for graceful_timeout
+                self.process.send_signal(signal.SIGQUIT)
             self.process.wait(PATIENCE_S)
             if error is None:
                 assert not any(is_alive(one) for one in tree), self.log

@@ -288,8 +288,9 @@ def test_a_new_server_that_is_killed_is_the_reason(tmp_path: Path) -> None:
 def test_an_upgrade_while_one_runs_is_refused(tmp_path: Path) -> None:
     with Upgradable(tmp_path) as server:
         server.hang()
-        first = server.begin("upgrade", "--timeout", "3")
+        first = server.begin("upgrade", "--timeout", "100")
         new = server.new_pid
+        wait_for(Path(f"{server.path}.2").exists, "the new one listens")
         assert_one_line(
             server.ctl("upgrade"),
             1,
@@ -297,6 +298,7 @@ def test_an_upgrade_while_one_runs_is_refused(tmp_path: Path) -> None:
             "stop this server to finish, or that one to give up$",
         )
         assert_one_line(run("-s", f"{server.path}.2", "upgrade"), 1, "this server was started by one, and the old")
+        os.kill(new, signal.SIGKILL)
         assert first.wait(PATIENCE_S) == 1
         first.communicate()
 

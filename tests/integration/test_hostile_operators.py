@@ -123,6 +123,7 @@ def test_no_exchange_fails_and_no_worker_notices(server: Target) -> None:
     assert "Traceback" not in server.log
 
 
+@pytest.mark.longhaul
 def test_an_idle_worker_makes_no_more_system_calls_in_an_attack(server: Target) -> None:
     workers = server.serving_pids()
     cpu_before = cpu_s(workers)

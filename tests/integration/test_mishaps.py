@@ -133,9 +133,9 @@ def test_a_slow_generator_and_other_load_on_the_host_are_both_reported(tmp_path:
 
 def test_a_sampler_or_worker_that_dies_is_reported(tmp_path: Path) -> None:
     """Kill the sampler in one run and a Locust worker in another; both runs continue to their end."""
-    common = ("smoke", "--duration", "4")
-    blind = begin(tmp_path / "sampler", *common)
-    maimed = begin(tmp_path / "worker", *common, "--processes", "2")
+    blind = begin(tmp_path / "sampler", "smoke", "--duration", "4")
+    # Longer, because its worker is killed only after the other run's sampler.
+    maimed = begin(tmp_path / "worker", "smoke", "--duration", "12", "--processes", "2")
     for mishap, words in ((blind, "loadtests sample"), (maimed, "locust")):
         wait_for(mishap.measures, "the measure phase")
         kill(mishap.locate(words))

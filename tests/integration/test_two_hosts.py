@@ -273,7 +273,10 @@ def check(made: Field) -> None:
 
 @pytest.mark.parametrize(
     ("actions", "says_farewell"),
-    [((Field.restart, Field.upgrade), False), ((Field.reload, Field.recycle, Field.drain), True)],
+    [
+        ((Field.restart, Field.upgrade), False),
+        pytest.param((Field.reload, Field.recycle, Field.drain), True, marks=pytest.mark.longhaul),
+    ],
     ids=["restart and upgrade", "reload, recycle and drain, with a farewell"],
 )
 def test_no_exchange_is_lost(tmp_path: Path, actions: tuple[Action, ...], says_farewell: bool) -> None:

@@ -116,7 +116,8 @@ def test_workers_and_their_reloads_get_the_limit(tmp_path: Path) -> None:
         config.write_text("worker_connections = 500\n")
         server.signal(1)
         server.wait_for_log("Reloaded")
-        assert soft_limit_of(server.serving_pids()[-1]) == 500 + BESIDE_CONNECTIONS
+        (worker,) = server.serving_pids()
+        wait_for(lambda: soft_limit_of(worker) == 500 + BESIDE_CONNECTIONS, "the worker has the other limit")
         assert "WARNING" not in server.log
 
 

@@ -42,7 +42,7 @@ BROWSER_FLAGS = [
 ]
 MOST_BYTES = 2_000_000
 SIZES = {"desktop": (1400, "light"), "dark phone": (400, "dark")}
-WIDTHS = (400, 720, 1400)
+WIDTHS = (400, 1400)
 AWAY = "It was away for 5 of 16 s."
 HEBREW = "\u05e9\u05dc\u05d5\u05dd 12"
 LONG = "a-long-label-without-a-blank-" * 8

@@ -114,7 +114,8 @@ def test_samples_of_another_clock_are_written_on_this_one(tmp_path: Path) -> Non
         assert sample["processes"][0]["pid"] == server.pid
         assert sample["generator"][0]["pid"] == os.getpid()
         assert sample["generator_host"]["busy_s"] > 0
-        assert 0 <= sample["generator_host"]["time_s"] - sample["time_s"] < 1
+        # On a busy host the relay, which lets others run first, may take its own part of the sample a second later.
+        assert 0 <= sample["generator_host"]["time_s"] - sample["time_s"] < AHEAD_S / 2
 
 
 def test_several_runs_may_read_and_all_receive_the_end(tmp_path: Path) -> None:
