@@ -231,7 +231,7 @@ class StreamConnection(Connection):
 
     @property
     def is_listening(self) -> bool:
-        return self.state is State.OPEN and self._reader is not None
+        return self.state is State.OPEN and self._reader is not None and self.tasks is None
 
     @property
     def message_since(self) -> float | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gevent.event import Event
 
-__all__ = ["Tasks"]
+if TYPE_CHECKING:
+    from gserver.connection.connection import Connection
+
+__all__ = ["Tasks", "greenlets_of"]
 
 
 class Tasks:
@@ -37,3 +40,9 @@ class Tasks:
             if self._one_ended is None:
                 self._one_ended = Event()
             self._one_ended.wait()
+
+
+def greenlets_of(conn: Connection) -> list[Any]:
+    """Return the greenlets that work for a connection and may wait: that of its handler first, then its tasks."""
+    handler = [] if conn.runner is None else [conn.runner]
+    return handler if conn.tasks is None else [*handler, *conn.tasks.running]

@@ -45,6 +45,7 @@ class ConcurrentHandlers:
 
     def __call__(self, message: Any, conn: Connection) -> None:
         """Start the handler; block while too many run for this connection."""
+        conn.wait_for_room_in_turn()  # a reply of a task does not wait for the peer to read
         tasks = conn.tasks
         if tasks is not None and len(tasks.running) >= self._concurrency:
             conn.step_aside(lambda: tasks.wait_for_fewer_than(self._concurrency))

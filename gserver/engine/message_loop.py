@@ -332,7 +332,7 @@ class MessageLoop:
     def handler_returned(self, conn: Connection, reply: Any) -> None:
         """See Answers: of a handler that ran as a task."""
         if reply is not None:
-            conn.write(_encoded(conn.codec, reply))
+            conn.send_reply(_encoded(conn.codec, reply))
 
     def handler_failed(self, conn: Connection, error: BaseException) -> None:
         """See Answers: of a handler that ran as a task."""

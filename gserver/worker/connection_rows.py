@@ -12,6 +12,7 @@ from typing import Any
 
 from gserver.connection.connection import Connection, State, format_address
 from gserver.connection.stream_connection import StreamConnection
+from gserver.connection.tasks import greenlets_of
 
 __all__ = ["details_of", "facts_of", "row_of"]
 
@@ -99,10 +100,7 @@ def _user_frames(conn: Connection) -> Iterator[FrameType]:
 
     If no handler waits, those of one of the tasks.
     """
-    waiting = conn.runner
-    if waiting is None and conn.tasks is not None:
-        waiting = next(iter(conn.tasks.running), None)
-    frame = None if waiting is None else waiting.gr_frame
+    frame = next((each.gr_frame for each in greenlets_of(conn)), None)
     while frame is not None:
         if str(frame.f_globals.get("__name__")).partition(".")[0] not in _NOT_USER_CODE:
             yield frame

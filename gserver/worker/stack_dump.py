@@ -19,6 +19,7 @@ from types import FrameType
 from greenlet import getcurrent, greenlet
 
 from gserver.connection.connection import Connection
+from gserver.connection.tasks import greenlets_of
 from gserver.engine.schedulers import Runner
 
 __all__ = ["PIECE_BYTES", "describe_stacks", "stack_pieces"]
@@ -40,7 +41,7 @@ def describe_stacks(connections: Iterable[Connection], running: FrameType | None
 
     Idle greenlets, such as parked runners, are only counted. At most 1,000 waiting greenlets are shown.
     """
-    serves = {id(conn.runner): conn for conn in connections if conn.runner is not None}
+    serves = {id(each): conn for conn in connections for each in greenlets_of(conn)}
     return "\n".join(_stacks(serves, getcurrent(), running))
 
 
@@ -69,7 +70,7 @@ def _format(frame: FrameType | None) -> str:
 
 
 def stack_pieces(connections: Iterable[Connection]) -> Iterator[str]:
-    """Yield the stacks of the handlers that wait, with their connections, as text of at most PIECE_BYTES each.
+    """Yield the stacks of the handlers and tasks that wait, with their connections, in texts of at most PIECE_BYTES.
 
     The caller lets other greenlets run between two pieces; each is made in about a millisecond. A piece is "" if no
     connection that was checked for it has a handler that waits. The last one has the totals. Each stack is that of the
@@ -80,15 +81,15 @@ def stack_pieces(connections: Iterable[Connection]) -> Iterator[str]:
     for start in range(0, len(everyone), PIECE_CONNECTIONS):
         stacks: list[bytes] = []
         for conn in everyone[start : start + PIECE_CONNECTIONS]:
-            runner = conn.runner
-            if runner is None or runner is getcurrent() or not runner:
-                continue
-            stack = _stack_of(conn, runner)
-            if len(stacks) == PIECE_STACKS or sum(map(len, stacks)) + len(stack) > PIECE_BYTES:
-                yield b"".join(stacks).decode()
-                stacks = []
-            stacks.append(stack)
-            shown += 1
+            for each in greenlets_of(conn):
+                if each is getcurrent() or not each:
+                    continue
+                stack = _stack_of(conn, each)
+                if len(stacks) == PIECE_STACKS or sum(map(len, stacks)) + len(stack) > PIECE_BYTES:
+                    yield b"".join(stacks).decode()
+                    stacks = []
+                stacks.append(stack)
+                shown += 1
         yield b"".join(stacks).decode()
     yield f"{shown} handlers wait, of {len(everyone)} connections\n"
 

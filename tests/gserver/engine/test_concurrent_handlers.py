@@ -178,3 +178,23 @@ def test_the_time_of_handlers_is_counted_not_the_time_to_start_them(serving: Ser
 def test_an_impossible_number_is_refused(number: object) -> None:
     with pytest.raises(DeclarationError, match=r"^concurrency is .*, must be an integer from 1 \(.*\)$"):
         Service(lambda message, conn: None, concurrency=number)  # type: ignore[arg-type]
+
+
+def test_a_peer_that_does_not_read_is_not_read_from(serving: Serving) -> None:
+    """Replies do not wait for it either, so the handlers end, and their deadlines do not run."""
+    handled: list[bytes] = []
+
+    def handle(line: bytes, conn: Connection) -> bytes:
+        handled.append(line)
+        return b"x" * 50_000
+
+    server = serving.start(Service(handle, codec=Lines, concurrency=4), deadlines=Deadlines(handler_s=0.1), narrow=True)
+    peer = serving.connect(server, narrow=True)
+    peer.send(b"a\n" * 200)
+    wait_until(lambda: bool(server.connections) and server.connections[0].outbox is not None)
+    gevent.sleep(0.3)
+    assert len(handled) < 20
+    assert closed_reasons(server) == {}
+
+    assert len(peer.read_exactly(200 * 50_001)) == 200 * 50_001
+    assert len(handled) == 200

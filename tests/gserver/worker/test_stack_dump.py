@@ -274,7 +274,7 @@ def make_deep(depth: int) -> tuple[Any, list[Any]]:
     exec(f"def {name}(depth):\n    {name}(depth - 1) if depth else wait(60)", space)
     one = gevent.spawn(space[name], depth)
     gevent.sleep(0)
-    return one, [SimpleNamespace(runner=one, messages=0)]
+    return one, [SimpleNamespace(tasks=None, runner=one, messages=0)]
 
 
 def test_no_piece_is_larger_than_allowed() -> None:
@@ -293,8 +293,8 @@ def test_a_piece_ends_after_some_stacks_and_some_connections(monkeypatch: pytest
     monkeypatch.setattr(stacks, "PIECE_STACKS", 2)
     monkeypatch.setattr(stacks, "PIECE_CONNECTIONS", 5)
     one, connections = make_deep(0)
-    idle = [SimpleNamespace(runner=None)] * 5
-    ended = [SimpleNamespace(runner=gevent.Greenlet(len, ""), messages=0)]
+    idle = [SimpleNamespace(tasks=None, runner=None)] * 5
+    ended = [SimpleNamespace(tasks=None, runner=gevent.Greenlet(len, ""), messages=0)]
     pieces: list[str] = list(stack_pieces([*idle, *connections * 5, *ended, *idle]))  # type: ignore[list-item]
     one.kill()
 
