@@ -17,14 +17,14 @@ class Tasks:
 
     Attributes:
         running: the greenlets.
-        newest_answered: set when the newest message that is handled concurrently and in order has been answered.
+        newest: the one that was started last to handle a message; None if there was none. It may have ended.
     """
 
-    __slots__ = ("_one_ended", "newest_answered", "running")
+    __slots__ = ("_one_ended", "newest", "running")
 
     def __init__(self) -> None:
         self.running: set[Any] = set()
-        self.newest_answered: Event | None = None
+        self.newest: Any = None
         self._one_ended: Event | None = None
 
     def ended(self, greenlet: Any) -> None:

@@ -3,21 +3,22 @@
 Each message is a task of its connection. While as many run as are allowed, the turn waits, so the connection is not
 read: a peer that does not wait for replies cannot start an unlimited number.
 
-In order: a reply waits until the message before has been answered. The task before it has the earlier deadline, so it
-cannot wait longer than for that.
+In order: a reply waits until the task of the message before has ended. That one has the earlier deadline, so the wait
+is not longer than that.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any, Protocol
-
-from gevent.event import Event
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gserver.connection.connection import Connection
 from gserver.counters import SAMPLED_ONE_OF, Counters
 from gserver.fault_isolation import Killed
 from gserver.service import OnMessage, Service
+
+if TYPE_CHECKING:
+    from gserver.engine.task_runner import Task
 
 __all__ = ["ConcurrentHandlers"]
 
@@ -49,31 +50,33 @@ class ConcurrentHandlers:
         tasks = conn.tasks
         if tasks is not None and len(tasks.running) >= self._concurrency:
             conn.step_aside(lambda: tasks.wait_for_fewer_than(self._concurrency))
-        before = None if conn.tasks is None else conn.tasks.newest_answered
-        answered = Event() if self._is_ordered else None
-        conn.spawn(self._handle, message, conn, before, answered)
+        before = conn.tasks.newest if conn.tasks is not None and self._is_ordered else None
+        task = conn.spawn(self._handle, message, conn, before)
         if conn.tasks is not None:
-            conn.tasks.newest_answered = answered
+            conn.tasks.newest = task
 
-    def _handle(self, message: Any, conn: Connection, before: Event | None, answered: Event | None) -> None:
+    def _handle(self, message: Any, conn: Connection, before: Task | None) -> None:
+        reply, failure = self._result(message, conn)
+        if before is not None:
+            before.join()  # however it ended: it may have been killed before it began
         try:
-            self._answer(message, conn, before)
-        finally:
-            if answered is not None:
-                answered.set()
+            if failure is None:
+                self._answers.handler_returned(conn, reply)
+        except Killed:
+            raise
+        except BaseException as error:  # a reply that cannot be encoded
+            failure = error
+        if failure is not None:
+            self._answers.handler_failed(conn, failure)
 
-    def _answer(self, message: Any, conn: Connection, before: Event | None) -> None:
+    def _result(self, message: Any, conn: Connection) -> tuple[Any, BaseException | None]:
+        """Call the handler; return its reply and its exception. A task that is killed waits for nothing more."""
         try:
-            try:
-                reply = self._timed(message, conn)
-            finally:
-                if before is not None:
-                    before.wait()
-            self._answers.handler_returned(conn, reply)
+            return self._timed(message, conn), None
         except Killed:
             raise
         except BaseException as error:
-            self._answers.handler_failed(conn, error)
+            return None, error
 
     def _timed(self, message: Any, conn: Connection) -> Any:
         """Call the handler. The time of one of SAMPLED_ONE_OF is counted, as in the message loop."""
