@@ -58,7 +58,7 @@ class JsonValues:
         decode_valid: decodes a text that is known to be nested not too deep; raises one of NOT_JSON.
     """
 
-    __slots__ = ("_max_depth", "_refuses_duplicates", "decode_valid", "shallow_bytes")
+    __slots__ = ("_has_type", "_max_depth", "_refuses_duplicates", "decode_valid", "shallow_bytes")
 
     def __init__(self, max_depth: int, duplicate_keys: DuplicateKeys, type: Any = Any) -> None:
         if max_depth < 1:
@@ -67,6 +67,7 @@ class JsonValues:
             raise ValueError(f"duplicate_keys is {duplicate_keys!r}, must be 'last' or 'refuse'")
         self._max_depth = max_depth
         self._refuses_duplicates = duplicate_keys == "refuse"
+        self._has_type = type is not Any
         self.decode_valid = decode_json if type is Any else json_decoder(type)
         #: A text of at most so many bytes needs no check of its depth: JSON of this length cannot be nested too deep.
         #: -1 if every text needs more than decode_valid().
@@ -83,9 +84,9 @@ class JsonValues:
             value = self.decode_valid(message)
             if self._refuses_duplicates:
                 json.loads(message, object_pairs_hook=_refuse_duplicates, parse_int=len, parse_float=len)
-        except msgspec.ValidationError as error:
-            return Malformed(str(error))
         except NOT_JSON as error:
+            if isinstance(error, msgspec.ValidationError) and self._has_type:
+                return Malformed(str(error))  # without a type it is a number that JSON has and a double has not
             return Malformed("Invalid JSON", str(error))
         except _DuplicateKey as error:
             return Malformed("Duplicate key in JSON", repr(error.args[0]))

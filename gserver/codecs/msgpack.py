@@ -85,11 +85,11 @@ class MsgPack(LengthPrefixed):
             if len(message.translate(None, _OTHERS)) > self._max_depth and _depth(message) > self._max_depth:
                 return Malformed(f"MessagePack nested more than {self._max_depth} deep")
             return self._decode(message)
-        except msgspec.ValidationError as error:
-            return Malformed(str(error))
         except RecursionError:
             return Malformed(f"MessagePack nested more than {self._max_depth} deep")
         except _NOT_MSGPACK as error:
+            if isinstance(error, msgspec.ValidationError) and self._decode is not _decode_any:
+                return Malformed(str(error))
             return Malformed("Invalid MessagePack", str(error))
 
 

@@ -17,11 +17,12 @@ from gserver.codecs import (
     JsonLines,
     LengthPrefixed,
     Lines,
+    MsgPack,
     Raw,
 )
 
 OF_BYTES: dict[str, Callable[[], Codec]] = {
-    **{name: codec for name, codec in CODECS.items() if name != "json_lines"},
+    **{name: codec for name, codec in CODECS.items() if name not in ("json_lines", "msgpack")},
     "lines with crlf": partial(Lines, crlf=True),
     "length with a header": partial(LengthPrefixed, offset=2),
     "several delimiters": partial(Delimited, b";", b"\r\n"),
@@ -56,7 +57,7 @@ def test_the_error_names_the_type_and_a_hint(codec: Callable[[], Codec], message
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("codec", [*OF_BYTES.values(), JsonLines, JsonContentLength])
+@pytest.mark.parametrize("codec", [*OF_BYTES.values(), JsonLines, JsonContentLength, MsgPack])
 def test_a_coroutine_has_words_of_its_own_and_is_closed(codec: Callable[[], Codec]) -> None:
     coroutine = later()
     with pytest.raises(TypeError, match="does not await async functions"):
