@@ -14,6 +14,7 @@ from gserver.config.hooks import HOOKS
 from gserver.config.settings import Settings, declared
 from gserver.counters import Counters
 from gserver.errors import ConfigError
+from gserver.json_service import JsonService
 from gserver.server.tcp_server import Handle
 from gserver.service import Service, StreamService
 from gserver.tls.contexts import Tls
@@ -78,6 +79,8 @@ class TestedService:
 
     def make_codec(self) -> Codec:
         """Return a new codec as the service's clients need it; Raw for handle(socket, address)."""
+        if isinstance(self.served, JsonService):
+            return self.served.untyped_codec()
         return self.served.codec() if isinstance(self.served, Service | StreamService) else Raw()
 
     def make_server(self, listener: Any) -> WorkerServer:

@@ -142,8 +142,8 @@ class _Timer:
 def make_loop(clock: Clock) -> Any:
     """Return an event loop of the class that gevent uses, with timers by `clock`.
 
-    Beside gevent's methods it has `work`, the number of callbacks that were scheduled so far, next_due and
-    fire_due().
+    Beside gevent's methods it has `work`, the number of callbacks that were scheduled so far, limit(), next_due
+    and fire_due().
     """
     plain: Any = gevent.config.loop
 
@@ -153,7 +153,13 @@ def make_loop(clock: Clock) -> Any:
 
         def run_callback(self, callback: Callable[..., Any], *args: Any) -> Any:
             self.work += 1
+            if self.work == self.most_work:
+                super().run_callback(self.give_up)
             return super().run_callback(callback, *args)
+
+        def limit(self, most: int, give_up: Callable[[], object]) -> None:
+            """Call `give_up` when so many more callbacks have been scheduled."""
+            self.most_work, self.give_up = self.work + most, give_up
 
         def place(self, timer: _Timer, generation: int, after: float) -> None:
             heappush(self.timers, (clock.now + after, next(self.numbers), generation, timer))
@@ -170,5 +176,5 @@ def make_loop(clock: Clock) -> Any:
                 timer.fire(generation)
 
     loop: Any = VirtualLoop(default=False)
-    loop.work, loop.timers, loop.numbers = 0, [], itertools.count()
+    loop.work, loop.most_work, loop.timers, loop.numbers = 0, -1, [], itertools.count()
     return loop

@@ -166,7 +166,7 @@ def test_the_end_and_a_reset_by_the_client() -> None:
     with Conversation(make_echo_lines()) as conv:
         conv.send(b"half")
         conv.finish()
-        assert conv.close_reason is CloseReason.PROTOCOL_ERROR
+        assert conv.close_reason is CloseReason.EOF_IN_MESSAGE
     with Conversation(make_echo_lines()) as conv:
         conv.message(b"x")
         conv.reset()
@@ -316,7 +316,7 @@ def test_a_handler_that_does_not_end_fails_the_test() -> None:
 
 
 def test_a_service_that_does_not_come_to_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gserver.testing.conversation.MOST_ROUNDS", 100)
+    monkeypatch.setattr("gserver.testing.conversation.MOST_CALLBACKS", 100)
     over: list[int] = []
 
     def spin(line: bytes, conn: Any) -> None:
@@ -324,7 +324,7 @@ def test_a_service_that_does_not_come_to_rest(monkeypatch: pytest.MonkeyPatch) -
             gevent.sleep(0)
 
     with Conversation(make_lines(spin)) as conv:
-        with pytest.raises(AssertionError, match="has not come to rest after 100 iterations"):
+        with pytest.raises(AssertionError, match="does not come to rest: 100 callbacks"):
             conv.message(b"x")
         over.append(1)
 

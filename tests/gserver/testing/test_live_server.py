@@ -291,7 +291,7 @@ def test_typed_messages() -> None:
         return message.a + message.b
 
     with serve(api) as server:
-        assert server.connect(MsgPack()).call(Add(1, 2)) == 3
+        assert server.connect().call(Add(1, 2)) == 3
 
 
 def test_concurrent_handlers_that_wait_for_an_event_of_gevent_set_by_another_message() -> None:
