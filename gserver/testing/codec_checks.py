@@ -149,8 +149,8 @@ def check_whole(make: MakeCodec, wire: bytes, expected: list[Any]) -> None:
     _assert_equal(list(codec.messages()), [], "the messages of a new codec")
     _assert_equal(_fed(codec, [wire]), expected, f"the messages of {_shown([wire])}")
     _assert_equal(list(codec.messages()), [], f"what messages() returns when it is called again after {_shown([wire])}")
-    codec.eof()
-    codec.eof()
+    _assert_between_messages(codec, wire)
+    _assert_between_messages(codec, wire)
 
 
 def check_bytewise(make: MakeCodec, wire: bytes, expected: list[Any], frames: bool) -> None:
@@ -166,7 +166,7 @@ def check_bytewise(make: MakeCodec, wire: bytes, expected: list[Any], frames: bo
             _assert_equal(len(messages) + len(new), complete, f"the number of messages up to {before}")
         messages.extend(new)
     _assert_same(messages, expected, frames, f"the messages of {_shown([wire])}, received byte by byte,")
-    codec.eof()
+    _assert_between_messages(codec, wire)
 
 
 def check_every_split(make: MakeCodec, wire: bytes, expected: list[Any], frames: bool) -> None:
@@ -200,7 +200,7 @@ def check_identity(make: MakeCodec, messages: Sequence[Any], frames: bool = True
     wire = b"".join(encoded)
     decoder = make()
     decoded = _fed(decoder, [wire])
-    decoder.eof()
+    _assert_between_messages(decoder, wire)
     _assert_same(decoded, list(messages), frames, f"the messages of {_shown([wire])}, which encode() made,")
 
 
@@ -211,7 +211,7 @@ def check_eof_at_every_point(make: MakeCodec, wire: bytes, frames: bool) -> None
             codec = make()
             _fed(codec, [wire[:cut]])
             _assert(not codec.partial, f"partial is {codec.partial!r} after {_shown([wire[:cut]])}, must be false")
-            codec.eof()
+            _assert_between_messages(codec, wire[:cut])
         return
     boundaries = ends_of_messages(make, wire)
     for cut in range(len(wire) + 1):
@@ -223,7 +223,7 @@ def check_eof_at_every_point(make: MakeCodec, wire: bytes, frames: bool) -> None
         if is_inside:
             assert_fails(codec, IncompleteMessage, where)
         else:
-            codec.eof()
+            _assert_between_messages(codec, wire[:cut])
 
 
 def ends_of_messages(make: MakeCodec, wire: bytes) -> set[int]:
@@ -263,7 +263,7 @@ def assert_fails(codec: Codec, kind: type[ProtocolError], where: str = "") -> No
     """Every call raises the same error, of this kind. `where`: where the codec is, for the text of a failure."""
     first = _raised(codec.eof)
     _assert(isinstance(first, kind), f"eof() raised {first!r} {where}, must raise {kind.__name__}")
-    _assert(not codec.partial, f"partial is {codec.partial!r} after a {kind.__name__}, must be false")
+    _assert(not codec.partial, f"partial is {codec.partial!r} after {kind.__name__}, must be false")
     calls = {
         "eof()": codec.eof,
         "receive()": lambda: codec.receive(b"a\n"),
@@ -272,6 +272,11 @@ def assert_fails(codec: Codec, kind: type[ProtocolError], where: str = "") -> No
     for name, call in calls.items():
         again = _raised(call)
         _assert(again is first, f"{name} raised {again!r} after {first!r} {where}, must raise the same error again")
+
+
+def _assert_between_messages(codec: Codec, wire: bytes) -> None:
+    error = _raised(codec.eof)
+    _assert(error is None, f"eof() raised {error!r} after {_shown([wire])}, must raise nothing after whole messages")
 
 
 def _raised(call: Callable[[], object]) -> BaseException | None:

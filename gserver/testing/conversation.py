@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import Any
 
 import gevent
-from gevent._hub_local import get_hub_if_exists
-from gevent.hub import Hub, set_hub
+from gevent._hub_local import get_hub_if_exists, set_hub
+from gevent.hub import Hub
 from greenlet import getcurrent
 
 from gserver.codecs import Codec
@@ -387,7 +387,8 @@ class _Stage:
         """This thread runs the hub, by the clock."""
         if self._is_inside:
             raise RuntimeError("a Conversation is used by the service itself: only the test may use it")
-        outer, self._is_inside = get_hub_if_exists(), True
+        outer: Any = get_hub_if_exists()
+        self._is_inside = True
         set_hub(self._hub)
         try:
             with self._clock.used():
@@ -483,7 +484,7 @@ class _Stage:
     def _destroy(self) -> None:
         for conversation in self._conversations:
             conversation.hang_up()
-        outer = get_hub_if_exists()
+        outer: Any = get_hub_if_exists()
         set_hub(self._hub)
         try:
             self._idle.close()

@@ -77,7 +77,7 @@ def _time() -> float:
     return float(_originals["time"]()) if clock is None else clock.wall
 
 
-def _sleep(seconds: float, /) -> None:
+def _sleep(seconds: Any, /) -> None:
     if _get_thread() in _clocks:
         gevent.sleep(seconds)
     else:

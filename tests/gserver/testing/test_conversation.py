@@ -284,7 +284,7 @@ def test_a_handler_that_waits_for_the_test() -> None:
 
 def test_timeouts_of_gevent() -> None:
     def handle(line: bytes, conn: Any) -> bytes:
-        with gevent.Timeout(5, False):
+        with pytest.raises(gevent.Timeout), gevent.Timeout(5):
             gevent.sleep(50)
         return b"on time"
 

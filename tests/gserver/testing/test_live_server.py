@@ -38,22 +38,29 @@ def test_the_process_is_not_patched_and_no_thread_is_left() -> None:
 
 def test_handlers_and_test_share_objects() -> None:
     seen: list[bytes] = []
-    with serve(make_lines(lambda line, conn: [seen.append(line), b"ok"][1])) as server:
+
+    def handle(line: bytes, conn: Any) -> bytes:
+        seen.append(line)
+        return b"ok"
+
+    with serve(make_lines(handle)) as server:
         server.connect().call(b"one")
         assert seen == [b"one"]
 
 
 def test_ready_is_called_before_and_stop_after() -> None:
     calls: list[str] = []
-    service = make_lines(
-        lambda line, conn: [calls.append("message"), b""][1], ready=lambda: calls.append("ready"),
-        stop=lambda: calls.append("stop"), on_close=lambda conn, reason: calls.append(reason.value),
-    )  # fmt: skip
+    service = make_echo_lines(
+        ready=lambda: calls.append("ready"),
+        stop=lambda: calls.append("stop"),
+        on_open=lambda conn: calls.append("open"),
+        on_close=lambda conn, reason: calls.append(reason.value),
+    )
     with serve(service) as server:
         assert calls == ["ready"]
         server.connect().call(b"x")
 
-    assert calls == ["ready", "message", "peer_eof", "stop"]
+    assert calls == ["ready", "open", "peer_eof", "stop"]
 
 
 def test_a_failure_of_ready_is_raised_where_the_server_is_made() -> None:
