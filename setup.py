@@ -101,7 +101,8 @@ setup(
             "gserver = gserver.__main__:entry_point",
             "gserverctl = gserver.control.cli:entry_point",
             "loadtests = loadtests.cli:entry_point",
-        ]
+        ],
+        "pytest11": ["gserver = gserver.testing.pytest_plugin"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -117,6 +117,11 @@ class JsonService(Service):
             ordered=ordered,
         )
 
+    @property
+    def untyped_codec(self) -> Callable[[], Codec]:
+        """The codec as it was passed, without the types of the requests: for a client, whose messages are replies."""
+        return self._plain_codec
+
     @overload
     def on(self, handler: Handler, /) -> Handler: ...
     @overload

@@ -20,6 +20,7 @@ LAYERS = {
     "gserver": [
         ["gserver.__main__", "gserver.docgen"],
         ["gserver.cli"],
+        ["gserver.testing"],
         ["gserver.worker", "gserver.metrics"],
         ["gserver.arbiter"],
         ["gserver.control"],

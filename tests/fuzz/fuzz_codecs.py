@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 with atheris.instrument_imports(include=["gserver.codecs"]):
     import gserver.codecs  # noqa: F401
-from tests.helpers.codec_kit import check_garbage  # noqa: E402
+from gserver.testing.codec_checks import check_garbage  # noqa: E402
 from tests.helpers.codec_variants import ALPHABETS, VARIANTS  # noqa: E402
 
 MOST_CUTS = 6

@@ -33,7 +33,7 @@ from gserver.codecs import (
     codec_named,
 )
 from gserver.errors import ConfigError, ProtocolError
-from tests.helpers.codec_kit import comparable
+from gserver.testing.codec_checks import comparable
 
 CORPUS = Path(__file__).parents[2] / "corpus"
 CASES = sorted(CORPUS.glob("*/*.json"))

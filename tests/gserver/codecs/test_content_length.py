@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from gserver.codecs import ContentLength, JsonContentLength, Malformed
 from gserver.errors import FrameTooLarge, InvalidHeader
-from tests.helpers.codec_kit import Limit, assert_fails, check_codec, check_linear_cost, decode, feed
+from gserver.testing.codec_checks import Limit, assert_fails, check_codec, check_linear_cost
+from tests.helpers.codec_kit import decode, feed
 from tests.helpers.cuts import cut_anywhere
 
 LIMIT = Limit(

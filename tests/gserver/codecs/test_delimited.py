@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from gserver.codecs import Delimited
 from gserver.errors import FrameTooLarge, IncompleteMessage
-from tests.helpers.codec_kit import Limit, check_codec, check_identity, check_limit, decode, feed
+from gserver.testing.codec_checks import Limit, check_codec, check_identity, check_limit
+from tests.helpers.codec_kit import decode, feed
 from tests.helpers.cuts import cut_anywhere
 
 NUL_LIMIT = Limit(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gserver.codecs import CODECS, Codec
-from tests.helpers.codec_kit import check_garbage
+from gserver.testing.codec_checks import check_garbage
 from tests.helpers.codec_variants import ALPHABETS, VARIANTS
 from tests.helpers.cuts import cut_anywhere
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from gserver.codecs import JsonLines, Malformed
 from gserver.errors import FrameTooLarge
-from tests.helpers.codec_kit import Limit, check_codec, check_garbage, decode, feed
+from gserver.testing.codec_checks import Limit, check_codec, check_garbage
+from tests.helpers.codec_kit import decode, feed
 from tests.helpers.cuts import cut_anywhere
 
 LIMIT = Limit(

@@ -10,15 +10,8 @@ from hypothesis import strategies as st
 
 from gserver.codecs import LengthPrefixed
 from gserver.errors import FrameTooLarge, IncompleteMessage, InvalidHeader
-from tests.helpers.codec_kit import (
-    Limit,
-    assert_fails,
-    check_codec,
-    check_garbage,
-    check_limit,
-    check_linear_cost,
-    feed,
-)
+from gserver.testing.codec_checks import Limit, assert_fails, check_codec, check_garbage, check_limit, check_linear_cost
+from tests.helpers.codec_kit import feed
 from tests.helpers.cuts import cut_anywhere
 
 Order = Literal["big", "little"]

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from gserver.codecs import Lines
 from gserver.errors import FrameTooLarge, IncompleteMessage, ProtocolError
-from tests.helpers.codec_kit import Limit, check_codec, check_garbage, check_identity, check_limit, decode, feed
+from gserver.testing.codec_checks import Limit, check_codec, check_garbage, check_identity, check_limit
+from tests.helpers.codec_kit import decode, feed
 from tests.helpers.cuts import cut_anywhere
 
 LF_LIMIT = Limit(Lines, wire=lambda size: b"a" * size + b"\n", unfinished=lambda size: b"a" * size)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from gserver.codecs import Malformed, MsgPack
 from gserver.errors import FrameTooLarge
-from tests.helpers.codec_kit import Limit, check_codec, check_linear_cost, decode, feed
+from gserver.testing.codec_checks import Limit, check_codec, check_linear_cost
+from tests.helpers.codec_kit import decode, feed
 from tests.helpers.cuts import cut_anywhere
 
 

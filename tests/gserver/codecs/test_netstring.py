@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from gserver.codecs import Netstring
 from gserver.errors import FrameTooLarge, InvalidHeader
-from tests.helpers.codec_kit import Limit, assert_fails, check_codec, decode, feed
+from gserver.testing.codec_checks import Limit, assert_fails, check_codec
+from tests.helpers.codec_kit import decode, feed
 from tests.helpers.cuts import cut_anywhere
 
 LIMIT = Limit(Netstring, wire=lambda size: b"%d:%b," % (size, b"a" * size), unfinished=lambda size: b"%d:" % size)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from gserver.codecs import OctetCounted
 from gserver.errors import FrameTooLarge, InvalidHeader
 from gserver.service import Service
-from tests.helpers.codec_kit import Limit, check_codec, check_limit, check_linear_cost, decode, feed
+from gserver.testing.codec_checks import Limit, check_codec, check_limit, check_linear_cost
+from tests.helpers.codec_kit import decode, feed
 from tests.helpers.cuts import cut_anywhere
 from tests.helpers.serving import Serving
 from tests.helpers.waiting import wait_until

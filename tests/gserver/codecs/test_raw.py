@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gserver.codecs import Raw
-from tests.helpers.codec_kit import check_codec, check_garbage, decode, feed
+from gserver.testing.codec_checks import check_codec, check_garbage
+from tests.helpers.codec_kit import decode, feed
 
 
 def test_raw_passes_the_battery() -> None:

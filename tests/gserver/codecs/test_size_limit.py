@@ -22,15 +22,15 @@ from gserver.codecs import (
     VarintPrefixed,
 )
 from gserver.errors import FrameTooLarge, IncompleteMessage, InvalidHeader
-from tests.helpers.codec_kit import (
+from gserver.testing.codec_checks import (
     COST_BYTES,
     assert_fails,
     assert_refuses,
     check_codec,
     check_copied_bytes,
     check_discard,
-    feed,
 )
+from tests.helpers.codec_kit import feed
 
 MakeCodec = Callable[..., Codec]
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from gserver.codecs import VarintPrefixed
 from gserver.errors import FrameTooLarge, InvalidHeader
-from tests.helpers.codec_kit import Limit, assert_fails, check_codec, feed
+from gserver.testing.codec_checks import Limit, assert_fails, check_codec
+from tests.helpers.codec_kit import feed
 from tests.helpers.cuts import cut_anywhere
 
 LIMIT = Limit(
