@@ -29,6 +29,7 @@ LAYERS = {
         ["gserver.tls"],
         ["gserver.json_service", "gserver.client"],
         ["gserver.service"],
+        ["gserver.offload"],
         ["gserver.process"],
         ["gserver.connection"],
         ["gserver.config"],
