@@ -52,7 +52,7 @@ class PoolProcess:
     def __init__(self, modules: Sequence[str], title: str, is_silent: bool) -> None:
         self.calls = 0
         self.status: int | None = None
-        self.is_dismissed = False
+        self.is_dismissed = self._is_closed = False
         self.leaving, self.ended = Event(), Event()
         self._sock, theirs = socket.socketpair()
         try:
@@ -74,6 +74,8 @@ class PoolProcess:
     @property
     def has_ended(self) -> bool:
         """Whether it has ended, also if the event loop has not noticed yet."""
+        if self.ended.is_set() or self._is_closed:
+            return True
         try:
             return os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         except ChildProcessError:  # it is reaped
@@ -106,6 +108,7 @@ class PoolProcess:
             close_all(below)
 
     def close(self) -> None:
+        self._is_closed = True
         self._watcher.stop()
         self._watcher.close()
         self._sock.close()

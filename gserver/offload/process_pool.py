@@ -123,7 +123,8 @@ class Processes:
         gevent.joinall(self._keepers, timeout=0.0 if self.running else DISMISSED_S)
         for process in self._processes:
             process.kill()
-        gevent.killall(self._keepers)
+        gevent.joinall(self._keepers, timeout=STATUS_S)
+        gevent.killall(self._keepers)  # those that wait before the next start
         self._places.fail_waiting(Died("the worker ends"))
 
     def _take(self, timeout_s: float | None) -> PoolProcess:
