@@ -131,7 +131,7 @@ def _counts(cells: Sequence[int]) -> dict[str, Any]:
         "received_bytes": cells[RECEIVED],
         "sent_bytes": cells[SENT],
         "closed": {reason.value: count for reason, count in counters.closed.items()},
-        "offload": offload_counts(cells),
+        "offload": offload_counts(counters.cells),
     }
 
 
