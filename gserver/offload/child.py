@@ -1,7 +1,7 @@
 """What runs in a process of the pool: a fresh interpreter, which is not patched.
 
-The worker executes this file. It uses only the standard library, so that the process starts in 30 ms and holds nothing
-of the server. A request is a pickled pair (function, arguments), a reply a pickled pair (whether it returned, value).
+The worker executes this file. It uses only the standard library, so that the process starts fast and holds nothing of
+the server. A request is a pickled pair (function, arguments), a reply a pickled pair (whether it returned, value).
 The process ends when the worker closes its end of the socket, and the kernel kills it when the worker has ended.
 """
 

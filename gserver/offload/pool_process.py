@@ -56,14 +56,13 @@ class PoolProcess:
         self.leaving, self.ended = Event(), Event()
         self._sock, theirs = socket.socketpair()
         try:
-            self.pid = execute(theirs.fileno(), is_silent)
+            self.pid, self._pidfd = execute(theirs.fileno(), is_silent)
         except BaseException:
             self._sock.close()
             raise
         finally:
             theirs.close()
         self._setting = pickle.dumps({"path": sys.path, "modules": list(modules), "title": title})
-        self._pidfd = os.pidfd_open(self.pid)
         self._watcher: Any = get_hub().loop.io(self._pidfd, _READABLE)
         self._watcher.start(self._on_end)
 
@@ -144,8 +143,8 @@ class PoolProcess:
             pass
 
 
-def execute(descriptor: int, is_silent: bool) -> int:
-    """Execute child.py in a new process, which inherits this descriptor and the standard streams; return its pid."""
+def execute(descriptor: int, is_silent: bool) -> tuple[int, int]:
+    """Execute child.py in a new process with this descriptor and the standard streams; return its pid and a pidfd."""
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     # -P: without the folder of the file in sys.path.
     command = [sys.executable, *flags, "-P", _CHILD, str(descriptor), str(os.getpid())]
@@ -153,7 +152,7 @@ def execute(descriptor: int, is_silent: bool) -> int:
     inherit = (os.POSIX_SPAWN_DUP2, descriptor, descriptor)  # this clears close-on-exec
     # The original: gevent's version would have its loop reap all children of the worker.
     spawn: Callable[..., int] = monkey.get_original("os", "posix_spawn")
-    return spawn(
+    pid = spawn(
         sys.executable,
         command,
         os.environ,
@@ -161,6 +160,12 @@ def execute(descriptor: int, is_silent: bool) -> int:
         setsigmask=(),
         setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # Python ignores them
     )
+    try:
+        return pid, os.pidfd_open(pid)
+    except OSError:  # no descriptor is free
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED)
+        raise
 
 
 def reap(pidfd: int) -> int | None:

@@ -12,10 +12,10 @@ from gevent import get_hub, sleep
 
 from gserver.counters import Cells, Counters, offload_cell
 from gserver.offload.errors import Died, Full, Timeout
-from gserver.offload.thread_pool import Threads
 
 if TYPE_CHECKING:
     from gserver.offload.process_pool import Processes
+    from gserver.offload.thread_pool import Threads
 
 __all__ = ["PoolSizes", "Pools", "current", "start"]
 
@@ -57,6 +57,8 @@ class Pools:
     def start_threads(self) -> None:
         """Start the threads, if there are to be some and they do not run yet."""
         if self._threads is None and self.sizes.threads:
+            from gserver.offload.thread_pool import Threads  # a worker that does not use it does not load it
+
             self._threads = Threads(self.sizes.threads, self.sizes.queue)
 
     def start_processes(self, module: str | None, is_silent: bool, timeout_s: float | None) -> None:

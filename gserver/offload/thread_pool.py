@@ -48,8 +48,12 @@ class Threads:
         """Call the function in a thread. Full, Timeout, or the exception of the function."""
         began = time.monotonic()
         self._places.take(timeout_s)
+        try:
+            result = self._pool.spawn(_run, contextvars.copy_context(), function, arguments)
+        except BaseException:  # no further thread is possible
+            self._places.give(None)
+            raise
         self.running += 1
-        result = self._pool.spawn(_run, contextvars.copy_context(), function, arguments)
         result.rawlink(self._ended)
         try:
             left_s = None if timeout_s is None else max(0.0, began + timeout_s - time.monotonic())

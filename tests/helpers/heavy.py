@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -117,9 +116,7 @@ def run_threads(count: int) -> list[int]:
 
 
 def is_patched() -> bool:
-    from gevent import monkey
-
-    return monkey.is_anything_patched() if hasattr(monkey, "is_anything_patched") else "gevent" in repr(socket.socket)
+    return any(cls.__module__.startswith("gevent") for cls in socket.socket.__mro__)
 
 
 def descriptors() -> dict[int, str]:
@@ -130,5 +127,4 @@ def descriptors() -> dict[int, str]:
             found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
         except OSError:  # the one of listdir()
             continue
-    sys.stdout.flush()
     return found

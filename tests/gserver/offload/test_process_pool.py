@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -220,6 +221,18 @@ def test_a_pool_whose_processes_cannot_start_is_a_configuration_error(
     assert str(failed.value) == (
         "setting offload_processes is 2, but a new process ended with exit status 5 before it was ready"
     )
+
+
+def test_a_process_is_not_left_behind_if_no_descriptor_is_free_for_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(pid: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pidfd_open", fail)
+        with pytest.raises(ConfigError, match=r"no process can be started: \[Errno 24\] Too many open files"):
+            make()  # the fixture of all tests looks for processes and descriptors that are left
 
 
 def test_calls_fail_while_no_process_can_be_started_and_succeed_again_later(
