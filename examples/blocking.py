@@ -17,7 +17,7 @@ import socket
 import gevent
 from gevent.queue import Queue
 
-from gserver import Connection, Lines, Service
+from gserver import Connection, Lines, Service, offload
 
 POOL_SIZE = 20
 HASH_ROUNDS = 20_000
@@ -69,8 +69,8 @@ def read_bulk(redis: socket.socket) -> bytes:
 
 
 def hash_slowly(text: bytes) -> bytes:
-    """Hash in a thread: hashlib releases the GIL meanwhile. Code that keeps the GIL belongs in another process."""
-    digest = gevent.get_hub().threadpool.apply(hashlib.pbkdf2_hmac, ("sha256", text, b"salt", HASH_ROUNDS))
+    """Hash in a thread: hashlib releases the GIL meanwhile. Code that keeps the GIL needs offload.process()."""
+    digest = offload.thread(hashlib.pbkdf2_hmac, "sha256", text, b"salt", HASH_ROUNDS)
     return digest.hex().encode()
 
 

@@ -40,7 +40,7 @@ from gserver.user_errors import described
 from gserver.worker.app_loader import Application, parse_application
 from gserver.worker.preload_process import run_preload_process
 from gserver.worker.readiness_check import try_start
-from gserver.worker.worker import apply_settings, load, run_worker
+from gserver.worker.worker import apply_settings, load, run_worker, start_offload
 
 __all__ = ["main"]
 
@@ -205,6 +205,7 @@ def _check_config(settings: Settings, application: Application) -> None:
     def load_and_fit() -> Any:
         served = load(settings, application)
         apply_settings(served, settings)
+        start_offload(settings, application)
         return served
 
     try_start(repr(application.text), load_and_fit, settings.ready_timeout or None)

@@ -1,6 +1,7 @@
 """The counters of a server. At every moment, accepted == open + sum(closed by reason).
 
-The time of handlers is sampled: one message of SAMPLED_ONE_OF, also in cells, as a histogram and a sum.
+The time of handlers is sampled: one message of SAMPLED_ONE_OF, also in cells, as a histogram and a sum. Calls of
+gserver.offload are counted in cells too.
 
 The counts stand in cells that may be shared memory, so that other processes can read them and they outlive their own
 process. Connections, messages and errors are exact at every moment. Bytes are counted by each connection, and added up
@@ -22,6 +23,7 @@ __all__ = [
     "ERRORS",
     "HANDLER_NS",
     "MESSAGES",
+    "OFFLOAD_EVENTS",
     "OPEN",
     "RECEIVED",
     "SAMPLED_ONE_OF",
@@ -33,6 +35,8 @@ __all__ = [
     "closed_cell",
     "handler_seconds",
     "handler_times",
+    "offload_cell",
+    "offload_counts",
     "snapshot",
 ]
 
@@ -46,8 +50,15 @@ _FIRST_TIME = HANDLER_NS + 1
 TIME_BUCKETS = 24
 SHORTEST_NS = 16_000
 _NANOSECONDS = 1_000_000_000
+_FIRST_OFFLOAD = _FIRST_TIME + TIME_BUCKETS
+#: What is counted of calls of gserver.offload, by pool. A thread cannot die.
+OFFLOAD_EVENTS = {"thread": ("calls", "refused", "timeouts"), "process": ("calls", "refused", "timeouts", "died")}
+_OFFLOAD = {
+    pair: _FIRST_OFFLOAD + index
+    for index, pair in enumerate((pool, event) for pool, events in OFFLOAD_EVENTS.items() for event in events)
+}
 #: How many cells Counters needs.
-CELLS = _FIRST_TIME + TIME_BUCKETS
+CELLS = _FIRST_OFFLOAD + len(_OFFLOAD)
 #: Of so many messages of a message loop, the handler of one is timed. It is a prime: a client that sends messages in a
 #: fixed order, such as 16 at a time, does not always have the same one timed.
 SAMPLED_ONE_OF = 61
@@ -89,6 +100,16 @@ def handler_times(cells: Cells) -> dict[float, int]:
     """
     bounds = [SHORTEST_NS * 2**bucket / _NANOSECONDS for bucket in range(TIME_BUCKETS - 1)] + [math.inf]
     return {bound: cells[_FIRST_TIME + bucket] for bucket, bound in enumerate(bounds)}
+
+
+def offload_cell(pool: str, event: str) -> int:
+    """The index of the cell that counts an event of OFFLOAD_EVENTS."""
+    return _OFFLOAD[pool, event]
+
+
+def offload_counts(cells: Cells) -> dict[str, dict[str, int]]:
+    """By pool and event: how many there were."""
+    return {pool: {event: cells[_OFFLOAD[pool, event]] for event in events} for pool, events in OFFLOAD_EVENTS.items()}
 
 
 def handler_seconds(cells: Cells) -> float:

@@ -30,6 +30,7 @@ LAYERS = {
         ["gserver.tls"],
         ["gserver.json_service", "gserver.client"],
         ["gserver.service"],
+        ["gserver.offload"],
         ["gserver.process"],
         ["gserver.connection"],
         ["gserver.config"],

@@ -128,6 +128,22 @@ class Settings:
         "Worker Processes", 30, validators.seconds, "-t", "--timeout", metavar="SECONDS",
         help="maximum time without a heartbeat from a worker; then its stacks are logged and it is killed; 0: no limit")
 
+    offload_threads: int = _setting(
+        "Offload", 10, validators.whole(0, 1000), "--offload-threads", metavar="N",
+        help="threads of each worker for offload.thread(), started with the worker if the application has imported "
+             "gserver.offload by then, else with the first call; 0: none, and offload.thread() raises RuntimeError")
+    offload_processes: int = _setting(
+        "Offload", 0, validators.whole(0, 1000), "--offload-processes", metavar="N",
+        help="processes of each worker for offload.process(), started before it is ready; 0: none, and "
+             "offload.process() raises RuntimeError")
+    offload_queue: int = _setting(
+        "Offload", 100, validators.whole(0), "--offload-queue", metavar="N",
+        help="number of calls that may wait in each worker for a free thread, and as many for a free process; further "
+             "ones raise offload.Full; 0: no call waits")
+    offload_max_tasks: int = _setting(
+        "Offload", 0, validators.whole(0), "--offload-max-tasks", metavar="N",
+        help="number of calls after which a process of the pool is replaced; 0: never")
+
     max_requests: int = _setting(
         "Worker Recycling", 0, validators.whole(0), "--max-requests", metavar="N",
         help="number of messages after which a worker is replaced; 0: never")

@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 import gserver
 from gserver.connection.native_fields import IS_NATIVE
-from gserver.counters import SAMPLED_ONE_OF
+from gserver.counters import SAMPLED_ONE_OF, offload_counts
 from gserver.errors import CloseReason
 from gserver.metrics.readings import Histogram, Readings, WorkerReadings
 
@@ -94,6 +94,15 @@ def _limit(setting: str) -> Callable[[Readings], Iterable[Sample]]:
 def _closed(readings: Readings) -> Iterable[Sample]:
     closed = readings.totals.closed
     return [((reason.value,), closed[reason]) for reason in CloseReason]
+
+
+def _offload_calls(readings: Readings) -> Iterable[Sample]:
+    return [((pool,), counts["calls"]) for pool, counts in offload_counts(readings.totals.cells).items()]
+
+
+def _offload_failures(readings: Readings) -> Iterable[Sample]:
+    for pool, counts in offload_counts(readings.totals.cells).items():
+        yield from (((pool, event), count) for event, count in counts.items() if event != "calls")
 
 
 def _resident_bytes(worker: WorkerReadings) -> float | None:
@@ -193,6 +202,20 @@ FAMILIES = (
         _one(lambda of: of.received_bytes),
     ),
     Family("counter", "gserver_sent_bytes", "Bytes sent, up to a second old.", _one(lambda of: of.sent_bytes)),
+    Family(
+        "counter",
+        "gserver_offload_calls",
+        "Calls of offload.thread() and offload.process(), by pool: thread or process.",
+        _offload_calls,
+        ("pool",),
+    ),
+    Family(
+        "counter",
+        "gserver_offload_failures",
+        "Those that were refused (full queue), exceeded their timeout (timeouts), or whose process died.",
+        _offload_failures,
+        ("pool", "reason"),
+    ),
     Family(
         "histogram",
         "gserver_event_loop_lag_seconds",

@@ -47,7 +47,7 @@ from gserver.arbiter.worker_processes import EXIT_CANNOT_START, WorkerContext
 from gserver.config.live_settings import with_values
 from gserver.config.settings import Settings
 from gserver.config.working_directory import enter
-from gserver.counters import Counters
+from gserver.counters import Cells, Counters
 from gserver.errors import ConfigError
 from gserver.limits.drain_spread import spread_s
 from gserver.process import logs
@@ -67,6 +67,7 @@ from gserver.worker.recycling import RecyclingLimits
 
 if TYPE_CHECKING:
     from gserver.connection.connection import Connection
+    from gserver.offload.pools import Pools
     from gserver.server.admission import Door
     from gserver.worker.block_detector import BlockDetector
     from gserver.worker.worker_server import WorkerServer
@@ -137,6 +138,7 @@ class Worker:
         self._graceful_s = context.settings.graceful_timeout
         self._spread_s = 0.0  # once it drains: over how many seconds connections end
         self._drained_by = 0.0  # once it drains: the end of the graceful timeout
+        self._offload: Pools | None = None  # for gserver.offload; None before they are started
         self._has_requested_recycling = False
         self._block_detector: BlockDetector | None = None
         self._heartbeat_timer: Any = None  # a timer of gevent's loop
@@ -159,6 +161,7 @@ class Worker:
         faulthandler.register(signal.SIGUSR2, chain=True)  # it also works while C code holds the GIL
         served = self._context.served if self._context.served is not None else load(settings, self.application)
         apply_settings(served, settings)
+        self._offload = start_offload(settings, self.application, self._counters.cells)
         self._hooks.call("post_worker_init", self)
         check_ready(served, settings.ready_timeout or None)
         self._imported_files = self._context.imported_files or ImportedFiles.record(settings.chdir, began)
@@ -343,7 +346,8 @@ class Worker:
         if self._heartbeat_timer is not None:
             self._heartbeat_timer.stop()
         descriptors = [descriptor for _, server in self._servers for descriptor in server.leave_to_parent()]
-        make_inert([self._context.channel.fileno(), *descriptors])
+        of_pools = [] if self._offload is None else self._offload.leave_to_parent()
+        make_inert([self._context.channel.fileno(), *descriptors, *of_pools])
         self._context.scoreboard.become_private()
 
     def _finish_service(self) -> None:
@@ -357,6 +361,8 @@ class Worker:
         stop = self._served.stop if isinstance(self._served, Service | StreamService) else None
         if stop is not None:
             _call_within(stop, max(STOP_S, left_s))
+        if self._offload is not None:
+            self._offload.close(max(0.0, self._drained_by - time.monotonic()))
 
     # Once a second
 
@@ -520,6 +526,21 @@ def apply_settings(served: Any, settings: Settings) -> None:
     check_handshake_settings(served, settings)
     if settings.max_message_size:
         limit_messages(served, settings.max_message_size)
+
+
+def start_offload(settings: Settings, application: Application, cells: Cells | None = None) -> Pools:
+    """Start the pools of gserver.offload; ConfigError if a process cannot be started."""
+    is_used = "gserver.offload" in sys.modules  # otherwise its threads start with the first call, if one comes
+    from gserver.offload import pools
+
+    sizes = pools.PoolSizes(
+        settings.offload_threads, settings.offload_processes, settings.offload_queue, settings.offload_max_tasks
+    )
+    started = pools.start(sizes, cells)
+    if is_used:
+        started.start_threads()
+    started.start_processes(application.module, settings.daemon, settings.ready_timeout or None)
+    return started
 
 
 def check_handshake_settings(served: Any, settings: Settings) -> None:

@@ -17,6 +17,7 @@ from gserver.counters import (
     ERRORS,
     HANDLER_NS,
     MESSAGES,
+    OFFLOAD_EVENTS,
     OPEN,
     RECEIVED,
     SENT,
@@ -26,6 +27,7 @@ from gserver.counters import (
     closed_cell,
     handler_seconds,
     handler_times,
+    offload_cell,
     snapshot,
 )
 from gserver.errors import CloseReason
@@ -114,6 +116,7 @@ def test_cells_may_be_of_any_kind(make: Callable[[], Cells]) -> None:
 def test_every_cell_has_one_meaning() -> None:
     cells = [ACCEPTED, OPEN, MESSAGES, ERRORS, RECEIVED, SENT, *map(closed_cell, CloseReason)]
     cells += range(HANDLER_NS, HANDLER_NS + 1 + TIME_BUCKETS)
+    cells += [offload_cell(pool, event) for pool, events in OFFLOAD_EVENTS.items() for event in events]
 
     assert sorted(cells) == list(range(CELLS))
 

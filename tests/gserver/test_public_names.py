@@ -32,12 +32,15 @@ PUBLIC = {
     "gserver.errors": ERRORS,
     "gserver.codecs": CODECS,
     "gserver.framing": CODECS,
+    "gserver.offload": {"Died", "Full", "Timeout", "process", "thread"},
     "loadtests.users": {"TcpUser", "WrongReply"},
     "loadtests.stock": {"EchoUser", "JsonUser", "MessageUser"},
 }
 
 
-@pytest.mark.parametrize("module", ["gserver", "gserver.errors", "gserver.codecs", "gserver.framing"])
+@pytest.mark.parametrize(
+    "module", ["gserver", "gserver.errors", "gserver.codecs", "gserver.framing", "gserver.offload"]
+)
 def test_a_module_exports_exactly_its_public_names(module: str) -> None:
     exported = importlib.import_module(module).__all__
 

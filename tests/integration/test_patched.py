@@ -23,6 +23,9 @@ FILES = {
     "tests/gserver/tls/test_contexts.py": "ssl.SSLContext",
     "tests/gserver/tls/test_reload.py": "ssl.SSLContext",
     "tests/gserver/process/test_logs.py": "locks",
+    "tests/gserver/offload/test_pools.py": "threads",
+    "tests/gserver/offload/test_process_pool.py": "os.posix_spawn, socket.socketpair",
+    "tests/gserver/offload/test_thread_pool.py": "threads",
 }
 
 

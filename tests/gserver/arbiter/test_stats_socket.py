@@ -22,7 +22,7 @@ from gserver.arbiter.stats_socket import MAX_READERS, StatsSocket, document, rea
 from gserver.arbiter.supervision import Supervision
 from gserver.client import Client
 from gserver.codecs import JsonLines
-from gserver.counters import CELLS, MESSAGES, Counters
+from gserver.counters import CELLS, MESSAGES, Counters, offload_cell
 from gserver.errors import CloseReason, ConfigError
 from gserver.process.unix_sockets import short_path
 from tests.helpers.processes import GserverProcess, run_gserver, wait_for
@@ -103,6 +103,8 @@ def test_every_worker_and_the_totals_are_in_the_document() -> None:
         counters.ended(CloseReason.PEER_EOF)
         slot.cells[MESSAGES] += 10
     arbiter.slots[1].lag_s = 0.25
+    for event in ("calls", "died"):
+        arbiter.slots[1].cells[offload_cell("process", event)] += 1
     arbiter.supervision.became_ready(101, 0.0)
     reply = document(arbiter.scoreboard, arbiter.supervision)
     arbiter.close()
@@ -113,7 +115,11 @@ def test_every_worker_and_the_totals_are_in_the_document() -> None:
     assert one["closed"] == other["closed"] == {"peer_eof": 1}
     assert (one["accepted"], one["open"], one["messages"]) == (3, 2, 10)
     totals = {"accepted": 5, "open": 3, "messages": 20, "errors": 0, "received_bytes": 0, "sent_bytes": 0}
-    assert reply["totals"] == {**totals, "closed": {"peer_eof": 2}}
+    offload = {
+        "thread": {"calls": 0, "refused": 0, "timeouts": 0},
+        "process": {"calls": 1, "refused": 0, "timeouts": 0, "died": 1},
+    }
+    assert reply["totals"] == {**totals, "closed": {"peer_eof": 2}, "offload": offload}
     assert reply["pid"] == os.getpid()
 
 
