@@ -108,7 +108,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "nothing": (lambda: Service(ANY, Lines), "on_message is None: must be a function on_message(message, conn)"),
     "a call instead of a function": (lambda: Service(answer, Lines, ready=ANY or answer(1, 2)), "ready is 1: must be"),
     "stream of a codec": (lambda: stream(ANY or Lines), "@stream got the class Lines: write @stream(codec=Lines)"),
-    "on without brackets": (lambda: JsonService().on(ANY or answer), "answer instead of a type: write @api.on('TYPE')"),
+    "on without a type": (lambda: JsonService().on(ANY or answer), "the handler answer has the annotation Any for its"),
     "on with a handler": (lambda: on(answer, "X", answer), "the shape of 'X' is the function answer: write "),
     "on with an object": (lambda: on(answer, "X", Point(1)), "the shape of 'X' is Point(x=1): must be a type"),
     "async bare": (lambda: TcpServer(("", 0), async_of_two), f"handle is async_of_two, {ASYNC}"),

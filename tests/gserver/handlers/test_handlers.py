@@ -7,11 +7,21 @@ from typing import Any
 import pytest
 
 from gserver.codecs import Malformed
+from gserver.codecs.malformed import MalformedError
 from gserver.handlers import echo, json
 from gserver.service import Service
 from tests.helpers.serving import Serving
 
 CONN: Any = object()
+
+
+def reply_to(service: Service, message: Any) -> Any:
+    if isinstance(message, Malformed):
+        return service.on_error(message, CONN)
+    try:
+        return service.on_message(message, CONN)
+    except MalformedError as error:
+        return service.on_error(error.malformed, CONN)
 
 
 def answer(service: Service, wire: bytes) -> bytes:
@@ -20,8 +30,7 @@ def answer(service: Service, wire: bytes) -> bytes:
     codec.receive(wire)
     replies = []
     for message in codec.messages():
-        fault = isinstance(message, Malformed)
-        reply = service.on_error(message, CONN) if fault else service.on_message(message, CONN)
+        reply = reply_to(service, message)
         if reply is not None:
             replies.append(codec.encode(reply))
     return b"".join(replies)
