@@ -20,7 +20,7 @@ from gserver.client.client import DEFAULT_TIMEOUT_S, Client
 from gserver.codecs import CODECS, Codec, JsonLines, Malformed, MsgPack, Raw, codec_named
 from gserver.command_parser import CommandParser, complain
 from gserver.config.addresses import TcpBind, UnixBind, parse_bind
-from gserver.errors import GServerError, NotSent
+from gserver.errors import ConnectionClosed, GServerError, NotSent
 
 __all__ = ["entry_point", "main"]
 
@@ -136,8 +136,7 @@ def _converse(client: Client, requests: Iterable[bytes]) -> int:
             client.send(_message(client.codec, line))
         client.finish()
     except NotSent:
-        # The server has ended the conversation. Its last replies say why; they are printed.
-        printer.join(timeout_s)
+        printer.join(timeout_s)  # the server has ended the conversation, and its last messages may have the reason
         raise
     printer.join(timeout_s)
     if printer.is_alive():
@@ -149,8 +148,11 @@ def _converse(client: Client, requests: Iterable[bytes]) -> int:
 
 def _print_replies(client: Client, failures: list[Exception]) -> None:
     try:
-        for reply in client:
-            _print(_text(reply))
+        while True:
+            _print(_text(client.recv()))
+    except ConnectionClosed as end:
+        if end.__cause__ is not None:  # a reset, or an alert of TLS
+            failures.append(end)
     except (GServerError, OSError, ValueError) as error:
         failures.append(error)
 
