@@ -16,7 +16,7 @@ import pytest
 from gserver import Client, Lines, NoReply, NotSent, Pool
 from tests.helpers.processes import GserverProcess, wait_for
 
-Behave = Callable[[socket.socket, int], None]
+Behave = Callable[[socket.socket, int], object]
 
 
 class LineServer:
@@ -141,7 +141,7 @@ def test_a_call_without_a_reply_is_not_repeated_unless_allowed() -> None:
 
 def test_repeats_end_with_the_timeout() -> None:
     with (
-        LineServer(lambda connection, number: connection.recv(100) and None) as server,
+        LineServer(lambda connection, number: connection.recv(100)) as server,
         Pool(server.address, Lines, timeout_s=0.5) as pool,
     ):
         began = time.monotonic()
@@ -274,7 +274,7 @@ def test_a_call_that_cannot_be_encoded_leaves_the_pool_usable() -> None:
 def test_a_reply_that_does_not_come_in_time_is_a_timeout() -> None:
     gone = threading.Event()
     with (
-        LineServer(lambda connection, number: gone.wait(60) and None) as server,
+        LineServer(lambda connection, number: gone.wait(60)) as server,
         Pool(server.address, Lines, timeout_s=0.2) as pool,
     ):
         with pytest.raises(TimeoutError, match="no answer within"):
