@@ -82,7 +82,7 @@ class Client:
         self._bytes: list[bytes] = []  # received, and not given to the codec yet
         self._failure: ProtocolError | None = None  # to be raised once _messages is empty
         self._end = ""  # why the connection can send nothing more; "": it can
-        self._at_eof = False
+        self._eof = ""  # why nothing more can arrive; "": something can
         self._reads = threading.Lock()  # held by the thread that receives
         self._writes = threading.Lock()  # held by the thread that sends
         self._stream = _open(address, timeout_s, ssl_context, server_hostname)
@@ -130,7 +130,7 @@ class Client:
             except _Ended as end:
                 if end.__cause__ is None:
                     self.codec.eof()
-                raise ConnectionClosed(self._end) from end.__cause__
+                raise ConnectionClosed(self._eof) from end.__cause__
             except BaseException as error:
                 self._fail(error)
                 raise
@@ -171,7 +171,7 @@ class Client:
     def close(self) -> None:
         """Close the connection. Calling it again does nothing."""
         self._end = "this client has closed the connection"
-        self._at_eof = True
+        self._eof = self._end
         self._stream.close()
 
     def _exchange(self, data: bytes, wanted: int, deadline: _Deadline) -> list[Any]:
@@ -197,8 +197,8 @@ class Client:
                 self._take(replies, wanted, deadline)
         except _Ended as end:
             if self._stream.sent_bytes == before:
-                raise NotSent(f"nothing was sent: {self._end}") from end.__cause__
-            raise NoReply(f"the message was sent, and may have been executed: {self._end}", replies) from end.__cause__
+                raise NotSent(f"nothing was sent: {self._eof}") from end.__cause__
+            raise NoReply(f"the message was sent, and may have been executed: {self._eof}", replies) from end.__cause__
         except BaseException as error:
             self._fail(error)
             raise
@@ -244,7 +244,7 @@ class Client:
     def _read(self, deadline: _Deadline) -> None:
         """Wait until something has arrived. TimeoutError; _Ended at the end."""
         while True:
-            if self._at_eof:
+            if self._eof:
                 raise _Ended
             self._wait(deadline, read=True)
             if self._read_some():
@@ -252,7 +252,7 @@ class Client:
 
     def _read_some(self) -> bool:
         """Read what the kernel has, once; return whether there was anything. _Ended at the end."""
-        if self._at_eof:
+        if self._eof:
             raise _Ended
         try:
             data = self._stream.read()
@@ -269,7 +269,7 @@ class Client:
 
     def _look(self) -> None:
         """Find the peer's end, if it has arrived. If another thread receives, that one finds it."""
-        if self._at_eof or not self._reads.acquire(blocking=False):
+        if self._eof or not self._reads.acquire(blocking=False):
             return
         try:
             for _ in range(MOST_READS):
@@ -288,7 +288,7 @@ class Client:
             raise TimeoutError(f"{what} within {deadline.timeout_s:g} s") from None
 
     def _ended(self, why: str) -> None:
-        self._at_eof = True
+        self._eof = why
         self._end = self._end or why
 
     def _fail(self, error: BaseException) -> None:
