@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gserver.client import Client
+    from gserver.client import Client, Pool
     from gserver.codecs import (
         Codec,
         ContentLength,
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
         GServerError,
         HandlerTimeout,
         LimitExceeded,
+        NoReply,
+        NotSent,
         ProtocolError,
     )
     from gserver.json_service import JsonService
@@ -64,7 +66,10 @@ __all__ = [
     "Malformed",
     "MsgPack",
     "Netstring",
+    "NoReply",
+    "NotSent",
     "OctetCounted",
+    "Pool",
     "ProtocolError",
     "Raw",
     "Service",
@@ -78,7 +83,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "gserver.client": ["Client"],
+    "gserver.client": ["Client", "Pool"],
     "gserver.connection.connection": ["Connection"],
     "gserver.errors": [
         "CloseReason",
@@ -88,6 +93,8 @@ _HOMES = {
         "GServerError",
         "HandlerTimeout",
         "LimitExceeded",
+        "NoReply",
+        "NotSent",
         "ProtocolError",
     ],
     "gserver.codecs": [

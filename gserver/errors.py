@@ -4,6 +4,8 @@
     ├── ConfigError             a setting, an address or an application that cannot be used
     │   └── DeclarationError    a handler or a codec that cannot work: a TypeError too
     ├── ConnectionClosed        the connection ended during a call
+    │   ├── NotSent             of a client: before any of the message was sent; repeating it is safe
+    │   └── NoReply             of a client: after it was sent, perhaps in part; it may have been executed
     ├── LimitExceeded           a limit was exceeded: of connections, or on one connection
     ├── ProxyError              the PROXY header is missing or malformed
     ├── TlsError                the TLS handshake or the TLS stream failed
@@ -21,6 +23,8 @@ that closes a connection has its close reason as the attribute `close_reason`.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
+from typing import Any
 
 __all__ = [
     "CloseReason",
@@ -34,6 +38,8 @@ __all__ = [
     "InvalidHeader",
     "LimitExceeded",
     "MessageTimeout",
+    "NoReply",
+    "NotSent",
     "ProtocolError",
     "ProxyError",
     "TlsError",
@@ -100,6 +106,24 @@ class ConnectionClosed(GServerError):
     def __init__(self, message: str, reason: CloseReason | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class NotSent(ConnectionClosed):
+    """The connection ended, or there was none, before the kernel had any of the message. Repeating it is safe."""
+
+
+class NoReply(ConnectionClosed):
+    """The message was sent, perhaps in part, and the connection ended before the reply.
+
+    The server may have executed it. A caller repeats it only if that does no harm.
+
+    Attributes:
+        replies: of pipeline(): the replies that arrived before the end, in order. They are those of the first messages.
+    """
+
+    def __init__(self, message: str, replies: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.replies = list(replies)
 
 
 class LimitExceeded(GServerError):

@@ -63,6 +63,7 @@ LAYERS = {
 }
 #: Modules without I/O: they import neither gevent, nor Locust, nor sockets.
 PURE = [
+    "gserver/client/backoff.py",
     "gserver/codecs/*.py",
     "gserver/config/settings.py",
     "gserver/config/hooks.py",

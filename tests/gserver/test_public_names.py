@@ -15,13 +15,14 @@ from gserver import codecs, errors, framing
 GSERVER = {
     *("Client", "CloseReason", "Codec", "ConfigError", "Connection", "ConnectionClosed", "ContentLength", "Delimited"),
     *("Fault", "FrameTooLarge", "GServerError", "HandlerTimeout", "JsonContentLength", "JsonLines", "JsonService"),
-    *("LengthPrefixed", "LimitExceeded", "Lines", "Malformed", "MsgPack", "Netstring", "OctetCounted"),
-    *("ProtocolError", "Raw", "Service", "StreamConnection", "TcpServer", "VarintPrefixed", "__version__", "stream"),
+    *("LengthPrefixed", "LimitExceeded", "Lines", "Malformed", "MsgPack", "Netstring", "NoReply", "NotSent"),
+    *("OctetCounted", "Pool", "ProtocolError", "Raw", "Service", "StreamConnection", "TcpServer", "VarintPrefixed"),
+    *("__version__", "stream"),
 }
 ERRORS = {
     *("CloseReason", "ConfigError", "ConnectionClosed", "DeclarationError", "FrameTooLarge", "GServerError"),
-    *("HandlerTimeout", "IncompleteMessage", "InvalidHeader", "LimitExceeded", "MessageTimeout", "ProtocolError"),
-    *("ProxyError", "TlsError"),
+    *("HandlerTimeout", "IncompleteMessage", "InvalidHeader", "LimitExceeded", "MessageTimeout", "NoReply"),
+    *("NotSent", "ProtocolError", "ProxyError", "TlsError"),
 }
 CODECS = {
     *("CODECS", "Codec", "ContentLength", "Delimited", "JsonContentLength", "JsonLines", "LengthPrefixed", "Lines"),
