@@ -48,6 +48,10 @@ class Client:
         on_push: on_push(message) is called with every message that arrives, from within recv(), call() or pipeline(),
             and returns True if it has taken it as a push. All others are replies. Default: there are no pushes.
 
+    Attributes:
+        local_address: the address of this side, which the server sees as its peer: (host, port), more with IPv6, or
+            "" for a unix socket.
+
     Errors:
         OSError: connecting failed (ssl.SSLError: the handshake).
         NotSent: the connection had ended before anything of a message was sent. Repeating it does no harm.
@@ -86,6 +90,7 @@ class Client:
         self._reads = threading.Lock()  # held by the thread that receives
         self._writes = threading.Lock()  # held by the thread that sends
         self._stream = _open(address, timeout_s, ssl_context, server_hostname)
+        self.local_address: Any = self._stream.local_address
 
     def __enter__(self) -> Client:
         return self

@@ -19,7 +19,7 @@ import gevent
 from gevent import monkey
 from gevent.event import Event
 
-from gserver.client import DEFAULT_TIMEOUT_S, Client
+from gserver.client.client import DEFAULT_TIMEOUT_S, Client
 from gserver.codecs import Codec
 from gserver.config.settings import Settings
 from gserver.errors import CloseReason
@@ -125,12 +125,11 @@ class LiveServer:
         """
         used = self._tested.make_codec() if codec is None else codec
         timeout = DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s
-        client = Client(self.address, used, timeout)
-        self._clients.append(client)
         if ssl_context is None and self.settings.certfile is not None:
             ssl_context = context_that_trusts(self.settings.certfile)
-        if ssl_context is not None:
-            client._socket = ssl_context.wrap_socket(client._socket, server_hostname="localhost")
+        name = None if ssl_context is None else "localhost"
+        client = Client(self.address, used, timeout, ssl_context=ssl_context, server_hostname=name)
+        self._clients.append(client)
         return client
 
     def drain(self) -> None:
@@ -161,7 +160,7 @@ class LiveServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         __tracebackhide__ = True
-        self._closed_ports = {_port_of(client) for client in self._clients}
+        self._closed_ports = {_port(client.local_address) for client in self._clients}
         for client in self._clients:
             client.close()
         self._in_loop(self._end_requested.set)
@@ -237,13 +236,6 @@ class LiveServer:
 
 def _port(peer: Any) -> int | None:
     return int(peer[1]) if isinstance(peer, tuple) else None
-
-
-def _port_of(client: Client) -> int | None:
-    try:
-        return _port(client._socket.getsockname())
-    except OSError:  # the test has closed it
-        return None
 
 
 def context_that_trusts(certfile: str) -> ssl.SSLContext:
