@@ -18,7 +18,7 @@ import socket
 import ssl
 import threading
 import time
-from typing import Any, Protocol
+from typing import Protocol
 
 from gserver.connection.buffer_sizes import RECEIVE_BYTES
 
@@ -30,8 +30,6 @@ ENCRYPT_BYTES = 256 * 1024
 
 class ByteStream(Protocol):
     sent_bytes: int
-    #: Of this side of the connection, as getsockname() returns it.
-    local_address: Any
 
     @property
     def pending(self) -> bool: ...
@@ -54,7 +52,6 @@ class PlainStream:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self.local_address = sock.getsockname()
         self.sent_bytes = 0
         sock.setblocking(False)
 
@@ -95,7 +92,6 @@ class TlsStream:
         self, sock: socket.socket, context: ssl.SSLContext, server_hostname: str | None, deadline: float | None
     ) -> None:
         self._socket = sock
-        self.local_address = sock.getsockname()
         self.sent_bytes = 0
         self._lock = threading.Lock()
         self._incoming = ssl.MemoryBIO()

@@ -48,10 +48,6 @@ class Client:
         on_push: on_push(message) is called with every message that arrives, from within recv(), call() or pipeline(),
             and returns True if it has taken it as a push. All others are replies. Default: there are no pushes.
 
-    Attributes:
-        local_address: the address of this side, which the server sees as its peer: (host, port), more with IPv6, or
-            "" for a unix socket.
-
     Errors:
         OSError: connecting failed (ssl.SSLError: the handshake).
         NotSent: the connection had ended before anything of a message was sent. Repeating it does no harm.
@@ -89,8 +85,7 @@ class Client:
         self._eof = ""  # why nothing more can arrive; "": something can
         self._reads = threading.Lock()  # held by the thread that receives
         self._writes = threading.Lock()  # held by the thread that sends
-        self._stream = _open(address, timeout_s, ssl_context, server_hostname)
-        self.local_address: Any = self._stream.local_address
+        self._stream, self._local_address = _open(address, timeout_s, ssl_context, server_hostname)
 
     def __enter__(self) -> Client:
         return self
@@ -108,6 +103,11 @@ class Client:
         """
         self._look()
         return not self._end
+
+    @property
+    def local_address(self) -> Any:
+        """The address of this end, as from getsockname(): the server's logs have it as the peer's."""
+        return self._local_address
 
     @property
     def unread(self) -> bool:
@@ -348,15 +348,16 @@ class _Held:
 
 def _open(
     address: tuple[str, int] | str, timeout_s: float | None, context: ssl.SSLContext | None, hostname: str | None
-) -> ByteStream:
+) -> tuple[ByteStream, Any]:
+    """Connect; return the stream and the address of this end."""
     deadline = _Deadline(timeout_s, renewed=False)
     sock = _connect(address, timeout_s)
     try:
         if context is None:
-            return PlainStream(sock)
+            return PlainStream(sock), sock.getsockname()
         if hostname is None and isinstance(address, tuple):
             hostname = address[0]
-        return TlsStream(sock, context, hostname, deadline.at)
+        return TlsStream(sock, context, hostname, deadline.at), sock.getsockname()
     except TimeoutError:
         sock.close()
         raise TimeoutError(f"no TLS handshake within {deadline.timeout_s:g} s") from None

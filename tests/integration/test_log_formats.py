@@ -42,7 +42,7 @@ def test_one_connection_is_found_in_both_logs_by_its_id(tmp_path: Path) -> None:
         with Client(server.address, Lines()) as client:
             name = client.call(b"fail").decode()
             assert client.call(b"?").decode() == name
-            peer = "{}:{}".format(*client._socket.getsockname())
+            peer = "{}:{}".format(*client.local_address)
         wait_for(lambda: name in (tmp_path / "access").read_text(), "the connection is in the access log")
         listener = "{}:{}".format(*server.address)
         pids = {server.arbiter.pid, *server.serving_pids()}

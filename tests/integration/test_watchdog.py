@@ -54,7 +54,7 @@ def test_a_spinning_worker_logs_its_stack_and_connection_and_is_replaced(tmp_pat
         waits.call(b"?")
         waits.send(b"wait")
         wait_for(lambda: server.unread_bytes() == 0, "the first message is in its handler")
-        host, port = spins._socket.getsockname()
+        host, port = spins.local_address
         spins.send(b"spin")
         server.wait_for_log("Worker exited with signal SIGABRT")
         server.wait_for_log("Worker ready", 2)
