@@ -99,6 +99,7 @@ class TlsStream:
         self._encrypted = memoryview(b"")  # from _outgoing, and not with the kernel yet
         self._decrypted: list[bytes] = []
         self._at_end = False
+        self._error: ssl.SSLError | None = None  # what the engine has reported, for read()
         sock.setblocking(False)
         self._engine = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
         self._handshake(deadline)
@@ -136,19 +137,21 @@ class TlsStream:
 
     def read(self) -> bytes | None:
         with self._lock:
-            if not self._decrypted and not self._at_end:
+            if not self._decrypted and not self._at_end and self._error is None:
                 self._fill()
                 self._decrypt()
-                self._flush()  # the answer to an update of the keys
+                self._try_to_flush()  # the answer to an update of the keys, or an alert
             if self._decrypted:
                 data = b"".join(self._decrypted)
                 self._decrypted.clear()
                 return data
+            if self._error is not None:
+                raise self._error
             return b"" if self._at_end else None
 
     def wait(self, *, read: bool, write: bool, deadline: float | None) -> bool:
         """Wait until reading or writing is possible; return whether reading is. TimeoutError at the deadline."""
-        if read and (self._decrypted or self._at_end):
+        if read and (self._decrypted or self._at_end or self._error):
             return True
         return _wait(self._socket, read=read, write=write or self.pending, deadline=deadline)
 
@@ -157,8 +160,8 @@ class TlsStream:
             self._decrypt()  # the engine refuses to end while it holds data for us
             try:
                 self._engine.unwrap()
-            except ssl.SSLWantReadError:
-                pass  # the peer may go on sending
+            except ssl.SSLError:
+                pass  # SSLWantReadError: the peer may go on sending. Others: it has failed, and read() reports it
             self._flush()
         self._socket.shutdown(socket.SHUT_WR)
 
@@ -211,6 +214,8 @@ class TlsStream:
             pass
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):  # the second: an end without close_notify
             self._at_end = True
+        except ssl.SSLError as error:
+            self._error = error
 
 
 def _wait(sock: socket.socket, *, read: bool, write: bool, deadline: float | None) -> bool:

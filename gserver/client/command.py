@@ -20,7 +20,7 @@ from gserver.client.client import DEFAULT_TIMEOUT_S, Client
 from gserver.codecs import CODECS, Codec, JsonLines, Malformed, MsgPack, Raw, codec_named
 from gserver.command_parser import CommandParser, complain
 from gserver.config.addresses import TcpBind, UnixBind, parse_bind
-from gserver.errors import ConnectionClosed, GServerError, NotSent
+from gserver.errors import ConnectionClosed, GServerError
 
 __all__ = ["entry_point", "main"]
 
@@ -135,8 +135,10 @@ def _converse(client: Client, requests: Iterable[bytes]) -> int:
         for line in requests:
             client.send(_message(client.codec, line))
         client.finish()
-    except NotSent:
-        printer.join(timeout_s)  # the server has ended the conversation, and its last messages may have the reason
+    except (ConnectionClosed, OSError):
+        printer.join(timeout_s)  # the server has ended the conversation, and its last bytes may have the reason
+        if failures:
+            raise failures[0] from None
         raise
     printer.join(timeout_s)
     if printer.is_alive():
