@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, overload
@@ -178,7 +179,7 @@ class JsonService(Service):
     def _dispatch_by_struct(self) -> None:
         probe = _probe_like(next(iter(self._structs)))
         self._handlers = {**self._structs, probe: _answer_probe}
-        union: Any = Union.__getitem__(tuple(self._handlers))
+        union: Any = functools.reduce(operator.or_, self._handlers)
         _check_shape(f"the union of {', '.join(map(named, self._structs))}", union)
         self.codec = functools.partial(self._plain_codec, type=union)
         self.on_message: OnMessage = self._by_struct
