@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -34,7 +35,7 @@ def test_dir_shows_the_names_for_handlers(serving: Serving) -> None:
 
 @pytest.mark.parametrize("kind", [Connection, StreamConnection, TlsConnection, TlsStreamConnection])
 def test_every_name_exists_and_is_documented(kind: type[Connection]) -> None:
-    attributes = set(re.findall(r"^        (\w+): ", Connection.__doc__ or "", re.MULTILINE))
+    attributes = set(re.findall(r"^    (\w+): ", inspect.getdoc(Connection) or "", re.MULTILINE))
     names = {*FOR_HANDLERS, *(STREAM_ONLY if issubclass(kind, StreamConnection) else ())}
 
     undocumented = {
