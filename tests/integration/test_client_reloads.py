@@ -82,7 +82,9 @@ def disturb(server: GserverProcess, folder: Path, callers: Callers, reloads: int
     callers.wait_for_more()
 
 
-@pytest.mark.parametrize("kills", [0, 4], ids=["reloads", "reloads and kills"])
+@pytest.mark.parametrize(
+    "kills", [pytest.param(0, marks=pytest.mark.longhaul), 4], ids=["reloads", "reloads and kills"]
+)
 @pytest.mark.parametrize("repeat", [True, False], ids=["repeat", "no repeat"])
 def test_repeated_calls_never_fail_and_others_are_executed_once(tmp_path: Path, repeat: bool, kills: int) -> None:
     write_app(tmp_path, 0)

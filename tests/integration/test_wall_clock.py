@@ -46,6 +46,7 @@ ALLOWED = {
     "gserver/control/top.py: strftime": "the time on a screen",
     "gserver/control/top.py: time": "the time on a screen",
     "gserver/metrics/readings.py: now": "the time on a page",
+    "gserver/testing/virtual_time.py: time": "the handlers of a Conversation read a clock that the test sets",
     "gserver/worker/imported_files.py: time": "times of changes of files are wall clock times",
     "gserver/process/access_records.py: strftime": "the time in a line of the access log",
     "gserver/tls/contexts.py: now": "expiry of a certificate is a calendar date",
