@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import re
 import socket
@@ -78,8 +79,11 @@ def metrics_pid(server: GserverProcess) -> int:
 
 def sockets_of(pid: int) -> set[str]:
     """The names of the sockets that a process has open, as in the table of the kernel: 'socket:[INODE]'."""
-    links = (Path(f"/proc/{pid}/fd") / name for name in _names(pid))
-    return {str(link.readlink()) for link in links if str(link.readlink()).startswith("socket:")}
+    targets: set[str] = set()
+    for name in _names(pid):
+        with contextlib.suppress(FileNotFoundError):  # it was closed in between
+            targets.add(str(Path(f"/proc/{pid}/fd/{name}").readlink()))
+    return {target for target in targets if target.startswith("socket:")}
 
 
 def _names(pid: int) -> list[str]:
