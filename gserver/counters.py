@@ -11,9 +11,10 @@ only when the totals are read, so that they cost the path of a message nothing.
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 from gserver.errors import CloseReason
 
@@ -162,6 +163,14 @@ class Counters:
 
     def failed(self) -> None:
         self.cells[ERRORS] += 1
+
+    def timed(self, handler: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a handler, and count its time."""
+        began = time.monotonic_ns()
+        try:
+            return handler(*arguments)
+        finally:
+            self.handler_took(time.monotonic_ns() - began)
 
     def handler_took(self, nanoseconds: int) -> None:
         """Count the time of one sampled handler: wall time, with all its waiting."""

@@ -75,7 +75,7 @@ class JsonService(Service):
 
     Args:
         codec: JsonLines (default), JsonContentLength, MsgPack, or another one that delivers and encodes plain data.
-        on_error: as in Service; a message of an unknown type or with a wrong field is a Malformed, whose text names the
+        on_error: as in Service. A message of an unknown type, or with a wrong field, is a Malformed; its text names the
             field. Default: the error reply described above.
         probe: as in Service. Default: a message of a type that no client uses.
         on_open, on_close, on_drain, ready, stop, probe_on_open, concurrency, ordered: as in Service.

@@ -344,8 +344,14 @@ class Pool:
 
 
 def _is_clean(client: Client) -> bool:
-    """Whether the next message to arrive will be the reply to the next message sent."""
-    return client.connected and not client.unread
+    """Whether the next message to arrive will be the reply to the next message sent.
+
+    Not if what has arrived cannot be decoded, or on_push raises: the reply before it was good, and is returned.
+    """
+    try:
+        return client.connected and not client.unread
+    except Exception:
+        return False
 
 
 def _after(timeout_s: float | None) -> float | None:

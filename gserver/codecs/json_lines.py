@@ -27,7 +27,7 @@ class JsonLines(Lines):
         overflow: what a longer line becomes: FrameTooLarge ("close", the default), or a Malformed ("discard").
         max_discard: longest line that is discarded; default: 16 times max_bytes, at least 1 MiB.
         type: the type of the messages, such as a msgspec.Struct or a union of tagged ones: each value is validated and
-            converted; one that does not fit is a Malformed, whose text names the field. Default: any JSON value.
+            converted. One that does not fit is a Malformed, and its text names the field. Default: any JSON value.
 
     Example:
         codec=functools.partial(JsonLines, type=Login | Position)

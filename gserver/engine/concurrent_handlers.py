@@ -9,7 +9,6 @@ is not longer than that.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gserver.connection.connection import Connection
@@ -84,8 +83,4 @@ class ConcurrentHandlers:
         if self._sample_in:
             return self._on_message(message, conn)
         self._sample_in = SAMPLED_ONE_OF
-        began = time.monotonic_ns()
-        try:
-            return self._on_message(message, conn)
-        finally:
-            self._counters.handler_took(time.monotonic_ns() - began)
+        return self._counters.timed(self._on_message, message, conn)

@@ -67,7 +67,7 @@ class MessageLoop:
         self._fairness = fairness
         self._cells = counters.cells
         self._on_message = service.on_message
-        # Messages until the next one whose handler is timed, that one included.
+        # How many messages until a handler is timed again, with the message of that handler.
         self._sample_in = SAMPLED_ONE_OF
         if service.concurrency > 1:
             self._on_message = ConcurrentHandlers(service, counters, self)
@@ -200,11 +200,7 @@ class MessageLoop:
     def _timed(self, message: Any, conn: Connection) -> Any:
         """Call the handler, and count its time; called for one of SAMPLED_ONE_OF messages."""
         self._sample_in = SAMPLED_ONE_OF
-        began = time.monotonic_ns()
-        try:
-            return self._on_message(message, conn)
-        finally:
-            self._counters.handler_took(time.monotonic_ns() - began)
+        return self._counters.timed(self._on_message, message, conn)
 
     def _interrupted(self, conn: Connection, handled: int, error: BaseException) -> None:
         """Count the messages handled in an interrupted turn. Only Killed is raised again."""

@@ -212,7 +212,7 @@ FAMILIES = (
     Family(
         "counter",
         "gserver_offload_failures",
-        "Those that were refused (full queue), exceeded their timeout (timeouts), or whose process died.",
+        "Failed calls: the queue was full (refused), the time was over (timeouts), or the process died (died).",
         _offload_failures,
         ("pool", "reason"),
     ),

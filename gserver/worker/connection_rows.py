@@ -6,7 +6,6 @@ import itertools
 import os
 import socket
 import struct
-from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -95,16 +94,21 @@ def _place_of(conn: Connection) -> str | None:
     return next((_described(frame) for frame in _user_frames(conn)), None)
 
 
-def _user_frames(conn: Connection) -> Iterator[FrameType]:
+def _user_frames(conn: Connection) -> list[FrameType]:
     """The frames of the blocked handler, from the innermost, without those of gevent and gserver.
 
-    If no handler waits, those of one of the tasks.
+    If no handler waits in user code, those of one of the tasks that do.
     """
-    frame = next((each.gr_frame for each in greenlets_of(conn)), None)
+    return next((frames for each in greenlets_of(conn) if (frames := _user_frames_of(each.gr_frame))), [])
+
+
+def _user_frames_of(frame: FrameType | None) -> list[FrameType]:
+    frames = []
     while frame is not None:
         if str(frame.f_globals.get("__name__")).partition(".")[0] not in _NOT_USER_CODE:
-            yield frame
+            frames.append(frame)
         frame = frame.f_back
+    return frames
 
 
 def _described(frame: FrameType) -> str:

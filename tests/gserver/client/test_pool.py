@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import socket
 import subprocess
 import sys
@@ -97,6 +99,36 @@ def test_calls_one_after_the_other_use_one_connection() -> None:
         assert [pool.call(b"%d" % number) for number in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
         assert (len(server.accepted), pool.open, pool.idle) == (1, 1, 1)
         assert repr(pool) == "<Pool: 1 of 10 connections, 1 idle>"
+
+
+def test_a_reply_before_bytes_that_are_no_message_is_returned_and_costs_no_place() -> None:
+    def reply_and_flood(connection: socket.socket, number: int) -> None:
+        connection.recv(65536)
+        connection.sendall(b"ok\n" + b"x" * 1000)
+        connection.recv(65536)
+
+    codec = functools.partial(Lines, max_bytes=100)
+    with LineServer(reply_and_flood) as server, Pool(server.address, codec, size=1, timeout_s=30) as pool:
+        assert [pool.call(b"a") for _ in range(3)] == [b"ok"] * 3
+        assert pool.open == 0
+
+
+def test_an_on_push_that_raises_costs_no_place() -> None:
+    def reply_twice(connection: socket.socket, number: int) -> None:
+        connection.recv(65536)
+        connection.sendall(b"ok\nmore\n")
+        connection.recv(65536)
+
+    def on_push(message: bytes) -> bool:
+        if message == b"more":
+            raise RuntimeError("of the application")
+        return False
+
+    with LineServer(reply_twice) as server, Pool(server.address, Lines, size=1, timeout_s=30, on_push=on_push) as pool:
+        for _ in range(3):
+            with contextlib.suppress(RuntimeError):  # raised in the call, if both messages arrive together
+                pool.call(b"a")
+        assert pool.open == 0
 
 
 def test_many_threads_share_few_connections() -> None:

@@ -115,6 +115,20 @@ def test_a_task_has_its_place_and_is_counted(serving: Serving) -> None:
     assert task.ready()
 
 
+def test_a_concurrent_handler_is_shown_although_the_turn_waits_for_a_place(serving: Serving) -> None:
+    def handle(line: bytes, conn: Connection) -> None:
+        sleep_long()
+
+    server = serving.start(Service(handle, codec=Lines, concurrency=2))
+    serving.connect(server).send(b"a\nb\nc\n")
+    wait_until(lambda: bool(server.connections) and server.connections[0].runner is not None)
+    row = row_of(server.connections[0], LISTENER, time.monotonic())
+    server.close_connection(server.connections[0], at_once=True)
+
+    assert (row["state"], row["tasks"]) == ("handling", 2)
+    assert row["handler"].startswith("sleep_long (test_connection_rows.py:")
+
+
 def test_a_blocked_handler_has_its_place_and_its_time(serving: Serving) -> None:
     _, peer, conn = meet(serving)
     peer.send(b"deep2\n")
