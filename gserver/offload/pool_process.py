@@ -14,10 +14,11 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from gevent import get_hub, monkey, socket
+import gevent
+from gevent import get_hub, socket
 from gevent.event import Event
 
 from gserver.offload.child import HEADER_BYTES
@@ -124,9 +125,12 @@ class PoolProcess:
         return data
 
     def _on_end(self) -> None:
-        """The pidfd is readable: reap the process. A process that it has forked may still hold its socket."""
+        """The pidfd is readable. A process that it has forked may still hold its socket."""
         self._watcher.stop()
-        self.status = reap(self._pidfd)
+        gevent.spawn(self._reap)  # not here: gevent's waitpid() may have to wait for its loop, which calls this
+
+    def _reap(self) -> None:
+        self.status = reap(self.pid)
         self._shut_down(socket.SHUT_RDWR)
         self.leaving.set()
         self.ended.set()
@@ -150,9 +154,9 @@ def execute(descriptor: int, is_silent: bool) -> tuple[int, int]:
     command = [sys.executable, *flags, "-P", _CHILD, str(descriptor), str(os.getpid())]
     to_null = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in ((0, 1, 2) if is_silent else (0,))]
     inherit = (os.POSIX_SPAWN_DUP2, descriptor, descriptor)  # this clears close-on-exec
-    # The original: gevent's version would have its loop reap all children of the worker.
-    spawn: Callable[..., int] = monkey.get_original("os", "posix_spawn")
-    pid = spawn(
+    # In a patched worker this is gevent's version. Its loop reaps all children as soon as the application uses
+    # subprocess, and keeps the status only of those that were started through gevent.
+    pid = os.posix_spawn(
         sys.executable,
         command,
         os.environ,
@@ -164,15 +168,14 @@ def execute(descriptor: int, is_silent: bool) -> tuple[int, int]:
         return pid, os.pidfd_open(pid)
     except OSError:  # no descriptor is free
         os.kill(pid, signal.SIGKILL)
-        os.waitid(os.P_PID, pid, os.WEXITED)
+        os.waitpid(pid, 0)
         raise
 
 
-def reap(pidfd: int) -> int | None:
-    """Return the exit status of a process that has ended, or minus the signal; None if gevent's loop has reaped it."""
+def reap(pid: int) -> int | None:
+    """Return the exit status of a process that has ended, or minus the signal; None if other code has reaped it."""
     try:
-        found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        _, status = os.waitpid(pid, 0)
     except OSError:
         return None
-    assert found is not None
-    return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+    return os.waitstatus_to_exitcode(status)

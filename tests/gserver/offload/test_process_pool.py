@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -125,6 +126,16 @@ def test_a_process_that_dies_fails_its_own_call_only_and_is_replaced(make: Make,
 def test_the_exit_status_is_named(make: Make) -> None:
     with pytest.raises(Died, match="ended with exit status 3"):
         make().call(heavy.exit_with, (3,), None)
+
+
+def test_the_exit_status_is_named_where_the_application_uses_subprocess_too(make: Make) -> None:
+    """In a patched process, gevent's loop then reaps all children, often before the pool sees the end of its own."""
+    processes = make()
+    subprocess.run(["true"], check=True)
+
+    for status in range(1, 9):
+        with pytest.raises(Died, match=f"ended with exit status {status}"):
+            processes.call(heavy.exit_with, (status,), None)
 
 
 def test_a_process_that_dies_while_a_forked_one_lives_on_is_noticed(make: Make) -> None:
