@@ -60,7 +60,7 @@ BASELINES := echo/peer:node-echo echo/peer:asyncio-echo echo/peer:uvloop-echo ec
 KINDS := latency memory
 BASELINE := --seed 1 --fail-on never --markdown
 # 9 pairs are the fewest that can call one of 8 figures different, and 4 for memory, which is judged by itself.
-LATENCY := --pairs 9 --users 100 --rate 10 --duration 5
+LATENCY := --pairs 9 --attempts 12 --users 100 --rate 10 --duration 5
 MEMORY := --profile memory --pairs 4 --duration 2
 # The profile's users ask in JSON, which a server of echo does not answer.
 MEMORY_echo := --message ping --expect ping

@@ -32,7 +32,7 @@ from loadtests.commands.load_options import (
 )
 from loadtests.exit_status import EXIT_FAILURE, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED
 from loadtests.host.subprocesses import START_PATIENCE_S, NotAnswering
-from loadtests.orchestration.ab_runner import AbRunner, looks_for, notify
+from loadtests.orchestration.ab_runner import DEFAULT_ATTEMPTS, AbRunner, looks_for, notify
 from loadtests.servers.prepare import PreparedServer, prepare_server
 from loadtests.servers.spec import Spec, parse_spec
 from loadtests.servers.toolchain import Missing
@@ -55,6 +55,7 @@ class AbRequest:
         specs: A's and B's server; the same one twice with --aa.
         profile: the name of a profile; None: chosen by A's server.
         workers: of a gserver without workers in its spec; None: those of the profile.
+        attempts: runs of a side in a row, until one is valid.
         seed: of the order within the pairs; None: drawn.
         name: of the folder in `results`; None: time and profile.
     """
@@ -65,6 +66,7 @@ class AbRequest:
     load: LoadOptions
     workers: int | None
     pairs: int
+    attempts: int
     seed: int | None
     start_timeout_s: float
     results: Path
@@ -85,6 +87,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan.add_argument(
         "--pairs", type=at_least(1, int), default=DEFAULT_PAIRS, metavar="N",
         help=f"the maximum number of pairs (default {DEFAULT_PAIRS})",
+    )  # fmt: skip
+    plan.add_argument(
+        "--attempts", type=at_least(1, int), default=DEFAULT_ATTEMPTS, metavar="N",
+        help=f"how often a run is made until it is valid; then the pairs end (default {DEFAULT_ATTEMPTS})",
     )  # fmt: skip
     plan.add_argument(
         "--seed", type=int, metavar="N", help="seed of the order within the pairs (default: random, and recorded)"
@@ -125,6 +131,7 @@ def main(arguments: argparse.Namespace) -> int:
             load=load_options(arguments),
             workers=arguments.workers,
             pairs=arguments.pairs,
+            attempts=arguments.attempts,
             seed=arguments.seed,
             start_timeout_s=arguments.start_timeout or START_PATIENCE_S,
             results=arguments.results,
@@ -139,7 +146,7 @@ def _run(request: AbRequest) -> int:
     sides = [_prepared(letter, spec, profile) for letter, spec in zip("AB", request.specs, strict=True)]
     folder = _new_folder(request.results, request.name, profile)
     record = _new_record(request, sides, profile)
-    runner = AbRunner(sides, profile, folder, record, request.output.force, request.start_timeout_s)
+    runner = AbRunner(sides, profile, folder, record, request.attempts, request.output.force, request.start_timeout_s)
     runner.make_pairs()
     if not record.pairs:
         notify(f"no pair was made: {record.why or record.ended}")

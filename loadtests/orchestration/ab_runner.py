@@ -27,11 +27,10 @@ if TYPE_CHECKING:  # SciPy takes a second to import: other commands do without i
     from loadtests.comparison.model import Comparison
     from loadtests.inference.rank_tests import Looks
 
-__all__ = ["AbRunner", "looks_for", "notify"]
+__all__ = ["DEFAULT_ATTEMPTS", "AbRunner", "looks_for", "notify"]
 
-#: Runs of one side in a row, until one is valid. More do not help on a noisy host: quiet_host.py waits for a quiet one,
-#: which costs no run.
-ATTEMPTS = 3
+#: Where half of the runs are not valid, three in a row are not once in eight times: then 9 pairs need more attempts.
+DEFAULT_ATTEMPTS = 3
 SHOWN = ("throughput", "response_p99", "server_cpu_per_exchange")
 
 
@@ -70,6 +69,7 @@ class AbRunner:
     Attributes:
         folder: an existing folder for the runs and ab.json.
         record: the content of ab.json, with the plan filled in.
+        attempts: runs of one side in a row, until one is valid.
         force: take runs that are not valid, and do not wait for a quiet host.
         start_timeout_s: how long each server may take until it replies.
         number_made: runs so far, those that are not valid included.
@@ -80,6 +80,7 @@ class AbRunner:
     profile: Profile
     folder: Path
     record: AbRecord
+    attempts: int = DEFAULT_ATTEMPTS
     force: bool = False
     start_timeout_s: float = START_PATIENCE_S
     number_made: int = 0
@@ -162,14 +163,14 @@ class AbRunner:
         self._write()
 
     def _valid_run(self, number: int, side: str) -> Run:
-        """Run a side until a run is valid, at most ATTEMPTS times. A server that falls short is no reason to repeat."""
+        """Run a side, at most `attempts` times, until a run is valid. A server that falls short is not run again."""
         from loadtests.comparison.ab_plan import Repeated
         from loadtests.comparison.compare import is_believable, missing_in
 
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in range(1, self.attempts + 1):
             if attempt > 1:
                 self._await_quiet()
-            again = f", attempt {attempt} of {ATTEMPTS}" if attempt > 1 else ""
+            again = f", attempt {attempt} of {self.attempts}" if attempt > 1 else ""
             notify(f"pair {number} of {self.record.max_pairs}: {side.upper()} {self._side(side).title}{again}")
             run = self._run(side)
             if not run.verdict.is_valid:
@@ -183,7 +184,7 @@ class AbRunner:
                 notify(f"  {_figures(run)}")
                 return run
             self.record.repeated.append(Repeated(run.path.name, side, [*run.verdict.doubts, *missing]))
-        raise NoValidRun(f"none of {ATTEMPTS} runs of {side.upper()} in a row was valid")
+        raise NoValidRun(f"none of {self.attempts} runs of {side.upper()} in a row was valid")
 
     def _run(self, side: str) -> Run:
         label = f"{side.upper()} {self._side(side).title}"

@@ -193,6 +193,22 @@ def test_after_several_invalid_runs_of_a_side_the_finished_pairs_are_compared(
     assert kept(tmp_path)["ended"] == "invalid"
 
 
+def test_a_host_of_which_half_of_the_runs_are_invalid_needs_more_attempts(swarms: Swarms, tmp_path: Path) -> None:
+    noisy = Verdict("noisy-host", ["others used 1.2 cores"])
+    swarms.verdict = lambda number: noisy if number in (1, 2, 3, 5) else Verdict("valid")
+    ab(tmp_path, *SIDES, "--pairs", "2", "--attempts", "4")
+    made = kept(tmp_path)
+
+    assert len(made["pairs"]) == 2
+    assert [each["run"] for each in made["repeated"]] == ["run-1", "run-2", "run-3", "run-5"]
+
+
+def test_one_attempt_is_the_least(swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        ab(tmp_path, *SIDES, "--attempts", "0")
+    assert "--attempts" in capsys.readouterr().err
+
+
 def test_force_takes_invalid_runs(swarms: Swarms, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     swarms.verdict = lambda number: Verdict("noisy-host", ["others used 95% of the cores"])
     ab(tmp_path, *SIDES, "--pairs", "2", "--force")
