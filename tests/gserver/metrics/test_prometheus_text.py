@@ -11,7 +11,7 @@ pytest.importorskip("prometheus_client", reason="the metrics need prometheus-cli
 from prometheus_client.parser import text_string_to_metric_families
 
 from gserver.config.settings import Settings
-from gserver.counters import TIME_BUCKETS, Counters
+from gserver.counters import TIME_BUCKETS, Counters, offload_cell
 from gserver.errors import CloseReason
 from gserver.metrics.prometheus_text import FAMILIES, as_prometheus_text
 from gserver.metrics.readings import read
@@ -59,6 +59,28 @@ def test_every_close_reason_has_a_sample_from_the_start() -> None:
     closed = {labels[0]: value for (name, labels), value in found.items() if name == "gserver_connections_closed_total"}
     assert set(closed) == {reason.value for reason in CloseReason}
     assert closed["idle_timeout"] == sum(closed.values()) == 1
+
+
+def test_calls_of_offload_are_counted_by_pool_and_their_failures_by_reason() -> None:
+    board = make_board(workers=0)
+    for pid in (11, 12):
+        cells = add_worker(board, pid).cells
+        cells[offload_cell("thread", "calls")] += 4
+        cells[offload_cell("process", "calls")] += 2
+        cells[offload_cell("process", "died")] += 1
+    found = samples(as_prometheus_text(read(board, Settings())))
+
+    assert found["gserver_offload_calls_total", ("thread",)] == 8
+    assert found["gserver_offload_calls_total", ("process",)] == 4
+    failures = {labels: value for (name, labels), value in found.items() if name == "gserver_offload_failures_total"}
+    assert failures.pop(("process", "died")) == 2
+    assert set(failures) == {
+        ("thread", "refused"),
+        ("thread", "timeouts"),
+        ("process", "refused"),
+        ("process", "timeouts"),
+    }
+    assert set(failures.values()) == {0}
 
 
 def buckets_of(name: str, found: dict[tuple[str, tuple[str, ...]], float]) -> dict[float, float]:
