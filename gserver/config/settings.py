@@ -253,8 +253,8 @@ class Settings:
         "Limits", 0, validators.rate, "--max-message-rate", metavar="N",
         help="maximum number of messages per second on one connection; 0: no limit")
     max_byte_rate: float = _setting(
-        "Limits", 0, validators.rate, "--max-byte-rate", metavar="BYTES",
-        help="maximum number of bytes received per second on one connection; 0: no limit")
+        "Limits", 0, validators.byte_rate, "--max-byte-rate", metavar="BYTES",
+        help="maximum number of bytes received per second on one connection, such as 64K; 0: no limit")
     rate_action: RateAction = _setting(
         "Limits", "throttle", validators.one_of(*get_args(RateAction)), "--rate-action", metavar="ACTION",
         help="action on a connection above max_message_rate or max_byte_rate: throttle (it is read at that rate), "

@@ -25,6 +25,7 @@ __all__ = [
     "Reworded",
     "access_format",
     "binds",
+    "byte_rate",
     "directory",
     "file_mask",
     "function_of",
@@ -51,6 +52,7 @@ __all__ = [
 
 LARGEST_WHOLE = 2**31 - 1
 AUTO_WORKERS = "auto"
+_UNITS = ("K", "M", "G")
 _REFUSALS = (ValueError, TypeError, LookupError, OverflowError)
 
 
@@ -154,12 +156,16 @@ def _switch(value: Any) -> bool:
 
 def _size(value: Any) -> int:
     unit = 1
-    if isinstance(value, str) and value[-1:].upper() in tuple("KMG"):
-        unit = 1024 ** ("KMG".index(value[-1].upper()) + 1)
+    if isinstance(value, str) and value[-1:].upper() in _UNITS:
+        unit = 1024 ** (_UNITS.index(value[-1].upper()) + 1)
         value = value[:-1]
     number = int(value) if isinstance(value, str) else value
     _require(isinstance(number, int) and not isinstance(number, bool) and number >= 0)
     return int(number * unit)
+
+
+def _byte_rate(value: Any) -> float:
+    return float(_size(value)) if isinstance(value, str) and value[-1:].upper() in _UNITS else _seconds(value)
 
 
 def _directory(value: Any) -> str:
@@ -308,6 +314,7 @@ sni = Check("NAME=CERTFILE or NAME=CERTFILE,KEYFILE, or a list of them", _sni)
 spread = Check("auto, or a number of seconds, 0 or more", _spread)
 seconds = Check("a number of seconds, 0 or more", _seconds)
 switch = Check("True or False", _switch)
+byte_rate = Check("a number of 0 or more, such as 65536, 64K or 1M", _byte_rate)
 size = Check("a number of bytes, such as 65536, 64K, 512M or 1G", _size)
 directory = Check("a directory", _directory)
 optional_text = Check("text, or None", _optional_text)
