@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS_WITH_PAGES = ("", "docs", "results", "examples")
+FOLDERS_WITH_PAGES = ("", "docs", "docs/tutorials", "results", "examples")
 PAGES = sorted(page for folder in FOLDERS_WITH_PAGES for page in (ROOT / folder).glob("*.md"))
 #: Where a path in code formatting may begin: `gserver/cli.py` is a file of the project, `report.html` is not.
 FOLDERS = ("gserver", "loadtests", "benchmarks", "tests", "docs", "examples")

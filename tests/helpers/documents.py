@@ -18,7 +18,7 @@ from pathlib import Path
 from loadtests.host.subprocesses import free_port
 from tests.helpers.processes import GserverProcess
 
-__all__ = ["Reader", "blocks", "commands", "write_modules"]
+__all__ = ["Reader", "blocks", "commands"]
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0
@@ -27,14 +27,6 @@ PATIENCE_S = 120.0
 def blocks(text: str, language: str) -> list[str]:
     """Return the code blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
-
-
-def write_modules(text: str, folder: Path) -> None:
-    """Write each block of Python into the file that its first line names."""
-    for code in blocks(text, "python"):
-        name = re.match(r"# (\w+\.py)\n", code)
-        assert name, code
-        (folder / name[1]).write_text(code)
 
 
 def commands(text: str) -> Iterator[tuple[str, str]]:
@@ -46,12 +38,26 @@ def commands(text: str) -> Iterator[tuple[str, str]]:
 
 
 class Reader:
-    """Runs the commands of a document in `folder`."""
+    """Does in `folder` what a document says, in its order: writes each file, and runs each command."""
 
     def __init__(self, folder: Path, servers: contextlib.ExitStack) -> None:
         self.folder = folder
         self.servers = servers
         self.ports: dict[str, int] = {}
+
+    def follow(self, text: str) -> None:
+        for language, code in re.findall(r"^```(python|console)\n(.*?)^```", text, re.M | re.S):
+            if language == "python":
+                self.write(code)
+            else:
+                ((command, shown),) = commands(f"```console\n{code}```")
+                self.type(command, shown)
+
+    def write(self, code: str) -> None:
+        """Write a module into the file that its first line names."""
+        name = re.match(r"# (\w+\.py)\n", code)
+        assert name, code
+        (self.folder / name[1]).write_text(code)
 
     def type(self, command: str, shown: str) -> None:
         words = shlex.split(command)
@@ -65,6 +71,8 @@ class Reader:
         elif words[:2] == ["loadtests", "run"]:
             # Status 3: the machine is too busy for valid figures; the document is still right.
             assert re.search(r"none\s+of", self._run(f"{command} --duration 5", 0, 3))
+        elif words[0] == "pytest":
+            assert _without_times(self._run(command)) == _without_times(shown)
         elif words[:2] == ["loadtests", "compare"]:
             assert self._run(command, folder=ROOT) == shown
         else:
@@ -93,3 +101,7 @@ class Reader:
         )
         assert ended.returncode in (statuses or (0,)), ended
         return ended.stdout
+
+
+def _without_times(output: str) -> list[str]:
+    return re.sub(r"in [\d.]+s", "in ...s", output).split()

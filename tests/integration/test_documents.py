@@ -1,4 +1,4 @@
-"""Run every command of the README and of docs/services.md in its order, and compare the stable part of the output."""
+"""Follow pages as a reader does: write each file, run each command, and compare the stable part of the output."""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.documents import Reader, commands, write_modules
+from tests.helpers.documents import Reader, commands
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/services.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/services.md", "docs/tutorials/first-service.md"])
 def test_every_command_works(tmp_path: Path, document: str) -> None:
-    text = (ROOT / document).read_text()
-    write_modules(text, tmp_path)
     with contextlib.ExitStack() as servers:
-        reader = Reader(tmp_path, servers)
-        for command, shown in commands(text):
-            reader.type(command, shown)
+        Reader(tmp_path, servers).follow((ROOT / document).read_text())
 
 
 def test_the_readme_begins_with_make_demo_and_make_test() -> None:
