@@ -699,6 +699,7 @@ class Arbiter:
         # That of the policy: in the middle of a reload, the old workers drain by the settings from before.
         limit_s = FIRST_QUIT_S if is_quick else self._supervision.policy.drain_limit_s
         if self._upgrade.is_under_way:
+            self._facts.has_successor = True
             self._metrics.stop()
         self._upgrade.hand_over(self._notifier, self._pidfile, self._processes.end)
         self._notifier.stopping(limit_s)

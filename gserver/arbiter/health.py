@@ -3,6 +3,9 @@
 *Alive* means that restarting the server would not help: a worker that serves has a recent heartbeat. While the server
 stops, no worker accepts connections any more, so any worker with a recent heartbeat counts.
 
+After a binary upgrade the old server ends, and the new one serves at the same addresses. On a busy host the old metrics
+process may get to a last check only then. What it is asked about is the service, so it answers for the new server.
+
 *Ready* means that load balancers should send clients here. It is decided here alone: for /readyz, for gserverctl and
 for the stats socket.
 """
@@ -30,6 +33,9 @@ class WorkerHealth(Protocol):
         """The time since its last heartbeat; None before the first."""
 
 
+_SUCCESSOR = "a new server has taken over"
+
+
 @dataclass(frozen=True)
 class Verdict:
     is_good: bool
@@ -41,7 +47,9 @@ def is_stuck(worker: WorkerHealth) -> bool:
     return worker.heartbeat_age_s is not None and worker.heartbeat_age_s > STUCK_S
 
 
-def liveness(workers: Sequence[WorkerHealth], *, is_stopping: bool) -> Verdict:
+def liveness(workers: Sequence[WorkerHealth], *, is_stopping: bool, has_successor: bool = False) -> Verdict:
+    if has_successor:
+        return Verdict(True, _SUCCESSOR)
     judged = [worker for worker in workers if worker.heartbeat_age_s is not None and (worker.is_serving or is_stopping)]
     if not judged:
         return Verdict(False, "the server is stopping, no worker is left" if is_stopping else "no worker serves")
@@ -67,7 +75,13 @@ def outage(workers: Sequence[WorkerHealth], *, is_stopping: bool) -> str | None:
 
 
 def readiness(
-    workers: Sequence[WorkerHealth], *, is_stopping: bool, is_leaving: bool, is_taken_out: bool, min_workers: int
+    workers: Sequence[WorkerHealth],
+    *,
+    is_stopping: bool,
+    is_leaving: bool,
+    is_taken_out: bool,
+    min_workers: int,
+    has_successor: bool = False,
 ) -> Verdict:
     """Whether load balancers should send clients here.
 
@@ -75,7 +89,10 @@ def readiness(
         is_leaving: the server is about to stop, and still serves for shutdown_delay.
         is_taken_out: an operator has taken it out of service: gserverctl ready off.
         min_workers: how many workers must serve; at least 1.
+        has_successor: a new server has taken over, and this one ends.
     """
+    if has_successor and not is_taken_out:
+        return Verdict(True, _SUCCESSOR)
     problem = outage(workers, is_stopping=is_stopping)
     ready = sum(worker.is_serving and worker.heartbeat_age_s is not None and not is_stuck(worker) for worker in workers)
     if problem is None and is_leaving:

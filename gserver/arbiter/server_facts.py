@@ -11,8 +11,8 @@ from gserver.arbiter.restart_causes import RestartCause
 __all__ = ["FACT_WORDS", "ServerFacts"]
 
 _STARTED_AT, _GENERATION, _TARGET, _STOPPING, _LEAVING, _TAKEN_OUT, _MIN_WORKERS = range(7)
-_SUCCEEDED, _FAILED, _RELOAD_AT, _RELOAD_FAILED = range(7, 11)
-_FIRST_CAUSE = 11
+_SUCCEEDED, _FAILED, _RELOAD_AT, _RELOAD_FAILED, _SUCCESSOR = range(7, 12)
+_FIRST_CAUSE = 12
 _CAUSES = {cause: _FIRST_CAUSE + index for index, cause in enumerate(RestartCause)}
 #: How many words the facts need.
 FACT_WORDS = _FIRST_CAUSE + len(_CAUSES)
@@ -72,6 +72,15 @@ class ServerFacts:
     @is_leaving.setter
     def is_leaving(self, value: bool) -> None:
         self._words[_LEAVING] = value
+
+    @property
+    def has_successor(self) -> bool:
+        """Whether a new server serves from the same sockets, and this one ends: a binary upgrade."""
+        return bool(self._words[_SUCCESSOR])
+
+    @has_successor.setter
+    def has_successor(self, value: bool) -> None:
+        self._words[_SUCCESSOR] = value
 
     @property
     def min_workers(self) -> int:

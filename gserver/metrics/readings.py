@@ -71,6 +71,7 @@ class Readings:
     target: int
     is_stopping: bool
     is_leaving: bool
+    has_successor: bool
     is_taken_out: bool
     min_workers: int
     reloads_succeeded: int
@@ -102,7 +103,7 @@ class Readings:
 
     @property
     def liveness(self) -> Verdict:
-        return liveness(self.workers, is_stopping=self.is_stopping)
+        return liveness(self.workers, is_stopping=self.is_stopping, has_successor=self.has_successor)
 
     @property
     def readiness(self) -> Verdict:
@@ -110,6 +111,7 @@ class Readings:
             self.workers,
             is_stopping=self.is_stopping,
             is_leaving=self.is_leaving,
+            has_successor=self.has_successor,
             is_taken_out=self.is_taken_out,
             min_workers=self.min_workers,
         )
@@ -128,6 +130,7 @@ def read(scoreboard: Scoreboard, settings: Settings, clock: Callable[[], float] 
         facts.target,
         facts.is_stopping,
         facts.is_leaving,
+        facts.has_successor,
         facts.is_taken_out,
         facts.min_workers,
         facts.reloads_succeeded,

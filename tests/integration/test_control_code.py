@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -351,7 +352,7 @@ def test_no_answer_of_a_worker_ends_the_arbiter(tmp_path: Path) -> None:
     with Served(tmp_path, app=NONSENSE.format(answers=repr(answers))) as server, ControlClient(server.path) as client:
         pid = server.worker
         outcomes: list[str] = []
-        while not outcomes or "does not answer" not in outcomes[-1]:
+        while len(outcomes) < len(answers) and "does not answer" not in "".join(outcomes[-1:]):
             asked: list[tuple[str, dict[str, Any]]] = [
                 ("connection", {"connection": f"{pid}-1"}),
                 ("stacks", {"pid": pid}),
@@ -363,7 +364,8 @@ def test_no_answer_of_a_worker_ends_the_arbiter(tmp_path: Path) -> None:
                 outcomes.append("")
             except Problem as problem:
                 outcomes.append(str(problem))
-            assert len(outcomes) < len(answers), "no answer was too deep to be parsed"
+        # From Python 3.14 on, no answer of 64 KiB is too deep to be parsed.
+        assert sys.version_info >= (3, 14) or "does not answer" in outcomes[-1]
         assert len(outcomes) > 100
         assert client.call("status")["pid"] == server.process.pid
         assert server.worker == pid

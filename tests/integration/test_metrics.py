@@ -402,6 +402,33 @@ def test_an_upgrade_has_one_process_at_a_time(tmp_path: Path, metrics: str) -> N
     assert not (tmp_path / "metrics.sock").exists()
 
 
+def test_a_check_that_the_old_process_answers_late_in_an_upgrade_is_good(tmp_path: Path) -> None:
+    """Otherwise a load balancer marks the host as down, though the new server serves."""
+    (tmp_path / "app.py").write_text(APP)
+    with (
+        start(tmp_path, "--graceful-timeout", "60", app="app:app", workers=1) as server,
+        server.connect() as waiting,
+        socket.create_connection(metrics_address(server), timeout=30) as check,
+    ):
+        waiting.sendall(b"wait\n")
+        assert waiting.recv(100) == b"waiting\n"
+        check.sendall(b"GET /readyz HTTP/1.1\r\n")
+        old, exporter = server.process.pid, metrics_pid(server)
+        wait_for(lambda: len(sockets_of(exporter)) > 1, "the old process has accepted it")
+        server.signal(signal.SIGUSR2)
+        server.wait_for_log("Worker ready", 2)
+        os.kill(exporter, signal.SIGSTOP)
+        os.kill(old, signal.SIGTERM)
+        wait_for(lambda: server.log.count(READY) == 2, "the new arbiter has a metrics process")
+        check.sendall(b"\r\n")
+        os.kill(exporter, signal.SIGCONT)
+
+        assert check.recv(1000).startswith(b"HTTP/1.1 200 ")
+        os.kill(old, signal.SIGQUIT)
+        wait_for(lambda: not is_running(old), "the old arbiter has ended")
+        os.kill(int((tmp_path / "gserver.pid").read_text()), signal.SIGTERM)
+
+
 @pytest.mark.parametrize("metrics", ["127.0.0.1:0", "unix:metrics.sock"])
 def test_after_an_upgrade_that_failed_the_old_process_goes_on(tmp_path: Path, metrics: str) -> None:
     with start(tmp_path, metrics=metrics, workers=1) as server:

@@ -82,6 +82,15 @@ def test_a_server_that_goes_or_is_taken_out_is_not_ready(
     assert ready == Verdict(False, reason)
 
 
+def test_an_old_server_answers_for_the_new_one_after_an_upgrade() -> None:
+    taken_over = Verdict(True, "a new server has taken over")
+    gone = {"is_stopping": True, "has_successor": True}
+
+    assert liveness([], **gone) == taken_over
+    assert readiness([], **gone, is_leaving=False, is_taken_out=False, min_workers=1) == taken_over
+    assert not readiness([], **gone, is_leaving=False, is_taken_out=True, min_workers=1).is_good
+
+
 def test_a_server_that_is_taken_out_serves() -> None:
     """So a health check that restarts servers does not restart it."""
     assert outage([SERVES], is_stopping=False) is None
