@@ -6,6 +6,7 @@
 #   make baselines
 #                results/baselines again: gserver against its peers, and its two engines, in pairs; about 70
 #                minutes; BASELINES= makes some of them only. And README's pictures of them
+#   make docs    the documentation site, in build/docs
 #   make bench   the server beside its peers, in about ten minutes; JOBS=, ROUNDS= and OPTIONS= change what is measured
 #                (.venv/bin/python -m benchmarks --help). Needs gcc; a peer that is not installed is skipped
 
@@ -16,13 +17,13 @@ PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check
 TOO_OLD = $(PYTHON) is Python %d.%d, and gserver needs 3.11 or newer: make PYTHON=...
 CHECK = import sys; sys.exit(sys.version_info < (3, 11) and "$(TOO_OLD)" % sys.version_info[:2])
 NEW_ENVIRONMENT = $(PYTHON) -c '$(CHECK)' && $(PYTHON) -m venv $(VENV)
-SOURCES := gserver loadtests benchmarks tests setup.py
+SOURCES := gserver loadtests benchmarks tests docs/conf.py setup.py
 PROCESSES ?= 4
 JOBS ?= echo json churn idle tls handshakes cluster
 ROUNDS ?= 3
 OPTIONS ?=
 
-.PHONY: demo test sanitize baselines bench lint types clean
+.PHONY: demo test sanitize baselines docs bench lint types clean
 
 demo: $(VENV)/.demo
 	@# Status 3: the machine was too busy for the figures to be believed; the run has printed that.
@@ -94,6 +95,9 @@ baselines: $(VENV)/.demo
 	@$(VENV)/bin/loadtests compare $(RESULTS)/*/ --markdown --fail-on never >> $(RESULTS)/README.md
 	@$(VENV)/bin/loadtests compare $(RESULTS)/json-and-uvloop-json --pictures docs/pictures --fail-on never > /dev/null
 
+docs: $(VENV)/.docs
+	$(VENV)/bin/sphinx-build -q -W --keep-going -b html docs build/docs
+
 bench: $(VENV)/.bench
 	$(VENV)/bin/python -m benchmarks $(JOBS) --rounds $(ROUNDS) $(OPTIONS)
 
@@ -118,6 +122,12 @@ $(VENV)/.bench: setup.py
 	@$(NEW_ENVIRONMENT)
 	@$(PIP) --editable .
 	@$(PIP) uvloop || echo "uvloop cannot be installed: its servers will be skipped"
+	@touch $@
+
+$(VENV)/.docs: setup.py
+	@echo "Installing into $(VENV) (once)"
+	@$(NEW_ENVIRONMENT)
+	@$(PIP) --editable '.[docs]'
 	@touch $@
 
 $(VENV)/.test: setup.py

@@ -27,6 +27,8 @@ EXTRAS = ["setproctitle>=1.3", "watchfiles>=0.21"]
 METRICS = ["prometheus-client>=0.16"]
 # What `gserverctl top` needs.
 TOP = ["rich>=13"]
+# What `make docs` needs.
+DOCS = ["sphinx>=8.2", "myst-parser>=4", "furo>=2025.7.19", "sphinx-copybutton>=0.5.2"]
 TEST = [
     *LOADTESTS,
     *EXTRAS,
@@ -95,6 +97,7 @@ setup(
         "sampler": SAMPLER,
         "loadtests": LOADTESTS,
         "test": TEST,
+        "docs": DOCS,
     },
     entry_points={
         "console_scripts": [

@@ -10,13 +10,14 @@ import contextlib
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from loadtests.host.subprocesses import free_port
-from tests.helpers.processes import GserverProcess
+from tests.helpers.processes import GserverProcess, wait_for
 
 __all__ = ["Reader", "blocks", "commands"]
 
@@ -46,8 +47,8 @@ class Reader:
         self.ports: dict[str, int] = {}
 
     def follow(self, text: str) -> None:
-        for language, code in re.findall(r"^```(python|console)\n(.*?)^```", text, re.M | re.S):
-            if language == "python":
+        for language, code in re.findall(r"^```(python|js|console)\n(.*?)^```", text, re.M | re.S):
+            if language != "console":
                 self.write(code)
             else:
                 ((command, shown),) = commands(f"```console\n{code}```")
@@ -55,7 +56,7 @@ class Reader:
 
     def write(self, code: str) -> None:
         """Write a module into the file that its first line names."""
-        name = re.match(r"# (\w+\.py)\n", code)
+        name = re.match(r"(?:#|//) (\w+\.(?:py|js))\n", code)
         assert name, code
         (self.folder / name[1]).write_text(code)
 
@@ -64,8 +65,12 @@ class Reader:
         if words[0] == "make":
             return
         command = re.sub(r"127\.0\.0\.1:(\d+)", self._free, command)
+        if words[0] in ("node", "python") and words[-1].isdigit():
+            command = f"{words[0]} {words[1]} {self._port(words[-1])}"
         if words[0] == "gserver" and "-b" in words:
             self._serve(command)
+        elif words[0] == "node" and ".listen(" in (self.folder / words[1]).read_text():
+            self._start(shlex.split(command))
         elif words[0] == "locust":
             self._run(f"{command} --headless -u 5 -r 5 -t 2s".replace("loadtests/", f"{ROOT}/loadtests/"))
         elif words[:2] == ["loadtests", "run"]:
@@ -79,7 +84,10 @@ class Reader:
             assert self._run(command) == shown
 
     def _free(self, found: re.Match[str]) -> str:
-        return f"127.0.0.1:{self.ports.setdefault(found[1], free_port())}"
+        return f"127.0.0.1:{self._port(found[1])}"
+
+    def _port(self, shown: str) -> int:
+        return self.ports.setdefault(shown, free_port())
 
     def _serve(self, command: str) -> None:
         arguments = shlex.split(command)[1:]
@@ -87,6 +95,12 @@ class Reader:
         arguments.remove("-b")
         workers = int(arguments[arguments.index("-w") + 1]) if "-w" in arguments else 1
         self.servers.enter_context(GserverProcess(self.folder, *arguments, bind=bind, workers=workers))
+
+    def _start(self, command: list[str]) -> None:
+        """Start a server whose last argument is its port, and wait until it listens."""
+        process = self.servers.enter_context(subprocess.Popen(command, cwd=self.folder))
+        self.servers.callback(process.kill)
+        wait_for(lambda: is_open(int(command[-1])), f"{command} listens")
 
     def _run(self, command: str, *statuses: int, folder: Path | None = None) -> str:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -101,6 +115,14 @@ class Reader:
         )
         assert ended.returncode in (statuses or (0,)), ended
         return ended.stdout
+
+
+def is_open(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def _without_times(output: str) -> list[str]:
