@@ -45,6 +45,7 @@ class PoolProcess:
     Attributes:
         calls: how many calls it has been given.
         status: how it ended: an exit status, or a negative number of a signal; None before, or if it is not known.
+        is_outdated: whether it is to be replaced after its next call. For the pool; false at first.
         is_dismissed: whether it was told to end, so that its end is no surprise.
         leaving: set when it was told to end, or has ended.
         ended: set when it has ended, and `status` is known.
@@ -53,7 +54,7 @@ class PoolProcess:
     def __init__(self, modules: Sequence[str], title: str, is_silent: bool) -> None:
         self.calls = 0
         self.status: int | None = None
-        self.is_dismissed = self._is_closed = False
+        self.is_outdated = self.is_dismissed = self._is_closed = False
         self.leaving, self.ended = Event(), Event()
         self._sock, theirs = socket.socketpair()
         try:

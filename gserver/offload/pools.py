@@ -92,6 +92,11 @@ class Pools:
         self._check(function, timeout_s)
         return self._counted("process", self._processes.call, function, arguments, timeout_s)
 
+    def renew_processes(self) -> None:
+        """Replace each process after its next call, because what it has inherited is old."""
+        if self._processes is not None:
+            self._processes.renew()
+
     def close(self, timeout_s: float = 0.0) -> None:
         """Wait until the calls that run or wait have ended, at most so long, and end the pools. No call is accepted."""
         self._is_closing = True

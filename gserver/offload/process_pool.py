@@ -115,6 +115,11 @@ class Processes:
         finally:
             del value  # it would be a circle with the traceback
 
+    def renew(self) -> None:
+        """Replace each process after its next call: it has inherited what is old now, such as the log files."""
+        for process in self._processes:
+            process.is_outdated = True
+
     def close(self) -> None:
         """End all processes: those without a call by themselves, the others are killed."""
         self._is_closing = True
@@ -148,7 +153,7 @@ class Processes:
         finally:
             if reply is None:
                 process.kill()
-            elif self._is_closing or (self._max_tasks and process.calls >= self._max_tasks):
+            elif self._is_closing or process.is_outdated or (self._max_tasks and process.calls >= self._max_tasks):
                 process.dismiss()
             else:
                 self._places.give(process)

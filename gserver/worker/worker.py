@@ -187,7 +187,7 @@ class Worker:
         loop = gevent.get_hub().loop
         gevent.signal_handler(signal.SIGTERM, self._drain)
         gevent.signal_handler(signal.SIGQUIT, self._quit)
-        gevent.signal_handler(signal.SIGUSR1, logs.reopen)
+        gevent.signal_handler(signal.SIGUSR1, self._reopen_logs)
         channel_watcher = loop.io(self._context.channel.fileno(), 1)
         channel_watcher.start(shielded, "reading messages of the arbiter", self._read_message)
         self._heartbeat_timer = loop.timer(0.0, HEARTBEAT_S)
@@ -238,9 +238,18 @@ class Worker:
             self._apply_live(json.loads(message.addresses[0]))
         elif message.kind == REOPEN:
             logs.adopt(message.addresses, message.descriptors)
+            self._logs_reopened()
         elif message.kind in (DRAIN, DRAIN_AT_ONCE):
             self._drains_at_once = message.kind == DRAIN_AT_ONCE
             self._drain(message.addresses)
+
+    def _reopen_logs(self) -> None:
+        logs.reopen()
+        self._logs_reopened()
+
+    def _logs_reopened(self) -> None:
+        if self.settings.capture_output and self._offload is not None:  # its processes have inherited the old file
+            self._offload.renew_processes()
 
     def _listen(self, message: Message) -> None:
         from gserver.server.admission import Door

@@ -36,6 +36,7 @@ FUNCTIONS = {
     "thread": lambda argument: offload.thread(work.wait_for, argument),
     "patched": lambda argument: offload.process(work.is_patched),
     "threads": lambda argument: offload.process(work.threads),
+    "print": lambda argument: offload.process(work.say, argument),
     "files": lambda argument: offload.process(work.files),
 }
 
@@ -45,6 +46,7 @@ WORK = """
 import os, signal, socket, subprocess, threading, time
 
 def pid(): return os.getpid()
+def say(text): print(text, flush=True)
 def die(): os.kill(os.getpid(), signal.SIGKILL)
 def is_patched(): return "gevent" in repr(socket.socket.__mro__)
 
@@ -73,11 +75,13 @@ def files():
 """
 
 
-def start(folder: Path, *arguments: str, workers: int = 1, processes: int = 2) -> GserverProcess:
+def start(
+    folder: Path, *arguments: str, workers: int = 1, processes: int = 2, log: Path | None = None
+) -> GserverProcess:
     (folder / "app.py").write_text(APP)
     (folder / "work.py").write_text(WORK)
     options = ("--offload-processes", str(processes), "--reload-settle", "0", "--stats-socket", "stats")
-    return GserverProcess(folder, *options, *arguments, "app:app", workers=workers)
+    return GserverProcess(folder, *options, *arguments, "app:app", workers=workers, log=log)
 
 
 def connect(server: GserverProcess) -> Client:
@@ -120,6 +124,27 @@ def test_functions_run_in_fresh_interpreters_that_exist_before_the_worker_is_rea
         assert ask(server, b"patched") == "False"
         assert ask(server, b"threads") == "ran"
         assert ask(server, b"files") == "1"  # no listener, no connection, no channel
+
+
+def test_after_a_log_rotation_each_process_is_replaced_once_it_has_made_a_call(tmp_path: Path) -> None:
+    """With capture_output, its standard output is the error log that was open at its start."""
+    log = tmp_path / "errors"
+    with (
+        start(tmp_path, "--capture-output", "--error-logfile", str(log), processes=1, log=log) as server,
+        connect(server) as client,
+    ):
+        (worker,) = server.serving_pids()
+        before = pool_of(worker)
+        client.call(b"print first")
+        log.rename(tmp_path / "errors.1")
+        server.signal(signal.SIGUSR1)
+        wait_for(log.exists, "the log is opened again")
+
+        client.call(b"print second")
+        wait_for(lambda: not before & pool_of(worker), "the process is replaced")
+        client.call(b"print third")
+        assert "third" in log.read_text()
+        assert "third" not in (tmp_path / "errors.1").read_text()
 
 
 def test_a_killed_process_fails_one_call_and_is_replaced(tmp_path: Path) -> None:

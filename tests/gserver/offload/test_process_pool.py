@@ -208,6 +208,15 @@ def test_a_process_is_replaced_after_so_many_calls(make: Make) -> None:
     assert len(set(pids)) == 3
 
 
+def test_processes_are_replaced_after_their_next_call_when_what_they_have_inherited_is_old(make: Make) -> None:
+    processes = make(1)
+    before = processes.call(heavy.pid, (), LONG_S)
+    processes.renew()
+
+    assert processes.call(heavy.pid, (), LONG_S) == before
+    assert processes.call(heavy.pid, (), LONG_S) == processes.call(heavy.pid, (), LONG_S) != before
+
+
 def test_a_module_is_imported_before_the_first_call(make: Make) -> None:
     processes = make(module="tests.helpers.heavy")
 
