@@ -54,7 +54,30 @@ __all__ = [
 
 
 class Codec(Protocol):
-    """The interface of a codec, for type checkers; the contract is in the docstring of this module."""
+    """The interface of a codec, for type checkers; the contract is in the docstring of this module.
+
+    Example:
+        class Digits:
+            partial = False  # no message is ever incomplete
+
+            def __init__(self):
+                self._data = b""
+
+            def receive(self, data):
+                self._data += data
+
+            def messages(self):
+                data, self._data = self._data, b""
+                return [int(each) for each in data.decode()]
+
+            def encode(self, message):
+                return b"%d" % message
+
+            def eof(self):
+                pass
+
+        assert feed(Digits, b"42") == [4, 2]
+    """
 
     partial: Any
 

@@ -142,6 +142,17 @@ class Connection(ConnectionFields):
         tls: the TLS session (gserver.tls.contexts.TlsInfo); None without TLS.
         proxy: the PROXY header of this connection (gserver.server.proxy_protocol.ProxyHeader), or None.
         is_probe: True for the worker's own probe (see Service.probe), which has no TLS.
+
+    Example:
+        def handle(line, conn):
+            conn.session = (conn.session or 0) + 1
+            if line == b"bye":
+                conn.close()
+            return b"message %d" % conn.session
+
+        with Conversation(Service(handle, Lines)) as conv:
+            assert conv.message(b"hello", b"bye") == [b"message 1", b"message 2"]
+            assert conv.close_reason is CloseReason.FINISHED
     """
 
     __slots__ = (
@@ -376,6 +387,14 @@ class Connection(ConnectionFields):
 
         Raises ConnectionClosed if the connection is closed or closes meanwhile, and the exception of the codec's
         encode() for a message that it cannot encode.
+
+        Example:
+            def handle(line, conn):
+                conn.send(b"working")
+                return b"done"
+
+            with Conversation(Service(handle, Lines)) as conv:
+                assert conv.message(b"work") == [b"working", b"done"]
         """
         self.write(self.codec.encode(message))
 
@@ -384,6 +403,22 @@ class Connection(ConnectionFields):
 
         If more bytes than the setting send_buffer_limit wait already, the connection is closed with BUFFER_LIMIT, and
         ConnectionClosed is raised.
+
+        Example:
+            members = set()
+
+            def broadcast(line, conn):
+                for member in list(members):
+                    try:
+                        member.send_nowait(line)
+                    except ConnectionClosed:
+                        members.discard(member)
+
+            app = Service(broadcast, Lines, on_open=members.add, on_close=lambda conn, reason: members.discard(conn))
+            with Conversation(app) as ada:
+                bob = ada.another()
+                ada.message(b"hello")
+                assert bob.received == [b"hello"]
         """
         data = self.codec.encode(message)
         self._check_open()
@@ -392,7 +427,17 @@ class Connection(ConnectionFields):
         self.send_reply(data)
 
     def write(self, data: bytes) -> None:
-        """Send bytes that are already encoded; otherwise like send()."""
+        """Send bytes that are already encoded; otherwise like send().
+
+        Example:
+            def handle(line, conn):
+                conn.write(b"HTTP/1.0 400 Bad Request\\r\\n\\r\\n")
+                conn.close()
+
+            with Conversation(Service(handle, Lines)) as conv:
+                conv.message(b"GET / HTTP/1.1")
+                assert conv.received_bytes.startswith(b"HTTP/1.0 400")
+        """
         if self.close_reason is not None:
             self._check_open()
         if self.turn_replies:
@@ -486,8 +531,14 @@ class Connection(ConnectionFields):
     def spawn(self, function: Callable[..., object], *arguments: Any) -> Greenlet[..., Any]:
         """Call function(*arguments) in a greenlet of its own, so that the handler can return at once.
 
+            def look_up(line, conn):
+                conn.send(b"found " + line)  # after a query of a database, for example
+
             def handle(line, conn):
-                conn.spawn(look_up, line, conn)  # which calls conn.send() when it has the answer
+                conn.spawn(look_up, line, conn)
+
+            with Conversation(Service(handle, Lines)) as conv:
+                assert conv.message(b"ada") == [b"found ada"]
 
         The task is part of the connection. A close and a drain wait until it has ended, and send what it sends. It may
         take handler_timeout, like a handler. An exception is logged, and on_error may answer it; otherwise it ends the
@@ -531,6 +582,15 @@ class Connection(ConnectionFields):
         replaces the deadline, None clears it. It is met to a tick: see gserver.limits.deadlines.
 
         ValueError for a number that is negative or not finite.
+
+        Example:
+            def log_in(line, conn):
+                conn.set_deadline(None)
+                return b"welcome"
+
+            with Conversation(Service(log_in, Lines, on_open=lambda conn: conn.set_deadline(10))) as conv:
+                conv.advance(11)
+                assert conv.close_reason is CloseReason.DEADLINE
         """
         if seconds is not None and not 0 <= seconds < NEVER:
             raise ValueError(f"the deadline is {seconds!r}, must be seconds from 0, or None")
@@ -553,6 +613,15 @@ class Connection(ConnectionFields):
         """Stop reading, send what is unsent, then close gracefully. Never blocks; the first reason is kept.
 
         Called while a handler runs, it takes effect when the handler has returned: its reply is still sent.
+
+        Example:
+            def handle(line, conn):
+                conn.close()
+                return b"bye"
+
+            with Conversation(Service(handle, Lines)) as conv:
+                assert conv.message(b"quit") == [b"bye"]
+                assert conv.is_closed
         """
         if self.close_reason is not None:
             return

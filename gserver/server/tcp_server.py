@@ -143,6 +143,16 @@ class TcpServer(StreamServer):
         notices: logs the limits that clients reach; default: its own, logged to the end by drain().
 
     start(), serve_forever(), stop() and `with` are gevent's; stop(timeout) drains, for one second by default.
+
+    Example:
+        from gevent import socket
+
+        server = TcpServer(("127.0.0.1", 0), Service(lambda line, conn: line.upper(), Lines))
+        server.start()
+        with socket.create_connection(("127.0.0.1", server.server_port)) as sock:
+            sock.sendall(b"hello\\n")
+            assert sock.recv(6) == b"HELLO\\n"
+        server.stop()
     """
 
     backlog = 2048

@@ -76,6 +76,12 @@ class LiveServer:
         settings: the settings in use.
         errors: the exceptions of the service's code so far, in order. A test that expects one removes it:
             `error = server.errors.pop()`.
+
+    Example:
+        with serve(Service(lambda line, conn: line.upper(), Lines)) as server:
+            assert server.connect().call(b"hello") == b"HELLO"
+            assert server.open == 1
+        assert server.closed == {CloseReason.PEER_EOF: 1}
     """
 
     address: tuple[str, int]
