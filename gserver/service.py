@@ -43,7 +43,7 @@ class Service:
     Args:
         on_message: called as on_message(message, conn); its return value is encoded and sent; None sends nothing.
         codec: called without arguments for each connection; a codec class, or functools.partial of one.
-        on_open: called as on_open(conn) before the first message.
+        on_open: called as on_open(conn) before the first message. An exception closes the connection.
         on_close: called as on_close(conn, reason) once, after the last message.
         on_drain: called as on_drain(conn) once, when the connection is about to be closed because its worker drains or
             because it has reached max_connection_age: conn.drain_reason is CloseReason.DRAINED or AGED. Everything that
