@@ -414,7 +414,7 @@ class Settings:
         "Logging", ACCESS_LOG_FORMAT, validators.access_format, "--access-logformat", metavar="FORMAT",
         help="format of the access log: %%(h)s peer, %%(t)s time, %%(r)s close reason, %%(M)s messages, %%(I)s bytes "
              "received, %%(O)s bytes sent, %%(L)s duration of the connection, in seconds, %%(p)s process id, %%(id)s "
-             "conn.id; without effect if log_format is json")
+             "conn.id, %%(listener)s conn.listener; without effect if log_format is json")
     logconfig_dict: Mapping[str, Any] | None = _setting(
         "Logging", None, validators.log_configuration,
         help="dictionary for logging.config.dictConfig(), applied after all other logging settings")
