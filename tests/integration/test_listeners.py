@@ -98,6 +98,15 @@ def start(folder: Path, *arguments: str, workers: int = 2, **options: Any) -> Gs
     return GserverProcess(folder, *given, bind=None, workers=workers, **options)
 
 
+@contextlib.contextmanager
+def both(ports: Ports) -> Iterator[tuple[Client, Client]]:
+    """A client of `devices` and one of `admin`, each with a reply."""
+    with ports.connect("devices") as devices, ports.connect("admin", LengthPrefixed()) as admin:
+        for client in (devices, admin):
+            client.call(b"x")
+        yield devices, admin
+
+
 def await_exchanges(swarm: Swarm) -> None:
     before = swarm.tally.verified
     wait_for(lambda: swarm.tally.verified > before + 100, "100 more exchanges")
@@ -244,13 +253,7 @@ def test_a_listener_has_its_own_deadlines(tmp_path: Path, ports: Ports) -> None:
 
 def test_live_settings_change_the_listeners_that_inherit_them(tmp_path: Path, ports: Ports) -> None:
     configure(tmp_path, two(ports, idle_timeout=60))
-    with (
-        start(tmp_path, workers=1),
-        ports.connect("devices") as devices,
-        ports.connect("admin", LengthPrefixed()) as admin,
-    ):
-        devices.call(b"x")
-        admin.call(b"x")
+    with start(tmp_path, workers=1), both(ports) as (devices, admin):
         gserverctl(tmp_path, "set", "idle_timeout", "0.2")
         with pytest.raises(ConnectionError):
             admin.recv()
@@ -479,8 +482,8 @@ def test_a_passed_socket_of_another_name_stops_the_start(tmp_path: Path, ports: 
         with socket.create_connection((HOST, ports.port("first")), PATIENCE_S):
             assert server.process.wait(PATIENCE_S) == 1
         assert (
-            "gserver: error: the socket fd://4 that systemd has passed has the name 'other' (FileDescriptorName=), must "
-            "be the name of a listener: devices, admin\n"
+            "gserver: error: the socket fd://4 that systemd has passed has the name 'other' (FileDescriptorName=), "
+            "must be the name of a listener: devices, admin\n"
         ) in server.log
 
 
@@ -489,18 +492,15 @@ def test_a_passed_socket_of_another_name_stops_the_start(tmp_path: Path, ports: 
 
 def test_operators_know_the_listeners_by_name(tmp_path: Path, ports: Ports) -> None:
     configure(tmp_path, two(ports), accesslog="access", log_format="json")
-    with start(tmp_path), ports.connect("devices") as devices, ports.connect("admin", LengthPrefixed()) as admin:
-        devices.call(b"x")
-        admin.call(b"x")
+    with start(tmp_path), both(ports) as (_, admin):
         table = gserverctl(tmp_path, "listeners").splitlines()
         assert table[0].split() == ["NAME", "ADDRESS", "APP", "TLS", "SOCKETS", "QUEUED", "BACKLOG"]
         assert table[1].split() == ["devices", ports["devices"], "shop:make_devices", "no", "1", "0", "2048"]
         assert table[2].split() == ["admin", ports["admin"], "shop:admin", "no", "1", "0", "2048"]
         (row,) = rows(tmp_path, "connections", "--listener", "admin")
         assert row["listener"] == "admin"
-        assert [each["listener"] for each in rows(tmp_path, "connections", "--where", "listener=devices")] == [
-            "devices"
-        ]
+        (row,) = rows(tmp_path, "connections", "--where", "listener=devices")
+        assert row["listener"] == "devices"
         status = gserverctl(tmp_path, "status")
         assert f"listening    devices at {ports['devices']}, admin at {ports['admin']}\n" in status
         assert "shop:make_devices, shop:admin, gserver" in status
