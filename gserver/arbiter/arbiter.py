@@ -15,11 +15,12 @@ import selectors
 import signal
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gserver
 from gserver.arbiter.administration import Administration
 from gserver.arbiter.binary_upgrade import BinaryUpgrade
+from gserver.arbiter.certificates import TlsOfListeners, certificates_of
 from gserver.arbiter.channel import (
     ANSWER,
     BORN,
@@ -76,9 +77,6 @@ from gserver.process.open_files import raise_open_files_limit
 from gserver.process.pidfile import SECOND, Pidfile
 from gserver.process.systemd import Notifier
 from gserver.user_errors import described
-
-if TYPE_CHECKING:
-    from gserver.tls.contexts import Tls
 
 __all__ = ["Arbiter"]
 
@@ -144,8 +142,8 @@ class Arbiter:
         """Run the server until a signal stops it; return the exit status. ConfigError if it cannot start."""
         self._call_hook("on_starting", self)
         self._listeners.adopt(self._upgrade.inherited)
-        self._listeners.open(self.settings.bind)
-        self._listeners.keep(self.settings.bind)
+        self._listeners.open(self.settings.binds)
+        self._listeners.keep(self.settings.binds)
         self._metrics.adopt(self._upgrade.inherited_metrics)
         self._metrics.open(self.settings.metrics_bind)
         self._signals = SignalQueue()
@@ -292,7 +290,7 @@ class Arbiter:
         elif isinstance(action, Go):
             is_upgrading = self._upgrade.new_arbiter is not None
             lanes = self._listeners.lanes_for(
-                action.child.pid, self.settings.bind, self._supervision.target, is_upgrading
+                action.child.pid, self.settings.binds, self._supervision.target, is_upgrading
             )
             self._workers.send(action.child.pid, LISTEN, lanes=lanes)
         elif isinstance(action, Drain):
@@ -329,13 +327,13 @@ class Arbiter:
     def _drain(self, child: Child) -> None:
         """Drain a worker: its listeners go to another worker, its connections end."""
         others = [each.pid for each in self._supervision if each.stage is Stage.SERVING]
-        receiver = self._listeners.hand_over(child.pid, others, self.settings.bind)
+        receiver = self._listeners.hand_over(child.pid, others, self.settings.binds)
         if receiver is not None:
             self._workers.send(receiver[0], LISTEN, lanes=receiver[1])
         # An address that a reload has removed is closed with the last worker that serves it.
-        removed = [bind for bind in self._before_reload[0].bind if bind not in self.settings.bind]
+        removed = [bind for bind in self._before_reload[0].binds if bind not in self.settings.binds]
         if all(each.generation == self._supervision.generation for each in self._supervision if each.pid in others):
-            self._listeners.keep(self.settings.bind)
+            self._listeners.keep(self.settings.binds)
         self._workers.send(child.pid, DRAIN, [str(bind) for bind in removed])
 
     def _kill(self, child: Child, kill_stage: KillStage) -> None:
@@ -427,7 +425,8 @@ class Arbiter:
         self._processes.signal(pid, signal.SIGUSR2)
 
     def listener_rows(self) -> list[dict[str, Any]]:
-        return self._listeners.rows()
+        known = [*self.settings.all_listeners, *self._before_reload[0].all_listeners]
+        return self._listeners.rows(known, self._configuration.app or "", self._tls)
 
     def _ask_worker(self, pid: int, text: str) -> bool:
         return self._workers.ask(pid, text)
@@ -494,7 +493,7 @@ class Arbiter:
         self._notifier.reloading()
         try:
             with self._orphans.exempting():
-                settings, fixed = self._configuration.read().with_fixed_of(self.settings)
+                settings, fixed = self._configuration.read_again().with_fixed_of(self.settings)
         except ConfigError as error:
             self._reload_failed(ReloadFailed(str(error)))
             return
@@ -556,7 +555,7 @@ class Arbiter:
             enter(settings.chdir)
             tls = certificates_of(settings)
             check_metrics(settings.metrics_bind)
-            self._listeners.open(settings.bind, patient=False)
+            self._listeners.open(settings.binds, patient=False)
             self._metrics.open(settings.metrics_bind, patient=False)
             logs.configure(settings)  # before the fork of new workers, which inherit the log files
         except ConfigError as error:
@@ -572,13 +571,13 @@ class Arbiter:
         self._workers.preload.begin_reload()
         self._supervision.begin_reload(settings.workers, time.monotonic())
 
-    def _apply(self, settings: Settings, tls: Tls | None) -> None:
+    def _apply(self, settings: Settings, tls: TlsOfListeners) -> None:
         self.settings, self._tls = settings, tls
         self._hooks = settings.hooks
         self._supervision.policy = policy_of(settings, self._before_reload[0])
 
     def _reload_done(self) -> None:
-        self._listeners.keep(self.settings.bind)
+        self._listeners.keep(self.settings.binds)
         self._workers.preload.end_reload(succeeded=True)
         self._before_reload = self.settings, self._tls
         self._facts.reload_ended(True, time.time())
@@ -598,7 +597,7 @@ class Arbiter:
         if not self._supervision.is_reloading:
             self._workers.preload.end_reload(succeeded=False)
             self._apply(*self._before_reload)
-            self._listeners.keep(self.settings.bind)
+            self._listeners.keep(self.settings.binds)
             self._metrics.keep(self.settings.metrics_bind)
         self._facts.reload_ended(False, time.time())
         self._restore_surroundings()
@@ -702,7 +701,7 @@ class Arbiter:
             self._metrics.stop()
         self._upgrade.hand_over(self._notifier, self._pidfile, self._processes.end)
         self._notifier.stopping(limit_s)
-        addresses = [] if self._upgrade.is_under_way else [str(bind) for bind in self.settings.bind]
+        addresses = [] if self._upgrade.is_under_way else [str(bind) for bind in self.settings.binds]
         # The workers still have the listeners, and accept what the kernel has queued. No later client can connect.
         self._close_listeners()
         self._workers.preload.dismiss_all()
@@ -754,17 +753,3 @@ def _why_killed(child: Child) -> str:
     if child.must_end_since is not None:
         return "is killed and replaced, as an operator has requested"
     return "did not become ready in time" if child.stage is Stage.BOOTING else "missed its heartbeat deadline"
-
-
-def certificates_of(settings: Settings) -> Tls | None:
-    """The TLS contexts of `settings`; None without TLS.
-
-    They are made before the fork: so all workers share the keys of session tickets, and need no right to read the
-    files.
-    """
-    config = settings.tls
-    if config is None:
-        return None
-    from gserver.tls.contexts import Tls  # late: gevent warns if ssl is imported before it is patched
-
-    return Tls(config)

@@ -14,7 +14,7 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from gserver.arbiter.channel import QUESTION, REOPEN, SET, Channel, Message
@@ -31,7 +31,7 @@ from gserver.process import logs
 from gserver.process.descendants import close_all, descendants
 
 if TYPE_CHECKING:
-    from gserver.tls.contexts import Tls
+    from gserver.arbiter.certificates import TlsOfListeners
 
 __all__ = ["EXIT_CANNOT_START", "RunWorker", "WorkerContext", "WorkerProcesses"]
 
@@ -53,8 +53,8 @@ class WorkerContext:
     scoreboard: Scoreboard
     channel: Channel
     server: Any  # the Arbiter, for the hooks; in the worker, its copy from the fork
-    tls: Tls | None = None
-    served: Any = None  # the application, if the preload process has loaded it
+    tls: TlsOfListeners = field(default_factory=dict)
+    served: Any = None  # the applications by their texts, if the preload process has loaded them
     imported_files: Any = None  # with `served`: the ImportedFiles of the preload process
 
 
@@ -101,7 +101,7 @@ class WorkerProcesses:
         self._orphans_of: dict[int, list[int]] = {}
         self._requested_from: dict[int, int] = {}  # pending worker -> the pid of the preload process
 
-    def fork(self, server: Any, settings: Settings, age: int, tls: Tls | None) -> int:
+    def fork(self, server: Any, settings: Settings, age: int, tls: TlsOfListeners) -> int:
         """Fork a worker, or a preload process if one is needed first, or request a worker from the preload process.
 
         Return the pid, or the negative number of a pending worker. OSError or PreloadUnavailable if that fails. Never

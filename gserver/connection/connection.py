@@ -60,9 +60,9 @@ PROBE_PEER: Address = str(b"probe", "ascii")
 
 #: What dir() of a connection shows: the names for handlers, and none of the server's own.
 FOR_HANDLERS = (
-    *("close", "close_reason", "codec", "drain_reason", "id", "is_draining", "is_health_check", "is_probe", "messages"),
-    *("opened_at", "peer", "proxy", "received_bytes", "send", "send_nowait", "sent_bytes", "session", "set_deadline"),
-    *("spawn", "state", "tls", "write"),
+    *("close", "close_reason", "codec", "drain_reason", "id", "is_draining", "is_health_check", "is_probe", "listener"),
+    *("messages", "opened_at", "peer", "proxy", "received_bytes", "send", "send_nowait", "sent_bytes", "session"),
+    *("set_deadline", "spawn", "state", "tls", "write"),
 )
 
 # Close reasons for which the bytes in the kernel's send buffer are discarded too (the close sends a reset).
@@ -105,6 +105,8 @@ os.register_at_fork(after_in_child=_count_from_one)
 class Owner(Protocol):
     """The server that a connection belongs to. It closes the socket."""
 
+    #: The name of the listener that the connections were accepted from.
+    listener_name: str
     #: send_nowait() closes a connection with more than this many bytes in its outbox.
     send_limit: int
 
@@ -130,6 +132,8 @@ class Connection(ConnectionFields):
         codec: the codec of this connection; a handler may replace it, for the messages after the one that it handles.
         id: "PID-N": the worker's process id and the number of this connection in that process, from 1, such as
             "4712-1893". Read-only. Both logs name the connection by it.
+        listener: the name of the listener that accepted it: see the setting listeners. Without that setting it is the
+            address, as in bind.
         peer: the peer's address.
         session: free for the service's own data about this connection; None at first. gserver never reads it.
         state: see State.
@@ -216,6 +220,10 @@ class Connection(ConnectionFields):
     @property
     def id(self) -> str:
         return format_id(self.number)
+
+    @property
+    def listener(self) -> str:
+        return self._owner.listener_name
 
     @property
     def is_probe(self) -> bool:
