@@ -57,8 +57,8 @@ class Reader:
         words = shlex.split(command)
         if words[0] == "make":
             return
-        command = re.sub(r"127\.0\.0\.1:(\d+)", self._free, command)
-        if words[0] == "gserver" and "-b" in words:
+        command = self.with_free_ports(command)
+        if words[0] == "gserver" and not {"-b", "-c"}.isdisjoint(words):
             self._serve(command)
         elif words[0] == "locust":
             self._run(f"{command} --headless -u 5 -r 5 -t 2s".replace("loadtests/", f"{ROOT}/loadtests/"))
@@ -70,13 +70,19 @@ class Reader:
         else:
             assert self._run(command) == shown
 
+    def with_free_ports(self, text: str) -> str:
+        """Replace the ports in `text`: one port of a document is the same free port in all of its texts."""
+        return re.sub(r"127\.0\.0\.1:(\d+)", self._free, text)
+
     def _free(self, found: re.Match[str]) -> str:
         return f"127.0.0.1:{self.ports.setdefault(found[1], free_port())}"
 
     def _serve(self, command: str) -> None:
         arguments = shlex.split(command)[1:]
-        bind = arguments.pop(arguments.index("-b") + 1)
-        arguments.remove("-b")
+        bind = None
+        if "-b" in arguments:
+            bind = arguments.pop(arguments.index("-b") + 1)
+            arguments.remove("-b")
         workers = int(arguments[arguments.index("-w") + 1]) if "-w" in arguments else 1
         self.servers.enter_context(GserverProcess(self.folder, *arguments, bind=bind, workers=workers))
 

@@ -13,7 +13,7 @@ import pytest
 from tests.helpers.documents import Reader
 from tests.helpers.examples import EXAMPLES, documented_commands
 
-SERVICES = ["mutual_tls", "resp"]
+SERVICES = ["device_gateway", "mutual_tls", "resp"]
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -28,5 +28,7 @@ def test_every_command_works(tmp_path: Path, name: str) -> None:
     shutil.copytree(EXAMPLES, tmp_path, dirs_exist_ok=True)
     with contextlib.ExitStack() as servers:
         reader = Reader(tmp_path, servers)
+        for settings in tmp_path.glob("*.conf.py"):
+            settings.write_text(reader.with_free_ports(settings.read_text()))
         for command, shown in commands:
             reader.type(command, shown)
