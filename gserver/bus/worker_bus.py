@@ -29,6 +29,8 @@ __all__ = ["QUEUE_BYTES", "Bus", "current", "start"]
 QUEUE_BYTES = 4 * 1024 * 1024
 #: How long a new worker waits for the other workers, or for Redis, before it serves, in seconds.
 JOIN_S = 1.0
+#: How long a worker that ends waits for others that do not read, in seconds.
+FLUSH_S = 0.5
 POLL_S = 0.005
 _DROPPED = "bus: %(count)d messages dropped: %(why)s"
 _FAILED = "bus: %(count)d messages not delivered, the last to %(peer)s: %(why)s"
@@ -173,7 +175,7 @@ class Bus:
         """In a process forked from this one: return the descriptors, for the caller to replace."""
         return self._route.descriptors
 
-    def close(self, timeout_s: float = 0.0) -> None:
+    def close(self, timeout_s: float = FLUSH_S) -> None:
         """Deliver and send what waits, for at most so long, and end."""
         self._is_closed = True
         until = time.monotonic() + timeout_s

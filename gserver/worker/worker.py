@@ -375,9 +375,10 @@ class Worker:
         stop = self._served.stop if isinstance(self._served, Service | StreamService) else None
         if stop is not None:
             _call_within(stop, max(STOP_S, left_s))
-        for part in (self._offload, self._bus):
-            if part is not None:
-                part.close(max(0.0, self._drained_by - time.monotonic()))
+        if self._offload is not None:
+            self._offload.close(max(0.0, self._drained_by - time.monotonic()))
+        if self._bus is not None:
+            self._bus.close()
 
     # Once a second
 
