@@ -25,12 +25,15 @@ LOADTESTS = [
 EXTRAS = ["setproctitle>=1.3", "watchfiles>=0.21"]
 # What `metrics_bind` needs.
 METRICS = ["prometheus-client>=0.16"]
+# What `bus = "redis://..."` needs.
+REDIS = ["redis>=5"]
 # What `gserverctl top` needs.
 TOP = ["rich>=13"]
 TEST = [
     *LOADTESTS,
     *EXTRAS,
     *METRICS,
+    *REDIS,
     *TOP,
     "pytest>=9",
     "pytest-xdist>=3.8",
@@ -91,6 +94,7 @@ setup(
     extras_require={
         "extras": EXTRAS,
         "metrics": METRICS,
+        "redis": REDIS,
         "top": TOP,
         "sampler": SAMPLER,
         "loadtests": LOADTESTS,

@@ -20,6 +20,7 @@ from typing import Any
 import gserver
 from gserver.arbiter.administration import Administration
 from gserver.arbiter.binary_upgrade import BinaryUpgrade
+from gserver.arbiter.bus_links import BusLinks
 from gserver.arbiter.certificates import TlsOfListeners, certificates_of
 from gserver.arbiter.channel import (
     ANSWER,
@@ -28,6 +29,7 @@ from gserver.arbiter.channel import (
     DRAIN_AT_ONCE,
     FAILED,
     LEFT,
+    LINKS,
     LISTEN,
     NOT_ACCEPTING,
     PRELOADED,
@@ -183,6 +185,7 @@ class Arbiter:
             self._worker_ended,
             self._close_in_child,
         )
+        self._bus_links = BusLinks(self._workers.pass_on)
         self._facts = self._workers.scoreboard.server
         self._facts.started_at = time.time()
         self._spawner = Spawner(self._supervision, self._workers, self._read_messages)
@@ -262,6 +265,8 @@ class Arbiter:
                 self._questions.receive(pid, message.addresses[0])
             elif message.kind == STACKS:
                 self._administration.stacks_written(pid, message.addresses[0])
+            elif message.kind == LINKS:
+                self._bus_links.join(pid)
             elif message.kind == FAILED:
                 self._supervision.cannot_start_because(pid, message.addresses[0])
             elif message.kind == PRELOADED:
@@ -353,6 +358,7 @@ class Arbiter:
         """A worker has exited, or a preload process that was recorded as the first worker."""
         self._read_messages(death.pid)  # a last READY still shows that the application can be loaded
         self._questions.worker_ended(death.pid)
+        self._bus_links.worker_ended(death.pid)
         child = self._supervision.exited(death.pid, time.monotonic())
         self._listeners.worker_ended(death.pid)
         self._orphans.watch(self._workers.remove(death.pid), time.monotonic(), signal.SIGTERM)

@@ -227,6 +227,11 @@ class WorkerProcesses:
         listeners = [(str(bind), listener.fileno()) for lane in lanes for bind, listener in lane.items()]
         channel.send(kind, [*addresses, *(address for address, _ in listeners)], [fd for _, fd in listeners])
 
+    def pass_on(self, pid: int, kind: str, addresses: Sequence[str], descriptors: Sequence[int] = ()) -> bool:
+        """Send a message with descriptors, which stay open here; return False if that is not possible."""
+        channel = self._channels.get(pid)
+        return channel is not None and channel.send(kind, addresses, descriptors)
+
     def check_fits(self, values: Mapping[str, Any], settings: Settings, before: Settings) -> None:
         """ConfigError if set_live() cannot send these values, or fork() could not pass them on to a later worker.
 

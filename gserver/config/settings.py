@@ -174,6 +174,16 @@ class Settings:
         "Offload", 0, validators.whole(0), "--offload-max-tasks", metavar="N",
         help="number of calls after which a process of the pool is replaced; 0: never")
 
+    bus: str | None = _setting(
+        "Bus", None, validators.bus_url, "--bus", metavar="URL",
+        help="Redis over which gserver.bus connects the workers of several servers: "
+             "redis://[USER:PASSWORD@]HOST:PORT/0, rediss:// for TLS, or unix://PATH; None: the workers of this server "
+             "alone, without Redis")
+    bus_queue: int = _setting(
+        "Bus", "4M", validators.queue_size, "--bus-queue", metavar="BYTES",
+        help="size of the messages of gserver.bus that may wait in a worker: to be delivered there, for each other "
+             "worker, and for Redis; further ones are dropped; no message may be longer")
+
     max_requests: int = _setting(
         "Worker Recycling", 0, validators.whole(0), "--max-requests", metavar="N",
         help="number of messages after which a worker is replaced; 0: never")

@@ -162,6 +162,7 @@ class Connection(ConnectionFields):
     __slots__ = (
         "_message_began",
         "_owner",
+        "_when_closed",
         "buckets",
         "deadline_at",
         "drain_reason",
@@ -202,6 +203,7 @@ class Connection(ConnectionFields):
         self.buckets: Any = None  # token buckets, if rates are limited
         self.watcher: Any = None  # READ watcher
         self.tasks: Tasks | None = None  # of spawn(); None while there are none
+        self._when_closed: Callable[[Connection], None] | None = None
         self.runner: Any = None  # the greenlet that is blocked in a turn of this connection, or None
         self._owner = owner
         self.outbox: Outbox | None = None
@@ -671,9 +673,19 @@ class Connection(ConnectionFields):
             log_about(
                 self, log, logging.DEBUG, "closed %(conn)s reason=%(reason)s %(counts)s", reason=reason, counts=counts
             )
+        if self._when_closed is not None:
+            self._when_closed(self)
         self._owner.connection_closed(self)
         if not self.is_busy:
             self._owner.connection_left(self)
+
+    def when_closed(self, callback: Callable[[Connection], None]) -> None:
+        """Call callback(self) once, when nothing more can be sent. There is one: that of gserver.bus.
+
+        Raises ConnectionClosed if the connection is closed.
+        """
+        self._check_open()
+        self._when_closed = callback
 
     # For the deadlines: see gserver.limits.deadlines.Waiting
 

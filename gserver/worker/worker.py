@@ -31,6 +31,9 @@ from gserver.arbiter.channel import (
     DRAIN_AT_ONCE,
     DRAIN_AT_ONCE_S,
     FAILED,
+    LINK,
+    LINKED,
+    LINKS,
     LISTEN,
     NOT_ACCEPTING,
     QUESTION,
@@ -68,6 +71,7 @@ from gserver.worker.readiness_check import ReadyFailed, check_ready
 from gserver.worker.recycling import RecyclingLimits
 
 if TYPE_CHECKING:
+    from gserver.bus.worker_bus import Bus
     from gserver.connection.connection import Connection
     from gserver.offload.pools import Pools
     from gserver.server.admission import Door
@@ -156,6 +160,8 @@ class Worker:
         self._spread_s = 0.0  # once it drains: over how many seconds connections end
         self._drained_by = 0.0  # once it drains: the end of the graceful timeout
         self._offload: Pools | None = None  # for gserver.offload; None before they are started
+        self._bus: Bus | None = None  # for gserver.bus; None before it is started
+        self._uses_bus = False  # whether the application has imported gserver.bus before it is ready
         self._has_requested_recycling = False
         self._block_detector: BlockDetector | None = None
         self._heartbeat_timer: Any = None  # a timer of gevent's loop
@@ -180,6 +186,7 @@ class Worker:
         served: dict[str, Any] = self._context.served or load(settings, applications)
         applications.each(served, lambda each, at: apply_settings(each, settings, at))
         self._offload = start_offload(settings, applications.modules, self._counters.cells)
+        self._bus, self._uses_bus = start_bus(settings, self._context.channel, self._counters.cells)
         self._hooks.call("post_worker_init", self)
         ready_s = settings.ready_timeout or None
         applications.each(served, lambda each, at: check_ready(each, ready_s, listener_name=at[0].name))
@@ -217,6 +224,8 @@ class Worker:
         gc.collect()
         gc.freeze()
         self._heartbeat()  # before the arbiter depends on it
+        if self._bus is not None and self._uses_bus:
+            self._bus.join()
         self._context.channel.send(READY)
         self._stop.wait()
         killed = self._drain_servers()
@@ -256,6 +265,10 @@ class Worker:
             self._listen(message)
         elif message.kind == QUESTION:
             self._inspection.ask(message.addresses[0])
+        elif message.kind == LINK and self._bus is not None:
+            self._bus.linked(message.addresses, message.descriptors)
+        elif message.kind == LINKED and self._bus is not None:
+            self._bus.all_linked()
         elif message.kind == SET:
             self._apply_live(json.loads(message.addresses[0]))
         elif message.kind == REOPEN:
@@ -380,8 +393,9 @@ class Worker:
         if self._heartbeat_timer is not None:
             self._heartbeat_timer.stop()
         descriptors = [descriptor for _, server in self._servers for descriptor in server.leave_to_parent()]
-        of_pools = [] if self._offload is None else self._offload.leave_to_parent()
-        make_inert([self._context.channel.fileno(), *descriptors, *of_pools])
+        for part in (self._offload, self._bus):
+            descriptors += [] if part is None else part.leave_to_parent()
+        make_inert([self._context.channel.fileno(), *descriptors])
         self._context.scoreboard.become_private()
 
     def _finish_service(self) -> None:
@@ -399,6 +413,8 @@ class Worker:
             _call_within(stops, max(STOP_S, left_s))
         if self._offload is not None:
             self._offload.close(max(0.0, self._drained_by - time.monotonic()))
+        if self._bus is not None:
+            self._bus.close()
 
     # Once a second
 
@@ -414,6 +430,7 @@ class Worker:
         for name, step in (
             ("writing the logs", logs.retry),
             ("reporting limits", self._notices.log_due),
+            ("reporting lost messages", self._bus.log_due if self._bus is not None else int),
             ("checking for new certificates", self._check_certificates),
             ("counting bytes", self._count_bytes),
             ("checking the recycling limits", self._check_recycling),
@@ -599,6 +616,14 @@ def start_offload(settings: Settings, modules: Sequence[str], cells: Cells | Non
         started.start_threads()
     started.start_processes(modules, settings.daemon, settings.ready_timeout or None)
     return started
+
+
+def start_bus(settings: Settings, channel: Channel, cells: Cells) -> tuple[Bus, bool]:
+    """Make the bus of gserver.bus; return it, and whether the application has imported it. ConfigError for its URL."""
+    is_used = "gserver.bus" in sys.modules  # otherwise it connects with the first call, if one comes
+    from gserver.bus import worker_bus
+
+    return worker_bus.start(settings.bus_queue, cells, lambda: channel.send(LINKS), settings.bus), is_used
 
 
 def check_handshake_settings(served: Any, settings: Settings) -> None:

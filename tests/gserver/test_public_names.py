@@ -33,6 +33,7 @@ PUBLIC = {
     "gserver.errors": ERRORS,
     "gserver.codecs": CODECS,
     "gserver.framing": CODECS,
+    "gserver.bus": {"publish", "subscribe", "unsubscribe"},
     "gserver.offload": {"Died", "Full", "Timeout", "process", "thread"},
     "loadtests.users": {"TcpUser", "WrongReply"},
     "loadtests.stock": {"EchoUser", "JsonUser", "MessageUser"},
@@ -40,7 +41,7 @@ PUBLIC = {
 
 
 @pytest.mark.parametrize(
-    "module", ["gserver", "gserver.errors", "gserver.codecs", "gserver.framing", "gserver.offload"]
+    "module", ["gserver", "gserver.errors", "gserver.codecs", "gserver.framing", "gserver.offload", "gserver.bus"]
 )
 def test_a_module_exports_exactly_its_public_names(module: str) -> None:
     exported = importlib.import_module(module).__all__

@@ -1,0 +1,62 @@
+"""Publish a message to all connections that have subscribed to a topic, in all workers.
+
+    from gserver import bus
+
+    def on_open(conn: Connection) -> None:
+        bus.subscribe(conn, "lobby")
+
+    def on_message(line: bytes, conn: Connection) -> None:
+        bus.publish("lobby", line)
+
+No call blocks. Each subscriber gets the message by its own codec, as conn.send_nowait() sends it; the publisher's
+connection too, if it has subscribed. A subscription ends with its connection.
+
+With the setting bus = None, the topics are those of the workers of one server. With bus = "redis://HOST:PORT/0", they
+are those of all servers that use this Redis. Where no worker runs, in a program with a TcpServer and in tests, they are
+those of the process, of one event loop. docs/bus.md has the guarantees.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gserver.bus.worker_bus import current
+
+if TYPE_CHECKING:
+    from gserver.connection.connection import Connection
+
+__all__ = ["publish", "subscribe", "unsubscribe"]
+
+
+def publish(topic: str, message: Any, exclude: Connection | None = None) -> None:
+    """Send `message` to all connections that have subscribed to `topic`. Returns at once, before it is delivered.
+
+    Args:
+        topic: a text of 1 to 255 bytes in UTF-8.
+        message: bytes, text, a number, True, False, None, a list, a dict, or a msgspec Struct or dataclass of these. It
+            crosses processes as MessagePack: subscribers get a Struct as a dict, and a tuple as a list, whichever
+            worker they are in.
+        exclude: a connection of this worker that does not get it, such as the publisher's.
+
+    Raises:
+        TypeError, ValueError: the topic is not allowed, or the message cannot be carried, or is longer than the setting
+            bus_queue.
+        RuntimeError: the call was made in another thread than the worker's.
+    """
+    current().publish(topic, message, exclude)
+
+
+def subscribe(conn: Connection, topic: str) -> None:
+    """From now on `conn` gets what is published to `topic`. A second call changes nothing.
+
+    Raises:
+        TypeError, ValueError: the topic is not allowed, or `conn` is not the connection of a service.
+        ConnectionClosed: the connection is closed.
+        RuntimeError: the call was made in another thread than the worker's.
+    """
+    current().subscribe(conn, topic)
+
+
+def unsubscribe(conn: Connection, topic: str) -> None:
+    """From now on `conn` gets nothing more of `topic`. Without effect if it has not subscribed."""
+    current().unsubscribe(conn, topic)
