@@ -13,13 +13,13 @@ import pytest
 from tests.helpers.documents import Reader
 from tests.helpers.examples import EXAMPLES, documented_commands
 
-SERVICES = ["device_gateway", "mutual_tls", "resp"]
+SERVICES = ["chat", "device_gateway", "mutual_tls", "resp"]
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_command_works(tmp_path: Path, name: str) -> None:
     commands = list(documented_commands(name))
-    programs = {shlex.split(command)[0] for command, _ in commands}
+    programs = {shlex.split(command)[0].strip("(") for command, _ in commands}
     assert {"gserver", "loadtests"} <= programs
     path = f"{Path(sys.executable).parent}"
     missing = [each for each in programs if not (shutil.which(each) or shutil.which(each, path=path))]
