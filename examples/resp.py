@@ -19,6 +19,7 @@ Load it with two commands in one message. Each reply is compared with the expect
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -32,15 +33,11 @@ MAX_WORDS = 1024  # of a command
 INTEGER = re.compile(rb"-?\d{1,19}")
 
 
-class Error(str):
-    """An error reply."""
+class Line(bytes):
+    """A reply of one line: a status, an error or the null. Other bytes are sent as a string."""
 
 
-class Nil:
-    """The null of RESP. A handler that returns None sends no reply."""
-
-
-NIL = Nil()
+OK, PONG, NULL = Line(b"+OK"), Line(b"+PONG"), Line(b"$-1")
 
 
 class Resp:
@@ -58,42 +55,36 @@ class Resp:
         self._commands = self._parse()
 
     def receive(self, data: bytes) -> None:
-        self._raise_error()
+        self._check()
         self._buffer += data
 
     def messages(self) -> Iterator[list[bytes]]:
-        self._raise_error()
+        self._check()
         try:
-            while (command := next(self._commands)) is not None:
-                yield command
+            yield from iter(functools.partial(next, self._commands), None)
         except ProtocolError as error:
-            self._fail(error)
+            self._check(error)
 
     def eof(self) -> None:
-        self._raise_error()
-        if self.partial:
-            self._fail(IncompleteMessage("the peer stopped inside a command"))
+        self._check(IncompleteMessage("the peer stopped inside a command") if self.partial else None)
 
     def encode(self, message: Any) -> bytes:
         match message:
+            case Line():
+                return message + b"\r\n"
             case bytes():
                 return b"$%d\r\n%b\r\n" % (len(message), message)
-            case str():
-                return b"%b%b\r\n" % (b"-" if isinstance(message, Error) else b"+", message.encode())
             case int():
                 return b":%d\r\n" % message
-            case Nil():
-                return b"$-1\r\n"
             case list():
                 return b"*%d\r\n" % len(message) + b"".join(map(self.encode, message))
         raise TypeError(f"RESP has no {type(message).__name__}")
 
-    def _fail(self, error: ProtocolError) -> None:
-        self._error, self.partial = error, False
-        raise error
-
-    def _raise_error(self) -> None:
+    def _check(self, error: ProtocolError | None = None) -> None:
+        """Raise the first error, now and in each later call."""
+        self._error = self._error or error
         if self._error:
+            self.partial = False
             raise self._error
 
     def _parse(self) -> Generator[list[bytes] | None, None, None]:
@@ -109,7 +100,7 @@ class Resp:
                 words = []
                 for _ in range(_size(line, b"*", MAX_WORDS)):
                     size = _size((yield from self._line()), b"$", left)
-                    words.append((yield from self._string(size)))
+                    words.append((yield from self._bytes(size + 2))[:-2])
                     left -= size
             if words:  # Redis ignores an empty command
                 yield words
@@ -121,26 +112,22 @@ class Resp:
             if searched >= self._max_bytes + 2:
                 raise FrameTooLarge(f"line of at least {searched - 1} bytes, the limit is {self._max_bytes}")
             yield None
-        return self._take(end + 1).rstrip(b"\r\n")
+        return (yield from self._bytes(end + 1)).rstrip(b"\r\n")
 
-    def _string(self, size: int) -> Generator[None, None, bytes]:
-        while len(self._buffer) < size + 2:
+    def _bytes(self, size: int) -> Generator[None, None, bytes]:
+        while len(self._buffer) < size:
             yield None
-        return self._take(size + 2)[:size]
-
-    def _take(self, size: int) -> bytes:
         data = bytes(self._buffer[:size])
         del self._buffer[:size]
         return data
 
 
 def _size(line: bytes, sign: bytes, most: int) -> int:
-    digits = line.removeprefix(sign)
-    if digits == line or not digits.isdigit() or len(digits) > 10:
+    if line[:1] != sign or not line[1:].isdigit():
         raise InvalidHeader(f"expected {sign.decode()} and a length, got {line[:20]!r}")
-    if int(digits) > most:
-        raise FrameTooLarge(f"the length is {int(digits)}, the limit is {most}")
-    return int(digits)
+    if (size := int(line[1:20])) > most:
+        raise FrameTooLarge(f"the length is {size}, the limit is {most}")
+    return size
 
 
 values: dict[bytes, bytes] = {}
@@ -157,49 +144,49 @@ def expire(key: bytes) -> None:
     del values[key], timers[key]
 
 
-def add(key: bytes, number: bytes) -> int | Error:
+def add(key: bytes, number: bytes) -> int | Line:
     terms = [values.get(key, b"0"), number]
     if all(INTEGER.fullmatch(term) for term in terms) and -(2**63) <= (total := sum(map(int, terms))) < 2**63:
         values[key] = b"%d" % total
         return total
-    return Error("ERR value is not an integer or out of range")
+    return error("value is not an integer or out of range")
+
+
+def error(text: str) -> Line:
+    return Line(f"-ERR {text}".encode())
 
 
 def handle(command: list[bytes], conn: Connection) -> Any:
     name, *arguments = command
     match [name.upper(), *arguments]:
         case [b"PING"]:
-            return "PONG"
+            return PONG
         case [b"PING" | b"ECHO", text]:
             return text
         case [b"GET", key]:
-            return values.get(key, NIL)
+            return values.get(key, NULL)
         case [b"SET", key, value]:
             delete(key)
             values[key] = value
-            return "OK"
-        case [b"SET", key, value, b"EX" | b"ex", seconds]:
-            if not seconds.isdigit() or not 0 < int(seconds) < 10**9:
-                return Error("ERR invalid expire time in 'set' command")
+            return OK
+        case [b"SET", key, value, b"EX" | b"ex", time] if time.isdigit() and 0 < int(time) < 10**9:
             delete(key)
             values[key] = value
-            timers[key] = gevent.spawn_later(int(seconds), expire, key)
-            return "OK"
+            timers[key] = gevent.spawn_later(int(time), expire, key)
+            return OK
         case [b"DEL", _, *_]:
             return sum(map(delete, arguments))
         case [b"INCR", key]:
             return add(key, b"1")
         case [b"INCRBY", key, number]:
             return add(key, number)
-        case [b"SET", _, _, *_]:
-            return Error("ERR syntax error")
         case [b"PING" | b"ECHO" | b"GET" | b"SET" | b"DEL" | b"INCR" | b"INCRBY", *_]:
-            return Error(f"ERR wrong number of arguments for '{name.decode().lower()}' command")
-    return Error(f"ERR unknown command {name[:60]!r}")
+            return error(f"wrong arguments for '{name.decode().lower()}' command")
+    return error(f"unknown command {name[:60]!r}")
 
 
-def failed(fault: Fault, conn: Connection) -> Error:
-    return Error(f"ERR Protocol error: {fault}" if isinstance(fault, ProtocolError) else "ERR internal error")
+def failed(fault: Fault, conn: Connection) -> Line:
+    return error(f"Protocol error: {fault}" if isinstance(fault, ProtocolError) else "internal error")
 
 
 app = Service(handle, Resp, on_error=failed, probe=[b"PING"])

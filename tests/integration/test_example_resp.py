@@ -73,7 +73,7 @@ def test_commands_in_words_are_decoded(resp: Any) -> None:
 
 @pytest.mark.parametrize(
     "wire",
-    [b"*-1\r\n", b"*x\r\n", b"*1\r\n+OK\r\n", b"*1\r\n$-1\r\n", b"*1\r\n*1\r\n", b"*1\r\n$ 1\r\n", b"*99999999999\r\n"],
+    [b"*-1\r\n", b"*x\r\n", b"*1\r\n+OK\r\n", b"*1\r\n$-1\r\n", b"*1\r\n*1\r\n", b"*1\r\n$ 1\r\n"],
 )
 def test_what_is_no_command_is_an_error(resp: Any, wire: bytes) -> None:
     with pytest.raises(InvalidHeader):
@@ -82,7 +82,13 @@ def test_what_is_no_command_is_an_error(resp: Any, wire: bytes) -> None:
 
 @pytest.mark.parametrize(
     "wire",
-    [b"*1025\r\n", b"*1\r\n$1048577\r\n", b"*2\r\n$1048576\r\n" + bytes(1048576) + b"\r\n$1\r\n", b"a" * 1048578],
+    [
+        b"*99999999999\r\n",
+        b"*1025\r\n",
+        b"*1\r\n$1048577\r\n",
+        b"*2\r\n$1048576\r\n" + bytes(1048576) + b"\r\n$1\r\n",
+        b"a" * 1048578,
+    ],
 )
 def test_a_command_above_the_maximum_is_an_error(resp: Any, wire: bytes) -> None:
     with pytest.raises(FrameTooLarge):
@@ -101,8 +107,9 @@ def test_errors_are_answered_and_the_connection_goes_on(resp: Any) -> None:
     sent = b"NOPE\r\nGET\r\nSET a 1 NX\r\nSET a 1 EX 0\r\nSET a x\r\nINCR a\r\n"
     sent += b"SET a 9223372036854775807\r\nINCR a\r\nPING\r\n"
     replies = (
-        b"-ERR unknown command b'NOPE'\r\n-ERR wrong number of arguments for 'get' command\r\n-ERR syntax error\r\n"
-        b"-ERR invalid expire time in 'set' command\r\n+OK\r\n-ERR value is not an integer or out of range\r\n"
+        b"-ERR unknown command b'NOPE'\r\n-ERR wrong arguments for 'get' command\r\n"
+        b"-ERR wrong arguments for 'set' command\r\n"
+        b"-ERR wrong arguments for 'set' command\r\n+OK\r\n-ERR value is not an integer or out of range\r\n"
         b"+OK\r\n-ERR value is not an integer or out of range\r\n+PONG\r\n"
     )
     answered(resp, sent, replies)
@@ -145,7 +152,7 @@ def test_redis_cli(server: GserverProcess) -> None:
     lines = run(server, "redis-cli", typed=typed).splitlines()
 
     assert lines[:7] == ["PONG", "OK", "hello world", "1", "2", "2", ""]
-    assert lines[7] == "ERR wrong number of arguments for 'get' command"
+    assert lines[7] == "ERR wrong arguments for 'get' command"
 
 
 def test_redis_cli_pipes_ten_thousand_commands(server: GserverProcess) -> None:
