@@ -19,15 +19,14 @@ Load it with two commands in one message. Each reply is compared with the expect
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Any
 
 import gevent
 
-from gserver import Connection, Fault, FrameTooLarge, ProtocolError, Service
-from gserver.errors import IncompleteMessage, InvalidHeader
+from gserver import Connection, Fault, FrameTooLarge, ParserCodec, ProtocolError, Service
+from gserver.errors import InvalidHeader
 
 MAX_WORDS = 1024  # of a command
 INTEGER = re.compile(rb"-?\d{1,19}")
@@ -40,7 +39,7 @@ class Line(bytes):
 OK, PONG, NULL = Line(b"+OK"), Line(b"+PONG"), Line(b"$-1")
 
 
-class Resp:
+class Resp(ParserCodec):
     """Decodes commands: an array of strings, or a line of words ("inline"). Encodes replies and commands.
 
     Args:
@@ -48,25 +47,22 @@ class Resp:
     """
 
     def __init__(self, max_bytes: int = 1024 * 1024) -> None:
-        self.partial = False
+        super().__init__()
         self._max_bytes = max_bytes
-        self._buffer = bytearray()
-        self._error: ProtocolError | None = None
-        self._commands = self._parse()
 
-    def receive(self, data: bytes) -> None:
-        self._check()
-        self._buffer += data
+    def parse(self) -> Generator[None, None, list[bytes] | None]:
+        line = yield from self._line()
+        words, left = line.split(), self._max_bytes
+        if line.startswith(b"*"):
+            words = []
+            for _ in range(_size(line, b"*", MAX_WORDS)):
+                size = _size((yield from self._line()), b"$", left)
+                words.append((yield from self.read(size + 2))[:-2])
+                left -= size
+        return words or None  # Redis ignores an empty command
 
-    def messages(self) -> Iterator[list[bytes]]:
-        self._check()
-        try:
-            yield from iter(functools.partial(next, self._commands), None)
-        except ProtocolError as error:
-            self._check(error)
-
-    def eof(self) -> None:
-        self._check(IncompleteMessage("the peer stopped inside a command") if self.partial else None)
+    def _line(self) -> Generator[None, None, bytes]:
+        return (yield from self.read_until(b"\n", self._max_bytes + 1)).rstrip(b"\r")
 
     def encode(self, message: Any) -> bytes:
         match message:
@@ -79,47 +75,6 @@ class Resp:
             case list():
                 return b"*%d\r\n" % len(message) + b"".join(map(self.encode, message))
         raise TypeError(f"RESP has no {type(message).__name__}")
-
-    def _check(self, error: ProtocolError | None = None) -> None:
-        """Raise the first error, now and in each later call."""
-        self._error = self._error or error
-        if self._error:
-            self.partial = False
-            raise self._error
-
-    def _parse(self) -> Generator[list[bytes] | None, None, None]:
-        """Yield each command, and None at the end of the bytes. It continues there, so no byte is parsed twice."""
-        while True:
-            self.partial = bool(self._buffer)
-            if not self.partial:
-                yield None
-                continue
-            line = yield from self._line()
-            words, left = line.split(), self._max_bytes
-            if line.startswith(b"*"):
-                words = []
-                for _ in range(_size(line, b"*", MAX_WORDS)):
-                    size = _size((yield from self._line()), b"$", left)
-                    words.append((yield from self._bytes(size + 2))[:-2])
-                    left -= size
-            if words:  # Redis ignores an empty command
-                yield words
-
-    def _line(self) -> Generator[None, None, bytes]:
-        searched = 0
-        while (end := self._buffer.find(b"\n", searched, self._max_bytes + 2)) < 0:
-            searched = len(self._buffer)
-            if searched >= self._max_bytes + 2:
-                raise FrameTooLarge(f"line of at least {searched - 1} bytes, the limit is {self._max_bytes}")
-            yield None
-        return (yield from self._bytes(end + 1)).rstrip(b"\r\n")
-
-    def _bytes(self, size: int) -> Generator[None, None, bytes]:
-        while len(self._buffer) < size:
-            yield None
-        data = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return data
 
 
 def _size(line: bytes, sign: bytes, most: int) -> int:

@@ -30,6 +30,7 @@ from gserver.codecs.malformed import Malformed
 from gserver.codecs.msgpack import MsgPack
 from gserver.codecs.netstring import Netstring
 from gserver.codecs.octet_counted import OctetCounted
+from gserver.codecs.parser_codec import ParserCodec
 from gserver.codecs.raw import Raw
 from gserver.codecs.varint_prefixed import VarintPrefixed
 from gserver.errors import ConfigError
@@ -47,6 +48,7 @@ __all__ = [
     "MsgPack",
     "Netstring",
     "OctetCounted",
+    "ParserCodec",
     "Raw",
     "VarintPrefixed",
     "codec_named",

@@ -78,7 +78,7 @@ def test_the_example_runs(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(name for name, code in EXAMPLES.items() if "offload." in code))
 def test_the_example_of_offload_runs(name: str) -> None:
     pools = start(PoolSizes(processes=1 if "offload_processes = 1" in EXAMPLES[name] else 0))
-    pools.start_processes(None, True, PATIENCE_S)
+    pools.start_processes([], True, PATIENCE_S)
     try:
         run(name)
     finally:

@@ -16,7 +16,17 @@ GSERVER = {
     *("Client", "CloseReason", "Codec", "ConfigError", "Connection", "ConnectionClosed", "ContentLength", "Delimited"),
     *("Fault", "FrameTooLarge", "GServerError", "HandlerTimeout", "JsonContentLength", "JsonLines", "JsonService"),
     *("LengthPrefixed", "LimitExceeded", "Lines", "Malformed", "MsgPack", "Netstring", "NoReply", "NotSent"),
-    *("OctetCounted", "Pool", "ProtocolError", "Raw", "Service", "StreamConnection", "TcpServer", "VarintPrefixed"),
+    *(
+        "OctetCounted",
+        "ParserCodec",
+        "Pool",
+        "ProtocolError",
+        "Raw",
+        "Service",
+        "StreamConnection",
+        "TcpServer",
+        "VarintPrefixed",
+    ),
     *("__version__", "stream"),
 }
 ERRORS = {
@@ -26,7 +36,7 @@ ERRORS = {
 }
 CODECS = {
     *("CODECS", "Codec", "ContentLength", "Delimited", "JsonContentLength", "JsonLines", "LengthPrefixed", "Lines"),
-    *("Malformed", "MsgPack", "Netstring", "OctetCounted", "Raw", "VarintPrefixed", "codec_named"),
+    *("Malformed", "MsgPack", "Netstring", "OctetCounted", "ParserCodec", "Raw", "VarintPrefixed", "codec_named"),
 }
 PUBLIC = {
     "gserver": GSERVER,
