@@ -83,13 +83,17 @@ class Codec(Protocol):
 
     partial: Any
 
-    def receive(self, data: bytes) -> None: ...
+    def receive(self, data: bytes) -> None:
+        """Take the next bytes from the peer; they may begin and end anywhere in a message."""
 
-    def messages(self) -> Iterable[Any]: ...
+    def messages(self) -> Iterable[Any]:
+        """Iterate over the messages that are complete, each once. ProtocolError at bytes that cannot be a message."""
 
-    def encode(self, message: Any) -> bytes: ...
+    def encode(self, message: Any) -> bytes:
+        """Return the bytes of one message. TypeError or ValueError if it cannot be encoded."""
 
-    def eof(self) -> None: ...
+    def eof(self) -> None:
+        """The peer sends nothing more. IncompleteMessage if it stopped inside a message."""
 
 
 #: The codecs, by their names on command lines.
