@@ -185,7 +185,7 @@ def with_passed_sockets(listeners: Sequence[Listener], sockets: Iterable[FdBind]
 def listeners_text(value: Any, checks: Mapping[str, Check]) -> str:
     """The setting as text, without passwords."""
     if not isinstance(value, tuple) or not all(isinstance(each, Listener) for each in value):
-        return f"{value!r}" if value in ({}, None, ()) else f"a value of type {type(value).__name__}"
+        return f"a value of type {type(value).__name__}" if isinstance(value, Collection) and value else repr(value)
     by_address = {each.address: each for each in value}  # one with several passed sockets is there several times
     return "{" + ", ".join(f"{address!r}: {_entry_text(each, checks)}" for address, each in by_address.items()) + "}"
 
