@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 ALLOWED = "a dictionary such as {'0.0.0.0:5000': {'app': 'shop:devices', 'name': 'devices'}}, with a listener or more"
-#: A worker gets the sockets of all listeners in one message, which takes 253 descriptors at most.
+#: A worker gets the addresses that a reload removes in one message of 64 KiB; each has up to 200 bytes.
 MAX_LISTENERS = 250
 _NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 _PLAIN = "of letters, digits, and - _ . : only"
