@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import gserver
 from gserver.arbiter.connection_listing import ConnectionListing
+from gserver.arbiter.listeners import title_of
 from gserver.arbiter.row_stream import RowStream
 from gserver.arbiter.scoreboard import Scoreboard
 from gserver.arbiter.server_status import ReloadRecord, status_of, worker_rows
@@ -117,7 +118,7 @@ class Administration:
             pid=os.getpid(),
             name=server.name,
             uptime_s=time.monotonic() - self._started_at,
-            listeners=list(map(_title_of, server.listener_rows())),
+            listeners=list(map(title_of, server.listener_rows())),
             upgrade=server.last_upgrade,
             **status_of(server.settings, server.supervision, server.scoreboard, self._reloads),
         )
@@ -382,8 +383,3 @@ def _partner(upgrade: Mapping[str, Any] | None) -> str:
 
 def _missing(answers: Mapping[int, Answer]) -> list[dict[str, Any]]:
     return [{"pid": pid, "problem": answer.problem} for pid, answer in answers.items() if answer.problem is not None]
-
-
-def _title_of(row: Mapping[str, Any]) -> str:
-    """A listener for people: its name, if it has one, and its actual address."""
-    return str(row["address"]) if row["name"] == row["bind"] else f"{row['name']} at {row['address']}"

@@ -192,7 +192,7 @@ class Arbiter:
         self._stats.open(self._workers.scoreboard, self._supervision, suffix)
         self._open_control(suffix)
         self._upgrade.report(version=gserver.__version__, control_socket=self._control.path)
-        log.info("Listening at: %s (%d)", self._listeners.describe(), self.pid)
+        log.info("Listening at: %s (%d)", self._listeners.describe(self.settings.all_listeners), self.pid)
         raise_open_files_limit(self.settings.worker_connections)
         adopt_orphans(is_needed=self.settings.preload_app)
         self._reloader = Reloader(self._workers.fork_helper, self._processes)
@@ -590,7 +590,7 @@ class Arbiter:
         self._follow_links()
         if self._upgrade.is_in_charge:
             self._metrics.start(self.settings)
-        log.info("Reloaded; listening at: %s", self._listeners.describe())
+        log.info("Reloaded; listening at: %s", self._listeners.describe(self.settings.all_listeners))
         self._reply(None)
 
     def _follow_links(self) -> None:

@@ -30,7 +30,7 @@ from gserver.errors import ConfigError
 from gserver.process.privileges import gid_of, uid_of
 from gserver.process.unix_sockets import identity, remove_stale
 
-__all__ = ["Lane", "Listeners"]
+__all__ = ["Lane", "Listeners", "title_of"]
 
 log = logging.getLogger("gserver.arbiter")
 
@@ -115,9 +115,9 @@ class Listeners:
             if isinstance(bind, UnixBind):
                 self._remove_own(bind.path)
 
-    def describe(self) -> str:
-        """The actual addresses as text, with the ports that the kernel chose."""
-        return ", ".join(describe_address(listener.getsockname()) for listener in self._lanes[0].values())
+    def describe(self, known: Iterable[Listener] = ()) -> str:
+        """Names, and the actual addresses, with the ports that the kernel chose, as text. Args: as for rows()."""
+        return ", ".join(map(title_of, self.rows(known, "", ())))
 
     def rows(self, known: Iterable[Listener], app: str, with_tls: Container[str]) -> list[dict[str, Any]]:
         """A row for each address: name, application, what was asked for, the actual address, and its accept queue.
@@ -295,6 +295,11 @@ class Listeners:
         with contextlib.suppress(FileNotFoundError):
             if made is not None and identity(slot) == made:
                 os.unlink(slot)
+
+
+def title_of(row: Mapping[str, Any]) -> str:
+    """A row as text for people: the name, if the listener has one, and the actual address."""
+    return str(row["address"]) if row["name"] == row["bind"] else f"{row['name']} at {row['address']}"
 
 
 def _queued(listener: socket.socket) -> int | None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from gserver.arbiter.channel import QUESTION, REOPEN, SET, Channel, Message
+from gserver.arbiter.channel import MAX_DESCRIPTORS, QUESTION, REOPEN, SET, Channel, Message
 from gserver.arbiter.child_processes import Death, Ended, Processes
 from gserver.arbiter.listeners import Lane
 from gserver.arbiter.preload import PreloadProcess, PreloadProcesses, PreloadUnavailable
@@ -220,12 +220,14 @@ class WorkerProcesses:
             channel.send(REOPEN, list(files), list(files.values()))
 
     def send(self, pid: int, kind: str, addresses: Sequence[str] = (), lanes: Iterable[Lane] = ()) -> None:
-        """Send a message to a worker; do nothing if its channel is closed."""
+        """Send a message to a worker, or several with parts of the lanes; do nothing if its channel is closed."""
         channel = self._channels.get(pid)
         if channel is None:
             return
         listeners = [(str(bind), listener.fileno()) for lane in lanes for bind, listener in lane.items()]
-        channel.send(kind, [*addresses, *(address for address, _ in listeners)], [fd for _, fd in listeners])
+        for first in range(0, max(1, len(listeners)), MAX_DESCRIPTORS):
+            part = listeners[first : first + MAX_DESCRIPTORS]
+            channel.send(kind, [*addresses, *(address for address, _ in part)], [fd for _, fd in part])
 
     def pass_on(self, pid: int, kind: str, addresses: Sequence[str], descriptors: Sequence[int] = ()) -> bool:
         """Send a message with descriptors, which stay open here; return False if that is not possible."""

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 ALLOWED = "a dictionary such as {'0.0.0.0:5000': {'app': 'shop:devices', 'name': 'devices'}}, with a listener or more"
-#: A worker gets the sockets of all listeners in one message, which takes 253 descriptors at most.
+#: A worker gets the addresses that a reload removes in one message of 64 KiB; each has up to 200 bytes.
 MAX_LISTENERS = 250
 _NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 _PLAIN = "of letters, digits, and - _ . : only"
@@ -185,7 +185,7 @@ def with_passed_sockets(listeners: Sequence[Listener], sockets: Iterable[FdBind]
 def listeners_text(value: Any, checks: Mapping[str, Check]) -> str:
     """The setting as text, without passwords."""
     if not isinstance(value, tuple) or not all(isinstance(each, Listener) for each in value):
-        return f"{value!r}" if value in ({}, None, ()) else f"a value of type {type(value).__name__}"
+        return f"a value of type {type(value).__name__}" if isinstance(value, Collection) and value else repr(value)
     by_address = {each.address: each for each in value}  # one with several passed sockets is there several times
     return "{" + ", ".join(f"{address!r}: {_entry_text(each, checks)}" for address, each in by_address.items()) + "}"
 

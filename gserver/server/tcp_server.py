@@ -181,10 +181,8 @@ class TcpServer(StreamServer):
         **ssl_args: Any,
     ) -> None:
         self.counters = counters or Counters()
-        self.listener_name = name
-        self.send_limit = send_limit
-        self._keepalive = keepalive or Keepalive()
-        self._deadlines = deadlines or Deadlines()
+        self.listener_name, self.send_limit = name, send_limit
+        self._keepalive, self._deadlines = keepalive or Keepalive(), deadlines or Deadlines()
         self._limits = limits or Limits()
         self._access = _access_of(self._limits)
         self._door = door or Door(self._limits, OwnOccupancy(self.counters))

@@ -525,9 +525,10 @@ def _call_within(stops: Sequence[Callable[[], object]], seconds: float) -> None:
     greenlets = [gevent.spawn(call, stop) for stop in stops]
     gevent.joinall(greenlets, seconds)
     late = [greenlet for greenlet in greenlets if not greenlet.dead]
-    for _ in late:
+    for greenlet in late:
         log.error("stop() of the service did not return within %.3g s and is killed", seconds)
-    gevent.killall(late, timeout=STOP_KILL_S)
+        greenlet.kill(block=False)
+    gevent.joinall(late, STOP_KILL_S)
 
 
 def be_killed_first(context: WorkerContext) -> None:

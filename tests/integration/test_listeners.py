@@ -93,11 +93,11 @@ def configure(folder: Path, listeners: dict[str, dict[str, Any]], **values: Any)
     (folder / CONF).write_text(text)
 
 
-def start(folder: Path, *arguments: str, workers: int = 2, **options: Any) -> GserverProcess:
-    """Start a server with CONF."""
-    (folder / "shop.py").write_text(SHOP)
+def start(folder: Path, *arguments: str, workers: int = 2, more: str = "") -> GserverProcess:
+    """Start a server with CONF. more: code of shop.py, after SHOP."""
+    (folder / "shop.py").write_text(SHOP + more)
     given = ("-c", CONF, "-p", "gserver.pid", "--reload-settle", "0", "--control-socket", "ctl", *arguments)
-    return GserverProcess(folder, *given, bind=None, workers=workers, **options)
+    return GserverProcess(folder, *given, bind=None, workers=workers)
 
 
 @contextlib.contextmanager
@@ -208,6 +208,39 @@ def test_every_way_to_run_workers(tmp_path: Path, ports: Ports, options: tuple[s
         assert reload_now(tmp_path).returncode == 0
         server.kill_worker(server.serving_pids()[0])
         assert ports.ask("devices") == b"devices hello"
+
+
+def test_a_worker_gets_more_sockets_than_fit_into_a_message(tmp_path: Path, ports: Ports) -> None:
+    names = [f"n{number}" for number in range(130)]
+    configure(tmp_path, {ports[name]: {"app": "shop:make_devices", "name": name} for name in names})
+    with start(tmp_path, "--reuse-port", workers=3) as server:
+        for left in (2, 1):
+            gserverctl(tmp_path, "workers", "remove")
+            wait_for(lambda left=left: len(server.serving_pids()) == left, "another worker has its sockets")
+        for name in (names[0], names[129]):
+            for _ in range(12):  # the kernel chooses one of three sockets each time
+                assert ports.ask(name) == b"%b hello" % name.encode()
+
+
+def test_a_stop_that_does_not_end_is_killed_and_the_others_are_called(tmp_path: Path, ports: Ports) -> None:
+    stubborn = """
+import gevent
+def stop():
+    note("stubborn")
+    while True:
+        try:
+            gevent.sleep(3600)
+        except gevent.GreenletExit:
+            pass
+stubborn = Service(answer, Lines, stop=stop)
+"""
+    configure(tmp_path, {ports["x"]: {"app": "shop:stubborn"}, **two(ports)}, graceful_timeout=0)
+    with start(tmp_path, workers=1, more=stubborn) as server:
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert len(events(tmp_path, "stubborn")) == len(events(tmp_path, "stop devices")) == 1
+    assert "stop() of the service did not return within 1 s and is killed" in server.log
+    assert "Traceback" not in server.log
 
 
 def test_a_listener_has_its_own_access_list(tmp_path: Path, ports: Ports) -> None:
