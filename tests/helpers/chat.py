@@ -136,7 +136,7 @@ def join(server: GserverProcess, count: int) -> list[Member]:
 def join_each(server: GserverProcess, count: int, workers: Iterable[int]) -> dict[int, list[Member]]:
     """Return so many members of each of these workers."""
     members: dict[int, list[Member]] = {worker: [] for worker in workers}
-    surplus = []
+    surplus: list[Member] = []
     while any(len(each) < count for each in members.values()):
         member = Member(server)
         of_worker = members.get(member.worker, [])
