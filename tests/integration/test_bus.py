@@ -66,6 +66,8 @@ def test_all_members_get_all_lines_of_each_publisher_in_order(tmp_path: Path, mo
             for index in range(3):
                 assert numbers(lines, b"%d" % index) == list(range(100))
         assert counts(tmp_path) == {"published": 303, "delivered": 303 * 6, "dropped": 0}
+        publishers[0].send(b"note it")
+        wait_for(lambda: [member.heard for member in publishers] == [1, 1, 1], "the function of each worker is called")
         close(members)
 
 
