@@ -221,7 +221,7 @@ def test_a_forked_child_holds_no_link(tmp_path: Path) -> None:
         members = join_each(server, 1, [one, other])
         child = int(members[one][0].ask(b"fork").split()[1])
         try:
-            assert sockets_of(child) == 0
+            wait_for(lambda: sockets_of(child) == 0, "the child has given up its copies")
             before = sockets_of(other)
             server.kill_worker(one)
             wait_for(lambda: sockets_of(other) == before, "the other worker has seen the end of the link")
