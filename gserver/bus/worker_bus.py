@@ -81,6 +81,9 @@ class Bus:
         url: of Redis; None: the other processes are the workers of the server.
 
     ConfigError if `url` cannot be used.
+
+    Attributes:
+        is_used: whether it connects to the other processes, or has.
     """
 
     def __init__(
@@ -96,7 +99,7 @@ class Bus:
         self._hub = get_hub()
         self._notices = Notices()
         self._origin = os.urandom(8)
-        self._has_joined = self._is_closed = False
+        self.is_used = self._is_closed = False
         self._subscriptions = Subscriptions(
             lambda topic: self._route.topic_began(topic), lambda topic: self._route.topic_ended(topic)
         )
@@ -154,18 +157,17 @@ class Bus:
     def _checked(self, topic: str) -> bytes:
         if get_hub() is not self._hub:
             raise RuntimeError("the bus is for the greenlets of the worker: this is another thread")
-        if not self._has_joined:
+        if not self.is_used:
             self.join(0.0)
         return topic_bytes(topic)
 
     # For the worker
 
     def join(self, timeout_s: float = JOIN_S) -> None:
-        """Connect to the other processes; wait for that for at most so long. Only the first call has an effect."""
-        if self._has_joined:
-            return
-        self._has_joined = True
-        self._route.join()
+        """Connect to the other processes, if that has not begun yet; wait for that for at most so long."""
+        if not self.is_used:
+            self.is_used = True
+            self._route.join()
         until = time.monotonic() + timeout_s
         while timeout_s and not self._route.is_joined and time.monotonic() < until:
             gevent.sleep(POLL_S)
