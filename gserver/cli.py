@@ -206,6 +206,10 @@ def _check_config(settings: Settings, application: Application) -> None:
         served = load(settings, application)
         apply_settings(served, settings)
         start_offload(settings, application)
+        if settings.bus is not None:
+            from gserver.bus.redis_connections import Connections  # late: it imports gevent
+
+            Connections(settings.bus)
         return served
 
     try_start(repr(application.text), load_and_fit, settings.ready_timeout or None)

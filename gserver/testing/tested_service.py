@@ -31,7 +31,7 @@ GRACEFUL_S = 5.0
 _GROUPS_OF_ARBITER = {"Worker Recycling", "Development", "Server Mechanics", "Logging"}
 _OF_ARBITER = {
     *("bind", "reuse_port", "workers", "min_workers", "patch", "preload_app", "worker_oom_score_adj", "timeout"),
-    *("shutdown_delay", "reload_surge", "reload_settle", "block_warning"),
+    *("shutdown_delay", "reload_surge", "reload_settle", "block_warning", "bus", "bus_queue"),
     *(set(HOOKS) - {"connection_open", "connection_close"}),
 }
 

@@ -265,8 +265,15 @@ def test_without_redis_py_the_server_does_not_start(tmp_path: Path) -> None:
 )
 def test_a_wrong_url_is_refused_without_its_password(tmp_path: Path, url: str, named: str) -> None:
     (tmp_path / "app.py").write_text("from gserver import Lines, Service\napp = Service(lambda m, c: m, Lines)\n")
-    ended = run_gserver("-b", "127.0.0.1:0", "--bus", url, "app:app", cwd=tmp_path)
+    for command in ((), ("--check-config",)):
+        ended = run_gserver(*command, "-b", "127.0.0.1:0", "--bus", url, "app:app", cwd=tmp_path)
 
-    assert ended.returncode != 0
-    assert re.search(named, ended.stderr), ended.stderr
-    assert "secret" not in ended.stderr
+        assert ended.returncode != 0
+        assert re.search(named, ended.stderr), ended.stderr
+        assert "secret" not in ended.stderr
+
+
+def test_the_configuration_is_shown_without_the_password(tmp_path: Path) -> None:
+    shown = run_gserver("--print-config", "--bus", "redis://user:secret@host:6379/0", cwd=tmp_path).stdout
+
+    assert "bus = 'redis://host:6379/0'\n" in shown
