@@ -213,6 +213,10 @@ def _check_config(settings: Settings, applications: Applications) -> None:
             raise ConfigError(f"{failure.text!r} cannot be imported: {cause and described(cause)}") from None
         applications.each(served, lambda each, at: apply_settings(each, settings, at))
         start_offload(settings, applications.modules)
+        if settings.bus is not None:
+            from gserver.bus.redis_connections import Connections  # late: it imports gevent
+
+            Connections(settings.bus)
         return served
 
     def check(served: Mapping[str, Any], began_at: float) -> None:

@@ -8,6 +8,8 @@
     def on_message(line: bytes, conn: Connection) -> None:
         bus.publish("lobby", line)
 
+    bus.listen("prices", forget_prices)  # a function, in each worker
+
 No call blocks. Each subscriber gets the message by its own codec, as conn.send_nowait() sends it; the publisher's
 connection too, if it has subscribed. A subscription ends with its connection.
 
@@ -20,12 +22,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gserver.bus import worker_bus
 from gserver.bus.worker_bus import current
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gserver.connection.connection import Connection
 
-__all__ = ["publish", "subscribe", "unsubscribe"]
+__all__ = ["listen", "publish", "subscribe", "unsubscribe"]
 
 
 def publish(topic: str, message: Any, exclude: Connection | None = None) -> None:
@@ -60,3 +65,16 @@ def subscribe(conn: Connection, topic: str) -> None:
 def unsubscribe(conn: Connection, topic: str) -> None:
     """From now on `conn` gets nothing more of `topic`. Without effect if it has not subscribed."""
     current().unsubscribe(conn, topic)
+
+
+def listen(topic: str, function: Callable[[Any], object]) -> None:
+    """Call function(message) in this worker for each message that is published to `topic`, in any worker.
+
+    For what each worker must do: forget a cached value, close the connections of a user. To be called when the module
+    of the application is imported, or in ready(). The calls of a function are made one after the other, in a greenlet,
+    so it may block; if 1,000 messages wait for it, further ones are dropped. An exception is logged.
+
+    Raises:
+        TypeError, ValueError: the topic is not allowed, or `function` is not callable.
+    """
+    worker_bus.listen(topic, function)

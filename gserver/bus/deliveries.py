@@ -1,7 +1,7 @@
 """The messages that wait to be delivered in this process, and the greenlet that delivers them.
 
 Messages are delivered one after the other, in the order in which they were published or have arrived. A message goes
-to the connections that have subscribed when its delivery begins. After each time slice the other connections have a
+to those that have subscribed when its delivery begins. After each time slice the other connections have a
 turn: a fan-out to thousands delays nobody.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 import gevent
 from gevent import Greenlet
 
-from gserver.bus.subscriptions import Subscriptions
+from gserver.bus.subscriptions import Subscriber, Subscriptions
 from gserver.bus.wire import InvalidBody, read_body
 from gserver.connection.connection import Connection
 from gserver.connection.time_slice import SLICE_S, Fairness
@@ -40,7 +40,7 @@ class Deliveries:
         origin: the name of this bus.
         most_bytes: how many bytes of messages may wait.
         delivered: called with the number of connections that have got a message.
-        failed: called with an error, and the connection, that does not get a message because of it; None: nobody gets
+        failed: called with an error, and the subscriber that does not get a message because of it; None: nobody gets
             the message.
         has_room: called when less than half of `most_bytes` waits, after is_full was true.
     """
@@ -51,7 +51,7 @@ class Deliveries:
         origin: bytes,
         most_bytes: int,
         delivered: Callable[[int], None],
-        failed: Callable[[BaseException, Connection | None], None],
+        failed: Callable[[BaseException, Subscriber | None], None],
         has_room: Callable[[], None],
     ) -> None:
         self._subscriptions = subscriptions
@@ -137,7 +137,8 @@ class Deliveries:
                 conn.send_nowait(message)
                 count += 1
             except ConnectionClosed:  # by its own limit just now, or it is about to end
-                self._subscriptions.remove_all(conn)
+                if isinstance(conn, Connection):
+                    self._subscriptions.remove_all(conn)
             except BaseException as error:
                 if self._is_closed:
                     raise

@@ -22,7 +22,9 @@ __all__ = ["Connections", "WaitingSocket", "shown"]
 
 #: How long a connect, a handshake, a write or a reply of Redis may take, in seconds.
 TIMEOUT_S = 5.0
-_OPTIONS = {"protocol": 2, "decode_responses": False, "encoding_errors": "surrogateescape", "health_check_interval": 0}
+# RESP 2: both Redis 5 and redis-py 5 have it. A URL cannot replace these.
+_PROTOCOL = 2
+_OPTIONS = {"decode_responses": False, "encoding_errors": "surrogateescape", "health_check_interval": 0}
 
 
 def shown(url: str) -> str:
@@ -43,8 +45,11 @@ class Connections:
         self.errors = (redis.RedisError, OSError)
         self.refusal = redis.ResponseError
         try:
-            pool = redis.ConnectionPool.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
+            timeouts = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
+            pool = redis.ConnectionPool.from_url(url, protocol=_PROTOCOL, **timeouts)
             self._options = {**pool.connection_kwargs, **_OPTIONS}
+            if self._options["protocol"] != _PROTOCOL:
+                raise ValueError(f"its option protocol must be {_PROTOCOL}")
             self._class = pool.connection_class
             if not monkey.is_module_patched("socket"):
                 self._class = _waiting(self._class)

@@ -1,4 +1,4 @@
-"""Which connections of this process have subscribed to which topics.
+"""Which connections and functions of this process have subscribed to which topics.
 
 A connection is removed when it ends. The order of subscribers is that in which they have subscribed.
 """
@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from gserver.bus.listeners import Listener
 from gserver.connection.connection import Connection
 
-__all__ = ["Subscriptions"]
+__all__ = ["Subscriber", "Subscriptions"]
+
+Subscriber = Connection | Listener
 
 
 def _nothing(topic: bytes) -> None:
@@ -27,7 +30,7 @@ class Subscriptions:
 
     def __init__(self, began: Callable[[bytes], None] = _nothing, ended: Callable[[bytes], None] = _nothing) -> None:
         self._began, self._ended = began, ended
-        self._members: dict[bytes, dict[Connection, None]] = {}
+        self._members: dict[bytes, dict[Subscriber, None]] = {}
         self._topics: dict[Connection, set[bytes]] = {}
 
     def __len__(self) -> int:
@@ -38,7 +41,7 @@ class Subscriptions:
     def topics(self) -> list[bytes]:
         return list(self._members)
 
-    def members(self, topic: bytes) -> dict[Connection, None] | None:
+    def members(self, topic: bytes) -> dict[Subscriber, None] | None:
         """The subscribers of a topic, as keys; None if it has none. It changes with them."""
         return self._members.get(topic)
 
@@ -51,11 +54,18 @@ class Subscriptions:
             conn.when_closed(self.remove_all)
             topics = self._topics[conn] = set()
         topics.add(topic)
+        self._add(conn, topic)
+
+    def add_listener(self, listener: Listener, topic: bytes) -> None:
+        """For as long as there is this object."""
+        self._add(listener, topic)
+
+    def _add(self, subscriber: Subscriber, topic: bytes) -> None:
         members = self._members.get(topic)
         if members is None:
             members = self._members[topic] = {}
             self._began(topic)
-        members[conn] = None
+        members[subscriber] = None
 
     def remove(self, conn: Connection, topic: bytes) -> None:
         topics = self._topics.get(conn)

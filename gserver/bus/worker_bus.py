@@ -17,13 +17,14 @@ from gevent import get_hub
 
 from gserver.bus.deliveries import OVERHEAD_BYTES, Deliveries
 from gserver.bus.links import Mesh
-from gserver.bus.subscriptions import Subscriptions
+from gserver.bus.listeners import Listener
+from gserver.bus.subscriptions import Subscriber, Subscriptions
 from gserver.bus.wire import body_of, topic_bytes
 from gserver.connection.connection import Connection
 from gserver.connection.log_throttling import Notices
 from gserver.counters import Cells, Counters, bus_cell
 
-__all__ = ["QUEUE_BYTES", "Bus", "current", "start"]
+__all__ = ["QUEUE_BYTES", "Bus", "current", "listen", "start"]
 
 #: The default of the setting bus_queue.
 QUEUE_BYTES = 4 * 1024 * 1024
@@ -37,6 +38,8 @@ _FAILED = "bus: %(count)d messages not delivered, the last to %(peer)s: %(why)s"
 _INVALID = "bus: %(count)d messages not delivered: %(why)s"
 
 _current: Bus | None = None
+#: Topics and functions of listen(). A module of the application may declare them before the worker has its bus.
+_listening: list[tuple[bytes, Callable[[Any], object]]] = []
 _without_worker: WeakKeyDictionary[Any, Bus] = WeakKeyDictionary()  # by hub
 
 
@@ -78,6 +81,9 @@ class Bus:
         url: of Redis; None: the other processes are the workers of the server.
 
     ConfigError if `url` cannot be used.
+
+    Attributes:
+        is_used: whether it connects to the other processes, or has.
     """
 
     def __init__(
@@ -93,7 +99,7 @@ class Bus:
         self._hub = get_hub()
         self._notices = Notices()
         self._origin = os.urandom(8)
-        self._has_joined = self._is_closed = False
+        self.is_used = self._is_closed = False
         self._subscriptions = Subscriptions(
             lambda topic: self._route.topic_began(topic), lambda topic: self._route.topic_ended(topic)
         )
@@ -107,6 +113,9 @@ class Bus:
         )
         self._mesh = Mesh(queue_bytes, self._deliveries, ask, self._dropped)
         self._route: Route = self._mesh if url is None else self._over_redis(url)
+        self._listeners: list[Listener] = []
+        for topic, function in _listening:
+            self.listen(topic, function)
 
     def _over_redis(self, url: str) -> Route:
         from gserver.bus.redis_route import RedisRoute
@@ -140,21 +149,25 @@ class Bus:
     def unsubscribe(self, conn: Connection, topic: str) -> None:
         self._subscriptions.remove(conn, self._checked(topic))
 
+    def listen(self, topic: bytes, function: Callable[[Any], object]) -> None:
+        listener = Listener(function)
+        self._listeners.append(listener)
+        self._subscriptions.add_listener(listener, topic)
+
     def _checked(self, topic: str) -> bytes:
         if get_hub() is not self._hub:
             raise RuntimeError("the bus is for the greenlets of the worker: this is another thread")
-        if not self._has_joined:
+        if not self.is_used:
             self.join(0.0)
         return topic_bytes(topic)
 
     # For the worker
 
     def join(self, timeout_s: float = JOIN_S) -> None:
-        """Connect to the other processes; wait for that for at most so long. Only the first call has an effect."""
-        if self._has_joined:
-            return
-        self._has_joined = True
-        self._route.join()
+        """Connect to the other processes, if that has not begun yet; wait for that for at most so long."""
+        if not self.is_used:
+            self.is_used = True
+            self._route.join()
         until = time.monotonic() + timeout_s
         while timeout_s and not self._route.is_joined and time.monotonic() < until:
             gevent.sleep(POLL_S)
@@ -179,11 +192,18 @@ class Bus:
         """Deliver and send what waits, for at most so long, and end."""
         self._is_closed = True
         until = time.monotonic() + timeout_s
-        while not (self._deliveries.is_idle and self._route.is_sent) and time.monotonic() < until:
+        while not self._is_idle and time.monotonic() < until:
             gevent.sleep(POLL_S)
         self._route.close(max(0.0, until - time.monotonic()))
         self._deliveries.close()
+        for listener in self._listeners:
+            listener.close()
         self._notices.log_all()
+
+    @property
+    def _is_idle(self) -> bool:
+        is_delivered = self._deliveries.is_idle and all(listener.is_idle for listener in self._listeners)
+        return is_delivered and self._route.is_sent
 
     # What is counted and logged
 
@@ -198,13 +218,13 @@ class Bus:
         for _ in range(count):
             self._notices.note(logging.WARNING, _DROPPED, "", why)
 
-    def _not_delivered(self, error: BaseException, conn: Connection | None) -> None:
+    def _not_delivered(self, error: BaseException, subscriber: Subscriber | None) -> None:
         self._count("dropped")
         why = f"{type(error).__name__}: {error}"
-        if conn is None:
-            self._notices.note(logging.ERROR, _INVALID, "", why)
+        if isinstance(subscriber, Connection):
+            self._notices.note(logging.ERROR, _FAILED, subscriber, why)
         else:
-            self._notices.note(logging.ERROR, _FAILED, conn, why)
+            self._notices.note(logging.ERROR, _INVALID, "", why)
 
 
 def start(queue_bytes: int, cells: Cells, ask: Callable[[], object], url: str | None = None) -> Bus:
@@ -226,3 +246,16 @@ def current() -> Bus:
     if bus is None or not bus.is_of_this_process:
         bus = _without_worker[hub] = Bus()
     return bus
+
+
+def listen(topic: str, function: Callable[[Any], object]) -> None:
+    """Have the bus of this process, and of each process that is forked from it, call a function."""
+    name = topic_bytes(topic)
+    if not callable(function):
+        raise TypeError(f"function is {function!r}, must be a function of one argument: the message")
+    if (name, function) in _listening:
+        return
+    _listening.append((name, function))
+    own = _current if _current is not None and _current.is_of_this_process else _without_worker.get(get_hub())
+    if own is not None:
+        own.listen(name, function)

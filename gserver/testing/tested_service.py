@@ -43,7 +43,7 @@ _OF_ARBITER = {
         "worker_oom_score_adj",
         "timeout",
     ),
-    *("timeout", "shutdown_delay", "reload_surge", "reload_settle", "block_warning"),
+    *("shutdown_delay", "reload_surge", "reload_settle", "block_warning", "bus", "bus_queue"),
     *(set(HOOKS) - {"connection_open", "connection_close"}),
 }
 

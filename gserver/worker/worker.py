@@ -224,7 +224,7 @@ class Worker:
         gc.collect()
         gc.freeze()
         self._heartbeat()  # before the arbiter depends on it
-        if self._bus is not None and self._uses_bus:
+        if self._bus is not None and (self._uses_bus or self._bus.is_used):
             self._bus.join()
         self._context.channel.send(READY)
         self._stop.wait()

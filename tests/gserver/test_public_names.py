@@ -43,7 +43,7 @@ PUBLIC = {
     "gserver.errors": ERRORS,
     "gserver.codecs": CODECS,
     "gserver.framing": CODECS,
-    "gserver.bus": {"publish", "subscribe", "unsubscribe"},
+    "gserver.bus": {"listen", "publish", "subscribe", "unsubscribe"},
     "gserver.offload": {"Died", "Full", "Timeout", "process", "thread"},
     "loadtests.users": {"TcpUser", "WrongReply"},
     "loadtests.stock": {"EchoUser", "JsonUser", "MessageUser"},

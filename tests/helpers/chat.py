@@ -16,6 +16,9 @@ import os
 import gevent
 from gserver import Lines, Service, bus, stream
 
+heard = []
+bus.listen("notes", heard.append)
+
 def on_open(conn):
     bus.subscribe(conn, "room")
 
@@ -23,6 +26,10 @@ def on_message(line, conn):
     command, _, text = line.partition(b" ")
     if command == b"pid":
         return b"pid %d" % os.getpid()
+    if command == b"heard":
+        return b"pid %d" % len(heard)
+    if command == b"note":
+        bus.publish("notes", text)
     if command == b"say":
         bus.publish("room", text)
     elif command == b"burst":  # NAME COUNT SIZE
@@ -72,6 +79,11 @@ class Member:
         while not (reply := self._read()).startswith((b"pid ", b"done")):
             self.lines.append(reply)
         return reply
+
+    @property
+    def heard(self) -> int:
+        """How many notes the function of its worker has got."""
+        return int(self.ask(b"heard").split()[1])
 
     def read(self) -> bytes:
         """Return the next line of the room; b"" at the end of the connection."""
@@ -136,7 +148,7 @@ def join(server: GserverProcess, count: int) -> list[Member]:
 def join_each(server: GserverProcess, count: int, workers: Iterable[int]) -> dict[int, list[Member]]:
     """Return so many members of each of these workers."""
     members: dict[int, list[Member]] = {worker: [] for worker in workers}
-    surplus = []
+    surplus: list[Member] = []
     while any(len(each) < count for each in members.values()):
         member = Member(server)
         of_worker = members.get(member.worker, [])

@@ -1,4 +1,4 @@
-"""Run every command of the README and of docs/services.md in its order, and compare the stable part of the output."""
+"""Run every command of the README and of two pages in its order, and compare the stable part of the output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.helpers.documents import Reader, commands, write_modules
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/services.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/services.md", "docs/bus.md"])
 def test_every_command_works(tmp_path: Path, document: str) -> None:
     text = (ROOT / document).read_text()
     write_modules(text, tmp_path)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import gevent
+import gevent.event
 import msgspec
 import pytest
 
@@ -38,6 +39,7 @@ QUEUE_BYTES = 100_000
 def counters(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counters]:
     """The counters of the bus of a worker that is alone."""
     monkeypatch.setattr(worker_bus, "_current", None)
+    monkeypatch.setattr(worker_bus, "_listening", [])
     counters = Counters()
     started = worker_bus.start(QUEUE_BYTES, counters.cells, lambda: None)
     yield counters
@@ -318,6 +320,68 @@ def test_a_process_that_was_forked_has_a_bus_of_its_own(serving: Serving, counte
     bus.publish("room", b"hello")
 
     assert peer.read_line() == b"hello"
+
+
+def test_functions_get_messages_in_order_one_at_a_time_and_may_block(
+    serving: Serving, counters: Counters, caplog: pytest.LogCaptureFixture
+) -> None:
+    got: list[Any] = []
+
+    def note(message: Any) -> None:
+        gevent.sleep(0.001)
+        if message == 3:
+            raise ValueError("three")
+        got.append(message)
+
+    bus.listen("numbers", note)
+    bus.listen("numbers", note)  # once is enough
+    room = Room(serving)
+    peer = room.join()
+    for number in range(6):
+        bus.publish("numbers", number)
+    bus.publish("room", b"hello")
+    assert peer.read_line() == b"hello"
+    assert len(got) < 5  # nobody waits for a function that blocks
+    wait_until(lambda: got == [0, 1, 2, 4, 5])
+
+    assert counts(counters) == (7, 7, 0)
+    assert "ValueError: three" in caplog.text
+
+
+def test_a_function_that_hangs_misses_what_is_too_much(counters: Counters, caplog: pytest.LogCaptureFixture) -> None:
+    released = gevent.event.Event()
+    got: list[int] = []
+
+    def hang(number: int) -> None:
+        released.wait()
+        got.append(number)
+
+    bus.listen("numbers", hang)
+    for number in range(1500):
+        bus.publish("numbers", number)
+        if number % 100 == 0:
+            gevent.sleep(0)
+    wait_until(lambda: counts(counters)[2] > 0)
+    released.set()
+    wait_until(lambda: len(got) == counts(counters)[1])
+
+    assert got == list(range(1001))
+    assert "ListenerFull: 1000 messages wait for <function" in caplog.text
+
+
+def test_a_function_may_be_declared_before_the_worker_has_its_bus(
+    counters: Counters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_bus, "_current", None)
+    got: list[Any] = []
+    bus.listen("early", got.append)
+    started = worker_bus.start(QUEUE_BYTES, counters.cells, lambda: None)
+    bus.publish("early", {"a": 1})
+    wait_until(lambda: got == [{"a": 1}])
+    started.close(0.0)
+
+    with pytest.raises(TypeError, match="function is 5, must be a function of one argument"):
+        bus.listen("early", 5)  # type: ignore[arg-type]
 
 
 class Say(msgspec.Struct, tag="say"):

@@ -126,7 +126,8 @@ def test_other_topics_are_refused(topic: Any, error: type[Exception], named: str
 @given(st.lists(st.tuples(st.binary(min_size=1, max_size=255), st.binary(max_size=300)), max_size=8), st.data())
 def test_frames_are_found_in_pieces_of_any_size(messages: list[tuple[bytes, bytes]], data: st.DataObject) -> None:
     stream = GREETING + b"".join(frame_of(topic, body) for topic, body in messages)
-    frames, found = Frames(), []
+    frames = Frames()
+    found: list[tuple[bytes, bytes]] = []
     while stream:
         size = data.draw(st.integers(1, len(stream)))
         found += frames.receive(stream[:size])
