@@ -13,7 +13,7 @@ import pytest
 from tests.helpers.documents import Reader
 from tests.helpers.examples import EXAMPLES, documented_commands
 
-SERVICES = ["chat", "device_gateway", "mutual_tls", "resp"]
+SERVICES = ["chat", "device_gateway", "jsonrpc", "mutual_tls", "resp"]
 
 
 @pytest.mark.parametrize("name", SERVICES)
