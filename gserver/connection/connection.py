@@ -151,11 +151,12 @@ class Connection(ConnectionFields):
         def handle(line, conn):
             conn.session = (conn.session or 0) + 1
             if line == b"bye":
+                conn.write(b"see you\\n")
                 conn.close()
             return b"message %d" % conn.session
 
         with Conversation(Service(handle, Lines)) as conv:
-            assert conv.message(b"hello", b"bye") == [b"message 1", b"message 2"]
+            assert conv.message(b"hello", b"bye") == [b"message 1", b"see you", b"message 2"]
             assert conv.close_reason is CloseReason.FINISHED
     """
 
@@ -437,17 +438,7 @@ class Connection(ConnectionFields):
         self.send_reply(data)
 
     def write(self, data: bytes) -> None:
-        """Send bytes that are already encoded; otherwise like send().
-
-        Example:
-            def handle(line, conn):
-                conn.write(b"HTTP/1.0 400 Bad Request\\r\\n\\r\\n")
-                conn.close()
-
-            with Conversation(Service(handle, Lines)) as conv:
-                conv.message(b"GET / HTTP/1.1")
-                assert conv.received_bytes.startswith(b"HTTP/1.0 400")
-        """
+        """Send bytes that are already encoded; otherwise like send()."""
         if self.close_reason is not None:
             self._check_open()
         if self.turn_replies:
@@ -623,15 +614,6 @@ class Connection(ConnectionFields):
         """Stop reading, send what is unsent, then close gracefully. Never blocks; the first reason is kept.
 
         Called while a handler runs, it takes effect when the handler has returned: its reply is still sent.
-
-        Example:
-            def handle(line, conn):
-                conn.close()
-                return b"bye"
-
-            with Conversation(Service(handle, Lines)) as conv:
-                assert conv.message(b"quit") == [b"bye"]
-                assert conv.is_closed
         """
         if self.close_reason is not None:
             return
