@@ -47,6 +47,17 @@ def publish(topic: str, message: Any, exclude: Connection | None = None) -> None
         TypeError, ValueError: the topic is not allowed, or the message cannot be carried, or is longer than the setting
             bus_queue.
         RuntimeError: the call was made in another thread than the worker's.
+
+    Example:
+        app = Service(
+            lambda line, conn: bus.publish("lobby", line, exclude=conn),
+            Lines,
+            on_open=lambda conn: bus.subscribe(conn, "lobby"),
+        )
+        with Conversation(app) as ada:
+            bob = ada.another()
+            ada.message(b"hello")
+            assert (ada.received, bob.received) == ([], [b"hello"])
     """
     current().publish(topic, message, exclude)
 
@@ -58,12 +69,30 @@ def subscribe(conn: Connection, topic: str) -> None:
         TypeError, ValueError: the topic is not allowed, or `conn` is not the connection of a service.
         ConnectionClosed: the connection is closed.
         RuntimeError: the call was made in another thread than the worker's.
+
+    Example:
+        def handle(topic, conn):
+            bus.subscribe(conn, topic.decode())
+            bus.publish(topic.decode(), b"one more")
+
+        with Conversation(Service(handle, Lines)) as conv:
+            assert conv.message(b"news") == [b"one more"]
     """
     current().subscribe(conn, topic)
 
 
 def unsubscribe(conn: Connection, topic: str) -> None:
-    """From now on `conn` gets nothing more of `topic`. Without effect if it has not subscribed."""
+    """From now on `conn` gets nothing more of `topic`. Without effect if it has not subscribed.
+
+    Example:
+        def handle(line, conn):
+            bus.unsubscribe(conn, "news")
+            bus.publish("news", line)
+
+        app = Service(handle, Lines, on_open=lambda conn: bus.subscribe(conn, "news"))
+        with Conversation(app) as conv:
+            assert conv.message(b"hello") == []
+    """
     current().unsubscribe(conn, topic)
 
 
@@ -76,5 +105,13 @@ def listen(topic: str, function: Callable[[Any], object]) -> None:
 
     Raises:
         TypeError, ValueError: the topic is not allowed, or `function` is not callable.
+
+    Example:
+        cache = {"ada": 1}
+        bus.listen("changed", lambda name: cache.pop(name, None))
+
+        with Conversation(Service(lambda line, conn: bus.publish("changed", line.decode()), Lines)) as conv:
+            conv.message(b"ada")
+            assert cache == {}
     """
     worker_bus.listen(topic, function)

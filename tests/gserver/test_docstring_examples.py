@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 import gserver
-from gserver import Lines, Service, offload, testing
+from gserver import Lines, Service, bus, offload, testing
 from gserver.offload.pools import PoolSizes, start
 from gserver.testing import serve
 
-MODULES = ["gserver", "gserver.errors", "gserver.codecs", "gserver.offload", "gserver.testing"]
+MODULES = ["gserver", "gserver.errors", "gserver.bus", "gserver.codecs", "gserver.offload", "gserver.testing"]
 #: Names that are no class and no function, and errors that user code never gets.
 WITHOUT = {"CODECS", "Fault", "__version__", "codec_named", "ProxyError", "TlsError"}
 PATIENCE_S = 30.0
@@ -59,7 +59,7 @@ EXAMPLES = {name: code for name, thing in OBJECTS.items() if (code := examples_o
 
 
 def run(name: str, address: Any = None) -> None:
-    names: dict[str, Any] = {"offload": offload, "app": Service(lambda line, conn: b"pong", Lines)}
+    names: dict[str, Any] = {"bus": bus, "offload": offload, "app": Service(lambda line, conn: b"pong", Lines)}
     for module in (gserver, gserver.errors, testing):
         names |= {each: getattr(module, each) for each in module.__all__}
 
