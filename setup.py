@@ -25,6 +25,8 @@ LOADTESTS = [
 EXTRAS = ["setproctitle>=1.3", "watchfiles>=0.21"]
 # What `metrics_bind` needs.
 METRICS = ["prometheus-client>=0.16"]
+# What `bus = "redis://..."` needs.
+REDIS = ["redis>=5"]
 # What `gserverctl top` needs.
 TOP = ["rich>=13"]
 # What `make docs` needs.
@@ -33,6 +35,7 @@ TEST = [
     *LOADTESTS,
     *EXTRAS,
     *METRICS,
+    *REDIS,
     *TOP,
     "pytest>=9",
     "pytest-xdist>=3.8",
@@ -93,6 +96,7 @@ setup(
     extras_require={
         "extras": EXTRAS,
         "metrics": METRICS,
+        "redis": REDIS,
         "top": TOP,
         "sampler": SAMPLER,
         "loadtests": LOADTESTS,

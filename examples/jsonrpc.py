@@ -1,7 +1,20 @@
-"""JSON-RPC 2.0 (https://www.jsonrpc.org/specification) on gserver: requests, notifications, batches, error codes.
+r"""JSON-RPC 2.0 (https://www.jsonrpc.org/specification) on gserver: requests, notifications, batches, error codes.
 
-    gserver jsonrpc:app -b 127.0.0.1:3020          one request a line
-    gserver jsonrpc:framed -b 127.0.0.1:3020       with Content-Length headers, as in the Language Server Protocol
+Start it, with one request a line. `jsonrpc:framed` has Content-Length headers, as in the Language Server Protocol:
+
+    $ gserver jsonrpc:app -b 127.0.0.1:3020
+
+Talk to it:
+
+    $ echo '{"jsonrpc":"2.0","method":"subtract","params":[42,23],"id":1}' \
+        | python -m gserver.client 127.0.0.1:3020 --codec json_lines
+    {"jsonrpc":"2.0","result":19,"id":1}
+
+Load it. Each reply is compared with the expected one:
+
+    $ loadtests run json --host tcp://127.0.0.1:3020 \
+        --message '{"jsonrpc":"2.0","method":"subtract","params":[42,23],"id":1}' \
+        --expect '{"jsonrpc":"2.0","result":19,"id":1}'
 
 A request has an id, so the replies need no order: sixteen requests of a connection are in work at the same time.
 """

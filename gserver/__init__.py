@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         MsgPack,
         Netstring,
         OctetCounted,
+        ParserCodec,
         Raw,
         VarintPrefixed,
     )
@@ -69,6 +70,7 @@ __all__ = [
     "NoReply",
     "NotSent",
     "OctetCounted",
+    "ParserCodec",
     "Pool",
     "ProtocolError",
     "Raw",
@@ -109,6 +111,7 @@ _HOMES = {
         "MsgPack",
         "Netstring",
         "OctetCounted",
+        "ParserCodec",
         "Raw",
         "VarintPrefixed",
     ],

@@ -8,12 +8,13 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gserver
-from gserver.arbiter.arbiter import Arbiter, certificates_of
+from gserver.arbiter.arbiter import Arbiter
 from gserver.arbiter.binary_upgrade import BinaryUpgrade, Command, Inheritance, take_inheritance
+from gserver.arbiter.certificates import certificates_of
 from gserver.arbiter.metrics_process import check_metrics
 from gserver.arbiter.reload_requests import ReloadFailedError, request_reload
 from gserver.arbiter.reloader import check_engine
@@ -37,9 +38,9 @@ from gserver.process.daemon import Daemon
 from gserver.process.proctitle import find_title, set_title
 from gserver.process.systemd import take_sockets
 from gserver.user_errors import described
-from gserver.worker.app_loader import Application, parse_application
+from gserver.worker.applications import Applications, CannotImport
 from gserver.worker.preload_process import run_preload_process
-from gserver.worker.readiness_check import try_start
+from gserver.worker.readiness_check import check_ready, try_start
 from gserver.worker.worker import apply_settings, load, run_worker, start_offload
 
 __all__ = ["main"]
@@ -143,6 +144,7 @@ def _serve(
         tuple(sockets),
         folder,
         os.environ.get(CONCURRENCY, ""),
+        app,
     )
     settings = configuration.read()
     if show:
@@ -150,12 +152,12 @@ def _serve(
         return 0
     check_engine(settings.reload_engine)
     check_metrics(settings.metrics_bind)
-    if app is None:
+    if app is None and not settings.listeners:
         parser.error("the following arguments are required: APP")
-    application = parse_application(app)
+    applications = Applications(settings, app)
     if check:
-        _check_config(settings, application)
-        parser.print_out(f"gserver: {application.text} can be served\n")
+        _check_config(settings, applications)
+        parser.print_out(f"gserver: {applications.title} can be served\n")
         return 0
     upgrade = BinaryUpgrade(Command.of_this_process(), inheritance)
     daemon = Daemon.detach() if settings.daemon and not upgrade.has_old_arbiter else None
@@ -163,11 +165,11 @@ def _serve(
     if settings.umask is not None:
         os.umask(settings.umask)
     logs.configure(settings)
-    name = settings.proc_name or application.text
+    name = settings.proc_name or applications.title
     set_title("arbiter", name)
     log.info("Starting gserver %s%s", gserver.__version__, "" if IS_NATIVE else ", not compiled")
-    serve, preload = functools.partial(run_worker, application), functools.partial(run_preload_process, application)
-    metrics = functools.partial(run_metrics, application.text)
+    serve, preload = functools.partial(run_worker, app), functools.partial(run_preload_process, app)
+    metrics = functools.partial(run_metrics, name)
     return Arbiter(configuration, settings, serve, preload, metrics, upgrade, daemon, name).run()
 
 
@@ -198,14 +200,26 @@ def _shown(settings: Settings) -> str:
     return "".join(lines)
 
 
-def _check_config(settings: Settings, application: Application) -> None:
-    """Start the application as a worker does, without the hooks; ConfigError, in one line, if that fails."""
+def _check_config(settings: Settings, applications: Applications) -> None:
+    """Start the applications as a worker does, without the hooks; ConfigError, in one line, if that fails."""
     certificates_of(settings)
+    ready_s = settings.ready_timeout or None
 
-    def load_and_fit() -> Any:
-        served = load(settings, application)
-        apply_settings(served, settings)
-        start_offload(settings, application)
+    def load_and_fit() -> dict[str, Any]:
+        try:
+            served = load(settings, applications)
+        except CannotImport as failure:
+            cause = failure.__cause__
+            raise ConfigError(f"{failure.text!r} cannot be imported: {cause and described(cause)}") from None
+        applications.each(served, lambda each, at: apply_settings(each, settings, at))
+        start_offload(settings, applications.modules)
+        if settings.bus is not None:
+            from gserver.bus.redis_connections import Connections  # late: it imports gevent
+
+            Connections(settings.bus)
         return served
 
-    try_start(repr(application.text), load_and_fit, settings.ready_timeout or None)
+    def check(served: Mapping[str, Any], began_at: float) -> None:
+        applications.each(served, lambda each, at: check_ready(each, ready_s, began_at, listener_name=at[0].name))
+
+    try_start(", ".join(map(repr, applications.texts)), load_and_fit, check, ready_s)

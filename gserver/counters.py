@@ -1,7 +1,7 @@
 """The counters of a server. At every moment, accepted == open + sum(closed by reason).
 
 The time of handlers is sampled: one message of SAMPLED_ONE_OF, also in cells, as a histogram and a sum. Calls of
-gserver.offload are counted in cells too.
+gserver.offload and messages of gserver.bus are counted in cells too.
 
 The counts stand in cells that may be shared memory, so that other processes can read them and they outlive their own
 process. Connections, messages and errors are exact at every moment. Bytes are counted by each connection, and added up
@@ -20,6 +20,7 @@ from gserver.errors import CloseReason
 
 __all__ = [
     "ACCEPTED",
+    "BUS_EVENTS",
     "CELLS",
     "ERRORS",
     "HANDLER_NS",
@@ -33,6 +34,8 @@ __all__ = [
     "TIME_BUCKETS",
     "Cells",
     "Counters",
+    "bus_cell",
+    "bus_counts",
     "closed_cell",
     "handler_seconds",
     "handler_times",
@@ -58,8 +61,13 @@ _OFFLOAD = {
     pair: _FIRST_OFFLOAD + index
     for index, pair in enumerate((pool, event) for pool, events in OFFLOAD_EVENTS.items() for event in events)
 }
+_FIRST_BUS = _FIRST_OFFLOAD + len(_OFFLOAD)
+#: What is counted of the messages of gserver.bus: those of publish(), how many connections got one, and how many
+#: workers or connections missed one.
+BUS_EVENTS = ("published", "delivered", "dropped")
+_BUS = {event: _FIRST_BUS + index for index, event in enumerate(BUS_EVENTS)}
 #: How many cells Counters needs.
-CELLS = _FIRST_OFFLOAD + len(_OFFLOAD)
+CELLS = _FIRST_BUS + len(_BUS)
 #: Of so many messages of a message loop, the handler of one is timed. It is a prime: a client that sends messages in a
 #: fixed order, such as 16 at a time, does not always have the same one timed.
 SAMPLED_ONE_OF = 61
@@ -111,6 +119,16 @@ def offload_cell(pool: str, event: str) -> int:
 def offload_counts(cells: Cells) -> dict[str, dict[str, int]]:
     """By pool and event: how many there were."""
     return {pool: {event: cells[_OFFLOAD[pool, event]] for event in events} for pool, events in OFFLOAD_EVENTS.items()}
+
+
+def bus_cell(event: str) -> int:
+    """The index of the cell that counts one of BUS_EVENTS."""
+    return _BUS[event]
+
+
+def bus_counts(cells: Cells) -> dict[str, int]:
+    """By event: how many there were."""
+    return {event: cells[cell] for event, cell in _BUS.items()}
 
 
 def handler_seconds(cells: Cells) -> float:

@@ -21,7 +21,10 @@ A setting can be given in four places. A later place overrides an earlier one:
 3. the environment variable `GSERVER_CMD_ARGS`, written like a command line;
 4. the command line.
 
-Sockets that systemd passes replace `bind`. Times are in seconds.
+Sockets that systemd passes replace `bind`, or the addresses of `listeners` by name. Times are in seconds.
+
+The setting `listeners` serves several applications at several addresses: see [several
+ports](operations.md#several-ports). Each listener may have its own value of a setting that is marked *per listener*.
 
 `gserver --print-config` prints the settings that result. `gserver --check-config APP` validates the settings and starts
 the application as a worker does, up to the probe; it accepts no connection.

@@ -47,7 +47,15 @@ __all__ = [
 
 
 class CloseReason(enum.Enum):
-    """Why a connection was closed. The log, the statistics and `on_close` have the same names."""
+    """Why a connection was closed. The log, the statistics and `on_close` have the same names.
+
+    Example:
+        closed = []
+        app = Service(lambda line, conn: line, Lines, on_close=lambda conn, reason: closed.append(reason))
+        with Conversation(app) as conv:
+            conv.finish()
+        assert closed == [CloseReason.PEER_EOF]
+    """
 
     __hash__ = object.__hash__  # faster: Enum's is a Python function, and each close looks up three of these
 
@@ -89,19 +97,58 @@ class CloseReason(enum.Enum):
 
 
 class GServerError(Exception):
-    """Base class of the exceptions that gserver raises, except HandlerTimeout."""
+    """Base class of the exceptions that gserver raises, except HandlerTimeout.
+
+    Example:
+        try:
+            with Client(("127.0.0.1", 3000), Lines()) as client:
+                print(client.call(b"hello"))
+        except (GServerError, OSError) as error:
+            print("no answer:", error)
+    """
 
 
 class ConfigError(GServerError):
-    """A setting, an address or an application cannot be used. The text is one line."""
+    """A setting, an address or an application cannot be used. The text is one line.
+
+    Example:
+        try:
+            serve(Service(lambda line, conn: line), idle_timeout=-1)
+        except ConfigError as error:
+            print(error)
+    """
 
 
 class DeclarationError(ConfigError, TypeError):
-    """A declaration (handler, codec, application) cannot work. The text has what is expected, and the line of code."""
+    """A declaration (handler, codec, application) cannot work. The text has what is expected, and the line of code.
+
+    Example:
+        try:
+            Service(lambda line: line)  # it must take the connection, too
+        except DeclarationError as error:
+            print(error)
+    """
 
 
 class ConnectionClosed(GServerError):
-    """The connection ended before a call had sent or received all of its bytes."""
+    """The connection ended before a call had sent or received all of its bytes.
+
+    Example:
+        import gevent
+
+        def send_news(conn):
+            try:
+                while True:
+                    conn.send(b"news")
+                    gevent.sleep(1)
+            except ConnectionClosed:
+                pass  # the client has left
+
+        app = Service(lambda line, conn: line, Lines, on_open=lambda conn: gevent.spawn(send_news, conn))
+        with Conversation(app) as conv:
+            conv.advance(1.5)
+            assert conv.received == [b"news", b"news"]
+    """
 
     def __init__(self, message: str, reason: CloseReason | None = None) -> None:
         super().__init__(message)
@@ -109,7 +156,17 @@ class ConnectionClosed(GServerError):
 
 
 class NotSent(ConnectionClosed):
-    """The connection ended, or there was none, before the kernel had any of the message. Repeating it is safe."""
+    """The connection ended, or there was none, before the kernel had any of the message. Repeating it is safe.
+
+    Example:
+        client = Client(("127.0.0.1", 3000), Lines())
+        client.close()
+        try:
+            client.call(b"hello")
+        except NotSent:
+            client = Client(("127.0.0.1", 3000), Lines())
+            print(client.call(b"hello"))
+    """
 
 
 class NoReply(ConnectionClosed):
@@ -119,6 +176,13 @@ class NoReply(ConnectionClosed):
 
     Attributes:
         replies: of pipeline(): the replies that arrived before the end, in order. They are those of the first messages.
+
+    Example:
+        with serve(Service(lambda line, conn: conn.close(), Lines)) as server:
+            try:
+                server.connect().call(b"PAY 5")
+            except NoReply as error:
+                print("was it paid?", error)
     """
 
     def __init__(self, message: str, replies: Sequence[Any] = ()) -> None:
@@ -127,7 +191,16 @@ class NoReply(ConnectionClosed):
 
 
 class LimitExceeded(GServerError):
-    """A limit was exceeded. The text may be sent to the peer; `setting` is the name of the limit."""
+    """A limit was exceeded. The text may be sent to the peer; `setting` is the name of the limit.
+
+    Example:
+        def answer(fault, conn):
+            return b"busy" if isinstance(fault, LimitExceeded) else None
+
+        with serve(Service(lambda line, conn: line, Lines, on_error=answer), worker_connections=1) as server:
+            assert server.connect().call(b"hello") == b"hello"
+            assert server.connect().recv() == b"busy"
+    """
 
     def __init__(self, message: str, close_reason: CloseReason, setting: str = "") -> None:
         super().__init__(message)
@@ -136,33 +209,90 @@ class LimitExceeded(GServerError):
 
 
 class HandlerTimeout(BaseException):
-    """Raised in a handler that has taken too long. Not an Exception, so that `except Exception` does not catch it."""
+    """Raised in a handler that has taken too long. Not an Exception, so that `except Exception` does not catch it.
+
+    Example:
+        import gevent
+
+        def handle(line, conn):
+            try:
+                gevent.sleep(60)
+            except HandlerTimeout:
+                print("undo what was begun")
+                raise
+
+        app = Service(handle, Lines, on_error=lambda fault, conn: b"too slow")
+        with Conversation(app, handler_timeout=1, raise_errors=False) as conv:
+            conv.message(b"work")
+            assert conv.advance(2) == [b"too slow"]
+    """
 
     close_reason = CloseReason.HANDLER_TIMEOUT
 
 
 class ProtocolError(GServerError):
-    """The peer violated the framing. The codec that raised it stays in error."""
+    """The peer violated the framing. The codec that raised it stays in error.
+
+    Example:
+        def answer(fault, conn):
+            return str(fault).encode() if isinstance(fault, ProtocolError) else None
+
+        with Conversation(Service(lambda message, conn: message, Netstring, on_error=answer)) as conv:
+            conv.send(b"no netstring")
+            assert conv.close_reason is CloseReason.PROTOCOL_ERROR
+    """
 
     close_reason = CloseReason.PROTOCOL_ERROR
 
 
 class FrameTooLarge(ProtocolError):
-    """A message is above the codec's maximum size."""
+    """A message is above the codec's maximum size.
+
+    Example:
+        try:
+            feed(Lines(max_bytes=3), b"hello")
+        except FrameTooLarge as error:
+            print(error)
+    """
 
 
 class InvalidHeader(ProtocolError):
-    """A header, such as a length, is one that no message can have."""
+    """A header, such as a length, is one that no message can have.
+
+    Example:
+        try:
+            feed(Netstring, b"hello")
+        except InvalidHeader as error:
+            print(error)
+    """
 
 
 class IncompleteMessage(ProtocolError):
-    """The peer closed the connection inside a message."""
+    """The peer closed the connection inside a message.
+
+    Example:
+        codec = Lines()
+        feed(codec, b"hel")
+        try:
+            codec.eof()
+        except IncompleteMessage as error:
+            print(error)
+    """
 
     close_reason = CloseReason.EOF_IN_MESSAGE
 
 
 class MessageTimeout(ProtocolError):
-    """The peer began a message and did not complete it in time."""
+    """The peer began a message and did not complete it in time.
+
+    Example:
+        faults = []
+        app = Service(lambda line, conn: line, Lines, on_error=lambda fault, conn: faults.append(fault))
+        with Conversation(app, message_timeout=5) as conv:
+            conv.send(b"hel")
+            conv.advance(6)
+        assert isinstance(faults[0], MessageTimeout)
+    """
 
     close_reason = CloseReason.MESSAGE_TIMEOUT
 

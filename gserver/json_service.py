@@ -52,6 +52,8 @@ _TYPE_FIELD = "type"
 class JsonService(Service):
     """A service that calls a handler by the type of the message: JSON, one value per line, or another codec for data.
 
+        import msgspec
+
         class Sum(msgspec.Struct, tag="SUM"):
             a: float
             b: float
@@ -65,7 +67,8 @@ class JsonService(Service):
         def add(message: Sum, conn: Connection) -> Total:
             return Total(message.a + message.b)
 
-    The reply to {"type":"SUM","a":1,"b":2} is {"result":3.0}.
+        with Conversation(api, codec=JsonLines()) as conv:
+            assert conv.message({"type": "SUM", "a": 1, "b": 2}) == [{"result": 3.0}]
 
     An error is answered with {"status":"ERROR","message":...}: text that is not JSON, an unknown type, a field that is
     missing or of the wrong type, an exception of a handler, a line above the maximum (the connection is then closed).
@@ -137,6 +140,16 @@ class JsonService(Service):
         dataclass, a TypedDict), the message is validated and converted; without one, the handler gets the plain dict.
 
         ValueError if the type already has a handler. DeclarationError if the shape or the handler cannot be used.
+
+        Example:
+            app = JsonService()
+
+            @app.on("ECHO")
+            def echo(message, conn):
+                return {"text": message["text"]}
+
+            with Conversation(app) as conv:
+                assert conv.message({"type": "ECHO", "text": "hello"}) == [{"text": "hello"}]
         """
         if inspect.isroutine(type_) and shape is None:
             self._register_structs(type_)

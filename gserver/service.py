@@ -43,7 +43,7 @@ class Service:
     Args:
         on_message: called as on_message(message, conn); its return value is encoded and sent; None sends nothing.
         codec: called without arguments for each connection; a codec class, or functools.partial of one.
-        on_open: called as on_open(conn) before the first message.
+        on_open: called as on_open(conn) before the first message. An exception closes the connection.
         on_close: called as on_close(conn, reason) once, after the last message.
         on_drain: called as on_drain(conn) once, when the connection is about to be closed because its worker drains or
             because it has reached max_connection_age: conn.drain_reason is CloseReason.DRAINED or AGED. Everything that
@@ -71,6 +71,12 @@ class Service:
             that an on_open that requires something of clients (a certificate, for example) does not reject the probe.
 
     Raises: DeclarationError if a handler cannot be called with its arguments, or if `codec` cannot make a codec.
+
+    Example:
+        app = Service(lambda line, conn: line.upper(), codec=Lines, on_open=lambda conn: conn.send(b"welcome"))
+        with Conversation(app) as conv:
+            conv.message(b"hello")
+            assert conv.received == [b"welcome", b"HELLO"]
     """
 
     def __init__(
@@ -160,6 +166,15 @@ def stream(handle: StreamHandler | None = None, /, **options: Any) -> Any:
     """Decorate `def handle(conn)` to make a service: it reads conn itself; the connection closes when it returns.
 
     Used as @stream, or as @stream(codec=Lines): the codec decodes the messages of `for message in conn`.
+
+    Example:
+        @stream(codec=Lines)
+        def app(conn):
+            for line in conn:
+                conn.send(line.upper())
+
+        with Conversation(app) as conv:
+            assert conv.message(b"hello") == [b"HELLO"]
     """
     if handle is not None:
         return StreamService(handle)

@@ -28,6 +28,7 @@ LAYERS = {
         ["gserver.handlers"],
         ["gserver.engine"],
         ["gserver.tls"],
+        ["gserver.bus"],
         ["gserver.json_service", "gserver.client"],
         ["gserver.service"],
         ["gserver.offload"],
@@ -63,6 +64,7 @@ LAYERS = {
 }
 #: Modules without I/O: they import neither gevent, nor Locust, nor sockets.
 PURE = [
+    "gserver/bus/wire.py",
     "gserver/client/backoff.py",
     "gserver/codecs/*.py",
     "gserver/config/settings.py",

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import gserver
 from gserver.arbiter.connection_listing import ConnectionListing
+from gserver.arbiter.listeners import title_of
 from gserver.arbiter.row_stream import RowStream
 from gserver.arbiter.scoreboard import Scoreboard
 from gserver.arbiter.server_status import ReloadRecord, status_of, worker_rows
@@ -117,7 +118,7 @@ class Administration:
             pid=os.getpid(),
             name=server.name,
             uptime_s=time.monotonic() - self._started_at,
-            listeners=[row["address"] for row in server.listener_rows()],
+            listeners=list(map(title_of, server.listener_rows())),
             upgrade=server.last_upgrade,
             **status_of(server.settings, server.supervision, server.scoreboard, self._reloads),
         )

@@ -15,11 +15,13 @@ import selectors
 import signal
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gserver
 from gserver.arbiter.administration import Administration
 from gserver.arbiter.binary_upgrade import BinaryUpgrade
+from gserver.arbiter.bus_links import BusLinks
+from gserver.arbiter.certificates import TlsOfListeners, certificates_of
 from gserver.arbiter.channel import (
     ANSWER,
     BORN,
@@ -27,6 +29,7 @@ from gserver.arbiter.channel import (
     DRAIN_AT_ONCE,
     FAILED,
     LEFT,
+    LINKS,
     LISTEN,
     NOT_ACCEPTING,
     PRELOADED,
@@ -76,9 +79,6 @@ from gserver.process.open_files import raise_open_files_limit
 from gserver.process.pidfile import SECOND, Pidfile
 from gserver.process.systemd import Notifier
 from gserver.user_errors import described
-
-if TYPE_CHECKING:
-    from gserver.tls.contexts import Tls
 
 __all__ = ["Arbiter"]
 
@@ -144,8 +144,8 @@ class Arbiter:
         """Run the server until a signal stops it; return the exit status. ConfigError if it cannot start."""
         self._call_hook("on_starting", self)
         self._listeners.adopt(self._upgrade.inherited)
-        self._listeners.open(self.settings.bind)
-        self._listeners.keep(self.settings.bind)
+        self._listeners.open(self.settings.binds)
+        self._listeners.keep(self.settings.binds)
         self._metrics.adopt(self._upgrade.inherited_metrics)
         self._metrics.open(self.settings.metrics_bind)
         self._signals = SignalQueue()
@@ -185,13 +185,14 @@ class Arbiter:
             self._worker_ended,
             self._close_in_child,
         )
+        self._bus_links = BusLinks(self._workers.pass_on)
         self._facts = self._workers.scoreboard.server
         self._facts.started_at = time.time()
         self._spawner = Spawner(self._supervision, self._workers, self._read_messages)
         self._stats.open(self._workers.scoreboard, self._supervision, suffix)
         self._open_control(suffix)
         self._upgrade.report(version=gserver.__version__, control_socket=self._control.path)
-        log.info("Listening at: %s (%d)", self._listeners.describe(), self.pid)
+        log.info("Listening at: %s (%d)", self._listeners.describe(self.settings.all_listeners), self.pid)
         raise_open_files_limit(self.settings.worker_connections)
         adopt_orphans(is_needed=self.settings.preload_app)
         self._reloader = Reloader(self._workers.fork_helper, self._processes)
@@ -264,6 +265,8 @@ class Arbiter:
                 self._questions.receive(pid, message.addresses[0])
             elif message.kind == STACKS:
                 self._administration.stacks_written(pid, message.addresses[0])
+            elif message.kind == LINKS:
+                self._bus_links.join(pid)
             elif message.kind == FAILED:
                 self._supervision.cannot_start_because(pid, message.addresses[0])
             elif message.kind == PRELOADED:
@@ -292,7 +295,7 @@ class Arbiter:
         elif isinstance(action, Go):
             is_upgrading = self._upgrade.new_arbiter is not None
             lanes = self._listeners.lanes_for(
-                action.child.pid, self.settings.bind, self._supervision.target, is_upgrading
+                action.child.pid, self.settings.binds, self._supervision.target, is_upgrading
             )
             self._workers.send(action.child.pid, LISTEN, lanes=lanes)
         elif isinstance(action, Drain):
@@ -329,13 +332,13 @@ class Arbiter:
     def _drain(self, child: Child) -> None:
         """Drain a worker: its listeners go to another worker, its connections end."""
         others = [each.pid for each in self._supervision if each.stage is Stage.SERVING]
-        receiver = self._listeners.hand_over(child.pid, others, self.settings.bind)
+        receiver = self._listeners.hand_over(child.pid, others, self.settings.binds)
         if receiver is not None:
             self._workers.send(receiver[0], LISTEN, lanes=receiver[1])
         # An address that a reload has removed is closed with the last worker that serves it.
-        removed = [bind for bind in self._before_reload[0].bind if bind not in self.settings.bind]
+        removed = [bind for bind in self._before_reload[0].binds if bind not in self.settings.binds]
         if all(each.generation == self._supervision.generation for each in self._supervision if each.pid in others):
-            self._listeners.keep(self.settings.bind)
+            self._listeners.keep(self.settings.binds)
         self._workers.send(child.pid, DRAIN, [str(bind) for bind in removed])
 
     def _kill(self, child: Child, kill_stage: KillStage) -> None:
@@ -355,6 +358,7 @@ class Arbiter:
         """A worker has exited, or a preload process that was recorded as the first worker."""
         self._read_messages(death.pid)  # a last READY still shows that the application can be loaded
         self._questions.worker_ended(death.pid)
+        self._bus_links.worker_ended(death.pid)
         child = self._supervision.exited(death.pid, time.monotonic())
         self._listeners.worker_ended(death.pid)
         self._orphans.watch(self._workers.remove(death.pid), time.monotonic(), signal.SIGTERM)
@@ -427,7 +431,8 @@ class Arbiter:
         self._processes.signal(pid, signal.SIGUSR2)
 
     def listener_rows(self) -> list[dict[str, Any]]:
-        return self._listeners.rows()
+        known = [*self.settings.all_listeners, *self._before_reload[0].all_listeners]
+        return self._listeners.rows(known, self._configuration.app or "", self._tls)
 
     def _ask_worker(self, pid: int, text: str) -> bool:
         return self._workers.ask(pid, text)
@@ -494,7 +499,7 @@ class Arbiter:
         self._notifier.reloading()
         try:
             with self._orphans.exempting():
-                settings, fixed = self._configuration.read().with_fixed_of(self.settings)
+                settings, fixed = self._configuration.read_again().with_fixed_of(self.settings)
         except ConfigError as error:
             self._reload_failed(ReloadFailed(str(error)))
             return
@@ -556,7 +561,7 @@ class Arbiter:
             enter(settings.chdir)
             tls = certificates_of(settings)
             check_metrics(settings.metrics_bind)
-            self._listeners.open(settings.bind, patient=False)
+            self._listeners.open(settings.binds, patient=False)
             self._metrics.open(settings.metrics_bind, patient=False)
             logs.configure(settings)  # before the fork of new workers, which inherit the log files
         except ConfigError as error:
@@ -572,20 +577,20 @@ class Arbiter:
         self._workers.preload.begin_reload()
         self._supervision.begin_reload(settings.workers, time.monotonic())
 
-    def _apply(self, settings: Settings, tls: Tls | None) -> None:
+    def _apply(self, settings: Settings, tls: TlsOfListeners) -> None:
         self.settings, self._tls = settings, tls
         self._hooks = settings.hooks
         self._supervision.policy = policy_of(settings, self._before_reload[0])
 
     def _reload_done(self) -> None:
-        self._listeners.keep(self.settings.bind)
+        self._listeners.keep(self.settings.binds)
         self._workers.preload.end_reload(succeeded=True)
         self._before_reload = self.settings, self._tls
         self._facts.reload_ended(True, time.time())
         self._follow_links()
         if self._upgrade.is_in_charge:
             self._metrics.start(self.settings)
-        log.info("Reloaded; listening at: %s", self._listeners.describe())
+        log.info("Reloaded; listening at: %s", self._listeners.describe(self.settings.all_listeners))
         self._reply(None)
 
     def _follow_links(self) -> None:
@@ -598,7 +603,7 @@ class Arbiter:
         if not self._supervision.is_reloading:
             self._workers.preload.end_reload(succeeded=False)
             self._apply(*self._before_reload)
-            self._listeners.keep(self.settings.bind)
+            self._listeners.keep(self.settings.binds)
             self._metrics.keep(self.settings.metrics_bind)
         self._facts.reload_ended(False, time.time())
         self._restore_surroundings()
@@ -703,7 +708,7 @@ class Arbiter:
             self._metrics.stop()
         self._upgrade.hand_over(self._notifier, self._pidfile, self._processes.end)
         self._notifier.stopping(limit_s)
-        addresses = [] if self._upgrade.is_under_way else [str(bind) for bind in self.settings.bind]
+        addresses = [] if self._upgrade.is_under_way else [str(bind) for bind in self.settings.binds]
         # The workers still have the listeners, and accept what the kernel has queued. No later client can connect.
         self._close_listeners()
         self._workers.preload.dismiss_all()
@@ -755,17 +760,3 @@ def _why_killed(child: Child) -> str:
     if child.must_end_since is not None:
         return "is killed and replaced, as an operator has requested"
     return "did not become ready in time" if child.stage is Stage.BOOTING else "missed its heartbeat deadline"
-
-
-def certificates_of(settings: Settings) -> Tls | None:
-    """The TLS contexts of `settings`; None without TLS.
-
-    They are made before the fork: so all workers share the keys of session tickets, and need no right to read the
-    files.
-    """
-    config = settings.tls
-    if config is None:
-        return None
-    from gserver.tls.contexts import Tls  # late: gevent warns if ssl is imported before it is patched
-
-    return Tls(config)

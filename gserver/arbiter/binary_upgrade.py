@@ -28,7 +28,7 @@ from typing import Any
 
 from gserver.arbiter.signals import SignalQueue
 from gserver.arbiter.upgrade_reports import UpgradeReports, send_report
-from gserver.config.addresses import Bind, parse_bind
+from gserver.config.addresses import Bind, FdBind, parse_bind
 from gserver.config.working_directory import absolute, enter, working_folder
 from gserver.errors import ConfigError
 from gserver.process.child import fork_child
@@ -55,7 +55,7 @@ class Inheritance:
 
     listeners: Descriptors = field(default_factory=dict)
     lifeline: int | None = None
-    activated: tuple[Bind, ...] = ()  # of the listeners, those that systemd passed to the first arbiter
+    activated: tuple[FdBind, ...] = ()  # of the listeners, those that systemd passed to the first arbiter
     metrics: Descriptors = field(default_factory=dict)  # the listener of metrics_bind
     reports: int | None = None  # the pipe for reports about the start of this arbiter
 
@@ -138,7 +138,7 @@ class BinaryUpgrade:
         self,
         signals: SignalQueue,
         listeners: Descriptors,
-        activated: Sequence[Bind],
+        activated: Sequence[FdBind],
         metrics: Descriptors | None = None,
     ) -> int:
         """Start the new arbiter; return the pid of the launcher, which exits with it. 0 if the fork failed.
@@ -259,6 +259,7 @@ class BinaryUpgrade:
                 "lifeline": passed.lifeline,
                 "reports": passed.reports,
                 "activated": [str(bind) for bind in passed.activated],
+                "names": {str(bind): bind.name for bind in passed.activated},
                 "metrics": [[str(bind), list(descriptors)] for bind, descriptors in passed.metrics.items()],
             }
             os.environ[VARIABLE] = json.dumps(value)
@@ -305,8 +306,15 @@ def take_inheritance(environ: MutableMapping[str, str]) -> Inheritance:
     return Inheritance(
         {parse_bind(bind): descriptors for bind, descriptors in value["listeners"]},
         value["lifeline"],
-        tuple(parse_bind(bind) for bind in value["activated"]),
+        tuple(_passed_socket(bind, value.get("names", {}).get(bind, "")) for bind in value["activated"]),
         # An arbiter of a version without metrics passes none.
         {parse_bind(bind): descriptors for bind, descriptors in value.get("metrics", ())},
         reports,
     )
+
+
+def _passed_socket(text: str, name: str) -> FdBind:
+    """A socket that systemd passed to the first arbiter; one of an earlier version passes no names on."""
+    bind = parse_bind(text)
+    assert isinstance(bind, FdBind)
+    return replace(bind, name=name)

@@ -8,11 +8,14 @@
                         ANSWER         to a QUESTION; with one line of JSON
                         STACKS         the worker got USR2; with its stacks, the running one first
                         FAILED         the worker cannot start; with the reason, in one line
+                        LINKS          the application uses gserver.bus: see gserver.arbiter.bus_links
     arbiter -> worker   LISTEN         with the listeners to accept from
                         DRAIN          drain over drain_spread; with the addresses that are closed for good
                         DRAIN_AT_ONCE  the same, without a spread and within a second
                         QUESTION       with one line of JSON: see gserver.arbiter.worker_questions
                         SET            with the values of live settings, as one line of JSON
+                        LINK           with pids of other workers, and the ends of links of the bus to them
+                        LINKED         all LINK messages to workers that had sent LINKS before were sent
     arbiter -> child    REOPEN         with the paths of the log files, and descriptors of the opened files
     preload process -> arbiter   PRELOADED   the application is imported
     arbiter -> preload process   FORK        with a scoreboard slot, an age, and the worker's end of its channel
@@ -37,6 +40,9 @@ __all__ = [
     "FAILED",
     "FORK",
     "LEFT",
+    "LINK",
+    "LINKED",
+    "LINKS",
     "LISTEN",
     "MAX_DESCRIPTORS",
     "NOT_ACCEPTING",
@@ -60,6 +66,9 @@ QUESTION = "question"
 ANSWER = "answer"
 STACKS = "stacks"
 FAILED = "failed"
+LINKS = "links"
+LINK = "link"
+LINKED = "linked"
 SET = "set"
 LISTEN = "listen"
 DRAIN = "drain"

@@ -20,16 +20,17 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from gserver.config.addresses import Bind, FdBind, TcpBind, UnixBind, describe_address
+from gserver.config.listener_settings import Listener
 from gserver.config.working_directory import place_of
 from gserver.errors import ConfigError
 from gserver.process.privileges import gid_of, uid_of
 from gserver.process.unix_sockets import identity, remove_stale
 
-__all__ = ["Lane", "Listeners"]
+__all__ = ["Lane", "Listeners", "title_of"]
 
 log = logging.getLogger("gserver.arbiter")
 
@@ -114,21 +115,30 @@ class Listeners:
             if isinstance(bind, UnixBind):
                 self._remove_own(bind.path)
 
-    def describe(self) -> str:
-        """The actual addresses as text, with the ports that the kernel chose."""
-        return ", ".join(describe_address(listener.getsockname()) for listener in self._lanes[0].values())
+    def describe(self, known: Iterable[Listener] = ()) -> str:
+        """Names, and the actual addresses, with the ports that the kernel chose, as text. Args: as for rows()."""
+        return ", ".join(map(title_of, self.rows(known, "", ())))
 
-    def rows(self) -> list[dict[str, Any]]:
-        """A row for each address: what was asked for, the actual address, and its accept queue.
+    def rows(self, known: Iterable[Listener], app: str, with_tls: Container[str]) -> list[dict[str, Any]]:
+        """A row for each address: name, application, what was asked for, the actual address, and its accept queue.
 
         Over all lanes; of a unix socket the kernel does not give the queue.
-        """
-        return [self._row(bind) for bind in self._lanes[0]]
 
-    def _row(self, bind: Bind) -> dict[str, Any]:
+        Args:
+            known: the listeners of the settings; the first one of an address counts.
+            app: the APP of the command line, for listeners without an app of their own.
+            with_tls: the names of the listeners that use TLS.
+        """
+        by_bind = {listener.bind: listener for listener in reversed(list(known))}
+        return [self._row(bind, by_bind.get(bind, Listener(bind, str(bind))), app, with_tls) for bind in self._lanes[0]]
+
+    def _row(self, bind: Bind, of: Listener, app: str, with_tls: Container[str]) -> dict[str, Any]:
         lanes = [lane[bind] for lane in self._lanes if bind in lane]
         queued = [number for listener in lanes if (number := _queued(listener)) is not None]
         return {
+            "name": of.name,
+            "app": app if of.app is None else of.app,
+            "tls": of.name in with_tls,
             "bind": str(bind),
             "address": describe_address(lanes[0].getsockname()),
             "sockets": len(lanes),
@@ -285,6 +295,11 @@ class Listeners:
         with contextlib.suppress(FileNotFoundError):
             if made is not None and identity(slot) == made:
                 os.unlink(slot)
+
+
+def title_of(row: Mapping[str, Any]) -> str:
+    """A row as text for people: the name, if the listener has one, and the actual address."""
+    return str(row["address"]) if row["name"] == row["bind"] else f"{row['name']} at {row['address']}"
 
 
 def _queued(listener: socket.socket) -> int | None:

@@ -9,6 +9,7 @@
     <lags>:   heartbeat_age_s, lag_s, lag_max_s, lag_histogram: {"0.001": 600, "0.002": 3, "2.048": 1}
     <counts>: accepted, open, messages, errors, received_bytes, sent_bytes, closed: {reason: number},
               offload: {"thread": {"calls": 9, "refused": 0, "timeouts": 0}, "process": {..., "died": 0}}
+              bus: {"published": 7, "delivered": 700, "dropped": 0}
 
 The event loop of a worker writes a heartbeat each second. heartbeat_age_s is the time since the last one, null before
 the first. A worker is stuck if that is more than 5 s. The server is healthy if clients are served: it does not stop,
@@ -45,7 +46,7 @@ from gserver.arbiter.health import outage, readiness
 from gserver.arbiter.scoreboard import HEARTBEAT_S, STUCK_S, Scoreboard, Slot
 from gserver.arbiter.supervision import Stage, Supervision
 from gserver.config.addresses import UnixBind
-from gserver.counters import CELLS, ERRORS, MESSAGES, RECEIVED, SENT, Counters, offload_counts, snapshot
+from gserver.counters import CELLS, ERRORS, MESSAGES, RECEIVED, SENT, Counters, bus_counts, offload_counts, snapshot
 from gserver.errors import ConfigError
 from gserver.process.unix_listener import UnixListener
 from gserver.process.unix_sockets import short_path
@@ -132,6 +133,7 @@ def _counts(cells: Sequence[int]) -> dict[str, Any]:
         "sent_bytes": cells[SENT],
         "closed": {reason.value: count for reason, count in counters.closed.items()},
         "offload": offload_counts(counters.cells),
+        "bus": bus_counts(counters.cells),
     }
 
 

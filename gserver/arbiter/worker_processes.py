@@ -14,10 +14,10 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from gserver.arbiter.channel import QUESTION, REOPEN, SET, Channel, Message
+from gserver.arbiter.channel import MAX_DESCRIPTORS, QUESTION, REOPEN, SET, Channel, Message
 from gserver.arbiter.child_processes import Death, Ended, Processes
 from gserver.arbiter.listeners import Lane
 from gserver.arbiter.preload import PreloadProcess, PreloadProcesses, PreloadUnavailable
@@ -31,7 +31,7 @@ from gserver.process import logs
 from gserver.process.descendants import close_all, descendants
 
 if TYPE_CHECKING:
-    from gserver.tls.contexts import Tls
+    from gserver.arbiter.certificates import TlsOfListeners
 
 __all__ = ["EXIT_CANNOT_START", "RunWorker", "WorkerContext", "WorkerProcesses"]
 
@@ -53,8 +53,8 @@ class WorkerContext:
     scoreboard: Scoreboard
     channel: Channel
     server: Any  # the Arbiter, for the hooks; in the worker, its copy from the fork
-    tls: Tls | None = None
-    served: Any = None  # the application, if the preload process has loaded it
+    tls: TlsOfListeners = field(default_factory=dict)
+    served: Any = None  # the applications by their texts, if the preload process has loaded them
     imported_files: Any = None  # with `served`: the ImportedFiles of the preload process
 
 
@@ -101,7 +101,7 @@ class WorkerProcesses:
         self._orphans_of: dict[int, list[int]] = {}
         self._requested_from: dict[int, int] = {}  # pending worker -> the pid of the preload process
 
-    def fork(self, server: Any, settings: Settings, age: int, tls: Tls | None) -> int:
+    def fork(self, server: Any, settings: Settings, age: int, tls: TlsOfListeners) -> int:
         """Fork a worker, or a preload process if one is needed first, or request a worker from the preload process.
 
         Return the pid, or the negative number of a pending worker. OSError or PreloadUnavailable if that fails. Never
@@ -220,12 +220,19 @@ class WorkerProcesses:
             channel.send(REOPEN, list(files), list(files.values()))
 
     def send(self, pid: int, kind: str, addresses: Sequence[str] = (), lanes: Iterable[Lane] = ()) -> None:
-        """Send a message to a worker; do nothing if its channel is closed."""
+        """Send a message to a worker, or several with parts of the lanes; do nothing if its channel is closed."""
         channel = self._channels.get(pid)
         if channel is None:
             return
         listeners = [(str(bind), listener.fileno()) for lane in lanes for bind, listener in lane.items()]
-        channel.send(kind, [*addresses, *(address for address, _ in listeners)], [fd for _, fd in listeners])
+        for first in range(0, max(1, len(listeners)), MAX_DESCRIPTORS):
+            part = listeners[first : first + MAX_DESCRIPTORS]
+            channel.send(kind, [*addresses, *(address for address, _ in part)], [fd for _, fd in part])
+
+    def pass_on(self, pid: int, kind: str, addresses: Sequence[str], descriptors: Sequence[int] = ()) -> bool:
+        """Send a message with descriptors, which stay open here; return False if that is not possible."""
+        channel = self._channels.get(pid)
+        return channel is not None and channel.send(kind, addresses, descriptors)
 
     def check_fits(self, values: Mapping[str, Any], settings: Settings, before: Settings) -> None:
         """ConfigError if set_live() cannot send these values, or fork() could not pass them on to a later worker.

@@ -19,7 +19,7 @@ from gserver.arbiter.worker_processes import WorkerProcesses
 from gserver.config.settings import Settings
 
 if TYPE_CHECKING:
-    from gserver.tls.contexts import Tls
+    from gserver.arbiter.certificates import TlsOfListeners
 
 __all__ = ["Spawner"]
 
@@ -40,7 +40,7 @@ class Spawner:
         self._workers = workers
         self._read_messages = read_messages
 
-    def spawn(self, server: Any, settings: Settings, age: int, tls: Tls | None) -> None:
+    def spawn(self, server: Any, settings: Settings, age: int, tls: TlsOfListeners) -> None:
         """Spawn a worker; if that fails, the next attempt follows after a pause."""
         if settings.preload_app and self._workers.preload.is_booting:  # the previous one has ended since the decision
             return
@@ -50,7 +50,7 @@ class Spawner:
         else:
             self._supervision.spawned(worker, time.monotonic(), age=age)
 
-    def preloaded(self, preload_process: int, server: Any, settings: Settings, tls: Tls | None) -> None:
+    def preloaded(self, preload_process: int, server: Any, settings: Settings, tls: TlsOfListeners) -> None:
         """The preload process has imported the application: replace it in the records by its first worker."""
         if not self._workers.preloaded(preload_process) or preload_process not in self._supervision:
             return
@@ -98,7 +98,7 @@ class Spawner:
         elif child.pid in self._supervision:
             self._give_up(child.pid)
 
-    def _fork(self, server: Any, settings: Settings, age: int, tls: Tls | None) -> int | None:
+    def _fork(self, server: Any, settings: Settings, age: int, tls: TlsOfListeners) -> int | None:
         try:
             return self._workers.fork(server, settings, age, tls)
         except (OSError, PreloadUnavailable) as error:

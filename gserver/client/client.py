@@ -126,7 +126,13 @@ class Client:
         self._exchange(data, 0, _Deadline(self.timeout_s, renewed=False))
 
     def recv(self) -> Any:
-        """Return the next message; a Malformed for one that the codec could delimit but not decode."""
+        """Return the next message; a Malformed for one that the codec could delimit but not decode.
+
+        Example:
+            with Client(("127.0.0.1", 3000), Lines()) as client:
+                client.send(b"hello")
+                print(client.recv())
+        """
         deadline = _Deadline(self.timeout_s, renewed=False)
         with _Held(self._reads, "receives", LOOK_S):
             try:
@@ -154,7 +160,8 @@ class Client:
         NoReply has the replies that arrived as its attribute `replies`.
 
         Example:
-            first, second = client.pipeline([b"GET a", b"GET b"])
+            with Client(("127.0.0.1", 3000), Lines()) as client:
+                first, second = client.pipeline([b"GET a", b"GET b"])
         """
         encoded = [self.codec.encode(message) for message in messages]
         return self._exchange(b"".join(encoded), len(encoded), _Deadline(self.timeout_s, renewed=True))

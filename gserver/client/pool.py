@@ -79,8 +79,9 @@ class Pool:
     The caller closes it: by close(), or at the end of the `with` block.
 
     Example:
-        pool = Pool([("10.0.0.1", 3000), ("10.0.0.2", 3000)], Lines, size=20, timeout_s=2)
+        pool = Pool([("127.0.0.1", 3000), ("10.0.0.2", 3000)], Lines, size=20, timeout_s=2)
         print(pool.call(b"GET a", repeat=True))
+        pool.close()
     """
 
     def __init__(
@@ -156,8 +157,9 @@ class Pool:
         caller promises that it does no harm if the server executes the message twice. Repeats end with timeout_s.
 
         Example:
-            pool.call({"type": "BALANCE", "account": 7}, repeat=True)  # it only reads
-            pool.call({"type": "TRANSFER", "amount": 5})  # NoReply: find out whether it was executed
+            with Pool(("127.0.0.1", 3000), Lines) as pool:
+                pool.call(b"BALANCE 7", repeat=True)  # it only reads
+                pool.call(b"TRANSFER 5")  # NoReply: find out whether it was executed
         """
         deadline = _after(self._timeout_s)
         while True:
@@ -184,7 +186,7 @@ class Pool:
         closed. Call client.close() in it if the connection must not be used again. Nothing is repeated.
 
         Example:
-            with pool.client() as client:
+            with Pool(("127.0.0.1", 3000), Lines) as pool, pool.client() as client:
                 client.call(b"BEGIN")
                 client.call(b"COMMIT")
         """

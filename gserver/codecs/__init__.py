@@ -30,6 +30,7 @@ from gserver.codecs.malformed import Malformed
 from gserver.codecs.msgpack import MsgPack
 from gserver.codecs.netstring import Netstring
 from gserver.codecs.octet_counted import OctetCounted
+from gserver.codecs.parser_codec import ParserCodec
 from gserver.codecs.raw import Raw
 from gserver.codecs.varint_prefixed import VarintPrefixed
 from gserver.errors import ConfigError
@@ -47,6 +48,7 @@ __all__ = [
     "MsgPack",
     "Netstring",
     "OctetCounted",
+    "ParserCodec",
     "Raw",
     "VarintPrefixed",
     "codec_named",
@@ -54,17 +56,44 @@ __all__ = [
 
 
 class Codec(Protocol):
-    """The interface of a codec, for type checkers; the contract is in the docstring of this module."""
+    """The interface of a codec, for type checkers; the contract is in the docstring of this module.
+
+    Example:
+        class Digits:
+            partial = False  # no message is ever incomplete
+
+            def __init__(self):
+                self._data = b""
+
+            def receive(self, data):
+                self._data += data
+
+            def messages(self):
+                data, self._data = self._data, b""
+                return [int(each) for each in data.decode()]
+
+            def encode(self, message):
+                return b"%d" % message
+
+            def eof(self):
+                pass
+
+        assert feed(Digits, b"42") == [4, 2]
+    """
 
     partial: Any
 
-    def receive(self, data: bytes) -> None: ...
+    def receive(self, data: bytes) -> None:
+        """Take the next bytes from the peer; they may begin and end anywhere in a message."""
 
-    def messages(self) -> Iterable[Any]: ...
+    def messages(self) -> Iterable[Any]:
+        """Iterate over the messages that are complete, each once. ProtocolError at bytes that cannot be a message."""
 
-    def encode(self, message: Any) -> bytes: ...
+    def encode(self, message: Any) -> bytes:
+        """Return the bytes of one message. TypeError or ValueError if it cannot be encoded."""
 
-    def eof(self) -> None: ...
+    def eof(self) -> None:
+        """The peer sends nothing more. IncompleteMessage if it stopped inside a message."""
 
 
 #: The codecs, by their names on command lines.

@@ -38,6 +38,9 @@ class ContentLength(LengthFramed):
         max_bytes: longest message accepted, without its headers; default 1 MiB. The headers may have 8 KiB.
         overflow: what a longer one becomes: FrameTooLarge ("close", the default), or a Malformed ("discard").
         max_discard: longest message that is discarded; default: 16 times max_bytes, at least 1 MiB.
+
+    Example:
+        assert feed(ContentLength, b"Content-Length: 3\\r\\n\\r\\none") == [b"one"]
     """
 
     __slots__ = ("_known", "_searched")
@@ -86,6 +89,9 @@ class JsonContentLength(ContentLength):
     Args:
         max_bytes, overflow, max_discard: as in ContentLength.
         max_depth, duplicate_keys, type: as in JsonLines.
+
+    Example:
+        assert JsonContentLength().encode([1]) == b"Content-Length: 3\\r\\n\\r\\n[1]"
     """
 
     __slots__ = ("_values",)

@@ -81,6 +81,9 @@ class Delimited(SizeLimited):
         max_bytes: longest message accepted, without its delimiter; default 64 KiB.
         overflow: what a longer one becomes: FrameTooLarge ("close", the default), or a Malformed ("discard").
         max_discard: longest message that is discarded; default: 16 times max_bytes, at least 1 MiB.
+
+    Example:
+        assert feed(Delimited(b";"), b"one;two;") == [b"one", b"two"]
     """
 
     __slots__ = ("_delimiters", "_end", "_searched")

@@ -30,7 +30,15 @@ class JsonLines(Lines):
             converted. One that does not fit is a Malformed, and its text names the field. Default: any JSON value.
 
     Example:
-        codec=functools.partial(JsonLines, type=Login | Position)
+        import functools
+        import msgspec
+
+        class Login(msgspec.Struct, tag="LOGIN"):
+            name: str
+
+        app = Service(lambda login, conn: {"hello": login.name}, functools.partial(JsonLines, type=Login))
+        with Conversation(app, codec=JsonLines()) as conv:
+            assert conv.message({"type": "LOGIN", "name": "ada"}) == [{"hello": "ada"}]
     """
 
     __slots__ = ("_values",)

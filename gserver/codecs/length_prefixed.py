@@ -42,6 +42,11 @@ class LengthPrefixed(LengthFramed):
         max_discard: longest message that is discarded; default: 16 times max_bytes, at least 1 MiB.
 
     encode() takes a message in the form in which it is delivered, and sets the length.
+
+    Example:
+        assert feed(LengthPrefixed(2), b"\\0\\3one") == [b"one"]
+        # One byte of type before the length, which is delivered with the message:
+        assert feed(LengthPrefixed(2, offset=1), b"T\\0\\3one") == [b"T\\0\\3one"]
     """
 
     __slots__ = (

@@ -26,6 +26,9 @@ class Lines(SizeLimited):
         crlf: end encoded lines with CRLF instead of LF. Both are always accepted.
         overflow: what a longer one becomes: FrameTooLarge ("close", the default), or a Malformed ("discard").
         max_discard: longest line that is discarded; default: 16 times max_bytes, at least 1 MiB.
+
+    Example:
+        assert feed(Lines, b"one\\r\\ntwo\\n") == [b"one", b"two"]
     """
 
     __slots__ = ("_complete", "_crlf")

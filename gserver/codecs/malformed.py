@@ -11,6 +11,11 @@ class Malformed:
     Attributes:
         message: short text that may be sent to the peer.
         detail: further text, for a log at level debug.
+
+    Example:
+        (message,) = feed(JsonLines, b"no JSON\\n")
+        assert isinstance(message, Malformed)
+        print(message.message)
     """
 
     __slots__ = ("detail", "message")

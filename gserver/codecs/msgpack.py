@@ -46,7 +46,7 @@ class MsgPack(LengthPrefixed):
         type: the type of the messages, as in JsonLines. Default: any value.
 
     Example:
-        codec=functools.partial(MsgPack, type=Login | Position)
+        assert feed(MsgPack, MsgPack().encode({"name": "ada"})) == [{"name": "ada"}]
     """
 
     __slots__ = ("_decode", "_max_depth")

@@ -21,6 +21,9 @@ class Netstring(LengthFramed):
         max_bytes: longest message accepted, without its length and comma; default 1 MiB.
         overflow: what a longer one becomes: FrameTooLarge ("close", the default), or a Malformed ("discard").
         max_discard: longest message that is discarded; default: 16 times max_bytes, at least 1 MiB.
+
+    Example:
+        assert feed(Netstring, b"3:one,") == [b"one"]
     """
 
     __slots__ = ()

@@ -33,6 +33,9 @@ class OctetCounted(LengthFramed):
         newline: accept messages that begin with `<` and end with LF; default False: they are an InvalidHeader.
         overflow: what a longer one becomes: FrameTooLarge ("close", the default), or a Malformed ("discard").
         max_discard: longest message that is discarded; default: 16 times max_bytes, at least 1 MiB.
+
+    Example:
+        assert feed(OctetCounted, b"3 one") == [b"one"]
     """
 
     __slots__ = ("_newline", "_searched")

@@ -8,7 +8,11 @@ __all__ = ["Raw"]
 
 
 class Raw:
-    """Delivers bytes as they arrive: each byte once, and in order. No message is ever incomplete."""
+    """Delivers bytes as they arrive: each byte once, and in order. No message is ever incomplete.
+
+    Example:
+        assert feed(Raw, [b"ab", b"c"]) == [b"ab", b"c"]
+    """
 
     __slots__ = ("_data", "partial")
 

@@ -29,6 +29,9 @@ class VarintPrefixed(LengthFramed):
         max_bytes: longest message accepted, without its header; default 1 MiB.
         overflow: what a longer one becomes: FrameTooLarge ("close", the default), or a Malformed ("discard").
         max_discard: longest message that is discarded; default: 16 times max_bytes, at least 1 MiB.
+
+    Example:
+        assert feed(VarintPrefixed, b"\\3one") == [b"one"]
     """
 
     __slots__ = ("_bits",)

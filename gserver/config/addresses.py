@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["Bind", "FdBind", "TcpBind", "UnixBind", "describe_address", "parse_bind"]
@@ -54,6 +54,7 @@ class UnixBind:
 @dataclass(frozen=True)
 class FdBind:
     fd: int
+    name: str = field(default="", compare=False)  # the FileDescriptorName of systemd
 
     def __str__(self) -> str:
         return f"fd://{self.fd}"

@@ -6,10 +6,13 @@ next reload. All other settings need new workers: what they do happens once, whe
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import CodeType, FunctionType
 from typing import Any
 
+from gserver.config.listener_settings import Listener
 from gserver.config.settings import Settings, declared
 from gserver.errors import ConfigError
 
@@ -121,6 +124,10 @@ def _is_same(before: Any, after: Any, depth: int = _DEPTH) -> bool:
         return True
     if isinstance(before, FunctionType) and isinstance(after, FunctionType):
         return depth > 0 and _is_same_function(before, after, depth)
+    if isinstance(before, Listener) and isinstance(after, Listener):  # ssl_context of a listener is a function
+        return replace(before, own=()) == replace(after, own=()) and _is_same(before.own, after.own, depth)
+    if type(before) is tuple and type(after) is tuple:
+        return len(before) == len(after) and all(map(_is_same, before, after, itertools.repeat(depth)))
     try:  # the repr: 1, 1.0 and True are equal, also within tuples and dictionaries
         return type(before) is type(after) and bool(before == after) and repr(before) == repr(after)
     except Exception:  # of the user's __eq__ or __repr__

@@ -13,6 +13,13 @@ from typing import Any, Literal, get_args
 from gserver.config import validators
 from gserver.config.addresses import Bind, UnixBind
 from gserver.config.hooks import HOOKS, Hooks
+from gserver.config.listener_settings import (
+    ALLOWED,
+    Listener,
+    listeners_of_addresses,
+    listeners_text,
+    parse_listeners,
+)
 from gserver.config.tls_options import TlsConfig
 from gserver.config.validators import Check
 from gserver.errors import ConfigError
@@ -23,6 +30,7 @@ from gserver.limits.drain_spread import AUTO, LONGEST_S, PER_SECOND, Spread, lon
 __all__ = ["ACCESS_LOG_FORMAT", "MAX_WORKERS", "WORKERS", "Settings", "declared"]
 
 GREENLETS = ("pooled", "dedicated")
+_NEED_CERTFILE = ("keyfile", "ca_certs", "sni", "alpn", "ssl_context")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 CERT_REQS = ("none", "optional", "required")
 TLS_VERSIONS = ("1.2", "1.3")
@@ -43,6 +51,7 @@ def _setting(
     help: str,
     flag_help: str | None = None,
     fixed: bool = False,
+    per_listener: bool = False,
     **argument: Any,
 ) -> Any:
     """Return a dataclass field that declares one setting.
@@ -51,6 +60,7 @@ def _setting(
         help: what the setting does, as docs/settings.md has it.
         flag_help: what the flag does, where that differs: a flag that turns a setting off.
         fixed: a reload cannot change the setting.
+        per_listener: an entry of the setting listeners may have its own value.
         argument: further arguments of argparse's add_argument().
     """
     metadata = {
@@ -60,6 +70,7 @@ def _setting(
         "help": help,
         "flag_help": flag_help or help,
         "fixed": fixed,
+        "per_listener": per_listener,
         "argument": argument,
     }
     return dataclasses.field(default=check(default), metadata=metadata)
@@ -68,6 +79,21 @@ def _setting(
 def _hook(name: str) -> Any:
     parameters, when = HOOKS[name]
     return _setting("Server Hooks", None, validators.function_of(*parameters), help=f"called {when}")
+
+
+def _checks_of_listeners() -> dict[str, Check]:
+    return {each.name: each.metadata["check"] for each in declared() if each.metadata["per_listener"]}
+
+
+def _listeners(value: Any) -> tuple[Listener, ...]:
+    if value is None or value == ():
+        return ()
+    checks = _checks_of_listeners()
+    return parse_listeners(value, checks, {each.name for each in declared()} - set(checks))
+
+
+#: The check of the setting listeners: it needs those of the settings that a listener may have.
+_LISTENERS = Check(ALLOWED, _listeners, lambda value: listeners_text(value, _checks_of_listeners()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +105,10 @@ class Settings:
         "Server Socket", "127.0.0.1:3000", validators.binds, "-b", "--bind", metavar="ADDRESS", action="append",
         help="address to listen on: HOST:PORT, [V6]:PORT, unix:PATH[,mode=660][,user=NAME][,group=NAME], unix:@NAME "
              "(an abstract socket) or fd://N; may be repeated")
+    listeners: tuple[Listener, ...] = _setting(
+        "Server Socket", None, _LISTENERS,
+        help="several addresses with an application each, instead of bind and APP: address -> app, name, and the "
+             "settings marked *(per listener)*, which are inherited if they are missing; only in a config file")
     backlog: int = _setting(
         "Server Socket", 2048, validators.whole(1), "--backlog", metavar="N", fixed=True,
         help="maximum length of the accept queue: connections that are not accepted yet")
@@ -144,6 +174,16 @@ class Settings:
         "Offload", 0, validators.whole(0), "--offload-max-tasks", metavar="N",
         help="number of calls after which a process of the pool is replaced; 0: never")
 
+    bus: str | None = _setting(
+        "Bus", None, validators.bus_url, "--bus", metavar="URL",
+        help="Redis over which gserver.bus connects the workers of several servers: "
+             "redis://[USER:PASSWORD@]HOST:PORT/0, rediss:// for TLS, or unix://PATH; None: the workers of this server "
+             "alone, without Redis")
+    bus_queue: int = _setting(
+        "Bus", "4M", validators.queue_size, "--bus-queue", metavar="BYTES",
+        help="size of the messages of gserver.bus that may wait in a worker: to be delivered there, for each other "
+             "worker, and for Redis; further ones are dropped; no message may be longer")
+
     max_requests: int = _setting(
         "Worker Recycling", 0, validators.whole(0), "--max-requests", metavar="N",
         help="number of messages after which a worker is replaced; 0: never")
@@ -186,33 +226,33 @@ class Settings:
         help="time for which the first worker of a reload must stay ready before it accepts connections")
 
     handshake_timeout: float = _setting(
-        "Timeouts", 5, validators.seconds, "--handshake-timeout", metavar="SECONDS",
+        "Timeouts", 5, validators.seconds, "--handshake-timeout", metavar="SECONDS", per_listener=True,
         help="maximum time for the PROXY header and the TLS handshake together; 0: no limit")
     first_byte_timeout: float = _setting(
-        "Timeouts", 30, validators.seconds, "--first-byte-timeout", metavar="SECONDS",
+        "Timeouts", 30, validators.seconds, "--first-byte-timeout", metavar="SECONDS", per_listener=True,
         help="maximum time until the first byte is received or sent on a new connection; 0: no limit")
     idle_timeout: float = _setting(
-        "Timeouts", 300, validators.seconds, "--idle-timeout", metavar="SECONDS",
+        "Timeouts", 300, validators.seconds, "--idle-timeout", metavar="SECONDS", per_listener=True,
         help="maximum time between two messages without any byte received or sent; 0: no limit")
     read_idle_timeout: float = _setting(
-        "Timeouts", 0, validators.seconds, "--read-idle-timeout", metavar="SECONDS",
+        "Timeouts", 0, validators.seconds, "--read-idle-timeout", metavar="SECONDS", per_listener=True,
         help="maximum time without any byte received, while no handler runs for the connection; sent bytes do not "
              "count; 0: no limit")
     message_timeout: float = _setting(
-        "Timeouts", 30, validators.seconds, "--message-timeout", metavar="SECONDS",
+        "Timeouts", 30, validators.seconds, "--message-timeout", metavar="SECONDS", per_listener=True,
         help="maximum time from the first byte of a message to its last; 0: no limit")
     handler_timeout: float = _setting(
-        "Timeouts", 60, validators.seconds, "--handler-timeout", metavar="SECONDS",
+        "Timeouts", 60, validators.seconds, "--handler-timeout", metavar="SECONDS", per_listener=True,
         help="maximum time for a handler that waits (sleep, I/O) until it returns; then it is interrupted and its "
              "connection is closed; 0: no limit")
     write_timeout: float = _setting(
-        "Timeouts", 30, validators.seconds, "--write-timeout", metavar="SECONDS",
+        "Timeouts", 30, validators.seconds, "--write-timeout", metavar="SECONDS", per_listener=True,
         help="maximum time in which the peer accepts none of the bytes to be sent; 0: no limit")
     max_connection_age: float = _setting(
-        "Timeouts", 0, validators.seconds, "--max-connection-age", metavar="SECONDS",
+        "Timeouts", 0, validators.seconds, "--max-connection-age", metavar="SECONDS", per_listener=True,
         help="age at which a connection is closed, between two messages; 0: no limit")
     max_connection_age_jitter: float = _setting(
-        "Timeouts", 0, validators.seconds, "--max-connection-age-jitter", metavar="SECONDS",
+        "Timeouts", 0, validators.seconds, "--max-connection-age-jitter", metavar="SECONDS", per_listener=True,
         help="maximum time added to max_connection_age, at random for each connection")
     block_warning: float = _setting(
         "Timeouts", 0.5, validators.seconds, "--block-warning", metavar="SECONDS",
@@ -266,51 +306,51 @@ class Settings:
         "Limits", 1024 * 1024, validators.size, "--send-buffer-limit", metavar="BYTES",
         help="maximum number of bytes that wait to be sent; above it, conn.send_nowait() closes the connection")
     allow: tuple[Network, ...] = _setting(
-        "Limits", (), validators.networks, "--allow", metavar="NETWORK", action="append",
+        "Limits", (), validators.networks, "--allow", metavar="NETWORK", action="append", per_listener=True,
         help="clients that may connect, as a network or an address such as 10.0.0.0/8 or ::1; may be repeated; "
              "default: all")
     deny: tuple[Network, ...] = _setting(
-        "Limits", (), validators.networks, "--deny", metavar="NETWORK", action="append",
+        "Limits", (), validators.networks, "--deny", metavar="NETWORK", action="append", per_listener=True,
         help="clients that may not connect, even if they are in allow; may be repeated")
 
     certfile: str | None = _setting(
-        "TLS", None, validators.optional_text, "--certfile", metavar="FILE",
+        "TLS", None, validators.optional_text, "--certfile", metavar="FILE", per_listener=True,
         help="PEM file with the certificate and the chain up to its authority; turns TLS on")
     keyfile: str | None = _setting(
-        "TLS", None, validators.optional_text, "--keyfile", metavar="FILE",
+        "TLS", None, validators.optional_text, "--keyfile", metavar="FILE", per_listener=True,
         help="PEM file with the private key; default: the certfile")
     keyfile_password: str | None = _setting(
-        "TLS", None, validators.password, help="password of the key files; only in a config file")
+        "TLS", None, validators.password, per_listener=True, help="password of the key files; only in a config file")
     ca_certs: str | None = _setting(
-        "TLS", None, validators.optional_text, "--ca-certs", metavar="FILE",
+        "TLS", None, validators.optional_text, "--ca-certs", metavar="FILE", per_listener=True,
         help="PEM file with the authorities against which client certificates are verified")
     cert_reqs: Literal["none", "optional", "required"] = _setting(
-        "TLS", "none", validators.one_of(*CERT_REQS), "--cert-reqs", metavar="MODE",
+        "TLS", "none", validators.one_of(*CERT_REQS), "--cert-reqs", metavar="MODE", per_listener=True,
         help="whether clients must present a certificate: none, optional or required")
     sni: tuple[tuple[str, str, str | None], ...] = _setting(
-        "TLS", (), validators.sni, "--sni", metavar="NAME=CERTFILE[,KEYFILE]", action="append",
+        "TLS", (), validators.sni, "--sni", metavar="NAME=CERTFILE[,KEYFILE]", action="append", per_listener=True,
         help="another certificate, for clients that request this server name; *.example.com stands for all names below "
              "example.com; may be repeated")
     alpn: tuple[str, ...] = _setting(
-        "TLS", (), validators.texts, "--alpn", metavar="PROTOCOL", action="append",
+        "TLS", (), validators.texts, "--alpn", metavar="PROTOCOL", action="append", per_listener=True,
         help="protocol to offer by ALPN, the preferred one first; may be repeated")
     tls_min_version: Literal["1.2", "1.3"] = _setting(
-        "TLS", "1.2", validators.one_of(*TLS_VERSIONS), "--tls-min-version", metavar="VERSION",
+        "TLS", "1.2", validators.one_of(*TLS_VERSIONS), "--tls-min-version", metavar="VERSION", per_listener=True,
         help="lowest version of TLS that is accepted: 1.2 or 1.3")
     ciphers: str | None = _setting(
-        "TLS", None, validators.optional_text, "--ciphers", metavar="LIST",
+        "TLS", None, validators.optional_text, "--ciphers", metavar="LIST", per_listener=True,
         help="ciphers for TLS 1.2, as an OpenSSL cipher list; default: ECDHE with AES-GCM or ChaCha20")
     ssl_context: Any = _setting(
-        "TLS", None, validators.function_of("config", "default_ssl_context_factory"),
+        "TLS", None, validators.function_of("config", "default_ssl_context_factory"), per_listener=True,
         help="called when the server starts and when the certificate files have changed; returns the ssl.SSLContext to "
              "use")
 
     proxy_protocol: Literal["off", "v1", "v2", "auto"] = _setting(
-        "PROXY Protocol", "off", validators.one_of(*PROXY_MODES), "--proxy-protocol", metavar="MODE",
+        "PROXY Protocol", "off", validators.one_of(*PROXY_MODES), "--proxy-protocol", metavar="MODE", per_listener=True,
         help="version of HAProxy's PROXY header at the start of each connection: off, v1, v2, or auto (v1 or v2)")
     proxy_allow_ips: tuple[Network, ...] = _setting(
         "PROXY Protocol", ("127.0.0.1", "::1"), validators.networks, "--proxy-allow-from", metavar="NETWORK",
-        action="append",
+        action="append", per_listener=True,
         help="addresses of the proxies; connections from other addresses are refused; may be repeated")
 
     reload: bool = _setting(
@@ -384,7 +424,7 @@ class Settings:
         "Logging", ACCESS_LOG_FORMAT, validators.access_format, "--access-logformat", metavar="FORMAT",
         help="format of the access log: %%(h)s peer, %%(t)s time, %%(r)s close reason, %%(M)s messages, %%(I)s bytes "
              "received, %%(O)s bytes sent, %%(L)s duration of the connection, in seconds, %%(p)s process id, %%(id)s "
-             "conn.id; without effect if log_format is json")
+             "conn.id, %%(listener)s conn.listener; without effect if log_format is json")
     logconfig_dict: Mapping[str, Any] | None = _setting(
         "Logging", None, validators.log_configuration,
         help="dictionary for logging.config.dictConfig(), applied after all other logging settings")
@@ -428,6 +468,10 @@ class Settings:
                 valid[name] = fields[name].metadata["check"](value)
             except ValueError as error:
                 raise ConfigError(f"setting {name} is {error}") from None
+        if valid.get("listeners"):
+            if "bind" in valid:
+                raise ConfigError("setting bind cannot be used beside listeners: their addresses are the keys of it")
+            valid["bind"] = ()
         settings = dataclasses.replace(self, **valid)
         settings._check_together()
         return settings
@@ -454,15 +498,51 @@ class Settings:
         return longest_spread_s(self.drain_spread) + self.graceful_timeout
 
     @property
+    def all_listeners(self) -> tuple[Listener, ...]:
+        """What is listened on: the setting listeners, or a listener for each address of bind."""
+        return self.listeners or listeners_of_addresses(self.bind)
+
+    @property
+    def binds(self) -> tuple[Bind, ...]:
+        """The addresses that are listened on."""
+        return tuple(listener.bind for listener in self.all_listeners)
+
+    def for_listener(self, listener: Listener) -> Settings:
+        """These settings with those that the listener has of its own."""
+        return dataclasses.replace(self, **listener.values())
+
+    def tls_of_listeners(self) -> dict[str, TlsConfig]:
+        """The TLS settings of the listeners that use TLS, by name. ConfigError as for tls."""
+        found: dict[str, TlsConfig] = {}
+        for listener in self.all_listeners:
+            settings = self.for_listener(listener)
+            if settings.certfile is not None:
+                found[listener.name] = settings._tls_config(settings.certfile)
+                continue
+            useless = [name for name, value in listener.own if name in _NEED_CERTFILE and value]
+            if useless:
+                where = f"setting listeners is wrong in {listener.address!r}"
+                raise ConfigError(f"{where}: {useless[0]} has no effect without certfile")
+        if not found and self.certfile is None:
+            self._check_without_certfile()
+        return found
+
+    @property
     def tls(self) -> TlsConfig | None:
         """The TLS settings; None without a certfile. ConfigError if a setting that needs a certfile is set alone."""
         if self.certfile is None:
-            useless = [name for name in ("keyfile", "ca_certs", "sni", "alpn", "ssl_context") if getattr(self, name)]
-            if useless:
-                raise ConfigError(f"setting {useless[0]} has no effect without certfile")
+            self._check_without_certfile()
             return None
+        return self._tls_config(self.certfile)
+
+    def _check_without_certfile(self) -> None:
+        useless = [name for name in _NEED_CERTFILE if getattr(self, name)]
+        if useless:
+            raise ConfigError(f"setting {useless[0]} has no effect without certfile")
+
+    def _tls_config(self, certfile: str) -> TlsConfig:
         return TlsConfig(
-            certfile=self.certfile,
+            certfile=certfile,
             keyfile=self.keyfile,
             keyfile_password=self.keyfile_password,
             ca_certs=self.ca_certs,

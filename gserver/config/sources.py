@@ -16,11 +16,12 @@ import inspect
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field
+from dataclasses import Field, dataclass, field, replace
 from typing import Any, NoReturn
 
-from gserver.config.addresses import Bind
+from gserver.config.addresses import FdBind
 from gserver.config.hooks import HOOKS
+from gserver.config.listener_settings import with_passed_sockets
 from gserver.config.live_settings import LIVE
 from gserver.config.settings import WORKERS, Settings, declared
 from gserver.config.working_directory import absolute, enter
@@ -51,9 +52,10 @@ class Configuration:
     file: str | None = None  # absolute, because the server changes its working directory
     environment: Mapping[str, Any] = field(default_factory=dict)
     command_line: Mapping[str, Any] = field(default_factory=dict)
-    sockets: tuple[Bind, ...] = ()  # passed by systemd; empty: none
+    sockets: tuple[FdBind, ...] = ()  # passed by systemd; empty: none
     folder: str | None = None  # directory of the start; a relative chdir starts there; None: the working directory
     concurrency: str = ""  # the environment variable WEB_CONCURRENCY; empty: not set
+    app: str | None = None  # APP of the command line; None: not given
 
     def read(self) -> Settings:
         """Read all sources and return the settings; ConfigError, in one line, for a wrong one.
@@ -64,12 +66,37 @@ class Configuration:
         if self.folder is not None:
             with contextlib.suppress(ConfigError):  # it may be removed, and not needed
                 enter(self.folder)
-        values = {**(read_config_file(self.file) if self.file else {}), **self.environment, **self.command_line}
+        of_file = read_config_file(self.file) if self.file else {}
+        values = {**of_file, **self.environment, **self.command_line}
         if self.concurrency and "workers" not in values:
             values["workers"] = self._default_workers()
-        if self.sockets:
+        if values.get("listeners"):
+            self._check_alone(of_file)
+        elif self.sockets:
             values["bind"] = [str(bind) for bind in self.sockets]
-        return Settings.checked(self._with_chdir(values))
+        settings = Settings.checked(self._with_chdir(values))
+        if not settings.listeners:
+            return settings
+        return replace(settings, listeners=with_passed_sockets(settings.listeners, self.sockets))
+
+    def read_again(self) -> Settings:
+        """As read(), for a server that runs: it needs an application, too."""
+        settings = self.read()
+        if self.app is None and not settings.listeners:
+            raise ConfigError("setting listeners is missing: the server was started without APP")
+        return settings
+
+    def _check_alone(self, of_file: Mapping[str, Any]) -> None:
+        """ConfigError if something names an application or an address beside the setting listeners."""
+        found = {
+            f"APP ({self.app})": self.app is not None,
+            "bind of the config file": "bind" in of_file,
+            f"--bind of {ENVIRONMENT}": "bind" in self.environment,
+            "--bind": "bind" in self.command_line,
+        }
+        for what, is_given in found.items():
+            if is_given:
+                raise ConfigError(f"{what} cannot be used beside the setting listeners, which has addresses and apps")
 
     def _default_workers(self) -> int:
         try:
@@ -153,6 +180,8 @@ def _row(setting: Field[Any]) -> str:
         meaning += " *(fixed)*"
     if setting.name in LIVE:
         meaning += " *(live)*"
+    if setting.metadata["per_listener"]:
+        meaning += " *(per listener)*"
     return f"| `{name}` | {flags} | {default} | {meaning} | {setting.metadata['check'].allowed} |"
 
 

@@ -13,6 +13,7 @@ import pwd
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from gserver.config.addresses import Bind, FdBind, TcpBind, UnixBind, parse_bind
 from gserver.config.processors import usable_processors
@@ -25,6 +26,7 @@ __all__ = [
     "Reworded",
     "access_format",
     "binds",
+    "bus_url",
     "byte_rate",
     "directory",
     "file_mask",
@@ -36,6 +38,7 @@ __all__ = [
     "optional_bind",
     "optional_text",
     "password",
+    "queue_size",
     "rate",
     "seconds",
     "size",
@@ -53,6 +56,7 @@ __all__ = [
 LARGEST_WHOLE = 2**31 - 1
 AUTO_WORKERS = "auto"
 _UNITS = ("K", "M", "G")
+LEAST_QUEUE_BYTES = 64 * 1024
 _REFUSALS = (ValueError, TypeError, LookupError, OverflowError)
 
 
@@ -166,6 +170,34 @@ def _size(value: Any) -> int:
 
 def _byte_rate(value: Any) -> float:
     return float(_size(value)) if isinstance(value, str) and value[-1:].upper() in _UNITS else _seconds(value)
+
+
+def _queue_size(value: Any) -> int:
+    number = _size(value)
+    _require(number >= LEAST_QUEUE_BYTES)
+    return number
+
+
+def _bus_url(value: Any) -> str | None:
+    if value is None:
+        return None
+    _require(isinstance(value, str))
+    parts = urlsplit(value)
+    _require(
+        parts.scheme in ("redis", "rediss", "unix") and bool(parts.path if parts.scheme == "unix" else parts.netloc)
+    )
+    return str(value)
+
+
+def _without_account(value: Any) -> str:
+    """Show a URL without its user, password and options."""
+    if not isinstance(value, str):
+        return _without_content(value)
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        return "..."
+    return repr(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.scheme else "...")
 
 
 def _directory(value: Any) -> str:
@@ -316,6 +348,8 @@ seconds = Check("a number of seconds, 0 or more", _seconds)
 switch = Check("True or False", _switch)
 byte_rate = Check("a number of 0 or more, such as 65536, 64K or 1M", _byte_rate)
 size = Check("a number of bytes, such as 65536, 64K, 512M or 1G", _size)
+queue_size = Check("a number of bytes, such as 512K or 4M, of at least 64K", _queue_size)
+bus_url = Check("redis://HOST:PORT/0, rediss://HOST:PORT/0, unix://PATH, or None", _bus_url, _without_account)
 directory = Check("a directory", _directory)
 optional_text = Check("text, or None", _optional_text)
 password = Check("text, or None", _optional_text, _without_content)

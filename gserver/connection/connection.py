@@ -60,9 +60,9 @@ PROBE_PEER: Address = str(b"probe", "ascii")
 
 #: What dir() of a connection shows: the names for handlers, and none of the server's own.
 FOR_HANDLERS = (
-    *("close", "close_reason", "codec", "drain_reason", "id", "is_draining", "is_health_check", "is_probe", "messages"),
-    *("opened_at", "peer", "proxy", "received_bytes", "send", "send_nowait", "sent_bytes", "session", "set_deadline"),
-    *("spawn", "state", "tls", "write"),
+    *("close", "close_reason", "codec", "drain_reason", "id", "is_draining", "is_health_check", "is_probe", "listener"),
+    *("messages", "opened_at", "peer", "proxy", "received_bytes", "send", "send_nowait", "sent_bytes", "session"),
+    *("set_deadline", "spawn", "state", "tls", "write"),
 )
 
 # Close reasons for which the bytes in the kernel's send buffer are discarded too (the close sends a reset).
@@ -105,6 +105,8 @@ os.register_at_fork(after_in_child=_count_from_one)
 class Owner(Protocol):
     """The server that a connection belongs to. It closes the socket."""
 
+    #: The name of the listener that the connections were accepted from.
+    listener_name: str
     #: send_nowait() closes a connection with more than this many bytes in its outbox.
     send_limit: int
 
@@ -130,6 +132,8 @@ class Connection(ConnectionFields):
         codec: the codec of this connection; a handler may replace it, for the messages after the one that it handles.
         id: "PID-N": the worker's process id and the number of this connection in that process, from 1, such as
             "4712-1893". Read-only. Both logs name the connection by it.
+        listener: the name of the listener that accepted it: see the setting listeners. Without that setting it is the
+            address, as in bind.
         peer: the peer's address.
         session: free for the service's own data about this connection; None at first. gserver never reads it.
         state: see State.
@@ -142,11 +146,24 @@ class Connection(ConnectionFields):
         tls: the TLS session (gserver.tls.contexts.TlsInfo); None without TLS.
         proxy: the PROXY header of this connection (gserver.server.proxy_protocol.ProxyHeader), or None.
         is_probe: True for the worker's own probe (see Service.probe), which has no TLS.
+
+    Example:
+        def handle(line, conn):
+            conn.session = (conn.session or 0) + 1
+            if line == b"bye":
+                conn.write(b"see you\\n")
+                conn.close()
+            return b"message %d" % conn.session
+
+        with Conversation(Service(handle, Lines)) as conv:
+            assert conv.message(b"hello", b"bye") == [b"message 1", b"see you", b"message 2"]
+            assert conv.close_reason is CloseReason.FINISHED
     """
 
     __slots__ = (
         "_message_began",
         "_owner",
+        "_when_closed",
         "buckets",
         "deadline_at",
         "drain_reason",
@@ -187,6 +204,7 @@ class Connection(ConnectionFields):
         self.buckets: Any = None  # token buckets, if rates are limited
         self.watcher: Any = None  # READ watcher
         self.tasks: Tasks | None = None  # of spawn(); None while there are none
+        self._when_closed: Callable[[Connection], None] | None = None
         self.runner: Any = None  # the greenlet that is blocked in a turn of this connection, or None
         self._owner = owner
         self.outbox: Outbox | None = None
@@ -205,6 +223,10 @@ class Connection(ConnectionFields):
     @property
     def id(self) -> str:
         return format_id(self.number)
+
+    @property
+    def listener(self) -> str:
+        return self._owner.listener_name
 
     @property
     def is_probe(self) -> bool:
@@ -376,6 +398,14 @@ class Connection(ConnectionFields):
 
         Raises ConnectionClosed if the connection is closed or closes meanwhile, and the exception of the codec's
         encode() for a message that it cannot encode.
+
+        Example:
+            def handle(line, conn):
+                conn.send(b"working")
+                return b"done"
+
+            with Conversation(Service(handle, Lines)) as conv:
+                assert conv.message(b"work") == [b"working", b"done"]
         """
         self.write(self.codec.encode(message))
 
@@ -384,6 +414,22 @@ class Connection(ConnectionFields):
 
         If more bytes than the setting send_buffer_limit wait already, the connection is closed with BUFFER_LIMIT, and
         ConnectionClosed is raised.
+
+        Example:
+            members = set()
+
+            def broadcast(line, conn):
+                for member in list(members):
+                    try:
+                        member.send_nowait(line)
+                    except ConnectionClosed:
+                        members.discard(member)
+
+            app = Service(broadcast, Lines, on_open=members.add, on_close=lambda conn, reason: members.discard(conn))
+            with Conversation(app) as ada:
+                bob = ada.another()
+                ada.message(b"hello")
+                assert bob.received == [b"hello"]
         """
         data = self.codec.encode(message)
         self._check_open()
@@ -486,8 +532,14 @@ class Connection(ConnectionFields):
     def spawn(self, function: Callable[..., object], *arguments: Any) -> Greenlet[..., Any]:
         """Call function(*arguments) in a greenlet of its own, so that the handler can return at once.
 
+            def look_up(line, conn):
+                conn.send(b"found " + line)  # after a query of a database, for example
+
             def handle(line, conn):
-                conn.spawn(look_up, line, conn)  # which calls conn.send() when it has the answer
+                conn.spawn(look_up, line, conn)
+
+            with Conversation(Service(handle, Lines)) as conv:
+                assert conv.message(b"ada") == [b"found ada"]
 
         The task is part of the connection. A close and a drain wait until it has ended, and send what it sends. It may
         take handler_timeout, like a handler. An exception is logged, and on_error may answer it; otherwise it ends the
@@ -531,6 +583,15 @@ class Connection(ConnectionFields):
         replaces the deadline, None clears it. It is met to a tick: see gserver.limits.deadlines.
 
         ValueError for a number that is negative or not finite.
+
+        Example:
+            def log_in(line, conn):
+                conn.set_deadline(None)
+                return b"welcome"
+
+            with Conversation(Service(log_in, Lines, on_open=lambda conn: conn.set_deadline(10))) as conv:
+                conv.advance(11)
+                assert conv.close_reason is CloseReason.DEADLINE
         """
         if seconds is not None and not 0 <= seconds < NEVER:
             raise ValueError(f"the deadline is {seconds!r}, must be seconds from 0, or None")
@@ -594,9 +655,19 @@ class Connection(ConnectionFields):
             log_about(
                 self, log, logging.DEBUG, "closed %(conn)s reason=%(reason)s %(counts)s", reason=reason, counts=counts
             )
+        if self._when_closed is not None:
+            self._when_closed(self)
         self._owner.connection_closed(self)
         if not self.is_busy:
             self._owner.connection_left(self)
+
+    def when_closed(self, callback: Callable[[Connection], None]) -> None:
+        """Call callback(self) once, when nothing more can be sent. There is one: that of gserver.bus.
+
+        Raises ConnectionClosed if the connection is closed.
+        """
+        self._check_open()
+        self._when_closed = callback
 
     # For the deadlines: see gserver.limits.deadlines.Waiting
 

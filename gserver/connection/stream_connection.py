@@ -39,7 +39,17 @@ class Throttle(Protocol):
 
 
 class StreamConnection(Connection):
-    """A Connection that its @stream handler reads."""
+    """A Connection that its @stream handler reads.
+
+    Example:
+        @stream
+        def app(conn):
+            size = conn.read_exactly(1)[0]
+            conn.write(conn.read_exactly(size).upper())
+
+        with Conversation(app) as conv:
+            assert conv.send(b"\\5hello") == [b"HELLO"]
+    """
 
     __slots__ = (
         "_at_end",
@@ -91,6 +101,15 @@ class StreamConnection(Connection):
 
         Raises ConnectionClosed if the connection breaks or was closed on this side, MessageTimeout if it is closed
         because a message takes too long, and LimitExceeded if it sends too fast.
+
+        Example:
+            @stream
+            def app(conn):
+                while data := conn.recv(1000):
+                    conn.write(data)
+
+            with Conversation(app) as conv:
+                assert conv.send(b"hello") == [b"hello"]
         """
         while max_bytes > 0 and not self._at_end:
             if self.close_reason is not None:
@@ -140,6 +159,14 @@ class StreamConnection(Connection):
 
         Raises what recv() raises; ConnectionClosed also if no bytes come before the end, and IncompleteMessage if the
         peer closes its side after some of them.
+
+        Example:
+            @stream
+            def app(conn):
+                conn.write(conn.read_exactly(4))
+
+            with Conversation(app) as conv:
+                assert conv.send(b"PINGPONG") == [b"PING"]
         """
         try:
             return self._read(size)

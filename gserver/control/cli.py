@@ -212,6 +212,7 @@ def _count(text: str) -> int:
 
 
 def _add_where(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--listener", metavar="NAME", help="connections of this listener")
     parser.add_argument(
         "--where",
         action="append",

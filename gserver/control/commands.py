@@ -102,9 +102,14 @@ def run_listeners(server: ControlClient, arguments: argparse.Namespace, parser: 
 
 
 def run_connections(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
-    given = {"sort": arguments.sort, "limit": arguments.limit, "where": ",".join(arguments.where)}
+    given = {"sort": arguments.sort, "limit": arguments.limit, "where": ",".join(_conditions(arguments))}
     result = server.call("connections", **{name: value for name, value in given.items() if value not in (None, "")})
     return _show_rows(parser, arguments, result, text_output.connection_table)
+
+
+def _conditions(arguments: argparse.Namespace) -> list[str]:
+    """Of connections and close."""
+    return [*arguments.where, *([f"listener={arguments.listener}"] if arguments.listener else [])]
 
 
 def run_connection(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
@@ -113,12 +118,12 @@ def run_connection(server: ControlClient, arguments: argparse.Namespace, parser:
 
 
 def run_close(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
-    conditions = [*arguments.where]
+    conditions = _conditions(arguments)
     conditions += [f"id={arguments.id}"] if arguments.id else []
     conditions += [f"addr={arguments.addr}"] if arguments.addr else []
     conditions += [f"worker={arguments.worker}"] if arguments.worker else []
     if not conditions:
-        raise UsageError("close needs an ID, --addr, --worker or --where")
+        raise UsageError("close needs an ID, --addr, --listener, --worker or --where")
     result = server.call("close", where=",".join(conditions), now=arguments.now)
     return _show(parser, arguments, result, lambda: f"closed: {result['closed']:,}\n")
 

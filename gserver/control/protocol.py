@@ -69,7 +69,7 @@ COMMANDS: dict[str, Command] = {
         {"pid": arguments.pid, "now": arguments.flag},
         ("pid",),
     ),
-    "listeners": Command("a row for each address that is listened on"),
+    "listeners": Command("a row for each address that is listened on, with its name, application and accept queue"),
     "connections": Command(
         "a row for each connection, the largest first",
         {"sort": arguments.sort_key, "limit": arguments.row_limit, "where": arguments.conditions},

@@ -116,17 +116,20 @@ def worker_table(rows: Sequence[Row]) -> str:
 
 
 def listener_table(rows: Sequence[Row]) -> str:
-    head = ["ADDRESS", "SOCKETS", "QUEUED", "BACKLOG"]
+    head = ["NAME", "ADDRESS", "APP", "TLS", "SOCKETS", "QUEUED", "BACKLOG"]
     cells = [
         [
+            row["name"],
             row["address"],
+            row["app"],
+            "yes" if row["tls"] else "no",
             str(row["sockets"]),
             _NONE if row["queued"] is None else str(row["queued"]),
             str(row["backlog"]),
         ]
         for row in rows
     ]
-    return table([head, *cells], numbers=(1, 2, 3))
+    return table([head, *cells], numbers=(4, 5, 6))
 
 
 def connection_table(rows: Sequence[Row]) -> str:

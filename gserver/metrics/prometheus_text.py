@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 import gserver
 from gserver.connection.native_fields import IS_NATIVE
-from gserver.counters import SAMPLED_ONE_OF, offload_counts
+from gserver.counters import SAMPLED_ONE_OF, bus_counts, offload_counts
 from gserver.errors import CloseReason
 from gserver.metrics.readings import Histogram, Readings, WorkerReadings
 
@@ -215,6 +215,24 @@ FAMILIES = (
         "Failed calls: the queue was full (refused), the time was over (timeouts), or the process died (died).",
         _offload_failures,
         ("pool", "reason"),
+    ),
+    Family(
+        "counter",
+        "gserver_bus_published",
+        "Messages of bus.publish().",
+        _one(lambda of: bus_counts(of.totals.cells)["published"]),
+    ),
+    Family(
+        "counter",
+        "gserver_bus_delivered",
+        "Messages of gserver.bus by connections that got them.",
+        _one(lambda of: bus_counts(of.totals.cells)["delivered"]),
+    ),
+    Family(
+        "counter",
+        "gserver_bus_dropped",
+        "Messages of gserver.bus that a worker, Redis or a connection did not get.",
+        _one(lambda of: bus_counts(of.totals.cells)["dropped"]),
     ),
     Family(
         "histogram",

@@ -41,6 +41,12 @@ def thread(function: Callable[..., Result], /, *arguments: object, timeout: floa
             function that runs goes on, and its result is dropped; another thread takes its place, for at most
             offload_threads of them at a time.
         RuntimeError: the setting offload_threads is 0, or the worker is about to end.
+
+    Example:
+        import hashlib
+
+        digest = offload.thread(hashlib.pbkdf2_hmac, "sha256", b"secret", b"salt", 1000)
+        assert len(digest) == 32
     """
     result: Result = current().thread(function, arguments, timeout)
     return result
@@ -61,6 +67,10 @@ def process(function: Callable[..., Result], /, *arguments: object, timeout: flo
         Timeout: the time is over. The process that ran the function is killed and replaced.
         Died: the process ended before it had sent a result. It is replaced.
         RuntimeError: the setting offload_processes is 0, which is its default, or the worker is about to end.
+
+    Example:
+        # With the setting offload_processes = 1
+        assert offload.process(sum, [1, 2, 3], timeout=30) == 6
     """
     result: Result = current().process(function, arguments, timeout)
     return result

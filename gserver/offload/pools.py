@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +61,11 @@ class Pools:
 
             self._threads = Threads(self.sizes.threads, self.sizes.queue)
 
-    def start_processes(self, module: str | None, is_silent: bool, timeout_s: float | None) -> None:
+    def start_processes(self, modules: Sequence[str], is_silent: bool, timeout_s: float | None) -> None:
         """Start the processes, and wait until all of them can be used. ConfigError if that fails.
 
         Args:
-            module: see Processes.
+            modules: see Processes.
             is_silent: see Processes.
             timeout_s: how long the start of a process may take, in seconds; None: no limit.
         """
@@ -74,7 +74,7 @@ class Pools:
 
             sizes = self.sizes
             self._processes = Processes(
-                sizes.processes, sizes.queue, sizes.max_tasks, module, is_silent=is_silent, start_timeout_s=timeout_s
+                sizes.processes, sizes.queue, sizes.max_tasks, modules, is_silent=is_silent, start_timeout_s=timeout_s
             )
             self._processes.start()
 

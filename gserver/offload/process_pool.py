@@ -11,7 +11,7 @@ import logging
 import pickle
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gevent
@@ -43,8 +43,8 @@ class Processes:
         size: how many processes.
         most_waiting: how many calls may wait for a free process.
         max_tasks: a process is replaced after so many calls; 0: never.
-        module: the application's module, which each process imports before it is ready, because it probably has the
-            functions; None: no module.
+        modules: those of the applications, which each process imports before it is ready, because they probably have
+            the functions.
         is_silent: whether the standard output and error of the processes go to /dev/null.
         start_timeout_s: how long the start of a process may take, in seconds; None: no limit.
     """
@@ -54,7 +54,7 @@ class Processes:
         size: int,
         most_waiting: int,
         max_tasks: int = 0,
-        module: str | None = None,
+        modules: Sequence[str] = (),
         *,
         is_silent: bool = False,
         start_timeout_s: float | None = None,
@@ -62,7 +62,7 @@ class Processes:
         self._size = size
         self._places: Places[PoolProcess] = Places("process", (), most_waiting)
         self._max_tasks = max_tasks
-        self._modules = [] if module is None else [module]
+        self._modules = list(modules)
         self._is_silent = is_silent
         self._start_timeout_s = start_timeout_s
         self._keepers: list[gevent.Greenlet[..., None]] = []

@@ -31,6 +31,7 @@ _ATOMS: dict[str, _Atom] = {
     "L": lambda conn, reason: f"{time.monotonic() - conn.opened_at:.6f}",
     "p": lambda conn, reason: os.getpid(),
     "id": lambda conn, reason: conn.id,
+    "listener": lambda conn, reason: conn.listener,
 }
 
 

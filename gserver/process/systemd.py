@@ -23,12 +23,18 @@ MARGIN_S = 5.0
 
 
 def take_sockets(environ: MutableMapping[str, str], pid: int) -> tuple[FdBind, ...]:
-    """Return the sockets that systemd has passed, and remove their variables from `environ`."""
-    names = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
-    for_pid, count, _ = [environ.pop(name, "") for name in names]
+    """Return the sockets that systemd has passed, with their names, and remove their variables from `environ`.
+
+    systemd before version 227 passes no names: then they are empty.
+    """
+    variables = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+    for_pid, count, names = [environ.pop(name, "") for name in variables]
     if for_pid != str(pid) or not (count.isascii() and count.isdigit()):
         return ()
-    return tuple(FdBind(FIRST_DESCRIPTOR + index) for index in range(int(count)))
+    named = names.split(":")
+    return tuple(
+        FdBind(FIRST_DESCRIPTOR + index, named[index] if index < len(named) else "") for index in range(int(count))
+    )
 
 
 def is_journal(descriptor: int, environ: Mapping[str, str]) -> bool:

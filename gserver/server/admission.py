@@ -55,7 +55,7 @@ class Door:
     """Checks new connections against `limits`: for one server, or for all listeners of a worker.
 
     Args:
-        limits: the limits.
+        limits: the limits. allow and deny do not count here, because each listener may have its own.
         occupancy: how many connections there are.
     """
 
@@ -64,15 +64,12 @@ class Door:
         # The table entries under which each connection is counted: tuples, which the garbage collector need not visit.
         self._entries: dict[Hashable, tuple[bytes, ...]] = {}
         self._limits = Limits()
-        self._access: AccessList | None = None
         self._accepts: TokenBucket | None = None
         self.change(limits)
 
     def change(self, limits: Limits) -> None:
         """Use other limits from now on. The caller calls recount() for each connection."""
         before, self._limits = self._limits, limits
-        if (limits.allow, limits.deny) != (before.allow, before.deny):
-            self._access = AccessList(limits.allow, limits.deny) if limits.allow or limits.deny else None
         rate = limits.max_accept_rate
         if rate != before.max_accept_rate:  # a new bucket is full
             self._accepts = TokenBucket(rate, rate) if rate else None
@@ -100,16 +97,17 @@ class Door:
             return _full(limits.max_connections, "max_connections")
         return None
 
-    def check_address(self, key: Hashable, peer: Address) -> LimitExceeded | None:
+    def check_address(self, key: Hashable, peer: Address, access: AccessList | None = None) -> LimitExceeded | None:
         """Check the address of a connection, and count it by address.
 
         Args:
             key: identifies the connection; the caller calls left(key) when it is closed, also if it is refused.
             peer: its address.
+            access: the addresses that its listener permits; None: all.
 
         Return the limit that it exceeds; None if it may stay.
         """
-        if self._access is not None and not self._access.permits(peer):
+        if access is not None and not access.permits(peer):
             return LimitExceeded(f"no access for {format_address(peer)}", CloseReason.DENIED, "allow, deny")
         return self._count(key, peer) if self._counts_addresses else None
 

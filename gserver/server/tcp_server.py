@@ -25,7 +25,7 @@ from gevent.pool import Group
 from gevent.server import StreamServer
 
 from gserver.codecs import Codec, Raw
-from gserver.connection.connection import Address, Connection, State, swap_context
+from gserver.connection.connection import Address, Connection, State, format_address, swap_context
 from gserver.connection.lingering_close import LingeringClose
 from gserver.connection.log_throttling import CLOSED, NO_DESCRIPTOR, NO_SPARE, SHED, TURNED_AWAY, Notices
 from gserver.connection.stream_connection import StreamConnection
@@ -141,8 +141,19 @@ class TcpServer(StreamServer):
         send_limit: send_nowait() closes a connection with more bytes unsent than this; default 1 MiB.
         keepalive: when the kernel gives up a silent TCP peer; default: the kernel's settings.
         notices: logs the limits that clients reach; default: its own, logged to the end by drain().
+        name: of the listener, for conn.listener; default: its address.
 
     start(), serve_forever(), stop() and `with` are gevent's; stop(timeout) drains, for one second by default.
+
+    Example:
+        from gevent import socket
+
+        server = TcpServer(("127.0.0.1", 0), Service(lambda line, conn: line.upper(), Lines))
+        server.start()
+        with socket.create_connection(("127.0.0.1", server.server_port)) as sock:
+            sock.sendall(b"hello\\n")
+            assert sock.recv(6) == b"HELLO\\n"
+        server.stop()
     """
 
     backlog = 2048
@@ -166,13 +177,14 @@ class TcpServer(StreamServer):
         send_limit: int = SEND_LIMIT,
         keepalive: Keepalive | None = None,
         notices: Notices | None = None,
+        name: str = "",
         **ssl_args: Any,
     ) -> None:
         self.counters = counters or Counters()
-        self.send_limit = send_limit
-        self._keepalive = keepalive or Keepalive()
-        self._deadlines = deadlines or Deadlines()
+        self.listener_name, self.send_limit = name, send_limit
+        self._keepalive, self._deadlines = keepalive or Keepalive(), deadlines or Deadlines()
         self._limits = limits or Limits()
+        self._access = _access_of(self._limits)
         self._door = door or Door(self._limits, OwnOccupancy(self.counters))
         self._spare: ReserveDescriptor | None = None
         self._notices = notices or Notices()
@@ -213,6 +225,7 @@ class TcpServer(StreamServer):
 
     def init_socket(self) -> None:
         super().init_socket()
+        self.listener_name = self.listener_name or format_address(self.address)
         self.socket.setblocking(False)  # one from the standard library may be blocking, and would block the whole hub
         if self.socket.family in (socket.AF_INET, socket.AF_INET6):
             # Inherited by every accepted socket, where it would cost a system call each time.
@@ -292,7 +305,7 @@ class TcpServer(StreamServer):
             self.adopt(sock, address)
             return
         self.counters.opened()
-        refusal = self._door.check_address(sock, address) or self._door.check_accept()
+        refusal = self._door.check_address(sock, address, self._access) or self._door.check_accept()
         if refusal is not None:
             self._door.left(sock)
             self._notices.limit(TURNED_AWAY, address, refusal)
@@ -333,7 +346,7 @@ class TcpServer(StreamServer):
             conn.close(CloseReason.HANDLER_ERROR)
             return conn
         # The address first, if it is known: no connection is evicted for a client that is refused anyway.
-        refusal = self._door.check_address(conn, address) if self._rules.proxy is None else None
+        refusal = self._door.check_address(conn, address, self._access) if self._rules.proxy is None else None
         refusal = refusal or self._door.check_accept()
         if refusal is not None and not self._make_room(refusal):
             self._refuse(conn, refusal)
@@ -354,7 +367,7 @@ class TcpServer(StreamServer):
 
     def _admit_peer(self, conn: Connection) -> bool:
         """The PROXY header has given the peer's address: return whether it is admitted; if not, close `conn`."""
-        refusal = self._door.check_address(conn, conn.peer)
+        refusal = self._door.check_address(conn, conn.peer, self._access)
         if refusal is not None:
             self._refuse(conn, refusal)
         return refusal is None
@@ -464,6 +477,7 @@ class TcpServer(StreamServer):
         )
         has_other_rates = limits.rates != self._limits.rates
         self._deadlines, self._limits, self.send_limit = deadlines, limits, send_limit
+        self._access = _access_of(limits)
         self._keepalive = keepalive
         if not self.closed and self.socket.family in (socket.AF_INET, socket.AF_INET6):
             keepalive.set_on(self.socket)
@@ -729,6 +743,10 @@ class TcpServer(StreamServer):
         self._bare.close_all()
         self._linger.close()
         return len(rest) + bare
+
+
+def _access_of(limits: Limits) -> AccessList | None:
+    return AccessList(limits.allow, limits.deny) if limits.allow or limits.deny else None
 
 
 def _remaining(deadline: float | None) -> float | None:

@@ -64,6 +64,7 @@ class Conversation:
         peer: the address of the client, as conn.peer has it; default ("127.0.0.1", 50000), and so on.
         codec: the client's codec; default: one of the service's codec.
         raise_errors: as for gserver.testing.serve().
+        listener: conn.listener; default "conversation".
         settings: settings of gserver by their names, as for serve(). Without TLS.
 
     time.monotonic(), time.time(), time.sleep() and everything of gevent (sleep, Timeout, Event.wait(timeout)) follow
@@ -89,11 +90,12 @@ class Conversation:
         peer: Address | None = None,
         codec: Codec | None = None,
         raise_errors: bool = True,
+        listener: str = "conversation",
         **settings: Any,
     ) -> None:
         if settings.get("certfile") is not None:
             raise ConfigError("setting certfile has no effect in a Conversation: use serve()")
-        tested = TestedService(app, settings)
+        tested = TestedService(app, settings, listener)
         if not tested.is_service:
             raise ConfigError(f"{app!r} is a function handle(socket, address), which needs a socket: use serve()")
         self._begin(_Stage(tested, raise_errors), peer, codec)

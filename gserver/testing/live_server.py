@@ -22,6 +22,7 @@ from gevent.event import Event
 from gserver.client.client import DEFAULT_TIMEOUT_S, Client
 from gserver.codecs import Codec
 from gserver.config.settings import Settings
+from gserver.connection.connection import format_address
 from gserver.errors import CloseReason
 from gserver.fault_isolation import log_hub_errors
 from gserver.server.tcp_server import KILL_GRACE_S
@@ -40,7 +41,7 @@ LATE_S = 5.0
 POLL_S = 0.0005
 
 
-def serve(app: Any, *, raise_errors: bool = True, **settings: Any) -> LiveServer:
+def serve(app: Any, *, raise_errors: bool = True, listener: str | None = None, **settings: Any) -> LiveServer:
     """Serve `app` on 127.0.0.1, on a free port, for the time of a `with` block.
 
         with serve(app) as server:
@@ -56,6 +57,7 @@ def serve(app: Any, *, raise_errors: bool = True, **settings: Any) -> LiveServer
         raise_errors: raise AssertionError at the end of the block if code of the service has raised an exception
             (LiveServer.errors), or if a handler had to be killed. If the block itself has failed, they are notes of its
             exception instead. Default: True.
+        listener: conn.listener of the connections, for a service that looks at it; default: the server's address.
         settings: settings of gserver by their names, as in a config file: timeouts and limits, TLS (certfile, keyfile,
             ca_certs and so on), the PROXY protocol, the hooks connection_open and connection_close. Times are in
             seconds. Defaults: gserver's own, except graceful_timeout (5) and drain_spread (0).
@@ -65,7 +67,7 @@ def serve(app: Any, *, raise_errors: bool = True, **settings: Any) -> LiveServer
 
     Raises ConfigError if a setting or the application is wrong, or if a setting has no effect in a test.
     """
-    return LiveServer(TestedService(app, settings), raise_errors)
+    return LiveServer(TestedService(app, settings, listener), raise_errors)
 
 
 class LiveServer:
@@ -76,6 +78,12 @@ class LiveServer:
         settings: the settings in use.
         errors: the exceptions of the service's code so far, in order. A test that expects one removes it:
             `error = server.errors.pop()`.
+
+    Example:
+        with serve(Service(lambda line, conn: line.upper(), Lines)) as server:
+            assert server.connect().call(b"hello") == b"HELLO"
+            assert server.open == 1
+        assert server.closed == {CloseReason.PEER_EOF: 1}
     """
 
     address: tuple[str, int]
@@ -206,7 +214,8 @@ class LiveServer:
                 hub.destroy(destroy_loop=True)
 
     def _serve(self, hub: Any) -> None:
-        check_ready(self._tested.served, self.settings.ready_timeout or None)
+        ready_s, name = self.settings.ready_timeout or None, self._tested.listener or format_address(self.address)
+        check_ready(self._tested.served, ready_s, listener_name=name)
         server = self._tested.make_server(self._listener)
         server.start()
         self._loop = hub.loop

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gserver.codecs import Codec, Raw
+from gserver.config.addresses import TcpBind
 from gserver.config.hooks import HOOKS
+from gserver.config.listener_settings import Listener
 from gserver.config.settings import Settings, declared
 from gserver.counters import Counters
 from gserver.errors import ConfigError
@@ -30,8 +32,18 @@ GRACEFUL_S = 5.0
 # Groups of settings that only a server with an arbiter has, and single ones.
 _GROUPS_OF_ARBITER = {"Worker Recycling", "Development", "Server Mechanics", "Logging"}
 _OF_ARBITER = {
-    *("bind", "reuse_port", "workers", "min_workers", "patch", "preload_app", "worker_oom_score_adj", "timeout"),
-    *("shutdown_delay", "reload_surge", "reload_settle", "block_warning"),
+    *(
+        "bind",
+        "listeners",
+        "reuse_port",
+        "workers",
+        "min_workers",
+        "patch",
+        "preload_app",
+        "worker_oom_score_adj",
+        "timeout",
+    ),
+    *("shutdown_delay", "reload_surge", "reload_settle", "block_warning", "bus", "bus_queue"),
     *(set(HOOKS) - {"connection_open", "connection_close"}),
 }
 
@@ -56,6 +68,7 @@ class TestedService:
             the command line: "MODULE:NAME".
         values: settings by their names, as in a config file. ConfigError if one is unknown or wrong, or has no effect
             because there is no arbiter.
+        listener: conn.listener of its connections; None: the address.
 
     Attributes:
         served: what is served. It is a copy: settings such as max_message_size do not change the application.
@@ -65,7 +78,8 @@ class TestedService:
 
     __test__ = False  # pytest: this is no test, whatever its name
 
-    def __init__(self, app: Any, values: Mapping[str, Any]) -> None:
+    def __init__(self, app: Any, values: Mapping[str, Any], listener: str | None = None) -> None:
+        self.listener = listener
         self.settings = _checked(values)
         self.served: Handle = _loaded(app)
         self.counters = Counters()
@@ -83,10 +97,13 @@ class TestedService:
             return self.served.untyped_codec()
         return self.served.codec() if isinstance(self.served, Service | StreamService) else Raw()
 
-    def make_server(self, listener: Any) -> WorkerServer:
+    def make_server(self, sock: Any) -> WorkerServer:
         """Return the server, not started, in the hub of the calling thread."""
         worker = _Worker(self.settings)
-        return WorkerServer(listener, self.served, self.settings, self.counters, None, worker, tls=self._tls)
+        listener = None if self.listener is None else Listener(TcpBind("", 0), self.listener, is_declared=True)
+        return WorkerServer(
+            sock, self.served, self.settings, self.counters, None, worker, listener=listener, tls=self._tls
+        )
 
     def stop(self) -> None:
         """Call the service's stop(), if it has one; an exception is logged."""

@@ -10,32 +10,23 @@ A function with arguments named like a message and a connection is refused: it w
 
 from __future__ import annotations
 
-import ast
 import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from gserver.config.application_text import ApplicationText, parse_text
 from gserver.errors import ConfigError
 from gserver.service import Service, StreamService
 from gserver.user_errors import check_bare, check_plain
 
 __all__ = ["Application", "parse_application"]
 
-_SHORT_NAMES = ("echo", "json")
-_EXPECTED = "expected MODULE:NAME, MODULE:FACTORY(ARGS) or one of " + ", ".join(_SHORT_NAMES)
-
 
 @dataclass(frozen=True)
-class Application:
-    """A parsed APP argument: the module, the name in it, and the call if it is a factory."""
-
-    text: str  # as the user wrote it
-    module: str
-    name: str
-    arguments: tuple[Any, ...] | None  # of the call; None: the text has no call
-    keywords: dict[str, Any]
+class Application(ApplicationText):
+    """A parsed APP argument, or the app of a listener."""
 
     def load(self) -> Service | StreamService | Callable[..., Any]:
         """Import the application and return it.
@@ -101,34 +92,4 @@ def _accepts(thing: Any, count: int) -> bool:
 
 def parse_application(text: str) -> Application:
     """Parse an APP argument without importing anything; ConfigError if it is not valid."""
-    head = text.partition("(")[0]
-    module, colon, expression = ("gserver.handlers", ":", text) if head in _SHORT_NAMES else text.partition(":")
-    if not colon or not module:
-        raise ConfigError(f"application {text!r}: {_EXPECTED}")
-    try:
-        node = ast.parse(expression, mode="eval").body
-    except SyntaxError:
-        raise ConfigError(f"application {text!r}: {expression!r} is neither a name nor a call") from None
-    if isinstance(node, ast.Call):
-        arguments, keywords = _literals(text, node)
-        return Application(text, module, _dotted(text, node.func), arguments, keywords)
-    return Application(text, module, _dotted(text, node), None, {})
-
-
-def _dotted(text: str, node: ast.expr) -> str:
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        return f"{_dotted(text, node.value)}.{node.attr}"
-    raise ConfigError(f"application {text!r}: {ast.unparse(node)!r} is not a name")
-
-
-def _literals(text: str, call: ast.Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    try:
-        keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-        arguments = tuple(ast.literal_eval(argument) for argument in call.args)
-    except ValueError:
-        raise ConfigError(f"application {text!r}: the arguments must be literals") from None
-    if None in keywords:
-        raise ConfigError(f"application {text!r}: ** is not allowed")
-    return arguments, {name: value for name, value in keywords.items() if name is not None}
+    return Application(**vars(parse_text(text)))

@@ -29,12 +29,12 @@ class CodeInspection:
 
     Args:
         connections: returns the connections of this worker.
-        served: the application.
+        served: the applications.
     """
 
-    def __init__(self, connections: Callable[[], Iterable[Connection]], served: Any) -> None:
+    def __init__(self, connections: Callable[[], Iterable[Connection]], served: Iterable[object]) -> None:
         self._connections = connections
-        self._profiler = Profiler(served)
+        self._profiler = Profiler(*served)
         self.subjects: Mapping[str, Callable[[Mapping[str, Any]], Iterator[Any]]] = {
             "stacks": self._stacks,
             "profile": self._profile,

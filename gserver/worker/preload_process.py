@@ -24,12 +24,11 @@ from gserver.process import logs
 from gserver.process.child import fork_child
 from gserver.process.privileges import drop_privileges
 from gserver.process.proctitle import set_title
-from gserver.user_errors import described
-from gserver.worker.app_loader import Application
+from gserver.worker.applications import Applications, CannotImport
 from gserver.worker.fork_cleanup import run_in_every_fork
 from gserver.worker.imported_files import ImportBeginning, ImportedFiles
 from gserver.worker.process_exit import ProcessExit
-from gserver.worker.worker import END_S, be_killed_first, load, report_failure, run_worker
+from gserver.worker.worker import END_S, be_killed_first, load, report_failure, report_import_failure, run_worker
 
 __all__ = ["run_preload_process"]
 
@@ -38,8 +37,13 @@ log = logging.getLogger("gserver.worker")
 POLL_S = 0.0005
 
 
-def run_preload_process(application: Application, context: WorkerContext) -> int:
-    """Fork workers until the arbiter has closed the channel; return the exit status of the process."""
+def run_preload_process(app: str | None, context: WorkerContext) -> int:
+    """Fork workers until the arbiter has closed the channel; return the exit status of the process.
+
+    Args:
+        app: as for run_worker().
+    """
+    applications = Applications(context.settings, app)
     settings = context.settings
     began = ImportBeginning.now(settings.chdir)
     # The originals, before the application is imported and patches them. (A patched close is delayed.)
@@ -48,19 +52,21 @@ def run_preload_process(application: Application, context: WorkerContext) -> int
     process_exit = ProcessExit(context.channel)
     run_in_every_fork(context.channel.close)
     be_killed_first(context)
-    set_title("preload", settings.proc_name or application.text)
+    set_title("preload", settings.proc_name or applications.title)
     signal.signal(signal.SIGUSR2, _dump_stack)
     faulthandler.register(signal.SIGUSR2, chain=True)
     try:
         drop_privileges(settings.user, settings.group, settings.initgroups)
-        served = load(settings, application)
+        served = load(settings, applications)
     except ConfigError as error:
         log.error("%s", error)
         report_failure(context.channel, str(error))
         return EXIT_CANNOT_START
+    except CannotImport as failure:
+        report_import_failure(context.channel, failure.text, failure.__cause__)
+        return EXIT_CANNOT_START
     except BaseException as error:
-        log.exception("%r cannot be imported", application.text)
-        report_failure(context.channel, f"{application.text!r} cannot be imported: {described(error)}")
+        report_import_failure(context.channel, applications.title, error)
         return EXIT_CANNOT_START
     imported = ImportedFiles.record(settings.chdir, began)
     for stream in (sys.stdout, sys.stderr):  # else each worker would print the buffered output again
@@ -81,7 +87,7 @@ def run_preload_process(application: Application, context: WorkerContext) -> int
             try:
                 waitpid(
                     fork_child(
-                        functools.partial(_run_intermediate, fork, application, context, message, served, imported),
+                        functools.partial(_run_intermediate, fork, app, context, message, served, imported),
                         fork,
                     ),
                     0,
@@ -100,19 +106,19 @@ def _dump_stack(number: int, frame: FrameType | None) -> None:
 
 def _run_intermediate(
     fork: Any,
-    application: Application,
+    app: str | None,
     context: WorkerContext,
     message: Message,
     served: Any,
     imported: ImportedFiles,
 ) -> NoReturn:
     """In the intermediate process: fork the worker, and exit, so that the arbiter adopts it."""
-    fork_child(functools.partial(_run_worker, application, context, message, served, imported, os.getpid()), fork)
+    fork_child(functools.partial(_run_worker, app, context, message, served, imported, os.getpid()), fork)
     os._exit(0)  # there is nothing to flush, and it must not block
 
 
 def _run_worker(
-    application: Application,
+    app: str | None,
     preload_context: WorkerContext,
     message: Message,
     served: Any,
@@ -141,7 +147,7 @@ def _run_worker(
         import gevent
 
         gevent.reinit()  # the event loop is a copy from the preload process
-    return run_worker(application, context)
+    return run_worker(app, context)
 
 
 def _is_adopted(intermediate: int) -> bool:

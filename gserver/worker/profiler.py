@@ -102,11 +102,11 @@ class Profiler:
     """Profiles the main thread, which also calls its methods. There is one profile at a time in a process.
 
     Args:
-        served: the application: the methods of its codec are named as those of a codec, not of a handler.
+        served: the applications: the methods of their codecs are named as those of a codec, not of a handler.
     """
 
-    def __init__(self, served: object = None) -> None:
-        self._codec = served.codec if hasattr(served, "codec") else None
+    def __init__(self, *served: object) -> None:
+        self._codecs = [each.codec for each in served if hasattr(each, "codec")]
         self._sampling: _Sampling | None = None
 
     @property
@@ -134,7 +134,7 @@ class Profiler:
         if sampling is None:
             raise CannotProfile("no profile was started")
         sampling.end()
-        return sampling.result(_codes(self._codec))
+        return sampling.result(frozenset().union(*map(_codes, self._codecs)))
 
 
 #: The one that runs in this process, and whether the functions for a fork and the exit are registered.

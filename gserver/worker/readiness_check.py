@@ -14,13 +14,16 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from gserver.errors import ConfigError
 from gserver.user_errors import described
 
 __all__ = ["ReadyFailed", "check_ready", "try_start"]
+
+Load = Callable[[], Mapping[str, Any]]
+Check = Callable[[Mapping[str, Any], float], None]
 
 #: The limit of a failure message in bytes: a pipe takes so much at once.
 MAX_BYTES = 4096
@@ -34,12 +37,15 @@ class ReadyFailed(ConfigError):
     """ready() has raised an exception, which is the cause of this one."""
 
 
-def check_ready(served: Any, timeout_s: float | None, began_at: float | None = None) -> None:
+def check_ready(
+    served: Any, timeout_s: float | None, began_at: float | None = None, *, listener_name: str = ""
+) -> None:
     """Call ready(), then send the probe, if there is one. ReadyFailed or ConfigError if that fails.
 
     Args:
         timeout_s: how long the probe may take, in seconds; None: no limit.
         began_at: when the timeout began, on time.monotonic()'s clock; None: with the probe.
+        listener_name: conn.listener of the probe's connection.
     """
     from gserver.service import Service, StreamService
     from gserver.worker.readiness_probe import probe
@@ -51,22 +57,24 @@ def check_ready(served: Any, timeout_s: float | None, began_at: float | None = N
             served.ready()
         except BaseException as error:
             raise ReadyFailed(f"ready() raised {described(error)}") from error
-    probe(served, timeout_s, 0.0 if began_at is None else time.monotonic() - began_at)
+    used_s = 0.0 if began_at is None else time.monotonic() - began_at
+    probe(served, timeout_s, used_s, listener_name=listener_name)
 
 
-def try_start(name: str, load: Callable[[], Any], timeout_s: float | None) -> None:
-    """Start an application like a worker, but in a child process; ConfigError with one line if that fails.
+def try_start(name: str, load: Load, check: Check, timeout_s: float | None) -> None:
+    """Start applications like a worker, but in a child process; ConfigError with one line if that fails.
 
     Args:
-        name: the name of the application in that line.
-        load: called in the child, returns the application. The line reports what it raises.
+        name: the name of the applications in that line.
+        load: called in the child, returns the applications by their texts. The line reports what it raises.
+        check: called in the child with the applications, and with the time at which the start began.
         timeout_s: how long the start may take, in seconds; None: no limit.
     """
     receiver, sender = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(receiver)
-        _start_in_child(name, load, timeout_s, sender)
+        _start_in_child(name, load, check, sender)
     os.close(sender)
     try:
         failure = _wait_for_result(name, pid, receiver, timeout_s)
@@ -80,10 +88,11 @@ def try_start(name: str, load: Callable[[], Any], timeout_s: float | None) -> No
         raise ConfigError(failure)
 
 
-def _start_in_child(name: str, load: Callable[[], Any], timeout_s: float | None, sender: int) -> NoReturn:
-    """In the child: start the application, write the failure into the pipe, and exit."""
+def _start_in_child(name: str, load: Load, check: Check, sender: int) -> NoReturn:
+    """In the child: start the applications, write the failure into the pipe, and exit."""
     write, close = os.write, os.close  # the originals, before gevent patches them
-    served, failure, began_at = None, f"{name} has ended the process", time.monotonic()
+    served: Mapping[str, Any] = {}
+    failure, began_at = f"{name} has ended the process", time.monotonic()
     try:
         os.setpgid(0, 0)
         logger = logging.getLogger("gserver")  # a failure is reported in one line only
@@ -94,7 +103,7 @@ def _start_in_child(name: str, load: Callable[[], Any], timeout_s: float | None,
 
             gevent.reinit()
         served = load()
-        check_ready(served, timeout_s, began_at)  # the timeout is for load() and the probe together
+        check(served, began_at)  # the timeout is for load() and the probes together
         failure = ""
     except ConfigError as error:
         failure = str(error)
@@ -104,8 +113,9 @@ def _start_in_child(name: str, load: Callable[[], Any], timeout_s: float | None,
         write(sender, failure.encode("utf-8", "backslashreplace")[:MAX_BYTES] or b"\n")
         close(sender)
         with contextlib.suppress(BaseException):
-            if (stop := getattr(served, "stop", None)) is not None:
-                stop()
+            for each in served.values():
+                if (stop := getattr(each, "stop", None)) is not None:
+                    stop()
             atexit._run_exitfuncs()
         with contextlib.suppress(BaseException):
             sys.stdout.flush()

@@ -34,11 +34,16 @@ PEER = PROBE_PEER
 FINISH_S = 1.0
 
 
-def probe(service: Service | StreamService, timeout_s: float | None, used_s: float = 0.0) -> None:
+def probe(
+    service: Service | StreamService, timeout_s: float | None, used_s: float = 0.0, *, listener_name: str = ""
+) -> None:
     """Send the service's probe through codec, engine and handler; ConfigError if there is no proper reply.
 
     Blocks the calling greenlet for up to `timeout_s` - `used_s`: the latter is the part of the timeout that has passed.
     None: no limit.
+
+    Args:
+        listener_name: conn.listener of the connection.
     """
     if service.probe is None:
         return
@@ -51,7 +56,8 @@ def probe(service: Service | StreamService, timeout_s: float | None, used_s: flo
         end.setblocking(False)
     # Not the worker's counters: a worker that is killed during the probe would leave a connection of no client there.
     counters = Counters()
-    server = TcpServer(("", 0), recorder.service, counters=counters)  # never started: it accepts nothing
+    # Never started: it accepts nothing.
+    server = TcpServer(("", 0), recorder.service, counters=counters, name=listener_name)
     try:
         server.adopt(served, PEER)
         left_s = None if timeout_s is None else max(0.0, timeout_s - used_s)

@@ -22,15 +22,18 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gserver.arbiter.channel import (
     DRAIN,
     DRAIN_AT_ONCE,
     DRAIN_AT_ONCE_S,
     FAILED,
+    LINK,
+    LINKED,
+    LINKS,
     LISTEN,
     NOT_ACCEPTING,
     QUESTION,
@@ -44,6 +47,8 @@ from gserver.arbiter.channel import (
 )
 from gserver.arbiter.scoreboard import HEARTBEAT_S
 from gserver.arbiter.worker_processes import EXIT_CANNOT_START, WorkerContext
+from gserver.config.addresses import parse_bind
+from gserver.config.listener_settings import Listener
 from gserver.config.live_settings import with_values
 from gserver.config.settings import Settings
 from gserver.config.working_directory import enter
@@ -58,7 +63,7 @@ from gserver.process.open_files import raise_open_files_limit
 from gserver.process.privileges import drop_privileges
 from gserver.process.proctitle import set_title
 from gserver.user_errors import check_made_codec, described
-from gserver.worker.app_loader import Application
+from gserver.worker.applications import Applications, CannotImport
 from gserver.worker.fork_cleanup import make_inert, reset_signals, run_in_every_fork
 from gserver.worker.imported_files import ImportBeginning, ImportedFiles
 from gserver.worker.process_exit import ProcessExit
@@ -66,15 +71,25 @@ from gserver.worker.readiness_check import ReadyFailed, check_ready
 from gserver.worker.recycling import RecyclingLimits
 
 if TYPE_CHECKING:
+    from gserver.bus.worker_bus import Bus
     from gserver.connection.connection import Connection
     from gserver.offload.pools import Pools
     from gserver.server.admission import Door
     from gserver.worker.block_detector import BlockDetector
     from gserver.worker.worker_server import WorkerServer
 
-__all__ = ["Worker", "report_failure", "run_worker"]
+__all__ = ["Worker", "report_failure", "report_import_failure", "run_worker"]
 
 log = logging.getLogger("gserver.worker")
+
+Loaded = TypeVar("Loaded", covariant=True)
+
+
+class Loadable(Protocol[Loaded]):
+    """What imports user code when it is loaded: an Application, or Applications."""
+
+    def load(self) -> Loaded: ...
+
 
 # The least time for the service's stop(), even if the drain has used up the graceful timeout.
 STOP_S = 1.0
@@ -88,11 +103,15 @@ BLOCKED_S = HEARTBEAT_S + 0.5
 MAX_STACKS, MAX_REASON = 10_000, 500
 
 
-def run_worker(application: Application, context: WorkerContext) -> int:
-    """Run a worker until it has drained; return the exit status of the process."""
+def run_worker(app: str | None, context: WorkerContext) -> int:
+    """Run a worker until it has drained; return the exit status of the process.
+
+    Args:
+        app: the APP of the command line; None: each listener has an app of its own.
+    """
     process_exit = ProcessExit(context.channel)
     try:
-        return _run(Worker(application, context, process_exit), context.channel)
+        return _run(Worker(Applications(context.settings, app), context, process_exit), context.channel)
     finally:
         process_exit.limit_if_none(END_S)
         process_exit.run()
@@ -105,9 +124,11 @@ def _run(worker: Worker, channel: Channel) -> int:
         log.error("%s", error, exc_info=error.__cause__ if isinstance(error, ReadyFailed) else None)
         report_failure(channel, str(error))
         return EXIT_CANNOT_START
+    except CannotImport as failure:
+        report_import_failure(channel, failure.text, failure.__cause__)
+        return EXIT_CANNOT_START
     except BaseException as error:
-        log.exception("%r cannot be imported", worker.application.text)
-        report_failure(channel, f"{worker.application.text!r} cannot be imported: {described(error)}")
+        report_import_failure(channel, worker.applications.title, error)
         return EXIT_CANNOT_START
     return worker.serve(served)
 
@@ -118,19 +139,19 @@ class Worker:
     Attributes: pid; age (1 for the first worker of its arbiter, 2 for the next); settings; log.
     """
 
-    def __init__(self, application: Application, context: WorkerContext, process_exit: ProcessExit) -> None:
+    def __init__(self, applications: Applications, context: WorkerContext, process_exit: ProcessExit) -> None:
         self.pid = os.getpid()
         self.age = context.age
         self.settings: Settings = context.settings
         self.log = log
-        self.application = application
+        self.applications = applications
         self._context = context
         self._process_exit = process_exit
         self._hooks = context.settings.hooks
         self._counters = Counters(context.slot.cells)
         self._recycling = RecyclingLimits.of(context.settings, random.Random(self.pid))
         self._started_at = time.monotonic()
-        self._servers: list[tuple[str, WorkerServer]] = []  # address, server
+        self._servers: list[tuple[Listener, WorkerServer]] = []
         self._door: Door | None = None  # the admission limits of all servers
         # Once it drains: the addresses that no worker serves after it.
         self._closing_addresses: tuple[str, ...] | None = None
@@ -139,6 +160,8 @@ class Worker:
         self._spread_s = 0.0  # once it drains: over how many seconds connections end
         self._drained_by = 0.0  # once it drains: the end of the graceful timeout
         self._offload: Pools | None = None  # for gserver.offload; None before they are started
+        self._bus: Bus | None = None  # for gserver.bus; None before it is started
+        self._uses_bus = False  # whether the application has imported gserver.bus before it is ready
         self._has_requested_recycling = False
         self._block_detector: BlockDetector | None = None
         self._heartbeat_timer: Any = None  # a timer of gevent's loop
@@ -147,29 +170,32 @@ class Worker:
 
     # Start
 
-    def prepare(self) -> Any:
-        """Load and check the application; return it. ConfigError, or an exception of the application."""
+    def prepare(self) -> dict[str, Any]:
+        """Load and check the applications; return them by their texts. ConfigError, or an exception of one of them."""
         settings, began = self.settings, ImportBeginning.now(self.settings.chdir)
         log.info("Booting worker (pid: %d)", self.pid)
         run_in_every_fork(self._leave_to_parent)
         be_killed_first(self._context)
         self._hooks.call("post_fork", self._context.server, self)
-        set_title("worker", settings.proc_name or self.application.text)
+        set_title("worker", settings.proc_name or self.applications.title)
         drop_privileges(settings.user, settings.group, settings.initgroups)
         signal.signal(signal.SIGABRT, self._abort)
         signal.signal(signal.SIGUSR2, self._dump_stacks)
         faulthandler.register(signal.SIGUSR2, chain=True)  # it also works while C code holds the GIL
-        served = self._context.served if self._context.served is not None else load(settings, self.application)
-        apply_settings(served, settings)
-        self._offload = start_offload(settings, self.application, self._counters.cells)
+        applications = self.applications
+        served: dict[str, Any] = self._context.served or load(settings, applications)
+        applications.each(served, lambda each, at: apply_settings(each, settings, at))
+        self._offload = start_offload(settings, applications.modules, self._counters.cells)
+        self._bus, self._uses_bus = start_bus(settings, self._context.channel, self._counters.cells)
         self._hooks.call("post_worker_init", self)
-        check_ready(served, settings.ready_timeout or None)
+        ready_s = settings.ready_timeout or None
+        applications.each(served, lambda each, at: check_ready(each, ready_s, listener_name=at[0].name))
         self._imported_files = self._context.imported_files or ImportedFiles.record(settings.chdir, began)
         return served
 
     # Serving
 
-    def serve(self, served: Any) -> int:
+    def serve(self, served: dict[str, Any]) -> int:
         """Serve until DRAIN, TERM or the end of the arbiter; then drain, and return the exit status."""
         import gevent
         from gevent.event import Event
@@ -183,7 +209,7 @@ class Worker:
         self._stop = Event()
         self._notices = Notices()
         self._served = served
-        self._inspection = Inspection(self._context.channel, lambda: self._servers, self._subjects())
+        self._inspection = Inspection(self._context.channel, self._named_servers, self._subjects())
         loop = gevent.get_hub().loop
         gevent.signal_handler(signal.SIGTERM, self._drain)
         gevent.signal_handler(signal.SIGQUIT, self._quit)
@@ -198,6 +224,8 @@ class Worker:
         gc.collect()
         gc.freeze()
         self._heartbeat()  # before the arbiter depends on it
+        if self._bus is not None and (self._uses_bus or self._bus.is_used):
+            self._bus.join()
         self._context.channel.send(READY)
         self._stop.wait()
         killed = self._drain_servers()
@@ -216,8 +244,11 @@ class Worker:
         """The questions of the arbiter about other things than connections."""
         from gserver.worker.code_inspection import CodeInspection
 
-        code = CodeInspection(self._connections, self._served)
+        code = CodeInspection(self._connections, list(self._served.values()))
         return {"changed files": lambda arguments: self._imported_files.changed(), **code.subjects}
+
+    def _named_servers(self) -> list[tuple[str, WorkerServer]]:
+        return [(listener.name, server) for listener, server in self._servers]
 
     def _connections(self) -> list[Connection]:
         return [conn for _, server in self._servers for conn in server.connections]
@@ -229,11 +260,15 @@ class Worker:
         except BlockingIOError:
             return
         if message is None:
-            self._drain(tuple(address for address, _ in self._servers))
+            self._drain(tuple(str(listener.bind) for listener, _ in self._servers))
         elif message.kind == LISTEN:
             self._listen(message)
         elif message.kind == QUESTION:
             self._inspection.ask(message.addresses[0])
+        elif message.kind == LINK and self._bus is not None:
+            self._bus.linked(message.addresses, message.descriptors)
+        elif message.kind == LINKED and self._bus is not None:
+            self._bus.all_linked()
         elif message.kind == SET:
             self._apply_live(json.loads(message.addresses[0]))
         elif message.kind == REOPEN:
@@ -262,21 +297,33 @@ class Worker:
         if self._door is None:
             self._door = Door(limits_of(self.settings), SharedCounts(self._context.scoreboard, self._context.slot))
         for address, descriptor in zip(message.addresses, message.descriptors, strict=True):
-            listener = socket.socket(fileno=descriptor)
+            listener = self._listener_at(address)
+            if listener is None:  # of a reload that is later than this worker: the arbiter keeps it open
+                os.close(descriptor)
+                continue
             server = WorkerServer(
-                listener,
-                self._served,
-                self.settings,
+                socket.socket(fileno=descriptor),
+                self._served[self.applications.text_of(listener)],
+                self.settings.for_listener(listener),
                 self._counters,
                 scoreboard,
                 self,
+                listener=listener,
                 door=self._door,
-                tls=self._context.tls,
+                tls=self._context.tls.get(listener.name),
                 notices=self._notices,
             )
             server.start()
-            self._servers.append((address, server))
+            self._servers.append((listener, server))
         self._context.slot.is_serving = True
+
+    def _listener_at(self, address: str) -> Listener | None:
+        """The listener of an address; None if this worker does not know what is served there."""
+        known = self.settings.all_listeners
+        found = next((listener for listener in known if str(listener.bind) == address), None)
+        if found is None and not self.settings.listeners:  # everything is served by the one application
+            return Listener(parse_bind(address), address)
+        return found
 
     def _apply_live(self, values: Mapping[str, Any]) -> None:
         """Take over other values of live settings; the arbiter has validated them for its own settings."""
@@ -301,8 +348,8 @@ class Worker:
             self._block_detector = BlockDetector(settings.block_warning) if settings.block_warning else None
         if self._door is not None:
             self._door.change(limits_of(settings))
-        for _, server in self._servers:
-            server.apply(settings)
+        for listener, server in self._servers:
+            server.apply(settings.for_listener(listener))
         if not settings.timeout:
             self._context.slot.deadline = 0.0
         log.info("Settings changed: %s (pid: %d)", ", ".join(values), self.pid)
@@ -335,10 +382,10 @@ class Worker:
                 server.drain,
                 self._graceful_s,
                 spread_s=self._spread_s,
-                accept_queued=address in self._closing_addresses,
+                accept_queued=str(listener.bind) in self._closing_addresses,
                 first_answer_s=0.0 if self._drains_at_once else FIRST_ANSWER_S,
             )
-            for address, server in self._servers
+            for listener, server in self._servers
         ]
         return sum(drain.get() for drain in drains)
 
@@ -355,23 +402,28 @@ class Worker:
         if self._heartbeat_timer is not None:
             self._heartbeat_timer.stop()
         descriptors = [descriptor for _, server in self._servers for descriptor in server.leave_to_parent()]
-        of_pools = [] if self._offload is None else self._offload.leave_to_parent()
-        make_inert([self._context.channel.fileno(), *descriptors, *of_pools])
+        for part in (self._offload, self._bus):
+            descriptors += [] if part is None else part.leave_to_parent()
+        make_inert([self._context.channel.fileno(), *descriptors])
         self._context.scoreboard.become_private()
 
     def _finish_service(self) -> None:
-        """Call the service's stop() within the remaining time. A time limit replaces the heartbeats from now on."""
+        """Call stop() of each service within the remaining time. A time limit replaces the heartbeats from now on."""
         from gserver.service import Service, StreamService
 
         self._heartbeat_timer.stop()
         self._context.slot.deadline = 0.0
         left_s = max(0.0, self._drained_by - time.monotonic())
         self._process_exit.limit(left_s + END_S)
-        stop = self._served.stop if isinstance(self._served, Service | StreamService) else None
-        if stop is not None:
-            _call_within(stop, max(STOP_S, left_s))
+        different = {id(each): each for each in self._served.values()}  # two texts may name one service
+        services = [each for each in different.values() if isinstance(each, Service | StreamService)]
+        stops = [service.stop for service in services if service.stop is not None]
+        if stops:
+            _call_within(stops, max(STOP_S, left_s))
         if self._offload is not None:
             self._offload.close(max(0.0, self._drained_by - time.monotonic()))
+        if self._bus is not None:
+            self._bus.close()
 
     # Once a second
 
@@ -387,6 +439,7 @@ class Worker:
         for name, step in (
             ("writing the logs", logs.retry),
             ("reporting limits", self._notices.log_due),
+            ("reporting lost messages", self._bus.log_due if self._bus is not None else int),
             ("checking for new certificates", self._check_certificates),
             ("counting bytes", self._count_bytes),
             ("checking the recycling limits", self._check_recycling),
@@ -395,10 +448,15 @@ class Worker:
             shielded(name, step)
 
     def _check_certificates(self) -> None:
-        tls = self._context.tls
-        if tls is not None:
-            tls.reload_if_changed()
-            self._context.slot.certificate_not_after = None if tls.until is None else tls.until.timestamp()
+        from gserver.fault_isolation import shielded
+
+        made = set(self._context.tls.values())
+        if not made:
+            return
+        for tls in made:
+            shielded("checking for new certificates", tls.reload_if_changed)
+        ends = [tls.until.timestamp() for tls in made if tls.until is not None]
+        self._context.slot.certificate_not_after = min(ends, default=None)
 
     def _count_bytes(self) -> None:
         self._counters.enter_bytes(conn for _, server in self._servers for conn in server.connections)
@@ -461,11 +519,11 @@ class Worker:
         os.abort()
 
 
-def _call_within(stop: Any, seconds: float) -> None:
-    """Call the service's stop() in its own greenlet; log its exception, kill it if it does not return in time."""
+def _call_within(stops: Sequence[Callable[[], object]], seconds: float) -> None:
+    """Call the services' stop(), each in its own greenlet; log exceptions, kill what does not return in time."""
     import gevent
 
-    def call() -> None:
+    def call(stop: Callable[[], object]) -> None:
         try:
             stop()
         except gevent.GreenletExit:
@@ -473,11 +531,13 @@ def _call_within(stop: Any, seconds: float) -> None:
         except BaseException:
             log.exception("stop() of the service failed")
 
-    greenlet = gevent.spawn(call)
-    greenlet.join(seconds)
-    if not greenlet.dead:
+    greenlets = [gevent.spawn(call, stop) for stop in stops]
+    gevent.joinall(greenlets, seconds)
+    late = [greenlet for greenlet in greenlets if not greenlet.dead]
+    for greenlet in late:
         log.error("stop() of the service did not return within %.3g s and is killed", seconds)
-        greenlet.kill(timeout=STOP_KILL_S)
+        greenlet.kill(block=False)
+    gevent.joinall(late, STOP_KILL_S)
 
 
 def be_killed_first(context: WorkerContext) -> None:
@@ -493,12 +553,23 @@ def report_failure(channel: Channel, reason: str) -> None:
     channel.send(FAILED, [" ".join(reason.split())[:MAX_REASON]])
 
 
-def load(settings: Settings, application: Application) -> Any:
-    """Monkey-patch, and import the application. ConfigError, or an exception of the application."""
+def report_import_failure(channel: Channel, text: str, error: BaseException | None) -> None:
+    """Log the exception of an application that cannot be imported, and send the arbiter the reason.
+
+    Args:
+        text: of the application.
+    """
+    log.error("%r cannot be imported", text, exc_info=error)
+    reason = "" if error is None else f": {described(error)}"
+    report_failure(channel, f"{text!r} cannot be imported{reason}")
+
+
+def load(settings: Settings, applications: Loadable[Loaded]) -> Loaded:
+    """Monkey-patch, and import the applications. ConfigError, or what their load() raises."""
     if settings.patch:
         from gevent import monkey
 
-        if settings.certfile is not None:  # gserver.tls.contexts allows for it
+        if settings.tls_of_listeners():  # gserver.tls.contexts allows for it
             warnings.filterwarnings("ignore", "Monkey-patching ssl after ssl", monkey.MonkeyPatchWarning)
         patch_all()
     for variable in settings.raw_env:
@@ -508,7 +579,7 @@ def load(settings: Settings, application: Application) -> Any:
     importlib.invalidate_caches()  # a new release may be a folder with the same name and time of change
     if settings.chdir not in sys.path:
         sys.path.insert(0, settings.chdir)
-    return application.load()
+    return applications.load()
 
 
 def patch_all() -> None:
@@ -528,16 +599,21 @@ def patch_all() -> None:
         metadata.entry_points = original
 
 
-def apply_settings(served: Any, settings: Settings) -> None:
-    """Apply the settings to the application. ConfigError if they do not fit, or its codec is not valid."""
+def apply_settings(served: Any, settings: Settings, listeners: Sequence[Listener] = ()) -> None:
+    """Apply the settings to the application. ConfigError if they do not fit, or its codec is not valid.
+
+    Args:
+        listeners: those that serve the application, with settings of their own.
+    """
     if hasattr(served, "codec"):
         check_made_codec(served.codec)
-    check_handshake_settings(served, settings)
+    for each in [settings.for_listener(listener) for listener in listeners] or [settings]:
+        check_handshake_settings(served, each)
     if settings.max_message_size:
         limit_messages(served, settings.max_message_size)
 
 
-def start_offload(settings: Settings, application: Application, cells: Cells | None = None) -> Pools:
+def start_offload(settings: Settings, modules: Sequence[str], cells: Cells | None = None) -> Pools:
     """Start the pools of gserver.offload; ConfigError if a process cannot be started."""
     is_used = "gserver.offload" in sys.modules  # otherwise its threads start with the first call, if one comes
     from gserver.offload import pools
@@ -548,8 +624,16 @@ def start_offload(settings: Settings, application: Application, cells: Cells | N
     started = pools.start(sizes, cells)
     if is_used:
         started.start_threads()
-    started.start_processes(application.module, settings.daemon, settings.ready_timeout or None)
+    started.start_processes(modules, settings.daemon, settings.ready_timeout or None)
     return started
+
+
+def start_bus(settings: Settings, channel: Channel, cells: Cells) -> tuple[Bus, bool]:
+    """Make the bus of gserver.bus; return it, and whether the application has imported it. ConfigError for its URL."""
+    is_used = "gserver.bus" in sys.modules  # otherwise it connects with the first call, if one comes
+    from gserver.bus import worker_bus
+
+    return worker_bus.start(settings.bus_queue, cells, lambda: channel.send(LINKS), settings.bus), is_used
 
 
 def check_handshake_settings(served: Any, settings: Settings) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import gevent
 
 from gserver.arbiter.scoreboard import Scoreboard
+from gserver.config.listener_settings import Listener
 from gserver.config.settings import Settings
 from gserver.connection.connection import Connection, format_address
 from gserver.connection.log_throttling import Notices
@@ -37,8 +38,11 @@ class WorkerServer(TcpServer):
     """Serve one of the arbiter's listeners.
 
     Args:
+        sock: the listening socket, or an address, as TcpServer takes it.
+        settings: those of this listener.
         worker: passed to the hooks.
         scoreboard: the connection counts of the other workers; None: no other worker has this listener.
+        listener: what is served here; default: a listener that is named by its address.
         door: the admission limits of all listeners of the worker; default: limits of this listener only.
         tls: the certificates, if the settings name some.
         notices: the throttled log lines of all listeners of the worker; default: of this listener only.
@@ -48,19 +52,20 @@ class WorkerServer(TcpServer):
 
     def __init__(
         self,
-        listener: Any,
+        sock: Any,
         served: Handle,
         settings: Settings,
         counters: Counters,
         scoreboard: Scoreboard | None,
         worker: Any,
         *,
+        listener: Listener | None = None,
         door: Door | None = None,
         tls: Tls | None = None,
         notices: Notices | None = None,
     ) -> None:
         super().__init__(
-            listener,
+            sock,
             served,
             greenlets=settings.greenlets,
             counters=counters,
@@ -71,12 +76,14 @@ class WorkerServer(TcpServer):
             send_limit=settings.send_buffer_limit,
             keepalive=keepalive_of(settings),
             notices=notices,
+            name="" if listener is None else listener.name,
         )
+        self._is_named = listener is not None and listener.is_declared
         self._scoreboard = scoreboard
         self._resumed_at = 0.0  # the end of the last pause
         self._hooks = settings.hooks
         self._worker = worker
-        self._listener_name = ""  # in the access log
+        self._logged_name = ""  # of the listener, in the access log
         # A hook that is not defined must cost nothing per connection.
         self._has_open_hook = "connection_open" in self._hooks
         self._has_close_hook = "connection_close" in self._hooks
@@ -100,7 +107,7 @@ class WorkerServer(TcpServer):
 
     def init_socket(self) -> None:
         super().init_socket()
-        self._listener_name = format_address(self.address)
+        self._logged_name = self.listener_name if self._is_named else format_address(self.address)
 
     def do_read(self) -> tuple[Any, Any] | None:  # type: ignore[override]  # None: no accept now
         pause = self._pause()
@@ -144,7 +151,7 @@ class WorkerServer(TcpServer):
         reason = conn.close_reason
         assert reason is not None
         if self._access_format is not None and not self._is_health_check(conn):
-            access_log.handle(access_record(access_log, self._access_format, conn, reason, self._listener_name))
+            access_log.handle(access_record(access_log, self._access_format, conn, reason, self._logged_name))
         if self._has_close_hook and was_opened:
             try:
                 self._hooks.call("connection_close", self._worker, conn, reason, passes=_was_thrown_in)

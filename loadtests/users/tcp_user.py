@@ -99,6 +99,23 @@ class TcpUser(User):
         due_ns: when the task is due on the monotonic clock; 0 after its first exchange, and without a schedule.
         exchanges_per_connection: after this many exchanges the connection is closed, and the next exchange opens
             another; default 0: never.
+
+    Example:
+        from locust import task
+
+        from gserver import Lines
+        from loadtests.users import TcpUser
+
+        class Device(TcpUser):
+            codec = Lines
+
+            def on_start(self):
+                super().on_start()
+                self.exchange("login", b"LOGIN secret", expected=b"hello")
+
+            @task
+            def report(self):
+                self.exchange("report", b"TEMPERATURE 21", expected=b"OK")
     """
 
     abstract = True

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gserver.counters import (
     ACCEPTED,
+    BUS_EVENTS,
     CELLS,
     ERRORS,
     HANDLER_NS,
@@ -24,6 +25,7 @@ from gserver.counters import (
     TIME_BUCKETS,
     Cells,
     Counters,
+    bus_cell,
     closed_cell,
     handler_seconds,
     handler_times,
@@ -117,6 +119,7 @@ def test_every_cell_has_one_meaning() -> None:
     cells = [ACCEPTED, OPEN, MESSAGES, ERRORS, RECEIVED, SENT, *map(closed_cell, CloseReason)]
     cells += range(HANDLER_NS, HANDLER_NS + 1 + TIME_BUCKETS)
     cells += [offload_cell(pool, event) for pool, events in OFFLOAD_EVENTS.items() for event in events]
+    cells += map(bus_cell, BUS_EVENTS)
 
     assert sorted(cells) == list(range(CELLS))
 

@@ -16,7 +16,17 @@ GSERVER = {
     *("Client", "CloseReason", "Codec", "ConfigError", "Connection", "ConnectionClosed", "ContentLength", "Delimited"),
     *("Fault", "FrameTooLarge", "GServerError", "HandlerTimeout", "JsonContentLength", "JsonLines", "JsonService"),
     *("LengthPrefixed", "LimitExceeded", "Lines", "Malformed", "MsgPack", "Netstring", "NoReply", "NotSent"),
-    *("OctetCounted", "Pool", "ProtocolError", "Raw", "Service", "StreamConnection", "TcpServer", "VarintPrefixed"),
+    *(
+        "OctetCounted",
+        "ParserCodec",
+        "Pool",
+        "ProtocolError",
+        "Raw",
+        "Service",
+        "StreamConnection",
+        "TcpServer",
+        "VarintPrefixed",
+    ),
     *("__version__", "stream"),
 }
 ERRORS = {
@@ -26,13 +36,14 @@ ERRORS = {
 }
 CODECS = {
     *("CODECS", "Codec", "ContentLength", "Delimited", "JsonContentLength", "JsonLines", "LengthPrefixed", "Lines"),
-    *("Malformed", "MsgPack", "Netstring", "OctetCounted", "Raw", "VarintPrefixed", "codec_named"),
+    *("Malformed", "MsgPack", "Netstring", "OctetCounted", "ParserCodec", "Raw", "VarintPrefixed", "codec_named"),
 }
 PUBLIC = {
     "gserver": GSERVER,
     "gserver.errors": ERRORS,
     "gserver.codecs": CODECS,
     "gserver.framing": CODECS,
+    "gserver.bus": {"listen", "publish", "subscribe", "unsubscribe"},
     "gserver.offload": {"Died", "Full", "Timeout", "process", "thread"},
     "loadtests.users": {"TcpUser", "WrongReply"},
     "loadtests.stock": {"EchoUser", "JsonUser", "MessageUser"},
@@ -40,7 +51,7 @@ PUBLIC = {
 
 
 @pytest.mark.parametrize(
-    "module", ["gserver", "gserver.errors", "gserver.codecs", "gserver.framing", "gserver.offload"]
+    "module", ["gserver", "gserver.errors", "gserver.codecs", "gserver.framing", "gserver.offload", "gserver.bus"]
 )
 def test_a_module_exports_exactly_its_public_names(module: str) -> None:
     exported = importlib.import_module(module).__all__

@@ -64,10 +64,10 @@ class Reader:
         words = shlex.split(command)
         if words[0] == "make":
             return
-        command = re.sub(r"127\.0\.0\.1:(\d+)", self._free, command)
+        command = self.with_free_ports(command)
         if words[0] in ("node", "python") and words[-1].isdigit():
             command = f"{words[0]} {words[1]} {self._port(words[-1])}"
-        if words[0] == "gserver" and "-b" in words:
+        if words[0] == "gserver" and not {"-b", "-c"}.isdisjoint(words):
             self._serve(command)
         elif words[0] == "node" and ".listen(" in (self.folder / words[1]).read_text():
             self._start(shlex.split(command))
@@ -83,6 +83,10 @@ class Reader:
         else:
             assert self._run(command) == shown
 
+    def with_free_ports(self, text: str) -> str:
+        """Replace the ports in `text`: one port of a document is the same free port in all of its texts."""
+        return re.sub(r"127\.0\.0\.1:(\d+)", self._free, text)
+
     def _free(self, found: re.Match[str]) -> str:
         return f"127.0.0.1:{self._port(found[1])}"
 
@@ -91,8 +95,10 @@ class Reader:
 
     def _serve(self, command: str) -> None:
         arguments = shlex.split(command)[1:]
-        bind = arguments.pop(arguments.index("-b") + 1)
-        arguments.remove("-b")
+        bind = None
+        if "-b" in arguments:
+            bind = arguments.pop(arguments.index("-b") + 1)
+            arguments.remove("-b")
         workers = int(arguments[arguments.index("-w") + 1]) if "-w" in arguments else 1
         self.servers.enter_context(GserverProcess(self.folder, *arguments, bind=bind, workers=workers))
 

@@ -202,7 +202,7 @@ def test_wrong_connections_and_conditions_are_one_line(server: ControlledServer)
     assert_one_line(server.ctl("connection", "nonsense"), 1, "there is no connection 'nonsense'")
     assert_one_line(server.ctl("close", "1-1"), 1, "there is no connection '1-1'")
     assert_one_line(server.ctl("close", "--where", " "), 1, "close needs a condition")
-    assert_one_line(server.ctl("close"), 2, "close needs an ID, --addr, --worker or --where")
+    assert_one_line(server.ctl("close"), 2, "close needs an ID, --addr, --listener, --worker or --where")
     assert_one_line(server.ctl("connections", "--where", "speed>1"), 1, "'speed' is no number of a connection")
     assert_one_line(server.ctl("connections", "--limit", "0"), 1, "limit is 0, must be a whole number from 1")
 

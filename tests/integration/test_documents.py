@@ -14,7 +14,9 @@ from tests.helpers.peers import path_of
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/services.md", "docs/tutorials/first-service.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/services.md", "docs/bus.md", "docs/tutorials/first-service.md"]
+)
 def test_every_command_works(tmp_path: Path, document: str) -> None:
     with contextlib.ExitStack() as servers:
         Reader(tmp_path, servers).follow((ROOT / document).read_text())

@@ -1,7 +1,7 @@
 """Every configuration of docs/operations.md, executed: by systemd, HAProxy, nginx, and a server with a pod's probes.
 
 The runbook at its end is played in test_runbook.py. Prometheus reads its configuration and rules in test_prometheus.py;
-logrotate rotates in test_log_files.py. Addresses, ports and folders are replaced by those of the test, nothing else.
+logrotate rotates in test_log_files.py; several ports are served in test_listeners.py. Addresses, ports and folders are replaced by those of the test, nothing else.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ def test_each_block_of_the_page_is_executed_by_a_test() -> None:
     assert [each for each in languages if each] == [
         "python",
         "console",
+        *("python", "python", "console"),  # several ports: test_listeners.py
         "console",
         "yaml",
         "haproxy",
@@ -104,7 +105,7 @@ def test_each_block_of_the_page_is_executed_by_a_test() -> None:
 
 
 def test_the_service_of_the_page_tells_its_clients_that_it_goes_away(tmp_path: Path) -> None:
-    (block,) = blocks("python")
+    block = blocks("python")[0]
     (tmp_path / "app.py").write_text(f"from gserver import JsonService\n{block}")
     with GserverProcess(tmp_path, "app:app") as server, Client(server.address, JsonLines()) as client:
         client.call({"type": "unknown"})

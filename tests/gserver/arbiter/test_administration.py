@@ -20,6 +20,9 @@ from gserver.control.protocol import Problem, parse_request
 ONE, OTHER, STARTING = 101, 102, 103
 
 
+LISTENER = {"name": "127.0.0.1:7000", "bind": "127.0.0.1:7000", "address": "127.0.0.1:7000"}
+
+
 class Reply:
     def __init__(self) -> None:
         self.is_wanted = True
@@ -92,7 +95,7 @@ class Server:
         self.calls.append(("set", dict(values)))
 
     def listener_rows(self) -> list[dict[str, Any]]:
-        return [{"address": "127.0.0.1:7000"}]
+        return [LISTENER, {**LISTENER, "name": "admin"}]
 
     def run(self, command: str, **arguments: Any) -> Reply:
         reply = Reply()
@@ -158,7 +161,7 @@ def test_status(server: Server) -> None:
     assert answer is not None
 
     assert (answer["pid"], answer["name"], answer["ready"]) == (os.getpid(), "app:app", True)
-    assert answer["listeners"] == ["127.0.0.1:7000"]
+    assert answer["listeners"] == ["127.0.0.1:7000", "admin at 127.0.0.1:7000"]
     assert answer["workers"]["serving"] == 2
     assert answer["uptime_s"] >= 0
 
@@ -184,7 +187,7 @@ def test_workers_and_listeners_are_rows(server: Server) -> None:
 
     assert [row["pid"] for row in workers.listed] == [ONE, OTHER, STARTING]
     assert workers.answer == {"count": 3}
-    assert (listeners.listed, listeners.answer) == ([{"address": "127.0.0.1:7000"}], {"count": 1})
+    assert (listeners.listed, listeners.answer) == (server.listener_rows(), {"count": 2})
 
 
 def test_all_that_wait_for_a_reload_get_its_result(server: Server) -> None:

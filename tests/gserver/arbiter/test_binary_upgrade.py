@@ -27,11 +27,19 @@ def test_nothing_is_inherited_without_an_old_arbiter() -> None:
 def test_what_an_old_arbiter_left_is_taken_once() -> None:
     reader, writer = os.pipe()
     environ = {
-        VARIABLE: json.dumps({"listeners": [["[::1]:5", [7, 8]]], "lifeline": reader, "activated": ["fd://3"]}),
+        VARIABLE: json.dumps(
+            {
+                "listeners": [["[::1]:5", [7, 8]]],
+                "lifeline": reader,
+                "activated": ["fd://3", "fd://4"],
+                "names": {"fd://3": "devices"},
+            }
+        ),
     }
     inheritance = take_inheritance(environ)
 
-    assert inheritance == Inheritance({TcpBind("::1", 5): [7, 8]}, reader, (FdBind(3),))
+    assert inheritance == Inheritance({TcpBind("::1", 5): [7, 8]}, reader, (FdBind(3), FdBind(4)))
+    assert [each.name for each in inheritance.activated] == ["devices", ""]
     assert environ == {}
     os.close(reader)
     os.close(writer)

@@ -14,6 +14,7 @@ import pytest
 from gserver.arbiter import listeners as module
 from gserver.arbiter.listeners import Lane, Listeners
 from gserver.config.addresses import Bind, FdBind, TcpBind, UnixBind
+from gserver.config.listener_settings import Listener
 from gserver.errors import ConfigError
 
 ANY = TcpBind("127.0.0.1", 0)
@@ -64,6 +65,24 @@ def test_every_bind_gets_a_listener_that_does_not_block(listeners: Listeners, tm
     for listener in lane.values():
         with pytest.raises(BlockingIOError):
             listener.accept()
+
+
+def test_rows_have_the_names_and_applications_of_the_settings(listeners: Listeners, tmp_path: Path) -> None:
+    path, other = UnixBind(str(tmp_path / "a")), UnixBind(str(tmp_path / "b"))
+    listeners.open([ANY, path, other])
+    known = [
+        Listener(ANY, "devices", "shop:devices", address=str(ANY), is_declared=True),
+        Listener(path, str(path), address=str(path)),
+        Listener(ANY, "before the reload", "shop:old", address=str(ANY), is_declared=True),
+    ]
+    rows = listeners.rows(known, "shop:all", {"devices"})
+
+    assert [(row["name"], row["app"], row["tls"]) for row in rows] == [
+        ("devices", "shop:devices", True),
+        (str(path), "shop:all", False),
+        (str(other), "shop:all", False),  # of a reload that was abandoned
+    ]
+    assert listeners.describe(known) == f"devices at {rows[0]['address']}, {path}, {other}"
 
 
 def test_closing_removes_the_paths_of_unix_sockets(listeners: Listeners, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from gserver.arbiter.stats_socket import MAX_READERS, StatsSocket, document, rea
 from gserver.arbiter.supervision import Supervision
 from gserver.client import Client
 from gserver.codecs import JsonLines
-from gserver.counters import CELLS, MESSAGES, Counters, offload_cell
+from gserver.counters import CELLS, MESSAGES, Counters, bus_cell, offload_cell
 from gserver.errors import CloseReason, ConfigError
 from gserver.process.unix_sockets import short_path
 from tests.helpers.processes import GserverProcess, run_gserver, wait_for
@@ -105,6 +105,8 @@ def test_every_worker_and_the_totals_are_in_the_document() -> None:
     arbiter.slots[1].lag_s = 0.25
     for event in ("calls", "died"):
         arbiter.slots[1].cells[offload_cell("process", event)] += 1
+    arbiter.slots[0].cells[bus_cell("published")] += 2
+    arbiter.slots[1].cells[bus_cell("delivered")] += 5
     arbiter.supervision.became_ready(101, 0.0)
     reply = document(arbiter.scoreboard, arbiter.supervision)
     arbiter.close()
@@ -119,7 +121,8 @@ def test_every_worker_and_the_totals_are_in_the_document() -> None:
         "thread": {"calls": 0, "refused": 0, "timeouts": 0},
         "process": {"calls": 1, "refused": 0, "timeouts": 0, "died": 1},
     }
-    assert reply["totals"] == {**totals, "closed": {"peer_eof": 2}, "offload": offload}
+    bus = {"published": 2, "delivered": 5, "dropped": 0}
+    assert reply["totals"] == {**totals, "closed": {"peer_eof": 2}, "offload": offload, "bus": bus}
     assert reply["pid"] == os.getpid()
 
 

@@ -225,3 +225,38 @@ def test_other_settings_may_have_functions_too(tmp_path: Path, name: str) -> Non
     }[name]
     assert changed_by(tmp_path, config.format(n=0), config.format(n=0)) == []
     assert changed_by(tmp_path, config.format(n=0), config.format(n=1)) == [name]
+
+
+# Listeners
+
+LISTENERS = """
+def context(config, factory):
+    return factory()
+
+listeners = {{
+    "127.0.0.1:1": {{"app": "echo", "certfile": "c", "ssl_context": context, "idle_timeout": {timeout}}},
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changed"),
+    [
+        (LISTENERS.format(timeout=3), LISTENERS.format(timeout=3), []),
+        (LISTENERS.format(timeout=3), "\n" + LISTENERS.format(timeout="3.0"), []),
+        (LISTENERS.format(timeout=3), LISTENERS.format(timeout=4), ["listeners"]),
+        (LISTENERS.format(timeout=3), LISTENERS.format(timeout=3).replace("echo", "json"), ["listeners"]),
+        (LISTENERS.format(timeout=3), LISTENERS.format(timeout=3).replace("factory()", "None"), ["listeners"]),
+        (LISTENERS.format(timeout=3), "", ["bind", "listeners"]),
+    ],
+    ids=["the same", "another line", "a live value", "another app", "another function", "none"],
+)
+def test_a_change_in_a_listener_needs_new_workers(tmp_path: Path, before: str, after: str, changed: list[str]) -> None:
+    file = tmp_path / "conf.py"
+    found = []
+    for text in (before, after):
+        file.write_text(text)
+        found.append(Settings.checked(read_config_file(str(file))))
+
+    assert changed_names(*found) == changed
+    assert "listeners" not in LIVE

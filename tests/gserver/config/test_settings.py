@@ -105,6 +105,10 @@ def test_the_error_names_the_value_and_what_is_allowed(name: str, value: Any, sa
         ("keyfile_password", b"hunter2", "a value of type bytes"),
         ("keyfile_password", "hunter2\0", "..."),
         ("logconfig_dict", [("password", "hunter2")], "a value of type list"),
+        ("bus", "http://user:hunter2@host/path?secret=hunter2", "'http://host/path'"),
+        ("bus", "hunter2", "'...'"),
+        ("bus", "redis://[hunter2", "..."),
+        ("bus", ["redis://:hunter2@host"], "a value of type list"),
     ],
 )
 def test_the_error_does_not_show_possible_passwords(name: str, value: Any, shown: str) -> None:

@@ -58,6 +58,7 @@ def test_every_setting_has_a_flag_and_help_unless_it_is_code_or_a_secret() -> No
 
     for setting in declared():
         if setting.metadata["group"] == "Server Hooks" or setting.name in (
+            "listeners",
             "logconfig_dict",
             "ssl_context",
             "keyfile_password",

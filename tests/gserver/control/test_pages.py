@@ -14,7 +14,7 @@ from gserver.control.commands import DONE, FAILED, INCOMPLETE, NO_SERVER, USAGE
 from gserver.control.protocol import COMMANDS, MAX_REQUEST_BYTES, SCHEMA
 from gserver.control.selection import NUMBERS, SORT_KEYS, STATES
 from gserver.control.text_output import connection_table, details, listener_table, status_text, worker_table
-from tests.gserver.control.test_text_output import CONNECTION, STATUS, WORKER
+from tests.gserver.control.test_text_output import CONNECTION, LISTENER, STATUS, WORKER
 
 DOCS = Path(__file__).parents[3] / "docs"
 GSERVERCTL, PROTOCOL = [(DOCS / name).read_text("utf-8") for name in ("gserverctl.md", "control-protocol.md")]
@@ -67,7 +67,7 @@ def test_states_sort_keys_and_conditions_are_in_the_page() -> None:
     [
         ("workers", worker_table([WORKER])),
         ("connections", connection_table([CONNECTION])),
-        ("listeners", listener_table([{"address": "a", "sockets": 1, "queued": 0, "backlog": 1}])),
+        ("listeners", listener_table([LISTENER])),
     ],
 )
 def test_tables_have_the_columns_that_are_printed(command: str, printed: str) -> None:
@@ -100,6 +100,7 @@ def test_every_command_of_the_protocol_has_a_section_with_its_arguments(name: st
         ("`status`", {**STATUS, "generation": 0, "received_bytes": 0, "sent_bytes": 0}),
         ("`workers`", WORKER),
         ("`connections`", CONNECTION),
+        ("`listeners`", LISTENER),
     ],
 )
 def test_fields_are_in_the_page(heading: str, fields: dict[str, Any]) -> None:

@@ -142,16 +142,28 @@ def test_settings_and_their_values() -> None:
     assert value_text(3) == "3"
 
 
+LISTENER: dict[str, Any] = {
+    "name": "admin",
+    "app": "shop:app",
+    "tls": False,
+    "bind": "127.0.0.1:7000",
+    "address": "127.0.0.1:7000",
+    "sockets": 1,
+    "backlog": 2048,
+    "queued": 0,
+}
+
+
 def test_listeners() -> None:
     rows = [
-        {"address": "127.0.0.1:7000", "sockets": 2, "queued": 3, "backlog": 2048},
-        {"address": "unix:/run/a", "sockets": 1, "queued": None, "backlog": 2048},
+        {**LISTENER, "name": "devices", "tls": True, "sockets": 2, "queued": 3},
+        {**LISTENER, "address": "unix:/run/a", "queued": None},
     ]
 
     assert listener_table(rows) == (
-        "ADDRESS         SOCKETS  QUEUED  BACKLOG\n"
-        "127.0.0.1:7000        2       3     2048\n"
-        "unix:/run/a           1       -     2048\n"
+        "NAME     ADDRESS         APP       TLS  SOCKETS  QUEUED  BACKLOG\n"
+        "devices  127.0.0.1:7000  shop:app  yes        2       3     2048\n"
+        "admin    unix:/run/a     shop:app  no         1       -     2048\n"
     )
 
 

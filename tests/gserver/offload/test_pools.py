@@ -24,7 +24,7 @@ def counters(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counters]:
     monkeypatch.setattr(pools, "_current", None)
     counters = Counters()
     started = pools.start(PoolSizes(threads=1, processes=1, queue=1), counters.cells)
-    started.start_processes(None, is_silent=False, timeout_s=30.0)
+    started.start_processes((), is_silent=False, timeout_s=30.0)
     yield counters
     started.close(10.0)
 

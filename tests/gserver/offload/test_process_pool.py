@@ -218,13 +218,13 @@ def test_processes_are_replaced_after_their_next_call_when_what_they_have_inheri
 
 
 def test_a_module_is_imported_before_the_first_call(make: Make) -> None:
-    processes = make(module="tests.helpers.heavy")
+    processes = make(modules=["tests.helpers.heavy"])
 
     assert processes.call(eval, ("'tests.helpers.heavy' in __import__('sys').modules",), None) is True
 
 
 def test_a_module_that_cannot_be_imported_is_a_warning(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    processes = make(2, module="tests.nothing")
+    processes = make(2, modules=["tests.nothing"])
 
     assert processes.call(heavy.add, (1, 1), None) == 2
     assert "In a process of the pool, tests.nothing cannot be imported: ModuleNotFoundError" in caplog.text

@@ -32,8 +32,17 @@ def environment(manager: socket.socket) -> dict[str, str]:
 def test_sockets_are_taken_once_and_in_order() -> None:
     environ = {"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "a:b", "HOME": "/"}
 
-    assert take_sockets(environ, 7) == (FdBind(3), FdBind(4))
+    taken = take_sockets(environ, 7)
+
+    assert taken == (FdBind(3), FdBind(4))
+    assert [each.name for each in taken] == ["a", "b"]
     assert environ == {"HOME": "/"}
+
+
+def test_an_old_systemd_passes_no_names() -> None:
+    taken = take_sockets({"LISTEN_PID": "7", "LISTEN_FDS": "2"}, 7)
+
+    assert [(str(each), each.name) for each in taken] == [("fd://3", ""), ("fd://4", "")]
 
 
 @pytest.mark.parametrize(

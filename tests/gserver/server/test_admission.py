@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gserver.counters import Counters
 from gserver.errors import CloseReason, LimitExceeded
-from gserver.limits.access_list import parse_networks
+from gserver.limits.access_list import AccessList, parse_networks
 from gserver.limits.address_table import TABLE_WORDS, AddressTable
 from gserver.limits.connection_limits import Limits
 from gserver.server import admission as door_module
@@ -292,22 +292,21 @@ def test_no_address_ever_has_more_than_its_limit(steps: list[tuple[int, int]]) -
 
 
 def test_a_denied_address_is_named_and_not_counted(occupancy: FakeOccupancy) -> None:
-    door = Door(Limits(deny=parse_networks(["10.0.0.1"]), max_connections_per_ip=1), occupancy)
-    refusal = door.check_address("a", V4)
+    door = Door(Limits(max_connections_per_ip=1), occupancy)
+    refusal = door.check_address("a", V4, AccessList((), parse_networks(["10.0.0.1"])))
 
     assert reason(refusal) is CloseReason.DENIED
     assert str(refusal) == "no access for 10.0.0.1:1000"
-    door = Door(Limits(max_connections_per_ip=1), occupancy)
-    assert door.check_address("b", V4) is None
+    assert door.check_address("b", V4) is None  # at a listener that denies nobody
 
 
 def test_an_address_that_is_not_allowed_is_denied(occupancy: FakeOccupancy) -> None:
-    door = Door(Limits(allow=parse_networks(["10.0.0.0/24"])), occupancy)
+    door, access = Door(Limits(), occupancy), AccessList(parse_networks(["10.0.0.0/24"]), ())
 
-    assert door.check_address("a", V4) is None
-    assert reason(door.check_address("b", STRANGER)) is CloseReason.DENIED
-    assert reason(door.check_address("c", ("::1", 1, 0, 0))) is CloseReason.DENIED
-    assert door.check_address("d", "") is None  # a unix socket's permissions are its own
+    assert door.check_address("a", V4, access) is None
+    assert reason(door.check_address("b", STRANGER, access)) is CloseReason.DENIED
+    assert reason(door.check_address("c", ("::1", 1, 0, 0), access)) is CloseReason.DENIED
+    assert door.check_address("d", "", access) is None  # a unix socket's permissions are its own
 
 
 # Actions

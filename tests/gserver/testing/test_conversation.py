@@ -42,6 +42,15 @@ def test_messages_and_parts_of_messages() -> None:
         assert (conv.conn.messages, conv.conn.peer) == (4, ("127.0.0.1", 50000))
 
 
+def test_the_listener_of_the_connection_is_chosen() -> None:
+    names = make_lines(lambda line, conn: conn.listener.encode())
+    with Conversation(names) as conv:
+        assert conv.message(b"?") == [b"conversation"]
+    with Conversation(names, listener="admin") as conv:
+        assert conv.message(b"?") == [b"admin"]
+        assert conv.another().message(b"?") == [b"admin"]
+
+
 def test_a_day_takes_no_time() -> None:
     began = time.perf_counter()
     with Conversation(make_lines(sleepy), handler_timeout=0) as conv:

@@ -28,6 +28,30 @@ def test_a_service_answers_on_a_real_socket() -> None:
             assert sock.makefile("rb").readline() == b"a\n"
 
 
+def test_the_listener_of_a_connection_is_the_address_or_chosen() -> None:
+    names = make_lines(lambda line, conn: conn.listener.encode(), probe=b"?", probe_on_open=True)
+    with serve(names) as server, server.connect() as client:
+        assert client.call(b"?") == b"127.0.0.1:%d" % server.address[1]
+    with serve(names, listener="admin") as server, server.connect() as client:
+        assert client.call(b"?") == b"admin"
+
+
+def test_the_probe_has_the_listener_of_the_server() -> None:
+    seen: list[str] = []
+
+    def handle(line: bytes, conn: Any) -> bytes:
+        seen.append(conn.listener)
+        return line
+
+    with serve(make_lines(handle, probe=b"?"), listener="admin"):
+        assert seen == ["admin"]
+
+
+def test_listeners_have_no_effect_in_a_test() -> None:
+    with pytest.raises(ConfigError, match=r"^setting listeners has no effect in a test"):
+        serve("echo", listeners={"127.0.0.1:1": {"app": "echo"}})
+
+
 def test_the_process_is_not_patched_and_no_thread_is_left() -> None:
     before = threading.active_count()
     with serve("echo") as server, server.connect() as client:

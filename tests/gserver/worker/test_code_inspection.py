@@ -18,7 +18,7 @@ from gserver.worker.inspection import MAX_ROW_BYTES, Refused
 
 @pytest.fixture
 def inspection() -> CodeInspection:
-    return CodeInspection(list, SimpleNamespace())
+    return CodeInspection(list, [SimpleNamespace()])
 
 
 def is_profiling() -> bool:

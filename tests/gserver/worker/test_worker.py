@@ -14,7 +14,7 @@ import pytest
 from gserver.config.settings import Settings
 from gserver.errors import ConfigError, FrameTooLarge
 from gserver.service import Service
-from gserver.worker.worker import check_handshake_settings, limit_messages
+from gserver.worker.worker import Worker, check_handshake_settings, limit_messages
 from tests.helpers.services import make_echo_lines
 
 ROOT = Path(__file__).parents[3]
@@ -293,3 +293,22 @@ def test_the_codec_limits_messages_unless_a_setting_does() -> None:
 def test_what_has_no_maximum_cannot_be_limited(served: Any) -> None:
     with pytest.raises(ConfigError, match="setting max_message_size cannot be used: "):
         limit_messages(served, 10)
+
+
+def test_an_address_that_only_a_later_reload_knows_is_not_served() -> None:
+    worker = Worker.__new__(Worker)
+    worker.settings = Settings.checked({"listeners": {"127.0.0.1:1": {"app": "echo", "name": "x"}}})
+
+    assert [worker._listener_at(address) for address in ("127.0.0.1:1", "127.0.0.1:2")] == [
+        worker.settings.listeners[0],
+        None,
+    ]
+
+
+def test_without_listeners_every_address_is_served_by_the_one_application() -> None:
+    worker = Worker.__new__(Worker)
+    worker.settings = Settings.checked({"bind": "127.0.0.1:1"})
+    found = worker._listener_at("unix:/run/later")
+
+    assert found is not None
+    assert (found.name, found.app) == ("unix:/run/later", None)
