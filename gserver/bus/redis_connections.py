@@ -22,7 +22,7 @@ __all__ = ["Connections", "WaitingSocket", "shown"]
 
 #: How long a connect, a handshake, a write or a reply of Redis may take, in seconds.
 TIMEOUT_S = 5.0
-# RESP 2: both Redis 5 and redis-py 5 have it. A URL cannot replace these.
+# RESP 2: Redis 5 has it too. A URL cannot replace these.
 _PROTOCOL = 2
 _OPTIONS = {
     "socket_timeout": TIMEOUT_S,
