@@ -26,7 +26,7 @@ EXTRAS = ["setproctitle>=1.3", "watchfiles>=0.21"]
 # What `metrics_bind` needs.
 METRICS = ["prometheus-client>=0.16"]
 # What `bus = "redis://..."` needs.
-REDIS = ["redis>=5"]
+REDIS = ["redis>=5.1"]
 # What `gserverctl top` needs.
 TOP = ["rich>=13"]
 # What `make docs` needs.

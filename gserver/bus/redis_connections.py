@@ -22,9 +22,14 @@ __all__ = ["Connections", "WaitingSocket", "shown"]
 
 #: How long a connect, a handshake, a write or a reply of Redis may take, in seconds.
 TIMEOUT_S = 5.0
-# RESP 2: both Redis 5 and redis-py 5 have it. A URL cannot replace these.
+# RESP 2: Redis 5 has it too. A URL cannot replace these.
 _PROTOCOL = 2
-_OPTIONS = {"decode_responses": False, "encoding_errors": "surrogateescape", "health_check_interval": 0}
+_OPTIONS = {
+    "socket_timeout": TIMEOUT_S,
+    "decode_responses": False,
+    "encoding_errors": "surrogateescape",
+    "health_check_interval": 0,
+}
 
 
 def shown(url: str) -> str:
@@ -45,8 +50,7 @@ class Connections:
         self.errors = (redis.RedisError, OSError)
         self.refusal = redis.ResponseError
         try:
-            timeouts = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
-            pool = redis.ConnectionPool.from_url(url, protocol=_PROTOCOL, **timeouts)
+            pool = redis.ConnectionPool.from_url(url, protocol=_PROTOCOL, socket_connect_timeout=TIMEOUT_S)
             self._options = {**pool.connection_kwargs, **_OPTIONS}
             if self._options["protocol"] != _PROTOCOL:
                 raise ValueError(f"its option protocol must be {_PROTOCOL}")

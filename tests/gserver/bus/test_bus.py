@@ -359,13 +359,13 @@ def test_a_function_that_hangs_misses_what_is_too_much(counters: Counters, caplo
     bus.listen("numbers", hang)
     for number in range(1500):
         bus.publish("numbers", number)
-        if number % 100 == 0:
-            gevent.sleep(0)
-    wait_until(lambda: counts(counters)[2] > 0)
+        if number % 100 == 99:
+            wait_until(lambda number=number: sum(counts(counters)[1:]) == number + 1)  # type: ignore[misc]
     released.set()
-    wait_until(lambda: len(got) == counts(counters)[1])
+    wait_until(lambda: len(got) == 1001)
 
     assert got == list(range(1001))
+    assert counts(counters) == (1500, 1001, 499)
     assert "ListenerFull: 1000 messages wait for <function" in caplog.text
 
 
