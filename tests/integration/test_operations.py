@@ -1,7 +1,8 @@
 """Every configuration of docs/operations.md, executed: by systemd, HAProxy, nginx, and a server with a pod's probes.
 
 The runbook at its end is played in test_runbook.py. Prometheus reads its configuration and rules in test_prometheus.py;
-logrotate rotates in test_log_files.py; several ports are served in test_listeners.py. Addresses, ports and folders are replaced by those of the test, nothing else.
+logrotate rotates in test_log_files.py; several ports are served in test_listeners.py. Addresses, ports and folders are
+replaced by those of the test, nothing else.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gserver.config.addresses import FdBind, TcpBind, UnixBind
 from gserver.config.listener_settings import MAX_LISTENERS, Listener, with_passed_sockets
@@ -147,6 +149,24 @@ def test_without_the_setting_each_address_is_a_listener_that_is_named_by_it() ->
 def test_each_fault_is_named(value: Any, says: str) -> None:
     assert refusal(value).startswith(says)
     assert "\n" not in refusal(value)
+
+
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary())
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.tuples(inner) | st.dictionaries(SCALARS, inner))
+NAMES = st.one_of(st.sampled_from([each.name for each in declared()]), st.sampled_from(["app", "name"]), SCALARS)
+OWN = st.dictionaries(NAMES, VALUES)
+ENTRIES = st.one_of(VALUES, OWN, OWN.map(lambda own: {**own, **APP}))
+
+
+@given(st.one_of(VALUES, st.dictionaries(st.sampled_from([A, B, "unix:x", ":0"]) | SCALARS, ENTRIES)))
+def test_any_value_is_used_or_refused_in_one_line(value: Any) -> None:
+    try:
+        settings = checked(value)
+        text = printed(settings)
+        assert all(settings.for_listener(listener) for listener in settings.all_listeners)
+    except ConfigError as error:
+        text = str(error)
+    assert "\n" not in text
 
 
 def test_there_is_a_largest_number_of_listeners() -> None:
