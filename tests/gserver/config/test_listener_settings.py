@@ -120,7 +120,7 @@ def test_without_the_setting_each_address_is_a_listener_that_is_named_by_it() ->
         ({A: {**APP, "name": None}}, WRONG + "name is None, must be text of letters"),
         ({A: {**APP, "idle_timout": 3}}, WRONG + "unknown key 'idle_timout', did you mean 'idle_timeout'?"),
         ({A: {**APP, "zzz": 3}}, WRONG + "unknown key 'zzz', must be one of app, name, handshake_timeout, "),
-        ({A: {**APP, 7: 3}}, WRONG + "unknown key 7, must be one of app, name, "),
+        ({A: dict[Any, Any](APP) | {7: 3}}, WRONG + "unknown key 7, must be one of app, name, "),
         ({A: {**APP, "idle_timeout": -1}}, WRONG + "idle_timeout is -1, must be a number of seconds, 0 or more"),
         ({A: {**APP, "deny": "x"}}, WRONG + "deny is 'x', must be a network such as 10.0.0.0/8 or ::1"),
         ({A: {**APP, "workers": 2}}, WRONG + "workers is a setting of the whole server: set it beside listeners, not "),
