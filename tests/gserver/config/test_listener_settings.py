@@ -288,6 +288,14 @@ def test_a_passed_socket_of_another_name_is_refused(name: str) -> None:
     )
 
 
+def test_a_passed_socket_belongs_to_one_listener() -> None:
+    third = Listener(FdBind(3), "fd", "a:c", address="fd://3", is_declared=True)
+
+    assert with_passed_sockets([third], [FdBind(3, "fd")]) == (third,)
+    with pytest.raises(ConfigError, match=r"^listener 'fd' has the address fd://3, the socket of 'admin'$"):
+        with_passed_sockets([*TWO, third], [FdBind(3, "admin")])
+
+
 def test_passed_sockets_are_matched_when_the_sources_are_read(tmp_path: Path) -> None:
     file = tmp_path / "conf.py"
     file.write_text(f"listeners = {{{A!r}: {{'app': 'echo', 'name': 'devices'}}}}")
