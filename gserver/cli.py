@@ -72,7 +72,7 @@ def _parser(has_output: bool) -> CommandParser:
         "GSERVER_CMD_ARGS. Times are in seconds. All settings: docs/settings.md",
     )
     parser.has_output = has_output
-    parser.add_argument("app", metavar="APP", nargs="?", help="application to serve")
+    parser.add_argument("app", metavar="APP", nargs="?", help="application to serve; none with the setting listeners")
     parser.add_argument("-c", "--config", metavar="FILE", help=f"Python config file (default ./{CONFIG_FILE})")
     parser.add_argument(
         "-v", "--version", action="version", version=f"gserver {gserver.__version__}", help="print the version and exit"

@@ -38,7 +38,7 @@ def parse_text(text: str) -> ApplicationText:
         raise ConfigError(f"application {text!r}: {_EXPECTED}")
     try:
         node = ast.parse(expression, mode="eval").body
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: a zero byte
         raise ConfigError(f"application {text!r}: {expression!r} is neither a name nor a call") from None
     if isinstance(node, ast.Call):
         arguments, keywords = _literals(text, node)
@@ -58,7 +58,7 @@ def _literals(text: str, call: ast.Call) -> tuple[tuple[Any, ...], dict[str, Any
     try:
         keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
         arguments = tuple(ast.literal_eval(argument) for argument in call.args)
-    except ValueError:
+    except (ValueError, TypeError, RecursionError, MemoryError):  # TypeError: a list as a key
         raise ConfigError(f"application {text!r}: the arguments must be literals") from None
     if None in keywords:
         raise ConfigError(f"application {text!r}: ** is not allowed")

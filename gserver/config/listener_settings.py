@@ -165,7 +165,7 @@ def with_passed_sockets(listeners: Sequence[Listener], sockets: Iterable[FdBind]
     """Replace the address of a listener by the sockets that systemd has passed under its name.
 
     A name may have several sockets: then all of them belong to the listener. ConfigError if there is no listener of
-    that name.
+    that name, or if another listener has the descriptor of such a socket as its address.
     """
     passed: dict[str, list[FdBind]] = {}
     for socket in sockets:
@@ -177,6 +177,10 @@ def with_passed_sockets(listeners: Sequence[Listener], sockets: Iterable[FdBind]
                 f"the socket {found[0]} that systemd has passed has the name {name!r} (FileDescriptorName=), must be "
                 f"the name of a listener: {', '.join(names)}"
             )
+    for listener in listeners:
+        for name, found in passed.items():
+            if listener.bind in found and listener.name != name:
+                raise ConfigError(f"listener {listener.name!r} has the address {listener.bind}, the socket of {name!r}")
     return tuple(
         replace(listener, bind=bind) for listener in listeners for bind in passed.get(listener.name, [listener.bind])
     )

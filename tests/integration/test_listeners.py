@@ -162,7 +162,7 @@ def test_two_protocols_are_served_one_with_tls(tmp_path: Path, ports: Ports, cer
     tls = {"certfile": certificates.certfile, "keyfile": certificates.keyfile}
     configure(tmp_path, two(ports, **tls))
     with start(tmp_path) as server:
-        options = {"ssl_context": certificates.client_context(), "server_hostname": "localhost"}
+        options: dict[str, Any] = {"ssl_context": certificates.client_context(), "server_hostname": "localhost"}
         for _ in range(8):
             assert ports.ask("devices", **options) == b"devices hello"
             assert ports.ask("admin", LengthPrefixed()) == b"admin hello"
@@ -214,9 +214,10 @@ def test_a_worker_gets_more_sockets_than_fit_into_a_message(tmp_path: Path, port
     names = [f"n{number}" for number in range(130)]
     configure(tmp_path, {ports[name]: {"app": "shop:make_devices", "name": name} for name in names})
     with start(tmp_path, "--reuse-port", workers=3) as server:
-        for left in (2, 1):
-            gserverctl(tmp_path, "workers", "remove")
-            wait_for(lambda left=left: len(server.serving_pids()) == left, "another worker has its sockets")
+        gserverctl(tmp_path, "workers", "remove")
+        wait_for(lambda: len(server.serving_pids()) == 2, "another worker has the sockets of the first")
+        gserverctl(tmp_path, "workers", "remove")
+        wait_for(lambda: len(server.serving_pids()) == 1, "one worker has the sockets of all")
         for name in (names[0], names[129]):
             for _ in range(12):  # the kernel chooses one of three sockets each time
                 assert ports.ask(name) == b"%b hello" % name.encode()
@@ -359,12 +360,14 @@ def test_a_failing_app_fails_the_start_and_is_named(tmp_path: Path, ports: Ports
 
 
 def test_an_app_that_does_not_pass_its_probe_is_named(tmp_path: Path, ports: Ports) -> None:
-    (tmp_path / "shop.py").write_text(f"{SHOP}\nsilent = Service(lambda m, c: None, Lines, probe=b'?')\n")
-    configure(tmp_path, {**two(ports), ports["more"]: {"app": "shop:silent"}}, ready_timeout=1)
+    (tmp_path / "shop.py").write_text(f"{SHOP}\nwrong = Service(lambda m, c: 1 / 0, Lines, probe=b'?')\n")
+    configure(tmp_path, {**two(ports), ports["more"]: {"app": "shop:wrong"}})
     checked = run_gserver("-c", CONF, "--check-config", cwd=tmp_path)
 
     assert checked.returncode == 1
-    assert checked.stderr.startswith("gserver: 'shop:silent': the probe was not answered within 1 s")
+    assert checked.stderr.startswith(
+        "gserver: 'shop:wrong': the probe was not answered: the handler raised ZeroDivisionError"
+    )
 
 
 def test_the_configuration_is_checked_and_printed(tmp_path: Path, ports: Ports) -> None:
@@ -384,11 +387,14 @@ def test_the_configuration_is_checked_and_printed(tmp_path: Path, ports: Ports) 
 # Reload
 
 
-def test_a_reload_adds_and_removes_a_listener_and_the_other_one_loses_nothing(tmp_path: Path, ports: Ports) -> None:
+@pytest.mark.parametrize("options", [(), ("--reuse-port",), ("--preload",)], ids=["shared", "reuse_port", "preload"])
+def test_a_reload_adds_and_removes_a_listener_and_the_other_one_loses_nothing(
+    tmp_path: Path, ports: Ports, options: tuple[str, ...]
+) -> None:
     (tmp_path / "lines.py").write_text(LINE_APP)
     kept = {ports["kept"]: {"app": "lines:app", "name": "kept"}}
     configure(tmp_path, {**kept, ports["removed"]: TWO[0]})
-    with start(tmp_path) as server:
+    with start(tmp_path, *options) as server:
         assert ports.ask("removed") == b"devices hello"
         with Swarm((HOST, ports.port("kept"))) as swarm:
             await_exchanges(swarm)
@@ -472,6 +478,21 @@ def test_an_upgrade_inherits_the_listeners(tmp_path: Path, ports: Ports) -> None
     assert swarm.tally.faults == []
 
 
+def test_an_upgrade_reads_the_listeners_again(tmp_path: Path, ports: Ports) -> None:
+    configure(tmp_path, two(ports))
+    with start(tmp_path) as server:
+        assert ports.ask("devices") == b"devices hello"
+        configure(tmp_path, {ports["admin"]: {**TWO[1], "name": "renamed"}, ports["added"]: TWO[0]})
+        gserverctl(tmp_path, "upgrade")
+        assert ports.ask("admin", LengthPrefixed()) == b"renamed hello"
+        assert ports.ask("added") == b"devices hello"
+        wait_for(lambda: is_refused(ports, "devices"), "the removed address is closed")
+        assert [row["name"] for row in rows(tmp_path, "listeners")] == ["renamed", "devices"]
+        new = server.arbiter
+        new.terminate()
+        wait_for(lambda: not new.is_running(), "the new arbiter has ended")
+
+
 needs_activation = pytest.mark.skipif(
     not shutil.which("systemd-socket-activate"), reason="needs systemd-socket-activate"
 )
@@ -509,6 +530,16 @@ def test_passed_sockets_are_matched_by_name_over_reload_and_upgrade(tmp_path: Pa
         new = server.arbiter
         new.terminate()
         wait_for(lambda: not new.is_running(), "the new arbiter has ended")
+
+
+@needs_activation
+def test_a_listener_may_have_several_passed_sockets(tmp_path: Path, ports: Ports) -> None:
+    configure(tmp_path, two(ports))
+    with activated(tmp_path, ports, "devices:devices"):
+        assert ports.ask("first") == b"devices hello"
+        assert ports.ask("second") == b"devices hello"
+        assert ports.ask("admin", LengthPrefixed()) == b"admin hello"
+        assert is_refused(ports, "devices")
 
 
 @needs_activation
@@ -575,7 +606,7 @@ def test_the_section_of_the_page_is_true(tmp_path: Path, ports: Ports) -> None:
     for name, text in blocks:
         replaced = re.sub(r"(?:0\.0\.0\.0|127\.0\.0\.1):(\d+)", lambda found: ports[found[1]], text)
         (tmp_path / f"{name}.py").write_text(replaced.replace("devices.pem", files.combined))
-    options = {"ssl_context": files.client_context(), "server_hostname": "localhost"}
+    options: dict[str, Any] = {"ssl_context": files.client_context(), "server_hostname": "localhost"}
     given = ("-c", "ports.py", "--control-socket", "ctl")
     with GserverProcess(tmp_path, *given, bind=None, workers=None):
         assert ports.ask("5000", **options) == b"devices: hello"

@@ -22,7 +22,14 @@ def test_nothing_is_imported() -> None:
     assert "a_module_that_is_not_there" not in sys.modules
 
 
-@pytest.mark.parametrize("text", ["", "shop", ":app", "shop:", "shop:a b", "shop:f(x)", "shop:f(**{})", "shop:1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "shop", ":app", "shop:", "shop:a b", "shop:f(x)", "shop:f(**{})", "shop:1", "shop:f({[]: 1})", "shop:\0"),
+        pytest.param("shop:" + "(" * 100_000, id="nested"),
+        pytest.param("shop:f(" + "-" * 100_000 + "1)", id="deep"),
+    ],
+)
 def test_other_texts_are_refused_with_the_text(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_text(text)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gserver.config.addresses import FdBind, TcpBind, UnixBind
 from gserver.config.listener_settings import MAX_LISTENERS, Listener, with_passed_sockets
@@ -118,7 +120,7 @@ def test_without_the_setting_each_address_is_a_listener_that_is_named_by_it() ->
         ({A: {**APP, "name": None}}, WRONG + "name is None, must be text of letters"),
         ({A: {**APP, "idle_timout": 3}}, WRONG + "unknown key 'idle_timout', did you mean 'idle_timeout'?"),
         ({A: {**APP, "zzz": 3}}, WRONG + "unknown key 'zzz', must be one of app, name, handshake_timeout, "),
-        ({A: {**APP, 7: 3}}, WRONG + "unknown key 7, must be one of app, name, "),
+        ({A: dict[Any, Any](APP) | {7: 3}}, WRONG + "unknown key 7, must be one of app, name, "),
         ({A: {**APP, "idle_timeout": -1}}, WRONG + "idle_timeout is -1, must be a number of seconds, 0 or more"),
         ({A: {**APP, "deny": "x"}}, WRONG + "deny is 'x', must be a network such as 10.0.0.0/8 or ::1"),
         ({A: {**APP, "workers": 2}}, WRONG + "workers is a setting of the whole server: set it beside listeners, not "),
@@ -147,6 +149,24 @@ def test_without_the_setting_each_address_is_a_listener_that_is_named_by_it() ->
 def test_each_fault_is_named(value: Any, says: str) -> None:
     assert refusal(value).startswith(says)
     assert "\n" not in refusal(value)
+
+
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary())
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.tuples(inner) | st.dictionaries(SCALARS, inner))
+NAMES = st.one_of(st.sampled_from([each.name for each in declared()]), st.sampled_from(["app", "name"]), SCALARS)
+OWN = st.dictionaries(NAMES, VALUES)
+ENTRIES = st.one_of(VALUES, OWN, OWN.map(lambda own: {**own, **APP}))
+
+
+@given(st.one_of(VALUES, st.dictionaries(st.sampled_from([A, B, "unix:x", ":0"]) | SCALARS, ENTRIES)))
+def test_any_value_is_used_or_refused_in_one_line(value: Any) -> None:
+    try:
+        settings = checked(value)
+        text = printed(settings)
+        assert all(settings.for_listener(listener) for listener in settings.all_listeners)
+    except ConfigError as error:
+        text = str(error)
+    assert "\n" not in text
 
 
 def test_there_is_a_largest_number_of_listeners() -> None:
@@ -266,6 +286,14 @@ def test_a_passed_socket_of_another_name_is_refused(name: str) -> None:
         f"the socket fd://4 that systemd has passed has the name {name!r} (FileDescriptorName=), must be the name of a "
         "listener: devices, admin"
     )
+
+
+def test_a_passed_socket_belongs_to_one_listener() -> None:
+    third = Listener(FdBind(3), "fd", "a:c", address="fd://3", is_declared=True)
+
+    assert with_passed_sockets([third], [FdBind(3, "fd")]) == (third,)
+    with pytest.raises(ConfigError, match=r"^listener 'fd' has the address fd://3, the socket of 'admin'$"):
+        with_passed_sockets([*TWO, third], [FdBind(3, "admin")])
 
 
 def test_passed_sockets_are_matched_when_the_sources_are_read(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from gserver.config.settings import Settings
 from gserver.errors import ConfigError, FrameTooLarge
 from gserver.service import Service
-from gserver.worker.worker import Worker, check_handshake_settings, limit_messages
+from gserver.worker.worker import Worker, apply_settings, check_handshake_settings, limit_messages
 from tests.helpers.services import make_echo_lines
 
 ROOT = Path(__file__).parents[3]
@@ -277,6 +277,16 @@ def test_a_bare_handler_has_no_handshake(values: dict[str, Any], says: str) -> N
     check_handshake_settings(make_echo_lines(), Settings.checked(values))
     with pytest.raises(ConfigError, match=says):
         check_handshake_settings(handle, Settings.checked(values))
+
+
+def test_the_handshake_of_each_listener_is_checked() -> None:
+    def handle(sock: Any, address: Any) -> None: ...
+
+    entries = {"127.0.0.1:1": {"app": "a:b"}, "127.0.0.1:2": {"app": "a:b", "certfile": "x"}}
+    settings = Settings.checked({"listeners": entries, "proxy_protocol": "off"})
+    apply_settings(handle, settings, settings.listeners[:1])
+    with pytest.raises(ConfigError, match="setting certfile is 'x', but "):
+        apply_settings(handle, settings, settings.listeners)
 
 
 def test_the_codec_limits_messages_unless_a_setting_does() -> None:
