@@ -295,6 +295,7 @@ class Arbiter:
                 action.child.pid, self.settings.bind, self._supervision.target, is_upgrading
             )
             self._workers.send(action.child.pid, LISTEN, lanes=lanes)
+            self._administration.worker_serves(action.child.pid)
         elif isinstance(action, Drain):
             self._drain(action.child)
         elif isinstance(action, Kill):

@@ -182,6 +182,8 @@ class TcpServer(StreamServer):
         self._bare = BareHandlers(self._bare_ended, self.logs_bare_failures)
         self._idle_eviction = IdleEviction(lambda: self._connections)
         self._callbacks = Group()  # greenlets of on_open and on_close
+        #: Called for each connection before the service gets it; None: a recording needs it at times.
+        self.on_opened: Callable[[Connection], None] | None = None
         self._quiet = Event()
         self._drained: Event | None = None  # exists once a drain has begun; set when it is over
         self._handle: Any = None  # gevent's: called for each accepted socket
@@ -383,6 +385,8 @@ class TcpServer(StreamServer):
         conn.opened()
         self._keeper.begin(conn)
         self._outside.discard(conn)
+        if self.on_opened is not None:
+            self.on_opened(conn)
         self.connection_opened(conn)
         if self._on_open is None:
             self._begin(conn)
@@ -580,6 +584,10 @@ class TcpServer(StreamServer):
         if conn.runner is not None:
             assert self._engine is not None
             self._engine.kill(conn)
+
+    def has(self, conn: Connection) -> bool:
+        """Whether a connection belongs to this server."""
+        return conn in self._connections
 
     @property
     def connections(self) -> list[Connection]:

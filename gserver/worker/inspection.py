@@ -53,6 +53,9 @@ Rows = Iterator[Any]  # None: nothing was found in this time slice, and the sear
 Place = tuple[WorkerServer, str, Connection]  # the server, the address of its listener, the connection
 
 
+_NONE: Mapping[str, float] = {}
+
+
 class Refused(Exception):
     """A question that cannot be answered now, for a reason that is no mistake; the text is the answer."""
 
@@ -63,6 +66,7 @@ class _Unread:
 
     rows: Rows
     asked_at: float
+    keep_s: float = UNREAD_S
     next_row: str | None = None  # one that did not fit into the last page
 
 
@@ -73,10 +77,15 @@ class Inspection:
         channel: to the arbiter.
         servers: returns the servers of this worker, with the addresses of their listeners.
         subjects: further questions, by name: functions of the arguments that return the rows of the answer.
+        keep_s: for some of them, how long an answer is kept that nobody reads, in seconds; default UNREAD_S.
     """
 
     def __init__(
-        self, channel: Channel, servers: Servers, subjects: Mapping[str, Callable[[Mapping[str, Any]], Rows]]
+        self,
+        channel: Channel,
+        servers: Servers,
+        subjects: Mapping[str, Callable[[Mapping[str, Any]], Rows]],
+        keep_s: Mapping[str, float] = _NONE,
     ) -> None:
         self._channel = channel
         self._servers = servers
@@ -86,6 +95,7 @@ class Inspection:
             "close": self._close,
             **subjects,
         }
+        self._keep_s = keep_s
         self._unread: dict[int, _Unread] = {}
         self._numbers = itertools.count(1)
         self._fairness = Fairness()
@@ -99,8 +109,8 @@ class Inspection:
 
     def forget_unread(self) -> None:
         """Forget pages that nobody asks for any more: they hold connections. Call it once a second."""
-        oldest = time.monotonic() - UNREAD_S
-        for number in [number for number, unread in self._unread.items() if unread.asked_at < oldest]:
+        now = time.monotonic()
+        for number in [number for number, each in self._unread.items() if now - each.asked_at > each.keep_s]:
             del self._unread[number]
 
     def close(self) -> None:
@@ -131,7 +141,8 @@ class Inspection:
             while len(self._unread) >= MAX_UNREAD:
                 del self._unread[min(self._unread, key=lambda each: self._unread[each].asked_at)]
             number = next(self._numbers)
-            self._unread[number] = _Unread(self._subjects[subject](arguments), time.monotonic())
+            rows, keep_s = self._subjects[subject](arguments), self._keep_s.get(subject, UNREAD_S)
+            self._unread[number] = _Unread(rows, time.monotonic(), keep_s)
             return self._page(number)
         if arguments["more"] not in self._unread:
             raise Refused("the answer was not read for some time, and is forgotten")

@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from gserver.offload.pools import Pools
     from gserver.server.admission import Door
     from gserver.worker.block_detector import BlockDetector
+    from gserver.worker.recorder import Recorder
     from gserver.worker.worker_server import WorkerServer
 
 __all__ = ["Worker", "report_failure", "run_worker"]
@@ -178,12 +179,16 @@ class Worker:
         from gserver.fault_isolation import log_hub_errors, shielded
         from gserver.worker.block_detector import BlockDetector
         from gserver.worker.inspection import Inspection
+        from gserver.worker.recorder import KEEP_S
 
         log_hub_errors()
         self._stop = Event()
         self._notices = Notices()
         self._served = served
-        self._inspection = Inspection(self._context.channel, lambda: self._servers, self._subjects())
+        self._recorder = self._make_recorder()
+        self._inspection = Inspection(
+            self._context.channel, lambda: self._servers, self._subjects(), {"record": KEEP_S}
+        )
         loop = gevent.get_hub().loop
         gevent.signal_handler(signal.SIGTERM, self._drain)
         gevent.signal_handler(signal.SIGQUIT, self._quit)
@@ -201,6 +206,7 @@ class Worker:
         self._context.channel.send(READY)
         self._stop.wait()
         killed = self._drain_servers()
+        self._recorder.finish()
         self._inspection.close()
         self._heartbeat()
         if killed:
@@ -217,7 +223,16 @@ class Worker:
         from gserver.worker.code_inspection import CodeInspection
 
         code = CodeInspection(self._connections, self._served)
-        return {"changed files": lambda arguments: self._imported_files.changed(), **code.subjects}
+        return {
+            "changed files": lambda arguments: self._imported_files.changed(),
+            **code.subjects,
+            **self._recorder.subjects,
+        }
+
+    def _make_recorder(self) -> Recorder:
+        from gserver.worker.recorder import Recorder
+
+        return Recorder(lambda: self._servers, self._served, self.application.text, self.settings.record_mask)
 
     def _connections(self) -> list[Connection]:
         return [conn for _, server in self._servers for conn in server.connections]
