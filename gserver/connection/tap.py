@@ -9,7 +9,6 @@ Either may happen at any moment, also within a turn.
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Protocol, cast
 
 from gserver.connection.connection import Connection
@@ -44,6 +43,7 @@ class _Tapped:
 
 
 _tapped: dict[Connection, _Tapped] = {}
+_tapped_kinds: dict[type[Connection], type[Connection]] = {}  # by the class that they are subclasses of
 
 
 def tap(conn: Connection, observer: Observer) -> None:
@@ -51,7 +51,10 @@ def tap(conn: Connection, observer: Observer) -> None:
     tapped = _tapped.get(conn)
     if tapped is None:
         tapped = _tapped[conn] = _Tapped(conn.is_sealed)
-        conn.__class__ = _tapped_kind(type(conn))
+        kind = type(conn)
+        if kind not in _tapped_kinds:
+            _tapped_kinds[kind] = _make_tapped(kind)
+        conn.__class__ = _tapped_kinds[kind]
         conn.is_sealed = True
     tapped.observers += (observer,)
 
@@ -78,15 +81,14 @@ def _observers_of(conn: Connection) -> tuple[Observer, ...]:
     return () if tapped is None else tapped.observers
 
 
-@functools.cache
-def _tapped_kind(kind: type[Connection]) -> type[Connection]:
+def _make_tapped(kind: type[Connection]) -> type[Connection]:
     """The subclass of a class of connections. It has no slots, so that an instance can change its class.
 
     Its methods call those of `kind` by name: super() fails once the class is changed back.
     """
-    plain = cast(Any, kind)
+    plain: Any = kind
 
-    class Tapped(plain):  # type: ignore[misc]  # the base is an argument
+    class Tapped(plain):  # type: ignore[misc, valid-type]  # the base is an argument
         __slots__ = ()
 
         def receive(self, max_bytes: int) -> bytes | None:

@@ -54,12 +54,12 @@ class Output:
     def _opened(self) -> BinaryIO:
         if self._path == STANDARD_OUTPUT:
             sys.stdout.flush()
-            return os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)  # type: ignore[return-value]  # a FileIO
+            return os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
         flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if self._replaces else os.O_EXCL)
         descriptor = os.open(self._path, flags, 0o600)
         if stat.S_ISREG(os.fstat(descriptor).st_mode):  # one that is replaced may be open to others
             os.fchmod(descriptor, 0o600)
-        return os.fdopen(descriptor, "wb", buffering=0)  # type: ignore[return-value]  # a FileIO
+        return os.fdopen(descriptor, "wb", buffering=0)
 
     def write(self, row: Mapping[str, Any]) -> None:
         assert self._file is not None
@@ -126,9 +126,9 @@ class _Transcript:
 def _size_of(row: Mapping[str, Any]) -> int:
     for direction in (IN, OUT):
         if direction in row:
-            return len(row[direction].encode())
+            return len(str(row[direction]).encode())
         if f"{direction}_base64" in row:
-            text = row[f"{direction}_base64"]
+            text = str(row[f"{direction}_base64"])
             return len(text) // 4 * 3 - text.count("=")
     return 0
 

@@ -62,11 +62,11 @@ class Recorder:
             text = "the application is a function handle(socket, address), whose connections cannot be recorded"
             yield {"refused": text}
             return
-        name, address = arguments.get("connection"), arguments.get("address")
+        name, address = arguments.get("connection"), arguments.get("address", "")
         recording = Recording(
             self._mask, arguments.get("seconds"), arguments["limit"], self._facts, is_for_one=name is not None
         )
-        selects = _by_name(name) if address is None else _by_address(address)
+        selects = _by_address(address) if name is None else _by_name(name)
         number = arguments["recording"]
         self._running[number], self._selects[number] = recording, selects
         try:
