@@ -88,7 +88,7 @@ def _make_tapped(kind: type[Connection]) -> type[Connection]:
     """
     plain: Any = kind
 
-    class Tapped(plain):  # type: ignore[misc, valid-type]  # the base is an argument
+    class Tapped(plain):  # type: ignore[misc]  # the base is an argument
         __slots__ = ()
 
         def receive(self, max_bytes: int) -> bytes | None:

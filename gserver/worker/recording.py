@@ -70,7 +70,8 @@ class _Event:
     Attributes:
         time: seconds since the record of the connection began.
         kind: in or out (content: bytes), dropped (content: counts), header or other (content: the fields of the row).
-        ends_whole: of in: whether the codec had no incomplete message after these bytes; None: not known yet.
+        ends_whole: of in and dropped: whether the codec had no incomplete message after the last of the received bytes;
+            None: not known yet.
     """
 
     time: float
@@ -118,9 +119,11 @@ class _Track:
         """Count data instead of keeping it."""
         if not self._events or self._events[-1].kind != DROPPED:
             self.append(DROPPED, {"events": 0, "in_bytes": 0, "out_bytes": 0})
-        counts = self._events[-1].content
-        counts["events"] += 1
-        counts[f"{kind}_bytes"] += size
+        event = self._events[-1]
+        event.content["events"] += 1
+        event.content[f"{kind}_bytes"] += size
+        if kind == IN:
+            event.ends_whole, self._last_in = None, event
 
     def drop_all(self) -> None:
         """Count all data that is not read yet instead of keeping it."""
@@ -149,11 +152,16 @@ class _Track:
         """Remove and return the next event that can be written; None: there is none yet."""
         if not self._events:
             return None
-        if not self._has_mask or self._events[0].kind != IN:
+        if not self._has_mask:
             return self._pop()
         if not _is_working(self.conn):
             self.decoded()
-        return self._next_message()
+        if self._events[0].kind == IN:
+            return self._next_message()
+        event = self._pop()
+        if event.kind == DROPPED and event.content["in_bytes"]:
+            self._is_inside = not event.ends_whole
+        return event
 
     def _next_message(self) -> _Event | None:
         """The received bytes up to the end of a message, as one event at the time of the first of them."""
@@ -176,8 +184,8 @@ class _Track:
             self._put_back([message, *others])
             return None
         self._put_back(others)
-        was_inside, self._is_inside = self._is_inside, is_broken
-        if was_inside or is_broken:
+        was_inside, self._is_inside = self._is_inside, False
+        if was_inside or is_broken:  # what was dropped comes next, and decides on what follows it
             return _Event(message.time, DROPPED, {"events": len(parts), "in_bytes": len(data), "out_bytes": 0})
         return message
 
