@@ -328,9 +328,9 @@ class Administration:
         self._recordings.end(arguments["recording"])
         reply.result(recording=arguments["recording"])
 
-    def worker_serves(self, pid: int) -> None:
-        """A worker accepts connections from now on."""
-        self._recordings.worker_serves(pid)
+    def worker_will_serve(self, pid: int) -> None:
+        """A worker gets its listeners now."""
+        self._recordings.worker_will_serve(pid)
 
     # Connections
 

@@ -294,8 +294,8 @@ class Arbiter:
             lanes = self._listeners.lanes_for(
                 action.child.pid, self.settings.bind, self._supervision.target, is_upgrading
             )
+            self._administration.worker_will_serve(action.child.pid)  # first: it records its first connection too
             self._workers.send(action.child.pid, LISTEN, lanes=lanes)
-            self._administration.worker_serves(action.child.pid)
         elif isinstance(action, Drain):
             self._drain(action.child)
         elif isinstance(action, Kill):

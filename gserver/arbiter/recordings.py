@@ -26,6 +26,8 @@ DEFAULT_LIMIT_BYTES = 64 * 1024 * 1024
 # A worker whose event loop is blocked answers late, and its connections are still recorded. If it has a timeout, the
 # arbiter kills it, which ends the question too.
 PATIENCE_S = 7 * 24 * 3600.0
+# When a worker that had no rows is asked again. It answers at once, so that its other questions need not wait.
+POLL_S = 0.1
 # Of several workers, the first of these that one has ended with. After the first two, the others are ended.
 _ENDS = (END_MASK_FAILED, END_LIMIT, END_LOST, END_STOPPED, END_SECONDS, END_CLOSED)
 
@@ -63,10 +65,10 @@ class Recordings:
             raise Problem("not_found", f"there is no recording {number}")
         self._running[number].end()
 
-    def worker_serves(self, pid: int) -> None:
-        """A worker accepts connections from now on."""
+    def worker_will_serve(self, pid: int) -> None:
+        """A worker gets its listeners now."""
         for recording in list(self._running.values()):
-            recording.worker_serves(pid)
+            recording.worker_will_serve(pid)
 
 
 class _Recording:
@@ -99,7 +101,7 @@ class _Recording:
         for pid in pids:
             self._begin_in(pid)
 
-    def worker_serves(self, pid: int) -> None:
+    def worker_will_serve(self, pid: int) -> None:
         if not self._is_for_one and not self._is_ended and pid not in self._active:
             self._begin_in(pid)
 
@@ -130,8 +132,13 @@ class _Recording:
             self._missing.append({"pid": pid, "problem": answer.problem})
             self._ends.add(END_LOST)
             self._send([{"lost": pid, "problem": answer.problem}], lambda: self._worker_done(pid))
-        elif answer.more is not None:
+        elif answer.rows and answer.more is not None:
             self._send(answer.rows, lambda: self._ask(pid, "next page", {"more": answer.more}))
+        elif answer.more is not None:
+            asked, later = {"more": answer.more}, time.monotonic() + POLL_S
+            self._questions.ask_later(
+                later, pid, "next page", asked, lambda found: self._answered(pid, found), PATIENCE_S
+            )
         else:
             self._last_page(pid, answer.rows)
 

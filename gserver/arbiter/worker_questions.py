@@ -70,6 +70,9 @@ class WorkerQuestions:
         self._number = 0
         self._waiting: dict[int, deque[_Question]] = {}  # by pid
         self._unanswered: dict[int, int] = {}  # by pid: the number of the last question that was sent
+        self._later: list[
+            tuple[float, int, Callable[[], None], Callable[[Answer], None]]
+        ] = []  # with the time, the pid
 
     def ask(
         self,
@@ -88,6 +91,18 @@ class WorkerQuestions:
         self._number += 1
         queue.append(_Question(self._number, subject, arguments, now + limit_s, answered))
         self._send_next(pid)
+
+    def ask_later(
+        self,
+        at: float,
+        pid: int,
+        subject: str,
+        arguments: Mapping[str, Any],
+        answered: Callable[[Answer], None],
+        limit_s: float = ANSWER_S,
+    ) -> None:
+        """Like ask(), at a time."""
+        self._later.append((at, pid, lambda: self.ask(pid, subject, arguments, at, answered, limit_s), answered))
 
     def ask_all_pages(
         self,
@@ -135,14 +150,23 @@ class WorkerQuestions:
         self._unanswered.pop(pid, None)
         for question in self._waiting.pop(pid, ()):
             question.answered(Answer([], problem="the worker has ended"))
+        of_worker = [later for later in self._later if later[1] == pid]
+        self._later = [later for later in self._later if later[1] != pid]
+        for _, _, _, answered in of_worker:
+            answered(Answer([], problem="the worker has ended"))
 
     @property
     def wakes_at(self) -> float | None:
         """When to call expire() next; None: there is no question."""
-        return min((question.until for queue in self._waiting.values() for question in queue), default=None)
+        ends = (question.until for queue in self._waiting.values() for question in queue)
+        return min((*ends, *(at for at, _, _, _ in self._later)), default=None)
 
     def expire(self, now: float) -> None:
-        """Give up the questions that were not answered in time."""
+        """Give up the questions that were not answered in time, and ask those whose time has come."""
+        due = [later for later in self._later if now >= later[0]]
+        self._later = [later for later in self._later if now < later[0]]
+        for _, _, ask, _ in due:
+            ask()
         for pid, queue in list(self._waiting.items()):
             overdue = [question for question in queue if now >= question.until]
             if overdue:

@@ -28,7 +28,7 @@ from gserver.user_errors import described
 from gserver.worker.connection_rows import details_of, facts_of, row_of
 from gserver.worker.worker_server import WorkerServer
 
-__all__ = ["Inspection", "Refused"]
+__all__ = ["PAUSE", "Inspection", "Refused"]
 
 log = logging.getLogger("gserver.worker")
 
@@ -53,6 +53,8 @@ Rows = Iterator[Any]  # None: nothing was found in this time slice, and the sear
 Place = tuple[WorkerServer, str, Connection]  # the server, the address of its listener, the connection
 
 
+#: Instead of a row: there is none for now, and the page ends.
+PAUSE = object()
 _NONE: Mapping[str, float] = {}
 
 
@@ -66,7 +68,7 @@ class _Unread:
 
     rows: Rows
     asked_at: float
-    keep_s: float = UNREAD_S
+    keep_s: float | None  # how long; None: UNREAD_S
     next_row: str | None = None  # one that did not fit into the last page
 
 
@@ -110,7 +112,8 @@ class Inspection:
     def forget_unread(self) -> None:
         """Forget pages that nobody asks for any more: they hold connections. Call it once a second."""
         now = time.monotonic()
-        for number in [number for number, each in self._unread.items() if now - each.asked_at > each.keep_s]:
+        keep_s = {number: UNREAD_S if each.keep_s is None else each.keep_s for number, each in self._unread.items()}
+        for number in [number for number, each in self._unread.items() if now - each.asked_at > keep_s[number]]:
             del self._unread[number]
 
     def close(self) -> None:
@@ -141,8 +144,9 @@ class Inspection:
             while len(self._unread) >= MAX_UNREAD:
                 del self._unread[min(self._unread, key=lambda each: self._unread[each].asked_at)]
             number = next(self._numbers)
-            rows, keep_s = self._subjects[subject](arguments), self._keep_s.get(subject, UNREAD_S)
-            self._unread[number] = _Unread(rows, time.monotonic(), keep_s)
+            self._unread[number] = _Unread(
+                self._subjects[subject](arguments), time.monotonic(), self._keep_s.get(subject)
+            )
             return self._page(number)
         if arguments["more"] not in self._unread:
             raise Refused("the answer was not read for some time, and is forgotten")
@@ -169,6 +173,8 @@ class Inspection:
         size = sum(map(len, rows))
         until = time.monotonic() + PAGE_S
         for row in unread.rows:
+            if row is PAUSE:
+                return rows, False
             if row is not None:
                 text = json.dumps(row)
                 if len(text) > MAX_ROW_BYTES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ import gserver
 from gserver.connection.connection import Connection, State
 from gserver.control.selection import Selection
 from gserver.service import Service, StreamService
+from gserver.worker.inspection import PAUSE
 from gserver.worker.recording import Mask, Recording
 from gserver.worker.worker_server import WorkerServer
 
@@ -23,6 +25,8 @@ KEEP_S = 60.0
 FLUSH_S = 1.0
 # Connections that are looked at between two looks at the time slice.
 LOOK_EVERY = 64
+
+log = logging.getLogger("gserver.worker")
 
 Servers = Callable[[], Iterable[tuple[str, WorkerServer]]]
 
@@ -49,6 +53,10 @@ class Recorder:
             "end record": self._end,
         }
 
+    def watch(self, server: WorkerServer) -> None:
+        """Be called for new connections of a server, while there is a recording."""
+        server.on_opened = self._opened if self._running else None
+
     def finish(self) -> None:
         """All connections are closed: let the arbiter read what was recorded, for FLUSH_S at most."""
         running = list(self._running.values())
@@ -70,7 +78,7 @@ class Recorder:
         number = arguments["recording"]
         self._running[number], self._selects[number] = recording, selects
         try:
-            self._watch_opened()
+            self._watch_all()
             awaited = None
             for found in self._found(selects):
                 if found is None:
@@ -84,13 +92,13 @@ class Recorder:
                 return
             for row in recording.rows():
                 yield row
-                if row is None:
-                    self._watch_opened()
-                    if awaited is not None and awaited.state is State.CLOSED and not recording.connections:
-                        recording.stop()
+                is_gone = awaited is not None and awaited.state is State.CLOSED and not recording.connections
+                if row is PAUSE and is_gone:
+                    recording.stop()
         finally:
             del self._running[number], self._selects[number]
-            self._watch_opened()
+            self._watch_all()
+            log.info("Recording %d has ended (pid: %d)", number, os.getpid())
         yield {"ended": recording.ended, "connections": recording.connections, "skipped": recording.skipped}
 
     def _end(self, arguments: Mapping[str, Any]) -> Iterator[Any]:
@@ -108,10 +116,9 @@ class Recorder:
                 if conn.state is not State.CLOSED and not conn.is_probe and selects(conn):
                     yield conn
 
-    def _watch_opened(self) -> None:
-        """Be called for new connections, or not: there may be new servers, or no recording any more."""
+    def _watch_all(self) -> None:
         for _, server in self._servers():
-            server.on_opened = self._opened if self._running else None
+            self.watch(server)
 
     def _opened(self, conn: Connection) -> None:
         for number, recording in self._running.items():

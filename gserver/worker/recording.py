@@ -41,6 +41,7 @@ from gserver.transcript import (
     header_row,
 )
 from gserver.user_errors import described
+from gserver.worker.inspection import PAUSE
 
 __all__ = ["MAX_QUEUED_BYTES", "Mask", "Recording"]
 
@@ -52,7 +53,6 @@ MAX_QUEUED_BYTES = 1024 * 1024
 EVENT_BYTES = 250
 #: The most connections of a recording at a time; further ones are not recorded, and counted.
 MAX_CONNECTIONS = 1000
-POLL_S = 0.2
 # How long the mask may take for one message. It runs beside the connections, and may wait.
 MASK_S = 2.0
 MAX_ERROR = 500
@@ -251,7 +251,6 @@ class Recording:
         self._is_for_one = is_for_one
         self._tracks: dict[Connection, _Track] = {}
         self._queued = _Queued()
-        self._news = Event()
 
     def add(self, conn: Connection) -> None:
         """Record a connection from now on. Its handshakes are complete."""
@@ -263,7 +262,6 @@ class Recording:
         self.connections += 1
         track = self._tracks[conn] = _Track(conn, self._queued, self._mask is not None)
         track.append(HEADER, self._header(conn))
-        self._news.set()
         tap(conn, self)
 
     def _header(self, conn: Connection) -> dict[str, Any]:
@@ -291,7 +289,6 @@ class Recording:
             self._append(conn, IN, data)
         else:
             self._tracks[conn].append(OTHER, {"eof": True})
-            self._news.set()
 
     def sent(self, conn: Connection, data: bytes) -> None:
         if data:
@@ -302,7 +299,6 @@ class Recording:
             self._tracks[conn].drop(kind, len(data))
         else:
             self._tracks[conn].append(kind, data)
-        self._news.set()
 
     def closed(self, conn: Connection, unsent_bytes: int) -> None:
         reason = None if conn.close_reason is None else conn.close_reason.value
@@ -322,7 +318,6 @@ class Recording:
         untap(track.conn, self)
         track.is_open = False
         track.append(OTHER, {"end": reason, **content})
-        self._news.set()
 
     def _limit_reached(self) -> None:
         for track in self._tracks.values():
@@ -343,10 +338,9 @@ class Recording:
     # Reading
 
     def rows(self) -> Iterator[Any]:
-        """The rows of the transcript, until it has ended. None: there is none now, or others are to run."""
+        """The rows of the transcript, until it has ended. PAUSE: there is none now. None: others may run."""
         try:
             while True:
-                self._news.clear()
                 for conn, track in list(self._tracks.items()):
                     yield from self._rows_of(track)
                     if not track.is_open and not track:
@@ -357,8 +351,7 @@ class Recording:
                     self.ended = END_CLOSED
                 if self.ended is not None and not any(self._tracks.values()):
                     return
-                self._news.wait(max(0.0, min(POLL_S, self._until - time.monotonic())))
-                yield None
+                yield PAUSE
         finally:
             self.ended = self.ended or END_STOPPED
             for track in self._tracks.values():

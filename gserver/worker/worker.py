@@ -280,6 +280,7 @@ class Worker:
                 tls=self._context.tls,
                 notices=self._notices,
             )
+            self._recorder.watch(server)
             server.start()
             self._servers.append((address, server))
         self._context.slot.is_serving = True

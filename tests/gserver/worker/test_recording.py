@@ -17,6 +17,7 @@ from gserver.connection.stream_connection import StreamConnection
 from gserver.server.tcp_server import TcpServer
 from gserver.service import Service, stream
 from gserver.worker import recording as recording_module
+from gserver.worker.inspection import PAUSE
 from gserver.worker.recording import Mask, Recording
 from tests.helpers.certificates import make_certificates
 from tests.helpers.services import Gate, make_echo_lines, make_lines
@@ -38,7 +39,9 @@ class Reader:
 
     def _read(self) -> None:
         for row in self.recording.rows():
-            if row is not None:
+            if row is PAUSE:
+                gevent.sleep(0.001)
+            elif row is not None:
                 self.rows.append(row)
 
     @property
