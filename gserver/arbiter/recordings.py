@@ -26,6 +26,8 @@ DEFAULT_LIMIT_BYTES = 64 * 1024 * 1024
 # A worker whose event loop is blocked answers late, and its connections are still recorded. If it has a timeout, the
 # arbiter kills it, which ends the question too.
 PATIENCE_S = 7 * 24 * 3600.0
+# How long a client waits for workers that do not answer, before the others' rows come.
+START_S = 2.0
 # When a worker that had no rows is asked again. It answers at once, so that its other questions need not wait.
 POLL_S = 0.1
 # Of several workers, the first of these that one has ended with. After the first two, the others are ended.
@@ -90,16 +92,37 @@ class _Recording:
         self._until = None if seconds is None else time.monotonic() + seconds
         self._active: set[int] = set()  # workers that record, or that have rows
         self._pages: deque[tuple[list[Any], Callable[[], None]]] = deque()  # that the client has not read
-        self._is_sending = self._is_over = self._is_ended = False
+        self._starting: set[int] = set()  # workers that have not confirmed that they record
+        self._is_begun = self._is_sending = self._is_over = self._is_ended = False
         self._ends: set[str] = set()
         self._counts = {"connections": 0, "skipped": 0}
         self._missing: list[dict[str, Any]] = []
 
     def begin(self, pids: Iterable[int]) -> None:
         self._reply.when_gone(self._client_gone)
-        self._send([{"recording": self._number}], lambda: None)
-        for pid in pids:
+        self._starting = set(pids)
+        for pid in list(self._starting):
             self._begin_in(pid)
+        self._questions.call_later(time.monotonic() + START_S, self._has_begun)
+        if self._until is not None:
+            self._questions.call_later(self._until + START_S, self._time_is_over)
+        self._check_begun()
+
+    def _check_begun(self) -> None:
+        if not self._starting:
+            self._has_begun()
+
+    def _has_begun(self) -> None:
+        """All workers record, except those that do not answer in time. The first row tells the client."""
+        if not self._is_begun and not self._is_over:
+            self._is_begun = True
+            self._pages.appendleft(([{"recording": self._number}], lambda: None))
+            self._send_next()
+
+    def _time_is_over(self) -> None:
+        """Of workers that end by themselves, there may be none at that time."""
+        self._ends.add(END_SECONDS)
+        self.end()
 
     def worker_will_serve(self, pid: int) -> None:
         if not self._is_for_one and not self._is_ended and pid not in self._active:
@@ -113,7 +136,7 @@ class _Recording:
         self._ask(pid, "record", arguments)
 
     def end(self) -> None:
-        if not self._is_ended:
+        if not self._is_ended and not self._is_over:
             self._is_ended = True
             for pid in self._active:
                 arguments = {"recording": self._number}
@@ -126,6 +149,11 @@ class _Recording:
         )
 
     def _answered(self, pid: int, answer: Answer) -> None:
+        self._take(pid, answer)
+        self._starting.discard(pid)
+        self._check_begun()
+
+    def _take(self, pid: int, answer: Answer) -> None:
         if self._is_over or not self._reply.is_wanted:
             self._forget(pid, answer)
         elif answer.problem is not None:
@@ -171,7 +199,7 @@ class _Recording:
     def _check_over(self) -> None:
         """Without a worker, the recording of an address waits for the next one, unless its time is over."""
         is_last = self._is_for_one or self._is_ended or END_SECONDS in self._ends
-        if is_last and not self._active and not self._pages and not self._is_sending:
+        if is_last and self._is_begun and not self._active and not self._pages and not self._is_sending:
             ended = next((each for each in _ENDS if each in self._ends), END_STOPPED)
             self._finish(lambda: self._reply.result(ended=ended, **self._counts, missing=self._missing))
 
@@ -192,7 +220,7 @@ class _Recording:
             read()
 
     def _send_next(self) -> None:
-        if self._pages and not self._is_sending and not self._is_over:
+        if self._pages and self._is_begun and not self._is_sending and not self._is_over:
             rows, read = self._pages.popleft()
             self._is_sending = True
             self._reply.rows(rows, lambda: self._was_read(read))

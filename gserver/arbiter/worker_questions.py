@@ -55,6 +55,14 @@ class _Question:
     answered: Callable[[Answer], None]
 
 
+@dataclass
+class _Later:
+    at: float
+    pid: int | None  # of the worker that is asked then
+    call: Callable[[], None]
+    answered: Callable[[Answer], None]  # called instead if the worker ends before
+
+
 _NONE: deque[_Question] = deque()
 
 
@@ -70,9 +78,7 @@ class WorkerQuestions:
         self._number = 0
         self._waiting: dict[int, deque[_Question]] = {}  # by pid
         self._unanswered: dict[int, int] = {}  # by pid: the number of the last question that was sent
-        self._later: list[
-            tuple[float, int, Callable[[], None], Callable[[Answer], None]]
-        ] = []  # with the time, the pid
+        self._later: list[_Later] = []
 
     def ask(
         self,
@@ -102,7 +108,11 @@ class WorkerQuestions:
         limit_s: float = ANSWER_S,
     ) -> None:
         """Like ask(), at a time."""
-        self._later.append((at, pid, lambda: self.ask(pid, subject, arguments, at, answered, limit_s), answered))
+        self._later.append(_Later(at, pid, lambda: self.ask(pid, subject, arguments, at, answered, limit_s), answered))
+
+    def call_later(self, at: float, call: Callable[[], None]) -> None:
+        """Call a function at a time, for what begins with questions and must not wait for all answers."""
+        self._later.append(_Later(at, None, call, lambda answer: None))
 
     def ask_all_pages(
         self,
@@ -150,23 +160,23 @@ class WorkerQuestions:
         self._unanswered.pop(pid, None)
         for question in self._waiting.pop(pid, ()):
             question.answered(Answer([], problem="the worker has ended"))
-        of_worker = [later for later in self._later if later[1] == pid]
-        self._later = [later for later in self._later if later[1] != pid]
-        for _, _, _, answered in of_worker:
-            answered(Answer([], problem="the worker has ended"))
+        of_worker = [later for later in self._later if later.pid == pid]
+        self._later = [later for later in self._later if later.pid != pid]
+        for later in of_worker:
+            later.answered(Answer([], problem="the worker has ended"))
 
     @property
     def wakes_at(self) -> float | None:
         """When to call expire() next; None: there is no question."""
         ends = (question.until for queue in self._waiting.values() for question in queue)
-        return min((*ends, *(at for at, _, _, _ in self._later)), default=None)
+        return min((*ends, *(later.at for later in self._later)), default=None)
 
     def expire(self, now: float) -> None:
         """Give up the questions that were not answered in time, and ask those whose time has come."""
-        due = [later for later in self._later if now >= later[0]]
-        self._later = [later for later in self._later if now < later[0]]
-        for _, _, ask, _ in due:
-            ask()
+        due = [later for later in self._later if now >= later.at]
+        self._later = [later for later in self._later if now < later.at]
+        for later in due:
+            later.call()
         for pid, queue in list(self._waiting.items()):
             overdue = [question for question in queue if now >= question.until]
             if overdue:

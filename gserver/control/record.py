@@ -148,6 +148,7 @@ def record(server: ControlClient, output: Output, limit: int, **arguments: Any) 
         try:
             number = next(rows)["recording"]
             output.open()
+            complain("gserverctl", f"recording to {output.name}, until Ctrl-C")
             with _ended_by_signals(server.path, number):
                 for row in rows:
                     transcript.add(row)

@@ -318,8 +318,6 @@ def test_an_arbiter_that_is_killed(tmp_path: Path) -> None:
         recorder.wait_for("gserver-transcript")
         server.process.kill()
         status, errors = recorder.end()
-        tree = server.call  # the worker drains by itself
-        assert tree
 
     assert status == 3, errors
     assert recorder.only.events[-1].row["end"] == "lost"
