@@ -146,6 +146,8 @@ class TcpServer(StreamServer):
     """
 
     backlog = 2048
+    #: Called for each connection before the service gets it, while there is a recording; else None.
+    on_opened: Callable[[Connection], None] | None = None
     #: Whether exceptions of a bare handler are logged here, and not passed on to gevent.
     logs_bare_failures = False
 
@@ -182,8 +184,6 @@ class TcpServer(StreamServer):
         self._bare = BareHandlers(self._bare_ended, self.logs_bare_failures)
         self._idle_eviction = IdleEviction(lambda: self._connections)
         self._callbacks = Group()  # greenlets of on_open and on_close
-        #: Called for each connection before the service gets it; None: a recording needs it at times.
-        self.on_opened: Callable[[Connection], None] | None = None
         self._quiet = Event()
         self._drained: Event | None = None  # exists once a drain has begun; set when it is over
         self._handle: Any = None  # gevent's: called for each accepted socket

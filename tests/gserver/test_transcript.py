@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from gserver.transcript import (
+    ENDS,
     IN,
     MAX_ROW_CHARACTERS,
     OUT,
@@ -23,6 +26,7 @@ from gserver.transcript import (
 )
 
 ID = "4712-18"
+PAGE = Path(__file__).parents[2] / "docs/recording.md"
 HEADER = header_row(ID, from_first_byte=True)
 END = event_row(9, ID, end="closed", close_reason="peer_eof")
 
@@ -121,3 +125,25 @@ def test_a_wrong_line_is_named(text: bytes, message: str) -> None:
         read_transcript(text)
 
     assert str(raised.value).startswith(message)
+
+
+def test_the_example_of_the_page() -> None:
+    page = PAGE.read_text("utf-8")
+    (example,) = re.findall(r"^```json\n(.*?)^```$", page, re.M | re.S)
+    (recorded,) = read_transcript(example.encode()).values()
+
+    assert [event.kind for event in recorded.events] == ["in", "out", "in", "out", "eof", "end"]
+    assert recorded.events[2].data == b"\0\xff"
+    assert b"".join(encode_row(json.loads(line)) for line in example.splitlines()) == example.encode()
+    for name in recorded.header:
+        assert f"`{name}`" in page
+    for end in ENDS:
+        assert f"`{end}`" in page
+
+
+def test_the_mask_of_the_page() -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)
+    names: dict[str, Any] = {}
+    exec(code, names)
+
+    assert names["record_mask"]("in", b"user=a Password=b\xff c") == b"user=a Password=*** c"
