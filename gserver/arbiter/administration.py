@@ -79,7 +79,7 @@ class Administration:
     def __init__(self, server: Server, questions: WorkerQuestions) -> None:
         self._server = server
         self._questions = questions
-        self._recordings = Recordings(questions, self._answering)
+        self._recordings = Recordings(questions)
         self._started_at = time.monotonic()
         self._reloads = ReloadRecord()
         self._awaits_reload: list[Reply] = []

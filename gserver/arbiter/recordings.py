@@ -31,7 +31,7 @@ START_S = 2.0
 # When a worker that had no rows is asked again. It answers at once, so that its other questions need not wait.
 POLL_S = 0.1
 # Of several workers, the first of these that one has ended with. After the first two, the others are ended.
-_ENDS = (END_MASK_FAILED, END_LIMIT, END_LOST, END_STOPPED, END_SECONDS, END_CLOSED)
+_ENDS = (END_MASK_FAILED, END_LIMIT, END_SECONDS, END_STOPPED, END_LOST, END_CLOSED)
 
 
 class Recordings:
@@ -39,12 +39,10 @@ class Recordings:
 
     Args:
         questions: to the workers.
-        answering: returns the workers that may have connections.
     """
 
-    def __init__(self, questions: WorkerQuestions, answering: Callable[[], Iterable[int]]) -> None:
+    def __init__(self, questions: WorkerQuestions) -> None:
         self._questions = questions
-        self._answering = answering
         self._numbers = itertools.count(1)
         self._running: dict[int, _Recording] = {}
 
@@ -138,7 +136,8 @@ class _Recording:
     def end(self) -> None:
         if not self._is_ended and not self._is_over:
             self._is_ended = True
-            for pid in self._active:
+            self._ends.add(END_STOPPED)
+            for pid in sorted(self._active):
                 arguments = {"recording": self._number}
                 self._questions.ask(pid, "end record", arguments, time.monotonic(), lambda answer: None, PATIENCE_S)
             self._check_over()
@@ -237,7 +236,7 @@ class _Recording:
             self._is_over = True
             self._over()
             self._pages.clear()
-            for pid in self._active:
+            for pid in sorted(self._active):
                 arguments = {"recording": self._number}
                 self._questions.ask(pid, "end record", arguments, time.monotonic(), lambda answer: None, PATIENCE_S)
 

@@ -142,7 +142,7 @@ def record(server: ControlClient, output: Output, limit: int, **arguments: Any) 
 
     Return its result, with counts of what was written. Raises Problem, Unreachable and ConfigError.
     """
-    transcript = _Transcript(output)
+    transcript, is_ended = _Transcript(output), False
     rows = server.request("record", limit_s=None, limit=limit, **arguments)
     try:
         try:
@@ -152,7 +152,8 @@ def record(server: ControlClient, output: Output, limit: int, **arguments: Any) 
             with _ended_by_signals(server.path, number):
                 for row in rows:
                     transcript.add(row)
-                    if transcript.counts["bytes"] >= limit:  # several workers
+                    if transcript.counts["bytes"] >= limit and not is_ended:  # of several workers together
+                        is_ended = True
                         _end(server.path, number)
         except Unreachable as error:
             transcript.lost(str(error))
