@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import gserver
 from gserver.arbiter.connection_listing import ConnectionListing
 from gserver.arbiter.listeners import title_of
+from gserver.arbiter.recordings import Recordings
 from gserver.arbiter.row_stream import RowStream
 from gserver.arbiter.scoreboard import Scoreboard
 from gserver.arbiter.server_status import ReloadRecord, status_of, worker_rows
@@ -79,6 +80,7 @@ class Administration:
     def __init__(self, server: Server, questions: WorkerQuestions) -> None:
         self._server = server
         self._questions = questions
+        self._recordings = Recordings(questions)
         self._started_at = time.monotonic()
         self._reloads = ReloadRecord()
         self._awaits_reload: list[Reply] = []
@@ -103,6 +105,8 @@ class Administration:
             "finish_upgrade": self._finish_upgrade,
             "stacks": self._stacks,
             "profile": self._profile,
+            "record": self._record,
+            "end_record": self._end_record,
         }
 
     def run(self, request: Request, reply: Reply) -> None:
@@ -311,6 +315,24 @@ class Administration:
         asked = {"seconds": arguments.get("seconds", DEFAULT_PROFILE_S)}
         RowStream(self._questions, reply, pid, "profile", asked).begin()
 
+    def _record(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        name = arguments.get("connection")
+        if (name is None) == ("address" not in arguments):
+            raise Problem("invalid_argument", "record needs one of the arguments connection and address")
+        log.info("Control: record %s", dict(arguments))
+        pids = self._answering() if name is None else self._asked(Selection(connection=name))
+        if name is not None and not pids:
+            raise _unknown(name)
+        self._recordings.begin(reply, pids, arguments)
+
+    def _end_record(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
+        self._recordings.end(arguments["recording"])
+        reply.result(recording=arguments["recording"])
+
+    def worker_will_serve(self, pid: int) -> None:
+        """A worker gets its listeners now."""
+        self._recordings.worker_will_serve(pid)
+
     # Connections
 
     def _connections(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
@@ -321,7 +343,7 @@ class Administration:
 
     def _connection(self, reply: Reply, arguments: Mapping[str, Any]) -> None:
         name = arguments["connection"]
-        unknown = Problem("not_found", f"there is no connection {name!r}")
+        unknown = _unknown(name)
         pids = self._asked(Selection(connection=name))
         if not pids:
             raise unknown
@@ -372,6 +394,10 @@ class Administration:
 
         for pid in pids:
             self._questions.ask_all_pages(pid, subject, arguments, time.monotonic, functools.partial(take, pid))
+
+
+def _unknown(connection: str) -> Problem:
+    return Problem("not_found", f"there is no connection {connection!r}")
 
 
 def _partner(upgrade: Mapping[str, Any] | None) -> str:

@@ -297,6 +297,7 @@ class Arbiter:
             lanes = self._listeners.lanes_for(
                 action.child.pid, self.settings.binds, self._supervision.target, is_upgrading
             )
+            self._administration.worker_will_serve(action.child.pid)  # first: it records its first connection too
             self._workers.send(action.child.pid, LISTEN, lanes=lanes)
         elif isinstance(action, Drain):
             self._drain(action.child)

@@ -55,6 +55,14 @@ class _Question:
     answered: Callable[[Answer], None]
 
 
+@dataclass
+class _Later:
+    at: float
+    pid: int | None  # of the worker that is asked then
+    call: Callable[[], None]
+    answered: Callable[[Answer], None]  # called instead if the worker ends before
+
+
 _NONE: deque[_Question] = deque()
 
 
@@ -70,6 +78,7 @@ class WorkerQuestions:
         self._number = 0
         self._waiting: dict[int, deque[_Question]] = {}  # by pid
         self._unanswered: dict[int, int] = {}  # by pid: the number of the last question that was sent
+        self._later: list[_Later] = []
 
     def ask(
         self,
@@ -88,6 +97,22 @@ class WorkerQuestions:
         self._number += 1
         queue.append(_Question(self._number, subject, arguments, now + limit_s, answered))
         self._send_next(pid)
+
+    def ask_later(
+        self,
+        at: float,
+        pid: int,
+        subject: str,
+        arguments: Mapping[str, Any],
+        answered: Callable[[Answer], None],
+        limit_s: float = ANSWER_S,
+    ) -> None:
+        """Like ask(), at a time."""
+        self._later.append(_Later(at, pid, lambda: self.ask(pid, subject, arguments, at, answered, limit_s), answered))
+
+    def call_later(self, at: float, call: Callable[[], None]) -> None:
+        """Call a function at a time, for what begins with questions and must not wait for all answers."""
+        self._later.append(_Later(at, None, call, lambda answer: None))
 
     def ask_all_pages(
         self,
@@ -135,14 +160,23 @@ class WorkerQuestions:
         self._unanswered.pop(pid, None)
         for question in self._waiting.pop(pid, ()):
             question.answered(Answer([], problem="the worker has ended"))
+        of_worker = [later for later in self._later if later.pid == pid]
+        self._later = [later for later in self._later if later.pid != pid]
+        for later in of_worker:
+            later.answered(Answer([], problem="the worker has ended"))
 
     @property
     def wakes_at(self) -> float | None:
         """When to call expire() next; None: there is no question."""
-        return min((question.until for queue in self._waiting.values() for question in queue), default=None)
+        ends = (question.until for queue in self._waiting.values() for question in queue)
+        return min((*ends, *(later.at for later in self._later)), default=None)
 
     def expire(self, now: float) -> None:
-        """Give up the questions that were not answered in time."""
+        """Give up the questions that were not answered in time, and ask those whose time has come."""
+        due = [later for later in self._later if now >= later.at]
+        self._later = [later for later in self._later if now < later.at]
+        for later in due:
+            later.call()
         for pid, queue in list(self._waiting.items()):
             overdue = [question for question in queue if now >= question.until]
             if overdue:

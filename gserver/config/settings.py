@@ -432,6 +432,11 @@ class Settings:
         "Logging", False, validators.switch, "--capture-output", action="store_true", fixed=True,
         help="write the standard output and standard error of the workers to the error log, if that is a file")
 
+    record_mask: Any = _setting(
+        "Logging", None, validators.function_of("direction", "data"),
+        help="called for each message that gserverctl record writes, with the direction, in or out, and its bytes; "
+             "returns the bytes to write instead, such as without secrets")
+
     on_starting: Any = _hook("on_starting")
     when_ready: Any = _hook("when_ready")
     pre_fork: Any = _hook("pre_fork")

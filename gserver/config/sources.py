@@ -3,8 +3,8 @@
     default < WEB_CONCURRENCY < config file (-c FILE, else ./gserver.conf.py) < GSERVER_CMD_ARGS < command line
     < systemd's sockets
 
-A config file is Python: its module-level names are settings. Ignored are functions other than hooks, classes, modules,
-and names that start with an underscore or an upper-case letter.
+A config file is Python: its module-level names are settings. Ignored are functions that are no setting, classes,
+modules, and names that start with an underscore or an upper-case letter.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ CONFIG_FILE = "gserver.conf.py"
 ENVIRONMENT = "GSERVER_CMD_ARGS"
 #: The default of the setting workers. Platforms set it to what fits their machine; gunicorn and uvicorn read it too.
 CONCURRENCY = "WEB_CONCURRENCY"
+# Settings that are functions and no hooks.
+_FUNCTIONS = ("ssl_context", "record_mask")
 
 
 @dataclass(frozen=True)
@@ -197,15 +199,16 @@ def read_config_file(path: str) -> dict[str, Any]:
 
 
 def _is_setting(path: str, name: str, value: Any) -> bool:
-    if name in HOOKS or name == "ssl_context":
+    if name in HOOKS or name in _FUNCTIONS:
         return True
     if not name[0].islower() or inspect.ismodule(value) or inspect.isclass(value):
         return False
     if not inspect.isroutine(value):
         return True
-    near = difflib.get_close_matches(name, HOOKS, 1, 0.85)
+    near = difflib.get_close_matches(name, [*HOOKS, *_FUNCTIONS], 1, 0.85)
     if near:
-        raise ConfigError(f"config file {path!r} has the function {name!r}: did you mean the hook {near[0]!r}?")
+        what = "the hook " if near[0] in HOOKS else ""
+        raise ConfigError(f"config file {path!r} has the function {name!r}: did you mean {what}{near[0]!r}?")
     return False
 
 

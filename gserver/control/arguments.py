@@ -12,8 +12,12 @@ __all__ = [
     "MAX_ROWS",
     "conditions",
     "flag",
+    "network",
     "pid",
     "profile_seconds",
+    "record_bytes",
+    "record_seconds",
+    "recording",
     "row_limit",
     "setting_values",
     "some_text",
@@ -25,6 +29,8 @@ MAX_ROWS = 1_000_000
 MAX_CONDITIONS = 4096
 MAX_TEXT = 200
 LONGEST_PROFILE_S = 300
+LONGEST_RECORD_S = 30 * 24 * 3600
+MAX_RECORD_BYTES = 2**40
 
 
 def _require(fact: bool) -> None:
@@ -66,13 +72,28 @@ def _profile_seconds(value: Any) -> float:
     return float(value)
 
 
+def _record_seconds(value: Any) -> float:
+    _require(isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LONGEST_RECORD_S)
+    return float(value)
+
+
+def _network(value: Any) -> str:
+    _require(isinstance(value, str) and len(value) <= MAX_TEXT and "," not in value)
+    Selection.parse(f"addr={value}")
+    return str(value)
+
+
 def _setting_values(value: Any) -> Mapping[str, Any]:
     _require(isinstance(value, Mapping) and bool(value))
     return dict(value)
 
 
 flag = switch
+network = Check("an address or a network such as 10.0.0.0/8 or ::1", _network)
 pid = _whole(1, 2**31 - 1)
+record_bytes = _whole(1, MAX_RECORD_BYTES)
+record_seconds = Check(f"a number of seconds, above 0 and up to {LONGEST_RECORD_S}", _record_seconds)
+recording = _whole(1, 2**53)
 row_limit = _whole(1, MAX_ROWS)
 some_text = Check(f"text of at most {MAX_TEXT} characters", _text)
 sort_key = Check(f"one of {', '.join(SORT_KEYS)}", _sort_key)

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 import gserver
 from gserver.command_parser import CommandParser, complain
+from gserver.config import validators
 from gserver.config.settings import LOG_LEVELS
 from gserver.control import commands
 from gserver.control.client import ControlClient, Unreachable
@@ -30,6 +31,7 @@ from gserver.process.daemon import drop_unwritten, open_standard
 __all__ = ["entry_point", "main"]
 
 UPGRADE_S = 60.0
+RECORD_BYTES = 64 * 1024 * 1024
 
 #: Adds a command: its name, its function and its help.
 Add = Callable[..., argparse.ArgumentParser]
@@ -160,6 +162,21 @@ def _add_inspection(add: Add) -> None:
     profile.add_argument(
         "--seconds", type=_seconds, default=10.0, metavar="N", help="how long (default 10, at most 300)"
     )
+    record = add("record", commands.run_record, "write what a connection receives and sends to a file, until Ctrl-C")
+    record.add_argument("id", nargs="?", metavar="ID", help="the connection")
+    record.add_argument(
+        "--addr", metavar="A", help="the connections of this address or network, also those that come meanwhile"
+    )
+    record.add_argument("-o", "--output", required=True, metavar="FILE", help="the transcript; -: standard output")
+    record.add_argument("--force", action="store_true", help="replace FILE if it exists")
+    record.add_argument("--for", dest="seconds", type=_seconds, metavar="SECONDS", help="end after this time")
+    record.add_argument(
+        "--limit",
+        type=_bytes,
+        default=RECORD_BYTES,
+        metavar="BYTES",
+        help="end after so much data, such as 10M (default 64M)",
+    )
     top = add("top", commands.run_top, "show the workers and the busiest connections, live; needs rich", False)
     top.add_argument("--interval", type=_seconds, default=2.0, metavar="SECONDS", help="between readings (default 2)")
     top.add_argument("--rounds", type=_count, metavar="N", help="end after so many readings")
@@ -201,6 +218,14 @@ def _seconds(text: str) -> float:
         if 0 < seconds < math.inf:
             return seconds
     raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+
+
+def _bytes(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        size = validators.size(text)
+        if size > 0:
+            return int(size)
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes above 0, such as 65536, 64K or 10M")
 
 
 def _count(text: str) -> int:

@@ -16,6 +16,7 @@ from gserver.command_parser import CommandParser, complain
 from gserver.control import text_output
 from gserver.control.client import SILENCE_S, ControlClient
 from gserver.control.protocol import Problem
+from gserver.control.record import STANDARD_OUTPUT, Output, record
 from gserver.control.upgrade import upgrade
 from gserver.errors import ConfigError
 
@@ -34,6 +35,7 @@ __all__ = [
     "run_log_level",
     "run_profile",
     "run_ready",
+    "run_record",
     "run_reload",
     "run_set",
     "run_stacks",
@@ -196,6 +198,26 @@ def run_profile(server: ControlClient, arguments: argparse.Namespace, parser: Co
     stacks = "".join(result.pop("rows", []))
     complain("gserverctl", text_output.profile_summary(result))
     return _show(parser, arguments, {**result, "stacks": stacks.splitlines()}, lambda: stacks)
+
+
+def run_record(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:
+    if (arguments.id is None) == (arguments.addr is None):
+        raise UsageError("record needs an ID or --addr")
+    if arguments.output == STANDARD_OUTPUT and arguments.json:
+        raise UsageError("--json prints to standard output, where -o - writes the transcript")
+    if arguments.output == STANDARD_OUTPUT and not parser.has_output:
+        raise ConfigError("cannot write to standard output: it is closed")
+    asked = {"connection": arguments.id, "address": arguments.addr, "seconds": arguments.seconds}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    output = Output(arguments.output, arguments.force)
+    result = record(server, output, arguments.limit, **asked)
+    for line in text_output.record_summary(result):
+        complain("gserverctl", line)
+    if arguments.json:
+        parser.print_out(json.dumps(result, indent=2) + "\n")
+    if result["missing"]:
+        return INCOMPLETE
+    return DONE if result["error"] is None else FAILED
 
 
 def run_top(server: ControlClient, arguments: argparse.Namespace, parser: CommandParser) -> int:

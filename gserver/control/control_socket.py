@@ -46,6 +46,9 @@ class Reply(Protocol):
     def rows(self, rows: Sequence[Any], sent: Callable[[], None]) -> None:
         """Send some rows, and call `sent` when the client has read them."""
 
+    def when_gone(self, gone: Callable[[], None]) -> None:
+        """Call `gone` once if the client goes before it has the result."""
+
     def result(self, /, **fields: Any) -> None: ...
 
     def error(self, problem: Problem) -> None: ...
@@ -182,6 +185,9 @@ class _Reply:
     def rows(self, rows: Sequence[Any], sent: Callable[[], None]) -> None:
         self._client.send(encode(self._id, rows=rows), sent)
 
+    def when_gone(self, gone: Callable[[], None]) -> None:
+        self._client.gone = gone
+
     def result(self, /, **fields: Any) -> None:
         self._finish(encode(self._id, result=fields))
 
@@ -208,6 +214,7 @@ class _Client:
         sock.setblocking(False)
         self.sock = sock
         self.is_closed = False
+        self.gone: Callable[[], None] | None = None  # to be called if it goes while its request is carried out
         self._selector = selector
         self._run, self._left, self._is_active = run, left, is_active
         self._inbox = bytearray()
@@ -234,6 +241,7 @@ class _Client:
 
     def request_done(self) -> None:
         self._is_busy = False
+        self.gone = None
         self._begin_next()
 
     def flush(self) -> None:
@@ -264,6 +272,8 @@ class _Client:
                 self._selector.unregister(self.sock)
             self.sock.close()
             self._left(self)
+            if self.gone is not None:
+                self.gone()
 
     def _ready(self) -> None:
         """The socket is readable or writable, or `sent` is to be called."""

@@ -96,6 +96,16 @@ COMMANDS: dict[str, Command] = {
         {"pid": arguments.pid, "seconds": arguments.profile_seconds},
         ("pid",),
     ),
+    "record": Command(
+        "what a connection, or those of an address, receive and send from now on, as rows of a transcript",
+        {
+            "connection": arguments.some_text,
+            "address": arguments.network,
+            "seconds": arguments.record_seconds,
+            "limit": arguments.record_bytes,
+        },
+    ),
+    "end_record": Command("end a recording; its rows still come", {"recording": arguments.recording}, ("recording",)),
 }
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "listener_table",
     "profile_summary",
     "rate",
+    "record_summary",
     "setting_lines",
     "status_text",
     "table",
@@ -260,3 +261,19 @@ def _limit(limit: Row) -> str:
     share = limit["used"] / limit["limit"]
     of = "" if limit["worker"] is None else f", in worker {limit['worker']}"
     return f"{limit['name']}: {limit['used']:,} of {limit['limit']:,} ({share:.0%}{of})"
+
+
+def record_summary(result: Row) -> list[str]:
+    """Lines about a recording that has ended."""
+    count = f"{result['connections']} connection{'' if result['connections'] == 1 else 's'}"
+    what = f"{result['events']:,} events, {bytes_text(result['bytes'])}"
+    lines = [f"recorded {count} to {result['file']}: {what}; ended: {result['ended']}"]
+    if result["dropped_events"]:
+        size = bytes_text(result["dropped_bytes"])
+        lines.append(f"{result['dropped_events']:,} events ({size}) were dropped, see the lines with dropped")
+    if result["skipped"]:
+        lines.append(f"{result['skipped']:,} connections were not recorded: there were too many at a time")
+    if result["error"] is not None:
+        lines.append(result["error"])
+    lines += [f"worker {each['pid']} is missing: {each['problem']}" for each in result["missing"]]
+    return lines

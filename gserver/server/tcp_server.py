@@ -157,6 +157,8 @@ class TcpServer(StreamServer):
     """
 
     backlog = 2048
+    #: Called for each connection before the service gets it, while there is a recording; else None.
+    on_opened: Callable[[Connection], None] | None = None
     #: Whether exceptions of a bare handler are logged here, and not passed on to gevent.
     logs_bare_failures = False
 
@@ -396,6 +398,8 @@ class TcpServer(StreamServer):
         conn.opened()
         self._keeper.begin(conn)
         self._outside.discard(conn)
+        if self.on_opened is not None:
+            self.on_opened(conn)
         self.connection_opened(conn)
         if self._on_open is None:
             self._begin(conn)

@@ -251,6 +251,13 @@ class Conversation:
         self._stage.join(self)
         self._stage.run(adopt)
 
+    # For replay()
+
+    def advance_to_timer(self, limit_s: float) -> float:
+        """Let time pass until the next timer is due, at most `limit_s`; return how many seconds have passed."""
+        __tracebackhide__ = True
+        return self._stage.advance_to_timer(limit_s)
+
     # For the stage
 
     def pump(self) -> int:
@@ -410,6 +417,13 @@ class _Stage:
         __tracebackhide__ = True
         with self._inside():
             self._advance(seconds)
+
+    def advance_to_timer(self, limit_s: float) -> float:
+        __tracebackhide__ = True
+        due = self._loop.next_due
+        seconds = limit_s if due is None else min(limit_s, max(0.0, due - self._clock.now))
+        self.advance(seconds)
+        return seconds
 
     def _advance(self, seconds: float) -> None:
         until = self._clock.now + seconds

@@ -28,7 +28,7 @@ from gserver.user_errors import described
 from gserver.worker.connection_rows import details_of, facts_of, row_of
 from gserver.worker.worker_server import WorkerServer
 
-__all__ = ["Inspection", "Refused"]
+__all__ = ["PAUSE", "Inspection", "Refused"]
 
 log = logging.getLogger("gserver.worker")
 
@@ -53,6 +53,11 @@ Rows = Iterator[Any]  # None: nothing was found in this time slice, and the sear
 Place = tuple[WorkerServer, str, Connection]  # the server, the address of its listener, the connection
 
 
+#: Instead of a row: there is none for now, and the page ends.
+PAUSE = object()
+_NONE: Mapping[str, float] = {}
+
+
 class Refused(Exception):
     """A question that cannot be answered now, for a reason that is no mistake; the text is the answer."""
 
@@ -63,6 +68,7 @@ class _Unread:
 
     rows: Rows
     asked_at: float
+    keep_s: float | None  # how long; None: UNREAD_S
     next_row: str | None = None  # one that did not fit into the last page
 
 
@@ -73,10 +79,15 @@ class Inspection:
         channel: to the arbiter.
         servers: returns the servers of this worker, with the addresses of their listeners.
         subjects: further questions, by name: functions of the arguments that return the rows of the answer.
+        keep_s: for some of them, how long an answer is kept that nobody reads, in seconds; default UNREAD_S.
     """
 
     def __init__(
-        self, channel: Channel, servers: Servers, subjects: Mapping[str, Callable[[Mapping[str, Any]], Rows]]
+        self,
+        channel: Channel,
+        servers: Servers,
+        subjects: Mapping[str, Callable[[Mapping[str, Any]], Rows]],
+        keep_s: Mapping[str, float] = _NONE,
     ) -> None:
         self._channel = channel
         self._servers = servers
@@ -86,6 +97,7 @@ class Inspection:
             "close": self._close,
             **subjects,
         }
+        self._keep_s = keep_s
         self._unread: dict[int, _Unread] = {}
         self._numbers = itertools.count(1)
         self._fairness = Fairness()
@@ -99,8 +111,9 @@ class Inspection:
 
     def forget_unread(self) -> None:
         """Forget pages that nobody asks for any more: they hold connections. Call it once a second."""
-        oldest = time.monotonic() - UNREAD_S
-        for number in [number for number, unread in self._unread.items() if unread.asked_at < oldest]:
+        now = time.monotonic()
+        keep_s = {number: UNREAD_S if each.keep_s is None else each.keep_s for number, each in self._unread.items()}
+        for number in [number for number, each in self._unread.items() if now - each.asked_at > keep_s[number]]:
             del self._unread[number]
 
     def close(self) -> None:
@@ -131,7 +144,9 @@ class Inspection:
             while len(self._unread) >= MAX_UNREAD:
                 del self._unread[min(self._unread, key=lambda each: self._unread[each].asked_at)]
             number = next(self._numbers)
-            self._unread[number] = _Unread(self._subjects[subject](arguments), time.monotonic())
+            self._unread[number] = _Unread(
+                self._subjects[subject](arguments), time.monotonic(), self._keep_s.get(subject)
+            )
             return self._page(number)
         if arguments["more"] not in self._unread:
             raise Refused("the answer was not read for some time, and is forgotten")
@@ -158,6 +173,8 @@ class Inspection:
         size = sum(map(len, rows))
         until = time.monotonic() + PAGE_S
         for row in unread.rows:
+            if row is PAUSE:
+                return rows, False
             if row is not None:
                 text = json.dumps(row)
                 if len(text) > MAX_ROW_BYTES:

@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from gserver.offload.pools import Pools
     from gserver.server.admission import Door
     from gserver.worker.block_detector import BlockDetector
+    from gserver.worker.recorder import Recorder
     from gserver.worker.worker_server import WorkerServer
 
 __all__ = ["Worker", "report_failure", "report_import_failure", "run_worker"]
@@ -204,12 +205,14 @@ class Worker:
         from gserver.fault_isolation import log_hub_errors, shielded
         from gserver.worker.block_detector import BlockDetector
         from gserver.worker.inspection import Inspection
+        from gserver.worker.recorder import KEEP_S
 
         log_hub_errors()
         self._stop = Event()
         self._notices = Notices()
         self._served = served
-        self._inspection = Inspection(self._context.channel, self._named_servers, self._subjects())
+        self._recorder = self._make_recorder()
+        self._inspection = Inspection(self._context.channel, self._named_servers, self._subjects(), {"record": KEEP_S})
         loop = gevent.get_hub().loop
         gevent.signal_handler(signal.SIGTERM, self._drain)
         gevent.signal_handler(signal.SIGQUIT, self._quit)
@@ -229,6 +232,7 @@ class Worker:
         self._context.channel.send(READY)
         self._stop.wait()
         killed = self._drain_servers()
+        self._recorder.finish()
         self._inspection.close()
         self._heartbeat()
         if killed:
@@ -245,7 +249,18 @@ class Worker:
         from gserver.worker.code_inspection import CodeInspection
 
         code = CodeInspection(self._connections, list(self._served.values()))
-        return {"changed files": lambda arguments: self._imported_files.changed(), **code.subjects}
+        return {
+            "changed files": lambda arguments: self._imported_files.changed(),
+            **code.subjects,
+            **self._recorder.subjects,
+        }
+
+    def _make_recorder(self) -> Recorder:
+        from gserver.worker.recorder import Recorder
+
+        texts = {listener.name: self.applications.text_of(listener) for listener in self.settings.all_listeners}
+        mask = self.settings.record_mask
+        return Recorder(self._named_servers, list(self._served.values()), texts, mask)
 
     def _named_servers(self) -> list[tuple[str, WorkerServer]]:
         return [(listener.name, server) for listener, server in self._servers]
@@ -313,6 +328,7 @@ class Worker:
                 tls=self._context.tls.get(listener.name),
                 notices=self._notices,
             )
+            self._recorder.watch(server)
             server.start()
             self._servers.append((listener, server))
         self._context.slot.is_serving = True

@@ -62,6 +62,7 @@ def test_every_setting_has_a_flag_and_help_unless_it_is_code_or_a_secret() -> No
             "logconfig_dict",
             "ssl_context",
             "keyfile_password",
+            "record_mask",
         ):
             assert not setting.metadata["flags"]
         else:
