@@ -52,6 +52,10 @@ def with_examples(lines: list[str]) -> list[str]:
     before, is_code = "", False
     for line in lines:
         is_indented = line.startswith("    ")
+        if line == "Example:":  # for the extension, what follows would be text
+            made += ["Example::", ""]
+            is_code = True
+            continue
         if line and not is_indented:
             is_code = False
         elif is_indented and not is_code and made and not made[-1] and not before.startswith(" "):

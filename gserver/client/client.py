@@ -48,7 +48,7 @@ class Client:
         on_push: on_push(message) is called with every message that arrives, from within recv(), call() or pipeline(),
             and returns True if it has taken it as a push. All others are replies. Default: there are no pushes.
 
-    Errors:
+    Raises:
         OSError: connecting failed (ssl.SSLError: the handshake).
         NotSent: the connection had ended before anything of a message was sent. Repeating it does no harm.
         NoReply: a message was sent, perhaps in part, and the connection ended before the reply.

@@ -1,7 +1,8 @@
 """Every public name has a docstring with an example, and every example runs.
 
 An example is the indented block after `Example:`, or after a blank line. It may use all public names of gserver and
-gserver.testing without importing them. At 127.0.0.1:3000 it finds an echo of lines.
+gserver.testing without importing them. At 127.0.0.1:3000 it finds an echo of lines; `app` answers each line with pong,
+and ping.jsonl is a transcript of that.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib
 import inspect
 import re
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ import gserver
 from gserver import Lines, Service, bus, offload, testing
 from gserver.offload.pools import PoolSizes, start
 from gserver.testing import serve
+from gserver.transcript import data_rows, encode_row, header_row
 
 MODULES = ["gserver", "gserver.errors", "gserver.bus", "gserver.codecs", "gserver.offload", "gserver.testing"]
 #: Names that are no class and no function, and errors that user code never gets.
@@ -67,7 +70,11 @@ def run(name: str, address: Any = None) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(name for name, code in EXAMPLES.items() if "offload." not in code))
-def test_the_example_runs(name: str) -> None:
+def test_the_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [header_row("1-1", from_first_byte=True), *data_rows(0, "1-1", "in", b"ping\n")]
+    rows += data_rows(0, "1-1", "out", b"pong\n")
+    Path("ping.jsonl").write_bytes(b"".join(map(encode_row, rows)))
     if SERVER not in EXAMPLES[name]:
         run(name)
         return

@@ -38,6 +38,7 @@ UPGRADED = r"^upgraded: gserver \S+ with pid (\d+) serves, gserver \S+ with pid 
 HANGING_APP = "import time\ntime.sleep(3600)\n"
 #: A handler that takes as long as the client wants.
 SLOW_APP = """
+import os
 import gevent
 from gserver import Lines, Service
 
@@ -45,6 +46,10 @@ def answer(line, conn):
     if line == b"slow":
         conn.send(b"it begins")
         gevent.sleep(2)
+    elif line == b"wait":
+        conn.send(b"it begins")
+        while not os.path.exists("go"):
+            gevent.sleep(0.02)
     return line
 
 app = Service(answer, Lines)
@@ -327,7 +332,7 @@ def test_an_upgrade_while_the_server_stops_is_refused(tmp_path: Path, delay: str
 def test_a_server_that_drains_for_the_new_one_does_not_cancel_it(tmp_path: Path) -> None:
     with Upgradable(tmp_path, app=SLOW_APP) as server, server.connect() as client, ControlClient(server.path) as old:
         lines = client.makefile("rb")
-        client.sendall(b"slow\n")
+        client.sendall(b"wait\n")
         assert lines.readline() == b"it begins\n"
         upgrading = server.begin("upgrade")
         wait_for(lambda: old.call("status")["state"] == "stopping", "the old one drains")
@@ -335,7 +340,8 @@ def test_a_server_that_drains_for_the_new_one_does_not_cancel_it(tmp_path: Path)
         assert json.loads(again.stdout)["pid"] != server.process.pid
         with pytest.raises(Exception, match="no upgrade is under way that could be cancelled"):
             old.call("cancel_upgrade")
-        assert lines.readline() == b"slow\n"
+        (tmp_path / "go").touch()
+        assert lines.readline() == b"wait\n"
         assert upgrading.wait(PATIENCE_S) == 0
         upgrading.communicate()
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import gserver
 from gserver import testing
 from gserver.testing import pytest_plugin
-from gserver.transcript import data_rows, encode_row, header_row
-from tests.helpers.services import make_lines
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs/testing.md"
@@ -36,27 +30,6 @@ def test_the_examples_of_the_page_pass(tmp_path: Path) -> None:
     )
 
     assert f"{tests.count('def test_')} passed" in ended.stdout, ended.stdout + ended.stderr
-
-
-def examples_of(docstring: str) -> str:
-    """The indented blocks of code."""
-    blocks = re.findall(r"\n\n((?: {4,}[^\n]*\n)+)", inspect.cleandoc(docstring) + "\n")
-    return "\n".join(textwrap.dedent(block) for block in blocks)
-
-
-@pytest.mark.parametrize("name", ["feed", "check_codec", "Limit", "serve", "Conversation", "replay"])
-def test_the_examples_of_the_docstrings_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    rows = [header_row("1-1", from_first_byte=True), *data_rows(0, "1-1", "in", b"ping\n")]
-    rows += data_rows(0, "1-1", "out", b"pong\n")
-    (tmp_path / "ping.jsonl").write_bytes(b"".join(map(encode_row, rows)))
-    app = make_lines(lambda line, conn: b"pong")
-    code = examples_of(getattr(testing, name).__doc__)
-    names: dict[str, Any] = {"app": app, **{each: getattr(gserver, each) for each in gserver.__all__}}
-    names.update({each: getattr(testing, each) for each in testing.__all__})
-
-    assert code
-    exec(code, names)
 
 
 @pytest.mark.parametrize("name", testing.__all__)

@@ -485,7 +485,7 @@ def test_a_search_that_finds_nothing_lets_the_connections_run() -> None:
                 answers += peer.ask(b"hello") == b"hello"
             while any(not greenlet.dead for greenlet in worker.inspection._greenlets):
                 answers += peer.ask(b"hello") == b"hello"
-        assert answers > 10
+        assert answers > 2  # hundreds on a machine that does nothing else
         assert worker.receive()["result"]["rows"] in ([], ["the end"])  # in one page, or in several
     finally:
         worker.close()
