@@ -8,13 +8,14 @@ A run pings the sampler once a second for its time, and uses the quickest reply 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import selectors
 import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -37,6 +38,8 @@ OFFSET_WINDOW_S = 60
 CONNECT_TIMEOUT_S = 5.0
 # Pings are answered once a second, so after this time without a message the sampler is lost.
 SILENCE_S = 10.0
+#: How long the end of the sampler may wait for its readers to close their connections.
+LINGER_S = 1.0
 
 
 class FeedLost(Exception):
@@ -51,7 +54,9 @@ class _Reader:
 
 
 class Broadcast:
-    """Sends samples to up to 16 readers that connect. Never blocks. Its `with` closes the listener and the readers.
+    """Sends samples to up to 16 readers that connect. Never blocks, except at its end.
+
+    Its `with` closes the listener and the readers; it waits up to LINGER_S for them.
 
     Args:
         address: IP address and port to listen on; OSError if that is not possible.
@@ -88,8 +93,11 @@ class Broadcast:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for reader in list(self._readers.values()):
-            self._drop(reader)
+        readers = list(self._readers.values())
+        for reader in readers:
+            self._wakeup.forget(reader.sock)
+        _close_after_peers([reader.sock for reader in readers])
+        self._readers.clear()
         self._wakeup.forget(self._listener)
         self._listener.close()
 
@@ -261,6 +269,24 @@ class Feed:
                 raise FeedLost(f"the sampler at {self._shown} has version {message['samples']}, this one has {VERSION}")
         except (ValueError, TypeError, KeyError, OverflowError):
             raise FeedLost(f"the program at {self._shown} is no sampler") from None
+
+
+def _close_after_peers(socks: Sequence[socket.socket]) -> None:
+    """Close connections after their peers have, or after LINGER_S.
+
+    A close with an unread ping would reset the connection, and a peer could lose what was sent last: the end.
+    """
+    until_s = time.monotonic() + LINGER_S
+    for sock in socks:
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_WR)
+    for sock in socks:
+        with contextlib.suppress(OSError):  # TimeoutError too
+            while (left_s := until_s - time.monotonic()) > 0:
+                sock.settimeout(left_s)
+                if not sock.recv(4096):
+                    break
+        sock.close()
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

@@ -45,6 +45,8 @@ ALLOWED = {
     "gserver/control/top.py: localtime": "the time on a screen",
     "gserver/control/top.py: strftime": "the time on a screen",
     "gserver/control/top.py: time": "the time on a screen",
+    "gserver/worker/recording.py: now": "when a recording began, for people",
+    "examples/device_gateway_load.py: time": "the time in a measurement of a device",
     "gserver/metrics/readings.py: now": "the time on a page",
     "gserver/testing/virtual_time.py: time": "the handlers of a Conversation read a clock that the test sets",
     "gserver/worker/imported_files.py: time": "times of changes of files are wall clock times",

@@ -130,6 +130,20 @@ def test_several_runs_may_read_and_all_receive_the_end(tmp_path: Path) -> None:
     assert ended == [(f"loadtests sample: process {server.pid} has ended\n", 0)] * 2
 
 
+def test_the_end_arrives_though_a_ping_was_not_read() -> None:
+    """A close with unread data would reset the connection, and the kernel then drops what it has not sent."""
+    with Wakeup() as wakeup:
+        with Broadcast(("127.0.0.1", 0), wakeup) as broadcast:
+            reader = socket.create_connection(broadcast.address, timeout=30)
+            wakeup.wait_once(time.monotonic() + 30)
+            reader.sendall(b'{"ping": 1}\n')
+            broadcast.end("it is over")
+        received = b"".join(iter(lambda: reader.recv(4096), b""))
+        reader.close()
+
+    assert received.splitlines()[-1] == b'{"end": "it is over"}'
+
+
 def test_a_killed_sampler_is_one_line_and_its_samples_are_kept(tmp_path: Path) -> None:
     output = tmp_path / "samples"
     with (
