@@ -1,6 +1,8 @@
 # Targets for a fresh machine with python3, its venv module and make:
 #   make demo    2,000 real sockets on a real server, and the report
-#   make test    the whole test suite; PROCESSES= is how many files are tested at a time
+#   make test    the test suite, in about six minutes; PROCESSES= is how many files are tested at a time
+#   make test-long
+#                the tests that take longest, in about as much again
 #   make sanitize
 #                the tests of the compiled message loop, compiled with AddressSanitizer and UndefinedBehaviorSanitizer; needs gcc
 #   make baselines
@@ -18,21 +20,27 @@ TOO_OLD = $(PYTHON) is Python %d.%d, and gserver needs 3.11 or newer: make PYTHO
 CHECK = import sys; sys.exit(sys.version_info < (3, 11) and "$(TOO_OLD)" % sys.version_info[:2])
 NEW_ENVIRONMENT = $(PYTHON) -c '$(CHECK)' && $(PYTHON) -m venv $(VENV)
 SOURCES := gserver loadtests benchmarks tests docs/conf.py setup.py
-PROCESSES ?= 4
+PROCESSES ?= 6
+TESTS = $(VENV)/bin/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 JOBS ?= echo json churn idle tls handshakes cluster
 ROUNDS ?= 3
 OPTIONS ?=
 
-.PHONY: demo test sanitize baselines docs bench lint types clean
+.PHONY: demo test test-long sanitize baselines docs bench lint types clean
 
 demo: $(VENV)/.demo
 	@# Status 3: the machine was too busy for the figures to be believed; the run has printed that.
 	$(VENV)/bin/loadtests run c2k || [ $$? = 3 ]
 
+# What takes longest is left out: make test-long.
 # Most tests wait for processes: several files at a time, and more than there are cores. Those that load the machine come
 # last.
 test: lint types
-	$(VENV)/bin/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(TESTS)
+
+# Swarms, browsers, networks of hosts, crowds of clients, the runbook.
+test-long: $(VENV)/.test
+	$(TESTS) -m "long and not longhaul"
 
 # Frames on the stack are left out (asan-stack=0), because greenlet copies them. What is found is printed from a file:
 # pytest holds back what a test prints, and the process ends there.

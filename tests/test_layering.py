@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 import graphlib
 import subprocess
 import sys
@@ -118,8 +119,11 @@ def all_files() -> list[Path]:
     return python_files(*(f"{package}/**/*.py" for package in PACKAGES))
 
 
+@functools.cache
 def parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text("utf-8"), str(path))
+    tree = ast.parse(path.read_text("utf-8"), str(path))
+    gc.freeze()  # otherwise the check for leaks looks at all nodes after each test
+    return tree
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.swarm_speed import main
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.alone,
     pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed"),
 ]

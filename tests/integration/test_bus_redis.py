@@ -20,7 +20,7 @@ from tests.helpers.chat import Member, chat_server, counts, join_each
 from tests.helpers.processes import GserverProcess, run_gserver, wait_for
 from tests.helpers.redis_servers import RedisServer, needs_redis
 
-pytestmark = needs_redis
+pytestmark = [pytest.mark.long, needs_redis]
 CONNECTED = "bus: connected to"
 AWAY = "bus: no connection to"
 

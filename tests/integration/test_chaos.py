@@ -21,6 +21,8 @@ import pytest
 from tests.helpers.processes import GserverProcess, is_alive, run_gserver, wait_for
 from tests.helpers.swarm import LINE_APP, Swarm
 
+pytestmark = pytest.mark.long
+
 OPTIONS = ("--reload-settle", "0.1", "--drain-spread", "0.3", "--graceful-timeout", "5", "--pid", "gserver.pid")
 
 

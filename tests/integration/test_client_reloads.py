@@ -13,6 +13,8 @@ import pytest
 from gserver import Client, Lines, NoReply, Pool
 from tests.helpers.processes import GserverProcess, run_gserver, wait_for
 
+pytestmark = pytest.mark.long
+
 #: Writes each message that it executes into a file, then takes a moment, so that reloads and kills find calls in work.
 COUNTING_APP = """
 import os, gevent

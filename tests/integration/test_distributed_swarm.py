@@ -17,6 +17,8 @@ from loadtests.results.store import Run, load_recording, load_run
 from tests.helpers.namespaces import Network, network
 from tests.helpers.processes import wait_for
 
+pytestmark = pytest.mark.long
+
 PATIENCE_S = 120.0
 # Each connection retransmits after 0.2 s, 0.4 s, 0.8 s and so on: so many take a second or two without a network.
 SENT_AGAIN = 100

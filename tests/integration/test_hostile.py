@@ -12,7 +12,7 @@ from tests.helpers.hostile import KINDS, Attack
 from tests.helpers.processes import GserverProcess
 from tests.helpers.steady import Steady, quantile
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.long, pytest.mark.alone]
 
 APP = """
 from gserver import Lines, Service

@@ -24,7 +24,7 @@ from tests.helpers.system_calls import WORKER_CALLS_A_SECOND, traced
 
 pytest.importorskip("prometheus_client", reason="the metrics need prometheus-client")
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.long, pytest.mark.alone]
 
 CTL = [sys.executable, "-c", "from gserver.control.cli import entry_point; entry_point()"]
 #: For each of the two addresses.

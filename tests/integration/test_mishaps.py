@@ -19,7 +19,7 @@ import pytest
 from loadtests.results.store import Run, load_run
 from tests.helpers.processes import wait_for
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.long, pytest.mark.alone]
 
 PATIENCE_S = 120.0
 HOG = "import os; os.sched_setaffinity(0, {%d})\nwhile True: pass"

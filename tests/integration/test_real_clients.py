@@ -21,6 +21,8 @@ from gserver.config.settings import declared
 from tests.helpers.peers import converse, need
 from tests.helpers.processes import PATIENCE_S, GserverProcess, wait_for
 
+pytestmark = pytest.mark.long
+
 SETTINGS = {setting.name for setting in declared()}
 
 #: A service that writes received messages to a file and sends no replies.

@@ -18,6 +18,8 @@ from loadtests.results.store import Run, load_recording, load_run, load_samples
 from tests.helpers.loadtests_swarms import bound_socket
 from tests.helpers.processes import GserverProcess, wait_for
 
+pytestmark = pytest.mark.long
+
 PATIENCE_S = 120.0
 
 

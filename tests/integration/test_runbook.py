@@ -20,6 +20,8 @@ import pytest
 from tests.helpers.processes import PATIENCE_S, wait_for
 from tests.helpers.runbook import CULPRIT, PAGE, Asking, Case, Troubled, cases
 
+pytestmark = pytest.mark.long
+
 #: A delay that the other clients of a slow worker notice, in seconds; examples/trouble.py computes for 0.2 s.
 NOTICED_S = 0.1
 

@@ -22,7 +22,7 @@ from loadtests.recording.recording import CUT_OFF, OK, Recording
 from tests.helpers.known_delays import KnownDelays, Records
 from tests.helpers.loadtests_swarms import Swarm, of_processes
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.long, pytest.mark.alone]
 
 KINDS = ("constant", "two", "uniform", "freeze")
 QUANTILES = (50.0, 90.0, 99.0, 99.9, 100.0)

@@ -26,6 +26,8 @@ from tests.helpers.certificates import make_certificates
 from tests.helpers.loadtests_swarms import LOCUSTFILE, JsonServer, Peer, Swarm, of_processes
 from tests.helpers.processes import GserverProcess, wait_for
 
+pytestmark = pytest.mark.long
+
 USERS = 4
 BRIEFLY = ("--users", str(USERS), "--spawn-rate", "100", "--run-time", "3s", "--stop-timeout", "20")
 OWN = """

@@ -23,6 +23,8 @@ from gserver.server.tcp_server import TcpServer
 from gserver.service import Service
 from tests.helpers.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 ROUNDS = 12
 CLIENTS = 30
 

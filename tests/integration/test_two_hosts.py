@@ -26,7 +26,7 @@ from tests.helpers.verifying import Habits, VerifyingClients
 
 pytest.importorskip("prometheus_client", reason="the metrics need prometheus-client")
 
-pytestmark = need("haproxy")
+pytestmark = [pytest.mark.long, need("haproxy")]
 
 ROUNDS = 20
 HOSTS = ("a", "b")

@@ -36,6 +36,7 @@ BROWSER_FLAGS = [
 ]
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.skipif(not BROWSER or not DRIVER, reason="chromium and chromedriver are not installed"),
 ]
 

@@ -13,6 +13,8 @@ import pytest
 from loadtests.results.store import save_run
 from tests.helpers.loadtests_runs import make_run
 
+pytestmark = pytest.mark.long
+
 LABEL = "étiquette 結果"
 PLAIN = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 

@@ -25,6 +25,8 @@ from loadtests.results.store import Run, load_recording, load_run
 from tests.helpers.loadtests_swarms import bound_socket
 from tests.helpers.processes import wait_for
 
+pytestmark = pytest.mark.long
+
 PATIENCE_S = 90.0
 # Long enough to start a worker meanwhile, which is refused.
 SECONDS = 6

@@ -48,6 +48,7 @@ HEBREW = "\u05e9\u05dc\u05d5\u05dd 12"
 LONG = "a-long-label-without-a-blank-" * 8
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.skipif(not BROWSER or not DRIVER, reason="chromium and chromedriver are not installed"),
 ]
 
