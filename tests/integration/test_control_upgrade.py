@@ -32,6 +32,8 @@ from tests.integration.test_control import (
     run,
 )
 
+pytestmark = pytest.mark.long
+
 #: Everything of which an upgrade has two for some time.
 FILES = ("-p", "gserver.pid", "--stats-socket", "stats")
 UPGRADED = r"^upgraded: gserver \S+ with pid (\d+) serves, gserver \S+ with pid (\d+) has stopped\n$"

@@ -26,6 +26,8 @@ from tests.helpers.certificates import CertificateFiles, make_certificates
 from tests.helpers.processes import PATIENCE_S, GserverProcess, run_gserver, wait_for
 from tests.helpers.swarm import LINE_APP, Swarm
 
+pytestmark = pytest.mark.long
+
 #: Two protocols. Each reply begins with the name of the listener.
 SHOP = """
 import os

@@ -22,6 +22,8 @@ from gserver.control.protocol import Problem
 from tests.helpers.processes import GserverProcess, run_gserver, wait_for
 from tests.helpers.swarm import LINE_APP, Swarm
 
+pytestmark = pytest.mark.long
+
 KEPT = "gserver: reloaded with other settings: every connection is kept\n"
 REPLACED = "gserver: reloaded with new workers\n"
 #: Greets with the pid, waits for "wait", and imports a module for "import".

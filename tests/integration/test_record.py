@@ -22,6 +22,8 @@ from gserver.transcript import Recorded, read_transcript
 from tests.helpers.certificates import make_certificates
 from tests.helpers.processes import PATIENCE_S, GserverProcess, wait_for
 
+pytestmark = pytest.mark.long
+
 APP = """
 import os
 import gevent

@@ -134,7 +134,9 @@ def test_a_run_leaves_a_complete_folder(ended: dict[str, Ended]) -> None:
     }
     assert str(folder / "report.md") in own.out
     assert "of 50 sockets" in own.err
-    assert (run.label, run.errors, run.warnings) == ("a label", {}, [])
+    assert (run.label, run.errors) == ("a label", {})
+    # Of all connections of the machine, so those of other tests count too.
+    assert [warning for warning in run.warnings if "sent again" not in warning] == []
     assert run.server["command"].startswith("gserver json -b 127.0.0.1:0 -w 2 ")
     assert run.environment["generator"] == "1 process"
     assert run.figures == figures_of(

@@ -263,6 +263,7 @@ ALL = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ALL)
 def test_the_recording_and_locust_have_the_same_counts(swarms: Swarms, name: str) -> None:
     swarm = swarms[name]
