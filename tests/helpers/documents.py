@@ -69,8 +69,8 @@ class Reader:
             command = f"{words[0]} {words[1]} {self._port(words[-1])}"
         if words[0] == "gserver" and not {"-b", "-c"}.isdisjoint(words):
             self._serve(command)
-        elif words[0] == "node" and ".listen(" in (self.folder / words[1]).read_text():
-            self._start(shlex.split(command))
+        elif words[0] in ("node", "python") and self._is_server(words[1]):
+            self._start(shlex.split(command.replace("python", sys.executable, 1)))
         elif words[0] == "locust":
             self._run(f"{command} --headless -u 5 -r 5 -t 2s".replace("loadtests/", f"{ROOT}/loadtests/"))
         elif words[:2] == ["loadtests", "run"]:
@@ -101,6 +101,10 @@ class Reader:
             arguments.remove("-b")
         workers = int(arguments[arguments.index("-w") + 1]) if "-w" in arguments else 1
         self.servers.enter_context(GserverProcess(self.folder, *arguments, bind=bind, workers=workers))
+
+    def _is_server(self, program: str) -> bool:
+        path = self.folder / program
+        return path.exists() and bool(re.search(r"\.listen\(|serve_forever\(|reactor\.run\(", path.read_text()))
 
     def _start(self, command: list[str]) -> None:
         """Start a server whose last argument is its port, and wait until it listens."""

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "docs/services.md", "docs/bus.md", "docs/tutorials/first-service.md"]
+    "document", ["README.md", "docs/services.md", "docs/bus.md", "docs/migrating.md", "docs/tutorials/first-service.md"]
 )
 def test_every_command_works(tmp_path: Path, document: str) -> None:
     with contextlib.ExitStack() as servers:
