@@ -36,6 +36,8 @@ demo: $(VENV)/.demo
 # Most tests wait for processes: several files at a time, and more than there are cores. Those that load the machine come
 # last.
 test: lint types
+	@# Once, instead of in each process: the modules with their assertions are compiled.
+	@$(VENV)/bin/pytest --collect-only -q > /dev/null
 	$(TESTS)
 
 # Swarms, browsers, networks of hosts, crowds of clients, the runbook.

@@ -7,6 +7,7 @@ import faulthandler
 import gc
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tests.helpers.serving import Serving
 ROOT = Path(__file__).parent.parent
 #: Time limit of a test with a server, in seconds.
 TEST_TIMEOUT_S = 150.0
+DONT_WRITE_BYTECODE = sys.dont_write_bytecode
 #: Factors on the times of a test that is marked as paced, for each attempt.
 PACES = (1, 4, 16)
 #: True with the plugin tests.helpers.patched: all tests run in a process that is patched like a worker's.
@@ -41,6 +43,19 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for package in ("gserver", "loadtests"):
         compileall.compile_dir(ROOT / package, quiet=2)
+
+
+def pytest_collection() -> None:
+    """Keep the compiled test modules for the next run, also with PYTHONDONTWRITEBYTECODE.
+
+    To rewrite the assertions of all modules takes each process of the suite 15 s.
+    """
+    sys.dont_write_bytecode = False
+
+
+def pytest_collection_finish() -> None:
+    """Modules that tests write, and write again a moment later, are not kept."""
+    sys.dont_write_bytecode = DONT_WRITE_BYTECODE
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
