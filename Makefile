@@ -1,8 +1,8 @@
 # Targets for a fresh machine with python3, its venv module and make:
 #   make demo    2,000 real sockets on a real server, and the report
-#   make test    the test suite, in about six minutes; PROCESSES= is how many files are tested at a time
+#   make test    the test suite, in about seven minutes; PROCESSES= is how many files are tested at a time
 #   make test-long
-#                the tests that take longest, in about as much again
+#                the tests that take longest, in about five minutes
 #   make sanitize
 #                the tests of the compiled message loop, compiled with AddressSanitizer and UndefinedBehaviorSanitizer; needs gcc
 #   make baselines
