@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from loadtests.host.subprocesses import free_port
+from tests.helpers.ports import NamedPorts
 from tests.helpers.processes import GserverProcess, wait_for
 
 __all__ = ["Reader", "blocks", "commands"]
@@ -44,7 +44,7 @@ class Reader:
     def __init__(self, folder: Path, servers: contextlib.ExitStack) -> None:
         self.folder = folder
         self.servers = servers
-        self.ports: dict[str, int] = {}
+        self.ports = NamedPorts()
 
     def follow(self, text: str) -> None:
         for language, code in re.findall(r"^```(python|js|console)\n(.*?)^```", text, re.M | re.S):
@@ -91,7 +91,7 @@ class Reader:
         return f"127.0.0.1:{self._port(found[1])}"
 
     def _port(self, shown: str) -> int:
-        return self.ports.setdefault(shown, free_port())
+        return self.ports[shown]
 
     def _serve(self, command: str) -> None:
         arguments = shlex.split(command)[1:]

@@ -21,8 +21,8 @@ import pytest
 from gserver.client import Client
 from gserver.codecs import Codec, LengthPrefixed, Lines
 from gserver.errors import ConnectionClosed
-from loadtests.host.subprocesses import free_port
 from tests.helpers.certificates import CertificateFiles, make_certificates
+from tests.helpers.ports import NamedPorts
 from tests.helpers.processes import PATIENCE_S, GserverProcess, run_gserver, wait_for
 from tests.helpers.swarm import LINE_APP, Swarm
 
@@ -68,13 +68,13 @@ class Ports:
     """Addresses by short names: each is a free port."""
 
     def __init__(self) -> None:
-        self._ports: dict[str, int] = {}
+        self._ports = NamedPorts()
 
     def __getitem__(self, name: str) -> str:
         return f"{HOST}:{self.port(name)}"
 
     def port(self, name: str) -> int:
-        return self._ports.setdefault(name, free_port())
+        return self._ports[name]
 
     def connect(self, name: str, codec: Codec | None = None, **options: Any) -> Client:
         return Client((HOST, self.port(name)), codec or Lines(), **options)
