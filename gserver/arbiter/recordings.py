@@ -137,10 +137,13 @@ class _Recording:
         if not self._is_ended and not self._is_over:
             self._is_ended = True
             self._ends.add(END_STOPPED)
-            for pid in sorted(self._active):
-                arguments = {"recording": self._number}
-                self._questions.ask(pid, "end record", arguments, time.monotonic(), lambda answer: None, PATIENCE_S)
+            self._end_in_workers()
             self._check_over()
+
+    def _end_in_workers(self) -> None:
+        for pid in sorted(self._active):
+            arguments = {"recording": self._number}
+            self._questions.ask(pid, "end record", arguments, time.monotonic(), lambda answer: None, PATIENCE_S)
 
     def _ask(self, pid: int, subject: str, arguments: Mapping[str, Any]) -> None:
         self._questions.ask(
@@ -236,9 +239,7 @@ class _Recording:
             self._is_over = True
             self._over()
             self._pages.clear()
-            for pid in sorted(self._active):
-                arguments = {"recording": self._number}
-                self._questions.ask(pid, "end record", arguments, time.monotonic(), lambda answer: None, PATIENCE_S)
+            self._end_in_workers()
 
     def _forget(self, pid: int, answer: Answer) -> None:
         if answer.more is not None:

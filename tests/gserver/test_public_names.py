@@ -16,18 +16,8 @@ GSERVER = {
     *("Client", "CloseReason", "Codec", "ConfigError", "Connection", "ConnectionClosed", "ContentLength", "Delimited"),
     *("Fault", "FrameTooLarge", "GServerError", "HandlerTimeout", "JsonContentLength", "JsonLines", "JsonService"),
     *("LengthPrefixed", "LimitExceeded", "Lines", "Malformed", "MsgPack", "Netstring", "NoReply", "NotSent"),
-    *(
-        "OctetCounted",
-        "ParserCodec",
-        "Pool",
-        "ProtocolError",
-        "Raw",
-        "Service",
-        "StreamConnection",
-        "TcpServer",
-        "VarintPrefixed",
-    ),
-    *("__version__", "stream"),
+    *("OctetCounted", "ParserCodec", "Pool", "ProtocolError", "Raw", "Service", "StreamConnection", "TcpServer"),
+    *("VarintPrefixed", "__version__", "stream"),
 }
 ERRORS = {
     *("CloseReason", "ConfigError", "ConnectionClosed", "DeclarationError", "FrameTooLarge", "GServerError"),

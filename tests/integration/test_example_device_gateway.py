@@ -14,8 +14,8 @@ import pytest
 
 from gserver import Client, CloseReason, ConnectionClosed, LengthPrefixed, Lines
 from gserver.testing import Conversation
-from loadtests.host.subprocesses import free_port
 from tests.helpers.examples import EXAMPLES, load_example
+from tests.helpers.ports import NamedPorts
 from tests.helpers.processes import GserverProcess, wait_for
 
 PATIENCE_S = 60
@@ -109,7 +109,8 @@ class Running:
 @pytest.fixture
 def running(tmp_path: Path, gateway: Any) -> Iterator[Running]:
     shutil.copytree(EXAMPLES, tmp_path, dirs_exist_ok=True)
-    ports = [free_port(), free_port()]
+    named = NamedPorts()
+    ports = [named["devices"], named["admin"]]
     settings = tmp_path / "device_gateway.conf.py"
     numbers = iter(ports)
     settings.write_text(re.sub(r"(?<=127\.0\.0\.1:)\d+", lambda _: str(next(numbers)), settings.read_text()))

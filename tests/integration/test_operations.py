@@ -33,6 +33,7 @@ from gserver.config.sources import parse_environment
 from gserver.process.open_files import BESIDE_CONNECTIONS
 from loadtests.host.subprocesses import free_port
 from tests.helpers.peers import HAProxy, need, path_of, started
+from tests.helpers.ports import NamedPorts
 from tests.helpers.processes import PATIENCE_S, GserverProcess, run_gserver, wait_for
 from tests.helpers.runbook import GSERVERCTL, PAGE
 from tests.helpers.scraping import metrics_address, request
@@ -364,7 +365,8 @@ class Host:
     def __init__(self, folder: Path, configuration: str, *more: str) -> None:
         folder.mkdir()
         (folder / "myapp.py").write_text(WHO.replace("app =", "api ="))
-        self.folder, self.port, self.metrics = folder, free_port(), free_port()
+        ports = NamedPorts()
+        self.folder, self.port, self.metrics = folder, ports["service"], ports["metrics"]
         self.control = folder / "ctl"
         replaced = {
             "10.0.0.1:3000": f"127.0.0.1:{self.port}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,48 +11,9 @@ from gserver.arbiter import recordings as recordings_module
 from gserver.arbiter.recordings import MAX_RECORDINGS, Recordings
 from gserver.arbiter.worker_questions import WorkerQuestions
 from gserver.control.protocol import Problem
+from tests.gserver.arbiter.control_clients import Client
 
 ROW = {"time": 1, "connection": "7-1", "in": "a"}
-
-
-class Client:
-    """Reads rows when the test says so."""
-
-    def __init__(self) -> None:
-        self.is_wanted = True
-        self.listed: list[Any] = []
-        self.answer: dict[str, Any] | None = None
-        self.problem: Problem | None = None
-        self._sent: Callable[[], None] | None = None
-        self._gone: Callable[[], None] | None = None
-
-    def rows(self, rows: Sequence[Any], sent: Callable[[], None]) -> None:
-        assert rows
-        assert self._sent is None, "one page at a time"
-        self.listed += rows
-        self._sent = sent
-
-    def read(self) -> list[Any]:
-        """Read all that comes now."""
-        while self._sent is not None:
-            sent, self._sent = self._sent, None
-            sent()
-        return self.listed
-
-    def when_gone(self, gone: Callable[[], None]) -> None:
-        self._gone = gone
-
-    def go(self) -> None:
-        self.is_wanted = False
-        assert self._gone is not None
-        self._gone()
-
-    def result(self, /, **fields: Any) -> None:
-        assert self.answer is None
-        self.answer = fields
-
-    def error(self, problem: Problem) -> None:
-        self.problem = problem
 
 
 def has_answer(client: Client) -> bool:
@@ -121,17 +81,17 @@ def test_one_connection(workers: Workers, client: Client) -> None:
     begin(workers, client, 7, connection="7-1")
     assert client.listed == []
     workers.answer(7)
-    assert client.read() == [{"recording": 1}]
+    assert client.read_all() == [{"recording": 1}]
     assert workers.take_asked() == [(7, "record")]
     workers.pass_time(0.2)
     assert workers.take_asked() == [(7, "next page")]
     workers.answer(7, ROW)
     assert workers.take_asked() == [], "the client has not read it"
-    client.read()
+    client.read_all()
     assert workers.take_asked() == [(7, "next page")]
     workers.finish(7, ROW, ended="closed")
 
-    assert client.read() == [{"recording": 1}, ROW, ROW]
+    assert client.read_all() == [{"recording": 1}, ROW, ROW]
     assert client.answer == {"ended": "closed", "connections": 1, "skipped": 0, "missing": []}
     assert workers.questions.wakes_at is None or workers.questions.wakes_at > workers.clock.now
 
@@ -142,18 +102,18 @@ def test_it_begins_when_all_workers_record(workers: Workers, client: Client) -> 
     assert client.listed == []
     workers.answer(8)
 
-    assert client.read() == [{"recording": 1}, ROW]
+    assert client.read_all() == [{"recording": 1}, ROW]
 
 
 def test_a_worker_that_does_not_answer_delays_the_beginning_only(workers: Workers, client: Client) -> None:
     begin(workers, client, 7, 8)
     workers.answer(7, ROW)
     workers.pass_time(2)
-    assert client.read() == [{"recording": 1}, ROW]
+    assert client.read_all() == [{"recording": 1}, ROW]
     workers.pass_time(1000)
     workers.answer(8, {"late": 1})
 
-    assert client.read()[-1] == {"late": 1}
+    assert client.read_all()[-1] == {"late": 1}
 
 
 def test_pages_wait_for_a_client_that_does_not_read(workers: Workers, client: Client) -> None:
@@ -165,7 +125,7 @@ def test_pages_wait_for_a_client_that_does_not_read(workers: Workers, client: Cl
     workers.pass_time(1000)
     assert workers.take_asked() == [], "one page of each worker"
 
-    assert client.read() == [{"recording": 1}, {"of": 7}, {"of": 8}]
+    assert client.read_all() == [{"recording": 1}, {"of": 7}, {"of": 8}]
     assert workers.take_asked() == [(7, "next page"), (8, "next page")]
 
 
@@ -173,7 +133,7 @@ def test_an_end_by_the_operator(workers: Workers, client: Client) -> None:
     begin(workers, client, 7, 8)
     workers.answer(7)
     workers.answer(8)
-    client.read()
+    client.read_all()
     workers.take_asked()
     workers.recordings.end(1)
     assert workers.take_asked() == [(7, "end record"), (8, "end record")]
@@ -182,7 +142,7 @@ def test_an_end_by_the_operator(workers: Workers, client: Client) -> None:
     workers.pass_time(1)
     for pid in (7, 8):
         workers.finish(pid, {"of": pid}, connections=2)
-        client.read()
+        client.read_all()
 
     assert client.listed[1:] == [{"of": 7}, {"of": 8}]
     assert client.answer == {"ended": "stopped", "connections": 4, "skipped": 0, "missing": []}
@@ -194,18 +154,18 @@ def test_workers_come_and_go(workers: Workers, client: Client) -> None:
     begin(workers, client, 7)
     workers.answer(7)
     workers.questions.worker_ended(7)
-    assert client.read() == [{"recording": 1}, {"lost": 7, "problem": "the worker has ended"}]
+    assert client.read_all() == [{"recording": 1}, {"lost": 7, "problem": "the worker has ended"}]
     assert not has_answer(client), "it waits for the next worker"
     workers.take_asked()
     workers.recordings.worker_will_serve(8)
     workers.recordings.worker_will_serve(8)
     assert workers.asked == [(8, "record", {"limit": 64 << 20, "address": "10.0.0.0/8", "recording": 1})]
     workers.answer(8, ROW)
-    client.read()
+    client.read_all()
     workers.recordings.end(1)
     workers.finish(8)
 
-    assert client.read()[-1] == ROW
+    assert client.read_all()[-1] == ROW
     assert client.answer is not None
     assert client.answer["missing"] == [{"pid": 7, "problem": "the worker has ended"}]
 
@@ -213,10 +173,10 @@ def test_workers_come_and_go(workers: Workers, client: Client) -> None:
 def test_a_worker_that_ends_between_two_questions(workers: Workers, client: Client) -> None:
     begin(workers, client, 7, connection="7-1")
     workers.answer(7)
-    client.read()
+    client.read_all()
     workers.questions.worker_ended(7)
 
-    assert client.read()[-1] == {"lost": 7, "problem": "the worker has ended"}
+    assert client.read_all()[-1] == {"lost": 7, "problem": "the worker has ended"}
     assert client.answer is not None
     assert client.answer["ended"] == "lost"
 
@@ -234,24 +194,24 @@ def test_the_end_of_one_worker_may_end_the_others(workers: Workers, client: Clie
     begin(workers, client, 7, 8)
     workers.answer(8)
     workers.finish(7, ended=ended)
-    client.read()
+    client.read_all()
     assert workers.take_asked()[-1] == (8, "end record")
     workers.answer(8, more=None)
     workers.pass_time(1)
     workers.finish(8)
 
-    client.read()
+    client.read_all()
     assert client.answer is not None
     assert client.answer["ended"] == ended
 
 
 def test_time_is_over_without_a_worker(workers: Workers, client: Client) -> None:
     begin(workers, client, address="::1", seconds=5)
-    client.read()
+    client.read_all()
     workers.recordings.worker_will_serve(7)
     assert workers.asked[-1][2]["seconds"] == 5
     workers.questions.worker_ended(7)
-    client.read()
+    client.read_all()
     workers.pass_time(8)
 
     assert client.answer is not None
@@ -300,7 +260,7 @@ def test_nonsense_of_a_worker(workers: Workers, client: Client) -> None:
     """It runs user code."""
     begin(workers, client, 7)
     workers.answer(7, "text", 5, None)
-    client.read()
+    client.read_all()
     workers.answer(7, {"ended": ["x"], "connections": "many"}, more=None)
     workers.recordings.end(1)
 

@@ -3,44 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from gserver.arbiter.row_stream import RowStream
 from gserver.arbiter.worker_questions import ANSWER_S, WorkerQuestions
-from gserver.control.protocol import Problem
+from tests.gserver.arbiter.control_clients import Client
 
 PID = 7
-
-
-class Client:
-    """Reads rows when the test says so."""
-
-    def __init__(self) -> None:
-        self.is_wanted = True
-        self.listed: list[Any] = []
-        self.answer: dict[str, Any] | None = None
-        self.problem: Problem | None = None
-        self._sent: Callable[[], None] | None = None
-
-    def rows(self, rows: Sequence[Any], sent: Callable[[], None]) -> None:
-        assert rows
-        self.listed += rows
-        self._sent = sent
-
-    def read(self) -> None:
-        sent, self._sent = self._sent, None
-        assert sent is not None
-        sent()
-
-    def result(self, /, **fields: Any) -> None:
-        assert self.answer is None
-        self.answer = fields
-
-    def error(self, problem: Problem) -> None:
-        self.problem = problem
 
 
 class Worker:
