@@ -104,6 +104,17 @@ class ControlledServer(GserverProcess):
             )
             yield clients
 
+    @contextlib.contextmanager
+    def talking_to_both(self) -> Iterator[set[int]]:
+        """Clients of both workers, of which one may accept the first few; the workers."""
+        with contextlib.ExitStack() as stack:
+            workers: set[int] = set()
+            while len(workers) < 2:
+                assert len(self.connection_rows()) < 100, "one worker accepts all connections"
+                stack.enter_context(self.talking(b"hello"))
+                workers = {row["worker"] for row in self.connection_rows()}
+            yield workers
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ControlledServer]:
@@ -280,10 +291,8 @@ def test_stop_waits_for_the_end(server: ControlledServer, quick: tuple[str, ...]
 def test_a_stopped_worker_is_shown_as_stuck_and_missing_and_nothing_waits_for_it(tmp_path: Path) -> None:
     with ControlledServer(tmp_path, "--timeout", "0") as server:
         wait_for(lambda: server.call("status")["workers"]["serving"] == 2, "both workers serve")
-        with server.talking(*[b"hello"] * 4):
-            by_worker = {row["worker"] for row in server.connection_rows()}
-            assert len(by_worker) == 2
-            stopped = psutil.Process(min(by_worker))
+        with server.talking_to_both() as workers_before:
+            stopped = psutil.Process(min(workers_before))
             stopped.suspend()
             try:
                 wait_for(lambda: server.call("status")["workers"]["stuck"] == 1, "its heartbeat is missed")
